@@ -1,0 +1,157 @@
+"""Selection and early stopping against numbers followed by hand; presets by their published traps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdrs.errors import ArtefactError, ConfigError, TrainingError
+from kdrs.protocols import METRICS, PROTOCOLS, EarlyStopping, Selection, cutoff, protocol
+
+
+def fed(selection: Selection, rows: list[dict[str, float]]):
+    stop = EarlyStopping(selection)
+    return stop, [stop.update(epoch, row) for epoch, row in enumerate(rows)]
+
+
+def test_clean_rule_one_metric():
+    stop, verdicts = fed(Selection(("ndcg@10",), patience=2), [{"ndcg@10": v} for v in (0.1, 0.3, 0.3, 0.2)])
+    assert [v.improved for v in verdicts] == [True, True, False, False]
+    assert [v.stop for v in verdicts] == [False, False, False, True]
+    assert stop.best == {"ndcg@10": (1, 0.3)}
+    assert stop.best_epoch == 1
+
+
+def test_min_delta_compares_with_the_kept_best():
+    # Small steps add up: 0.10 -> 0.14 does not count, 0.16 exceeds 0.10 + 0.05.
+    stop, verdicts = fed(Selection(min_delta=0.05), [{"ndcg@10": v} for v in (0.10, 0.14, 0.16)])
+    assert [v.improved for v in verdicts] == [True, False, True]
+    assert stop.best["ndcg@10"] == (2, 0.16)
+
+
+def test_published_rule_each_k_keeps_its_epoch_and_any_resets_patience():
+    rows = [
+        {"hit@5": 0.10, "hit@10": 0.20, "hit@20": 0.30},
+        {"hit@5": 0.12, "hit@10": 0.19, "hit@20": 0.30},
+        {"hit@5": 0.11, "hit@10": 0.19, "hit@20": 0.31},
+        {"hit@5": 0.11, "hit@10": 0.19, "hit@20": 0.31},
+    ]
+    selection = Selection(("hit@5", "hit@10", "hit@20"), patience=1, digits=4, per_metric_best=True)
+    stop, verdicts = fed(selection, rows)
+    assert [v.improved_metrics for v in verdicts] == [("hit@5", "hit@10", "hit@20"), ("hit@5",), ("hit@20",), ()]
+    assert [v.stop for v in verdicts] == [False, False, False, True]
+    assert [v.improved for v in verdicts] == [True, True, False, False]
+    assert stop.best == {"hit@5": (1, 0.12), "hit@10": (0, 0.20), "hit@20": (2, 0.31)}
+    assert stop.best_epoch == 1
+
+
+def test_rounding_comes_before_the_comparison():
+    rows = [{"hit@5": 0.45001}, {"hit@5": 0.45004}, {"hit@5": 0.45006}]
+    _, rounded = fed(Selection(("hit@5",), digits=4), rows)
+    _, plain = fed(Selection(("hit@5",)), rows)
+    assert [v.improved for v in rounded] == [True, False, True]
+    assert [v.improved for v in plain] == [True, True, True]
+
+
+def test_without_per_metric_best_all_come_from_the_first_metrics_epoch():
+    rows = [{"hit@5": 0.1, "hit@10": 0.4}, {"hit@5": 0.2, "hit@10": 0.3}]
+    stop, _ = fed(Selection(("hit@5", "hit@10")), rows)
+    assert stop.best == {"hit@5": (1, 0.2), "hit@10": (1, 0.3)}
+
+
+def test_any_of_false_counts_the_first_metric_only():
+    rows = [{"hit@5": 0.2, "hit@10": 0.1}, {"hit@5": 0.2, "hit@10": 0.3}]
+    assert not fed(Selection(("hit@5", "hit@10"), patience=1), rows)[1][-1].stop
+    assert fed(Selection(("hit@5", "hit@10"), patience=1, any_of=False), rows)[1][-1].stop
+
+
+def test_patience_none_never_stops():
+    _, verdicts = fed(Selection(patience=None), [{"ndcg@10": 0.1}] * 50)
+    assert not any(v.stop for v in verdicts)
+
+
+values = st.lists(
+    st.fixed_dictionaries({name: st.floats(0, 1).map(lambda v: round(v, 3)) for name in ("hit@5", "hit@10")}),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values, st.data(), st.booleans())
+def test_resumed_at_any_epoch_decides_the_same(rows, data, per_metric_best):
+    selection = Selection(("hit@5", "hit@10"), patience=3, digits=2, per_metric_best=per_metric_best)
+    stop, verdicts = fed(selection, rows)
+    cut = data.draw(st.integers(0, len(rows)))
+    first, begun = fed(selection, rows[:cut])
+    resumed = EarlyStopping.from_state(selection, json.loads(json.dumps(first.state())))
+    ended = [resumed.update(epoch, rows[epoch]) for epoch in range(cut, len(rows))]
+    assert begun + ended == verdicts
+    assert resumed.state() == stop.state()
+    assert resumed.best == stop.best
+
+
+@settings(max_examples=60, deadline=None)
+@given(values)
+def test_best_is_the_first_epoch_of_the_maximum(rows):
+    stop, _ = fed(Selection(("hit@5", "hit@10"), per_metric_best=True), rows)
+    for name in ("hit@5", "hit@10"):
+        column = [row[name] for row in rows]
+        assert stop.best[name] == (column.index(max(column)), max(column))
+
+
+def test_wrong_input_says_what_is_allowed():
+    with pytest.raises(ConfigError, match="ndcg"):
+        Selection(("ndgc@10",))
+    with pytest.raises(ConfigError, match="list length"):
+        Selection(("ndcg",))
+    with pytest.raises(ConfigError, match="different metrics"):
+        Selection(())
+    with pytest.raises(ConfigError, match="patience"):
+        Selection(patience=0)
+    with pytest.raises(ConfigError, match="min_delta"):
+        Selection(min_delta=float("nan"))
+    with pytest.raises(ConfigError, match=r"needs ndcg@10.*\n.*ndcg@20"):
+        EarlyStopping(Selection()).update(0, {"ndcg@20": 0.5})
+    with pytest.raises(TrainingError, match="nan at epoch 3"):
+        EarlyStopping(Selection()).update(3, {"ndcg@10": float("nan")})
+    stop = EarlyStopping(Selection())
+    stop.update(4, {"ndcg@10": 0.5})
+    with pytest.raises(ConfigError, match="epoch 4 was given after epoch 4"):
+        stop.update(4, {"ndcg@10": 0.5})
+    with pytest.raises(ArtefactError, match="selects by"):
+        EarlyStopping.from_state(Selection(("hit@5",)), stop.state())
+    with pytest.raises(ArtefactError, match="damaged"):
+        EarlyStopping.from_state(Selection(), {"metrics": ["ndcg@10"], "stale": "x"})
+
+
+def test_presets_hold_the_published_traps():
+    loo = protocol("hyperkdma")
+    assert loo.setting == "candidates"
+    assert loo.selection == Selection(
+        ("hit@5", "hit@10", "hit@20"), patience=20, digits=4, per_metric_best=True, any_of=True
+    )
+    assert loo.selection.deciding("ndcg@10") == "hit@10"
+    assert protocol("loo-499-paper").selection.deciding("ndcg@10") == "hit@5"
+    assert (protocol("kds").mask, protocol("kds").average, protocol("kds").selection.patience) == (
+        "train",
+        "all-queries",
+        30,
+    )
+    assert protocol("bd").formulas == "bd"
+    assert protocol("caser").formulas == "caser"
+    with pytest.raises(ConfigError, match="did you mean 'hetcomp'"):
+        protocol("hetcmp")
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_every_preset_selects_by_a_metric_that_it_evaluates(name):
+    preset = protocol(name)
+    assert set(preset.metrics) <= set(METRICS)
+    for metric in preset.selection.metrics:
+        assert metric.partition("@")[0] in preset.metrics
+        assert cutoff(metric) in preset.ks or (metric == "map@all" and preset.formulas == "caser")
+    assert json.loads(json.dumps(preset.to_json()))["name"] == name
