@@ -63,9 +63,9 @@ class Interactions:
         n_users = _size(user, n_users, "users")
         n_items = _size(item, n_items, "items")
         if n_users <= INT32_MAX and n_items <= INT32_MAX:
-            keys = user * np.int64(max(n_items, 1)) + item
+            keys = user * max(n_items, 1) + item
             keys = np.unique(keys)
-            user, item = np.divmod(keys, np.int64(max(n_items, 1)))
+            user, item = np.divmod(keys, max(n_items, 1))
         indptr = np.zeros(n_users + 1, np.int64)
         np.cumsum(np.bincount(user, minlength=n_users), out=indptr[1:])
         return cls(indptr, item.astype(np.int32), (n_users, n_items))
@@ -127,14 +127,19 @@ class Interactions:
         items = np.concatenate([self.indices, other.indices])
         return Interactions.from_pairs(users, items, *self.shape)
 
+    def intersection(self, other: Interactions) -> Interactions:
+        """Pairs that both sides hold; both must have one shape."""
+        self._same_shape(other)
+        kept = np.isin(self._keys, other._keys, assume_unique=True)
+        return Interactions.from_pairs(self.row_of_pair[kept], self.indices[kept], *self.shape)
+
     def intersection_size(self, other: Interactions) -> int:
         """How many pairs both sides hold."""
-        self._same_shape(other)
-        return int(np.intersect1d(self._keys, other._keys, assume_unique=True).size)
+        return self.intersection(other).n_pairs
 
     @property
     def _keys(self) -> NDArray[np.int64]:
-        return self.row_of_pair * np.int64(self.shape[1]) + self.indices
+        return self.row_of_pair.astype(np.int64) * self.shape[1] + self.indices
 
     def _same_shape(self, other: Interactions) -> None:
         if self.shape != other.shape:
