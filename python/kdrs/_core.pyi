@@ -1,0 +1,95 @@
+"""The Rust core. ``kdrs.sampling`` and ``kdrs.ranking`` are its only users and document what it computes.
+
+Arrays are C-contiguous and of exactly the stated dtype; results are new arrays. Refusals are ``kdrs.errors.DataError``.
+"""
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Ints: TypeAlias = NDArray[np.int32]
+_Rows: TypeAlias = NDArray[np.int64]
+_Floats: TypeAlias = NDArray[np.float32]
+_Seen: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32], int]
+_Scorer: TypeAlias = _Floats | tuple[_Floats, _Floats] | tuple[_Floats, _Floats, _Floats]
+
+def negatives(seen: _Seen, rows: NDArray[np.integer], n: int, seed: int, mask: bool, threads: int) -> _Ints: ...
+def weighted_negatives(
+    seen: _Seen,
+    rows: NDArray[np.integer],
+    n: int,
+    weights: NDArray[np.float64],
+    seed: int,
+    mask: bool,
+    threads: int,
+) -> _Ints: ...
+def weighted(
+    lists: _Ints, weights: NDArray[np.floating], n: int, seed: int, draw_order: bool, threads: int
+) -> _Ints: ...
+def outside(
+    items: int, seen: _Seen | None, rows: _Rows | None, lists: _Ints, n: int, seed: int, threads: int
+) -> _Ints: ...
+def discrepancy(
+    student: _Scorer,
+    teacher: _Scorer,
+    seen: _Seen | None,
+    rows: _Rows | None,
+    laws: list[tuple[str, float]],
+    ends: list[_Rows],
+    seed: int,
+    threads: int,
+    simd_path: str | None,
+) -> list[_Ints]: ...
+def topk(
+    queries: _Floats,
+    items: _Floats,
+    bias: _Floats | None,
+    seen: _Seen | None,
+    rows: _Rows | None,
+    k: int,
+    threads: int,
+    simd_path: str | None,
+) -> tuple[_Ints, _Floats]: ...
+def topk_scores(
+    scores: _Floats, seen: _Seen | None, rows: _Rows | None, k: int, threads: int, simd_path: str | None
+) -> tuple[_Ints, _Floats]: ...
+def ranks(
+    queries: _Floats,
+    items: _Floats,
+    bias: _Floats | None,
+    truth: _Seen | _Ints,
+    seen: _Seen | None,
+    rows: _Rows | None,
+    threads: int,
+    simd_path: str | None,
+) -> tuple[_Ints, _Ints]: ...
+def ranks_scores(
+    scores: _Floats,
+    truth: _Seen | _Ints,
+    seen: _Seen | None,
+    rows: _Rows | None,
+    threads: int,
+    simd_path: str | None,
+) -> tuple[_Ints, _Ints]: ...
+def candidate_ranks(
+    queries: _Floats,
+    rows: _Rows | None,
+    items: _Floats,
+    bias: _Floats | None,
+    targets: _Ints,
+    candidates: _Ints,
+    threads: int,
+    simd_path: str | None,
+) -> tuple[_Ints, _Ints]: ...
+def candidate_ranks_scores(
+    targets: _Floats, scores: _Floats, candidates: _Ints | None, threads: int
+) -> tuple[_Ints, _Ints]: ...
+def metrics(
+    ranked: _Ints, truth: _Seen, rows: _Rows | None, ks: list[int], names: list[str], threads: int
+) -> NDArray[np.float64]: ...
+def neighbours(
+    vectors: _Floats, k: int, metric: str, threads: int, simd_path: str | None
+) -> tuple[_Ints, _Floats]: ...
+def simd_paths() -> list[str]:
+    """The names that KDRS_SIMD may have on this machine, the fastest first."""

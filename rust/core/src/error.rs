@@ -1,0 +1,83 @@
+//! What can be wrong with the input of a kernel.
+
+use std::fmt;
+
+/// A refusal. `Display` gives the cause, [`Error::remedy`] what to do about it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Error {
+    /// A row id outside the seen matrix.
+    RowRange { row: i64, rows: usize },
+    /// An item id outside the catalogue.
+    ItemRange {
+        what: &'static str,
+        row: usize,
+        item: i64,
+        items: usize,
+    },
+    /// A row without any unseen item.
+    SeenEverything { row: usize, items: usize },
+    /// A row whose unseen items all have weight zero.
+    NoWeight { row: usize },
+    /// NaN or infinity.
+    NotFinite { what: &'static str, row: usize },
+    /// A weight that is negative, NaN or infinite.
+    BadWeight { row: usize, column: usize, value: f64 },
+    /// Finite factors so large that a score would not be.
+    Overflow { queries: f32, items: f32, dim: usize },
+    /// Sizes that do not go together.
+    Shape(String),
+    /// The caller asked to stop (Ctrl-C).
+    Interrupted,
+}
+
+impl Error {
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Error::RowRange { .. } => Some("rows are row numbers of `seen`, from 0"),
+            Error::SeenEverything { .. } => Some("leave the row out, or pass exhausted=\"mask\" to get -1 for it"),
+            Error::NoWeight { .. } => {
+                Some("give every item a positive weight, or pass exhausted=\"mask\" to get -1 for the row")
+            }
+            Error::NotFinite { .. } => Some("all values must be finite: look for a diverged model"),
+            Error::BadWeight { .. } => Some("weights must be finite and at least 0"),
+            Error::Overflow { .. } => Some("scale the factors down"),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::RowRange { row, rows } => write!(f, "row {row} is outside 0 to {}", *rows as i64 - 1),
+            Error::ItemRange { what, row, item, items } => {
+                write!(
+                    f,
+                    "{what}: row {row} holds item {item}; allowed: 0 to {}",
+                    *items as i64 - 1
+                )
+            }
+            Error::SeenEverything { row, items } => {
+                write!(f, "row {row} has seen all {items} items: there is no negative to draw")
+            }
+            Error::NoWeight { row } => {
+                write!(
+                    f,
+                    "row {row}: every unseen item has weight 0: there is no negative to draw"
+                )
+            }
+            Error::NotFinite { what, row } => write!(f, "{what}: row {row} holds NaN or infinity"),
+            Error::BadWeight { row, column, value } => {
+                write!(f, "weights: row {row}, column {column} is {value}")
+            }
+            Error::Overflow { queries, items, dim } => write!(
+                f,
+                "scores would overflow float32: queries up to {queries:e}, items up to {items:e}, dim {dim}"
+            ),
+            Error::Shape(text) => f.write_str(text),
+            Error::Interrupted => f.write_str("interrupted"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

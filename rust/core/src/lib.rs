@@ -1,0 +1,34 @@
+//! Exact samplers, top-k, ranks and metrics for recommenders trained on implicit feedback.
+//!
+//! Slices in, vectors out. Every result is the same bytes for any number of threads, any block size and any
+//! instruction set: a draw depends on (seed, row, number of the draw), a score is one chain of fused multiply-adds over
+//! the dimension in index order, ties are ordered by item id.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod csr;
+mod discrepancy;
+mod error;
+mod exec;
+mod math;
+mod metrics;
+mod negatives;
+mod outside;
+mod ranks;
+pub mod rng;
+pub mod score;
+mod select;
+mod topk;
+mod weighted;
+
+pub use csr::{Csr, Mask, RowId};
+pub use discrepancy::{discrepancy, Law, Model};
+pub use error::Error;
+pub use exec::Exec;
+pub use metrics::{metrics, Metric};
+pub use negatives::{negatives, weighted_negatives};
+pub use outside::outside;
+pub use ranks::{candidate_ranks, candidate_ranks_scores, list_ranks, list_ranks_scores, Ranks};
+pub use score::{Matrix, SimdPath};
+pub use topk::{neighbours, topk, topk_scores, Distance, Ranking};
+pub use weighted::{weighted, Order, Weights};

@@ -1,0 +1,310 @@
+//! Exact ranks by counting: how many items score better than a target, and how many equally.
+
+use crate::csr::Mask;
+use crate::error::Error;
+use crate::exec::Exec;
+use crate::score::{check_finite, pack_tile, Form, Matrix, Panels, Tile, COLUMNS, ROWS};
+
+/// For each target: items strictly better, and other items with an equal score. A target that is absent (-1) has -1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranks {
+    pub better: Vec<i32>,
+    pub tied: Vec<i32>,
+}
+
+impl Ranks {
+    fn absent(len: usize) -> Self {
+        Ranks {
+            better: vec![-1; len],
+            tied: vec![-1; len],
+        }
+    }
+
+    /// Pieces of the lengths that `ends` gives (cumulative), one a query.
+    fn pieces<'a>(&'a mut self, ends: &'a [usize]) -> impl ExactSizeIterator<Item = (&'a mut [i32], &'a mut [i32])> {
+        let (mut better, mut tied) = (self.better.as_mut_slice(), self.tied.as_mut_slice());
+        let mut start = 0;
+        let mut pieces = Vec::with_capacity(ends.len());
+        for &end in ends {
+            let (b, rest) = better.split_at_mut(end - start);
+            better = rest;
+            let (t, rest) = tied.split_at_mut(end - start);
+            tied = rest;
+            start = end;
+            pieces.push((b, t));
+        }
+        pieces.into_iter()
+    }
+}
+
+/// Ranks of the targets of each query (`ends[q]` is the end of query q's targets) among the whole catalogue less the
+/// items it has seen; a target is always eligible, and other targets count as any item does.
+pub fn list_ranks(
+    exec: Exec,
+    queries: Matrix,
+    items: Matrix,
+    bias: Option<&[f32]>,
+    targets: &[i32],
+    ends: &[usize],
+    seen: Mask,
+) -> Result<Ranks, Error> {
+    check_finite(exec, queries, items, bias)?;
+    let mut out = Ranks::absent(targets.len());
+    if targets.is_empty() {
+        return Ok(out);
+    }
+    let panels = Panels::pack(exec, items, bias)?;
+    let mut pieces: Vec<_> = out.pieces(ends).collect();
+    let tasks = pieces.chunks_mut(ROWS).enumerate();
+    exec.each(
+        tasks,
+        || (Vec::new(), Tile::default(), Vec::new()),
+        |(packed, tile, seen_scores): &mut (Vec<f32>, Tile, Vec<f32>), (task, pieces)| {
+            let first = task * ROWS;
+            pack_tile(queries, first, packed);
+            let mut goals: Vec<Goals> = Vec::with_capacity(ROWS);
+            for row in 0..pieces.len() {
+                let query = first + row;
+                let start = if query == 0 { 0 } else { ends[query - 1] };
+                let targets = &targets[start..ends[query]];
+                let present: Vec<i32> = targets.iter().copied().filter(|&t| t != -1).collect();
+                check_items(&present, items.rows, "targets", query)?;
+                let mut scores = vec![0.0; present.len()];
+                exec.simd.dots(queries.row(query), items, bias, &present, &mut scores);
+                goals.push(Goals::new(scores));
+            }
+            for panel in 0..panels.count() {
+                let (lines, bias) = panels.panel(panel);
+                exec.simd.tile(Form::Dot, packed, lines, bias, tile);
+                let valid = COLUMNS.min(panels.items - panel * COLUMNS);
+                for (goals, scores) in goals.iter_mut().zip(&tile.0) {
+                    goals.count(&scores[..valid], 1);
+                }
+            }
+            for (row, (better, tied)) in pieces.iter_mut().enumerate() {
+                let query = first + row;
+                let start = if query == 0 { 0 } else { ends[query - 1] };
+                let seen = seen.of(query);
+                check_items(seen, items.rows, "seen", query)?;
+                seen_scores.resize(seen.len(), 0.0);
+                exec.simd.dots(queries.row(query), items, bias, seen, seen_scores);
+                goals[row].count(seen_scores, -1);
+                goals[row].write(&targets[start..ends[query]], seen, better, tied);
+            }
+            Ok(())
+        },
+    )?;
+    drop(pieces);
+    Ok(out)
+}
+
+/// [`list_ranks`] on a score block `[queries, items]`.
+pub fn list_ranks_scores(
+    exec: Exec,
+    scores: Matrix,
+    targets: &[i32],
+    ends: &[usize],
+    seen: Mask,
+) -> Result<Ranks, Error> {
+    let mut out = Ranks::absent(targets.len());
+    let mut pieces: Vec<_> = out.pieces(ends).collect();
+    exec.each(
+        pieces.iter_mut().enumerate(),
+        Vec::new,
+        |seen_scores: &mut Vec<f32>, (query, (better, tied))| {
+            let row = scores.row(query);
+            if row.iter().any(|&s| s.is_nan() || s == f32::INFINITY) {
+                return Err(Error::NotFinite {
+                    what: "scores",
+                    row: query,
+                });
+            }
+            let start = if query == 0 { 0 } else { ends[query - 1] };
+            let targets = &targets[start..ends[query]];
+            let present: Vec<i32> = targets.iter().copied().filter(|&t| t != -1).collect();
+            check_items(&present, row.len(), "targets", query)?;
+            let seen = seen.of(query);
+            check_items(seen, row.len(), "seen", query)?;
+            let mut goals = Goals::new(present.iter().map(|&t| row[t as usize]).collect());
+            for block in row.chunks(COLUMNS) {
+                goals.count(block, 1);
+            }
+            seen_scores.clear();
+            seen_scores.extend(seen.iter().map(|&item| row[item as usize]));
+            goals.count(seen_scores, -1);
+            goals.write(targets, seen, better, tied);
+            Ok(())
+        },
+    )?;
+    drop(pieces);
+    Ok(out)
+}
+
+/// Ranks of each query's targets `[queries, T]` among its own candidates `[queries, C]`; -1 is padding in both. Targets
+/// do not compete with each other, and a candidate that is the target itself does not count.
+#[allow(clippy::too_many_arguments)]
+pub fn candidate_ranks(
+    exec: Exec,
+    queries: Matrix,
+    rows: Option<&[i64]>,
+    items: Matrix,
+    bias: Option<&[f32]>,
+    targets: &[i32],
+    candidates: &[i32],
+    count: usize,
+) -> Result<Ranks, Error> {
+    check_finite(exec, queries, items, bias)?;
+    let mut out = Ranks::absent(targets.len());
+    if targets.is_empty() {
+        return Ok(out);
+    }
+    let (t, c) = (targets.len() / count, candidates.len() / count);
+    const STEP: usize = 16;
+    let tasks = out
+        .better
+        .chunks_mut(STEP * t)
+        .zip(out.tied.chunks_mut(STEP * t))
+        .enumerate();
+    exec.each(
+        tasks,
+        || (Vec::new(), Vec::new()),
+        |(ids, scores): &mut (Vec<i32>, Vec<f32>), (task, (better, tied))| {
+            for (offset, (better, tied)) in better.chunks_mut(t).zip(tied.chunks_mut(t)).enumerate() {
+                let place = task * STEP + offset;
+                let query = match rows {
+                    None => place,
+                    Some(rows) => usize::try_from(rows[place])
+                        .ok()
+                        .filter(|&row| row < queries.rows)
+                        .ok_or(Error::RowRange {
+                            row: rows[place],
+                            rows: queries.rows,
+                        })?,
+                };
+                let targets = &targets[place * t..][..t];
+                ids.clear();
+                ids.extend(targets.iter().filter(|&&id| id != -1));
+                let present = ids.len();
+                ids.extend(candidates[place * c..][..c].iter().filter(|&&id| id != -1));
+                check_items(&ids[..present], items.rows, "targets", place)?;
+                check_items(&ids[present..], items.rows, "candidates", place)?;
+                scores.resize(ids.len(), 0.0);
+                exec.simd.dots(queries.row(query), items, bias, ids, scores);
+                let (own, others) = scores.split_at(present);
+                let mut own = ids[..present].iter().zip(own);
+                for ((&target, better), tied) in targets.iter().zip(better).zip(tied) {
+                    if target != -1 {
+                        let (_, &score) = own.next().expect("one score for each target that is present");
+                        *better = others.iter().map(|&s| i32::from(s > score)).sum();
+                        let itself: i32 = ids[present..].iter().map(|&id| i32::from(id == target)).sum();
+                        *tied = others.iter().map(|&s| i32::from(s == score)).sum::<i32>() - itself;
+                    }
+                }
+            }
+            Ok(())
+        },
+    )?;
+    Ok(out)
+}
+
+/// [`candidate_ranks`] of scores: targets `[queries, T]` against candidates `[queries, C]`. Where a target's score is
+/// NaN there is no target; `candidates` (ids, -1 padding) says which candidates there are, all without it.
+pub fn candidate_ranks_scores(
+    exec: Exec,
+    targets: Matrix,
+    scores: Matrix,
+    candidates: Option<&[i32]>,
+) -> Result<Ranks, Error> {
+    let mut out = Ranks::absent(targets.data.len());
+    if out.better.is_empty() {
+        return Ok(out);
+    }
+    let (t, c) = (targets.dim, scores.dim);
+    let tasks = out.better.chunks_mut(t).zip(out.tied.chunks_mut(t)).enumerate();
+    exec.each(tasks, Vec::new, |kept: &mut Vec<f32>, (query, (better, tied))| {
+        kept.clear();
+        match candidates {
+            None => kept.extend(scores.row(query)),
+            Some(ids) => {
+                let ids = &ids[query * c..][..c];
+                kept.extend(
+                    scores
+                        .row(query)
+                        .iter()
+                        .zip(ids)
+                        .filter(|(_, &id)| id != -1)
+                        .map(|(&s, _)| s),
+                );
+            }
+        }
+        if kept.iter().any(|s| s.is_nan() || *s == f32::INFINITY) {
+            return Err(Error::NotFinite {
+                what: "candidate scores",
+                row: query,
+            });
+        }
+        for ((&score, better), tied) in targets.row(query).iter().zip(better).zip(tied) {
+            if score == f32::INFINITY {
+                return Err(Error::NotFinite {
+                    what: "target scores",
+                    row: query,
+                });
+            }
+            if !score.is_nan() {
+                *better = kept.iter().map(|&s| i32::from(s > score)).sum();
+                *tied = kept.iter().map(|&s| i32::from(s == score)).sum();
+            }
+        }
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+fn check_items(ids: &[i32], items: usize, what: &'static str, row: usize) -> Result<(), Error> {
+    match ids.iter().find(|&&id| id < 0 || id as usize >= items) {
+        None => Ok(()),
+        Some(&id) => Err(Error::ItemRange {
+            what,
+            row,
+            item: i64::from(id),
+            items,
+        }),
+    }
+}
+
+/// Target scores of one query and the counts so far.
+struct Goals {
+    scores: Vec<f32>,
+    better: Vec<i32>,
+    tied: Vec<i32>,
+}
+
+impl Goals {
+    fn new(scores: Vec<f32>) -> Self {
+        Goals {
+            better: vec![0; scores.len()],
+            tied: vec![0; scores.len()],
+            scores,
+        }
+    }
+
+    #[inline]
+    fn count(&mut self, scores: &[f32], sign: i32) {
+        for ((&goal, better), tied) in self.scores.iter().zip(&mut self.better).zip(&mut self.tied) {
+            *better += sign * scores.iter().map(|&s| i32::from(s > goal)).sum::<i32>();
+            *tied += sign * scores.iter().map(|&s| i32::from(s == goal)).sum::<i32>();
+        }
+    }
+
+    /// The counts in the order of `targets`; a target counted itself as tied, unless it was taken out as seen.
+    fn write(&self, targets: &[i32], seen: &[i32], better: &mut [i32], tied: &mut [i32]) {
+        let mut present = 0;
+        for ((&target, better), tied) in targets.iter().zip(better).zip(tied) {
+            if target != -1 {
+                *better = self.better[present];
+                *tied = self.tied[present] - i32::from(seen.binary_search(&target).is_err());
+                present += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Which instructions to use: found out at run time, or forced.
+
+use super::{portable, Form, Line, Tile, COLUMNS, LINE, ROWS};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+/// A path that this machine can run: no value of any other path can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SimdPath(Path);
+
+impl Default for SimdPath {
+    fn default() -> Self {
+        Self::best()
+    }
+}
+
+impl SimdPath {
+    pub const NAMES: [&'static str; 4] = ["avx512", "avx2", "neon", "portable"];
+
+    /// The fastest path of this machine.
+    pub fn best() -> Self {
+        Self::NAMES
+            .into_iter()
+            .find_map(Self::named)
+            .unwrap_or(SimdPath(Path::Portable))
+    }
+
+    /// The path of that name, if this machine has it.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "portable" => Some(SimdPath(Path::Portable)),
+            #[cfg(target_arch = "x86_64")]
+            "avx2" if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") => Some(SimdPath(Path::Avx2)),
+            #[cfg(target_arch = "x86_64")]
+            "avx512"
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma") =>
+            {
+                Some(SimdPath(Path::Avx512))
+            }
+            #[cfg(target_arch = "aarch64")]
+            "neon" if std::arch::is_aarch64_feature_detected!("neon") => Some(SimdPath(Path::Neon)),
+            _ => None,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Path::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => "neon",
+        }
+    }
+
+    /// Scores of a query tile (`[dim][ROWS]`) and an item panel (`dim x COLUMNS`).
+    #[inline]
+    pub fn tile(self, form: Form, queries: &[f32], panel: &[Line], bias: &[Line; 2], out: &mut Tile) {
+        assert_eq!(
+            queries.len() * COLUMNS,
+            panel.len() * LINE * ROWS,
+            "tile and panel have one dim"
+        );
+        match self.0 {
+            Path::Portable => portable::tile(form, queries, panel, bias, out),
+            // SAFETY: a value of this path exists only if the processor has its features, and both operands hold dim
+            // rows, as asserted.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { super::x86::tile_avx2(form, queries, panel, bias, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => unsafe { super::x86::tile_avx512(form, queries, panel, bias, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => unsafe { super::neon::tile(form, queries, panel, bias, out) },
+        }
+    }
+
+    /// Scores of one query and the items `ids` (all below `bias.len()` or, without bias, the number of rows).
+    pub fn dots(self, query: &[f32], items: super::Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {
+        match self.0 {
+            Path::Portable => portable::dots(query, items, bias, ids, out),
+            // SAFETY: a value of this path exists only if the processor has its features; the function is safe code.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 | Path::Avx512 => unsafe { super::x86::dots_fma(query, items, bias, ids, out) },
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => portable::dots(query, items, bias, ids, out),
+        }
+    }
+}

@@ -1,0 +1,488 @@
+//! kdrs-core for Python. Each function reads the arrays, checks them, releases the GIL round one core call and wraps
+//! the result. `python/kdrs/_core.pyi` documents them.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod error;
+mod pool;
+
+use args::{csr, matrix, simd, targets, with_rows, Factors, Floats, Ints64, Lists, Rows, Seen};
+use error::refuse;
+use kdrs_core as core;
+use kdrs_core::{Law, Mask, Matrix, Metric, Model, Order, Weights};
+use numpy::{
+    IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
+    PyUntypedArrayMethods,
+};
+use pool::run;
+use pyo3::prelude::*;
+
+type Ints<'py> = Bound<'py, PyArray2<i32>>;
+type Ranking<'py> = (Bound<'py, PyArray2<i32>>, Bound<'py, PyArray2<f32>>);
+
+fn grid<T: numpy::Element>(py: Python, values: Vec<T>, rows: usize) -> PyResult<Bound<PyArray2<T>>> {
+    let columns = if rows == 0 { 0 } else { values.len() / rows };
+    values.into_pyarray(py).reshape([rows, columns])
+}
+
+fn ranking(py: Python, ranking: core::Ranking, rows: usize, k: usize) -> PyResult<Ranking> {
+    Ok((
+        ranking.items.into_pyarray(py).reshape([rows, k])?,
+        ranking.scores.into_pyarray(py).reshape([rows, k])?,
+    ))
+}
+
+/// `seen` and `rows` as a mask; errors name what does not fit.
+macro_rules! mask {
+    ($py:expr, $seen:expr, $rows:expr, $queries:expr, $items:expr) => {{
+        let seen = match &$seen {
+            None => None,
+            Some(seen) => Some(csr($py, seen)?),
+        };
+        let rows = match &$rows {
+            None => None,
+            Some(rows) => Some(rows.as_slice()?),
+        };
+        Mask::new(seen, rows, $queries, $items).map_err(|error| error::raise($py, error))?
+    }};
+}
+
+fn floats<'a>(bias: &'a Option<Floats>) -> PyResult<Option<&'a [f32]>> {
+    Ok(match bias {
+        None => None,
+        Some(bias) => Some(bias.as_slice()?),
+    })
+}
+
+#[pyfunction]
+#[pyo3(signature = (seen, rows, n, seed, mask, threads))]
+fn negatives<'py>(
+    py: Python<'py>,
+    seen: Seen<'py>,
+    rows: Rows<'py>,
+    n: usize,
+    seed: u64,
+    mask: bool,
+    threads: usize,
+) -> PyResult<Ints<'py>> {
+    let seen = csr(py, &seen)?;
+    with_rows!(rows, rows => {
+        let drawn = run(py, threads, core::SimdPath::best(), |exec| core::negatives(exec, seen, rows, n, seed, mask))?;
+        drawn.into_pyarray(py).reshape([rows.len(), n])
+    })
+}
+
+#[pyfunction]
+#[pyo3(signature = (seen, rows, n, weights, seed, mask, threads))]
+#[allow(clippy::too_many_arguments)]
+fn weighted_negatives<'py>(
+    py: Python<'py>,
+    seen: Seen<'py>,
+    rows: Rows<'py>,
+    n: usize,
+    weights: PyReadonlyArray1<'py, f64>,
+    seed: u64,
+    mask: bool,
+    threads: usize,
+) -> PyResult<Ints<'py>> {
+    let seen = csr(py, &seen)?;
+    let weights = weights.as_slice()?;
+    with_rows!(rows, rows => {
+        let drawn = run(py, threads, core::SimdPath::best(), |exec| {
+            core::weighted_negatives(exec, seen, rows, n, weights, seed, mask)
+        })?;
+        drawn.into_pyarray(py).reshape([rows.len(), n])
+    })
+}
+
+/// Weights of list places: shared, or a row each in either precision.
+#[derive(FromPyObject)]
+enum ListWeights<'py> {
+    Shared(PyReadonlyArray1<'py, f64>),
+    Rows32(PyReadonlyArray2<'py, f32>),
+    Rows64(PyReadonlyArray2<'py, f64>),
+}
+
+#[pyfunction]
+#[pyo3(signature = (lists, weights, n, seed, draw_order, threads))]
+fn weighted<'py>(
+    py: Python<'py>,
+    lists: Lists<'py>,
+    weights: ListWeights<'py>,
+    n: usize,
+    seed: u64,
+    draw_order: bool,
+    threads: usize,
+) -> PyResult<Ints<'py>> {
+    let (rows, width) = (lists.shape()[0], lists.shape()[1]);
+    let lists = lists.as_slice()?;
+    let weights = match &weights {
+        ListWeights::Shared(w) => Weights::Shared(w.as_slice()?),
+        ListWeights::Rows32(w) => Weights::Rows32(w.as_slice()?),
+        ListWeights::Rows64(w) => Weights::Rows64(w.as_slice()?),
+    };
+    let order = if draw_order { Order::Draw } else { Order::List };
+    let drawn = run(py, threads, core::SimdPath::best(), |exec| {
+        core::weighted(exec, lists, rows, width, weights, n, seed, order)
+    })?;
+    drawn.into_pyarray(py).reshape([rows, n])
+}
+
+#[pyfunction]
+#[pyo3(signature = (items, seen, rows, lists, n, seed, threads))]
+#[allow(clippy::too_many_arguments)]
+fn outside<'py>(
+    py: Python<'py>,
+    items: usize,
+    seen: Option<Seen<'py>>,
+    rows: Option<Ints64<'py>>,
+    lists: Lists<'py>,
+    n: usize,
+    seed: u64,
+    threads: usize,
+) -> PyResult<Ints<'py>> {
+    let count = lists.shape()[0];
+    let lists = lists.as_slice()?;
+    let mask = mask!(py, seen, rows, count, items);
+    let drawn = run(py, threads, core::SimdPath::best(), |exec| {
+        core::outside(exec, items, mask, lists, count, n, seed)
+    })?;
+    drawn.into_pyarray(py).reshape([count, n])
+}
+
+/// One side of a discrepancy: factors with or without bias, or scores.
+#[derive(FromPyObject)]
+enum Scorer<'py> {
+    Biased(Factors<'py>, Factors<'py>, Floats<'py>),
+    Factors(Factors<'py>, Factors<'py>),
+    Scores(Factors<'py>),
+}
+
+impl Scorer<'_> {
+    fn model(&self) -> PyResult<Model<'_>> {
+        Ok(match self {
+            Scorer::Biased(queries, items, bias) => Model::Factors {
+                queries: matrix(queries)?,
+                items: matrix(items)?,
+                bias: Some(bias.as_slice()?),
+            },
+            Scorer::Factors(queries, items) => Model::Factors {
+                queries: matrix(queries)?,
+                items: matrix(items)?,
+                bias: None,
+            },
+            Scorer::Scores(scores) => Model::Scores(matrix(scores)?),
+        })
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (student, teacher, seen, rows, laws, ends, seed, threads, simd_path))]
+#[allow(clippy::too_many_arguments)]
+fn discrepancy<'py>(
+    py: Python<'py>,
+    student: Scorer<'py>,
+    teacher: Scorer<'py>,
+    seen: Option<Seen<'py>>,
+    rows: Option<Ints64<'py>>,
+    laws: Vec<(String, f64)>,
+    ends: Vec<Ints64<'py>>,
+    seed: u64,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<Vec<Bound<'py, PyArray1<i32>>>> {
+    let (student, teacher) = (student.model()?, teacher.model()?);
+    let mask = mask!(py, seen, rows, student.queries(), student.items());
+    let laws = laws
+        .iter()
+        .map(|(name, sharpness)| match name.as_str() {
+            "exp" => Ok(Law::Exp(*sharpness)),
+            "tanh" => Ok(Law::Tanh(*sharpness)),
+            "tanh-over" => Ok(Law::TanhOver(*sharpness)),
+            _ => Err(refuse(
+                py,
+                format!("law {name:?}"),
+                Some("allowed: exp, tanh, tanh-over"),
+            )),
+        })
+        .collect::<PyResult<Vec<_>>>()?;
+    let mut lengths = Vec::with_capacity(ends.len());
+    for ends in &ends {
+        let ends: Vec<usize> = ends.as_slice()?.iter().map(|&end| end as usize).collect();
+        if ends.len() != student.queries() || !ends.is_sorted() {
+            return Err(refuse(
+                py,
+                format!("draws for {} rows, not {}", ends.len(), student.queries()),
+                None,
+            ));
+        }
+        lengths.push(ends);
+    }
+    let drawn = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::discrepancy(exec, student, teacher, mask, &laws, &lengths, seed)
+    })?;
+    Ok(drawn.into_iter().map(|items| items.into_pyarray(py)).collect())
+}
+
+#[pyfunction]
+#[pyo3(signature = (queries, items, bias, seen, rows, k, threads, simd_path))]
+#[allow(clippy::too_many_arguments)]
+fn topk<'py>(
+    py: Python<'py>,
+    queries: Factors<'py>,
+    items: Factors<'py>,
+    bias: Option<Floats<'py>>,
+    seen: Option<Seen<'py>>,
+    rows: Option<Ints64<'py>>,
+    k: usize,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<Ranking<'py>> {
+    let (queries, items, bias) = (matrix(&queries)?, matrix(&items)?, floats(&bias)?);
+    let mask = mask!(py, seen, rows, queries.rows, items.rows);
+    let out = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::topk(exec, queries, items, bias, mask, k)
+    })?;
+    ranking(py, out, queries.rows, k)
+}
+
+#[pyfunction]
+#[pyo3(signature = (scores, seen, rows, k, threads, simd_path))]
+fn topk_scores<'py>(
+    py: Python<'py>,
+    scores: Factors<'py>,
+    seen: Option<Seen<'py>>,
+    rows: Option<Ints64<'py>>,
+    k: usize,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<Ranking<'py>> {
+    let scores = matrix(&scores)?;
+    let mask = mask!(py, seen, rows, scores.rows, scores.dim);
+    let out = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::topk_scores(exec, scores, mask, k)
+    })?;
+    ranking(py, out, scores.rows, k)
+}
+
+type PyRanks<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<i32>>);
+
+fn flat(py: Python, ranks: core::Ranks) -> PyRanks {
+    (ranks.better.into_pyarray(py), ranks.tied.into_pyarray(py))
+}
+
+/// Targets of a query: a row of a CSR, or a list of fixed width.
+#[derive(FromPyObject)]
+enum Truth<'py> {
+    Pairs(Seen<'py>),
+    Lists(Lists<'py>),
+}
+
+impl Truth<'_> {
+    fn targets(&self, py: Python, rows: Option<&[i64]>) -> PyResult<(Vec<i32>, Vec<usize>)> {
+        match self {
+            Truth::Pairs(truth) => targets(csr(py, truth)?, rows).map_err(|error| error::raise(py, error)),
+            Truth::Lists(lists) => {
+                let (rows, width) = (lists.shape()[0], lists.shape()[1]);
+                Ok((lists.as_slice()?.to_vec(), (1..=rows).map(|row| row * width).collect()))
+            }
+        }
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (queries, items, bias, truth, seen, rows, threads, simd_path))]
+#[allow(clippy::too_many_arguments)]
+fn ranks<'py>(
+    py: Python<'py>,
+    queries: Factors<'py>,
+    items: Factors<'py>,
+    bias: Option<Floats<'py>>,
+    truth: Truth<'py>,
+    seen: Option<Seen<'py>>,
+    rows: Option<Ints64<'py>>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<PyRanks<'py>> {
+    let (queries, items, bias) = (matrix(&queries)?, matrix(&items)?, floats(&bias)?);
+    let mask = mask!(py, seen, rows, queries.rows, items.rows);
+    let rows = rows.as_ref().map(|rows| rows.as_slice()).transpose()?;
+    let (targets, ends) = truth.targets(py, rows)?;
+    same_rows(py, ends.len(), queries.rows)?;
+    let out = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::list_ranks(exec, queries, items, bias, &targets, &ends, mask)
+    })?;
+    Ok(flat(py, out))
+}
+
+#[pyfunction]
+#[pyo3(signature = (scores, truth, seen, rows, threads, simd_path))]
+fn ranks_scores<'py>(
+    py: Python<'py>,
+    scores: Factors<'py>,
+    truth: Truth<'py>,
+    seen: Option<Seen<'py>>,
+    rows: Option<Ints64<'py>>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<PyRanks<'py>> {
+    let scores = matrix(&scores)?;
+    let mask = mask!(py, seen, rows, scores.rows, scores.dim);
+    let rows = rows.as_ref().map(|rows| rows.as_slice()).transpose()?;
+    let (targets, ends) = truth.targets(py, rows)?;
+    same_rows(py, ends.len(), scores.rows)?;
+    let out = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::list_ranks_scores(exec, scores, &targets, &ends, mask)
+    })?;
+    Ok(flat(py, out))
+}
+
+fn same_rows(py: Python, truth: usize, queries: usize) -> PyResult<()> {
+    if truth == queries {
+        return Ok(());
+    }
+    let cause = format!("`truth` has {truth} rows for {queries} queries");
+    Err(refuse(
+        py,
+        cause,
+        Some("pass rows= to say which rows of `truth` the queries are"),
+    ))
+}
+
+#[pyfunction]
+#[pyo3(signature = (queries, rows, items, bias, targets, candidates, threads, simd_path))]
+#[allow(clippy::too_many_arguments)]
+fn candidate_ranks<'py>(
+    py: Python<'py>,
+    queries: Factors<'py>,
+    rows: Option<Ints64<'py>>,
+    items: Factors<'py>,
+    bias: Option<Floats<'py>>,
+    targets: Lists<'py>,
+    candidates: Lists<'py>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<(Ints<'py>, Ints<'py>)> {
+    let (queries, items, bias) = (matrix(&queries)?, matrix(&items)?, floats(&bias)?);
+    let rows = rows.as_ref().map(|rows| rows.as_slice()).transpose()?;
+    let count = targets.shape()[0];
+    let expected = rows.map_or(queries.rows, <[i64]>::len);
+    if count != expected || candidates.shape()[0] != expected {
+        let cause = format!(
+            "{count} rows of targets and {} of candidates for {expected} queries",
+            candidates.shape()[0]
+        );
+        return Err(refuse(py, cause, None));
+    }
+    let (targets, candidates) = (targets.as_slice()?, candidates.as_slice()?);
+    let out = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::candidate_ranks(exec, queries, rows, items, bias, targets, candidates, count)
+    })?;
+    Ok((grid(py, out.better, count)?, grid(py, out.tied, count)?))
+}
+
+#[pyfunction]
+#[pyo3(signature = (targets, scores, candidates, threads))]
+fn candidate_ranks_scores<'py>(
+    py: Python<'py>,
+    targets: Factors<'py>,
+    scores: Factors<'py>,
+    candidates: Option<Lists<'py>>,
+    threads: usize,
+) -> PyResult<(Ints<'py>, Ints<'py>)> {
+    let (targets, scores): (Matrix, Matrix) = (matrix(&targets)?, matrix(&scores)?);
+    let shape = candidates.as_ref().map(|ids| (ids.shape()[0], ids.shape()[1]));
+    if targets.rows != scores.rows || shape.is_some_and(|shape| shape != (scores.rows, scores.dim)) {
+        let cause = format!(
+            "scores of {} rows of targets and {} x {} candidates with ids of shape {shape:?}",
+            targets.rows, scores.rows, scores.dim
+        );
+        return Err(refuse(py, cause, None));
+    }
+    let candidates = candidates.as_ref().map(|ids| ids.as_slice()).transpose()?;
+    let out = run(py, threads, core::SimdPath::best(), |exec| {
+        core::candidate_ranks_scores(exec, targets, scores, candidates)
+    })?;
+    Ok((grid(py, out.better, targets.rows)?, grid(py, out.tied, targets.rows)?))
+}
+
+#[pyfunction]
+#[pyo3(signature = (ranked, truth, rows, ks, names, threads))]
+fn metrics<'py>(
+    py: Python<'py>,
+    ranked: Lists<'py>,
+    truth: Seen<'py>,
+    rows: Option<Ints64<'py>>,
+    ks: Vec<usize>,
+    names: Vec<String>,
+    threads: usize,
+) -> PyResult<Bound<'py, PyArray3<f64>>> {
+    let (queries, width) = (ranked.shape()[0], ranked.shape()[1]);
+    let ranked = ranked.as_slice()?;
+    let items = truth.2;
+    let truth = Some(truth);
+    let mask = mask!(py, truth, rows, queries, items);
+    let names = names
+        .iter()
+        .map(|name| match name.as_str() {
+            "hit" => Ok(Metric::Hit),
+            "recall" => Ok(Metric::Recall),
+            "precision" => Ok(Metric::Precision),
+            "ndcg" => Ok(Metric::Ndcg),
+            "mrr" => Ok(Metric::Mrr),
+            "map" => Ok(Metric::Map),
+            _ => Err(refuse(py, format!("metric {name:?}"), None)),
+        })
+        .collect::<PyResult<Vec<_>>>()?;
+    let values = run(py, threads, core::SimdPath::best(), |exec| {
+        core::metrics(exec, ranked, width, queries, mask, &ks, &names)
+    })?;
+    values.into_pyarray(py).reshape([names.len(), ks.len(), queries])
+}
+
+#[pyfunction]
+#[pyo3(signature = (vectors, k, metric, threads, simd_path))]
+fn neighbours<'py>(
+    py: Python<'py>,
+    vectors: Factors<'py>,
+    k: usize,
+    metric: &str,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<Ranking<'py>> {
+    let vectors = matrix(&vectors)?;
+    let distance = match metric {
+        "euclidean" => core::Distance::Euclidean,
+        "cosine" => core::Distance::Cosine,
+        "dot" => core::Distance::Dot,
+        _ => {
+            return Err(refuse(
+                py,
+                format!("metric {metric:?}"),
+                Some("allowed: euclidean, cosine, dot"),
+            ))
+        }
+    };
+    let out = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::neighbours(exec, vectors, k, distance)
+    })?;
+    ranking(py, out, vectors.rows, k)
+}
+
+#[pyfunction]
+fn simd_paths() -> Vec<&'static str> {
+    core::SimdPath::NAMES
+        .into_iter()
+        .filter(|name| core::SimdPath::named(name).is_some())
+        .collect()
+}
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::{
+        candidate_ranks, candidate_ranks_scores, discrepancy, metrics, negatives, neighbours, outside, ranks,
+        ranks_scores, simd_paths, topk, topk_scores, weighted, weighted_negatives,
+    };
+}
