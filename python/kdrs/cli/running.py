@@ -1,0 +1,338 @@
+"""``kdrs train``, ``kdrs distill``, ``kdrs resume``."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kdrs.errors import ConfigError, KdrsError, TrainingError, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kdrs.config import RunConfig
+    from kdrs.pipeline import Outcome
+
+File = Annotated[Path | None, typer.Argument(help="TOML run file; options below win over it.", show_default=False)]
+Data = Annotated[str | None, typer.Option("--data", help="Prepared data set (kdrs data prepare).", show_default=False)]
+Model = Annotated[str | None, typer.Option("--model", help="Base model, see kdrs models.", show_default=False)]
+Dim = Annotated[int | None, typer.Option("--dim", help="Size of the model's representations.", show_default=False)]
+Out = Annotated[Path | None, typer.Option("--out", help="Run directory. [default: runs/DATA/METHOD/TIME-HASH]", show_default=False)]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Most epochs.", show_default=False)]
+Rate = Annotated[float | None, typer.Option("--lr", help="Adam's learning rate.", show_default=False)]
+Decay = Annotated[float | None, typer.Option("--weight-decay", help="L2 weight inside Adam.", show_default=False)]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Training rows a step.", show_default=False)]
+Optimizer = Annotated[str | None, typer.Option("--optimizer", help="adam or lazy-adam.", show_default=False)]
+Patience = Annotated[int | None, typer.Option("--patience", help="Evaluations without improvement.", show_default=False)]
+ProtocolName = Annotated[str | None, typer.Option("--protocol", help="Evaluation preset.", show_default=False)]
+Assignments = Annotated[list[str], typer.Option("--set", help="Any setting: --set train.every=5", show_default=False)]
+Seed = Annotated[int | None, typer.Option("--seed", help="Start of every random stream.", show_default=False)]
+Seeds = Annotated[str | None, typer.Option("--seeds", help="Several runs: 0..4 or 0,1,2; into OUT/seed-N.", show_default=False)]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N.", show_default=False)]
+Threads = Annotated[int | None, typer.Option("--threads", help="Threads of torch and of the core.", show_default=False)]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out from its last checkpoint.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the resolved run, write nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("train")(train)
+    app.command("distill")(distill)
+    app.command("resume")(resume)
+
+
+def train(
+    file: File = None, data: Data = None, model: Model = None, dim: Dim = None, out: Out = None, epochs: Epochs = None,
+    lr: Rate = None, weight_decay: Decay = None, batch_size: BatchSize = None, optimizer: Optimizer = None,
+    patience: Patience = None, protocol: ProtocolName = None, assignments: Assignments = [], seed: Seed = None,  # noqa: B006
+    seeds: Seeds = None, device: Device = None, threads: Threads = None, resume: Resume = False, dry_run: DryRun = False,
+    as_json: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Train a model alone: a teacher, or a student to compare with.
+
+    kdrs train --data datasets/ml-100k --model bpr --dim 200 --out runs/teacher
+    """
+    values = _values(file, data, model, dim, epochs, lr, weight_decay, batch_size, optimizer, patience, protocol, seed, device, threads, assignments)
+    if values.get("distill"):
+        raise ConfigError("the run file has [[distill]] terms", "use kdrs distill")
+    _carry_out(values, out, seeds, resume, dry_run, as_json, quiet)
+
+
+def distill(
+    file: File = None, data: Data = None,
+    teacher: Annotated[list[str], typer.Option("--teacher", help="Run directory or teacher file.", show_default=False)] = [],  # noqa: B006
+    method: Annotated[list[str], typer.Option("--method", help="Method, see kdrs methods; give several for a sum.", show_default=False)] = [],  # noqa: B006
+    weight: Annotated[list[float], typer.Option("--weight", help="Weight of each method, in order.", show_default=False)] = [],  # noqa: B006
+    model: Model = None, dim: Dim = None, out: Out = None, epochs: Epochs = None,
+    lr: Rate = None, weight_decay: Decay = None, batch_size: BatchSize = None, optimizer: Optimizer = None,
+    patience: Patience = None, protocol: ProtocolName = None, assignments: Assignments = [], seed: Seed = None,  # noqa: B006
+    seeds: Seeds = None, device: Device = None, threads: Threads = None, resume: Resume = False, dry_run: DryRun = False,
+    as_json: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Train a student with a teacher's help.
+
+    kdrs distill --data datasets/ml-100k --teacher runs/teacher --method rrd --model bpr --dim 20 --out runs/student
+    """
+    terms: list[dict[str, Any]] = []
+    for index, name in enumerate(method):
+        if not teacher:
+            raise ConfigError(f"method {shown(name)!r} has no teacher", "give one with --teacher")
+        terms.append({"method": name, "teacher": list(teacher)})
+        if index < len(weight):
+            terms[-1]["weight"] = weight[index]
+    if len(weight) > len(method):
+        raise ConfigError(f"got {len(weight)} weights for {len(method)} methods", "give one --weight a --method")
+    values = _values(file, data, model, dim, epochs, lr, weight_decay, batch_size, optimizer, patience, protocol, seed, device, threads, assignments, terms)
+    if not values.get("distill"):
+        raise ConfigError("nothing to distil: no method is given", "give --teacher and --method, or [[distill]] in the run file")
+    _carry_out(values, out, seeds, resume, dry_run, as_json, quiet)
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    epochs: Epochs = None, as_json: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Go on with an interrupted run: it ends with the same bytes as an uninterrupted one."""
+    from kdrs.runs import Run
+
+    values = Run.open(run).config
+    if epochs is not None:
+        values["train"]["epochs"] = epochs
+    _carry_out(values, run, None, True, False, as_json, quiet)
+
+
+def _values(
+    file: Path | None, data: str | None, model: str | None, dim: int | None, epochs: int | None, lr: float | None,
+    weight_decay: float | None, batch_size: int | None, optimizer: str | None, patience: int | None, protocol: str | None,
+    seed: int | None, device: str | None, threads: int | None, assignments: list[str],
+    terms: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """A run's plain values: the file's, then --set, then the options."""
+    from kdrs.config import assign, read_run_file
+
+    values = {} if file is None else read_run_file(file)
+    if terms:
+        values["distill"] = terms
+    for setting in assignments:
+        assign(values, setting)
+    options = {
+        "data.path": data, "model.name": model, "model.dim": dim, "train.epochs": epochs, "train.lr": lr,
+        "train.weight_decay": weight_decay, "train.batch_size": batch_size, "train.optimizer": optimizer,
+        "train.patience": patience, "train.seed": seed, "eval.protocol": protocol, "device": device, "threads": threads,
+    }  # fmt: skip
+    for key, value in options.items():
+        if value is not None:
+            group, _, name = key.rpartition(".")
+            place = values.setdefault(group, {}) if group else values
+            if not isinstance(place, dict):
+                raise ConfigError(f"{group} is {shown(place)}", f"write it as a table: [{group}]")
+            place[name] = value
+    if "path" not in values.get("data", {}):
+        raise ConfigError("no data set is given", "give one with --data; kdrs data prepare makes one")
+    return values
+
+
+def _carry_out(
+    values: dict[str, Any], out: Path | None, seeds: str | None, resume: bool, dry_run: bool, as_json: bool, quiet: bool
+) -> None:
+    from kdrs.config import resolve
+
+    config = resolve(values)
+    out = out or _default_place(config)
+    if resume and not (out / "config.toml").is_file() and seeds is None:
+        raise ConfigError(f"{shown(str(out))} holds no run to resume", "leave --resume out, or check --out")
+    if dry_run:
+        _print_plan(config, out, as_json)
+        return
+    from kdrs import pipeline
+
+    with _messages(), _stopper() as stopper:
+        if seeds is None:
+            show = _Progress(config.train.epochs, quiet)
+            with show:
+                outcome = pipeline.execute(
+                    config, out, resume=resume, on_start=show.start, on_epoch=show.epoch, should_stop=stopper.asked
+                )
+            _finish(outcome, stopper, as_json)
+            return
+        show = _Progress(config.train.epochs, quiet)
+        with show:
+            results = pipeline.execute_seeds(
+                _parse_seeds(seeds), config, out, resume=resume,
+                on_start=show.start, on_epoch=show.epoch, should_stop=stopper.asked,
+            )  # fmt: skip
+        _finish_seeds(results, out, stopper, as_json)
+
+
+def _default_place(config: RunConfig) -> Path:
+    import hashlib
+
+    values = config.to_dict()
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    method = "+".join(term.name for term in config.distill) or config.model["name"]
+    stem = Path("runs") / Path(config.data.path).name / method / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{digest}"
+    place, count = stem, 1
+    while place.exists():
+        count += 1
+        place = stem.with_name(f"{stem.name}-{count}")
+    return place
+
+
+def _parse_seeds(text: str) -> list[int]:
+    try:
+        first, dots, last = text.partition("..")
+        seeds = list(range(int(first), int(last) + 1)) if dots else [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        raise ConfigError(f"--seeds {shown(text)}", "write it as 0..4 or 0,1,2")
+    return seeds
+
+
+def _print_plan(config: RunConfig, out: Path, as_json: bool) -> None:
+    from kdrs import pipeline
+
+    plan = {"schema": 1, "out": str(out), "config": config.to_dict(), **pipeline.plan(config)}
+    if as_json:
+        typer.echo(json.dumps(plan, indent=2))
+        return
+    import tomli_w
+
+    typer.echo(tomli_w.dumps(plan["config"]))
+    for key, value in plan.items():
+        if key not in ("schema", "config"):
+            typer.echo(f"# {key}: {value}")
+
+
+class _Stopper:
+    """Counts requests to stop: the first ends the run after the epoch in hand, the second at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def asked(self) -> bool:
+        return self.signal is not None
+
+    def handle(self, number: int, frame: object) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        typer.echo("stopping after this epoch; once more to stop at once (the last checkpoint stays)", err=True)
+
+
+@contextmanager
+def _stopper() -> Iterator[_Stopper]:
+    stopper = _Stopper()
+    former = {number: signal.signal(number, stopper.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopper
+    except KeyboardInterrupt:
+        raise typer.Exit(128 + (stopper.signal or signal.SIGINT)) from None
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
+    """Warnings as single lines on stderr."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        typer.echo(f"warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.filterwarnings("ignore", module="torch")
+        warnings.filterwarnings("ignore", message=".*[Ss]parse.*(beta|invariant).*")
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
+class _Progress:
+    """A bar on stderr where that is a terminal; what is known before the first epoch; nothing else."""
+
+    def __init__(self, epochs: int, quiet: bool, label: str = "training"):
+        self._epochs, self._quiet, self._label = epochs, quiet, label
+        self._bar: Any = None
+
+    def __enter__(self) -> _Progress:
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn()]
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(self._label, total=self._epochs, note="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def start(self, known: dict[str, Any]) -> None:
+        if self._quiet:
+            return
+        sizes = f"{known['users']:,} users, {known['items']:,} items, {known['pairs']:,} training pairs"
+        typer.echo(f"{known['data']}: {sizes}; {known['model']} with {known['parameters']:,} parameters on {known['device']}", err=True)
+        if known["skipped_pairs"]:
+            typer.echo(f"{known['skipped_pairs']:,} training pairs belong to users who have seen every item and are left out", err=True)
+        for name, parts in known["teachers"].items():
+            for part, means in parts.items():
+                metrics = ", ".join(f"{metric} {value:.4f}" for metric, value in list(means.items())[:3])
+                typer.echo(f"teacher {shown(name)} on {part}: {metrics}", err=True)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        if self._bar is None:
+            return
+        note = f"loss {row['loss']:.1f}"
+        for name, value in list(row.get("valid", {}).items())[:1]:
+            note += f"  {name} {value:.4f}"
+        self._bar.update(self._task, completed=row["epoch"] + 1, note=note)
+
+
+def _finish(outcome: Outcome, stopper: _Stopper, as_json: bool) -> None:
+    if outcome.fit.stopped == "interrupted":
+        typer.echo(f"interrupted after {outcome.fit.epochs} epochs; go on with: kdrs resume {outcome.run.path}", err=True)
+        raise typer.Exit(128 + (stopper.signal or signal.SIGINT))
+    if as_json:
+        report = json.loads((outcome.run.path / "report.json").read_text("utf-8"))
+        typer.echo(json.dumps({"run": str(outcome.run.path), **report}, indent=2))
+        return
+    fit = outcome.fit
+    typer.echo(f"{outcome.run.path}: {fit.epochs} epochs, best is {fit.best_epoch}, stopped by {fit.stopped}")
+    for part, report in outcome.reports.items():
+        typer.echo(f"{part} ({report.n:,} queries): " + ", ".join(f"{report.shown_name(n)} {v:.4f}" for n, v in report.means().items()))
+
+
+def _finish_seeds(results: dict[int, Any], out: Path, stopper: _Stopper, as_json: bool) -> None:
+    from kdrs import pipeline
+
+    summary = pipeline.summarise_seeds(results)
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "out": str(out), **summary}, indent=2))
+    else:
+        for part, metrics in summary["parts"].items():
+            for name, row in metrics.items():
+                spread = "" if row["sd"] is None else f" ± {row['sd']:.4f}"
+                typer.echo(f"{part} {name}: {row['mean']:.4f}{spread} (n = {row['n']})")
+    failed = {seed: error for seed, error in results.items() if isinstance(error, Exception)}
+    for seed, error in failed.items():
+        typer.echo(f"seed {seed} failed: {error}", err=True)
+    if stopper.asked():
+        raise typer.Exit(128 + (stopper.signal or signal.SIGINT))
+    if failed:
+        error = next(iter(failed.values()))
+        if len(failed) == len(results) and isinstance(error, KdrsError):
+            raise error
+        raise TrainingError(f"{len(failed)} of {len(results)} seeds failed: {sorted(failed)}")

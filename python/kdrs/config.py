@@ -1,0 +1,190 @@
+"""Run files: TOML, overridden by ``--set``, checked by pydantic models that refuse unknown keys."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from kdrs.errors import ConfigError, nearest, shown
+from kdrs.settings import Settings
+
+
+class DataSettings(Settings):
+    path: str
+    """A prepared data set: the directory that `kdrs data prepare` wrote."""
+
+
+class TrainSettings(Settings):
+    epochs: int = Field(1000, ge=1)
+    """Most epochs; early stopping usually ends a run before."""
+    batch_size: int = Field(1024, ge=1)
+    """Training rows a step."""
+    negatives: int = Field(1, ge=1)
+    """Fresh negatives for each observed pair and epoch."""
+    layout: Literal["triples", "rows"] = "triples"
+    """With several negatives: a training row of each, or one row a pair."""
+    lr: float = Field(1e-3, gt=0)
+    """Adam's learning rate."""
+    weight_decay: float = Field(1e-3, ge=0)
+    """L2 weight, coupled (inside Adam's gradient)."""
+    optimizer: Literal["adam", "lazy-adam"] = "adam"
+    """``adam`` steps every row of every table in each iteration, as the papers do; ``lazy-adam`` the touched rows only."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Start of every random stream."""
+    patience: int | None = Field(None, ge=1)
+    """Evaluations without improvement before stopping; the protocol's own rule unless given."""
+    select: tuple[str, ...] | None = None
+    """Validation metrics that select the best epoch, the first deciding; the protocol's own unless given."""
+    every: int = Field(1, ge=1)
+    """Epochs between evaluations."""
+    test_every_epoch: bool | None = None
+    """Log test metrics at every evaluation, for learning curves; they never select. Default: only where candidates make
+    them cheap, or the protocol reports each K from its own best epoch."""
+    stages: tuple[int, ...] = ()
+    """Epochs, counted from 0, whose weights are kept beside the best ones."""
+    checkpoint_seconds: float = Field(30.0, ge=0)
+    """Least time between checkpoints."""
+
+
+class EvalSettings(Settings):
+    protocol: str = "auto"
+    """A preset of `kdrs.protocols`; ``auto`` ranks the stored candidates if the data set has them (``loo-499``), else
+    the whole catalogue (``default``)."""
+    ks: tuple[int, ...] | None = None
+    """List lengths, if not the protocol's."""
+
+
+class TermSettings(Settings):
+    method: str
+    """A method of `kdrs methods`."""
+    teacher: tuple[str, ...]
+    """Run directories or teacher files."""
+    weight: float = Field(ge=0)
+    """Weight of the term beside the model's own loss; the method's published one unless given."""
+    name: str
+    """How the term is called in the log; the method's name unless given."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The method's own options, checked by its Config."""
+
+
+class RunConfig(Settings):
+    """A run, resolved: everything that decides its result."""
+
+    data: DataSettings
+    model: dict[str, Any]
+    """``name`` and the model's options."""
+    train: TrainSettings = TrainSettings()
+    eval: EvalSettings = EvalSettings()
+    distill: tuple[TermSettings, ...] = ()
+    device: str = "auto"
+    """``auto`` (a CUDA device where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of torch and of the core; all available ones unless given."""
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        kind, _, index = value.partition(":")
+        if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+            raise ValueError("auto, cpu, cuda, cuda:N")
+        return value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in the form of a run file."""
+        values = self.model_dump(exclude_none=True)
+        values["distill"] = [
+            {"method": t.method, "name": t.name, "teacher": list(t.teacher), "weight": t.weight, **t.options}
+            for t in self.distill
+        ]
+        if not values["distill"]:
+            del values["distill"]
+        return values
+
+
+def read_run_file(path: Path) -> dict[str, Any]:
+    """The values of a TOML run file. Raises ``ConfigError`` with the line for what is no TOML."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {shown(str(path))}: {error.strerror or error}", "check the path") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{shown(str(path))} is no TOML: {shown(str(error))}", "see the examples folder") from error
+
+
+def assign(values: dict[str, Any], setting: str) -> None:
+    """Carries out one ``--set a.b=c``: keys by dots, list entries by their number, the value as TOML or else as text."""
+    key, equals, text = setting.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise ConfigError(f"--set {shown(setting)}", "write it as --set train.lr=1e-3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    place: Any = values
+    for position, part in enumerate(path):
+        last = position == len(path) - 1
+        if isinstance(place, list):
+            if not part.isdecimal() or int(part) >= len(place):
+                raise ConfigError(f"--set {shown(setting)}: there is no entry {shown(part)}", f"allowed: 0 to {len(place) - 1}")
+            index: Any = int(part)
+        elif isinstance(place, dict):
+            index = part
+            if not last:
+                place.setdefault(part, {})
+        else:
+            raise ConfigError(f"--set {shown(setting)}: {'.'.join(path[:position])} is a value and has no keys")
+        if last:
+            place[index] = value
+        else:
+            place = place[index]
+
+
+def resolve(values: dict[str, Any]) -> RunConfig:
+    """A checked run of plain values, every default filled in, the model's and methods' options included.
+
+    Raises ``ConfigError`` naming the key, the value and what is allowed, for unknown models, methods and keys with the
+    nearest name.
+    """
+    from kdrs.distillers import distiller_class
+    from kdrs.models import model_class
+
+    values = dict(values)
+    model = values.get("model", {})
+    if not isinstance(model, dict) or "name" not in model:
+        raise ConfigError("model.name is missing", "name a model of `kdrs models`, such as bpr")
+    options = {key: value for key, value in model.items() if key != "name"}
+    config = model_class(str(model["name"])).Config.parse(options, "model")
+    values["model"] = {"name": model["name"], **config.model_dump()}
+    terms = values.pop("distill", [])
+    if not isinstance(terms, list) or not all(isinstance(term, dict) for term in terms):
+        raise ConfigError("distill must be a list of tables", "write each term as [[distill]]")
+    own = set(TermSettings.model_fields) - {"options"}
+    resolved = []
+    for index, term in enumerate(terms):
+        where = f"distill.{index}"
+        if "method" not in term:
+            raise ConfigError(f"{where}.method is missing", "name a method of `kdrs methods`, such as rrd")
+        cls = distiller_class(str(term["method"]))
+        given = {key: value for key, value in term.items() if key not in own}
+        unknown = sorted(set(given) - set(cls.Config.model_fields))
+        if unknown:
+            raise ConfigError(f"unknown key '{where}.{unknown[0]}'", nearest(unknown[0], {*own, *cls.Config.model_fields}))
+        teacher = term.get("teacher")
+        if teacher is None:
+            raise ConfigError(f"{where}.teacher is missing", "give a run directory or a teacher file")
+        named = {key: value for key, value in term.items() if key in own}
+        named["teacher"] = (teacher,) if isinstance(teacher, str) else teacher
+        named.setdefault("weight", cls.default_weight)
+        named.setdefault("name", str(term["method"]))
+        options = cls.Config.parse(given, where).model_dump()
+        resolved.append(TermSettings.parse({**named, "options": options}, where))
+    names = [term.name for term in resolved]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"terms are named {names}", "give every [[distill]] its own name")
+    values["distill"] = tuple(resolved)
+    return RunConfig.parse(values, "")

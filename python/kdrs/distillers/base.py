@@ -1,0 +1,72 @@
+"""What every distillation method offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kdrs.errors import ConfigError
+from kdrs.sampling import stream
+from kdrs.settings import Settings
+from kdrs.tasks import Batch, Epoch, Task
+from kdrs.teachers import Teacher
+from kdrs.view import View
+
+T = TypeVar("T")
+
+
+class Distiller(nn.Module):
+    """A loss that compares two views.
+
+    Learnable helpers are parameters, trained by the student's optimizer. Per-query tables that are drawn anew each epoch
+    are plain attributes; what a curriculum carries from epoch to epoch is a persistent buffer, so that it is in the
+    checkpoint. Teachers are never submodules.
+
+    ``seed`` starts the method's own random streams, so that switching one term of a sum off leaves the others as they were.
+    """
+
+    Config: ClassVar[type[Settings]] = Settings
+    purpose: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
+    needs: ClassVar[str] = ""
+    """What a teacher must hold."""
+    default_weight: ClassVar[float] = 1.0
+    """The weight that the paper's experiments use."""
+
+    def __init__(self, config: Settings, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
+        super().__init__()
+        self.config, self.task, self.seed = config, task, seed
+
+    def draw(self, epoch: Epoch) -> Any:
+        """An epoch's samples, as far as they do not depend on the student: runs ahead, in another thread."""
+        return None
+
+    def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
+        """Takes the epoch's samples; draws what depends on the ``student`` as it stands; moves schedules."""
+
+    def loss(self, student: View, batch: Batch) -> Tensor:
+        """The method's loss on a batch: a scalar, unweighted, summed over queries or entities."""
+        raise NotImplementedError
+
+    def stream(self, epoch: Epoch, name: str) -> int:
+        """A seed for one use in one epoch, of this term alone."""
+        return stream(self.seed, name, epoch.index)
+
+
+def only(teachers: Sequence[T]) -> T:
+    """The one teacher of a method that takes exactly one."""
+    if len(teachers) != 1:
+        raise ConfigError(f"got {len(teachers)} teachers; this method takes exactly 1", "give one teacher")
+    return teachers[0]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Parameters created inside draw their initial values from ``seed``; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,88 @@
+"""Relaxed ranking distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kdrs import losses, sampling
+from kdrs.distillers.base import Distiller, only
+from kdrs.settings import Settings
+from kdrs.tasks import Batch, Epoch, Task
+from kdrs.teachers import Teacher
+from kdrs.view import View
+
+
+class RRDConfig(Settings):
+    interesting: int = Field(40, ge=1)
+    """Items drawn from the teacher's pool for each query and epoch: K."""
+    uninteresting: int = Field(40, ge=0)
+    """Items drawn outside the pool for each query and epoch: L."""
+    temperature: float = Field(10.0, gt=0)
+    """Sharpness of the draw over the pool's ranks: weight of rank r is exp(-r / T)."""
+    pool: int = Field(500, ge=1)
+    """Length of the teacher's list of unseen items that the interesting ones come from."""
+    choice: Literal["sampled", "topk"] = "sampled"
+    """``topk`` takes the pool's first K items instead of drawing; the authors' later note prefers it."""
+
+
+class RRD(Distiller):
+    """Relaxed ranking distillation (Kang, Hwang, Kweon & Yu, "DE-RRD", CIKM 2020, section 3.2).
+
+    For each user of the batch, once: the student's likelihood of ranking K interesting items in the teacher's order, all
+    above L uninteresting ones whose inner order is free. Summed over users.
+
+    Both lists are redrawn each epoch. Interesting items come from the teacher's best ``pool`` unseen items, without
+    replacement by successive draws with weights exp(-rank / T), then sorted by rank; uninteresting ones uniformly from what
+    is neither seen in training nor in the pool. Short pools shorten the lists.
+
+    Differs from the authors' code: scores go through log-sum-exp, where the code exponentiates them raw (and the paper's
+    formula counts the last interesting item twice; code and this class do not); no dense users x items mask is built.
+    """
+
+    Config = RRDConfig
+    config: RRDConfig
+    purpose = "keep the order of the teacher's best items, above everything else"
+    reference = "Kang, Hwang, Kweon & Yu, DE-RRD: a knowledge distillation framework for recommender system, CIKM 2020"
+    needs = "a ranking of at least `pool` items a query"
+    default_weight = 1e-3
+
+    def __init__(self, config: RRDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
+        super().__init__(config, teachers, task, student_dim, seed)
+        self.pool = np.ascontiguousarray(only(teachers).topk(config.pool).items)                # [Q, W]
+        ranks = np.arange(1, self.pool.shape[1] + 1)
+        self.weights = np.exp(-ranks / config.temperature)
+        self._lists: tuple[Tensor, Tensor] | None = None
+
+    def draw(self, epoch: Epoch) -> tuple[Tensor, Tensor]:
+        config = self.config
+        if config.choice == "topk":
+            interesting = self.pool[:, : config.interesting]
+        else:
+            interesting = sampling.weighted(
+                self.pool, self.weights, config.interesting, seed=self.stream(epoch, "interesting"), order="list"
+            )
+        uninteresting = sampling.outside(
+            self.task.seen, self.pool, config.uninteresting, seed=self.stream(epoch, "uninteresting")
+        )
+        device = self.task.device
+        return torch.from_numpy(interesting).long().to(device), torch.from_numpy(uninteresting).long().to(device)
+
+    def on_epoch_start(self, epoch: Epoch, samples: tuple[Tensor, Tensor], student: Teacher) -> None:
+        self._lists = samples
+        self._complete = all(bool((ids >= 0).all()) for ids in samples)
+
+    def loss(self, student: View, batch: Batch) -> Tensor:
+        assert self._lists is not None
+        users = batch.unique_queries
+        interesting, uninteresting = (ids[users.ids] for ids in self._lists)                    # [E, K], [E, L]
+        masks = (None, None) if self._complete else (interesting >= 0, uninteresting >= 0)
+        ids = torch.cat([interesting, uninteresting], dim=1).clamp(min=0)
+        scores = student.pairs(users.first.unsqueeze(1), ids)                                   # [E, K + L]
+        best, rest = scores.split([interesting.shape[1], uninteresting.shape[1]], dim=1)
+        return losses.relaxed_ranking(best, rest, *masks).sum()

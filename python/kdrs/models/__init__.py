@@ -1,0 +1,23 @@
+"""Base models: one file each, and the table of them. A model names no distillation method."""
+
+from __future__ import annotations
+
+from kdrs.errors import ConfigError, nearest
+from kdrs.models.base import ModelConfig, Recommender
+from kdrs.models.bpr import BPR
+from kdrs.models.lightgcn import LightGCN
+
+MODELS: dict[str, type[Recommender]] = {
+    "bpr": BPR,
+    "lightgcn": LightGCN,
+}
+
+
+def model_class(name: str) -> type[Recommender]:
+    """The model of that name; ``ConfigError`` with the nearest names for any other."""
+    if name not in MODELS:
+        raise ConfigError(f"unknown model {name!r}", nearest(name, MODELS))
+    return MODELS[name]
+
+
+__all__ = ["BPR", "MODELS", "LightGCN", "ModelConfig", "Recommender", "model_class"]

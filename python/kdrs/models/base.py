@@ -1,0 +1,54 @@
+"""What every base model offers."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdrs.settings import Settings
+from kdrs.tasks import Batch, Epoch, Queries, Task
+from kdrs.view import Factors, View
+
+
+class ModelConfig(Settings):
+    """Options that every model has."""
+
+    dim: int = Field(64, ge=1)
+    """Size of the representations h(u) and h(i)."""
+
+
+class Recommender(nn.Module):
+    """A module that answers queries with a view.
+
+    A model of your own need not inherit from this class: any ``nn.Module`` with ``dim``, ``__call__(queries)``,
+    ``factors()`` and ``loss(view, batch)`` is trained, distilled and evaluated alike. The two hooks are optional.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    reference: ClassVar[str] = ""
+    """Where the model was published."""
+    dim: int
+
+    def __init__(self, config: ModelConfig, task: Task):
+        super().__init__()
+        self.config, self.dim = config, config.dim
+
+    def forward(self, queries: Queries) -> View:
+        raise NotImplementedError
+
+    def factors(self) -> Factors | None:
+        """The whole model as dot-product factors (float32 [Q, D], [I, D], [I] or None), the fast path of ranking; None
+        if its score is no dot product."""
+        return None
+
+    def loss(self, view: View, batch: Batch) -> Tensor:
+        """The model's own training loss on a batch, a scalar, summed over rows."""
+        raise NotImplementedError
+
+    def on_epoch_start(self, epoch: Epoch) -> None:
+        """Called before an epoch's first batch."""
+
+    def after_step(self) -> None:
+        """Called after every optimizer step, for constraints on the parameters."""

@@ -1,0 +1,119 @@
+"""Adam for models whose gradients touch few rows of large tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+
+
+@dataclass
+class _State:
+    step: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    gradient: Tensor | None = None
+    """Dense gradient buffer of a table, all zero between steps."""
+
+
+class Adam:
+    """Classical Adam (Kingma & Ba, 2015) with coupled L2: g ← g + wd·θ before the moments. Not AdamW.
+
+    **Dense** (``lazy=False``, the default): every row of every table takes a step in every iteration, rows absent from
+    the batch too, whose gradient is wd·θ and whose momentum keeps moving. That is what the published numbers were
+    obtained with. Gradients of ``nn.Embedding(sparse=True)`` arrive as the rows that were touched; they are added
+    into one dense buffer whose touched rows alone are cleared afterwards, and one fused pass does the rest.
+
+    **Lazy** (``lazy=True``): of such tables only the touched rows take a step, moments, decay and all; bias correction
+    counts the table's steps. Another algorithm, not a faster form of the same one: a step costs what the batch costs,
+    whatever the size of the table, but rows that are seldom drawn are hardly decayed.
+
+    A parameter without gradient is skipped; one whose gradient is zero is stepped. State is created at a parameter's
+    first step.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], *, lr: float, weight_decay: float = 0.0, lazy: bool = False):
+        self.parameters = dict(parameters)
+        self.lr, self.weight_decay, self.lazy = lr, weight_decay, lazy
+        self._state: dict[str, _State] = {}
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        parameters, gradients, states, touched = [], [], [], []
+        for name, parameter in self.parameters.items():
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            state = self._state.get(name) or self._new_state(name)
+            if gradient.is_sparse:
+                if self.lazy:
+                    self._step_rows(parameter, gradient, state)
+                    continue
+                if state.gradient is None:
+                    state.gradient = torch.zeros_like(parameter)
+                rows = gradient._indices()[0]
+                state.gradient.index_add_(0, rows, gradient._values())
+                touched.append((state.gradient, rows))
+                gradient = state.gradient
+            parameters.append(parameter)
+            gradients.append(gradient)
+            states.append(state)
+        if parameters:
+            self._update(parameters, gradients, states)
+        for buffer, rows in touched:
+            buffer.index_fill_(0, rows, 0.0)
+
+    def _step_rows(self, parameter: Tensor, gradient: Tensor, state: _State) -> None:
+        gradient = gradient.coalesce()
+        rows = gradient.indices()[0]
+        part = _State(state.step, state.exp_avg[rows], state.exp_avg_sq[rows])
+        values = parameter[rows]
+        self._update([values], [gradient.values()], [part])
+        parameter.index_copy_(0, rows, values)
+        state.exp_avg.index_copy_(0, rows, part.exp_avg)
+        state.exp_avg_sq.index_copy_(0, rows, part.exp_avg_sq)
+
+    def _update(self, parameters: list[Tensor], gradients: list[Tensor], states: list[_State]) -> None:
+        adam(
+            parameters, gradients, [s.exp_avg for s in states], [s.exp_avg_sq for s in states], [], [s.step for s in states],
+            fused=True, amsgrad=False, beta1=BETA1, beta2=BETA2, lr=self.lr, weight_decay=self.weight_decay, eps=EPS,
+            maximize=False,
+        )
+
+    def _new_state(self, name: str) -> _State:
+        parameter = self.parameters[name]
+        zeros = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+        state = _State(torch.zeros((), device=parameter.device), zeros, zeros.clone())
+        self._state[name] = state
+        return state
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a resumed run needs, by ``parameter/part``. The tensors are the live ones."""
+        return {
+            f"{name}/{part}": getattr(state, part)
+            for name, state in self._state.items()
+            for part in ("step", "exp_avg", "exp_avg_sq")
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of ``state``; copies. Parameters that are not named start anew."""
+        self._state.clear()
+        for name, parameter in self.parameters.items():
+            if f"{name}/step" in tensors:
+                parts = (tensors[f"{name}/{part}"].to(parameter.device, copy=True) for part in ("step", "exp_avg", "exp_avg_sq"))
+                self._state[name] = _State(*parts)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the moments and gradient buffers."""
+        tensors = [t for s in self._state.values() for t in (s.exp_avg, s.exp_avg_sq, s.gradient) if t is not None]
+        return sum(t.numel() * t.element_size() for t in tensors)

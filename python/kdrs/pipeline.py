@@ -1,0 +1,468 @@
+"""A run file carried out: data, model, teachers and terms, training, the final evaluation, all left in a run directory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdrs.config import RunConfig, TermSettings, resolve
+from kdrs.data import Dataset
+from kdrs.distillers import distiller_class
+from kdrs.distillers.base import seeded
+from kdrs.errors import ArtefactError, ConfigError, MachineError, shown
+from kdrs.evaluate import Evaluator, Report, popularity
+from kdrs.models import model_class
+from kdrs.protocols import Protocol, Selection, protocol
+from kdrs.runs import Run, describe_data, file_digest, write_json
+from kdrs.sampling import stream
+from kdrs.tasks import PairTask
+from kdrs.teachers import FileTeacher, ModelTeacher, Teacher
+from kdrs.train import Fit, Learner, Term, fit
+
+
+@dataclass
+class Outcome:
+    """A finished (or interrupted) run."""
+
+    run: Run
+    fit: Fit
+    reports: dict[str, Report]
+    """By part: ``valid`` and ``test`` of the best weights; empty if the run was interrupted."""
+    teachers: dict[str, dict[str, Report]]
+    """By teacher and part: the teachers' own quality on this split."""
+
+
+def device_of(name: str) -> torch.device:
+    """The device to compute on. Raises ``MachineError`` for a CUDA device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise MachineError(
+            f"device {name!r} is not available: {torch.cuda.device_count()} CUDA devices are seen", "use --device cpu"
+        )
+    return device
+
+
+def build_task(config: RunConfig, dataset: Dataset) -> PairTask:
+    train = config.train
+    return PairTask(
+        dataset.train,
+        batch_size=train.batch_size,
+        n_negatives=train.negatives,
+        layout=train.layout,
+        device=device_of(config.device),
+        threads=config.threads,
+    )
+
+
+def build_model(config: RunConfig, task: PairTask) -> nn.Module:
+    """The run's model with its seeded initial weights, on the task's device."""
+    options = {key: value for key, value in config.model.items() if key != "name"}
+    cls = model_class(config.model["name"])
+    with seeded(stream(config.train.seed, "init")):
+        return cls(cls.Config(**options), task).to(task.device)
+
+
+def build_term(settings: TermSettings, teachers: dict[str, Teacher], task: PairTask, dim: int, seed: int) -> Term:
+    cls = distiller_class(settings.method)
+    own = [teachers[reference] for reference in settings.teacher]
+    distiller = cls(cls.Config(**settings.options), own, task, dim, stream(seed, "term", settings.name))
+    return Term(settings.name, settings.weight, distiller)
+
+
+def load_teacher(reference: str | Path, dataset: Dataset, task: PairTask) -> Teacher:
+    """A run directory or a teacher file as teacher for training on ``dataset``.
+
+    Raises ``ArtefactError`` if it is neither, is damaged, or was made for other data.
+    """
+    path = Path(reference)
+    if path.is_dir():
+        return LoadedRun.open(path, dataset, task=task).teacher()
+    digests = {"users": dataset.users.digest, "items": dataset.items.digest}
+    return FileTeacher(path, task, digests=digests)
+
+
+def load_teachers(config: RunConfig, dataset: Dataset, task: PairTask) -> dict[str, Teacher]:
+    """All teachers that the run's terms name, each loaded once."""
+    references = dict.fromkeys(reference for term in config.distill for reference in term.teacher)
+    return {reference: load_teacher(reference, dataset, task) for reference in references}
+
+
+def build_learner(
+    config: RunConfig, dataset: Dataset, task: PairTask, teachers: dict[str, Teacher] | None = None
+) -> Learner:
+    """The run's model, terms and optimizer, ready to fit."""
+    if teachers is None:
+        teachers = load_teachers(config, dataset, task)
+    terms = [build_term(term, teachers, task, config.model["dim"], config.train.seed) for term in config.distill]
+    return Learner(
+        build_model(config, task),
+        task,
+        terms,
+        lr=config.train.lr,
+        weight_decay=config.train.weight_decay,
+        lazy=config.train.optimizer == "lazy-adam",
+    )
+
+
+@dataclass
+class LoadedRun:
+    """A finished run, opened again: its model with the best weights, its data set, its options."""
+
+    run: Run
+    config: RunConfig
+    dataset: Dataset
+    model: nn.Module
+    task: PairTask
+
+    @classmethod
+    def open(cls, path: str | Path, dataset: Dataset | None = None, *, task: PairTask | None = None) -> LoadedRun:
+        """Raises ``ArtefactError`` if the run is unfinished, damaged, or was trained on other data than ``dataset``."""
+        run = Run.open(path)
+        config = resolve(run.config)
+        if dataset is None:
+            dataset = Dataset.load(config.data.path)
+        _check_same_data(run, dataset)
+        if task is None or task.device != device_of(config.device):
+            task = build_task(config, dataset)
+        model = build_model(config, task)
+        load_weights(model, run.load_model()[0], run.path)
+        model.eval()
+        return cls(run, config, dataset, model, task)
+
+    def teacher(self) -> ModelTeacher:
+        """The model as teacher, with the stages that the run kept."""
+        stages = []
+        for epoch, tensors in self.run.load_stages().items():
+            earlier = build_model(self.config, self.task)
+            load_weights(earlier, tensors, self.run.path)
+            stages.append(ModelTeacher(earlier.eval(), self.task, name=f"{self.run.path}@{epoch}"))
+        return ModelTeacher(self.model, self.task, name=str(self.run.path), stages=stages)
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def report(self) -> dict[str, Report]:
+        """The final evaluation by part, one value a query."""
+        return load_reports(self.run)
+
+
+def load_run(path: str | Path, dataset: Dataset | None = None) -> LoadedRun:
+    """Opens a finished run: ``load_run(p).model``, ``.teacher()``, ``.report()``.
+
+    The data set is taken from where the run was trained unless it is given.
+    """
+    return LoadedRun.open(path, dataset)
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
+    try:
+        model.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise ArtefactError(f"the weights in {shown(str(where))} do not fit its configuration: {shown(detail, 200)}") from None
+
+
+def _check_same_data(run: Run, dataset: Dataset) -> None:
+    theirs, ours = run.data, describe_data(dataset)
+    if theirs["fingerprint"] == ours["fingerprint"]:
+        return
+    if theirs["digests"] != ours["digests"]:
+        raise ArtefactError(
+            f"{shown(str(run.path))} was trained on data set {shown(theirs['name'])} ({theirs['users']:,} users, "
+            f"{theirs['items']:,} items), not on {shown(ours['name'])} ({ours['users']:,} users, {ours['items']:,} items)",
+            "a teacher must know the same users and items: train it on this data set",
+        )
+    raise ArtefactError(
+        f"{shown(str(run.path))} was trained on another split of these users and items",
+        "its training pairs may be this split's test pairs: train it on this data set",
+    )
+
+
+def choose_protocol(config: RunConfig, dataset: Dataset) -> Protocol:
+    """The evaluation protocol of a run; ``auto`` ranks stored candidates where the data set has them."""
+    name = config.eval.protocol
+    if name == "auto":
+        name = "loo-499" if dataset.candidates is not None else "default"
+    return protocol(name)
+
+
+def choose_selection(config: RunConfig, chosen: Protocol) -> Selection:
+    """The protocol's rule for the best epoch, changed by what the run states."""
+    rule, train = chosen.selection, config.train
+    metrics, per_metric, digits = rule.metrics, rule.per_metric_best, rule.digits
+    if train.select is not None:
+        metrics, per_metric, digits = train.select, False, None
+    return Selection(
+        metrics=metrics,
+        patience=train.patience if train.patience is not None else rule.patience,
+        min_delta=rule.min_delta,
+        digits=digits,
+        per_metric_best=per_metric,
+        any_of=rule.any_of,
+    )
+
+
+def build_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
+    options: dict[str, Any] = {"threads": config.threads}
+    if config.eval.ks is not None:
+        options["ks"] = config.eval.ks
+    return Evaluator.of(dataset, choose_protocol(config, dataset), **options)
+
+
+def measure_teachers(teachers: dict[str, Teacher], evaluator: Evaluator, dataset: Dataset) -> dict[str, dict[str, Report]]:
+    """The teachers' own quality on the split: the first thing that shows a wrong id map or a leak. Warns of a teacher that
+    ranks no better than popularity."""
+    measured = {}
+    for name, teacher in teachers.items():
+        if isinstance(teacher, FileTeacher) and teacher.factors() is None:
+            if evaluator.setting != "full":  # lists say nothing about candidates outside them
+                continue
+            measured[name] = evaluator(teacher.topk(max(evaluator.ks)))
+        else:
+            measured[name] = evaluator(teacher)
+    if not measured:
+        return {}
+    baseline = evaluator(popularity(dataset.train))
+    for name, reports in measured.items():
+        for part, report in reports.items():
+            metric = next(iter(report.values))
+            own, floor = report.mean(metric), baseline[part].mean(metric)
+            if own <= floor:
+                warnings.warn(
+                    f"teacher {shown(name)} has {report.shown_name(metric)} = {own:.4f} on {part}, no better than "
+                    f"popularity's {floor:.4f}: are its ids in the data set's order?",
+                    stacklevel=2,
+                )
+                break
+    return measured
+
+
+def execute(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    on_start: Callable[[dict[str, Any]], None] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Outcome:
+    """Carries a run out, start to finish or from its last checkpoint, and leaves its directory at ``out``.
+
+    ``on_start`` gets what is known before the first epoch (sizes, teachers' own metrics), ``on_epoch`` each line of
+    metrics.jsonl. Whatever is wrong with options, data, teachers and the directory is raised before training.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    dataset = Dataset.load(config.data.path)
+    task = build_task(config, dataset)
+    evaluator = build_evaluator(config, dataset)
+    chosen = choose_protocol(config, dataset)
+    selection = choose_selection(config, chosen)
+    _check_measured(selection, evaluator, dataset)
+    teachers = load_teachers(config, dataset, task)
+    learner = build_learner(config, dataset, task, teachers)
+    model = learner.model
+    with Run.create(out, config.to_dict(), dataset, resume=resume) as run:
+        try:
+            measured = measure_teachers(teachers, evaluator, dataset)
+            if measured:
+                write_json(run.path / "teachers.json", {name: _means(parts) for name, parts in measured.items()})
+            if on_start is not None:
+                on_start(_summary(config, dataset, task, model, learner, measured))
+            test_too = config.train.test_every_epoch
+            if test_too is None:
+                test_too = selection.per_metric_best or evaluator.setting != "full"
+            parts = [part for part in (("valid", "test") if test_too else ("valid",)) if part in evaluator.truths]
+
+            def evaluate(candidate: nn.Module) -> dict[str, dict[str, float]]:
+                reports = evaluator(learner.knowledge, parts=parts)
+                return {part: report.means() for part, report in reports.items()}
+
+            outcome = fit(
+                learner,
+                task,
+                epochs=config.train.epochs,
+                seed=config.train.seed,
+                evaluate=evaluate if dataset.valid.n_pairs else None,
+                every=config.train.every,
+                selection=selection,
+                run=run,
+                checkpoint_seconds=config.train.checkpoint_seconds,
+                stages=config.train.stages,
+                on_epoch=on_epoch,
+                should_stop=should_stop,
+                resume=resume,
+            )
+            if outcome.stopped == "interrupted":
+                run.set_status("interrupted", epochs=outcome.epochs)
+                return Outcome(run, outcome, {}, measured)
+            metadata = {"model": config.model["name"], "epoch": str(outcome.best_epoch), "data": dataset.fingerprint}
+            run.save_model(model.state_dict(), metadata)
+            reports = evaluator(ModelTeacher(model, task))
+            save_reports(run, reports, outcome, selection)
+            run.set_status(
+                "finished",
+                epochs=outcome.epochs,
+                best_epoch=outcome.best_epoch,
+                stopped=outcome.stopped,
+                model_sha256=file_digest(run.path / "model.safetensors"),
+            )
+            return Outcome(run, outcome, reports, measured)
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            run.set_status(status, error=shown(f"{type(error).__name__}: {error}", 500))
+            raise
+
+
+def _check_measured(selection: Selection, evaluator: Evaluator, dataset: Dataset) -> None:
+    missing = [name for name in selection.metrics if name not in evaluator.names]
+    if missing and dataset.valid.n_pairs:
+        raise ConfigError(
+            f"the best epoch is selected by {missing[0]}, which is not evaluated", f"allowed: {', '.join(evaluator.names)}"
+        )
+
+
+def save_reports(run: Run, reports: dict[str, Report], outcome: Fit, selection: Selection) -> None:
+    """Writes report.json and one array file a part. Where the protocol reports each K from its own best epoch, those means
+    stand beside the kept weights' own."""
+    for part, report in reports.items():
+        report.save(run.path / f"report-{part}.json")
+    summary: dict[str, Any] = {"schema": 1, "best_epoch": outcome.best_epoch, "epochs": outcome.epochs, "parts": _means(reports)}
+    if selection.per_metric_best and outcome.best:
+        summary["per_metric_best"] = per_metric_best(outcome, selection, reports)
+    write_json(run.path / "report.json", summary)
+
+
+def per_metric_best(outcome: Fit, selection: Selection, reports: dict[str, Report]) -> dict[str, dict[str, Any]]:
+    """Every test metric at the epoch with the best validation value of its K: how the LOO-499 papers report."""
+    by_epoch = {row["epoch"]: row for row in outcome.rows}
+    found: dict[str, dict[str, Any]] = {}
+    for name in reports["test"].values if "test" in reports else ():
+        epoch, _ = outcome.best[selection.deciding(name)]
+        test = by_epoch[epoch].get("test")
+        if test is not None:
+            found[name] = {"epoch": epoch, "test": test[name], "valid": by_epoch[epoch]["valid"][name]}
+    return found
+
+
+def load_reports(run: Run) -> dict[str, Report]:
+    """The final evaluation of a run, by part. Raises ``ArtefactError`` if it has none."""
+    paths = sorted(run.path.glob("report-*.json"))
+    if not paths:
+        raise ArtefactError(f"{shown(str(run.path))} has no evaluation yet", "finish it with --resume")
+    return {path.stem.removeprefix("report-"): Report.load(path) for path in paths}
+
+
+def _means(reports: dict[str, Report]) -> dict[str, dict[str, float]]:
+    return {part: {report.shown_name(name): value for name, value in report.means().items()} for part, report in reports.items()}
+
+
+def _summary(
+    config: RunConfig,
+    dataset: Dataset,
+    task: PairTask,
+    model: nn.Module,
+    learner: Learner,
+    measured: dict[str, dict[str, Report]],
+) -> dict[str, Any]:
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "data": dataset.name,
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        "pairs": dataset.train.n_pairs,
+        "skipped_pairs": task.n_skipped,
+        "model": config.model["name"],
+        "parameters": n_parameters,
+        "trained_parameters": sum(parameter.numel() for parameter in learner.optimizer.parameters.values()),
+        "device": str(task.device),
+        "teachers": {name: _means(parts) for name, parts in measured.items()},
+    }
+
+
+def execute_seeds(
+    seeds: Sequence[int],
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    on_start: Callable[[dict[str, Any]], None] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[int, dict[str, Report] | Exception]:
+    """The same run once a seed, into ``out/seed-N``; reports by seed.
+
+    A seed that fails is kept as its exception and the others go on. With ``resume`` finished seeds are taken as they are
+    and begun ones go on. Stops after the seed in hand once ``should_stop`` says so; an interrupted seed is left out.
+    """
+    results: dict[int, dict[str, Report] | Exception] = {}
+    for seed in seeds:
+        place = Path(out) / f"seed-{seed}"
+        own = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+        try:
+            begun = resume and (place / "config.toml").is_file()
+            if begun and Run.open(place).status().get("status") == "finished":
+                results[seed] = load_reports(Run.open(place))
+                continue
+            outcome = execute(own, place, resume=begun, on_start=on_start, on_epoch=on_epoch, should_stop=should_stop)
+            if outcome.fit.stopped != "interrupted":
+                results[seed] = outcome.reports
+        except Exception as error:
+            results[seed] = error
+        if should_stop is not None and should_stop():
+            break
+    return results
+
+
+def summarise_seeds(results: dict[int, dict[str, Report] | Exception]) -> dict[str, Any]:
+    """Mean and standard deviation over the seeds that finished, by part and metric, and which seeds are missing."""
+    finished = {seed: reports for seed, reports in results.items() if not isinstance(reports, Exception)}
+    summary: dict[str, Any] = {
+        "seeds": sorted(finished),
+        "failed": {str(seed): str(error) for seed, error in results.items() if isinstance(error, Exception)},
+        "parts": {},
+    }
+    for reports in finished.values():
+        for part, report in reports.items():
+            for name, value in report.means().items():
+                summary["parts"].setdefault(part, {}).setdefault(report.shown_name(name), []).append(value)
+    for metrics in summary["parts"].values():
+        for name, values in metrics.items():
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            metrics[name] = {"mean": float(np.mean(values)), "sd": spread, "n": len(values), "values": values}
+    return summary
+
+
+def plan(config: RunConfig) -> dict[str, Any]:
+    """What a run would be, found out by building all of it and training nothing: sizes, teachers' names, memory."""
+    dataset = Dataset.load(config.data.path)
+    task = build_task(config, dataset)
+    evaluator = build_evaluator(config, dataset)
+    _check_measured(choose_selection(config, choose_protocol(config, dataset)), evaluator, dataset)
+    learner = build_learner(config, dataset, task)
+    n_parameters = sum(parameter.numel() for parameter in learner.model.parameters())
+    trained = sum(parameter.numel() for parameter in learner.optimizer.parameters.values())
+    pairs = dataset.train.n_pairs
+    return {
+        "data": dataset.name,
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        "training_pairs": pairs,
+        "batches_per_epoch": task.n_batches,
+        "parameters": n_parameters,
+        "trained_parameters": trained,
+        "device": str(task.device),
+        "protocol": choose_protocol(config, dataset).name,
+        # parameters, best copy, gradient, two moments; ids of this and the next epoch
+        "memory_bytes": 4 * (4 * trained + n_parameters) + 8 * pairs + 2 * 8 * task.n_rows,
+    }

@@ -1,0 +1,485 @@
+"""The run directory: everything that a training leaves behind, read and written nowhere else.
+
+::
+
+    config.toml           resolved options; `kdrs train config.toml` repeats the run
+    env.json              versions, machine, threads, commit, command line
+    data.json, ids/       fingerprint, counts, split; the id lists, so that the model can be served
+    metrics.jsonl         one line an epoch
+    model.safetensors     the best epoch's weights
+    checkpoint/           what a resume with the same bytes needs; manifest.json names the files and their SHA-256
+    stages/0010.safetensors   weights of earlier epochs, where they were asked for
+    report.json, *.npz    the final evaluation, one value a query
+    STATUS.json, LOCK
+
+Every file is written to a temporary name in its folder, flushed to disk, then renamed: a file is complete or absent.
+Nothing is ever a pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from kdrs.errors import ArtefactError, ConfigError, MachineError, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdrs.data import Dataset
+
+MODEL_FORMAT = "kdrs-model/1"
+CHECKPOINT_FORMAT = "kdrs-checkpoint/1"
+MAY_CHANGE = {"train.epochs", "train.checkpoint_seconds", "train.patience", "device", "threads"}
+"""Options that a resumed run may state differently."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run as it stood after an epoch."""
+
+    epoch: int
+    state: dict[str, Tensor]
+    best: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+class Run:
+    """A run directory. ``Run.create`` starts or resumes one and holds its lock; ``Run.open`` only reads."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, config: dict[str, Any], dataset: Dataset, *, resume: bool = False) -> Run:
+        """A new run directory, or an unfinished one to go on with (``resume=True``).
+
+        Raises ``MachineError`` if the place cannot be written or another process holds it, ``ConfigError`` if it holds a
+        run already (and ``resume`` is off) or a run of other options, ``ArtefactError`` if the run is of other data.
+        """
+        run = cls(Path(path))
+        exists = (run.path / "config.toml").is_file()
+        if run.path.exists() and not exists and (not run.path.is_dir() or any(_foreign(run.path))):
+            raise ConfigError(f"{shown(str(path))} exists and is no run directory", "name another folder with --out")
+        if exists and not resume:
+            state = run.status().get("status", "unknown")
+            raise ConfigError(
+                f"{shown(str(path))} already holds a run ({state})", "go on with it by --resume, or name another folder with --out"
+            )
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            run._acquire()
+            for orphan in run.path.rglob("*.tmp"):
+                orphan.unlink()
+            if exists:
+                run._check_same(config, dataset)
+            else:
+                run._write_head(config, dataset)
+        except OSError as error:
+            run.close()
+            raise _unwritable(run.path, error) from error
+        except BaseException:
+            run.close()
+            raise
+        run.set_status("running")
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """An existing run directory, for reading. Raises ``ArtefactError`` if it is none."""
+        run = cls(Path(path))
+        if not (run.path / "config.toml").is_file():
+            raise ArtefactError(f"{shown(str(path))} is no run directory: it has no config.toml", "check the path")
+        return run
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> dict[str, Any]:
+        try:
+            return tomllib.loads((self.path / "config.toml").read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ArtefactError(f"{shown(str(self.path / 'config.toml'))} cannot be read: {shown(str(error))}") from error
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Name, fingerprint, counts, split and id digests of the data set that the run was trained on."""
+        return self._read_json("data.json")
+
+    def status(self) -> dict[str, Any]:
+        """``{"status": "running" | "finished" | "interrupted" | "failed", ...}``; empty before the first step."""
+        return self._read_json("STATUS.json") if (self.path / "STATUS.json").is_file() else {}
+
+    def set_status(self, status: str, **details: Any) -> None:
+        write_json(self.path / "STATUS.json", {"status": status, **details})
+
+    # --- metrics ----------------------------------------------------------------------------------------------------
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Appends one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that a crash cut off is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        rows = []
+        for number, line in enumerate(lines := path.read_text("utf-8").splitlines()):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                if number + 1 < len(lines):
+                    raise ArtefactError(f"{shown(str(path))}:{number + 1} is damaged", "delete the run") from None
+        return rows
+
+    def keep_rows(self, until_epoch: int) -> list[dict[str, Any]]:
+        """Drops the lines of epochs after ``until_epoch``: a resumed run writes them again."""
+        rows = [row for row in self.rows() if row["epoch"] <= until_epoch]
+        write_bytes(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        return rows
+
+    # --- weights ----------------------------------------------------------------------------------------------------
+
+    def save_model(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        write_safetensors(self.path / "model.safetensors", tensors, {"kdrs": MODEL_FORMAT, **metadata})
+
+    def load_model(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The best epoch's weights and their metadata. Raises ``ArtefactError`` if they are absent or damaged."""
+        path = self.path / "model.safetensors"
+        if not path.is_file():
+            state = self.status().get("status", "unknown")
+            raise ArtefactError(f"{shown(str(self.path))} has no trained model yet (status: {state})", "finish it with --resume")
+        stated = self.status().get("model_sha256")
+        if stated is not None and file_digest(path) != stated:
+            raise ArtefactError(
+                f"{shown(str(path))} is damaged: its SHA-256 is not the one that was written",
+                "delete model.safetensors and resume the run: its checkpoint still holds the weights",
+            )
+        tensors, metadata = _read_safetensors(path)
+        if metadata.get("kdrs") != MODEL_FORMAT:
+            raise ArtefactError(
+                f"{shown(str(path))} has format {shown(str(metadata.get('kdrs')))}; this kdrs reads {MODEL_FORMAT}",
+                "use the version of kdrs that wrote it",
+            )
+        return tensors, metadata
+
+    def save_stage(self, epoch: int, tensors: Mapping[str, Tensor]) -> None:
+        (self.path / "stages").mkdir(exist_ok=True)
+        write_safetensors(self.path / "stages" / f"{epoch:04d}.safetensors", tensors, {"kdrs": MODEL_FORMAT})
+
+    def load_stages(self) -> dict[int, dict[str, Tensor]]:
+        """Weights of earlier epochs, by epoch, ascending."""
+        paths = sorted((self.path / "stages").glob("*.safetensors"))
+        return {int(path.stem): _read_safetensors(path)[0] for path in paths}
+
+    # --- checkpoint -------------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Stores what a resume needs. The former checkpoint stays until this one is complete, and one longer."""
+        folder = self.path / "checkpoint"
+        try:
+            folder.mkdir(exist_ok=True)
+            former = self._manifests()
+            files = {}
+            for part, tensors in (("state", checkpoint.state), ("best", checkpoint.best)):
+                name = f"{part}-{checkpoint.epoch:06d}.safetensors"
+                write_safetensors(folder / name, tensors, {"kdrs": CHECKPOINT_FORMAT})
+                files[part] = {"name": name, "bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
+            manifest = {"format": CHECKPOINT_FORMAT, "epoch": checkpoint.epoch, "files": files, "meta": checkpoint.meta}
+            _sync_file(self.path / "metrics.jsonl")
+            if former:
+                write_json(folder / "previous.json", former[0])
+            write_json(folder / "manifest.json", manifest)
+            kept = {f["name"] for m in (manifest, *former[:1]) for f in m["files"].values()}
+            for path in folder.glob("*.safetensors"):
+                if path.name not in kept:
+                    path.unlink()
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """The latest checkpoint that is whole; the one before, with a warning, if the latest is damaged; None if there
+        is none yet. Raises ``ArtefactError`` if there are checkpoints and all are damaged."""
+        folder = self.path / "checkpoint"
+        manifests = self._manifests()
+        problems = []
+        for manifest in manifests:
+            try:
+                parts = {part: self._load_part(folder, record) for part, record in manifest["files"].items()}
+            except ArtefactError as error:
+                problems.append(error.cause)
+                continue
+            if problems:
+                warnings.warn(f"{problems[0]}; going on from the checkpoint before, epoch {manifest['epoch']}", stacklevel=2)
+            return Checkpoint(manifest["epoch"], parts["state"], parts["best"], manifest["meta"])
+        if problems:
+            raise ArtefactError(problems[0], "no whole checkpoint is left; start the run anew in another folder")
+        if any(folder.glob("*.json")):
+            raise ArtefactError(f"{shown(str(folder))} has no readable manifest", "start the run anew in another folder")
+        return None
+
+    def _load_part(self, folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
+        path = folder / record["name"]
+        if not path.is_file():
+            raise ArtefactError(f"{shown(str(path))} is missing")
+        if path.stat().st_size != record["bytes"]:
+            raise ArtefactError(f"{shown(str(path))} has {path.stat().st_size} bytes; {record['bytes']} were written")
+        if file_digest(path) != record["sha256"]:
+            raise ArtefactError(f"{shown(str(path))} is damaged: its SHA-256 is not the one that was written")
+        return _read_safetensors(path)[0]
+
+    def _manifests(self) -> list[dict[str, Any]]:
+        found = []
+        for name in ("manifest.json", "previous.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                manifest = json.loads((self.path / "checkpoint" / name).read_text("utf-8"))
+                if manifest["format"] != CHECKPOINT_FORMAT:
+                    raise ArtefactError(
+                        f"{shown(str(self.path / 'checkpoint'))} has format {shown(str(manifest['format']))}; this kdrs reads "
+                        f"{CHECKPOINT_FORMAT}",
+                        "use the version of kdrs that wrote it",
+                    )
+                manifest["files"]["state"], manifest["files"]["best"], manifest["meta"]
+                found.append(manifest)
+        return found
+
+    # --- locking, heads ---------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Releases the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _acquire(self) -> None:
+        import fcntl
+
+        lock = (self.path / "LOCK").open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the kernel when its holder dies, however
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise MachineError(f"{shown(str(self.path))} is in use by {holder}", "wait for it, or name another folder") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        lock.flush()
+        self._lock = lock
+
+    def _write_head(self, config: dict[str, Any], dataset: Dataset) -> None:
+        import tomli_w
+
+        ids = self.path / "ids"
+        ids.mkdir(exist_ok=True)
+        write_bytes(ids / "users.json", dataset.users.to_json())
+        write_bytes(ids / "items.json", dataset.items.to_json())
+        write_json(self.path / "data.json", describe_data(dataset))
+        write_json(self.path / "env.json", environment(config.get("threads")))
+        # last: a directory without config.toml is no run yet
+        write_bytes(self.path / "config.toml", tomli_w.dumps(_without_none(config)).encode())
+
+    def _check_same(self, config: dict[str, Any], dataset: Dataset) -> None:
+        saved = self.data["fingerprint"]
+        if saved != dataset.fingerprint:
+            raise ArtefactError(
+                f"{shown(str(self.path))} was trained on other data (fingerprint {saved[:12]}, now {dataset.fingerprint[:12]})",
+                "give the data set that it was started with, or start a new run",
+            )
+        before, now = _flat(self.config), _flat(_without_none(config))
+        for key in sorted({*before, *now} - MAY_CHANGE):
+            if before.get(key) != now.get(key):
+                raise ConfigError(
+                    f"the run was started with {key} = {shown(before.get(key))}, now it is {shown(now.get(key))}",
+                    f"on resume only these may differ: {', '.join(sorted(MAY_CHANGE))}",
+                )
+        threads = self._read_json("env.json").get("torch_threads")
+        import torch
+
+        if threads != torch.get_num_threads():
+            warnings.warn(
+                f"the run was started with {threads} torch threads, now there are {torch.get_num_threads()}: results may "
+                "differ in the last bits",
+                stacklevel=3,
+            )
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            return json.loads((self.path / name).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ArtefactError(f"{shown(str(self.path / name))} cannot be read: {shown(str(error))}") from error
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """What a run keeps about its data."""
+    return {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        "pairs": {part: getattr(dataset, part).n_pairs for part in ("train", "valid", "test")},
+        "split": dataset.split,
+        "digests": {"users": dataset.users.digest, "items": dataset.items.digest},
+    }
+
+
+def environment(threads: int | None = None) -> dict[str, Any]:
+    """Versions, machine and commit, as stored with a run and shown by ``kdrs doctor``."""
+    import numpy
+    import torch
+
+    from kdrs import __version__
+
+    return {
+        "kdrs": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "threads": threads,
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that this package is run from; None for an installed one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "rust").is_dir():
+        return None
+    try:
+        git = ["git", "-C", str(root)]
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _sync_file(temporary)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file: complete or absent, and on the disk when this returns."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    with _replacing(path) as temporary:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata=dict(metadata))
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # safetensors gives 0600, whatever the umask
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from kdrs.teachers import read_safetensors
+
+    return read_safetensors(path)
+
+
+def _sync_file(path: Path) -> None:
+    if path.exists():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _foreign(path: Path) -> Iterator[Path]:
+    return (entry for entry in path.iterdir() if entry.name not in ("LOCK", "ids", "data.json", "env.json", "STATUS.json"))
+
+
+def _unwritable(path: Path, error: OSError) -> MachineError:
+    free = ""
+    with contextlib.suppress(OSError):
+        free = f"; {shutil.disk_usage(path if path.exists() else path.parent).free / 1e6:.0f} MB are free"
+    return MachineError(f"cannot write {shown(str(path))}: {error.strerror or error}{free}", "check permissions and space, or name another folder with --out")
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        elif isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
+            for index, entry in enumerate(value):
+                flat.update(_flat(entry, f"{prefix}{key}.{index}."))
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(entry) for entry in value]
+    return value

@@ -1,0 +1,219 @@
+"""What a model is trained to answer: queries, batches of them, and the epoch's draws. Training data only: truth that is
+held out for validation or test cannot reach a loss from here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdrs import sampling
+from kdrs.data.interactions import Interactions
+from kdrs.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Queries:
+    """B requests for a ranking."""
+
+    rows: Tensor
+    """int64 [B]: key of every per-query table. Equal to ``users`` unless the task is sequential."""
+    users: Tensor
+    """int64 [B]"""
+    history: Tensor | None = None
+    """int64 [B, S]: items so far, oldest first, for sequential models; None elsewhere."""
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+
+@dataclass(frozen=True)
+class Unique:
+    """The distinct ids of a batch, ascending."""
+
+    ids: Tensor
+    """int64 [E]"""
+    first: Tensor
+    """int64 [E]: a batch row that holds the id; its views answer for it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    queries: Queries
+    positives: Tensor
+    """int64 [B]"""
+    negatives: Tensor
+    """int64 [B, N]"""
+
+    @cached_property
+    def unique_queries(self) -> Unique:
+        """The distinct query rows: U_B of the papers."""
+        ids, inverse = torch.unique(self.queries.rows, return_inverse=True)
+        first = torch.empty_like(ids)
+        first[inverse] = torch.arange(inverse.shape[0], device=ids.device)  # any row of the id will do
+        return Unique(ids, first)
+
+    @cached_property
+    def item_roles(self) -> tuple[Tensor, Tensor]:
+        """The distinct items of the batch and how many of the two roles, positive and negative, each has.
+
+        int64 [E] and float32 [E] of 1 or 2: I_B = P_B ∪ N_B of the papers, each role de-duplicated by itself.
+        """
+        positives, negatives = torch.unique(self.positives), torch.unique(self.negatives)
+        ids, roles = torch.unique(torch.cat([positives, negatives]), return_counts=True)
+        return ids, roles.to(torch.float32)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Where training stands. Every random stream is derived from ``seed``, a name and the epoch: nothing else has to be
+    stored for a resumed run to go on with the same bytes."""
+
+    index: int
+    """Counted from 0."""
+    seed: int
+    """The run's seed."""
+    total: int
+    """Epochs planned, for schedules that are tied to them."""
+
+    def stream(self, *names: str | int) -> int:
+        """A seed for one named use in this epoch."""
+        return sampling.stream(self.seed, *names, self.index)
+
+
+class Batches(Protocol):
+    """An epoch's batches, in order; iterated once, and asked for a single one to explain a failure."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __getitem__(self, index: int) -> Batch: ...
+
+
+class Task(Protocol):
+    """Training data as queries and batches."""
+
+    n_queries: int
+    n_users: int
+    n_items: int
+    seen: Interactions
+    """[Q, I]: what each query has seen in training, never to be recommended or drawn as negative."""
+    device: torch.device
+
+    def queries(self, rows: Tensor) -> Queries:
+        """The queries of int64 row keys [B], on the task's device."""
+
+    def draw(self, epoch: Epoch) -> Batches:
+        """All batches of an epoch, in order. Depends on the epoch alone, so it may run ahead in another thread."""
+
+
+class PairTask:
+    """One training row for each observed (user, item) pair: BPR-MF, NeuMF, graph models, metric learning.
+
+    Each epoch every pair gets ``n_negatives`` fresh items drawn uniformly from those its user has not seen, with
+    replacement across pairs; validation and test items are legal negatives. ``layout="triples"`` makes a row of each
+    (pair, negative), as the papers' code does; ``"rows"`` keeps a pair's negatives together, [B, N].
+
+    Users who have seen every item have no negative: their pairs are left out and counted in ``n_skipped``. Raises
+    ``DataError`` if that leaves nothing.
+    """
+
+    def __init__(
+        self,
+        seen: Interactions,
+        *,
+        batch_size: int = 1024,
+        n_negatives: int = 1,
+        layout: str = "triples",
+        device: torch.device | str = "cpu",
+        threads: int | None = None,
+    ):
+        if batch_size < 1 or n_negatives < 1:
+            raise ConfigError(f"batch_size is {batch_size} and n_negatives {n_negatives}; both must be at least 1")
+        if layout not in ("triples", "rows"):
+            raise ConfigError(f"layout is {layout!r}; allowed: triples, rows")
+        self.seen, self.batch_size, self.n_negatives, self.layout = seen, batch_size, n_negatives, layout
+        self.n_queries = self.n_users = seen.shape[0]
+        self.n_items = seen.shape[1]
+        self.device, self.threads = torch.device(device), threads
+        users = seen.row_of_pair
+        full = seen.row_degrees >= self.n_items
+        self.n_skipped = int(seen.row_degrees[full].sum())
+        self._users, self._items = users, seen.indices
+        if self.n_skipped:
+            usable = ~full[users]
+            self._users, self._items = users[usable], seen.indices[usable]
+        if not self._users.size:
+            raise DataError(
+                f"no training pair is left: of {seen.n_pairs} pairs {self.n_skipped} belong to users who have seen every "
+                "item, so that no negative can be drawn for them",
+                "check the data set's filters and split with `kdrs data describe`",
+            )
+
+    def queries(self, rows: Tensor) -> Queries:
+        return Queries(rows, rows)
+
+    @property
+    def n_rows(self) -> int:
+        """Training rows an epoch."""
+        return self._users.size * (self.n_negatives if self.layout == "triples" else 1)
+
+    @property
+    def n_batches(self) -> int:
+        return -(-self.n_rows // self.batch_size)
+
+    def draw(self, epoch: Epoch) -> PairBatches:
+        negatives = sampling.negatives(
+            self.seen, self._users, self.n_negatives, seed=epoch.stream("negatives"), threads=self.threads
+        )
+        order = np.random.default_rng(epoch.stream("order")).permutation(np.arange(self.n_rows, dtype=np.int32))
+        per_row = self.n_negatives if self.layout == "triples" else 1
+        return PairBatches(self._users, self._items, negatives, order, per_row, self.batch_size, self.device)
+
+
+class PairBatches:
+    """An epoch of pair batches. Holds int32 arrays as long as the epoch and nothing per batch: a batch is gathered, and
+    moved to the device, when its turn comes, some dozens at a time."""
+
+    GATHER = 1 << 16
+    """Rows gathered at a time."""
+
+    def __init__(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        negatives: np.ndarray,
+        order: np.ndarray,
+        per_pair: int,
+        batch_size: int,
+        device: torch.device,
+    ):
+        self._users, self._items, self._negatives, self._order = users, items, negatives, order
+        self._per_pair, self.batch_size, self.device = per_pair, batch_size, device
+
+    def __len__(self) -> int:
+        return -(-self._order.size // self.batch_size)
+
+    def __getitem__(self, index: int) -> Batch:
+        rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        return next(self._batches(rows))
+
+    def __iter__(self) -> Iterator[Batch]:
+        step = max(1, self.GATHER // self.batch_size) * self.batch_size
+        for start in range(0, self._order.size, step):
+            yield from self._batches(self._order[start : start + step])
+
+    def _batches(self, rows: np.ndarray) -> Iterator[Batch]:
+        pairs = rows // self._per_pair if self._per_pair > 1 else rows
+        negatives = self._negatives.reshape(-1, 1)[rows] if self._per_pair > 1 else self._negatives[rows]
+        users, items, drawn = (
+            torch.from_numpy(ids).to(self.device, torch.int64) for ids in (self._users[pairs], self._items[pairs], negatives)
+        )
+        for asked, positives, drawn in zip(*(ids.split(self.batch_size) for ids in (users, items, drawn)), strict=True):
+            yield Batch(Queries(asked, asked), positives, drawn)

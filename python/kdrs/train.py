@@ -1,0 +1,311 @@
+"""One training loop for everything: learners over batches."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdrs.distillers.base import Distiller
+from kdrs.errors import ConfigError, TrainingError
+from kdrs.optim import Adam
+from kdrs.protocols import EarlyStopping, Selection
+from kdrs.runs import Checkpoint, Run
+from kdrs.sampling import stream
+from kdrs.tasks import Batch, Batches, Epoch, Task
+from kdrs.teachers import ModelTeacher
+from kdrs.view import View
+
+Means = Mapping[str, float]
+Evaluate = Callable[[nn.Module], Mapping[str, Means]]
+"""Model -> means by part: ``{"valid": {"ndcg@10": ...}, "test": {...}}``."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A distillation method with its weight in a learner's loss."""
+
+    name: str
+    weight: float
+    distiller: Distiller
+
+
+class Learner:
+    """A model in training: its optimizer, its own loss and its weighted terms.
+
+    ``loss = base(view, batch) + Σ weight · term.loss(view, batch)``, all over one view. ``base`` is the model's own loss
+    unless one is given; ``None`` where a method replaces it. One Adam trains the model and every term's helpers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        terms: Sequence[Term] = (),
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        lazy: bool = False,
+        base: Callable[[View, Batch], Tensor] | str | None = "model",
+        name: str = "student",
+    ):
+        if len({term.name for term in terms}) != len(terms):
+            raise ConfigError(f"terms are named {[term.name for term in terms]}", "give every term its own name")
+        self.model, self.task, self.terms, self.name = model, task, list(terms), name
+        if isinstance(base, str):
+            if base != "model" or not hasattr(model, "loss"):
+                raise ConfigError(f"base is {base!r}", 'allowed: "model" (if it has a loss method), a function of (view, batch), None')
+            base = model.loss
+        self.base = base
+        modules: dict[str, nn.Module] = {"model": model, **{f"terms.{term.name}": term.distiller for term in terms}}
+        self._modules = modules
+        parameters = {f"{key}.{name}": p for key, module in modules.items() for name, p in module.named_parameters()}
+        self.optimizer = Adam({k: p for k, p in parameters.items() if p.requires_grad}, lr=lr, weight_decay=weight_decay, lazy=lazy)
+        self.knowledge = ModelTeacher(model, task, name=name, live=True)
+        self._on_epoch_start = getattr(model, "on_epoch_start", None)
+        self._after_step = getattr(model, "after_step", None)
+
+    def start(self, epoch: Epoch, samples: Sequence[Any]) -> None:
+        """Begins an epoch with the samples that were drawn for its terms."""
+        self.model.train()
+        if self._on_epoch_start is not None:
+            self._on_epoch_start(epoch)
+        for term, drawn in zip(self.terms, samples, strict=True):
+            term.distiller.train()
+            term.distiller.on_epoch_start(epoch, drawn, self.knowledge)
+
+    def losses(self, batch: Batch) -> list[Tensor]:
+        """The parts of the loss of a batch, weights applied: base first (0 where there is none), then the terms."""
+        view = self.model(batch.queries)
+        base = torch.zeros((), device=batch.positives.device) if self.base is None else self.base(view, batch)
+        return [base, *(term.weight * term.distiller.loss(view, batch) for term in self.terms if term.weight)]
+
+    def step(self) -> None:
+        self.optimizer.step()
+        if self._after_step is not None:
+            self._after_step()
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of what ``losses`` returns."""
+        return ["base", *(term.name for term in self.terms if term.weight)]
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters, buffers and optimizer state by name; live tensors."""
+        tensors = {f"{key}.{name}": t for key, module in self._modules.items() for name, t in module.state_dict().items()}
+        return {**tensors, **{f"optimizer/{name}": t for name, t in self.optimizer.state().items()}}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        for key, module in self._modules.items():
+            prefix = f"{key}."
+            names = module.state_dict().keys()
+            module.load_state_dict({name: tensors[prefix + name] for name in names}, strict=True)
+        prefix = "optimizer/"
+        self.optimizer.load_state({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+
+
+@dataclass
+class Fit:
+    """How a training went."""
+
+    best_epoch: int | None = None
+    """Epoch of the weights that the first learner's model now holds, counted from 0."""
+    epochs: int = 0
+    """Epochs trained, over all sessions of the run."""
+    stopped: str = "epochs"
+    """``epochs``: all planned ones are done; ``patience``: early stopping; ``interrupted``: asked to stop."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """One line an epoch, as in metrics.jsonl."""
+    best: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Of each selection metric: (epoch, validation value)."""
+    skipped_pairs: int = 0
+    """Training pairs without a possible negative."""
+
+
+def fit(
+    learners: Learner | Sequence[Learner],
+    task: Task,
+    *,
+    epochs: int,
+    seed: int = 0,
+    evaluate: Evaluate | None = None,
+    every: int = 1,
+    selection: Selection | None = None,
+    run: Run | None = None,
+    checkpoint_seconds: float = 30.0,
+    stages: Sequence[int] = (),
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    resume: bool = False,
+) -> Fit:
+    """Trains the learners and leaves the first one's model with its best weights.
+
+    In every batch all learners' losses come first, then all backward passes, then all steps, so that learners which teach
+    each other see one state. The first learner is the one that is evaluated, selected and kept. ``evaluate`` runs after
+    every ``every``-th epoch and after the last; ``selection`` reads its ``valid`` means. Without it, the last weights count.
+
+    The next epoch's draws are made in a second thread meanwhile. All randomness is derived from (``seed``, a name, the
+    epoch), torch's own generator included, so that a run resumed from ``run``'s checkpoint (``resume=True``) ends with the
+    same bytes; checkpoints are written at the ends of epochs, at most every ``checkpoint_seconds``. ``stages`` are epochs
+    whose weights are kept in the run directory.
+
+    Raises ``TrainingError`` naming epoch, batch and users if a loss is not finite.
+    """
+    learners = [learners] if isinstance(learners, Learner) else list(learners)
+    selection = selection or Selection()
+    first = learners[0]
+    stopping = EarlyStopping(selection)
+    result = Fit(skipped_pairs=getattr(task, "n_skipped", 0))
+    best = _snapshot(first.model)
+    start = 0
+    if resume and run is not None and (checkpoint := run.load_checkpoint()) is not None:
+        start = checkpoint.epoch + 1
+        for index, learner in enumerate(learners):
+            prefix = f"{index}/"
+            learner.load_state({k.removeprefix(prefix): t for k, t in checkpoint.state.items() if k.startswith(prefix)})
+        best = checkpoint.best
+        stopping = EarlyStopping.from_state(selection, checkpoint.meta["stopping"])
+        result.best_epoch = checkpoint.meta["best_epoch"]
+        result.rows = run.keep_rows(checkpoint.epoch)
+    elif resume and run is not None:
+        run.keep_rows(-1)
+    result.epochs = start
+
+    def save(epoch: int) -> None:
+        if run is not None:
+            state = {f"{i}/{name}": t for i, learner in enumerate(learners) for name, t in learner.state().items()}
+            meta = {"stopping": stopping.state(), "best_epoch": result.best_epoch}
+            run.save_checkpoint(Checkpoint(epoch, state, best, meta))
+
+    def draw(index: int) -> _Draws:
+        epoch = Epoch(index, seed, epochs)
+        samples = [[term.distiller.draw(epoch) for term in learner.terms] for learner in learners]
+        return _Draws(epoch, task.draw(epoch), samples)
+
+    saved_at = time.monotonic()
+    done = stopping.stopped or start >= epochs
+    if stopping.stopped:
+        result.stopped = "patience"
+    with ThreadPoolExecutor(1, thread_name_prefix="kdrs-draw") as background:
+        upcoming: Future[_Draws] | None = None if done else background.submit(draw, start)
+        while upcoming is not None:
+            began = time.perf_counter()
+            draws = upcoming.result()
+            index = draws.epoch.index
+            upcoming = background.submit(draw, index + 1) if index + 1 < epochs else None
+            row: dict[str, Any] = {"epoch": index, **_train_epoch(learners, draws, seed)}
+            row["seconds"] = round(time.perf_counter() - began, 4)
+            stop = index + 1 >= epochs
+            if evaluate is not None and ((index + 1) % every == 0 or stop):
+                began = time.perf_counter()
+                parts = {part: dict(means) for part, means in evaluate(first.model).items()}
+                row.update(parts)
+                row["evaluation_seconds"] = round(time.perf_counter() - began, 4)
+                verdict = stopping.update(index, parts.get("valid", {}))
+                if verdict.improved:
+                    _copy(first.model, best)
+                    result.best_epoch = index
+                if verdict.stop:
+                    stop, result.stopped = True, "patience"
+            elif evaluate is None:
+                result.best_epoch = index
+                if stop:
+                    _copy(first.model, best)
+            result.rows.append(row)
+            result.epochs = index + 1
+            if run is not None:
+                run.log(_finite(row))
+                if index in stages:
+                    run.save_stage(index, first.model.state_dict())
+            if on_epoch is not None:
+                on_epoch(row)
+            if not stop and should_stop is not None and should_stop():
+                stop, result.stopped = True, "interrupted"
+            if stop or time.monotonic() - saved_at >= checkpoint_seconds:
+                save(index)
+                saved_at = time.monotonic()
+            if stop:
+                if upcoming is not None:
+                    upcoming.cancel()
+                break
+    result.best = stopping.best
+    first.model.load_state_dict(best)
+    return result
+
+
+@dataclass(frozen=True)
+class _Draws:
+    epoch: Epoch
+    batches: Batches
+    samples: list[list[Any]]
+
+
+def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[str, Any]:
+    """Trains one epoch; means of the batch losses, in total and by part."""
+    epoch = draws.epoch
+    with torch.random.fork_rng(devices=_devices(learners)):
+        torch.manual_seed(stream(seed, "torch", epoch.index) % 2**63)  # dropout and the like
+        for learner, samples in zip(learners, draws.samples, strict=True):
+            learner.start(epoch, samples)
+        history: list[Tensor] = []
+        for batch in draws.batches:
+            parts = [learner.losses(batch) for learner in learners]
+            totals = [part[0] if len(part) == 1 else torch.stack(part).sum() for part in parts]
+            for learner, total in zip(learners, totals, strict=True):
+                learner.optimizer.zero_grad()
+                total.backward()
+            for learner in learners:
+                learner.step()
+            history.extend(value.detach() for part in parts for value in part)
+    columns = sum(len(learner.parts) for learner in learners)
+    table = torch.stack(history).view(-1, columns).double().cpu()                        # [batches, parts]
+    if not torch.isfinite(table).all():
+        _raise_divergence(learners, draws, table)
+    means = iter(table.mean(dim=0).tolist())
+    row: dict[str, Any] = {}
+    for learner in learners:
+        values = {name: next(means) for name in learner.parts}
+        prefix = "" if learner is learners[0] else f"{learner.name}."
+        row[f"{prefix}loss"] = math.fsum(values.values())
+        if len(values) > 1:
+            row[f"{prefix}losses"] = values
+    return row
+
+
+def _raise_divergence(learners: Sequence[Learner], draws: _Draws, table: Tensor) -> None:
+    step, column = (int(i) for i in (~torch.isfinite(table)).nonzero()[0])
+    names = [f"{learner.name} {part}" for learner in learners for part in learner.parts]
+    users = draws.batches[step].queries.users[:5].tolist()
+    raise TrainingError(
+        f"the loss ({names[column]}) is {table[step, column].item()} in epoch {draws.epoch.index}, batch {step}, whose first "
+        f"users are {users}",
+        "lower the learning rate or the weight of the term; the last checkpoint is untouched",
+    )
+
+
+def _devices(learners: Sequence[Learner]) -> list[int]:
+    devices = {p.device for learner in learners for p in learner.model.parameters() if p.device.type == "cuda"}
+    return sorted(device.index or 0 for device in devices)
+
+
+def _snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _copy(model: nn.Module, into: dict[str, Tensor]) -> None:
+    for name, tensor in model.state_dict().items():
+        into[name].copy_(tensor)
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a mean over no query is null."""
+    return {
+        key: _finite(value) if isinstance(value, dict) else None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }

@@ -1,0 +1,155 @@
+"""One forward pass, read by every loss of the step.
+
+Letters of the shape comments, everywhere in kdrs: B batch rows, Q queries, U users, I items, D dimensions, K and L list
+lengths, N draws, S sequence length. Ids are int64 inside torch, scores float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from kdrs.tasks import Queries
+
+
+class Factors(NamedTuple):
+    """A recommender whose score is a dot product: ``queries @ items.T + bias``."""
+
+    queries: Tensor
+    """float32 [Q, D]"""
+    items: Tensor
+    """float32 [I, D]"""
+    bias: Tensor | None = None
+    """float32 [I]"""
+
+
+@runtime_checkable
+class View(Protocol):
+    """What a model answers to B queries. Everything is lazy: only what a loss reads is computed.
+
+    ``rows`` below counts the queries of this view, 0 to B-1; it is no user id.
+    """
+
+    @property
+    def queries(self) -> Tensor:
+        """float32 [B, D]: the representation h(u) of the queries."""
+
+    def items(self, ids: Tensor) -> Tensor:
+        """int64 [...] -> float32 [..., D]: the representation h(i) of items."""
+
+    def pairs(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """Scores of (query row, item) pairs; ``rows`` and ``ids`` broadcast against each other."""
+
+    def scores(self, ids: Tensor) -> Tensor:
+        """int64 [B, K] -> float32 [B, K]: scores of each query's own items."""
+
+    def all_scores(self) -> Tensor:
+        """float32 [B, I]: the whole catalogue. For blocks of queries only."""
+
+    def at(self, queries: Queries) -> View:
+        """Another view of the same forward state, so that a graph model still propagates once."""
+
+
+class DotView:
+    """A view whose score is a dot product of two vectors, plus an item bias where there is one.
+
+    ``user_rows`` and ``item_rows`` look vectors up by id (int64 [...] -> [..., D]); ``item_table`` is the whole
+    catalogue [I, D], for ``all_scores``; ``encode`` turns queries into vectors [B, D].
+    """
+
+    def __init__(
+        self,
+        queries: Queries,
+        encode: Callable[[Queries], Tensor],
+        item_rows: Callable[[Tensor], Tensor],
+        item_table: Callable[[], Tensor],
+        bias: Tensor | None = None,
+    ):
+        self._request, self._encode = queries, encode
+        self._item_rows, self._item_table, self._bias = item_rows, item_table, bias
+        self._queries: Tensor | None = None
+
+    @property
+    def queries(self) -> Tensor:
+        if self._queries is None:
+            self._queries = self._encode(self._request)
+        return self._queries
+
+    def items(self, ids: Tensor) -> Tensor:
+        return self._item_rows(ids)
+
+    def scores(self, ids: Tensor) -> Tensor:
+        vectors = self.items(ids)                                            # [B, K, D]
+        if ids.shape[1] <= 2:  # a handful of products is cheaper than a batched matmul's set-up
+            scores = (vectors * self.queries.unsqueeze(1)).sum(-1)
+        else:
+            scores = torch.bmm(vectors, self.queries.unsqueeze(-1)).squeeze(-1)
+        return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
+
+    def pairs(self, rows: Tensor, ids: Tensor) -> Tensor:
+        if rows.ndim == 2 and rows.shape[1] == 1 and ids.ndim == 2:          # one query, many items
+            scores = torch.bmm(self.items(ids), self.queries[rows[:, 0]].unsqueeze(-1)).squeeze(-1)
+        elif ids.ndim == 2 and ids.shape[1] == 1 and rows.ndim == 2:         # one item, many queries
+            scores = torch.bmm(F.embedding(rows, self.queries), self.items(ids[:, 0]).unsqueeze(-1)).squeeze(-1)
+        else:
+            scores = (F.embedding(rows, self.queries) * self.items(ids)).sum(-1)
+        return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
+
+    def all_scores(self) -> Tensor:
+        scores = self.queries @ self._item_table().T                         # [B, I]
+        return scores if self._bias is None else scores + self._bias
+
+    def at(self, queries: Queries) -> DotView:
+        return DotView(queries, self._encode, self._item_rows, self._item_table, self._bias)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No gradients and evaluation mode while ``module`` is read; its mode is restored afterwards."""
+    training = module.training
+    if training:
+        module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if training:
+            module.train()
+
+
+class FrozenView:
+    """A view without gradients. Views are lazy, so the freeze holds on every read and not only when it is built."""
+
+    def __init__(self, view: View, module: nn.Module):
+        self._view, self._module = view, module
+
+    @property
+    def queries(self) -> Tensor:
+        with frozen(self._module):
+            return self._view.queries
+
+    def items(self, ids: Tensor) -> Tensor:
+        with frozen(self._module):
+            return self._view.items(ids)
+
+    def pairs(self, rows: Tensor, ids: Tensor) -> Tensor:
+        with frozen(self._module):
+            return self._view.pairs(rows, ids)
+
+    def scores(self, ids: Tensor) -> Tensor:
+        with frozen(self._module):
+            return self._view.scores(ids)
+
+    def all_scores(self) -> Tensor:
+        with frozen(self._module):
+            return self._view.all_scores()
+
+    def at(self, queries: Queries) -> FrozenView:
+        with frozen(self._module):
+            return FrozenView(self._view.at(queries), self._module)
