@@ -121,7 +121,7 @@ def randomisation_p(d: NDArray[np.float64], resamples: int, *, seed: int) -> tup
     """Two-sided p of the sign-flip test (Fisher, 1935), and whether it is exact.
 
     Under the null every difference is as likely with either sign: p = P(|sum of flipped d| >= |sum of d|). All sign
-    patterns are enumerated where there are at most ``resamples`` of them (and at most 2^16); else (1 + count) / (resamples + 1).
+    patterns are enumerated where they are at most ``resamples`` (and 2^16); else p is (1 + count) / (resamples + 1).
     """
     size = np.abs(d[d != 0])
     observed = abs(float(d.sum())) - _slack(d)

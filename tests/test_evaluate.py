@@ -1,0 +1,618 @@
+"""The evaluator against slow oracles, enumeration of all orders of equal scores, and numbers worked by hand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdrs.data.interactions import Interactions
+from kdrs.errors import ArtefactError, ConfigError, DataError
+from kdrs.evaluate import Evaluator, Report, beyond_accuracy, overlap, popularity, rank_metrics, top_lists
+from kdrs.protocols import PROTOCOLS
+from kdrs.ranking import Ranking
+
+ALL = ("hit", "recall", "precision", "ndcg", "mrr", "map")
+
+
+def of_ranked(ranked: list[int], truth: set[int], k: int, formulas: str = "standard") -> dict[str, float]:
+    """The metrics of one ranked list, written down from their definitions."""
+    places = [place for place, item in enumerate(ranked, 1) if item in truth]
+    if formulas == "bd":
+        counted = [p for p in places if p < k]
+        return {"hit": float(bool(counted)), "ndcg": sum(1 / math.log2(p + 2) for p in counted)}
+    inside = [p for p in places if p <= k]
+    depth = min(len(truth), k)
+    in_dcg = [p for p in places if p <= depth] if formulas == "caser" else inside
+    found = {
+        "hit": float(bool(inside)),
+        "recall": len(inside) / len(truth),
+        "precision": len(inside) / k,
+        "ndcg": sum(1 / math.log2(p + 1) for p in in_dcg) / sum(1 / math.log2(p + 1) for p in range(1, depth + 1)),
+        "mrr": 1 / inside[0] if inside else 0.0,
+        "map": sum(n / p for n, p in enumerate(inside, 1)) / depth,
+    }
+    if formulas == "caser":
+        found["map"] = sum(n / p for n, p in enumerate(places, 1)) / len(truth)
+    return found
+
+
+def over_all_orders(scores: list[int], truth: set[int], k: int, formulas: str) -> dict[str, float]:
+    orders = [
+        order
+        for order in itertools.permutations(range(len(scores)))
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))
+    ]
+    found = [of_ranked(list(order), truth, k, formulas) for order in orders]
+    return {name: sum(f[name] for f in found) / len(found) for name in found[0]}
+
+
+def counted(scores: list[int], truth: set[int]) -> tuple[np.ndarray, np.ndarray]:
+    better = [sum(s > scores[t] for s in scores) for t in sorted(truth)]
+    tied = [sum(s == scores[t] for s in scores) - 1 for t in sorted(truth)]
+    return np.array(better), np.array(tied)
+
+
+cases = st.lists(st.integers(0, 2), min_size=1, max_size=6).flatmap(
+    lambda scores: st.tuples(st.just(scores), st.sets(st.integers(0, len(scores) - 1), min_size=1))
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(cases, min_size=1, max_size=3), st.sampled_from(["standard", "caser"]))
+def test_expected_ties_are_the_mean_over_all_orders(queries, formulas):
+    ranks = [counted(*query) for query in queries]
+    better, tied = (np.concatenate(side) for side in zip(*ranks, strict=True))
+    # Every query is the last of one catalogue of six items, the absent ones scored below everything.
+    ks = (1, 2, 3, 5, 8)
+    found = rank_metrics(better, tied, [len(truth) for _, truth in queries], ks, ALL, formulas=formulas, n_items=6)
+    for q, (scores, truth) in enumerate(queries):
+        for k in ks:
+            expected = over_all_orders(scores, truth, k, formulas)
+            for name in ALL:
+                key = "map@all" if formulas == "caser" and name == "map" else f"{name}@{k}"
+                assert found[key][q] == pytest.approx(expected[name], abs=1e-12), key
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.data())
+def test_expected_ties_of_the_bd_formulas(scores, data):
+    truth = {data.draw(st.integers(0, len(scores) - 1))}
+    found = rank_metrics(*counted(scores, truth), [1], (1, 2, 4), ("hit", "ndcg"), formulas="bd")
+    for k in (1, 2, 4):
+        expected = over_all_orders(scores, truth, k, "bd")
+        assert found[f"hit@{k}"][0] == pytest.approx(expected["hit"], abs=1e-12)
+        assert found[f"ndcg@{k}"][0] == pytest.approx(expected["ndcg"], abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases)
+def test_optimistic_and_pessimistic_put_targets_first_and_last(case):
+    scores, truth = case
+    for ties, sign in (("optimistic", -1), ("pessimistic", 1)):
+        order = sorted(range(len(scores)), key=lambda i, sign=sign: (-scores[i], sign * (i in truth)))
+        found = rank_metrics(*counted(scores, truth), [len(truth)], (1, 2, 4), ALL, ties=ties)
+        for k in (1, 2, 4):
+            expected = of_ranked(order, truth, k)
+            for name in ALL:
+                assert found[f"{name}@{k}"][0] == pytest.approx(expected[name], abs=1e-12)
+
+
+def test_one_target_by_hand():
+    def at(better: int, tied: int = 0, **options: Any) -> dict[str, float]:
+        found = rank_metrics(np.array([better]), np.array([tied]), [1], (5,), **options)
+        return {name: float(values[0]) for name, values in found.items()}
+
+    third = at(2)
+    assert (third["hit@5"], third["ndcg@5"], third["mrr@5"]) == (1.0, 0.5, 1 / 3)
+    assert at(0)["ndcg@5"] == at(0)["mrr@5"] == at(0)["map@5"] == 1.0
+    assert at(5)["hit@5"] == at(5)["ndcg@5"] == 0.0
+    # Four better, four more tied: places 5 to 9, one of five inside.
+    assert at(4, 4)["hit@5"] == pytest.approx(0.2)
+    assert at(4, 4)["ndcg@5"] == pytest.approx(0.2 / math.log2(6))
+    assert at(4, 4)["mrr@5"] == pytest.approx(0.2 / 5)
+    assert (at(4, 4, ties="optimistic")["hit@5"], at(4, 4, ties="pessimistic")["hit@5"]) == (1.0, 0.0)
+    bd = at(0, formulas="bd")
+    assert bd["ndcg@5"] == pytest.approx(0.6309, abs=1e-4)
+    assert (at(3, formulas="bd")["hit@5"], at(4, formulas="bd")["hit@5"]) == (1.0, 0.0)
+
+
+def test_caser_by_hand():
+    # Targets at places 2 and 3. K=1 looks at one place; K=3 at min(2, 3) = 2 places.
+    found = rank_metrics(np.array([1, 2]), np.array([0, 0]), [2], (1, 3), formulas="caser", n_items=10)
+    assert found["ndcg@1"][0] == 0.0
+    assert found["ndcg@3"][0] == pytest.approx((1 / math.log2(3)) / (1 + 1 / math.log2(3)))
+    assert found["map@all"][0] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert "map@3" not in found
+
+
+@dataclass
+class Case:
+    train: Interactions
+    valid: Interactions
+    test: Interactions
+    queries: np.ndarray
+    items: np.ndarray
+
+    @property
+    def scores(self) -> np.ndarray:
+        return self.queries @ self.items.T
+
+    @property
+    def truths(self) -> dict[str, Interactions]:
+        return {"valid": self.valid, "test": self.test}
+
+
+def made(seed: int = 0, n_users: int = 30, n_items: int = 50, heavy: bool = False) -> Case:
+    """Random parts; small integer vectors, so that every product is exact and many scores are equal."""
+    rng = np.random.default_rng(seed)
+    kind = rng.choice(4, size=(n_users, n_items), p=[0.4, 0.2, 0.1, 0.3] if heavy else [0.1, 0.04, 0.05, 0.81])
+    kind[:2] = 3
+    kind[2, kind[2] == 2] = 3
+    parts = [Interactions.from_pairs(*np.nonzero(kind == part), n_users, n_items) for part in range(3)]
+    queries, items = (rng.integers(-2, 3, (n, 3)).astype(np.float32) for n in (n_users, n_items))
+    return Case(*parts, queries, items)
+
+
+def oracle(case: Case, part: str, ks: tuple[int, ...], mask: str = "all-other-parts") -> dict[str, list[float]]:
+    truth, other = (case.test, case.valid) if part == "test" else (case.valid, case.test)
+    found: dict[str, list[float]] = {f"{name}@{k}": [] for name in ALL for k in ks}
+    for user in range(truth.shape[0]):
+        targets = set(truth.row(user).tolist())
+        if not targets:
+            continue
+        hidden = set(case.train.row(user).tolist())
+        if mask == "all-other-parts":
+            hidden |= set(other.row(user).tolist())
+        scores = case.scores[user].tolist()
+        ranked = sorted((i for i in range(len(scores)) if i not in hidden), key=lambda i: (-scores[i], i))
+        for k in ks:
+            for name, value in of_ranked(ranked, targets, k).items():
+                found[f"{name}@{k}"].append(value)
+    return found
+
+
+class Scorer:
+    """What kdrs's own teachers offer."""
+
+    def __init__(self, case: Case, factors: bool):
+        self.case, self.offers_factors = case, factors
+
+    def factors(self):
+        return (
+            (torch.from_numpy(self.case.queries), torch.from_numpy(self.case.items), None)
+            if self.offers_factors
+            else None
+        )
+
+    def score_block(self, rows):
+        return torch.from_numpy(self.case.scores[rows])
+
+    def score_pairs(self, rows, ids):
+        return torch.from_numpy(np.take_along_axis(self.case.scores[rows], np.asarray(ids), axis=1))
+
+
+def scorers(case: Case) -> dict[str, Any]:
+    return {
+        "arrays": (case.queries, case.items),
+        "tensors": (torch.from_numpy(case.queries), torch.from_numpy(case.items), None),
+        "float64": (case.queries.astype(np.float64), case.items.astype(np.float64)),
+        "object with factors": Scorer(case, True),
+        "object without": Scorer(case, False),
+        "function": lambda rows: case.scores[rows],
+        "torch function": lambda rows: torch.from_numpy(case.scores[rows]).requires_grad_(),
+    }
+
+
+@pytest.mark.parametrize("heavy", [False, True], ids=["few held out", "many held out"])
+@pytest.mark.parametrize("kind", sorted(scorers(made())))
+def test_full_ranking_against_the_oracle(kind, heavy):
+    case = made(heavy=heavy)
+    reports = Evaluator(case.train, case.truths, ks=(1, 3, 10))(scorers(case)[kind])
+    for part, report in reports.items():
+        expected = oracle(case, part, (1, 3, 10))
+        assert report.n == len(expected["hit@1"]) < report.n_queries
+        assert report.rows.tolist() == np.flatnonzero(case.truths[part].row_degrees).tolist()
+        assert set(report.values) == set(expected)
+        for name, values in report.values.items():
+            assert values == pytest.approx(expected[name], abs=1e-12), (part, name)
+            assert report.mean(name) == pytest.approx(np.mean(expected[name]))
+
+
+@pytest.mark.parametrize("mask", ["all-other-parts", "train"])
+def test_one_part_alone_equals_both_together(mask):
+    case = made(3)
+    evaluator = Evaluator(case.train, case.truths, mask=mask)
+    both = evaluator((case.queries, case.items))
+    for part in both:
+        alone = evaluator((case.queries, case.items), part)
+        assert list(alone) == [part]
+        assert_same(alone[part], both[part])
+        expected = oracle(case, part, (5,), mask)
+        assert both[part].values["ndcg@5"] == pytest.approx(expected["ndcg@5"])
+
+
+def assert_same(a: Report, b: Report) -> None:
+    assert a.rows.tobytes() == b.rows.tobytes()
+    assert {n: v.tobytes() for n, v in a.values.items()} == {n: v.tobytes() for n, v in b.values.items()}
+    assert a.to_json() == b.to_json()
+
+
+@pytest.mark.parametrize("setting", ["list", "expected", "sampled"])
+def test_block_and_threads_never_change_a_byte(setting):
+    rng = np.random.default_rng(1)
+    case = made(1, n_users=70)
+    # Real vectors, so that a sum in another order would show.
+    case.queries, case.items = rng.normal(size=(70, 19)).astype("f4"), rng.normal(size=(50, 19)).astype("f4")
+    options: dict[str, Any] = {"ties": setting} if setting != "sampled" else {"candidates": candidates(case, rng)}
+    first = None
+    for block in (1, 7, 64, None):
+        for threads in (1, 2, 8):
+            evaluator = Evaluator(case.train, case.truths, block=block, threads=threads, **options)
+            reports = evaluator((case.queries, case.items))
+            first = first or reports
+            for part in reports:
+                assert_same(reports[part], first[part])
+
+
+def candidates(case: Case, rng: np.random.Generator, n: int = 12) -> np.ndarray:
+    own = case.train.union(case.valid).union(case.test)
+    table = np.full((own.shape[0], n), -1, np.int32)
+    for user in range(own.shape[0]):
+        free = rng.permutation(np.setdiff1d(np.arange(own.shape[1]), own.row(user)))[: n - user % 3]
+        table[user, : free.size] = free
+    return table
+
+
+@pytest.mark.parametrize("kind", sorted(scorers(made())))
+@pytest.mark.parametrize("ties", ["expected", "optimistic", "pessimistic"])
+def test_candidates_against_the_oracle(kind, ties):
+    case = made(5)
+    table = candidates(case, np.random.default_rng(0))
+    reports = Evaluator(case.train, case.truths, ks=(1, 4), candidates=table, ties=ties)(scorers(case)[kind])
+    for part, truth in case.truths.items():
+        for at, user in enumerate(reports[part].rows):
+            rivals = [i for i in table[user].tolist() if i >= 0]
+            for k in (1, 4):
+                expected = []
+                for target in truth.row(int(user)).tolist():
+                    g = sum(case.scores[user, i] > case.scores[user, target] for i in rivals)
+                    q = sum(case.scores[user, i] == case.scores[user, target] for i in rivals)
+                    places = {"expected": range(g + 1, g + q + 2), "optimistic": [g + 1], "pessimistic": [g + q + 1]}
+                    expected.append(np.mean([of_ranked([0] * (p - 1) + [1], {1}, k)["ndcg"] for p in places[ties]]))
+                assert reports[part].values[f"ndcg@{k}"][at] == pytest.approx(np.mean(expected))
+
+
+def left_one_out(n_users: int, n_items: int = 3000, seed: int = 0):
+    """Each user's own 501 items: test, valid, 499 candidates."""
+    rng = np.random.default_rng(seed)
+    items = np.argpartition(rng.random((n_users, n_items)), 501, axis=1)[:, :501].astype(np.int32)
+    users = np.arange(n_users)
+    truths = {
+        "test": Interactions.from_pairs(users, items[:, 0], n_users, n_items),
+        "valid": Interactions.from_pairs(users, items[:, 1], n_users, n_items),
+    }
+    empty = Interactions.from_pairs([], [], n_users, n_items)
+    return Evaluator(empty, truths, candidates=items[:, 2:]), items, rng
+
+
+def test_an_all_equal_scorer_gets_its_expected_value():
+    evaluator, _, _ = left_one_out(20)
+    for report in evaluator((np.zeros((20, 2)), np.zeros((3000, 2)))).values():
+        assert report.mean("hit@5") == pytest.approx(5 / 500)
+        assert report.mean("ndcg@5") == pytest.approx(2.9485 / 500, abs=1e-7)
+        assert report.mean("mrr@20") == pytest.approx(sum(1 / p for p in range(1, 21)) / 500)
+        assert report.tied == 1.0
+
+
+def test_random_scores_hit_one_in_a_hundred():
+    evaluator, _, rng = left_one_out(1500)
+    report = evaluator(lambda rows: rng.random((rows.size, 3000)))["test"]
+    # sd of the mean: sqrt(.01 * .99 / 1500) = 0.0026.
+    assert report.mean("hit@5") == pytest.approx(0.01, abs=0.008)
+    assert report.mean("hit@20") == pytest.approx(0.04, abs=0.016)
+    for k, (low, high) in {5: (math.log2(6), 1), 20: (math.log2(21), 1)}.items():
+        hit, ndcg, mrr = (report.values[f"{name}@{k}"] for name in ("hit", "ndcg", "mrr"))
+        assert (hit / low <= ndcg + 1e-12).all()
+        assert (ndcg <= hit * high + 1e-12).all()
+        assert (mrr <= ndcg + 1e-12).all()
+
+
+def test_sampled_metrics_depend_on_nothing_but_the_order_of_test_item_and_candidates():
+    evaluator, items, rng = left_one_out(40)
+    scores = rng.integers(-30, 30, (40, 3000)).astype(np.float32)
+    base = evaluator(lambda rows: scores[rows])
+    slopes = rng.integers(1, 9, (40, 1)).astype(np.float32)
+    assert_same(base["test"], evaluator(lambda rows: (slopes * scores + 7)[rows])["test"])
+    moved = scores.copy()
+    moved[np.arange(40), items[:, 1]] = 1000.0
+    after = evaluator(lambda rows: moved[rows])
+    assert_same(base["test"], after["test"])
+    assert after["valid"].mean("hit@5") == 1.0 > base["valid"].mean("hit@5")
+    shuffled = rng.permuted(items[:, 2:], axis=1)
+    again = Evaluator(evaluator.seen, evaluator.truths, candidates=shuffled)
+    assert_same(base["test"], again(lambda rows: scores[rows])["test"])
+
+
+def test_a_validation_item_on_top_takes_no_place_in_the_test_list():
+    users = np.arange(3)
+    train = Interactions.from_pairs(users, [0, 0, 0], 3, 6)
+    valid, test = (Interactions.from_pairs(users, [i] * 3, 3, 6) for i in (1, 2))
+    scores = np.tile([9.0, 8.0, 7.0, 6.0, 5.0, 4.0], (3, 1))
+    clean = Evaluator(train, {"valid": valid, "test": test}, ks=(1, 2))(lambda rows: scores[rows])
+    assert (clean["valid"].mean("hit@1"), clean["test"].mean("hit@1")) == (1.0, 1.0)
+    trap = Evaluator(train, {"valid": valid, "test": test}, ks=(1, 2), mask="train")(lambda rows: scores[rows])
+    assert (trap["valid"].mean("hit@1"), trap["test"].mean("hit@1"), trap["test"].mean("hit@2")) == (1.0, 0.0, 1.0)
+
+
+def test_zeroed_seen_items_keep_a_place():
+    # Scores 2, -1, -3, seen item 0 has score 0 then: it stands before every negative score.
+    train = Interactions.from_pairs([0], [0], 1, 3)
+    scores = np.array([[2.0, -1.0, -3.0]])
+    for target, hits in ((1, {1: 0.0, 2: 0.0, 3: 1.0}), (2, {1: 0.0, 3: 0.0, 4: 1.0})):
+        test = Interactions.from_pairs([0], [target], 1, 3)
+        with pytest.warns(UserWarning, match="catalogue"):
+            evaluator = Evaluator(
+                train, test, ks=(1, 2, 3, 4), metrics="hit", ties="expected", mask="train-zeroed", formulas="bd"
+            )
+        report = evaluator(lambda rows: scores[rows])["test"]
+        assert {k: report.mean(f"hit@{k}") for k in hits} == hits
+        factors = evaluator((np.ones((1, 1)), scores.T.copy()))["test"]
+        assert_same(report, factors)
+
+
+def test_mean_over_all_queries_counts_those_without_truth_as_zero():
+    train = Interactions.from_pairs([], [], 4, 3)
+    test = Interactions.from_pairs([1, 3], [0, 1], 4, 3)
+    scores = np.tile([3.0, 2.0, 1.0], (4, 1))
+    clean = Evaluator(train, test, ks=(1,))(lambda rows: scores[rows])["test"]
+    assert (clean.n, clean.n_queries, clean.mean("recall@1")) == (2, 4, 0.5)
+    trap = Evaluator(train, test, ks=(1,), average="all-queries")(lambda rows: scores[rows])["test"]
+    assert (trap.n, trap.mean("recall@1"), trap.values["recall@1"].tolist()) == (4, 0.25, [0.0, 1.0, 0.0, 0.0])
+
+
+def test_k_past_the_catalogue_keeps_the_denominator():
+    train = Interactions.from_pairs([0], [0], 1, 3)
+    test = Interactions.from_pairs([0], [1], 1, 3)
+    with pytest.warns(UserWarning, match="K=10 is more than the catalogue's 3 items"):
+        evaluator = Evaluator(train, test, ks=(1, 10))
+    report = evaluator((np.ones((1, 1)), np.ones((3, 1))))["test"]
+    assert report.mean("precision@10") == 0.1
+    assert report.mean("recall@10") == 1.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_refused_by_name(bad):
+    case = made(2)
+    table = candidates(case, np.random.default_rng(0))
+    scores = case.scores.copy()
+    scores[4, table[4, 0]] = bad
+    scores[9, :] = bad
+    for options in ({}, {"candidates": table}):
+        evaluator = Evaluator(case.train, case.truths, **options)
+        with pytest.raises(DataError, match=f"user 4 for item {table[4, 0]} is"):
+            evaluator(lambda rows: scores[rows])
+    pairs = Scorer(case, False)
+    pairs.score_pairs = lambda rows, ids: np.take_along_axis(scores[rows], ids, axis=1)  # type: ignore[method-assign]
+    with pytest.raises(DataError, match=f"user 4 for item {table[4, 0]} is"):
+        Evaluator(case.train, case.truths, candidates=table)(pairs)
+    for side, word in (("queries", "user"), ("items", "item")):
+        spoilt = made(2)
+        getattr(spoilt, side)[7, 1] = bad
+        for options in ({}, {"ties": "expected"}, {"candidates": table}):
+            with pytest.raises(DataError, match=f"{word} 7 holds {bad}"):
+                Evaluator(case.train, case.truths, **options)((spoilt.queries, spoilt.items))
+
+
+def test_scores_past_the_float32_range_are_refused():
+    case = made(2)
+    with pytest.raises(DataError, match="past the float32 range"):
+        Evaluator(case.train, case.truths)((case.queries * 1e20, case.items * 1e20))
+
+
+def test_leaks_are_named_or_counted_as_misses():
+    train = Interactions.from_pairs([0, 1], [0, 1], 2, 4)
+    test = Interactions.from_pairs([0, 1], [3, 1], 2, 4)
+    with pytest.raises(DataError, match="1 test pairs are also in train, the first is user 1, item 1"):
+        Evaluator(train, test, ks=(2,))
+    scores = np.tile([1.0, 4.0, 2.0, 3.0], (2, 1))
+    for ties in ("list", "expected"):
+        report = Evaluator(train, test, ks=(2,), leaks="miss", ties=ties)(lambda rows: scores[rows])["test"]
+        assert report.values["hit@2"].tolist() == [1.0, 0.0]
+    with pytest.raises(DataError, match="candidate of user 1"):
+        Evaluator(Interactions.from_pairs([], [], 2, 4), test, ks=(2,), candidates=np.array([[0, 1], [2, 1]]))
+
+
+def test_ready_lists():
+    train = Interactions.from_pairs([0], [5], 2, 6)
+    valid = Interactions.from_pairs([0, 1], [1, 0], 2, 6)
+    test = Interactions.from_pairs([0, 1], [2, 3], 2, 6)
+    lists = np.array([[5, 1, 2, 0], [4, 3, -1, -1]], np.int32)
+    evaluator = Evaluator(train, {"valid": valid, "test": test}, ks=(1, 2))
+    for given_lists in (lists, torch.from_numpy(lists), Ranking(lists, np.zeros((2, 4), np.float32))):
+        reports = evaluator(given_lists)
+        # The seen item 5 and the other part's item are passed over.
+        assert reports["test"].values["hit@1"].tolist() == [1.0, 0.0]
+        assert reports["test"].values["hit@2"].tolist() == [1.0, 1.0]
+        assert reports["valid"].values["hit@1"].tolist() == [1.0, 0.0]
+    with pytest.raises(DataError, match="query 1 holds an item twice"):
+        evaluator(np.array([[0, 1], [3, 3]]))
+    with pytest.raises(DataError, match="query 0 holds an item outside"):
+        evaluator(np.array([[0, 6], [3, 2]]))
+    with pytest.raises(ConfigError, match="lambda rows: scores"):
+        evaluator(np.zeros((2, 6)))
+    with pytest.raises(ConfigError, match="candidates"):
+        Evaluator(train, test, ks=(2,), candidates=np.array([[0], [1]]))(lists)
+    with pytest.raises(ConfigError, match="ties='list'"):
+        Evaluator(train, test, ks=(2,), ties="expected", beyond=False)(lists)
+
+
+def test_wrong_options_say_what_is_allowed():
+    train, test = Interactions.from_pairs([], [], 2, 9), Interactions.from_pairs([0], [1], 2, 9)
+    for options, words in [
+        ({"ks": (0,)}, "K is 0"),
+        ({"ks": ()}, "no list length"),
+        ({"ks": (2.5,)}, "K is 2.5"),
+        ({"metrics": ("ndgc",)}, "did you mean 'ndcg'"),
+        ({"mask": "trian"}, "did you mean 'train'"),
+        ({"ties": "list", "candidates": np.zeros((2, 1), int)}, "expected, optimistic"),
+        ({"formulas": "bd", "ties": "expected", "candidates": np.zeros((2, 1), int)}, "full ranking"),
+        ({"formulas": "caser"}, "ties"),
+        ({"block": 0}, "block is 0"),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            Evaluator(train, test, **{"ks": (5,)} | options)
+    with pytest.raises(DataError, match="candidates are"):
+        Evaluator(train, test, ks=(5,), candidates=np.zeros((3, 1), int))
+    with pytest.raises(DataError, match="allowed: -1 to 8"):
+        Evaluator(train, test, ks=(5,), candidates=np.full((2, 1), 9))
+    with pytest.raises(DataError, match="test is"):
+        Evaluator(train, Interactions.from_pairs([0], [1], 3, 9))
+    with pytest.raises(DataError, match="one held-out item"):
+        Evaluator(train, Interactions.from_pairs([0, 0], [1, 2], 2, 9), formulas="bd", ties="expected", ks=(5,))
+    evaluator = Evaluator(train, test, ks=(5,))
+    with pytest.raises(ConfigError, match="did you mean 'test'"):
+        evaluator((np.ones((2, 1)), np.ones((9, 1))), "tset")
+    with pytest.raises(DataError, match="3 queries and 9 items, the data 2 and 9"):
+        evaluator((np.ones((3, 1)), np.ones((9, 1))))
+    with pytest.raises(DataError, match="10 items"):
+        evaluator((np.ones((2, 1)), np.ones((10, 1))))
+    with pytest.raises(DataError, match="dimensions"):
+        evaluator((np.ones((2, 1)), np.ones((9, 2))))
+    with pytest.raises(DataError, match=r"shape \(1, 8\)"):
+        evaluator(lambda rows: np.ones((rows.size, 8)))
+    with pytest.raises(ConfigError, match="str is no scorer"):
+        evaluator("model")
+
+
+def test_bias_counts():
+    train, test = Interactions.from_pairs([], [], 1, 3), Interactions.from_pairs([0], [2], 1, 3)
+    factors = np.zeros((1, 1)), np.zeros((3, 1)), np.array([0.0, 0.0, 1.0])
+    assert Evaluator(train, test, ks=(1,))(factors)["test"].mean("hit@1") == 1.0
+    table = np.array([[0, 1]])
+    assert Evaluator(train, test, ks=(1,), candidates=table)(factors)["test"].mean("hit@1") == 1.0
+
+
+def test_beyond_accuracy_by_hand():
+    # Three lists of two: items 0 0 0 1 1 2 of four; train counts 8, 4, 2, 0 among 8 users.
+    found = beyond_accuracy(np.array([3, 2, 1, 0]), np.array([8, 4, 2, 0]), 8)
+    assert found == pytest.approx(
+        {
+            "coverage": 0.75,
+            "popularity": (3 * 8 + 2 * 4 + 2) / 6,
+            "gini": (-3 * 0 - 1 * 1 + 1 * 2 + 3 * 3) / (4 * 6),
+            "novelty": (0 * 3 + 1 * 2 + 2 * 1) / 6,
+        }
+    )
+    assert beyond_accuracy(np.array([2, 2]), np.array([1, 0]), 2) == pytest.approx(
+        {"coverage": 1.0, "popularity": 0.5, "gini": 0.0, "novelty": 1.0}
+    )
+    assert beyond_accuracy(np.zeros(3, int), np.ones(3, int), 2) == {}
+
+
+def test_beyond_accuracy_in_a_report():
+    case = made(7)
+    report = Evaluator(case.train, case.truths, ks=(4,))((case.queries, case.items))["test"]
+    exposure = np.zeros(50, int)
+    for rows, lists in top_lists((case.queries, case.items), case.train.union(case.valid), 4, block=9):
+        for row, items in zip(rows, lists.items, strict=True):
+            if case.test.row(int(row)).size:
+                exposure[items[items >= 0]] += 1
+    expected = beyond_accuracy(exposure, case.train.column_degrees, 30)
+    assert report.beyond == pytest.approx({f"{name}@4": value for name, value in expected.items()})
+
+
+def test_popularity_ranks_by_train_count():
+    train = Interactions.from_pairs([0, 1, 2, 0, 1], [2, 2, 2, 1, 1], 4, 4)
+    (_, lists), *rest = top_lists(popularity(train), train, 3)
+    assert not rest
+    assert lists.items.tolist() == [[0, 3, -1], [0, 3, -1], [1, 0, 3], [2, 1, 0]]
+
+
+def test_overlap_by_hand():
+    a = np.array([[1, 2, 3], [4, 5, -1], [-1, -1, -1]])
+    b = np.array([[3, 2, 9], [6, 7, 8], [-1, -1, -1]])
+    found = overlap(a, b, (1, 3))
+    assert found["overlap@1"].tolist() == [0.0, 0.0, 0.0]
+    assert found["overlap@3"] == pytest.approx([2 / 3, 0, 0])
+    assert found["jaccard@3"] == pytest.approx([2 / 4, 0, 1])
+    with pytest.raises(ConfigError, match="lists hold 3"):
+        overlap(a, b, (4,))
+    with pytest.raises(DataError, match="same queries"):
+        overlap(a, b[:2], (1,))
+
+
+def test_reports_survive_the_disk(tmp_path):
+    evaluator, _, _ = left_one_out(10)
+    report = evaluator((np.ones((10, 1)), np.arange(3000.0)[:, None]))["test"]
+    report.save(tmp_path / "eval" / "test.json")
+    assert sorted(p.name for p in (tmp_path / "eval").iterdir()) == ["test.json", "test.npz"]
+    again = Report.load(tmp_path / "eval" / "test")
+    assert_same(report, again)
+    head = json.loads((tmp_path / "eval" / "test.json").read_text())
+    assert head["schema"] == 1
+    assert set(head["metrics"]) == {f"{name} sampled(499)" for name in evaluator.names}
+    assert "hit@5 sampled(499)=" in repr(again)
+    first = (tmp_path / "eval" / "test.npz").read_bytes()
+    report.save(tmp_path / "eval" / "test.json")
+    assert (tmp_path / "eval" / "test.npz").read_bytes() == first
+
+
+def test_damaged_reports_are_refused(tmp_path):
+    with pytest.raises(ArtefactError, match="no report"):
+        Report.load(tmp_path / "none.json")
+    evaluator, _, _ = left_one_out(3)
+    evaluator((np.ones((3, 1)), np.ones((3000, 1))))["test"].save(tmp_path / "test.json")
+    arrays, head = tmp_path / "test.npz", tmp_path / "test.json"
+    whole, text = arrays.read_bytes(), head.read_text()
+    arrays.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ArtefactError, match="damaged"):
+        Report.load(head)
+    arrays.write_bytes(whole)
+    for broken in (text[:20], "[]", text.replace('"schema": 1', '"schema": 2'), text.replace('"rules"', '"rule"')):
+        head.write_text(broken)
+        with pytest.raises(ArtefactError, match=r"damaged|schema"):
+            Report.load(head)
+    with pytest.raises(ConfigError, match="holds no"):
+        evaluator((np.ones((3, 1)), np.ones((3000, 1))))["test"].mean("hit@7")
+
+
+@dataclass
+class Data:
+    train: Interactions
+    valid: Interactions
+    test: Interactions
+    candidates: np.ndarray | None
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_every_preset_evaluates_what_it_selects_by(name):
+    evaluator, items, _ = left_one_out(6)
+    data = Data(evaluator.seen, evaluator.truths["valid"], evaluator.truths["test"], items[:, 2:])
+    evaluator = Evaluator.of(data, name)  # type: ignore[arg-type]
+    reports = evaluator((np.ones((6, 1)), np.ones((3000, 1))))
+    assert set(reports) == {"valid", "test"}
+    assert set(PROTOCOLS[name].selection.metrics) <= set(reports["valid"].values) == set(evaluator.names)
+    assert (reports["test"].setting == "full") == (PROTOCOLS[name].setting == "full")
+
+
+def test_the_data_set_decides_the_default_protocol():
+    evaluator, items, _ = left_one_out(4)
+    data = Data(evaluator.seen, evaluator.truths["valid"], evaluator.truths["test"], items[:, 2:])
+    assert Evaluator.of(data).setting == "sampled(499)"  # type: ignore[arg-type]
+    assert Evaluator.of(data, ks=(3,)).ks == (3,)  # type: ignore[arg-type]
+    data.candidates = None
+    assert Evaluator.of(data).setting == "full"  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="stored candidates"):
+        Evaluator.of(data, "loo-499")  # type: ignore[arg-type]
+    data.valid = data.test = evaluator.seen
+    with pytest.raises(DataError, match="holds nothing out"):
+        Evaluator.of(data)  # type: ignore[arg-type]
