@@ -1,8 +1,31 @@
 """Interaction data: read, filtered, split and stored."""
 
+from kdrs.data._rows import Options
 from kdrs.data.candidates import draw_candidates
-from kdrs.data.dataset import Dataset
+from kdrs.data.dataset import Dataset, is_dataset
 from kdrs.data.ids import Ids
 from kdrs.data.interactions import Interactions
+from kdrs.data.known import KNOWN, fetch, known
+from kdrs.data.prepare import PRESETS, Recipe, prepare, prepare_given
+from kdrs.data.readers import from_frame, read, read_parts
+from kdrs.data.table import Table
 
-__all__ = ["Dataset", "Ids", "Interactions", "draw_candidates"]
+__all__ = [
+    "KNOWN",
+    "PRESETS",
+    "Dataset",
+    "Ids",
+    "Interactions",
+    "Options",
+    "Recipe",
+    "Table",
+    "draw_candidates",
+    "fetch",
+    "from_frame",
+    "is_dataset",
+    "known",
+    "prepare",
+    "prepare_given",
+    "read",
+    "read_parts",
+]

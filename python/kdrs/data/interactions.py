@@ -77,9 +77,9 @@ class Interactions:
 
         if not scipy.sparse.issparse(matrix):
             raise DataError(f"got {type(matrix).__name__}; allowed: a SciPy sparse matrix or array")
-        coo = matrix.tocoo()
+        coo: Any = scipy.sparse.coo_array(matrix)  # type: ignore[call-overload]
         kept = coo.data != 0
-        return cls.from_pairs(coo.row[kept], coo.col[kept], *matrix.shape)
+        return cls.from_pairs(coo.row[kept], coo.col[kept], *coo.shape)
 
     def to_csr(self) -> scipy.sparse.csr_array:
         """The same as a SciPy ``csr_array`` of float32 ones."""

@@ -1,0 +1,265 @@
+"""From a source to a prepared data set: read, filter, split, draw candidates; every step counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdrs.data import filters, splits
+from kdrs.data._rows import Options
+from kdrs.data.candidates import draw_candidates
+from kdrs.data.dataset import PARTS, Dataset
+from kdrs.data.interactions import Interactions
+from kdrs.data.readers import read_parts, read_with
+from kdrs.data.table import Table, concatenated
+from kdrs.errors import ConfigError, DataError, nearest, shown
+
+ID_ORDERS = ("appearance", "numeric")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to a source, in this order: read, one row a pair, rating, k-core, per user, per item, split."""
+
+    read: Options = field(default_factory=Options)
+    duplicates: str = "first"
+    """Which of several rows of one pair stays: first, last, max, sum or error."""
+    min_rating: float | None = None
+    """Rows rated lower are dropped."""
+    k_core: int | None = None
+    """Users and items with fewer rows are dropped until none is left."""
+    min_user: int | None = None
+    """Users with fewer rows are dropped, once."""
+    min_item: int | None = None
+    """Items with fewer rows are dropped, once."""
+    split: str = "leave-one-out"
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of train, valid and test, for ratio, ordered and time."""
+    n_valid: int = 1
+    n_test: int = 1
+    last: str = "test"
+    """Which part the very last pairs go to, for last-n."""
+    short_users: str = "keep"
+    """Users with fewer than three pairs under leave-one-out: keep (in train only) or drop."""
+    cold_items: str = "keep"
+    """Held-out pairs of items that are not trained on: keep or drop."""
+    complete_users: bool = False
+    """Hold out nothing of users that lack validation or test pairs."""
+    candidates: int = 0
+    """Items stored for each user to rank the held-out ones among; 0 ranks all items."""
+    seed: int = 0
+    id_order: str = "appearance"
+    allow_leak: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("split", self.split, splits.KINDS),
+            ("duplicates", self.duplicates, filters.RULES),
+            ("short users", self.short_users, ("keep", "drop")),
+            ("cold items", self.cold_items, ("keep", "drop")),
+            ("id order", self.id_order, ID_ORDERS),
+        ):
+            if value not in allowed:
+                raise ConfigError(f"unknown {name} {shown(value)}", nearest(str(value), allowed))
+        for name in ("k_core", "min_user", "min_item"):
+            least = getattr(self, name)
+            if least is not None and least < 1:
+                raise ConfigError(f"{name.replace('_', '-')} is {least}; allowed: 1 or more")
+        if self.candidates < 0:
+            raise ConfigError(f"candidates is {self.candidates}; allowed: 0 (none) or more")
+        if self.min_rating is not None and not np.isfinite(self.min_rating):
+            raise ConfigError(f"min-rating is {self.min_rating}; allowed: a finite number")
+        splits.checked_fractions(self.fractions)
+
+    def stated(self) -> dict[str, Any]:
+        """The choices that differ from the defaults, ready for JSON."""
+        mine, default = asdict(self), asdict(Recipe())
+        changed = {name: value for name, value in mine.items() if name != "read" and value != default[name]}
+        if "fractions" in changed:
+            changed["fractions"] = list(changed["fractions"])
+        return {**({"read": self.read.stated()} if self.read.stated() else {}), **changed}
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "loo-499": {"min_user": 5, "split": "leave-one-out", "candidates": 499},
+    "fr-811": {"min_user": 5, "split": "ordered", "fractions": (0.8, 0.1, 0.1)},
+    "hetcomp": {
+        "min_user": 5,
+        "split": "ratio",
+        "fractions": (0.6, 0.2, 0.2),
+        "cold_items": "drop",
+        "complete_users": True,
+    },
+    "bd": {"min_user": 5, "split": "last-n", "last": "valid"},
+}
+"""Splits of published protocols: DE-RRD and HyperKDMA, KDs and RCE-KD, HetComp, and BD (order of the file)."""
+
+
+def prepare(
+    source: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | Table,
+    recipe: Recipe | None = None,
+    *,
+    name: str | None = None,
+) -> Dataset:
+    """The data set of a file, of a table, or of ready-made parts (``{"train": ..., "valid": ..., "test": ...}``).
+
+    Raises ``DataError`` for input that cannot be used or a step that leaves nothing, ``ConfigError`` for a recipe
+    that does not fit the source.
+    """
+    recipe = recipe or Recipe(split="given" if isinstance(source, Mapping) else Recipe.split)
+    if isinstance(source, Mapping):
+        return prepare_given(read_parts(_checked_parts(source, recipe), recipe.read), recipe, name=name or "data")
+    if recipe.split == "given":
+        raise ConfigError("split 'given' needs the files of the parts", "name them with --valid FILE and --test FILE")
+    table = source if isinstance(source, Table) else read_with(source, recipe.read)
+    table = filtered(table, recipe).compact(recipe.id_order)
+    split = split_table(table, recipe)
+    if not (split.part > splits.TRAIN).any():
+        raise DataError(
+            f"split {recipe.split!r} holds nothing out: {table.n_rows:,} pairs of {len(table.user_ids):,} users",
+            "users have too few pairs for it; loosen the filters or choose another split",
+        )
+    table = table.noted(f"split: {recipe.split}", **split.facts, **_sizes(split.part))
+    parts = [_rows(table, split.part == code) for code in (splits.TRAIN, splits.VALID, splits.TEST)]
+    default = "table" if isinstance(source, Table) else Path(source).stem or "data"
+    return _assembled(parts, table, recipe, split.spec, name or default)
+
+
+def prepare_given(tables: Mapping[str, Table], recipe: Recipe, *, name: str = "data") -> Dataset:
+    """The data set of ready-made parts: tables over shared ids, as ``read_parts`` gives."""
+    for option in ("k_core", "min_user", "min_item"):
+        if getattr(recipe, option) is not None:
+            raise ConfigError(
+                f"{option.replace('_', '-')} would change a ready-made split",
+                "filter before you split, or join the files and let kdrs split them",
+            )
+    cleaned = [filtered(tables[part], recipe) for part in PARTS if part in tables]
+    present = [part for part in PARTS if part in tables]
+    whole = concatenated(cleaned).compact(recipe.id_order)
+    bounds = np.cumsum([table.n_rows for table in cleaned])[:-1]
+    codes = np.split(np.arange(whole.n_rows), bounds)
+    empty = np.zeros(0, np.int64)
+    rows = {part: codes[present.index(part)] if part in present else empty for part in PARTS}
+    return _assembled(
+        [_rows(whole, rows[part]) for part in PARTS],
+        whole,
+        recipe,
+        {"kind": "given", **({"seed": recipe.seed} if recipe.candidates else {})},
+        name,
+    )
+
+
+def filtered(table: Table, recipe: Recipe) -> Table:
+    """The table after the filters of a recipe."""
+    table = filters.collapse(table, recipe.duplicates)
+    if recipe.min_rating is not None:
+        table = filters.min_rating(table, recipe.min_rating)
+    if recipe.k_core is not None:
+        table = filters.k_core(table, recipe.k_core)
+    if recipe.min_user is not None:
+        table = filters.min_per_user(table, recipe.min_user)
+    if recipe.min_item is not None:
+        table = filters.min_per_item(table, recipe.min_item)
+    if recipe.short_users == "drop" and recipe.split == "leave-one-out":
+        table = filters.min_per_user(table, 3)
+    return table
+
+
+def split_table(table: Table, recipe: Recipe) -> splits.Split:
+    """The split of a recipe over a table of distinct pairs."""
+    match recipe.split:
+        case "leave-one-out":
+            split = splits.leave_one_out(table, recipe.seed)
+        case "ratio":
+            split = splits.ratio(table, recipe.fractions, recipe.seed)
+        case "ordered":
+            split = splits.ordered(table, recipe.fractions)
+        case "last-n":
+            split = splits.last_n(table, recipe.n_valid, recipe.n_test, last=recipe.last)
+        case "time":
+            split = splits.by_time(table, recipe.fractions)
+        case _:
+            raise ConfigError(f"split {shown(recipe.split)} cannot be made", nearest(recipe.split, splits.KINDS))
+    if recipe.cold_items == "drop":
+        split = splits.only_known_items(table, split)
+    if recipe.complete_users:
+        split = splits.only_complete_users(table, split)
+    return split
+
+
+def _checked_parts(source: Mapping[str, str | os.PathLike[str]], recipe: Recipe) -> dict[str, str | os.PathLike[str]]:
+    if recipe.split != "given":
+        raise ConfigError(f"the parts are given, but split {recipe.split!r} was asked for", "use --split given")
+    unknown = set(source) - set(PARTS)
+    if unknown or "train" not in source:
+        raise ConfigError(f"parts {sorted(source)}; allowed: train, and perhaps valid and test")
+    paths = {part: source[part] for part in PARTS if part in source}
+    if len({os.path.realpath(path) for path in paths.values()}) < len(paths):
+        raise ConfigError("one file is named for two parts", "name a file for each part")
+    return paths
+
+
+class _Part:
+    """Pairs of one part: the matrix, and its rows in order."""
+
+    def __init__(self, table: Table, rows: NDArray[np.int64]):
+        shape = (len(table.user_ids), len(table.item_ids))
+        self.interactions = Interactions.from_pairs(table.users[rows], table.items[rows], *shape)
+        self.table, self.rows = table, rows
+
+    def ordered_items(self) -> NDArray[np.int32]:
+        """int32 ``[pairs]``: items by user, oldest first, or first in the file first."""
+        times = self.table.times
+        rows = self.rows if times is None else self.rows[np.argsort(times[self.rows], kind="stable")]
+        return self.table.items[rows[np.argsort(self.table.users[rows], kind="stable")]]
+
+
+def _rows(table: Table, rows: NDArray[Any]) -> _Part:
+    return _Part(table, np.flatnonzero(rows) if rows.dtype == bool else rows)
+
+
+def _sizes(part: NDArray[np.int8]) -> dict[str, int]:
+    sizes = {name: int(np.count_nonzero(part == code)) for code, name in enumerate(PARTS)}
+    left_out = int(np.count_nonzero(part == splits.LEFT_OUT))
+    return {**sizes, **({"left_out": left_out} if left_out else {})}
+
+
+def _assembled(parts: list[_Part], table: Table, recipe: Recipe, spec: dict[str, Any], name: str) -> Dataset:
+    train, valid, test = (part.interactions for part in parts)
+    candidates = None
+    steps = list(table.steps)
+    if recipe.candidates:
+        full = train.union(valid).union(test)
+        candidates = draw_candidates(full, recipe.candidates, recipe.seed)
+        spec = {**spec, "candidates": recipe.candidates}
+        short = int(np.count_nonzero(candidates[:, -1] < 0))
+        steps.append({"step": f"{recipe.candidates} candidates a user", "users_with_fewer": short})
+    return Dataset.from_interactions(
+        train,
+        valid,
+        test,
+        users=table.user_ids,
+        items=table.item_ids,
+        name=name,
+        order=None if table.order_by is None else parts[0].ordered_items(),
+        order_by=table.order_by,
+        candidates=candidates,
+        split=spec,
+        sources=table.sources,
+        options={**recipe.stated(), "format": table.options.get("format", "table")},
+        steps=steps,
+        allow_leak=recipe.allow_leak,
+    )
+
+
+def with_options(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with reader options and choices replaced; ``None`` changes nothing."""
+    stated = {name: value for name, value in changes.items() if value is not None}
+    of_reader = {name: stated.pop(name) for name in list(stated) if name in Options.__dataclass_fields__}
+    return replace(recipe, read=replace(recipe.read, **of_reader), **stated)
