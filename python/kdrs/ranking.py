@@ -155,9 +155,9 @@ def metrics(
 ) -> dict[str, NDArray[np.float64]]:
     """Metrics of ranked lists, one value a query: ``{"ndcg@10": float64 [Q], ...}``.
 
-    ``ranked`` is int32 ``[Q, K]``, best first, -1 after the last; ``truth`` is ``Interactions`` or a SciPy CSR, ``rows``
-    (int ``[Q]``) says which of its rows the queries are. With h the hits at positions p_1 < p_2 < ... (from 1) up to K
-    and t the number of relevant items:
+    ``ranked`` is int32 ``[Q, K]``, best first, -1 after the last; ``truth`` is ``Interactions`` or a SciPy CSR and
+    ``rows`` (int ``[Q]``) says which of its rows the queries are. With h the hits at positions p_1 < p_2 < ... (from 1)
+    up to K and t the number of relevant items:
 
     - hit@K = 1 if h > 0 else 0
     - recall@K = h / t

@@ -142,8 +142,8 @@ def discrepancy(
     sharpnesses (and of draws, if they differ) give a tuple of results.
     """
     single = isinstance(law, str)
-    laws = (law,) if single else tuple(law)
-    strengths = (sharpness,) * len(laws) if np.isscalar(sharpness) else tuple(cast("Sequence[float]", sharpness))
+    laws = (law,) if isinstance(law, str) else tuple(law)
+    strengths = (sharpness,) * len(laws) if isinstance(sharpness, (int, float)) else tuple(sharpness)
     amounts = tuple(draws) if isinstance(draws, tuple) else (draws,) * len(laws)
     if not len(laws) == len(strengths) == len(amounts):
         raise ConfigError(f"{len(laws)} laws, {len(strengths)} sharpnesses, {len(amounts)} draws; they must agree")
