@@ -1,0 +1,58 @@
+# kdrs: `make demo` and `make test` do everything on a fresh machine with Python 3.11+ and a Rust toolchain.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+DEMO   := runs/demo
+
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
+CORE   := $(VENV)/.built
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench reproduce wheel clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdrs needs Python 3.11 or newer; this is " + sys.version)'
+	@command -v cargo >/dev/null || { echo "kdrs needs a Rust toolchain: cargo is not on the PATH" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --group test --group dev
+	touch $@
+
+$(CORE): $(STAMP) $(RUST_SOURCES) pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[plots]'
+	touch $@
+
+setup: $(CORE)  ## Make .venv and build kdrs into it, in release mode
+
+demo: setup  ## Fetch MovieLens 100K, train a teacher, distil students, print and draw the comparison
+	$(BIN)/python examples/demo.py --out $(DEMO)
+
+test: setup  ## Run all tests, Rust and Python
+	cargo test --release --quiet --package kdrs-core
+	$(BIN)/python -m pytest
+
+check: setup  ## Lint, format, types, stubs, Rust lints, docs
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest kdrs._core --ignore-disjoint-bases
+	cargo fmt --check
+	cargo clippy --release --all-targets --quiet -- -D warnings
+	$(BIN)/python tests/docs_check.py
+
+bench: setup  ## Measure speed against the peers, as ratios
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python benches/run.py
+
+reproduce: setup  ## The long trainings behind docs/results (hours; can be interrupted and resumed)
+	$(BIN)/python benches/reproduce.py
+
+wheel: setup  ## Build the wheel into dist/
+	$(BIN)/maturin build --release --out dist
+
+clean:  ## Remove what was built; data sets and runs stay
+	rm -rf $(VENV) target dist python/kdrs/_core*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

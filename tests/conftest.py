@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from kdrs.data import Dataset, Interactions
+from kdrs.tasks import PairTask
+
+settings.register_profile("kdrs", deadline=None, derandomize=True)
+settings.load_profile("kdrs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data sets; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("KDRS_DATA", Path(__file__).parents[1] / "../shared/data"))
+    if not folder.is_dir():
+        pytest.skip(f"the real data sets are not at {folder} (KDRS_DATA names their folder)")
+    return folder
+
+
+def toy_dataset(n_users: int = 50, n_items: int = 80, seed: int = 0, candidates: int | None = 20) -> Dataset:
+    """Users with tastes: each likes the items of its group, with noise. Leave-one-out, with candidates unless None."""
+    rng = np.random.default_rng(seed)
+    liked = (np.arange(n_users)[:, None] % 4 == np.arange(n_items)[None, :] % 4) * 0.5 + 0.04
+    users, items = np.nonzero(rng.random((n_users, n_items)) < liked)
+    held = np.full((n_users, 2), -1)
+    train = np.ones(users.size, bool)
+    for user in range(n_users):
+        own = np.flatnonzero(users == user)
+        chosen = rng.choice(own, 2, replace=False)
+        held[user] = items[chosen]
+        train[chosen] = False
+    everyone = np.arange(n_users)
+    size = (n_users, n_items)
+    drawn = None
+    if candidates is not None:
+        seen = np.zeros(size, bool)
+        seen[users, items] = True
+        drawn = np.stack([rng.choice(np.flatnonzero(~seen[user]), candidates, replace=False) for user in everyone])
+    return Dataset.from_interactions(
+        Interactions.from_pairs(users[train], items[train], *size),
+        Interactions.from_pairs(everyone, held[:, 0], *size),
+        Interactions.from_pairs(everyone, held[:, 1], *size),
+        name="toy",
+        candidates=drawn,
+    )
+
+
+@pytest.fixture(scope="session")
+def toy() -> Dataset:
+    return toy_dataset()
+
+
+@pytest.fixture
+def task(toy: Dataset) -> PairTask:
+    return PairTask(toy.train, batch_size=64)
+
+
+@pytest.fixture(scope="session")
+def toy_path(toy: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy.save(tmp_path_factory.mktemp("data") / "toy")

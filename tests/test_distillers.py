@@ -1,0 +1,277 @@
+"""Each method against the numbers and properties of its paper, worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import toy_dataset
+
+from kdrs.distillers import CD, DE, RRD
+from kdrs.distillers.cd import CDConfig, rank_weights
+from kdrs.distillers.de import Experts, temperature
+from kdrs.errors import MissingKnowledge
+from kdrs.models import BPR
+from kdrs.tasks import Batch, Epoch, PairTask, Queries
+from kdrs.teachers import ModelTeacher
+
+
+def bpr(task, dim, seed=0, std=0.5):
+    torch.manual_seed(seed)
+    return BPR(BPR.Config(dim=dim, init_std=std), task)
+
+
+def batch_of(users, positives, negatives):
+    users = torch.tensor(users)
+    return Batch(Queries(users, users), torch.tensor(positives), torch.tensor(negatives)[:, None])
+
+
+def started(distiller, model, task, index=0, seed=0, total=1000):
+    epoch = Epoch(index, seed, total)
+    distiller.on_epoch_start(epoch, distiller.draw(epoch), ModelTeacher(model, task, live=True))
+    return distiller
+
+
+# --- DE -------------------------------------------------------------------------------------------------------------
+
+
+def worked_experts(tau):
+    """Two constant experts, 2 and 0, the target 1, equal selection, noise (0, ln 3)."""
+    shares = torch.softmax(torch.tensor([0.0, math.log(3)]) / tau, dim=0)
+    experts = Experts(1, 1, 2, 104.0)
+    with torch.no_grad():
+        for parameter in experts.parameters():
+            parameter.zero_()
+        experts.bias2[:, 0] = torch.tensor([2.0, 0.0])
+    return shares, (1.0 - experts(torch.ones(1, 1), shares[None])).square().sum().item()
+
+
+def test_de_worked_example():
+    shares, loss = worked_experts(1.0)
+    assert shares.tolist() == pytest.approx([0.25, 0.75])
+    assert loss == pytest.approx(0.25)
+    shares, loss = worked_experts(0.5)
+    assert shares.tolist() == pytest.approx([0.1, 0.9])
+    assert loss == pytest.approx(0.64)
+    assert worked_experts(1e-3)[1] == pytest.approx(1.0)
+
+
+def test_de_noise_follows_the_gumbel_max_law():
+    experts = Experts(2, 3, 3, 104.0)
+    target = torch.randn(1, 3, generator=torch.Generator().manual_seed(1))
+    probabilities = torch.softmax(experts.selector(target), dim=-1)[0]
+    noise = torch.Generator().manual_seed(0)
+    chosen = experts.shares(target.expand(20000, 3), 1e-6, noise).argmax(dim=1)
+    frequencies = torch.bincount(chosen, minlength=3) / 20000
+    assert frequencies.tolist() == pytest.approx(probabilities.tolist(), abs=0.015)
+
+
+def test_de_temperatures_are_the_codes():
+    expected = {0: 1.0, 1: 1.0, 51: 0.31622777, 101: 0.1, 201: 0.01, 251: 10**-2.5}
+    for epoch, tau in expected.items():
+        assert temperature(epoch, 1000, 1e-10) == pytest.approx(tau)
+    assert temperature(5000, 1000, 1e-10) == 1e-10
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.05, 1e-3, 1e-8])
+def test_de_skipping_experts_of_share_zero_changes_nothing(tau):
+    torch.manual_seed(3)
+    experts, reference = Experts(4, 7, 6, 104.0), Experts(4, 7, 6, math.inf)
+    reference.load_state_dict(experts.state_dict())
+    source, target = torch.randn(20, 4), torch.randn(20, 7)
+    outputs = []
+    for network, forward in ((experts, experts._grouped), (reference, reference._dense)):
+        shares = network.shares(target, tau, torch.Generator().manual_seed(5))
+        out = forward(source, shares, shares.detach() > 0) if forward == experts._grouped else forward(source, shares)
+        out.square().sum().backward()
+        outputs.append(out.detach())
+    assert torch.allclose(*outputs, rtol=1e-5, atol=1e-6)
+    for left, right in zip(experts.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(left.grad, right.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_de_with_one_active_expert_leaves_the_selector_and_the_others_without_gradient():
+    torch.manual_seed(0)
+    experts = Experts(3, 4, 5, 104.0)
+    target = torch.randn(1, 4).expand(8, 4)
+    with torch.no_grad():
+        experts.selector.weight.zero_()
+        experts.selector.bias.copy_(torch.tensor([90.0, 0, 0, 0, 0]))
+    experts(torch.randn(8, 3), experts.shares(target, 1e-3, torch.Generator().manual_seed(0))).sum().backward()
+    assert (experts.selector.weight.grad == 0).all()
+    assert (experts.weight2.grad[1:] == 0).all()
+    assert (experts.weight2.grad[0] != 0).any()
+
+
+def test_de_with_one_expert_depends_on_no_temperature_and_no_seed(task):
+    teacher, student = bpr(task, 6), bpr(task, 3, seed=1)
+    batch = batch_of([0, 1, 1], [3, 4, 5], [6, 3, 7])
+    values = []
+    for index, seed in ((0, 0), (300, 1)):
+        distiller = DE(DE.Config(experts=1), [ModelTeacher(teacher, task)], task, 3, seed=7)
+        started(distiller, student, task, index, seed)
+        values.append(distiller.loss(student(batch.queries), batch).item())
+    assert values[0] == values[1]
+
+
+def test_de_counts_each_entity_once_and_items_by_their_roles(task):
+    teacher, student = bpr(task, 6), bpr(task, 3, seed=1)
+    distiller = started(DE(DE.Config(experts=1), [ModelTeacher(teacher, task)], task, 3), student, task)
+
+    def loss(*arguments):
+        batch = batch_of(*arguments)
+        return distiller.loss(student(batch.queries), batch).item()
+
+    def entity(kind, index):
+        experts = distiller.users if kind == "users" else distiller.items
+        source = getattr(student, kind).weight[index : index + 1]
+        target = getattr(teacher, kind).weight[index : index + 1]
+        return (target - experts._dense(source, torch.ones(1, 1))).square().sum().item()
+
+    user, three, four = entity("users", 2), entity("items", 3), entity("items", 4)
+    assert loss([2], [3], [4]) == pytest.approx(user + three / 2 + four / 2, rel=1e-5)
+    assert loss([2, 2], [3, 3], [4, 4]) == pytest.approx(user + three / 2 + four / 2, rel=1e-5)
+    assert loss([2, 2], [3, 4], [4, 3]) == pytest.approx(user + three + four, rel=1e-5)
+    distiller.config = DE.Config(experts=1, item_weight="full")
+    assert loss([2, 2], [3, 3], [4, 4]) == pytest.approx(user + three + four, rel=1e-5)
+
+
+def test_de_has_as_many_parameters_as_the_official_log_prints():
+    task = PairTask(toy_dataset().train)
+    distiller = DE(DE.Config(), [ModelTeacher(bpr(task, 200), task)], task, 20)
+    selectors = sum(p.numel() for e in (distiller.users, distiller.items) for p in e.selector.parameters())
+    total = sum(p.numel() for p in distiller.parameters())
+    assert selectors == 12_060
+    assert total - selectors == 1_470_600
+
+
+# --- RRD ------------------------------------------------------------------------------------------------------------
+
+
+def test_rrd_lists_hold_what_they_should(task, toy):
+    teacher, student = bpr(task, 6), bpr(task, 3, seed=1)
+    config = RRD.Config(interesting=5, uninteresting=7, pool=20)
+    distiller = RRD(config, [ModelTeacher(teacher, task)], task, 3)
+    pool = ModelTeacher(teacher, task).topk(20).items
+    for index in range(3):
+        interesting, uninteresting = (t.numpy() for t in distiller.draw(Epoch(index, 0, 10)))
+        for user in range(toy.n_users):
+            seen, listed = set(toy.train.row(user).tolist()), pool[user].tolist()
+            best, rest = interesting[user].tolist(), uninteresting[user].tolist()
+            assert not seen & {*best, *rest}
+            assert [listed.index(item) for item in best] == sorted(listed.index(item) for item in best)
+            assert len(set(best)) == 5
+            assert len(set(rest)) == 7
+            assert not set(rest) & set(listed)
+    first, second = (distiller.draw(Epoch(i, 0, 10))[0] for i in (0, 1))
+    assert (first != second).any()
+    assert (first == distiller.draw(Epoch(0, 0, 10))[0]).all()
+    assert started(distiller, student, task)._complete
+
+
+def test_rrd_inclusion_probabilities_follow_the_ranks(task):
+    """T = 10, 40 of 500: rank 10 is nearly always drawn, rank 30 in 81 %, 50 in 19 %."""
+    from kdrs import sampling
+
+    lists = np.tile(np.arange(500, dtype=np.int32), (4000, 1))
+    drawn = sampling.weighted(lists, np.exp(-np.arange(1, 501) / 10), 40, seed=3, order="list")
+    share = np.bincount(drawn.ravel(), minlength=500) / 4000
+    for rank, expected in ((10, 1.00), (20, 0.98), (30, 0.81), (40, 0.45), (50, 0.19), (60, 0.08), (80, 0.01)):
+        assert share[rank - 1] == pytest.approx(expected, abs=0.02)
+
+
+def test_rrd_loss_is_the_sum_over_unique_users(task):
+    teacher, student = bpr(task, 6), bpr(task, 3, seed=1)
+    config = RRD.Config(interesting=3, uninteresting=4, pool=10)
+    distiller = started(RRD(config, [ModelTeacher(teacher, task)], task, 3), student, task)
+
+    def loss(users):
+        batch = batch_of(users, [0] * len(users), [1] * len(users))
+        return distiller.loss(student(batch.queries), batch).item()
+
+    assert loss([4, 4, 9]) == pytest.approx(loss([4]) + loss([9]), rel=1e-5)
+    scores = student.users.weight[4] @ student.items.weight.T
+    best, rest = (lists[4] for lists in distiller._lists)
+    from test_losses import slow_relaxed_ranking
+
+    assert loss([4]) == pytest.approx(slow_relaxed_ranking(scores[best].tolist(), scores[rest].tolist()), rel=1e-5)
+
+
+def test_rrd_shortens_lists_where_the_catalogue_ends(task, toy):
+    teacher, student = bpr(task, 6), bpr(task, 3, seed=1)
+    config = RRD.Config(interesting=100, uninteresting=100, pool=60)
+    distiller = started(RRD(config, [ModelTeacher(teacher, task)], task, 3), student, task)
+    assert not distiller._complete
+    batch = batch_of([0, 1], [0, 1], [2, 3])
+    loss = distiller.loss(student(batch.queries), batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    for user in range(toy.n_users):
+        unseen = toy.n_items - len(toy.train.row(user))
+        interesting, uninteresting = (lists[user] for lists in distiller._lists)
+        assert int((interesting >= 0).sum()) == min(60, unseen)
+        assert int((uninteresting >= 0).sum()) == unseen - min(60, unseen)
+
+
+def test_rrd_topk_takes_the_head_of_the_pool(task):
+    teacher = ModelTeacher(bpr(task, 6), task)
+    distiller = RRD(RRD.Config(interesting=4, pool=20, choice="topk"), [teacher], task, 3)
+    assert (distiller.draw(Epoch(0, 0, 1))[0].numpy() == teacher.topk(4).items).all()
+
+
+# --- CD -------------------------------------------------------------------------------------------------------------
+
+
+def test_cd_tournament_of_three():
+    weights = rank_weights(np.array([3, 3]), 3, CDConfig())
+    assert (weights / weights.sum()).tolist() == pytest.approx([5 / 9, 3 / 9, 1 / 9])
+    ragged = rank_weights(np.array([3, 1]), 3, CDConfig())
+    assert ragged.tolist() == [[5.0, 3.0, 1.0], [1.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("guide", ["student", "teacher"])
+def test_cd_loss_against_its_definition(task, toy, guide):
+    teacher, student = bpr(task, 6), bpr(task, 3, seed=1)
+    config = CD.Config(items=9, pool=30, guide=guide, shift=0.5)
+    distiller = started(CD(config, [ModelTeacher(teacher, task)], task, 3), student, task)
+    batch = batch_of([5, 5, 8], [0, 1, 2], [3, 4, 5])
+    expected = 0.0
+    for user in (5, 8):
+        drawn = distiller._drawn[user]
+        assert len(set(drawn.tolist())) == 9
+        assert not set(drawn.tolist()) & set(toy.train.row(user).tolist())
+        targets = torch.sigmoid((teacher.items.weight[drawn] @ teacher.users.weight[user] + 0.5) / 2)
+        own = torch.sigmoid(student.items.weight[drawn] @ student.users.weight[user])
+        expected -= (targets * own.log() + (1 - targets) * (1 - own).log()).sum().item()
+    assert distiller.loss(student(batch.queries), batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_cd_follows_its_guide(task):
+    """Student-guided items change when the student does; teacher-guided ones do not."""
+    teacher, one, other = bpr(task, 6), bpr(task, 3, seed=1), bpr(task, 3, seed=2)
+    for guide, same in (("student", False), ("teacher", True)):
+        distiller = CD(CD.Config(items=5, pool=10, guide=guide), [ModelTeacher(teacher, task)], task, 3)
+        draws = [started(distiller, model, task)._drawn for model in (one, other)]
+        assert torch.equal(*draws) is same
+
+
+# --- what a teacher must hold ---------------------------------------------------------------------------------------
+
+
+def test_a_ranking_alone_is_enough_for_rrd_only(task, toy, tmp_path):
+    from safetensors.torch import save_file
+
+    from kdrs.teachers import FileTeacher
+
+    lists = torch.from_numpy(ModelTeacher(bpr(task, 6), task).topk(30).items.copy())
+    path = tmp_path / "lists.safetensors"
+    save_file({"topk": lists}, path, metadata={"kdrs": "teacher/1"})
+    teacher = FileTeacher(path, task)
+    RRD(RRD.Config(pool=30), [teacher], task, 3)
+    for method in (DE, CD):
+        with pytest.raises(MissingKnowledge, match="holds only a ranking"):
+            method(method.Config(), [teacher], task, 3)
+    with pytest.raises(MissingKnowledge, match="lists 30 items"):
+        RRD(RRD.Config(pool=40), [teacher], task, 3)
