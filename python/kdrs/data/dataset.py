@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -20,6 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from kdrs.data.ids import Ids
 from kdrs.data.interactions import Interactions
 from kdrs.errors import DataError, MachineError, shown
+
+log = logging.getLogger("kdrs.data")
 
 FORMAT = "kdrs-dataset/1"
 PARTS = ("train", "valid", "test")
@@ -83,9 +86,8 @@ class Dataset:
     ) -> Dataset:
         """A data set of interactions at hand; parts not given are empty, ids not given are "0", "1", ....
 
-        Raises ``DataError`` for shapes that differ, for a pair that is in train and also held out (unless
-        ``allow_leak``) or in both held-out parts, for an ``order`` that is no reordering of the train items, and for
-        a candidate that is one of the user's own items.
+        Raises ``DataError`` for shapes that differ, for a pair in two parts (unless ``allow_leak``), for an ``order``
+        that is no reordering of the train items, and for a candidate that is one of the user's own items.
         """
         n_users, n_items = train.shape
         valid = empty(train.shape) if valid is None else valid
@@ -276,14 +278,16 @@ class Dataset:
     def _check_leaks(self, allow_leak: bool) -> None:
         for left, right in (("train", "valid"), ("train", "test"), ("valid", "test")):
             shared = getattr(self, left).intersection(getattr(self, right))
-            if not shared.n_pairs or (allow_leak and left == "train"):
+            if not shared.n_pairs:
+                continue
+            if allow_leak:
+                log.warning("%d pairs are in %s and in %s", shared.n_pairs, left, right)
                 continue
             user, item = int(shared.row_of_pair[0]), int(shared.indices[0])
             raise DataError(
                 f"{shared.n_pairs:,} pairs are in {left} and in {right}, first user {shown(self.users[user])} "
                 f"item {shown(self.items[item])}",
-                "a target that was trained on measures nothing; mend the files"
-                + (", or allow it with --allow-leak (allow_leak=True)" if left == "train" else ""),
+                "a target that was trained on measures nothing: mend the files, or say --allow-leak (allow_leak=True)",
             )
 
     def _check_candidates_unseen(self) -> None:

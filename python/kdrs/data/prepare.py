@@ -146,6 +146,9 @@ def prepare_given(tables: Mapping[str, Table], recipe: Recipe, *, name: str = "d
     codes = np.split(np.arange(whole.n_rows), bounds)
     empty = np.zeros(0, np.int64)
     rows = {part: codes[present.index(part)] if part in present else empty for part in PARTS}
+    sizes = {part: int(rows[part].size) for part in PARTS}
+    trained = np.bincount(whole.users[rows["train"]], minlength=len(whole.user_ids)) > 0
+    whole = whole.noted("parts as given", users_not_in_train=int(np.count_nonzero(~trained)), **sizes)
     return _assembled(
         [_rows(whole, rows[part]) for part in PARTS],
         whole,

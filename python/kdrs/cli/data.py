@@ -1,0 +1,294 @@
+"""``kdrs data fetch | prepare | describe``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from kdrs.data import Dataset, Table
+
+app = typer.Typer(help="Fetch, prepare and describe interaction data.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Column = "column, by name or by place from 0; the usual names are recognised"
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A known data set, or 'list' to see them all.", metavar="NAME")],
+    to: Annotated[Path | None, typer.Option(help="Folder for the files; the cache by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch a known data set: from KDRS_DATA, the cache or its public address, checked by SHA-256."""
+    from kdrs.data import KNOWN
+    from kdrs.data import fetch as fetch_files
+
+    if name == "list":
+        rows = [{"name": data.name, "title": data.title, "source": data.source} for data in KNOWN.values()]
+        _print(as_json, {"sets": rows}, [f"{row['name']:<14} {row['title']} [{row['source']}]" for row in rows])
+        return
+    files = {part: str(path) for part, path in fetch_files(name, to).items()}
+    _print(as_json, {"name": name, "files": files}, list(files.values()))
+
+
+@app.command()
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(help="A file, a folder of ready-made parts (train.*, valid.*, test.*), or a known data set."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder of the prepared data set; needed unless --dry-run.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="Validation part, if SOURCE is the train part.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Test part, if SOURCE is the train part.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the data set, shown in reports.")] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, csv, tsv, parquet, inter, movielens, counted-lists (users.dat), user-lists, npy or npz."
+        ),
+    ] = None,
+    user: Annotated[str | None, typer.Option(help=f"User {Column}.")] = None,
+    item: Annotated[str | None, typer.Option(help=f"Item {Column}.")] = None,
+    rating: Annotated[str | None, typer.Option(help=f"Rating {Column}.")] = None,
+    timestamp: Annotated[str | None, typer.Option(help=f"Time {Column}.")] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="Separator of CSV: a character, 'tab', 'space' or '::'.")
+    ] = None,
+    header: Annotated[bool | None, typer.Option("--header/--no-header", help="Whether line 1 names columns.")] = None,
+    quotes: Annotated[bool | None, typer.Option("--quotes/--no-quotes", help="Whether fields may be quoted.")] = None,
+    on_bad_line: Annotated[str | None, typer.Option(help="error, or skip up to 1 % of the lines.")] = None,
+    strip_ids: Annotated[bool | None, typer.Option("--strip-ids", help="Take blanks off around ids.")] = None,
+    float_ids: Annotated[str | None, typer.Option(help="Ids such as 12.0: error, whole (12) or exact.")] = None,
+    time_unit: Annotated[str | None, typer.Option(help="auto, s, ms, us, ns, or order for bare order numbers.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Published protocol: loo-499, fr-811, hetcomp or bd.")] = None,
+    duplicates: Annotated[
+        str | None, typer.Option(help="Row of a pair that stays: first, last, max, sum, error.")
+    ] = None,
+    min_rating: Annotated[float | None, typer.Option(help="Drop rows rated lower.")] = None,
+    k_core: Annotated[int | None, typer.Option(help="Drop users and items with fewer rows until none is left.")] = None,
+    min_user: Annotated[int | None, typer.Option(help="Drop users with fewer rows, once.")] = None,
+    min_item: Annotated[int | None, typer.Option(help="Drop items with fewer rows, once.")] = None,
+    split: Annotated[str | None, typer.Option(help="leave-one-out, ratio, ordered, last-n, time or given.")] = None,
+    fractions: Annotated[str | None, typer.Option(help="Shares of train, valid and test: 0.8,0.1,0.1.")] = None,
+    n_valid: Annotated[int | None, typer.Option(help="Pairs a user for validation, for last-n.")] = None,
+    n_test: Annotated[int | None, typer.Option(help="Pairs a user for testing, for last-n.")] = None,
+    short_users: Annotated[
+        str | None, typer.Option(help="Users with fewer than 3 pairs under leave-one-out: keep (in train) or drop.")
+    ] = None,
+    cold_items: Annotated[str | None, typer.Option(help="Held-out items without training pairs: keep or drop.")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="Items stored a user to rank held-out ones among; 0 ranks all.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of split and candidates.")] = None,
+    id_order: Annotated[str | None, typer.Option(help="Numbering of ids: appearance or numeric.")] = None,
+    allow_leak: Annotated[bool | None, typer.Option("--allow-leak", help="Let a pair be in two parts.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a prepared data set in the way.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do it all, write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read, filter and split a source, and write the prepared data set."""
+    from kdrs.data import prepare as prepare_data
+    from kdrs.data.dataset import check_target
+    from kdrs.data.known import fetch as fetch_files
+    from kdrs.data.known import known
+    from kdrs.data.prepare import PRESETS, Recipe, with_options
+    from kdrs.errors import ConfigError, nearest
+
+    if out is None and not dry_run:
+        raise ConfigError("prepare needs a folder to write to", "name it with --out DIR, or say --dry-run")
+    if out is not None:
+        check_target(out, overwrite)
+    recipe, files = Recipe(), _parts(source, valid, test)
+    if files is None:
+        data = known(source)
+        recipe, files, name = data.recipe, dict(fetch_files(source)), name or data.name
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ConfigError(f"unknown preset {preset!r}", nearest(preset, PRESETS))
+        recipe = Recipe(recipe.read, **PRESETS[preset], seed=recipe.seed)
+    given = "all" not in files
+    if given and split is None and preset is None:
+        split = "given"
+    recipe = with_options(
+        recipe,
+        format=format,
+        user=user,
+        item=item,
+        rating=rating,
+        timestamp=timestamp,
+        separator={"tab": "\t", "\\t": "\t", "space": " "}.get(separator or "", separator),
+        header=header,
+        quotes=quotes,
+        on_bad_line=on_bad_line,
+        strip_ids=strip_ids,
+        float_ids=float_ids,
+        time_unit=time_unit,
+        duplicates=duplicates,
+        min_rating=min_rating,
+        k_core=k_core,
+        min_user=min_user,
+        min_item=min_item,
+        split=split,
+        fractions=_fractions(fractions),
+        n_valid=n_valid,
+        n_test=n_test,
+        short_users=short_users,
+        cold_items=cold_items,
+        candidates=candidates,
+        seed=seed,
+        id_order=id_order,
+        allow_leak=allow_leak,
+    )
+    dataset = prepare_data(files if given else files["all"], recipe, name=name)
+    for line in _history(dataset.steps):
+        print(line, file=sys.stderr)
+    if out is not None and not dry_run:
+        dataset.save(out, overwrite=overwrite)
+    written = None if dry_run or out is None else str(out)
+    _print(as_json, {"path": written, "dry_run": dry_run, **dataset.describe()}, _summary(dataset, written))
+
+
+@app.command()
+def describe(
+    path: Annotated[Path, typer.Argument(help="A prepared data set, or a file of interactions.", metavar="DIR|FILE")],
+    format: Annotated[str, typer.Option(help="Format of a file.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Tell what a prepared data set or a file holds."""
+    from kdrs.data import Dataset, is_dataset, read
+
+    if path.is_dir() or is_dataset(path):
+        dataset = Dataset.load(path)
+        _print(as_json, dataset.describe(), [*_summary(dataset, str(path)), *_history(dataset.steps)])
+        return
+    table = read(path, format)
+    facts = _table_facts(table, path)
+    _print(as_json, facts, [f"{key:<12} {_text(value)}" for key, value in facts.items()])
+
+
+def _parts(source: str, valid: Path | None, test: Path | None) -> dict[str, Path] | None:
+    """The files that SOURCE means; ``None`` if it can only be a known name."""
+    from kdrs.data.dataset import is_dataset
+    from kdrs.data.known import KNOWN, is_known
+    from kdrs.errors import ConfigError, DataError, nearest
+
+    path = Path(source)
+    held_out = {part: file for part, file in (("valid", valid), ("test", test)) if file is not None}
+    if held_out:
+        return {"train": path, **held_out}
+    if is_dataset(path):
+        raise DataError(f"{source} is prepared already", "train on it, or see it with kdrs data describe")
+    if is_known(source) and not path.is_file():
+        return None
+    if not path.exists() and path.name == source and not path.suffix:
+        raise ConfigError(f"{source!r} is no file and no known data set", nearest(source, KNOWN))
+    if not path.is_dir():
+        return {"all": path}
+    found = {
+        part: sorted(file for file in path.glob(f"{part}.*") if file.is_file()) for part in ("train", "valid", "test")
+    }
+    alone = len(found["train"]) == 1 and all(len(files) <= 1 for files in found.values())
+    if not alone or not (found["valid"] or found["test"]):
+        raise DataError(
+            f"{source} is a folder without one file each for train.* and valid.* or test.*",
+            "name a file, or the parts: kdrs data prepare TRAIN --valid FILE --test FILE",
+        )
+    return {part: files[0] for part, files in found.items() if files}
+
+
+def _fractions(text: str | None) -> tuple[float, ...] | None:
+    from kdrs.errors import ConfigError, shown
+
+    if text is None:
+        return None
+    try:
+        return tuple(float(share) for share in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"fractions {shown(text)} are no numbers", "for example 0.8,0.1,0.1") from error
+
+
+def _table_facts(table: Table, path: Path) -> dict[str, Any]:
+    import numpy as np
+
+    pairs = table.interactions().n_pairs
+    facts: dict[str, Any] = {
+        "file": str(path),
+        "format": table.options["format"],
+        **table.counts(),
+        "pairs": pairs,
+        "repeated": table.n_rows - pairs,
+        "order": table.order_by,
+    }
+    if table.ratings is not None:
+        values, counts = np.unique(table.ratings, return_counts=True)
+        facts["ratings"] = {"min": float(values[0]), "max": float(values[-1]), "distinct": int(values.size)}
+        if values.size <= 20:
+            facts["ratings"]["counts"] = {f"{value:g}": int(n) for value, n in zip(values, counts, strict=True)}
+    if table.times is not None:
+        first, last = int(table.times.min()), int(table.times.max())
+        if table.time_unit == "us":
+            facts["times"] = {"first": _moment(first), "last": _moment(last)}
+        else:
+            facts["times"] = {"first": first, "last": last}
+    facts["steps"] = list(table.steps)
+    return facts
+
+
+def _moment(micros: int) -> str:
+    import numpy as np
+
+    return f"{np.datetime64(micros, 'us').astype('datetime64[s]')}Z"
+
+
+def _summary(dataset: Dataset, path: str | None) -> list[str]:
+    facts = dataset.describe()
+    pairs, cold = facts["pairs"], facts["cold_pairs"]
+    degrees = facts["items_per_user"]
+    lines = [
+        f"{facts['name']}: {facts['users']:,} users, {facts['items']:,} items, {pairs['all']:,} pairs "
+        f"(density {facts['density']:.4%})",
+        f"split       {_text(facts['split'])}",
+    ]
+    lines += [
+        f"{part:<11} {pairs[part]:,} pairs of {facts['users_with'][part]:,} users"
+        for part in ("train", "valid", "test")
+    ]
+    lines += [
+        f"per user    {degrees['min']} to {degrees['max']} items, median {degrees['median']:g}",
+        f"cold items  {facts['cold_items']:,} (in {cold['valid']:,} validation and {cold['test']:,} test pairs)",
+        f"candidates  {facts['candidates'] or 'none: all items are ranked'}",
+        f"order       {facts['order'] or 'none'}",
+        f"fingerprint {facts['fingerprint']}",
+    ]
+    return [*lines, f"folder      {path}"] if path else lines
+
+
+def _history(steps: tuple[dict[str, Any], ...]) -> list[str]:
+    lines = []
+    for step in steps:
+        facts = {key: value for key, value in step.items() if key not in ("step", "before", "after")}
+        left = ", ".join(f"{n:,} {what}" for what, n in step.get("after", {}).items())
+        lines.append(f"  {step['step']}: {left}{'; ' * bool(left and facts)}{_text(facts)}")
+    return lines
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return " ".join(_text(inner) for inner in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value).replace("_", " ") if isinstance(value, str) else str(value)
+
+
+def _print(as_json: bool, document: dict[str, Any], lines: list[str]) -> None:
+    if as_json:
+        print(json.dumps({"schema": 1, **document}, ensure_ascii=False, allow_nan=False))
+    else:
+        print("\n".join(lines))
