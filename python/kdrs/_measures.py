@@ -41,23 +41,27 @@ def rank_metrics(
     whole ranking and divided by |truth|; it needs ``n_items``.
     """
     degrees = np.asarray(degrees, np.int64)
-    query = np.repeat(np.arange(degrees.size), degrees)
     g = np.asarray(better, np.int64)
     t = np.asarray(tied, np.int64) + 1
-    order = np.lexsort((g, query))
-    query, g, t = query[order], g[order], t[order]
     starts = (np.cumsum(degrees) - degrees)[degrees > 0]
-    place = np.arange(g.size) - np.repeat(starts, degrees[degrees > 0])  # held-out items before, in rank order
-    opens = np.ones(g.size, bool)
-    opens[1:] = (query[1:] != query[:-1]) | (g[1:] != g[:-1])
-    group = np.cumsum(opens) - 1
-    m = np.bincount(group)[group] if g.size else g
-    r = np.arange(g.size) - np.flatnonzero(opens)[group]
-    h = place - r
+    if starts.size == g.size:  # one held-out item a query, nothing to sort or to group
+        h = r = np.zeros_like(g)
+        m = np.ones_like(g)
+    else:
+        query = np.repeat(np.arange(degrees.size), degrees)
+        order = np.lexsort((g, query))
+        query, g, t = query[order], g[order], t[order]
+        place = np.arange(g.size) - np.repeat(starts, degrees[degrees > 0])
+        opens = np.ones(g.size, bool)
+        opens[1:] = (query[1:] != query[:-1]) | (g[1:] != g[:-1])
+        group = np.cumsum(opens) - 1
+        m = np.bincount(group)[group]
+        r = np.arange(g.size) - np.flatnonzero(opens)[group]
+        h = place - r
     if ties != "expected":
         g = g + r if ties == "optimistic" else g + t - m + r
         t = m = np.ones_like(g)
-        h, r = place, np.zeros_like(g)
+        h, r = h + r, np.zeros_like(g)
     pairs = _Tied(g.astype(np.float64), t.astype(np.float64), m.astype(np.float64), h, r, starts)
 
     truth = degrees[degrees > 0].astype(np.float64)
@@ -116,22 +120,28 @@ class _Tied(NamedTuple):
     starts: NDArray[np.int64]
     """First pair of each query that has one."""
 
+    @property
+    def any_tied(self) -> bool:
+        return bool((self.t != 1).any())
+
     def inside(self, k: int | NDArray[np.float64]) -> NDArray[np.float64]:
         return np.clip(k - self.g, 0, self.t)
 
     def total(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.add.reduceat(values, self.starts) if self.starts.size else np.zeros(0)
+        return values if self.starts.size == values.size else np.add.reduceat(values, self.starts)
 
     def product(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.multiply.reduceat(values, self.starts) if self.starts.size else np.zeros(0)
+        return values if self.starts.size == values.size else np.multiply.reduceat(values, self.starts)
 
     def summed(
         self, running: NDArray[np.float64], inside: NDArray[np.float64], single: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """The mean of a place's weight over the tie, places past the list weighing 0."""
         low = np.minimum(self.g, running.size - 1).astype(np.int64)
-        high = np.minimum(self.g + inside, running.size - 1).astype(np.int64)
         alone = np.where(inside > 0, single[np.minimum(low, single.size - 1)], 0.0)
+        if not self.any_tied:
+            return alone
+        high = np.minimum(self.g + inside, running.size - 1).astype(np.int64)
         return np.where(self.t == 1, alone, (running[high] - running[low]) / self.t)
 
     def reciprocals(self, inside: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -145,7 +155,7 @@ class _Tied(NamedTuple):
         """Each item's share of the sum of precisions at hits."""
         h1 = self.h + 1.0
         alone = np.where(inside > 0, h1 / (self.g + 1), 0.0)
-        if (self.t == 1).all():
+        if not self.any_tied:
             return alone
         reciprocals = self.reciprocals(inside)
         slope = (self.m - 1) / np.maximum(self.t - 1, 1)

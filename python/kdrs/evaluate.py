@@ -298,7 +298,8 @@ class Evaluator:
                 raise ConfigError(f"unknown part {shown(name)!r}", nearest(str(name), self.truths))
         source = as_source(scorer, self.n_queries, self.n_items, self.threads)
         ledgers = {name: _Ledger(self, name) for name in dict.fromkeys(wanted)}
-        rows = np.unique(np.concatenate([ledger.rows for ledger in ledgers.values()])) if ledgers else np.zeros(0, int)
+        asked = np.logical_or.reduce([ledger.keeps for ledger in ledgers.values()]) if ledgers else np.zeros(0, bool)
+        rows = np.flatnonzero(asked)
         with no_grad():
             for block_rows in self._blocks(source, rows):
                 if self.candidates is not None:
@@ -460,14 +461,14 @@ class _Ledger:
         self.evaluator, self.part = evaluator, part
         self.truth = evaluator.truths[part]
         has_truth = self.truth.row_degrees > 0
-        self.has_truth = np.ones_like(has_truth) if evaluator.average == "all-queries" else has_truth
-        self.rows = np.flatnonzero(self.has_truth).astype(np.int64)
+        self.keeps = np.ones_like(has_truth) if evaluator.average == "all-queries" else has_truth
+        self.rows = np.flatnonzero(self.keeps).astype(np.int64)
         self.values = {name: np.empty(self.rows.size) for name in evaluator.names}
         self.filled = self.tied = 0
         self.exposure = {k: np.zeros(evaluator.n_items, np.int64) for k in evaluator.ks} if evaluator.beyond else {}
 
     def kept(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return self.has_truth[rows]
+        return self.keeps[rows]
 
     def add_lists(self, rows: NDArray[np.int64], lists: Ranking) -> None:
         evaluator = self.evaluator
@@ -494,13 +495,8 @@ class _Ledger:
             found = rank_metrics(
                 better, tied, np.ones(better.size, np.int64), evaluator.ks, evaluator.metrics, ties=evaluator.ties
             )
-            starts = np.cumsum(degrees) - degrees
-            full = degrees > 0
-            for name, values in found.items():
-                means = np.full(rows.size, np.nan)
-                if full.any():
-                    means[full] = np.add.reduceat(values, starts[full]) / degrees[full]
-                found[name] = means
+            if better.size != rows.size or (degrees != 1).any():
+                found = {name: _means_of_runs(values, degrees) for name, values in found.items()}
         else:
             found = rank_metrics(
                 better,
@@ -552,6 +548,15 @@ class _Ledger:
             beyond=beyond,
             tied=self.tied / self.rows.size if self.rows.size else None,
         )
+
+
+def _means_of_runs(values: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Means of consecutive runs of ``values``; NaN for a run of length 0."""
+    means = np.full(lengths.size, np.nan)
+    some = lengths > 0
+    if some.any():
+        means[some] = np.add.reduceat(values, (np.cumsum(lengths) - lengths)[some]) / lengths[some]
+    return means
 
 
 def popularity(seen: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
