@@ -1,0 +1,112 @@
+"""Every method with every model: finite loss, the student moves, the teacher does not, same seed same result."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import toy_dataset
+from torch import nn
+
+from kdrs.distillers import DISTILLERS
+from kdrs.models import MODELS
+from kdrs.sampling import stream
+from kdrs.tasks import PairTask
+from kdrs.teachers import ModelTeacher
+from kdrs.train import Learner, Term, fit
+
+SMALL = {
+    "de": {"experts": 3},
+    "rrd": {"interesting": 5, "uninteresting": 5, "pool": 20},
+    "cd": {"items": 5, "pool": 30},
+}
+"""Options that suit a catalogue of 80 items."""
+
+
+def build(task: PairTask, name: str, dim: int, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    cls = MODELS[name]
+    return cls(cls.Config(dim=dim), task).to(task.device)
+
+
+def distil(task: PairTask, method: str, model: str, teacher: nn.Module, epochs: int = 2, lazy: bool = False) -> Learner:
+    cls = DISTILLERS[method]
+    distiller = cls(cls.Config(**SMALL[method]), [ModelTeacher(teacher, task)], task, 4, stream(0, method))
+    learner = Learner(build(task, model, 4, seed=1), task, [Term(method, 0.1, distiller)], lr=1e-2, lazy=lazy)
+    fit(learner, task, epochs=epochs)
+    return learner
+
+
+def state(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", DISTILLERS)
+def test_method_with_model(method: str, model: str, device: str):
+    task = PairTask(toy_dataset().train, batch_size=64, device=device)
+    teacher = build(task, model, 8)
+    before, untrained = state(teacher), state(build(task, model, 4, seed=1))
+    learner = distil(task, method, model, teacher)
+    assert same(before, state(teacher))
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert not same(untrained, state(learner.model))
+    assert all(torch.isfinite(tensor).all() for tensor in learner.state().values() if tensor.is_floating_point())
+    if device == "cpu":
+        assert same(state(learner.model), state(distil(task, method, model, teacher).model))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", DISTILLERS)
+def test_only_the_term_moves_the_student_when_the_base_loss_is_off(method: str, model: str, task: PairTask):
+    """The term's own gradient reaches the student, whatever the model."""
+    cls = DISTILLERS[method]
+    distiller = cls(cls.Config(**SMALL[method]), [ModelTeacher(build(task, model, 8), task)], task, 4)
+    learner = Learner(build(task, model, 4, seed=1), task, [Term(method, 1.0, distiller)], base=None)
+    before = state(learner.model)
+    fit(learner, task, epochs=1)
+    assert not same(before, state(learner.model))
+
+
+@pytest.mark.parametrize("method", DISTILLERS)
+def test_a_teacher_of_another_model(method: str, task: PairTask):
+    distil(task, method, "bpr", build(task, "lightgcn", 8), epochs=1)
+
+
+@pytest.mark.parametrize("method", DISTILLERS)
+def test_lazy_rows(method: str, task: PairTask):
+    learner = distil(task, method, "bpr", build(task, "bpr", 8), lazy=True)
+    assert all(torch.isfinite(parameter).all() for parameter in learner.model.parameters())
+
+
+def test_weight_zero_is_the_plain_student(task: PairTask):
+    """Random streams are separate: a term that is switched off leaves the student's trajectory as it was."""
+    teacher = ModelTeacher(build(task, "bpr", 8), task)
+    plain = Learner(build(task, "bpr", 4), task)
+    fit(plain, task, epochs=2)
+    for method, cls in DISTILLERS.items():
+        distiller = cls(cls.Config(**SMALL[method]), [teacher], task, 4)
+        off = Learner(build(task, "bpr", 4), task, [Term(method, 0.0, distiller)])
+        fit(off, task, epochs=2)
+        assert same(state(plain.model), state(off.model)), method
+
+
+def test_a_sum_with_one_weight_zero_is_the_other_term(task: PairTask):
+    teacher = ModelTeacher(build(task, "bpr", 8), task)
+
+    def run(weights: dict[str, float]) -> dict[str, torch.Tensor]:
+        terms = [
+            Term(name, weight, DISTILLERS[name](DISTILLERS[name].Config(**SMALL[name]), [teacher], task, 4, stream(0, name)))
+            for name, weight in weights.items()
+        ]
+        learner = Learner(build(task, "bpr", 4), task, terms)
+        fit(learner, task, epochs=2)
+        return state(learner.model)
+
+    assert same(run({"de": 0.1, "rrd": 0.0}), run({"de": 0.1}))
+    assert same(run({"de": 0.0, "rrd": 0.1}), run({"rrd": 0.1}))
+    assert not same(run({"de": 0.1, "rrd": 0.1}), run({"de": 0.1}))

@@ -1,0 +1,109 @@
+"""Base models against slow forms of their definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kdrs.models import BPR, MODELS, LightGCN, model_class
+from kdrs.errors import ConfigError
+from kdrs.tasks import PairTask, Queries
+
+
+def build(task, name, **options):
+    torch.manual_seed(0)
+    cls = MODELS[name]
+    return cls(cls.Config(**{"dim": 5, **options}), task)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_way_to_ask_for_scores_agrees(task: PairTask, name: str):
+    model = build(task, name).eval()
+    rows = torch.tensor([3, 0, 7])
+    view = model(Queries(rows, rows))
+    every = view.all_scores()
+    ids = torch.tensor([[1, 5, 9, 2], [4, 0, 79, 3], [8, 8, 1, 60]])
+    expected = every.gather(1, ids)
+    at = torch.tensor([[2], [0]])
+    assert torch.allclose(view.scores(ids), expected, atol=1e-6)
+    assert torch.allclose(view.scores(ids[:, :2]), expected[:, :2], atol=1e-6)
+    assert torch.allclose(view.pairs(at, ids[[2, 0]]), expected[[2, 0]], atol=1e-6)
+    assert torch.allclose(view.pairs(torch.tensor([0, 1, 2]), ids[:, 0]), expected[:, 0], atol=1e-6)
+    lists = torch.tensor([[0, 2], [1, 1]])
+    items = torch.tensor([[5], [60]])
+    assert torch.allclose(view.pairs(lists, items), every[lists, items], atol=1e-6)
+    again = torch.tensor([7, 7])
+    assert torch.allclose(view.at(Queries(again, again)).all_scores(), every[[2, 2]], atol=1e-6)
+    factors = model.factors()
+    if factors is not None:
+        full = factors.queries @ factors.items.T + (0 if factors.bias is None else factors.bias)
+        assert torch.allclose(full[rows], every, atol=1e-6)
+
+
+def test_bpr_scores_survive_a_rotation(task: PairTask):
+    model = build(task, "bpr", init_std=1.0)
+    rows = torch.arange(4)
+    before = model(Queries(rows, rows)).all_scores()
+    rotation, _ = torch.linalg.qr(torch.randn(5, 5))
+    with torch.no_grad():
+        model.users.weight.copy_(model.users.weight @ rotation)
+        model.items.weight.copy_(model.items.weight @ rotation)
+    assert torch.allclose(model(Queries(rows, rows)).all_scores(), before, atol=1e-5)
+
+
+def test_lightgcn_propagation_against_a_dense_matrix(task: PairTask, toy):
+    model = build(task, "lightgcn", layers=2)
+    n = toy.n_users
+    adjacency = np.zeros((n + toy.n_items,) * 2)
+    adjacency[toy.train.row_of_pair, n + toy.train.indices] = 1
+    adjacency += adjacency.T
+    degrees = adjacency.sum(1)
+    scale = np.divide(1, np.sqrt(degrees), out=np.zeros_like(degrees), where=degrees > 0)
+    dense = torch.from_numpy(scale[:, None] * adjacency * scale[None, :]).float()
+    reference = model.vectors.detach().clone().requires_grad_()
+    expected = (reference + dense @ reference + dense @ dense @ reference) / 3
+    output = model.propagated()
+    assert torch.allclose(output, expected, atol=1e-5)
+    direction = torch.randn_like(expected)
+    (output * direction).sum().backward()
+    (expected * direction).sum().backward()
+    assert torch.allclose(model.vectors.grad, reference.grad, atol=1e-5)
+
+
+def test_lightgcn_without_layers_is_matrix_factorisation(task: PairTask):
+    graph, plain = build(task, "lightgcn", layers=0), build(task, "bpr")
+    with torch.no_grad():
+        plain.users.weight.copy_(graph.vectors[: task.n_users])
+        plain.items.weight.copy_(graph.vectors[task.n_users :])
+    rows = torch.arange(6)
+    assert torch.allclose(graph(Queries(rows, rows)).all_scores(), plain(Queries(rows, rows)).all_scores())
+
+
+def test_lightgcn_leaves_isolated_nodes_in_place(toy):
+    from kdrs.data import Interactions
+
+    task = PairTask(Interactions.from_pairs([0, 1], [0, 1], 3, 4))
+    model = build(task, "lightgcn", layers=3)
+    assert torch.allclose(model.propagated()[[2, 5, 6]], model.vectors[[2, 5, 6]] / 4)
+
+
+def test_lightgcn_reg_counts_rows_with_multiplicity(task: PairTask):
+    plain, regular = build(task, "lightgcn"), build(task, "lightgcn", reg=0.5)
+    from test_distillers import batch_of
+
+    batch = batch_of([1, 1], [2, 3], [4, 2])
+    difference = regular.loss(regular(batch.queries), batch) - plain.loss(plain(batch.queries), batch)
+    v = plain.vectors.detach()
+    n = task.n_users
+    expected = 0.5 * v[[1, 1, n + 2, n + 3, n + 4, n + 2]].square().sum()
+    assert difference.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_unknown_model_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'lightgcn'"):
+        model_class("lightgnc")
+    with pytest.raises(ConfigError, match="unknown key 'model.dims'"):
+        BPR.Config.parse({"dims": 3}, "model")
+    with pytest.raises(ConfigError, match="model.layers is -1"):
+        LightGCN.Config.parse({"layers": -1}, "model")

@@ -1,0 +1,68 @@
+"""Our Adam against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from kdrs.optim import Adam
+
+
+def train(model: nn.Embedding, optimizer, steps: int = 30) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        ids = torch.randint(0, 20, (8,), generator=generator)
+        target = torch.randn(8, 3, generator=generator)
+        optimizer.zero_grad()
+        (model(ids) * target).sum().add((model(ids[:3]) ** 2).sum()).backward()
+        optimizer.step()
+    return model.weight.detach()
+
+
+def table(sparse: bool) -> nn.Embedding:
+    torch.manual_seed(1)
+    return nn.Embedding(40, 3, sparse=sparse)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
+def test_dense_adam_is_torchs_adam_on_dense_gradients(weight_decay: float):
+    ours, theirs = table(True), table(False)
+    theirs = train(theirs, torch.optim.Adam(theirs.parameters(), lr=1e-2, weight_decay=weight_decay))
+    ours = train(ours, Adam({"t": ours.weight}, lr=1e-2, weight_decay=weight_decay))
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert torch.equal(ours[20:], table(True).weight[20:]) is (weight_decay == 0)
+
+
+def test_lazy_adam_is_torchs_sparse_adam():
+    ours, theirs = table(True), table(True)
+    theirs = train(theirs, torch.optim.SparseAdam(theirs.parameters(), lr=1e-2))
+    ours = train(ours, Adam({"t": ours.weight}, lr=1e-2, lazy=True))
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_lazy_adam_leaves_untouched_rows_alone():
+    ours = table(True)
+    before = ours.weight.detach().clone()
+    after = train(ours, Adam({"t": ours.weight}, lr=1e-2, weight_decay=0.1, lazy=True))
+    assert torch.equal(after[20:], before[20:])
+    assert not torch.equal(after[:20], before[:20])
+
+
+def test_a_parameter_without_gradient_is_skipped_and_one_with_zero_gradient_is_not():
+    absent, zero = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = Adam({"absent": absent, "zero": zero}, lr=0.1, weight_decay=0.1)
+    (zero * 0).sum().backward()
+    optimizer.step()
+    assert torch.equal(absent, torch.ones(2))
+    assert (zero < 1).all()
+
+
+def test_state_goes_on_where_it_was():
+    one, other = table(True), table(True)
+    first, second = Adam({"t": one.weight}, lr=1e-2, weight_decay=1e-3), Adam({"t": other.weight}, lr=1e-2, weight_decay=1e-3)
+    train(one, first)
+    train(other, second)
+    restored = Adam({"t": other.weight}, lr=1e-2, weight_decay=1e-3)
+    restored.load_state({name: tensor.clone() for name, tensor in second.state().items()})
+    assert torch.equal(train(one, first), train(other, restored))
