@@ -121,8 +121,8 @@ class Report:
         np.savez_compressed(buffer, rows=self.rows, **self.values)  # type: ignore[arg-type]
         arrays = buffer.getvalue()
         head = self.to_json() | {"values": list(self.values), "sha256": hashlib.sha256(arrays).hexdigest()}
-        _write(path.with_suffix(".npz"), arrays)
-        _write(path, (json.dumps(head, indent=1, allow_nan=False) + "\n").encode())
+        write_file(path.with_suffix(".npz"), arrays)
+        write_file(path, (json.dumps(head, indent=1, allow_nan=False) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
@@ -648,7 +648,7 @@ def _json_path(path: str | Path) -> Path:
     return path if path.suffix == ".json" else path.with_name(path.name + ".json")
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
