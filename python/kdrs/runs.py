@@ -158,7 +158,7 @@ class Run:
     # --- weights ----------------------------------------------------------------------------------------------------
 
     def save_model(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-        write_safetensors(self.path / "model.safetensors", tensors, {"kdrs": MODEL_FORMAT, **metadata})
+        write_safetensors(self.path / "model.safetensors", tensors, {"format": MODEL_FORMAT, **metadata})
 
     def load_model(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The best epoch's weights and their metadata. Raises ``ArtefactError`` if they are absent or damaged."""
@@ -173,16 +173,16 @@ class Run:
                 "delete model.safetensors and resume the run: its checkpoint still holds the weights",
             )
         tensors, metadata = _read_safetensors(path)
-        if metadata.get("kdrs") != MODEL_FORMAT:
+        if metadata.get("format") != MODEL_FORMAT:
             raise ArtefactError(
-                f"{shown(str(path))} has format {shown(str(metadata.get('kdrs')))}; this kdrs reads {MODEL_FORMAT}",
+                f"{shown(str(path))} has format {shown(str(metadata.get('format')))}; this kdrs reads {MODEL_FORMAT}",
                 "use the version of kdrs that wrote it",
             )
         return tensors, metadata
 
     def save_stage(self, epoch: int, tensors: Mapping[str, Tensor]) -> None:
         (self.path / "stages").mkdir(exist_ok=True)
-        write_safetensors(self.path / "stages" / f"{epoch:04d}.safetensors", tensors, {"kdrs": MODEL_FORMAT})
+        write_safetensors(self.path / "stages" / f"{epoch:04d}.safetensors", tensors, {"format": MODEL_FORMAT})
 
     def load_stages(self) -> dict[int, dict[str, Tensor]]:
         """Weights of earlier epochs, by epoch, ascending."""
@@ -200,7 +200,7 @@ class Run:
             files = {}
             for part, tensors in (("state", checkpoint.state), ("best", checkpoint.best)):
                 name = f"{part}-{checkpoint.epoch:06d}.safetensors"
-                write_safetensors(folder / name, tensors, {"kdrs": CHECKPOINT_FORMAT})
+                write_safetensors(folder / name, tensors, {"format": CHECKPOINT_FORMAT})
                 files[part] = {"name": name, "bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
             manifest = {"format": CHECKPOINT_FORMAT, "epoch": checkpoint.epoch, "files": files, "meta": checkpoint.meta}
             _sync_file(self.path / "metrics.jsonl")
@@ -418,10 +418,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes tensors. The metadata go under one key: safetensors writes several in an order that changes from run to run."""
     from safetensors.torch import save_file
 
+    one = {"kdrs": json.dumps(dict(metadata), sort_keys=True)}
     with _replacing(path) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata=dict(metadata))
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata=one)
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # safetensors gives 0600, whatever the umask
@@ -436,7 +438,11 @@ def file_digest(path: Path) -> str:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from kdrs.teachers import read_safetensors
 
-    return read_safetensors(path)
+    tensors, metadata = read_safetensors(path)
+    try:
+        return tensors, json.loads(metadata["kdrs"])
+    except (KeyError, ValueError):
+        raise ArtefactError(f"{shown(str(path))} was not written by a kdrs run", "check the path") from None
 
 
 def _sync_file(path: Path) -> None:

@@ -1,0 +1,3 @@
+from kdrs.cli import main
+
+main()

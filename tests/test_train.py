@@ -1,0 +1,428 @@
+"""The loop, and that a run goes on with the same bytes after any interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import toy_dataset
+
+from kdrs import pipeline
+from kdrs.config import resolve
+from kdrs.errors import ArtefactError, ConfigError, MachineError, TrainingError
+from kdrs.models import BPR
+from kdrs.protocols import Selection
+from kdrs.runs import Run
+from kdrs.tasks import Epoch, PairTask
+from kdrs.train import Learner, fit
+
+SMALL = {"interesting": 5, "uninteresting": 5, "pool": 20}
+
+
+def run_values(data: Path, **train) -> dict:
+    return {
+        "data": {"path": str(data)},
+        "model": {"name": "bpr", "dim": 4},
+        "train": {"epochs": 6, "batch_size": 64, "lr": 1e-2, "checkpoint_seconds": 0, **train},
+        "device": "cpu",
+    }
+
+
+def final_bytes(path: Path) -> dict[str, object]:
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row.pop("seconds"), row.pop("evaluation_seconds", None)
+    report = json.loads((path / "report.json").read_text())
+    return {
+        "model": (path / "model.safetensors").read_bytes(),
+        "rows": rows,
+        "report": report,
+        "values": (path / "report-test.json").read_bytes(),
+    }
+
+
+@pytest.fixture(scope="module")
+def teacher(toy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "teacher"
+    values = run_values(toy_path, epochs=8)
+    values["model"]["dim"] = 8
+    pipeline.execute(resolve(values), out)
+    return out
+
+
+def distilled(toy_path: Path, teacher: Path, **train) -> dict:
+    values = run_values(toy_path, **train)
+    values["distill"] = [
+        {"method": "rrd", "teacher": str(teacher), "weight": 0.1, **SMALL},
+        {"method": "de", "teacher": str(teacher), "weight": 0.1, "experts": 2},
+        {"method": "cd", "teacher": str(teacher), "weight": 0.1, "items": 5, "pool": 30},
+    ]
+    return values
+
+
+# --- the task -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("negatives", "layout", "rows"), [(1, "triples", 1), (3, "triples", 3), (3, "rows", 1)])
+def test_an_epoch_holds_every_pair_and_only_unseen_negatives(toy, negatives, layout, rows):
+    task = PairTask(toy.train, batch_size=64, n_negatives=negatives, layout=layout)
+    batches = task.draw(Epoch(0, 0, 1))
+    drawn = list(batches)
+    assert len(drawn) == len(batches) == task.n_batches
+    users = torch.cat([b.queries.users for b in drawn])
+    positives = torch.cat([b.positives for b in drawn])
+    unseen = torch.cat([b.negatives for b in drawn])
+    assert sorted(zip(users.tolist(), positives.tolist(), strict=True)) == sorted(
+        (u, i) for u, i in zip(toy.train.row_of_pair.tolist(), toy.train.indices.tolist(), strict=True) for _ in range(rows)
+    )
+    assert unseen.shape == (users.shape[0], negatives if layout == "rows" else 1)
+    seen = toy.train.to_csr().toarray() > 0
+    assert not seen[users[:, None].numpy(), unseen.numpy()].any()
+    for index in (0, len(drawn) - 1):
+        assert torch.equal(batches[index].positives, drawn[index].positives)
+        assert torch.equal(batches[index].negatives, drawn[index].negatives)
+    again, other = task.draw(Epoch(0, 0, 1)), task.draw(Epoch(1, 0, 1))
+    assert torch.equal(again[0].negatives, drawn[0].negatives)
+    assert not torch.equal(other[0].positives, drawn[0].positives)
+
+
+def test_users_who_have_seen_everything_are_left_out_and_counted():
+    from kdrs.data import Interactions
+    from kdrs.errors import DataError
+
+    task = PairTask(Interactions.from_pairs([0, 0, 0, 1], [0, 1, 2, 1], 2, 3))
+    assert task.n_skipped == 3
+    assert torch.cat([b.queries.users for b in task.draw(Epoch(0, 0, 1))]).tolist() == [1]
+    with pytest.raises(DataError, match="seen every item"):
+        PairTask(Interactions.from_pairs([0, 0], [0, 1], 1, 2))
+
+
+def test_batch_entities_are_unique():
+    from test_distillers import batch_of
+
+    batch = batch_of([5, 3, 5], [1, 2, 2], [2, 9, 9])
+    assert batch.unique_queries.ids.tolist() == [3, 5]
+    assert batch.queries.rows[batch.unique_queries.first].tolist() == [3, 5]
+    items, roles = batch.item_roles
+    assert dict(zip(items.tolist(), roles.tolist(), strict=True)) == {1: 1.0, 2: 2.0, 9: 1.0}
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+
+def learner(task: PairTask, **options) -> Learner:
+    torch.manual_seed(0)
+    return Learner(BPR(BPR.Config(dim=4), task), task, lr=1e-2, **options)
+
+
+def test_training_beats_chance(toy):
+    task = PairTask(toy.train, batch_size=64)
+    trained = learner(task)
+    from kdrs.evaluate import Evaluator
+
+    evaluator = Evaluator.of(toy)
+    before = evaluator(trained.knowledge)["test"].mean("hit@5")
+    fit(trained, task, epochs=20)
+    assert evaluator(trained.knowledge)["test"].mean("hit@5") > before + 0.1
+
+
+def test_the_best_weights_are_kept(toy):
+    task = PairTask(toy.train, batch_size=64)
+    trained = learner(task)
+    kept = {}
+
+    def evaluate(model):
+        epoch = len(kept)
+        kept[epoch] = model.users.weight.detach().clone()
+        return {"valid": {"ndcg@10": [0.1, 0.3, 0.2, 0.25, 0.1][epoch]}}
+
+    result = fit(trained, task, epochs=5, evaluate=evaluate, selection=Selection(patience=3))
+    assert result.best_epoch == 1
+    assert result.stopped == "patience"
+    assert result.epochs == 5
+    assert torch.equal(trained.model.users.weight, kept[1])
+
+
+def test_a_loss_that_is_not_finite_is_named(toy):
+    task = PairTask(toy.train, batch_size=64)
+    trained = learner(task)
+    with torch.no_grad():
+        trained.model.users.weight[7] = float("nan")
+    with pytest.raises(TrainingError, match=r"student base.*nan in epoch 0, batch \d+"):
+        fit(trained, task, epochs=1)
+
+
+def test_several_learners_see_one_state_each_batch(toy):
+    """Two peers that pull towards each other: all losses, then all backward passes, then all steps."""
+    task = PairTask(toy.train, batch_size=10**6)
+    torch.manual_seed(0)
+    peers = [BPR(BPR.Config(dim=2, init_std=0.5), task) for _ in range(2)]
+    starts = [p.users.weight.detach().clone() for p in peers]
+
+    def pull(other):
+        return lambda view, batch: (view.queries - other(batch.queries).queries.detach()).square().sum()
+
+    learners = [
+        Learner(peer, task, lr=1e-3, base=pull(other), name=name)
+        for peer, other, name in ((peers[0], peers[1], "a"), (peers[1], peers[0], "b"))
+    ]
+    result = fit(learners, task, epochs=1)
+    # one step of Adam is lr * sign(gradient), and the gradients are opposite if both saw the starting state
+    moved = [peer.users.weight.detach() - start for peer, start in zip(peers, starts, strict=True)]
+    assert torch.allclose(moved[0], -moved[1], atol=1e-6)
+    assert result.rows[0]["loss"] == pytest.approx(result.rows[0]["b.loss"])
+
+
+def test_an_epoch_draws_from_separate_streams():
+    epoch = Epoch(3, 0, 10)
+    assert len({epoch.stream("negatives"), epoch.stream("order"), Epoch(4, 0, 10).stream("order")}) == 3
+
+
+# --- resume ---------------------------------------------------------------------------------------------------------
+
+
+def stop_after(epoch: int):
+    seen = []
+
+    def should_stop() -> bool:
+        seen.append(None)
+        return len(seen) > epoch
+
+    return should_stop
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lazy-adam"])
+def test_a_resumed_run_ends_with_the_same_bytes(toy_path, teacher, tmp_path, optimizer):
+    config = resolve(distilled(toy_path, teacher, optimizer=optimizer))
+    whole = pipeline.execute(config, tmp_path / "whole")
+    assert whole.fit.epochs == 6
+    for epoch in (0, 3):
+        outcome = pipeline.execute(config, tmp_path / "parts", should_stop=stop_after(epoch), resume=epoch > 0)
+        assert outcome.fit.stopped == "interrupted"
+        assert outcome.run.status()["status"] == "interrupted"
+    pipeline.execute(config, tmp_path / "parts", resume=True)
+    assert final_bytes(tmp_path / "parts") == final_bytes(tmp_path / "whole")
+
+
+def test_a_finished_run_can_be_lengthened(toy_path, tmp_path):
+    short, long = (resolve(run_values(toy_path, epochs=n)) for n in (3, 6))
+    pipeline.execute(short, tmp_path / "a")
+    pipeline.execute(long, tmp_path / "a", resume=True)
+    pipeline.execute(long, tmp_path / "b")
+    assert final_bytes(tmp_path / "a") == final_bytes(tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_kill_at_random_moments(toy_path, teacher, tmp_path):
+    """kill -9 in mid-epoch, in mid-save, in mid-evaluation: the run goes on and ends with the same bytes."""
+    import tomli_w
+
+    file = tmp_path / "run.toml"
+    file.write_text(tomli_w.dumps(distilled(toy_path, teacher, epochs=40)))
+    pipeline.execute(resolve(distilled(toy_path, teacher, epochs=40)), tmp_path / "whole")
+    rng = random.Random(0)
+    command = [sys.executable, "-m", "kdrs", "distill", str(file), "--out", str(tmp_path / "killed"), "--quiet"]
+    kills = 0
+    for _ in range(int(os.environ.get("KDRS_KILLS", 4))):
+        begun = (tmp_path / "killed" / "config.toml").is_file()
+        process = subprocess.Popen([*command, *(["--resume"] if begun else [])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        status = tmp_path / "killed" / "STATUS.json"
+        while process.poll() is None and not (status.is_file() and "running" in status.read_text()):
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0.0, 0.8))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        _, errors = process.communicate()
+        assert process.returncode in (0, -9), errors.decode()
+        if process.returncode == 0:
+            break
+    finish = [*command, "--resume"] if (tmp_path / "killed" / "config.toml").is_file() else command
+    subprocess.run(finish, check=True, capture_output=True)
+    assert kills
+    assert final_bytes(tmp_path / "killed") == final_bytes(tmp_path / "whole")
+
+
+# --- run directories ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(toy_path, tmp_path) -> Path:
+    pipeline.execute(resolve(run_values(toy_path, epochs=3)), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_opens_again(toy_path, finished):
+    loaded = pipeline.load_run(finished)
+    report = loaded.report()["test"]
+    from kdrs.evaluate import Evaluator
+
+    again = Evaluator.of(loaded.dataset)(loaded.teacher())["test"]
+    assert again.means() == report.means()
+    assert loaded.run.status()["best_epoch"] == loaded.run.rows()[loaded.run.status()["best_epoch"]]["epoch"]
+    names = {p.name for p in finished.iterdir()}
+    assert {"config.toml", "env.json", "data.json", "ids", "metrics.jsonl", "model.safetensors", "checkpoint"} <= names
+    assert not list(finished.rglob("*.tmp"))
+
+
+def test_no_second_run_in_one_directory(toy_path, finished):
+    config = resolve(run_values(toy_path, epochs=3))
+    with pytest.raises(ConfigError, match=r"already holds a run \(finished\)"):
+        pipeline.execute(config, finished)
+
+
+def test_a_running_run_is_locked(toy_path, tmp_path):
+    from kdrs.data import Dataset
+
+    dataset, config = Dataset.load(toy_path), resolve(run_values(toy_path))
+    with (
+        Run.create(tmp_path / "run", config.to_dict(), dataset),
+        pytest.raises(MachineError, match=f"in use by process {os.getpid()}"),
+    ):
+        Run.create(tmp_path / "run", config.to_dict(), dataset, resume=True)
+    Run.create(tmp_path / "run", config.to_dict(), dataset, resume=True).close()
+
+
+def test_options_may_not_change_on_resume(toy_path, finished):
+    with pytest.raises(ConfigError, match=r"started with train.lr = 0.01, now it is 0.02"):
+        pipeline.execute(resolve(run_values(toy_path, epochs=3, lr=0.02)), finished, resume=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(toy_path, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is no run directory"):
+        pipeline.execute(resolve(run_values(toy_path)), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "missing"])
+@pytest.mark.parametrize("part", ["state", "best"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(toy_path, tmp_path, damage, part):
+    config = resolve(run_values(toy_path))
+    pipeline.execute(config, tmp_path / "run", should_stop=stop_after(3))
+    hurt(sorted((tmp_path / "run/checkpoint").glob(f"{part}-*"))[-1], damage)
+    with pytest.warns(UserWarning, match="going on from the checkpoint before"):
+        pipeline.execute(config, tmp_path / "run", resume=True)
+    pipeline.execute(config, tmp_path / "whole")
+    assert final_bytes(tmp_path / "run") == final_bytes(tmp_path / "whole")
+
+
+def test_no_whole_checkpoint_is_an_error(toy_path, tmp_path):
+    config = resolve(run_values(toy_path))
+    pipeline.execute(config, tmp_path / "run", should_stop=stop_after(3))
+    for path in (tmp_path / "run/checkpoint").glob("state-*"):
+        hurt(path, "flip")
+    with pytest.raises(ArtefactError, match="SHA-256"):
+        pipeline.execute(config, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "missing"])
+def test_a_damaged_model_is_refused(finished, damage):
+    hurt(finished / "model.safetensors", damage)
+    with pytest.raises(ArtefactError):
+        pipeline.load_run(finished)
+
+
+def hurt(path: Path, damage: str) -> None:
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[-5] ^= 1
+    elif damage == "truncate":
+        content = content[: len(content) // 2]
+    elif damage == "empty":
+        content = bytearray()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content)
+
+
+# --- teachers -------------------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_of_another_data_set_is_refused(toy_path, teacher, tmp_path):
+    other = toy_dataset(n_users=40).save(tmp_path / "other")
+    with pytest.raises(ArtefactError, match="40 users, 80 items"):
+        pipeline.execute(resolve(distilled(other, teacher)), tmp_path / "run")
+    split = toy_dataset(seed=3).save(tmp_path / "split")
+    with pytest.raises(ArtefactError, match="another split"):
+        pipeline.execute(resolve(distilled(split, teacher)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pickle_is_never_loaded(toy_path, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "exploded",))
+
+    import pickle
+
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Bomb()))
+    torch.save(Bomb(), tmp_path / "torch.pth")
+    for name in ("plain.pkl", "torch.pth"):
+        values = run_values(toy_path)
+        values["distill"] = [{"method": "rrd", "teacher": str(tmp_path / name), **SMALL}]
+        with pytest.raises(ArtefactError, match="pickle"):
+            pipeline.execute(resolve(values), tmp_path / "run")
+    assert not (tmp_path / "exploded").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_worse_than_popularity_is_warned_of(toy_path, toy, tmp_path):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    vectors = {"users": torch.rand(toy.n_users, 4), "items": -torch.rand(toy.n_items, 4)}
+    vectors["items"] -= torch.from_numpy(toy.train.column_degrees.copy()).float()[:, None]
+    digests = {"users_digest": toy.users.digest, "items_digest": toy.items.digest}
+    save_file(vectors, tmp_path / "bad.safetensors", metadata={"kdrs": "teacher/1", **digests})
+    values = run_values(toy_path, epochs=1)
+    values["distill"] = [{"method": "rrd", "teacher": str(tmp_path / "bad.safetensors"), **SMALL}]
+    with pytest.warns(UserWarning, match="no better than popularity"):
+        pipeline.execute(resolve(values), tmp_path / "run")
+    assert json.loads((tmp_path / "run/teachers.json").read_text())
+
+
+def test_a_teacher_file_does_what_its_run_does(toy_path, toy, teacher, tmp_path):
+    """A run's vectors, exported as a teacher file, teach the same student."""
+    from safetensors.torch import save_file
+
+    factors = pipeline.load_run(teacher).teacher().factors()
+    digests = {"users_digest": toy.users.digest, "items_digest": toy.items.digest}
+    path = tmp_path / "teacher.safetensors"
+    save_file({"users": factors.queries.clone(), "items": factors.items.clone()}, path, metadata={"kdrs": "teacher/1", **digests})
+    for name, reference in (("run", teacher), ("file", path)):
+        pipeline.execute(resolve(distilled(toy_path, reference, epochs=2)), tmp_path / name)
+    assert final_bytes(tmp_path / "run")["model"] == final_bytes(tmp_path / "file")["model"]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        ({"users": (50, 4), "items": (81, 4)}, {}, "padding row"),
+        ({"users": (80, 4), "items": (50, 4)}, {}, "exchanged"),
+        ({"users": (50, 4)}, {}, "go together"),
+        ({"users": (50, 4), "items": (80, 3)}, {}, "4 dimensions, items 3"),
+        ({"users": (50, 4), "items": (80, 4), "extra": (1,)}, {}, "'?extra'?"),
+        ({"users": (50, 4), "items": (80, 4)}, {"users_digest": "0" * 64}, "made for other users"),
+        ({"users": (50, 4), "items": (80, 4)}, {"kdrs": "teacher/9"}, "no kdrs teacher file"),
+    ],
+)
+def test_teacher_files_that_do_not_fit(toy, task, tmp_path, tensors, metadata, message):
+    from safetensors.torch import save_file
+
+    from kdrs.teachers import FileTeacher
+
+    path = tmp_path / "t.safetensors"
+    save_file({k: torch.ones(*s) for k, s in tensors.items()}, path, metadata={"kdrs": "teacher/1", **metadata})
+    digests = {"users": toy.users.digest, "items": toy.items.digest}
+    with pytest.raises(ArtefactError, match=message), pytest.MonkeyPatch.context():
+        FileTeacher(path, task, digests=digests)
