@@ -520,14 +520,16 @@ def test_beyond_accuracy_by_hand():
 
 def test_beyond_accuracy_in_a_report():
     case = made(7)
-    report = Evaluator(case.train, case.truths, ks=(4,))((case.queries, case.items))["test"]
-    exposure = np.zeros(50, int)
+    report = Evaluator(case.train, case.truths, ks=(2, 4), block=11)((case.queries, case.items))["test"]
+    exposure = {2: np.zeros(50, int), 4: np.zeros(50, int)}
     for rows, lists in top_lists((case.queries, case.items), case.train.union(case.valid), 4, block=9):
         for row, items in zip(rows, lists.items, strict=True):
             if case.test.row(int(row)).size:
-                exposure[items[items >= 0]] += 1
-    expected = beyond_accuracy(exposure, case.train.column_degrees, 30)
-    assert report.beyond == pytest.approx({f"{name}@4": value for name, value in expected.items()})
+                for k, counts in exposure.items():
+                    counts[items[:k][items[:k] >= 0]] += 1
+    for k, counts in exposure.items():
+        expected = beyond_accuracy(counts, case.train.column_degrees, 30)
+        assert {name: report.beyond[f"{name}@{k}"] for name in expected} == pytest.approx(expected)
 
 
 def test_popularity_ranks_by_train_count():
@@ -597,7 +599,7 @@ class Data:
 def test_every_preset_evaluates_what_it_selects_by(name):
     evaluator, items, _ = left_one_out(6)
     data = Data(evaluator.seen, evaluator.truths["valid"], evaluator.truths["test"], items[:, 2:])
-    evaluator = Evaluator.of(data, name)  # type: ignore[arg-type]
+    evaluator = Evaluator.of(data, protocol=name)  # type: ignore[arg-type]
     reports = evaluator((np.ones((6, 1)), np.ones((3000, 1))))
     assert set(reports) == {"valid", "test"}
     assert set(PROTOCOLS[name].selection.metrics) <= set(reports["valid"].values) == set(evaluator.names)

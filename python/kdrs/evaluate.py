@@ -40,7 +40,8 @@ from kdrs._scorers import (
 )
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError, MachineError, nearest, shown
-from kdrs.protocols import METRICS, Protocol, protocol
+from kdrs.protocols import METRICS, Protocol
+from kdrs.protocols import protocol as preset
 from kdrs.ranking import Ranking
 
 if TYPE_CHECKING:
@@ -256,14 +257,14 @@ class Evaluator:
                     raise DataError(f"formulas='bd' is defined for one held-out item a query; {name} has more")
 
     @classmethod
-    def of(cls, dataset: Dataset, protocol_name: str | Protocol | None = None, **options: Any) -> Evaluator:
+    def of(cls, dataset: Dataset, protocol: str | Protocol | None = None, **options: Any) -> Evaluator:
         """The evaluator of a data set's validation and test parts under a protocol; ``options`` override it.
 
         By default ``loo-499`` where the data set stores candidates, else ``default`` (full ranking).
         """
-        if protocol_name is None:
-            protocol_name = "default" if dataset.candidates is None else "loo-499"
-        rules = protocol(protocol_name)
+        if protocol is None:
+            protocol = "default" if dataset.candidates is None else "loo-499"
+        rules = preset(protocol)
         chosen = rules.options() | options
         if rules.setting == "candidates" and "candidates" not in options:
             if dataset.candidates is None:
@@ -331,7 +332,7 @@ class Evaluator:
             lists = self._lists(block, rows, list(ledgers))
             for name, ledger in ledgers.items():
                 kept = ledger.kept(rows)
-                listed = lists[name] if kept.all() else Ranking(*(part[kept] for part in lists[name]))
+                listed = lists[name] if kept.all() else Ranking(*(side[kept] for side in lists[name]))
                 if by_list:
                     ledger.add_lists(rows[kept], listed)
                 if self.beyond:
@@ -518,13 +519,15 @@ class _Ledger:
         self.filled, self.tied = part.stop, self.tied + tied
 
     def add_exposure(self, lists: Ranking) -> None:
+        start = 0
         for k, counts in self.exposure.items():
-            shown_items = lists.items[:, :k]
-            shown_items = shown_items[shown_items >= 0]
+            # Places past the last K only: report() adds them up.
+            shown_items = lists.items[:, start:k].ravel()
+            start = k
             if shown_items.size * 4 > counts.size:
-                counts += np.bincount(shown_items, minlength=counts.size)
+                counts += np.bincount(shown_items + 1, minlength=counts.size + 1)[1:]  # padding is -1
             else:
-                np.add.at(counts, shown_items, 1)
+                np.add.at(counts, shown_items[shown_items >= 0], 1)
 
     def report(self) -> Report:
         evaluator = self.evaluator
@@ -533,7 +536,7 @@ class _Ledger:
                 values[np.isnan(values)] = 0.0
         beyond: dict[str, float] = {}
         popularity = evaluator.seen.column_degrees
-        for k, counts in self.exposure.items():
+        for k, counts in zip(self.exposure, np.cumsum(list(self.exposure.values()), axis=0), strict=True):
             beyond |= {f"{name}@{k}": v for name, v in beyond_accuracy(counts, popularity, evaluator.n_queries).items()}
         rules = {name: getattr(evaluator, name) for name in ("ties", "mask", "average", "formulas")}
         if evaluator.candidates is not None:
