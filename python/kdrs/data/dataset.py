@@ -302,7 +302,9 @@ class Dataset:
             own = rows * self.n_items + seen
             drawn = self.candidates[start:stop].astype(np.int64)
             keys = np.where(drawn < 0, -1, drawn + np.arange(stop - start)[:, None] * self.n_items)
-            hit = np.isin(keys, own)
+            if not own.size:
+                continue
+            hit = own[np.minimum(np.searchsorted(own, keys), own.size - 1)] == keys
             if hit.any():
                 user, place = np.argwhere(hit)[0]
                 raise DataError(
@@ -362,8 +364,10 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
 def _checked_order(order: NDArray[Any], train: Interactions) -> NDArray[np.int32]:
     if order.dtype.kind not in "iu" or order.shape != train.indices.shape:
         raise DataError(f"order is {order.dtype} {order.shape}; allowed: int32 {train.indices.shape}, as train.indices")
-    sorted_again = np.lexsort((order, train.row_of_pair))
-    if not np.array_equal(order[sorted_again], train.indices):
+    first = train.row_of_pair.astype(np.int64) * max(train.shape[1], 1)
+    if order.size and not (int(order.min()) >= 0 and int(order.max()) < train.shape[1]):
+        raise DataError(f"order holds items {order.min()} to {order.max()}; allowed: 0 to {train.shape[1] - 1}")
+    if not np.array_equal(np.sort(first + order), first + train.indices):
         raise DataError("order is no reordering of each user's train items")
     return np.ascontiguousarray(order, dtype=np.int32)
 

@@ -25,32 +25,39 @@ def collapse(table: Table, rule: str = "first") -> Table:
     if rule in ("max", "sum") and table.ratings is None:
         raise ConfigError(f"rule {rule!r} for duplicates needs ratings, and there are none", "use first or last")
     keys = table.users.astype(np.int64) * len(table.item_ids) + table.items
-    sequence = table.sequence()
+    ascending = np.sort(keys)
+    repeated = ascending[1:][ascending[1:] == ascending[:-1]]
+    chosen: NDArray[np.bool_] = np.ones(keys.size, bool)
+    if not repeated.size:
+        return table.kept(chosen, f"one row a pair ({rule})", duplicates=0)
+    # Only the rows of repeated pairs are put in order, mostly few.
+    rows = np.flatnonzero(repeated[np.minimum(np.searchsorted(repeated, keys), repeated.size - 1)] == keys)
+    if table.times is not None:
+        rows = rows[np.argsort(table.times[rows], kind="stable")]
     if rule == "last":
-        sequence = sequence[::-1]
+        rows = rows[::-1]
     elif rule == "max":
         assert table.ratings is not None
-        sequence = sequence[np.argsort(-table.ratings[sequence], kind="stable")]
-    by_key = sequence[np.argsort(keys[sequence], kind="stable")]
-    new = np.ones(keys.size, bool)
-    new[1:] = keys[by_key][1:] != keys[by_key][:-1]
-    chosen = np.zeros(keys.size, bool)
-    chosen[by_key[new]] = True
-    if rule == "error" and not chosen.all():
-        row = int(np.flatnonzero(~chosen)[0])
+        rows = rows[np.argsort(-table.ratings[rows], kind="stable")]
+    rows = rows[np.argsort(keys[rows], kind="stable")]
+    new = np.ones(rows.size, bool)
+    new[1:] = np.diff(keys[rows]) != 0
+    chosen[rows[~new]] = False
+    n_dropped = int(np.count_nonzero(~new))
+    if rule == "error":
+        row = int(np.argmin(chosen))
         user, item = table.user_ids[int(table.users[row])], table.item_ids[int(table.items[row])]
         raise DataError(
-            f"user {shown(user)} and item {shown(item)} come twice (row {row + 1}); {int((~chosen).sum()):,} such rows",
+            f"user {shown(user)} and item {shown(item)} come twice (row {row + 1}); {n_dropped:,} such rows",
             "choose what is kept with --duplicates first|last|max|sum",
         )
-    collapsed = table.kept(chosen, f"one row a pair ({rule})", duplicates=int((~chosen).sum()))
+    summed = table
     if rule == "sum":
         assert table.ratings is not None
-        totals = np.add.reduceat(table.ratings[by_key], np.flatnonzero(new))
-        of_row = np.zeros(keys.size)
-        of_row[by_key[new]] = totals
-        collapsed = replace(collapsed, ratings=of_row[chosen])
-    return collapsed
+        ratings = table.ratings.copy()
+        ratings[rows[new]] = np.add.reduceat(table.ratings[rows], np.flatnonzero(new))
+        summed = replace(table, ratings=ratings)
+    return summed.kept(chosen, f"one row a pair ({rule})", duplicates=n_dropped)
 
 
 def min_rating(table: Table, threshold: float) -> Table:

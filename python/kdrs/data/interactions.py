@@ -40,8 +40,9 @@ class Interactions:
         if indices.size:
             if indices.min() < 0 or indices.max() >= n_columns:
                 raise DataError(f"item ids run from {indices.min()} to {indices.max()}; allowed: 0 to {n_columns - 1}")
-            descents = np.flatnonzero(np.diff(indices) <= 0) + 1
-            if np.setdiff1d(descents, indptr, assume_unique=False).size:
+            starts = np.zeros(indices.size + 1, bool)
+            starts[indptr] = True
+            if ((indices[1:] <= indices[:-1]) & ~starts[1:-1]).any():
                 raise DataError("item ids must ascend strictly within a row", "use Interactions.from_pairs")
         for name, array in (("indptr", indptr), ("indices", indices)):
             view = array.view()
@@ -64,7 +65,8 @@ class Interactions:
         n_items = _size(item, n_items, "items")
         if n_users <= INT32_MAX and n_items <= INT32_MAX:
             keys = user * max(n_items, 1) + item
-            keys = np.unique(keys)
+            keys.sort()  # np.unique takes ten times as long
+            keys = keys[np.diff(keys, prepend=-1) > 0]
             user, item = np.divmod(keys, max(n_items, 1))
         indptr = np.zeros(n_users + 1, np.int64)
         np.cumsum(np.bincount(user, minlength=n_users), out=indptr[1:])
@@ -130,8 +132,12 @@ class Interactions:
     def intersection(self, other: Interactions) -> Interactions:
         """Pairs that both sides hold; both must have one shape."""
         self._same_shape(other)
-        kept = np.isin(self._keys, other._keys, assume_unique=True)
-        return Interactions.from_pairs(self.row_of_pair[kept], self.indices[kept], *self.shape)
+        few, many = (self, other) if self.n_pairs <= other.n_pairs else (other, self)
+        if not few.n_pairs:
+            return few
+        wanted, keys = few._keys, many._keys  # both ascend
+        kept = keys[np.minimum(np.searchsorted(keys, wanted), keys.size - 1)] == wanted
+        return Interactions.from_pairs(few.row_of_pair[kept], few.indices[kept], *self.shape)
 
     def intersection_size(self, other: Interactions) -> int:
         """How many pairs both sides hold."""

@@ -17,7 +17,7 @@ from kdrs.data.candidates import draw_candidates
 from kdrs.data.dataset import PARTS, Dataset
 from kdrs.data.interactions import Interactions
 from kdrs.data.readers import read_parts, read_with
-from kdrs.data.table import Table, concatenated
+from kdrs.data.table import Table, concatenated, stable_order
 from kdrs.errors import ConfigError, DataError, nearest, shown
 
 ID_ORDERS = ("appearance", "numeric")
@@ -220,7 +220,7 @@ class _Part:
         """int32 ``[pairs]``: items by user, oldest first, or first in the file first."""
         times = self.table.times
         rows = self.rows if times is None else self.rows[np.argsort(times[self.rows], kind="stable")]
-        return self.table.items[rows[np.argsort(self.table.users[rows], kind="stable")]]
+        return self.table.items[rows[stable_order(self.table.users[rows])]]
 
 
 def _rows(table: Table, rows: NDArray[Any]) -> _Part:

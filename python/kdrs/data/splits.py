@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs.data import _draws
-from kdrs.data.table import Table
+from kdrs.data.table import Table, stable_order
 from kdrs.errors import ConfigError, DataError, nearest, shown
 
 TRAIN, VALID, TEST, LEFT_OUT = 0, 1, 2, -1
@@ -160,8 +160,7 @@ def _floor(values: Any) -> NDArray[np.int64]:
 
 def _random_sequence(table: Table, seed: int) -> NDArray[np.int64]:
     """The rows, shuffled: by a number that depends on (seed, user, item)."""
-    keys = _draws.bits(seed, "split", table.users, table.items)
-    return np.lexsort((table.items, keys))
+    return np.argsort(_draws.bits(seed, "split", table.users, table.items))
 
 
 def _order(table: Table, kind: str) -> NDArray[np.int64]:
@@ -172,7 +171,7 @@ def _order(table: Table, kind: str) -> NDArray[np.int64]:
 
 def _places(table: Table, sequence: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """int64 ``[rows]`` each: the place of a row among the rows of its user in ``sequence``, and how many these are."""
-    by_user = sequence[np.argsort(table.users[sequence], kind="stable")]
+    by_user = sequence[stable_order(table.users[sequence])]
     degrees = np.bincount(table.users, minlength=len(table.user_ids))
     starts = np.cumsum(degrees) - degrees
     place = np.empty(table.n_rows, np.int64)
@@ -181,4 +180,4 @@ def _places(table: Table, sequence: NDArray[np.int64]) -> tuple[NDArray[np.int64
 
 
 def _users(table: Table, rows: NDArray[np.bool_]) -> int:
-    return int(np.unique(table.users[rows]).size)
+    return int(np.count_nonzero(np.bincount(table.users[rows], minlength=1)))

@@ -267,6 +267,17 @@ def _renumbered(codes: NDArray[np.int32], ids: Ids, id_order: str) -> tuple[NDAr
     return lookup[codes], ids.take(present)
 
 
+def stable_order(groups: NDArray[np.integer]) -> NDArray[np.int64]:
+    """int64 ``[n]``: places by group (from 0), those of one group in their old order.
+
+    One sort of group and place in a single key, several times as fast as a stable argsort.
+    """
+    n = groups.size
+    keys = groups.astype(np.int64) * n + np.arange(n)
+    keys.sort()
+    return keys % n if n else keys
+
+
 def first_appearance(codes: NDArray[np.int32]) -> NDArray[np.int64]:
     """The distinct codes, in the order in which they first appear."""
     if not codes.size:
