@@ -35,8 +35,11 @@ class _Factors:
         if len(factors) not in (2, 3):
             raise ConfigError(f"got {len(factors)} factor arrays; allowed: queries [Q, D], items [I, D] and a bias [I]")
         bias = factors[2] if len(factors) == 3 else None
-        self.queries, self.items = _float32(factors[0], 2, "queries"), _float32(factors[1], 2, "items")
-        self.bias = None if bias is None else _float32(bias, 1, "bias")
+        # The kernels run on the host: a tensor elsewhere is brought over once, not once a block.
+        self.queries, self.items = (
+            as_numpy(_float32(factors[at], 2, name)) for at, name in enumerate(("queries", "items"))
+        )
+        self.bias = None if bias is None else as_numpy(_float32(bias, 1, "bias"))
         self.threads = threads
         got = (self.queries.shape[0], self.items.shape[0], None if self.bias is None else self.bias.shape[0])
         if got[0] != n_queries or got[1] != n_items or got[2] not in (None, n_items):
