@@ -14,6 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdrs._scorers import members, merged
+from kdrs.data.dataset import Dataset
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError
 from kdrs.evaluate import Evaluator, Report, beyond_accuracy, overlap, popularity, rank_metrics, top_lists
@@ -421,7 +423,7 @@ def test_scores_past_the_float32_range_are_refused():
 def test_leaks_are_named_or_counted_as_misses():
     train = Interactions.from_pairs([0, 1], [0, 1], 2, 4)
     test = Interactions.from_pairs([0, 1], [3, 1], 2, 4)
-    with pytest.raises(DataError, match="1 test pairs are also in train, the first is user 1, item 1"):
+    with pytest.raises(DataError, match="test pairs are also in train, the first is user 1, item 1"):
         Evaluator(train, test, ks=(2,))
     scores = np.tile([1.0, 4.0, 2.0, 3.0], (2, 1))
     for ties in ("list", "expected"):
@@ -429,6 +431,19 @@ def test_leaks_are_named_or_counted_as_misses():
         assert report.values["hit@2"].tolist() == [1.0, 0.0]
     with pytest.raises(DataError, match="candidate of user 1"):
         Evaluator(Interactions.from_pairs([], [], 2, 4), test, ks=(2,), candidates=np.array([[0, 1], [2, 1]]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.02, 0.3, 0.9]))
+def test_members_and_merged_against_sets(seed, density):
+    rng = np.random.default_rng(seed)
+    a, b = (Interactions.from_pairs(*np.nonzero(rng.random((9, 40)) < d), 9, 40) for d in (density, density / 4))
+    assert merged(a, b) == a.union(b)
+    rows = np.sort(rng.integers(0, 9, 5))
+    items = rng.integers(-1, 40, (5, 7)).astype(np.int32)
+    found = members(a, rows, items)
+    for row, listed, flags in zip(rows, items, found, strict=True):
+        assert flags.tolist() == [item in set(a.row(row).tolist()) for item in listed.tolist()]
 
 
 def test_ready_lists():
@@ -587,19 +602,15 @@ def test_damaged_reports_are_refused(tmp_path):
         evaluator((np.ones((3, 1)), np.ones((3000, 1))))["test"].mean("hit@7")
 
 
-@dataclass
-class Data:
-    train: Interactions
-    valid: Interactions
-    test: Interactions
-    candidates: np.ndarray | None
+def prepared(n_users: int, candidates: bool = True) -> Dataset:
+    evaluator, items, _ = left_one_out(n_users)
+    valid, test = evaluator.truths["valid"], evaluator.truths["test"]
+    return Dataset.from_interactions(evaluator.seen, valid, test, candidates=items[:, 2:] if candidates else None)
 
 
 @pytest.mark.parametrize("name", sorted(PROTOCOLS))
 def test_every_preset_evaluates_what_it_selects_by(name):
-    evaluator, items, _ = left_one_out(6)
-    data = Data(evaluator.seen, evaluator.truths["valid"], evaluator.truths["test"], items[:, 2:])
-    evaluator = Evaluator.of(data, protocol=name)  # type: ignore[arg-type]
+    evaluator = Evaluator.of(prepared(6), protocol=name)
     reports = evaluator((np.ones((6, 1)), np.ones((3000, 1))))
     assert set(reports) == {"valid", "test"}
     assert set(PROTOCOLS[name].selection.metrics) <= set(reports["valid"].values) == set(evaluator.names)
@@ -607,14 +618,12 @@ def test_every_preset_evaluates_what_it_selects_by(name):
 
 
 def test_the_data_set_decides_the_default_protocol():
-    evaluator, items, _ = left_one_out(4)
-    data = Data(evaluator.seen, evaluator.truths["valid"], evaluator.truths["test"], items[:, 2:])
-    assert Evaluator.of(data).setting == "sampled(499)"  # type: ignore[arg-type]
-    assert Evaluator.of(data, ks=(3,)).ks == (3,)  # type: ignore[arg-type]
-    data.candidates = None
-    assert Evaluator.of(data).setting == "full"  # type: ignore[arg-type]
+    data = prepared(4)
+    assert Evaluator.of(data).setting == "sampled(499)"
+    assert Evaluator.of(data, ks=(3,)).ks == (3,)
+    bare = prepared(4, candidates=False)
+    assert Evaluator.of(bare).setting == "full"
     with pytest.raises(DataError, match="stored candidates"):
-        Evaluator.of(data, "loo-499")  # type: ignore[arg-type]
-    data.valid = data.test = evaluator.seen
+        Evaluator.of(bare, "loo-499")
     with pytest.raises(DataError, match="holds nothing out"):
-        Evaluator.of(data)  # type: ignore[arg-type]
+        Evaluator.of(Dataset.from_interactions(bare.train))

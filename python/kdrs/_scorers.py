@@ -19,7 +19,7 @@ from kdrs.ranking import Ranking
 # What a block of queries may hold: numbers of a score block, of a list block, and of scored (query, item) pairs. A
 # model gathers one vector a pair, so a pair stands for some hundred numbers.
 SCORES = 1 << 23
-LISTS = 1 << 22
+LISTS = 1 << 21
 PAIRS = 1 << 17
 
 DIVERGED = "look for diverged training or float16 overflow; give raw scores, the evaluator itself leaves out seen items"
@@ -36,9 +36,8 @@ class _Factors:
             raise ConfigError(f"got {len(factors)} factor arrays; allowed: queries [Q, D], items [I, D] and a bias [I]")
         bias = factors[2] if len(factors) == 3 else None
         # The kernels run on the host: a tensor elsewhere is brought over once, not once a block.
-        self.queries, self.items = (
-            as_numpy(_float32(factors[at], 2, name)) for at, name in enumerate(("queries", "items"))
-        )
+        self.queries = as_numpy(_float32(factors[0], 2, "queries"))
+        self.items = as_numpy(_float32(factors[1], 2, "items"))
         self.bias = None if bias is None else as_numpy(_float32(bias, 1, "bias"))
         self.threads = threads
         got = (self.queries.shape[0], self.items.shape[0], None if self.bias is None else self.bias.shape[0])
@@ -173,7 +172,6 @@ class _Lists:
             if twice.any():
                 raise DataError(f"the list of query {start + int(np.argmax(twice))} holds an item twice")
         self.lists = lists
-        self.members: tuple[Interactions, Members] | None = None
 
     def queries_a_block(self, width: int, *, pairs: bool) -> int:
         return max(1, LISTS // max(self.lists.shape[1], 1))
@@ -192,10 +190,8 @@ class _ListBlock:
         self.source, self.rows = source, rows
 
     def topk(self, k: int, seen: Interactions) -> Ranking:
-        source, lists = self.source, self.source.lists[self.rows]
-        if source.members is None or source.members[0] is not seen:
-            source.members = (seen, Members(seen))
-        gone = source.members[1](self.rows, lists) | (lists < 0)
+        lists = self.source.lists[self.rows]
+        gone = members(seen, self.rows, lists) | (lists < 0)
         order = np.argsort(gone, axis=1, kind="stable")
         items = np.where(np.take_along_axis(gone, order, axis=1), -1, np.take_along_axis(lists, order, axis=1))
         items = items[:, :k].astype(np.int32)
@@ -303,29 +299,41 @@ def no_grad() -> AbstractContextManager[Any]:
     return nullcontext() if torch is None else torch.no_grad()
 
 
-class Members:
-    """Asks whether rows hold items."""
+def members(pairs: Interactions, rows: NDArray[np.int64], items: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """bool [B, W]: which ``items`` [B, W] the ``rows`` [B] hold in ``pairs``; -1 is in none."""
+    found = np.zeros(items.shape, bool)
+    if not pairs.n_pairs or not items.size:
+        return found
+    if pairs.row_degrees[rows].max() <= SHORT:
+        for column in padded(pairs, rows).T:
+            # Padding of the list must not meet padding of the row.
+            found |= items == np.where(column < 0, -2, column)[:, None]
+        return found
+    query, held = pairs_of(pairs, rows)
+    keys = query * pairs.shape[1] + held  # ascending, as the rows and their items are
+    wanted = np.arange(rows.size)[:, None] * pairs.shape[1] + items
+    at = np.minimum(np.searchsorted(keys, wanted), keys.size - 1)
+    return (keys[at] == wanted) & (items >= 0)
 
-    def __init__(self, pairs: Interactions):
-        self.pairs = pairs
-        self._keys: NDArray[np.int64] | None = None
 
-    def __call__(self, rows: NDArray[np.int64], items: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """bool [B, W]: which ``items`` [B, W] the ``rows`` [B] hold; -1 is in none."""
-        pairs = self.pairs
-        if not pairs.n_pairs or not rows.size:
-            return np.zeros(items.shape, bool)
-        if pairs.row_degrees[rows].max() <= SHORT:
-            found = np.zeros(items.shape, bool)
-            for column in padded(pairs, rows).T:
-                # Padding of the list must not meet padding of the row.
-                found |= items == np.where(column < 0, -2, column)[:, None]
-            return found
-        if self._keys is None:
-            self._keys = pairs.row_of_pair.astype(np.int64) * pairs.shape[1] + pairs.indices
-        wanted = rows[:, None].astype(np.int64) * pairs.shape[1] + items
-        at = np.minimum(np.searchsorted(self._keys, wanted), self._keys.size - 1)
-        return (self._keys[at] == wanted) & (items >= 0)
+def merged(pairs: Interactions, more: Interactions) -> Interactions:
+    """Pairs of either side, without sorting anew: ``more`` is few, ``pairs`` may be millions."""
+    places, added = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
+    degrees = pairs.row_degrees.copy()
+    step = max(1, 8 * PAIRS // max(1, pairs.n_pairs // max(1, pairs.shape[0])))
+    for start in range(0, pairs.shape[0], step):
+        rows = np.arange(start, min(start + step, pairs.shape[0]))
+        own_query, own = pairs_of(pairs, rows)
+        query, items = pairs_of(more, rows)
+        keys, wanted = own_query * pairs.shape[1] + own, query * pairs.shape[1] + items
+        at = np.searchsorted(keys, wanted)
+        new = np.append(keys, -1)[at] != wanted
+        places.append(at[new] + pairs.indptr[start])
+        added.append(items[new])
+        degrees[rows] += np.bincount(query[new], minlength=rows.size)
+    indptr = np.concatenate([[0], np.cumsum(degrees)])
+    indices = np.insert(pairs.indices, np.concatenate(places), np.concatenate(added))
+    return Interactions(indptr, indices, pairs.shape)
 
 
 def pairs_of(pairs: Interactions, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

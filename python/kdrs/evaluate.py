@@ -27,13 +27,14 @@ from kdrs._scorers import (
     LISTS,
     SHORT,
     Block,
-    Members,
     Source,
     as_interactions,
     as_lists,
     as_numpy,
     as_source,
     is_range,
+    members,
+    merged,
     no_grad,
     padded,
     pairs_of,
@@ -56,6 +57,9 @@ LEAKS = ("error", "miss")
 
 # The rank of a target that can never be shown; far from overflow when places are added.
 _NEVER = np.iinfo(np.int64).max >> 2
+
+# Queries whose held-out items are checked at once.
+_CHECKED = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +250,6 @@ class Evaluator:
             raise ConfigError(f"formulas={self.formulas!r} needs full ranking", "leave the candidates out")
         if self.mask == "train-zeroed" and self.ties == "list":
             raise ConfigError("mask='train-zeroed' counts positions", "use ties expected, optimistic or pessimistic")
-        self._lookups: dict[int, Members] = {}
         self._hidden: dict[str, Interactions] = {}
         self._others = {name: self._union(other for other in self.truths if other != name) for name in self.truths}
         if leaks == "error":
@@ -347,7 +350,7 @@ class Evaluator:
         if self.mask == "train":
             return dict.fromkeys(parts, block.topk(k, self.seen))
         extra = max((int(self._others[name].row_degrees.max(initial=0)) for name in parts), default=0)
-        if block.is_list or (len(parts) > 1 and extra <= SHORT):
+        if block.is_list or extra <= SHORT:
             base = block.topk(min(k + extra, self.n_items), self.seen)
             return {name: self._without(base, rows, self._others[name], k) for name in parts}
         return {name: block.topk(k, self._hidden_from(name)) for name in parts}
@@ -355,7 +358,7 @@ class Evaluator:
     def _without(self, lists: Ranking, rows: NDArray[np.int64], hidden: Interactions, k: int) -> Ranking:
         """The first ``k`` entries that are not in ``hidden``: what masking before the selection would have given."""
         items, scores = lists.items[:, :k], lists.scores[:, :k]
-        drop = self._members(hidden, rows, lists.items)
+        drop = members(hidden, rows, lists.items)
         touched = np.flatnonzero(drop.any(axis=1))
         if touched.size:
             order = np.argsort(drop[touched], axis=1, kind="stable")[:, :k]
@@ -379,7 +382,8 @@ class Evaluator:
             better += np.where(scores < 0, n_seen, 0)
             tied += np.where(scores == 0, n_seen, 0)
         if self.leaks == "miss":
-            leaked = self._members(hidden, rows[query], items[:, None])[:, 0]
+            targets = padded(truth, rows)
+            leaked = members(hidden, rows, targets)[targets >= 0]
             better[leaked], tied[leaked] = _NEVER, 0
         chosen = kept[query]
         return better[chosen], tied[chosen]
@@ -415,44 +419,33 @@ class Evaluator:
         if self.mask != "all-other-parts" or not self._others[name].n_pairs:
             return self.seen
         if name not in self._hidden:
-            self._hidden[name] = self.seen.union(self._others[name])
+            self._hidden[name] = merged(self.seen, self._others[name])
         return self._hidden[name]
 
     def _check_leaks(self) -> None:
-        all_rows = np.arange(self.n_queries)
+        hiding = {"train": None if self.mask == "train-zeroed" else self.seen}
         for name, truth in self.truths.items():
-            against = {"train": self.seen}
-            if self.mask == "all-other-parts":
-                against["another held-out part"] = self._others[name]
-            for where, other in against.items():
-                if self.candidates is None and self.mask == "train-zeroed":
-                    continue
-                query, items = pairs_of(truth, all_rows)
-                leaked = self._members(other, query, items[:, None])[:, 0]
-                if leaked.any():
-                    first = int(np.argmax(leaked))
-                    raise DataError(
-                        f"{int(leaked.sum())} {name} pairs are also in {where}, the first is user {query[first]}, "
-                        f"item {items[first]}",
-                        "split the data again, or count such pairs as misses with leaks='miss'",
-                    )
-            if self.candidates is not None:
-                for start in range(0, self.n_queries, 4096):
-                    rows = all_rows[start : start + 4096]
-                    own = self._members(truth, rows, self.candidates[start : start + 4096])
-                    if own.any():
+            hiding["another held-out part"] = self._others[name] if self.mask == "all-other-parts" else None
+            for start in range(0, self.n_queries, _CHECKED):
+                rows = np.arange(start, min(start + _CHECKED, self.n_queries))
+                targets = padded(truth, rows)
+                for where, pairs in hiding.items():
+                    if pairs is not None and (leaked := members(pairs, rows, targets)).any():
+                        row, column = (int(x[0]) for x in np.nonzero(leaked))
+                        raise DataError(
+                            f"{name} pairs are also in {where}, the first is user {rows[row]}, item "
+                            f"{targets[row, column]}",
+                            "split the data again, or count such pairs as misses with leaks='miss'",
+                        )
+                if self.candidates is not None:
+                    table = self.candidates[rows[0] : rows[-1] + 1]
+                    if (own := members(truth, rows, table)).any():
                         row, column = (int(x[0]) for x in np.nonzero(own))
                         raise DataError(
-                            f"item {self.candidates[start + row, column]} is a candidate of user {start + row} and "
-                            f"also the user's {name} item",
+                            f"item {table[row, column]} is a candidate of user {rows[row]} and also the user's "
+                            f"{name} item",
                             "draw candidates among items that the user has in no part",
                         )
-
-    def _members(self, pairs: Interactions, rows: NDArray[np.int64], items: NDArray[np.int32]) -> NDArray[np.bool_]:
-        # The evaluator keeps every Interactions it asks about, so an id stands for one object.
-        if id(pairs) not in self._lookups:
-            self._lookups[id(pairs)] = Members(pairs)
-        return self._lookups[id(pairs)](rows, items)
 
 
 class _Ledger:
