@@ -138,7 +138,7 @@ def _binary_format(path: Path) -> str | None:
 def text_format(text: Text, options: Options) -> str:
     """The format of a text file, from all of its content."""
     first, *others = text.first_lines(20)
-    if all(re.fullmatch(r"[^\s:]+:(token|float)(_seq)?", field) for field in re.split(r"[\t,]", first)):
+    if any(re.fullmatch(r"[^\s:]+:(token|float)(_seq)?", field) for field in re.split(r"[\t,]", first)):
         return "inter"
     if options.separator is not None or options.header is not None:
         return "csv"
@@ -235,7 +235,13 @@ def read_movielens(text: Text, options: Options) -> Table:
 
 def _delimited(text: Text, options: Options, separator: str, form: str) -> Table:
     quoted = options.quotes if options.quotes is not None else separator in ",;"
-    fields = _fields(text.first_lines(1)[0], separator, quoted)
+    first = text.first_lines(1)[0]
+    fields = _fields(first, separator, quoted)
+    if len(fields) == 1:
+        raise DataError(
+            f"{text.at(1)}: separator {separator!r} does not occur: {shown(first)}",
+            "name the right one with --separator; two columns at least are needed, user and item",
+        )
     header = options.header if options.header is not None else _has_header(text, separator, quoted, fields, options)
     columns = find_columns(text.name, fields if header else None, len(fields), options)
     return _parsed(text, options, separator, len(fields), columns, header=header, quoted=quoted, form=form)
@@ -365,7 +371,7 @@ def _parsed(
             [
                 BadRow(
                     text.at(int(lines[record])),
-                    _wrong_width(found[record], n_fields, ends, starts, record),
+                    _wrong_width(int(found[record]), n_fields, bool(ends[record] == starts[record])),
                     text.line(int(lines[record])),
                 )
                 for record in wrong[:5].tolist()
@@ -393,10 +399,10 @@ def _parsed(
     return make_table({role: by_place[place] for role, place in columns.items()}, source, options, form, ordered=True)
 
 
-def _wrong_width(found: int, wanted: int, ends: NDArray[np.int64], starts: NDArray[np.int64], record: int) -> str:
-    if ends[record] == starts[record]:
+def _wrong_width(found: int, wanted: int, empty: bool) -> str:
+    if empty:
         return "blank line"
-    return f"{found} field{'s' * (found != 1)}, {wanted} expected"
+    return f"{found} {'field' if found == 1 else 'fields'}, {wanted} expected"
 
 
 # A line a user
