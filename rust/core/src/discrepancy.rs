@@ -61,7 +61,7 @@ impl<'a> Side<'a> {
                 check_finite(exec, queries, items, bias)?;
                 Ok(Side::Packed {
                     queries,
-                    panels: Panels::pack(exec, items, bias)?,
+                    panels: Panels::pack(exec, items, bias, None)?,
                 })
             }
             Model::Scores(scores) => Ok(Side::Scores(scores, what)),
@@ -74,7 +74,7 @@ impl<'a> Side<'a> {
             Side::Packed { queries, panels } => {
                 let mut packed = Vec::new();
                 let mut tile = Tile::default();
-                pack_tile(*queries, first, &mut packed);
+                pack_tile(*queries, first..queries.rows, &mut packed);
                 for panel in 0..panels.count() {
                     let (lines, bias) = panels.panel(panel);
                     exec.simd.tile(Form::Dot, &packed, lines, bias, &mut tile);

@@ -53,7 +53,7 @@ pub fn list_ranks(
     if targets.is_empty() {
         return Ok(out);
     }
-    let panels = Panels::pack(exec, items, bias)?;
+    let panels = Panels::pack(exec, items, bias, None)?;
     let mut pieces: Vec<_> = out.pieces(ends).collect();
     let tasks = pieces.chunks_mut(ROWS).enumerate();
     exec.each(
@@ -61,7 +61,7 @@ pub fn list_ranks(
         || (Vec::new(), Tile::default(), Vec::new()),
         |(packed, tile, seen_scores): &mut (Vec<f32>, Tile, Vec<f32>), (task, pieces)| {
             let first = task * ROWS;
-            pack_tile(queries, first, packed);
+            pack_tile(queries, first..queries.rows, packed);
             let mut goals: Vec<Goals> = Vec::with_capacity(ROWS);
             for row in 0..pieces.len() {
                 let query = first + row;

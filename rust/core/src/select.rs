@@ -28,51 +28,75 @@ pub fn score_of(key: u64) -> f32 {
     unordered((key >> 32) as u32)
 }
 
-/// The best `k` seen so far, kept as a buffer of a few `k` that is cut back when full.
+/// The best items seen so far, kept as a buffer that is cut back when full.
 #[derive(Clone, Debug)]
 pub struct Best {
     keys: Vec<u64>,
-    k: usize,
-    capacity: usize,
-    /// Only scores at or above this can still matter.
-    pub threshold: f32,
+    /// Keys below it can no longer matter.
+    floor: u64,
 }
 
 impl Best {
     pub fn new(k: usize) -> Self {
-        let capacity = (4 * k).max(64);
         Best {
-            keys: Vec::with_capacity(capacity),
-            k,
-            capacity,
-            threshold: f32::NEG_INFINITY,
+            keys: Vec::with_capacity(Self::capacity(k)),
+            floor: 0,
         }
+    }
+
+    /// Room for so many that a cut is paid for by what it lets in: a cut costs about as much as three times `keep`
+    /// entries, and halves or better what still comes.
+    fn capacity(keep: usize) -> usize {
+        3 * keep + 16
     }
 
     pub fn clear(&mut self) {
         self.keys.clear();
-        self.threshold = f32::NEG_INFINITY;
+        self.floor = 0;
     }
 
-    #[inline]
-    pub fn push(&mut self, score: f32, item: i32) {
-        self.keys.push(rank_key(score, item));
-        if self.keys.len() == self.capacity {
-            self.cut();
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Scores below it can no longer matter.
+    #[inline(always)]
+    pub fn threshold(&self) -> f32 {
+        if self.floor == 0 {
+            f32::NEG_INFINITY
+        } else {
+            score_of(self.floor)
         }
     }
 
-    fn cut(&mut self) {
-        if self.keys.len() > self.k {
-            self.keys.select_nth_unstable_by(self.k - 1, |a, b| b.cmp(a));
-            self.keys.truncate(self.k);
-            self.threshold = score_of(self.keys[self.k - 1]);
+    #[inline(always)]
+    pub fn wants(&self, key: u64) -> bool {
+        key >= self.floor
+    }
+
+    /// Takes in one more; `keep` are to be left after a cut.
+    #[inline(always)]
+    pub fn push(&mut self, key: u64, keep: usize) {
+        self.keys.push(key);
+        if self.keys.len() >= Self::capacity(keep) {
+            self.cut(keep);
+        }
+    }
+
+    /// Drops all but the best `keep`, and from then on what is worse than the last of them.
+    #[cold]
+    #[inline(never)]
+    pub fn cut(&mut self, keep: usize) {
+        if keep > 0 && self.keys.len() >= keep {
+            self.keys.select_nth_unstable_by(keep - 1, |a, b| b.cmp(a));
+            self.keys.truncate(keep);
+            self.floor = self.keys[keep - 1];
         }
     }
 
     /// Writes items and scores, best first, and -1 and -infinity after the last.
     pub fn finish(&mut self, items: &mut [i32], scores: &mut [f32]) {
-        self.cut();
+        self.cut(items.len());
         self.keys.sort_unstable_by(|a, b| b.cmp(a));
         items.fill(-1);
         scores.fill(f32::NEG_INFINITY);

@@ -1,6 +1,6 @@
 //! Which instructions to use: found out at run time, or forced.
 
-use super::{portable, Form, Line, Tile, COLUMNS, LINE, ROWS};
+use super::{portable, Form, Line, Matrix, Tile, COLUMNS, LINE, ROWS};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Path {
@@ -57,6 +57,19 @@ impl SimdPath {
         }
     }
 
+    /// Whether [`SimdPath::scan_bytes`] can run.
+    pub fn has_bytes(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 == Path::Avx512 && is_x86_feature_detected!("avx512vnni");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn is_avx512(self) -> bool {
+        self.0 == Path::Avx512
+    }
+
     pub fn name(self) -> &'static str {
         match self.0 {
             Path::Portable => "portable",
@@ -92,13 +105,20 @@ impl SimdPath {
         }
     }
 
-    /// Scores of one query and the items `ids` (all below `bias.len()` or, without bias, the number of rows).
-    pub fn dots(self, query: &[f32], items: super::Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {
+    /// Scores of one query and the items `ids`, each of which must be a row of `items` (and have a bias, if there are
+    /// any).
+    pub fn dots(self, query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {
+        assert!(query.len() == items.dim && ids.len() == out.len());
+        assert!(bias.is_none_or(|bias| bias.len() == items.rows));
+        assert!(ids.iter().fold(0, |largest, &id| largest.max(id as u32)) < items.rows.max(1) as u32 || ids.is_empty());
         match self.0 {
             Path::Portable => portable::dots(query, items, bias, ids, out),
             // SAFETY: a value of this path exists only if the processor has its features; the function is safe code.
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2 | Path::Avx512 => unsafe { super::x86::dots_fma(query, items, bias, ids, out) },
+            Path::Avx2 => unsafe { super::x86::dots_fma(query, items, bias, ids, out) },
+            // SAFETY: as above, and ids are rows of the matrix, as asserted.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => unsafe { super::x86::dots_avx512(query, items, bias, ids, out) },
             #[cfg(target_arch = "aarch64")]
             Path::Neon => portable::dots(query, items, bias, ids, out),
         }

@@ -8,11 +8,15 @@ mod kernels;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+pub mod quantised;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use kernels::SimdPath;
 
+use std::ops::Range;
+
+use self::quantised::{BytePanels, ByteTile};
 use crate::error::Error;
 use crate::exec::Exec;
 
@@ -129,39 +133,63 @@ pub fn check_finite(exec: Exec, queries: Matrix, items: Matrix, bias: Option<&[f
 pub struct Panels {
     lines: Vec<Line>,
     bias: Vec<Line>,
+    /// Largest length of a panel's vectors, rounded up.
+    lengths: Vec<f32>,
+    /// Largest bias of a panel, and what rounding can add to a score.
+    offsets: Vec<f32>,
     pub items: usize,
     pub dim: usize,
 }
 
 impl Panels {
-    pub fn pack(exec: Exec, items: Matrix, bias: Option<&[f32]>) -> Result<Self, Error> {
+    /// Items in the order of their ids, or as `order` lists them.
+    pub fn pack(exec: Exec, items: Matrix, bias: Option<&[f32]>, order: Option<&[i32]>) -> Result<Self, Error> {
         let panels = items.rows.div_ceil(COLUMNS);
         let per_panel = items.dim * (COLUMNS / LINE);
         let mut packed = Panels {
             lines: vec![Line([0.0; LINE]); panels * per_panel],
             bias: vec![Line([f32::NEG_INFINITY; LINE]); panels * (COLUMNS / LINE)],
+            lengths: vec![0.0; panels],
+            offsets: vec![0.0; panels],
             items: items.rows,
             dim: items.dim,
         };
-        for item in 0..items.rows {
-            packed.bias[item / LINE].0[item % LINE] = bias.map_or(0.0, |bias| bias[item]);
+        let id = |position: usize| order.map_or(position, |order| order[position] as usize);
+        for position in 0..items.rows {
+            packed.bias[position / LINE].0[position % LINE] = bias.map_or(0.0, |bias| bias[id(position)]);
         }
+        if let Some(bias) = bias {
+            for (panel, offset) in packed.offsets.iter_mut().enumerate() {
+                let last = items.rows.min((panel + 1) * COLUMNS);
+                let (top, size) = (panel * COLUMNS..last)
+                    .map(|p| bias[id(p)])
+                    .fold((f32::NEG_INFINITY, 0.0f32), |(top, size), b| (top.max(b), size.max(b.abs())));
+                *offset = top + size * rounding(items.dim);
+            }
+        }
+        // What underflow can add to a score.
+        packed.offsets.iter_mut().for_each(|offset| *offset += f32::MIN_POSITIVE);
         if per_panel == 0 {
             return Ok(packed);
         }
+        const STEP: usize = 16;
+        let tasks = packed.lines.chunks_mut(STEP * per_panel).zip(packed.lengths.chunks_mut(STEP)).enumerate();
         exec.each(
-            packed.lines.chunks_mut(per_panel).enumerate(),
+            tasks,
             || (),
-            |(), (panel, lines)| {
-                for column in 0..COLUMNS.min(items.rows - panel * COLUMNS) {
-                    let (half, place) = (column / LINE, column % LINE);
-                    for (line, &x) in lines[half..]
-                        .iter_mut()
-                        .step_by(2)
-                        .zip(items.row(panel * COLUMNS + column))
-                    {
-                        line.0[place] = x;
+            |(), (task, (lines, lengths))| {
+                for (offset, (lines, longest)) in lines.chunks_mut(per_panel).zip(lengths).enumerate() {
+                    let first = (task * STEP + offset) * COLUMNS;
+                    let mut squared = 0.0f64;
+                    for column in 0..COLUMNS.min(items.rows - first) {
+                        let (half, place) = (column / LINE, column % LINE);
+                        let item = items.row(id(first + column));
+                        for (line, &x) in lines[half..].iter_mut().step_by(2).zip(item) {
+                            line.0[place] = x;
+                        }
+                        squared = squared.max(square(item));
                     }
+                    *longest = length(squared);
                 }
                 Ok(())
             },
@@ -170,25 +198,140 @@ impl Panels {
     }
 
     pub fn count(&self) -> usize {
-        self.bias.len() / (COLUMNS / LINE)
+        self.lengths.len()
     }
 
     #[inline]
     pub fn panel(&self, panel: usize) -> (&[Line], &[Line; 2]) {
         let per_panel = self.dim * (COLUMNS / LINE);
-        let bias = self.bias[panel * 2..panel * 2 + 2]
-            .try_into()
-            .expect("two lines of bias a panel");
+        let bias = self.bias[panel * 2..panel * 2 + 2].try_into().expect("two lines of bias a panel");
         (&self.lines[panel * per_panel..(panel + 1) * per_panel], bias)
     }
 }
 
-/// Packs queries `first..first + ROWS` (as far as there are) into a tile, `[dim][ROWS]`.
-pub fn pack_tile(queries: Matrix, first: usize, tile: &mut Vec<f32>) {
+/// Sum of squares, to within a relative 1e-6.
+#[inline]
+pub fn square(row: &[f32]) -> f64 {
+    const LANES: usize = 16;
+    let mut sums = [0.0f64; LANES];
+    let blocks = row.chunks_exact(LANES);
+    let rest: f64 = blocks.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    for block in blocks {
+        for (sum, &x) in sums.iter_mut().zip(block) {
+            *sum += f64::from(x) * f64::from(x);
+        }
+    }
+    sums.iter().sum::<f64>() + rest
+}
+
+/// Bound on the relative rounding error of a chain over `dim`, with room for what is computed from it.
+#[inline]
+pub fn rounding(dim: usize) -> f32 {
+    (dim as f32 + 16.0) * f32::EPSILON
+}
+
+/// A float32 no less than the length whose square is `squared`.
+#[inline]
+pub fn length(squared: f64) -> f32 {
+    (squared.sqrt() * (1.0 + 1e-6)) as f32
+}
+
+/// What a row of a tile must beat, and what bounds its scores.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug)]
+pub struct Goals {
+    /// Scores at or above it survive; +infinity for a row without query.
+    pub thresholds: [f32; LINE],
+    /// Lengths of the queries, inflated so that `length * panel length + offset` bounds every computed score; +infinity
+    /// where nothing is to be inferred.
+    pub lengths: [f32; LINE],
+}
+
+impl Goals {
+    /// By Cauchy and Schwarz, whether no score of the panel reaches its row's threshold.
+    #[inline(always)]
+    fn hopeless(&self, length: f32, offset: f32) -> bool {
+        (0..LINE).all(|row| self.lengths[row].mul_add(length, offset) < self.thresholds[row])
+    }
+}
+
+/// Takes in the scores that matter: row of the tile, position of the item, score; returns the row's threshold from then
+/// on. From [`SimdPath::scan_bytes`] the score is the sum of the bytes' products.
+pub trait Sink<S> {
+    fn take(&mut self, row: usize, position: usize, score: S) -> f32;
+}
+
+impl SimdPath {
+    /// Scores the tile against panels `range`; what reaches its row's threshold goes to `sink`.
+    #[inline]
+    pub fn scan(
+        self,
+        form: Form,
+        queries: &[f32],
+        panels: &Panels,
+        range: Range<usize>,
+        goals: &mut Goals,
+        sink: &mut impl Sink<f32>,
+    ) {
+        assert_eq!(queries.len(), panels.dim * ROWS, "tile and panels have one dim");
+        assert!(range.end <= panels.count());
+        #[cfg(target_arch = "x86_64")]
+        if self.is_avx512() {
+            // SAFETY: the path exists only if the processor has its features, and the sizes agree as asserted.
+            unsafe { x86::scan_avx512(form, queries, panels, range, goals, sink) };
+            return;
+        }
+        let mut tile = Tile::default();
+        for panel in range {
+            if goals.hopeless(panels.lengths[panel], panels.offsets[panel]) {
+                continue;
+            }
+            let (lines, bias) = panels.panel(panel);
+            self.tile(form, queries, lines, bias, &mut tile);
+            for (row, scores) in tile.0.iter().enumerate() {
+                let threshold = goals.thresholds[row];
+                if scores.iter().fold(0, |any, &s| any | u32::from(s >= threshold)) == 0 {
+                    continue;
+                }
+                for (column, &score) in scores.iter().enumerate() {
+                    if score >= goals.thresholds[row] {
+                        goals.thresholds[row] = sink.take(row, panel * COLUMNS + column, score);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes on every item whose score may reach its row's threshold; only with [`SimdPath::has_bytes`].
+    #[inline]
+    pub fn scan_bytes(
+        self,
+        queries: &ByteTile,
+        panels: &BytePanels,
+        range: Range<usize>,
+        goals: &mut Goals,
+        sink: &mut impl Sink<i32>,
+    ) {
+        assert_eq!(queries.bytes.len(), panels.groups * ROWS, "tile and panels have one dim");
+        assert!(range.end <= panels.count() && self.has_bytes());
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the processor has the instructions, and the sizes agree, as asserted.
+        unsafe {
+            x86::scan_vnni(queries, panels, range, goals, sink);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = (goals, sink);
+        }
+    }
+}
+
+/// Packs up to [`ROWS`] queries into a tile, `[dim][ROWS]`.
+pub fn pack_tile(queries: Matrix, ids: impl Iterator<Item = usize>, tile: &mut Vec<f32>) {
     tile.clear();
     tile.resize(queries.dim * ROWS, 0.0);
-    for row in 0..ROWS.min(queries.rows - first) {
-        for (d, &x) in queries.row(first + row).iter().enumerate() {
+    for (row, id) in ids.take(ROWS).enumerate() {
+        for (d, &x) in queries.row(id).iter().enumerate() {
             tile[d * ROWS + row] = x;
         }
     }

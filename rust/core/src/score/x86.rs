@@ -2,11 +2,195 @@
 
 use std::arch::x86_64::*;
 
-use super::{portable, Form, Line, Matrix, Tile, COLUMNS, LINE, ROWS};
+use std::ops::Range;
+
+use super::quantised::{BytePanels, ByteTile};
+use super::{portable, Form, Goals, Line, Matrix, Panels, Sink, Tile, COLUMNS, LINE, ROWS};
 
 #[target_feature(enable = "avx2,fma")]
 pub fn dots_fma(query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {
     portable::dots(query, items, bias, ids, out);
+}
+
+/// Sixteen items at a time: four dimensions of each are loaded and transposed, so that a vector holds one dimension of
+/// all sixteen.
+///
+/// # Safety
+/// The processor has the features; every id is a row of `items`, and of `bias`; `query` is as long as a row.
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,fma")]
+pub unsafe fn dots_avx512(query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {
+    let dim = query.len();
+    for (ids, out) in ids.chunks(LINE).zip(out.chunks_mut(LINE)) {
+        let mut rows = [items.data.as_ptr(); LINE];
+        let mut start = [0.0f32; LINE];
+        for (lane, &id) in ids.iter().enumerate() {
+            // SAFETY: the id is a row of items; lanes past the last id read row 0, which exists if any id does.
+            rows[lane] = unsafe { items.data.as_ptr().add(id as usize * dim) };
+            if let Some(bias) = bias {
+                start[lane] = bias[id as usize];
+            }
+        }
+        // SAFETY: 16 floats.
+        let mut sums = unsafe { _mm512_loadu_ps(start.as_ptr()) };
+        let mut d = 0;
+        while d + 4 <= dim {
+            // SAFETY: dimensions d to d + 3 of rows of dim values, and of the query.
+            unsafe {
+                let columns = transposed(&rows, |row| _mm_loadu_ps(row.add(d)));
+                for (offset, column) in columns.into_iter().enumerate() {
+                    sums = _mm512_fmadd_ps(_mm512_set1_ps(*query.get_unchecked(d + offset)), column, sums);
+                }
+            }
+            d += 4;
+        }
+        if d < dim {
+            let mask = (1u8 << (dim - d)) - 1;
+            // SAFETY: the masked load touches only the dim - d values that are left of a row.
+            let columns = unsafe { transposed(&rows, |row| _mm_maskz_loadu_ps(mask, row.add(d))) };
+            for (&q, column) in query[d..].iter().zip(columns) {
+                sums = _mm512_fmadd_ps(_mm512_set1_ps(q), column, sums);
+            }
+        }
+        let mut scores = [0.0f32; LINE];
+        // SAFETY: 16 floats.
+        unsafe { _mm512_storeu_ps(scores.as_mut_ptr(), sums) };
+        out.copy_from_slice(&scores[..out.len()]);
+    }
+}
+
+/// Four values of each of sixteen rows, as four vectors of one value of each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq")]
+fn transposed(rows: &[*const f32; LINE], load: impl Fn(*const f32) -> __m128) -> [__m512; 4] {
+    let part: [__m512; 4] = std::array::from_fn(|a| {
+        let low = _mm512_castps128_ps512(load(rows[a]));
+        let low = _mm512_insertf32x4::<1>(low, load(rows[a + 4]));
+        let low = _mm512_insertf32x4::<2>(low, load(rows[a + 8]));
+        _mm512_insertf32x4::<3>(low, load(rows[a + 12]))
+    });
+    let pairs = [
+        _mm512_castps_pd(_mm512_unpacklo_ps(part[0], part[1])),
+        _mm512_castps_pd(_mm512_unpackhi_ps(part[0], part[1])),
+        _mm512_castps_pd(_mm512_unpacklo_ps(part[2], part[3])),
+        _mm512_castps_pd(_mm512_unpackhi_ps(part[2], part[3])),
+    ];
+    [
+        _mm512_castpd_ps(_mm512_unpacklo_pd(pairs[0], pairs[2])),
+        _mm512_castpd_ps(_mm512_unpackhi_pd(pairs[0], pairs[2])),
+        _mm512_castpd_ps(_mm512_unpacklo_pd(pairs[1], pairs[3])),
+        _mm512_castpd_ps(_mm512_unpackhi_pd(pairs[1], pairs[3])),
+    ]
+}
+
+/// [`super::SimdPath::scan_bytes`].
+///
+/// # Safety
+/// The processor has the features; `queries` holds panels.groups x ROWS lanes and `range` lies within the panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
+pub unsafe fn scan_vnni(
+    queries: &ByteTile,
+    panels: &BytePanels,
+    range: Range<usize>,
+    goals: &mut Goals,
+    sink: &mut impl Sink<i32>,
+) {
+    #[repr(C, align(64))]
+    struct Limits([i32; LINE]);
+    #[repr(C, align(64))]
+    struct Totals([[i32; COLUMNS]; ROWS]);
+
+    let groups = panels.groups;
+    let mut limits = Limits([0; LINE]);
+    let mut totals = Totals([[0; COLUMNS]; ROWS]);
+    // SAFETY: arrays of 16 floats, aligned to 64 bytes by their structures.
+    let (scales, per_length, per_error, lengths, mut thresholds) = unsafe {
+        (
+            _mm512_load_ps(queries.inverse_scales.as_ptr()),
+            _mm512_load_ps(queries.per_length.as_ptr()),
+            _mm512_load_ps(queries.per_error.as_ptr()),
+            _mm512_load_ps(goals.lengths.as_ptr()),
+            _mm512_load_ps(goals.thresholds.as_ptr()),
+        )
+    };
+    for panel in range {
+        let length = _mm512_set1_ps(panels.lengths[panel]);
+        let bound = _mm512_fmadd_ps(lengths, length, _mm512_set1_ps(f32::MIN_POSITIVE));
+        if _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(bound, thresholds) == 0 {
+            continue;
+        }
+        // The least integer sum whose score can reach the threshold: (threshold - error) / scales, less what computing
+        // this in float32 can be off by, less 1 since the comparison is strict.
+        let error = _mm512_fmadd_ps(
+            per_length,
+            length,
+            _mm512_fmadd_ps(per_error, _mm512_set1_ps(panels.errors[panel]), _mm512_set1_ps(f32::MIN_POSITIVE)),
+        );
+        let scale = _mm512_mul_ps(scales, _mm512_set1_ps(panels.inverse_scales[panel]));
+        let limit = _mm512_mul_ps(_mm512_sub_ps(thresholds, error), scale);
+        let size = _mm512_mul_ps(_mm512_add_ps(_mm512_abs_ps(thresholds), error), scale);
+        let slack = _mm512_fmadd_ps(size, _mm512_set1_ps(1e-6), _mm512_set1_ps(1.5));
+        let limit = _mm512_min_ps(_mm512_sub_ps(limit, slack), _mm512_set1_ps(2e9));
+        let limit = _mm512_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(limit);
+        // SAFETY: 16 integers, aligned to 64 bytes.
+        unsafe { _mm512_store_si512(limits.0.as_mut_ptr().cast(), limit) };
+        // Without the barrier the limits are taken apart in registers, on the port that the sums need.
+        let limits = std::hint::black_box(&limits);
+
+        let starts = &panels.starts[panel];
+        // SAFETY: two lines of 16 integers, aligned to 64 bytes.
+        let start = unsafe {
+            [_mm512_load_si512(starts[0].0.as_ptr().cast()), _mm512_load_si512(starts[1].0.as_ptr().cast())]
+        };
+        let mut sums = [start; ROWS];
+        let mut q = queries.bytes.as_ptr().cast::<i32>();
+        // SAFETY: panel is below count, and each panel has 2 * groups lines.
+        let mut x = unsafe { panels.lines.as_ptr().add(panel * 2 * groups) };
+        for _ in 0..groups {
+            // SAFETY: both pointers advance by one group in each of `groups` steps; lines are aligned to 64 bytes, and
+            // the queries' bytes are read as unaligned 32-bit words.
+            unsafe {
+                let items = [_mm512_load_si512(x.cast()), _mm512_load_si512(x.add(1).cast())];
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let query = _mm512_set1_epi32(q.add(row).read_unaligned());
+                    sums[0] = _mm512_dpbusd_epi32(sums[0], query, items[0]);
+                    sums[1] = _mm512_dpbusd_epi32(sums[1], query, items[1]);
+                }
+                q = q.add(ROWS);
+                x = x.add(2);
+            }
+        }
+        let mut words = [0u64; ROWS / 4];
+        for (row, sums) in sums.iter().enumerate() {
+            let pair = _mm512_max_epi32(sums[0], sums[1]);
+            let reached = _mm512_cmpgt_epi32_mask(pair, _mm512_set1_epi32(limits.0[row]));
+            words[row / 4] |= u64::from(reached) << (16 * (row % 4));
+        }
+        if words[0] | words[1] | words[2] == 0 {
+            continue;
+        }
+        for (row, sums) in totals.0.iter_mut().zip(&sums) {
+            // SAFETY: a row is 32 integers, two vectors, aligned to 64 bytes.
+            unsafe {
+                _mm512_store_si512(row.as_mut_ptr().cast(), sums[0]);
+                _mm512_store_si512(row.as_mut_ptr().add(LINE).cast(), sums[1]);
+            }
+        }
+        for (part, mut word) in words.into_iter().enumerate() {
+            while word != 0 {
+                let bit = word.trailing_zeros() as usize;
+                word &= word - 1;
+                let (row, column) = (4 * part + bit / LINE, bit % LINE);
+                for column in [column, column + LINE] {
+                    let total = totals.0[row][column];
+                    if total > limits.0[row] {
+                        goals.thresholds[row] = sink.take(row, panel * COLUMNS + column, total);
+                    }
+                }
+            }
+        }
+        // SAFETY: as above.
+        thresholds = unsafe { _mm512_load_ps(goals.thresholds.as_ptr()) };
+    }
 }
 
 /// # Safety
@@ -28,6 +212,81 @@ fn tile512<const DISTANCE: bool>(queries: &[f32], panel: &[Line], bias: &[Line; 
             _mm512_store_ps(row.as_mut_ptr(), sums[0]);
             _mm512_store_ps(row.as_mut_ptr().add(LINE), sums[1]);
         }
+    }
+}
+
+/// [`super::SimdPath::scan`].
+///
+/// # Safety
+/// The processor has the features; `queries` holds panels.dim x ROWS floats and `range` lies within the panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+pub unsafe fn scan_avx512(
+    form: Form,
+    queries: &[f32],
+    panels: &Panels,
+    range: Range<usize>,
+    goals: &mut Goals,
+    sink: &mut impl Sink<f32>,
+) {
+    match form {
+        Form::Dot => scan512::<false>(queries, panels, range, goals, sink),
+        Form::Distance => scan512::<true>(queries, panels, range, goals, sink),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+fn scan512<const DISTANCE: bool>(
+    queries: &[f32],
+    panels: &Panels,
+    range: Range<usize>,
+    goals: &mut Goals,
+    sink: &mut impl Sink<f32>,
+) {
+    let mut tile = Tile::default();
+    // SAFETY: both arrays are 16 floats, aligned to 64 bytes by Goals.
+    let (mut thresholds, lengths) =
+        unsafe { (_mm512_load_ps(goals.thresholds.as_ptr()), _mm512_load_ps(goals.lengths.as_ptr())) };
+    for panel in range {
+        let (length, offset) = (_mm512_set1_ps(panels.lengths[panel]), _mm512_set1_ps(panels.offsets[panel]));
+        let bound = _mm512_fmadd_ps(lengths, length, offset);
+        if _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(bound, thresholds) == 0 {
+            continue;
+        }
+        let (lines, bias) = panels.panel(panel);
+        let sums = sums512::<DISTANCE>(queries, lines, bias);
+        // A bit for each pair of columns (c, c + 16) of four rows a word: which of them reaches its threshold.
+        let mut words = [0u64; ROWS / 4];
+        for (row, sums) in sums.iter().enumerate() {
+            let pair = _mm512_max_ps(sums[0], sums[1]);
+            let reached = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(pair, _mm512_set1_ps(goals.thresholds[row]));
+            words[row / 4] |= u64::from(reached) << (16 * (row % 4));
+        }
+        if words[0] | words[1] | words[2] == 0 {
+            continue;
+        }
+        for (row, sums) in tile.0.iter_mut().zip(&sums) {
+            // SAFETY: a row of the tile is 32 floats, two vectors; Tile is aligned to 64 bytes and so is each row.
+            unsafe {
+                _mm512_store_ps(row.as_mut_ptr(), sums[0]);
+                _mm512_store_ps(row.as_mut_ptr().add(LINE), sums[1]);
+            }
+        }
+        for (part, mut word) in words.into_iter().enumerate() {
+            while word != 0 {
+                let bit = word.trailing_zeros() as usize;
+                word &= word - 1;
+                let (row, column) = (4 * part + bit / LINE, bit % LINE);
+                for column in [column, column + LINE] {
+                    let score = tile.0[row][column];
+                    if score >= goals.thresholds[row] {
+                        goals.thresholds[row] = sink.take(row, panel * COLUMNS + column, score);
+                    }
+                }
+            }
+        }
+        // SAFETY: as above.
+        thresholds = unsafe { _mm512_load_ps(goals.thresholds.as_ptr()) };
     }
 }
 
