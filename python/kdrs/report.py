@@ -532,12 +532,15 @@ def _p(p: float, resamples: int) -> str:
     return f"{p:.4f}" if p >= 0.0001 else f"{p:.0e}"
 
 
-def _scaled(value: float, units: Sequence[str], step: float = 1000.0) -> str:
-    for unit in units[:-1]:
-        if abs(value) < step * 0.9995:
-            return f"{value:.3g} {unit}".rstrip()
-        value /= step
-    return f"{value:.3g} {units[-1]}"
+def _scaled(value: float, units: Sequence[str]) -> str:
+    """Three figures and a unit; whole numbers of the first unit as they are."""
+    if value == int(value) and value < 1000:
+        return f"{int(value)} {units[0]}".rstrip()
+    for unit in units:
+        if value < 999.5 or unit == units[-1]:
+            break
+        value /= 1000
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}".rstrip()
 
 
 def _count(n: int | None) -> str:
@@ -563,7 +566,7 @@ def _figure(comparison: Comparison, metric: str) -> Figure:
     try:
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
-        from matplotlib.ticker import PercentFormatter
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
     except ImportError as problem:
         raise MachineError("pictures need matplotlib, which is not installed", 'pip install "kdrs[plots]"') from problem
 
@@ -615,7 +618,8 @@ def _figure(comparison: Comparison, metric: str) -> Figure:
         axis.set_ylim(*_reach(lines, metric))
         if whole and panel == panels[0]:
             share = axis.secondary_yaxis("right", functions=(lambda y: y / whole, lambda y: y * whole))
-            share.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            share.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+            share.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
             share.tick_params(length=0, labelcolor="0.45", labelsize=8)
             share.spines["right"].set_visible(False)
             share.set_ylabel("share of the teacher's", color="0.45", fontsize=8)
@@ -662,7 +666,7 @@ def _legend(lines: Sequence[Line], looks: Mapping[str, Mapping[str, Any]]) -> tu
 
 
 def _log_axis(axis: Axes, panel: str) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
     axis.set_xscale("log")
     low, high = axis.get_xlim()
@@ -674,7 +678,7 @@ def _log_axis(axis: Axes, panel: str) -> None:
     axis.xaxis.set_major_locator(LogLocator(subs=steps))
     axis.xaxis.set_minor_formatter(NullFormatter())
     if panel == "size":
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _count(round(x))))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axis.set_xlabel("parameters")
     else:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
