@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +193,42 @@ def test_construction_refuses_contradictions():
     with pytest.raises(DataError, match=r"allowed: int32 \[2 users, C\]"):
         make(train, candidates=[[2, 3]])
     assert make(train, order=[1, 0, 2], candidates=[[2, -1], [0, 1]]).order.tolist() == [1, 0, 2]
+
+
+def test_order_is_checked_in_blocks(data, monkeypatch):
+    monkeypatch.setattr(dataset_module, "_BLOCK", 3)
+    parts = {"order": data.order, "order_by": "file"}
+    assert np.array_equal(Dataset.from_interactions(data.train, **parts).order, data.order)
+    for row in range(data.n_users):
+        wrong = data.order.copy()
+        start, stop = data.train.indptr[row : row + 2]
+        wrong[stop - 1] = wrong[start] if stop - start > 1 else (wrong[start] + 1) % data.n_items
+        with pytest.raises(DataError, match="no reordering"):
+            Dataset.from_interactions(data.train, order=wrong, order_by="file")
+
+
+THREADS = """
+import sys
+from kdrs.data import Recipe, prepare
+print(prepare(sys.argv[1], Recipe(candidates=20, k_core=2)).fingerprint)
+"""
+
+
+def test_thread_counts_change_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = zip(rng.integers(0, 500, 20_000), rng.integers(0, 800, 20_000), strict=True)
+    (tmp_path / "a.csv").write_text("user,item\n" + "".join(f"u{u},i{i}\n" for u, i in rows))
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", THREADS, str(tmp_path / "a.csv")],
+            env={**os.environ, "POLARS_MAX_THREADS": threads, "OMP_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "8")
+    }
+    assert len(found) == 1
 
 
 def test_ids_find_their_places():

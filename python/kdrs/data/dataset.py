@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -27,6 +28,8 @@ log = logging.getLogger("kdrs.data")
 FORMAT = "kdrs-dataset/1"
 PARTS = ("train", "valid", "test")
 HEAD, ARRAYS, USERS, ITEMS = "dataset.json", "interactions.safetensors", "users.json", "items.json"
+_BLOCK = 2_000_000
+"""Pairs checked at a time."""
 PREPARE_AGAIN = "prepare the data set again with kdrs data prepare"
 
 
@@ -294,7 +297,7 @@ class Dataset:
         if self.candidates is None or not self.candidates.size:
             return
         full = self.full
-        block = max(1, 2_000_000 // self.candidates.shape[1])
+        block = max(1, _BLOCK // self.candidates.shape[1])
         for start in range(0, self.n_users, block):
             stop = min(start + block, self.n_users)
             seen = full.indices[full.indptr[start] : full.indptr[stop]]
@@ -364,11 +367,15 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
 def _checked_order(order: NDArray[Any], train: Interactions) -> NDArray[np.int32]:
     if order.dtype.kind not in "iu" or order.shape != train.indices.shape:
         raise DataError(f"order is {order.dtype} {order.shape}; allowed: int32 {train.indices.shape}, as train.indices")
-    first = train.row_of_pair.astype(np.int64) * max(train.shape[1], 1)
     if order.size and not (int(order.min()) >= 0 and int(order.max()) < train.shape[1]):
         raise DataError(f"order holds items {order.min()} to {order.max()}; allowed: 0 to {train.shape[1] - 1}")
-    if not np.array_equal(np.sort(first + order), first + train.indices):
-        raise DataError("order is no reordering of each user's train items")
+    # In blocks of users, so that loading takes little more memory than the data.
+    bounds = np.searchsorted(train.indptr, np.arange(0, order.size + _BLOCK, _BLOCK))
+    for start, stop in itertools.pairwise(np.minimum(bounds, train.shape[0]).tolist()):
+        pairs = slice(int(train.indptr[start]), int(train.indptr[stop]))
+        rows = np.repeat(np.arange(stop - start) * train.shape[1], np.diff(train.indptr[start : stop + 1]))
+        if not np.array_equal(np.sort(rows + order[pairs]), rows + train.indices[pairs]):
+            raise DataError("order is no reordering of each user's train items")
     return np.ascontiguousarray(order, dtype=np.int32)
 
 
@@ -479,7 +486,7 @@ def _replace_directory(new: Path, target: Path) -> None:
         target.rmdir()
     try:
         new.rename(target)
-    except OSError:
+    except BaseException:
         if old is not None:
             with contextlib.suppress(OSError):
                 old.rename(target)
