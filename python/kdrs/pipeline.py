@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdrs.config import RunConfig, TermSettings, resolve
+from kdrs.config import EvalSettings, RunConfig, TermSettings, resolve
 from kdrs.data import Dataset
 from kdrs.distillers import distiller_class
 from kdrs.distillers.base import seeded
 from kdrs.errors import ArtefactError, ConfigError, MachineError, shown
-from kdrs.evaluate import Evaluator, Report, popularity
+from kdrs.evaluate import Evaluator, Report, overlap, popularity
 from kdrs.models import model_class
 from kdrs.protocols import Protocol, Selection, protocol
+from kdrs.report import Comparison, Entry, compare, scoring_seconds
 from kdrs.runs import Run, describe_data, file_digest, write_json
 from kdrs.sampling import stream
 from kdrs.tasks import PairTask
@@ -466,3 +467,98 @@ def plan(config: RunConfig) -> dict[str, Any]:
         # parameters, best copy, gradient, two moments; ids of this and the next epoch
         "memory_bytes": 4 * (4 * trained + n_parameters) + 8 * pairs + 2 * 8 * task.n_rows,
     }
+
+
+def comparison(
+    runs: Sequence[str | Path],
+    *,
+    dataset: Dataset | None = None,
+    protocol_name: str | None = None,
+    part: str = "test",
+    metrics: Sequence[str] | None = None,
+    teacher: str | None = None,
+    baseline: str | None = None,
+    test: str = "randomisation",
+    time_scoring: bool = True,
+    threads: int | None = None,
+) -> Comparison:
+    """Evaluates finished runs (and teacher files) anew on one data set and compares them.
+
+    Folders named ``seed-N`` of one parent are seeds of one model. A run that another one was distilled from is a teacher;
+    ``teacher`` and ``baseline`` name others by their path. The data set is the first run's unless given; ``protocol_name``
+    likewise. Raises ``ArtefactError`` for runs that are unfinished, damaged or of other data.
+    """
+    paths = [Path(run) for run in runs]
+    folders = [path for path in paths if path.is_dir()]
+    if not folders and dataset is None:
+        raise ConfigError("no run directory is given, so the data set is unknown", "give the data set with --data")
+    configs = {path: resolve(Run.open(path).config) for path in folders}
+    if dataset is None:
+        dataset = Dataset.load(configs[folders[0]].data.path)
+    reference = configs[folders[0]] if folders else resolve({"data": {"path": ""}, "model": {"name": "bpr"}})
+    if protocol_name is not None:
+        reference = reference.model_copy(update={"eval": EvalSettings(protocol=protocol_name)})
+    if threads is not None:
+        reference = reference.model_copy(update={"threads": threads})
+    evaluator = build_evaluator(reference, dataset)
+    taught_by = {
+        Path(name).resolve() for config in configs.values() for term in config.distill for name in term.teacher
+    }
+    wanted = {Path(name).resolve() for name in (teacher,) if name is not None}
+    labels = _labels(paths)
+    scorers: dict[Path, Teacher] = {}
+    entries = []
+    for path in paths:
+        config = configs.get(path)
+        is_teacher = path.resolve() in taught_by | wanted or config is None
+        role = "teacher" if is_teacher else "student" if config is not None and config.distill else "alone"
+        scorers[path] = scorer = _scorer(path, dataset, reference)
+        model = scorer.model if isinstance(scorer, ModelTeacher) else None
+        factors = scorer.factors()  # type: ignore[attr-defined]
+        size = sum(p.numel() for p in model.parameters()) if model is not None else None
+        if size is None and factors is not None:
+            size = sum(tensor.numel() for tensor in factors if tensor is not None)
+        file = path / "model.safetensors" if path.is_dir() else path
+        entries.append(
+            Entry(
+                name=labels[path],
+                role=role,
+                reports=evaluator(scorer if factors is not None or model is not None else scorer.topk(max(evaluator.ks))),
+                n_parameters=size,
+                n_bytes=file.stat().st_size,
+                seconds_per_1000=scoring_seconds(scorer, dataset.train, 50, threads=threads) if time_scoring else None,
+                curve=tuple(Run.open(path).rows()) if path.is_dir() else (),
+                seed=config.train.seed if config is not None else None,
+            )
+        )
+    teachers = [path for path, entry in zip(paths, entries, strict=True) if entry.role == "teacher"]
+    if teachers:
+        theirs = scorers[teachers[0]].topk(10).items
+        entries = [
+            replace(entry, agreement={"overlap@10": float(overlap(scorers[path].topk(10).items, theirs)["overlap@10"].mean())})
+            if entry.role != "teacher" else entry
+            for path, entry in zip(paths, entries, strict=True)
+        ]  # fmt: skip
+    names = {path.resolve(): label for path, label in labels.items()}
+    return compare(
+        entries,
+        part=part,
+        metrics=metrics,
+        teacher=None if teacher is None else names.get(Path(teacher).resolve(), teacher),
+        baseline=None if baseline is None else names.get(Path(baseline).resolve(), baseline),
+        test=test,
+    )
+
+
+def _scorer(path: Path, dataset: Dataset, reference: RunConfig) -> Teacher:
+    if path.is_dir():
+        return LoadedRun.open(path, dataset).teacher()
+    return load_teacher(path, dataset, build_task(reference, dataset))
+
+
+def _labels(paths: Sequence[Path]) -> dict[Path, str]:
+    """Short names: the folder's own, or its parent's for ``seed-N``; whole paths where short ones would collide."""
+    models = {path: path.parent if path.name.startswith("seed-") else path for path in paths}
+    distinct = dict.fromkeys(models.values())
+    short = [model.name for model in distinct]
+    return {path: model.name if short.count(model.name) == 1 else str(model) for path, model in models.items()}

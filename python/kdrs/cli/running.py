@@ -156,7 +156,7 @@ def _carry_out(
         return
     from kdrs import pipeline
 
-    with _messages(), _stopper() as stopper:
+    with messages(), _stopper() as stopper:
         if seeds is None:
             show = _Progress(config.train.epochs, quiet)
             with show:
@@ -244,7 +244,7 @@ def _stopper() -> Iterator[_Stopper]:
 
 
 @contextmanager
-def _messages() -> Iterator[None]:
+def messages() -> Iterator[None]:
     """Warnings as single lines on stderr."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
