@@ -52,7 +52,19 @@ def main() -> None:
     if not options.data.exists():
         if not source.is_dir():
             raise SystemExit(f"{source} is absent: set KDRS_DATA to the folder of the data sets")
-        kdrs("data", "prepare", str(source), "--split", "given", "--candidates", "499", "--seed", "0", "--out", str(options.data))
+        kdrs(
+            "data",
+            "prepare",
+            str(source),
+            "--split",
+            "given",
+            "--candidates",
+            "499",
+            "--seed",
+            "0",
+            "--out",
+            str(options.data),
+        )
     common = ["--data", str(options.data), "--model", "bpr", *COMMON, "--threads", options.threads]
     teacher = options.out / "teacher"
     if options.only != "student":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import toy_dataset
 from torch import nn
 
+from conftest import toy_dataset
 from kdrs.distillers import DISTILLERS
 from kdrs.models import MODELS
 from kdrs.sampling import stream
@@ -100,7 +100,11 @@ def test_a_sum_with_one_weight_zero_is_the_other_term(task: PairTask):
 
     def run(weights: dict[str, float]) -> dict[str, torch.Tensor]:
         terms = [
-            Term(name, weight, DISTILLERS[name](DISTILLERS[name].Config(**SMALL[name]), [teacher], task, 4, stream(0, name)))
+            Term(
+                name,
+                weight,
+                DISTILLERS[name](DISTILLERS[name].Config(**SMALL[name]), [teacher], task, 4, stream(0, name)),
+            )
             for name, weight in weights.items()
         ]
         learner = Learner(build(task, "bpr", 4), task, terms)

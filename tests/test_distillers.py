@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import toy_dataset
 
+from conftest import toy_dataset
 from kdrs.distillers import CD, DE, RRD
 from kdrs.distillers.cd import CDConfig, rank_weights
 from kdrs.distillers.de import Experts, temperature

@@ -58,7 +58,9 @@ def test_relaxed_ranking_against_its_definition(listed, background, shift, data)
 
     expected = slow_relaxed_ranking(listed, background)
     assert loss(listed, background) == pytest.approx(expected, rel=1e-4, abs=1e-4)
-    assert loss([s + shift for s in listed], [s + shift for s in background]) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert loss([s + shift for s in listed], [s + shift for s in background]) == pytest.approx(
+        expected, rel=1e-3, abs=1e-3
+    )
     assert loss(listed, data.draw(st.permutations(background))) == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 

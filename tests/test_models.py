@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdrs.models import BPR, MODELS, LightGCN, model_class
 from kdrs.errors import ConfigError
+from kdrs.models import BPR, MODELS, LightGCN, model_class
 from kdrs.tasks import PairTask, Queries
 
 
@@ -103,7 +103,7 @@ def test_lightgcn_reg_counts_rows_with_multiplicity(task: PairTask):
 def test_unknown_model_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'lightgcn'"):
         model_class("lightgnc")
-    with pytest.raises(ConfigError, match="unknown key 'model.dims'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'model\.dims'"):
         BPR.Config.parse({"dims": 3}, "model")
-    with pytest.raises(ConfigError, match="model.layers is -1"):
+    with pytest.raises(ConfigError, match=r"model\.layers is -1"):
         LightGCN.Config.parse({"layers": -1}, "model")

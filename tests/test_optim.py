@@ -60,7 +60,10 @@ def test_a_parameter_without_gradient_is_skipped_and_one_with_zero_gradient_is_n
 
 def test_state_goes_on_where_it_was():
     one, other = table(True), table(True)
-    first, second = Adam({"t": one.weight}, lr=1e-2, weight_decay=1e-3), Adam({"t": other.weight}, lr=1e-2, weight_decay=1e-3)
+    first, second = (
+        Adam({"t": one.weight}, lr=1e-2, weight_decay=1e-3),
+        Adam({"t": other.weight}, lr=1e-2, weight_decay=1e-3),
+    )
     train(one, first)
     train(other, second)
     restored = Adam({"t": other.weight}, lr=1e-2, weight_decay=1e-3)

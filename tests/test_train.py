@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import toy_dataset
 
+from conftest import toy_dataset
 from kdrs import pipeline
 from kdrs.config import resolve
 from kdrs.errors import ArtefactError, ConfigError, MachineError, TrainingError
@@ -81,7 +81,9 @@ def test_an_epoch_holds_every_pair_and_only_unseen_negatives(toy, negatives, lay
     positives = torch.cat([b.positives for b in drawn])
     unseen = torch.cat([b.negatives for b in drawn])
     assert sorted(zip(users.tolist(), positives.tolist(), strict=True)) == sorted(
-        (u, i) for u, i in zip(toy.train.row_of_pair.tolist(), toy.train.indices.tolist(), strict=True) for _ in range(rows)
+        (u, i)
+        for u, i in zip(toy.train.row_of_pair.tolist(), toy.train.indices.tolist(), strict=True)
+        for _ in range(rows)
     )
     assert unseen.shape == (users.shape[0], negatives if layout == "rows" else 1)
     seen = toy.train.to_csr().toarray() > 0
@@ -233,7 +235,9 @@ def test_kill_at_random_moments(toy_path, teacher, tmp_path):
     kills = 0
     for _ in range(int(os.environ.get("KDRS_KILLS", 4))):
         begun = (tmp_path / "killed" / "config.toml").is_file()
-        process = subprocess.Popen([*command, *(["--resume"] if begun else [])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [*command, *(["--resume"] if begun else [])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         status = tmp_path / "killed" / "STATUS.json"
         while process.poll() is None and not (status.is_file() and "running" in status.read_text()):
             time.sleep(0.02)
@@ -398,7 +402,11 @@ def test_a_teacher_file_does_what_its_run_does(toy_path, toy, teacher, tmp_path)
     factors = pipeline.load_run(teacher).teacher().factors()
     digests = {"users_digest": toy.users.digest, "items_digest": toy.items.digest}
     path = tmp_path / "teacher.safetensors"
-    save_file({"users": factors.queries.clone(), "items": factors.items.clone()}, path, metadata={"kdrs": "teacher/1", **digests})
+    save_file(
+        {"users": factors.queries.clone(), "items": factors.items.clone()},
+        path,
+        metadata={"kdrs": "teacher/1", **digests},
+    )
     for name, reference in (("run", teacher), ("file", path)):
         pipeline.execute(resolve(distilled(toy_path, reference, epochs=2)), tmp_path / name)
     assert final_bytes(tmp_path / "run")["model"] == final_bytes(tmp_path / "file")["model"]

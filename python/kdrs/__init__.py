@@ -27,7 +27,18 @@ _PUBLIC = {
     "load_run": "kdrs.pipeline",
     "resolve": "kdrs.config",
 }
-_MODULES = ("data", "distillers", "errors", "losses", "models", "protocols", "ranking", "report", "sampling", "significance")
+_MODULES = (
+    "data",
+    "distillers",
+    "errors",
+    "losses",
+    "models",
+    "protocols",
+    "ranking",
+    "report",
+    "sampling",
+    "significance",
+)
 
 if TYPE_CHECKING:
     from kdrs import data, distillers, errors, losses, models, protocols, ranking, report, sampling, significance

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,7 +129,9 @@ def assign(values: dict[str, Any], setting: str) -> None:
         last = position == len(path) - 1
         if isinstance(place, list):
             if not part.isdecimal() or int(part) >= len(place):
-                raise ConfigError(f"--set {shown(setting)}: there is no entry {shown(part)}", f"allowed: 0 to {len(place) - 1}")
+                raise ConfigError(
+                    f"--set {shown(setting)}: there is no entry {shown(part)}", f"allowed: 0 to {len(place) - 1}"
+                )
             index: Any = int(part)
         elif isinstance(place, dict):
             index = part
@@ -173,7 +174,9 @@ def resolve(values: dict[str, Any]) -> RunConfig:
         given = {key: value for key, value in term.items() if key not in own}
         unknown = sorted(set(given) - set(cls.Config.model_fields))
         if unknown:
-            raise ConfigError(f"unknown key '{where}.{unknown[0]}'", nearest(unknown[0], {*own, *cls.Config.model_fields}))
+            raise ConfigError(
+                f"unknown key '{where}.{unknown[0]}'", nearest(unknown[0], {*own, *cls.Config.model_fields})
+            )
         teacher = term.get("teacher")
         if teacher is None:
             raise ConfigError(f"{where}.teacher is missing", "give a run directory or a teacher file")

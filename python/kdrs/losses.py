@@ -44,7 +44,7 @@ def relaxed_ranking(
     """
     floor = torch.finfo(interesting.dtype).min
     listed = interesting if interesting_mask is None else interesting.masked_fill(~interesting_mask, floor)
-    tails = torch.logcumsumexp(listed.flip(-1), dim=-1).flip(-1)                       # [B, K]
+    tails = torch.logcumsumexp(listed.flip(-1), dim=-1).flip(-1)  # [B, K]
     if uninteresting.shape[-1]:
         background = uninteresting
         if uninteresting_mask is not None:

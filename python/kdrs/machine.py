@@ -42,7 +42,13 @@ def examine() -> dict[str, Any]:
     found["memory_gib"] = None if limit is None else round(limit / 2**30, 1)
     found["thread_variables"] = {
         name: os.environ[name]
-        for name in ("KDRS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE")
+        for name in (
+            "KDRS_NUM_THREADS",
+            "OMP_NUM_THREADS",
+            "MKL_NUM_THREADS",
+            "OPENBLAS_NUM_THREADS",
+            "OPENBLAS_CORETYPE",
+        )
         if name in os.environ
     }
     try:

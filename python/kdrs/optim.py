@@ -37,7 +37,9 @@ class Adam:
     first step.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], *, lr: float, weight_decay: float = 0.0, lazy: bool = False):
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], *, lr: float, weight_decay: float = 0.0, lazy: bool = False
+    ):
         self.parameters = dict(parameters)
         self.lr, self.weight_decay, self.lazy = lr, weight_decay, lazy
         self._state: dict[str, _State] = {}
@@ -48,7 +50,10 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        parameters, gradients, states, touched = [], [], [], []
+        parameters: list[Tensor] = []
+        gradients: list[Tensor] = []
+        states: list[_State] = []
+        touched: list[tuple[Tensor, Tensor]] = []
         for name, parameter in self.parameters.items():
             gradient = parameter.grad
             if gradient is None:
@@ -84,8 +89,19 @@ class Adam:
 
     def _update(self, parameters: list[Tensor], gradients: list[Tensor], states: list[_State]) -> None:
         adam(
-            parameters, gradients, [s.exp_avg for s in states], [s.exp_avg_sq for s in states], [], [s.step for s in states],
-            fused=True, amsgrad=False, beta1=BETA1, beta2=BETA2, lr=self.lr, weight_decay=self.weight_decay, eps=EPS,
+            parameters,
+            gradients,
+            [s.exp_avg for s in states],
+            [s.exp_avg_sq for s in states],
+            [],
+            [s.step for s in states],
+            fused=True,
+            amsgrad=False,
+            beta1=BETA1,
+            beta2=BETA2,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            eps=EPS,
             maximize=False,
         )
 
@@ -109,7 +125,10 @@ class Adam:
         self._state.clear()
         for name, parameter in self.parameters.items():
             if f"{name}/step" in tensors:
-                parts = (tensors[f"{name}/{part}"].to(parameter.device, copy=True) for part in ("step", "exp_avg", "exp_avg_sq"))
+                parts = (
+                    tensors[f"{name}/{part}"].to(parameter.device, copy=True)
+                    for part in ("step", "exp_avg", "exp_avg_sq")
+                )
                 self._state[name] = _State(*parts)
 
     @property

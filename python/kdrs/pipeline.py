@@ -170,7 +170,9 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> N
         model.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
-        raise ArtefactError(f"the weights in {shown(str(where))} do not fit its configuration: {shown(detail, 200)}") from None
+        raise ArtefactError(
+            f"the weights in {shown(str(where))} do not fit its configuration: {shown(detail, 200)}"
+        ) from None
 
 
 def _check_same_data(run: Run, dataset: Dataset) -> None:
@@ -220,7 +222,9 @@ def build_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
     return Evaluator.of(dataset, choose_protocol(config, dataset), **options)
 
 
-def measure_teachers(teachers: dict[str, Teacher], evaluator: Evaluator, dataset: Dataset) -> dict[str, dict[str, Report]]:
+def measure_teachers(
+    teachers: dict[str, Teacher], evaluator: Evaluator, dataset: Dataset
+) -> dict[str, dict[str, Report]]:
     """The teachers' own quality on the split: the first thing that shows a wrong id map or a leak. Warns of a teacher that
     ranks no better than popularity."""
     measured = {}
@@ -329,7 +333,8 @@ def _check_measured(selection: Selection, evaluator: Evaluator, dataset: Dataset
     missing = [name for name in selection.metrics if name not in evaluator.names]
     if missing and dataset.valid.n_pairs:
         raise ConfigError(
-            f"the best epoch is selected by {missing[0]}, which is not evaluated", f"allowed: {', '.join(evaluator.names)}"
+            f"the best epoch is selected by {missing[0]}, which is not evaluated",
+            f"allowed: {', '.join(evaluator.names)}",
         )
 
 
@@ -338,7 +343,12 @@ def save_reports(run: Run, reports: dict[str, Report], outcome: Fit, selection: 
     stand beside the kept weights' own."""
     for part, report in reports.items():
         report.save(run.path / f"report-{part}.json")
-    summary: dict[str, Any] = {"schema": 1, "best_epoch": outcome.best_epoch, "epochs": outcome.epochs, "parts": _means(reports)}
+    summary: dict[str, Any] = {
+        "schema": 1,
+        "best_epoch": outcome.best_epoch,
+        "epochs": outcome.epochs,
+        "parts": _means(reports),
+    }
     if selection.per_metric_best and outcome.best:
         summary["per_metric_best"] = per_metric_best(outcome, selection, reports)
     write_json(run.path / "report.json", summary)
@@ -365,7 +375,10 @@ def load_reports(run: Run) -> dict[str, Report]:
 
 
 def _means(reports: dict[str, Report]) -> dict[str, dict[str, float]]:
-    return {part: {report.shown_name(name): value for name, value in report.means().items()} for part, report in reports.items()}
+    return {
+        part: {report.shown_name(name): value for name, value in report.means().items()}
+        for part, report in reports.items()
+    }
 
 
 def _summary(
@@ -523,7 +536,9 @@ def comparison(
             Entry(
                 name=labels[path],
                 role=role,
-                reports=evaluator(scorer if factors is not None or model is not None else scorer.topk(max(evaluator.ks))),
+                reports=evaluator(
+                    scorer if factors is not None or model is not None else scorer.topk(max(evaluator.ks))
+                ),
                 n_parameters=size,
                 n_bytes=file.stat().st_size,
                 seconds_per_1000=scoring_seconds(scorer, dataset.train, 50, threads=threads) if time_scoring else None,

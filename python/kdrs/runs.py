@@ -79,7 +79,8 @@ class Run:
         if exists and not resume:
             state = run.status().get("status", "unknown")
             raise ConfigError(
-                f"{shown(str(path))} already holds a run ({state})", "go on with it by --resume, or name another folder with --out"
+                f"{shown(str(path))} already holds a run ({state})",
+                "go on with it by --resume, or name another folder with --out",
             )
         try:
             run.path.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,9 @@ class Run:
         try:
             return tomllib.loads((self.path / "config.toml").read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ArtefactError(f"{shown(str(self.path / 'config.toml'))} cannot be read: {shown(str(error))}") from error
+            raise ArtefactError(
+                f"{shown(str(self.path / 'config.toml'))} cannot be read: {shown(str(error))}"
+            ) from error
 
     @property
     def data(self) -> dict[str, Any]:
@@ -165,7 +168,9 @@ class Run:
         path = self.path / "model.safetensors"
         if not path.is_file():
             state = self.status().get("status", "unknown")
-            raise ArtefactError(f"{shown(str(self.path))} has no trained model yet (status: {state})", "finish it with --resume")
+            raise ArtefactError(
+                f"{shown(str(self.path))} has no trained model yet (status: {state})", "finish it with --resume"
+            )
         stated = self.status().get("model_sha256")
         if stated is not None and file_digest(path) != stated:
             raise ArtefactError(
@@ -201,7 +206,11 @@ class Run:
             for part, tensors in (("state", checkpoint.state), ("best", checkpoint.best)):
                 name = f"{part}-{checkpoint.epoch:06d}.safetensors"
                 write_safetensors(folder / name, tensors, {"format": CHECKPOINT_FORMAT})
-                files[part] = {"name": name, "bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
+                files[part] = {
+                    "name": name,
+                    "bytes": (folder / name).stat().st_size,
+                    "sha256": file_digest(folder / name),
+                }
             manifest = {"format": CHECKPOINT_FORMAT, "epoch": checkpoint.epoch, "files": files, "meta": checkpoint.meta}
             _sync_file(self.path / "metrics.jsonl")
             if former:
@@ -227,12 +236,16 @@ class Run:
                 problems.append(error.cause)
                 continue
             if problems:
-                warnings.warn(f"{problems[0]}; going on from the checkpoint before, epoch {manifest['epoch']}", stacklevel=2)
+                warnings.warn(
+                    f"{problems[0]}; going on from the checkpoint before, epoch {manifest['epoch']}", stacklevel=2
+                )
             return Checkpoint(manifest["epoch"], parts["state"], parts["best"], manifest["meta"])
         if problems:
             raise ArtefactError(problems[0], "no whole checkpoint is left; start the run anew in another folder")
         if any(folder.glob("*.json")):
-            raise ArtefactError(f"{shown(str(folder))} has no readable manifest", "start the run anew in another folder")
+            raise ArtefactError(
+                f"{shown(str(folder))} has no readable manifest", "start the run anew in another folder"
+            )
         return None
 
     def _load_part(self, folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
@@ -284,7 +297,9 @@ class Run:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             lock.close()
-            raise MachineError(f"{shown(str(self.path))} is in use by {holder}", "wait for it, or name another folder") from None
+            raise MachineError(
+                f"{shown(str(self.path))} is in use by {holder}", "wait for it, or name another folder"
+            ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         lock.flush()
@@ -460,14 +475,19 @@ def _sync_folder(path: Path) -> None:
 
 
 def _foreign(path: Path) -> Iterator[Path]:
-    return (entry for entry in path.iterdir() if entry.name not in ("LOCK", "ids", "data.json", "env.json", "STATUS.json"))
+    return (
+        entry for entry in path.iterdir() if entry.name not in ("LOCK", "ids", "data.json", "env.json", "STATUS.json")
+    )
 
 
 def _unwritable(path: Path, error: OSError) -> MachineError:
     free = ""
     with contextlib.suppress(OSError):
         free = f"; {shutil.disk_usage(path if path.exists() else path.parent).free / 1e6:.0f} MB are free"
-    return MachineError(f"cannot write {shown(str(path))}: {error.strerror or error}{free}", "check permissions and space, or name another folder with --out")
+    return MachineError(
+        f"cannot write {shown(str(path))}: {error.strerror or error}{free}",
+        "check permissions and space, or name another folder with --out",
+    )
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -212,8 +212,9 @@ class PairBatches:
     def _batches(self, rows: np.ndarray) -> Iterator[Batch]:
         pairs = rows // self._per_pair if self._per_pair > 1 else rows
         negatives = self._negatives.reshape(-1, 1)[rows] if self._per_pair > 1 else self._negatives[rows]
-        users, items, drawn = (
-            torch.from_numpy(ids).to(self.device, torch.int64) for ids in (self._users[pairs], self._items[pairs], negatives)
+        users, items, negative = (
+            torch.from_numpy(ids).to(self.device, torch.int64)
+            for ids in (self._users[pairs], self._items[pairs], negatives)
         )
-        for asked, positives, drawn in zip(*(ids.split(self.batch_size) for ids in (users, items, drawn)), strict=True):
+        for asked, positives, drawn in zip(*(ids.split(self.batch_size) for ids in (users, items, negative)), strict=True):
             yield Batch(Queries(asked, asked), positives, drawn)

@@ -47,7 +47,9 @@ class ModelTeacher:
     ``score_block`` and ``score_pairs``.
     """
 
-    def __init__(self, model: nn.Module, task: Task, *, name: str = "model", live: bool = False, stages: Sequence[Teacher] = ()):
+    def __init__(
+        self, model: nn.Module, task: Task, *, name: str = "model", live: bool = False, stages: Sequence[Teacher] = ()
+    ):
         self.model, self.task, self.name, self.live = model, task, name, live
         self._stages = stages
         self._topk: Ranking | None = None
@@ -197,7 +199,9 @@ class FileTeacher:
         if not present:
             return None
         if "users" not in present or "items" not in present:
-            raise ArtefactError(f"{shown(self.name)} holds {' and '.join(present)} alone", "users and items go together")
+            raise ArtefactError(
+                f"{shown(self.name)} holds {' and '.join(present)} alone", "users and items go together"
+            )
         wanted = {"users": self.task.n_users, "items": self.task.n_items, "item_bias": self.task.n_items}
         for name in present:
             tensor = tensors[name]
@@ -210,7 +214,8 @@ class FileTeacher:
                 elif tensor.ndim == 2 and tensor.shape[0] in (wanted["users"], wanted["items"]):
                     hint = "are users and items exchanged?"
                 raise ArtefactError(
-                    f"{shown(self.name)}: {name} has {tensor.shape[0]} rows; the data set has {wanted[name]}", hint or None
+                    f"{shown(self.name)}: {name} has {tensor.shape[0]} rows; the data set has {wanted[name]}",
+                    hint or None,
                 )
             finite = torch.isfinite(tensor.float())
             if not finite.all():
@@ -238,7 +243,9 @@ class FileTeacher:
         repeated = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
         for rows, what in ((bad.any(axis=1), "an id outside the catalogue"), (repeated, "an item twice")):
             if rows.any():
-                raise ArtefactError(f"{shown(self.name)}: topk row {int(rows.argmax())} holds {what}", "export it again")
+                raise ArtefactError(
+                    f"{shown(self.name)}: topk row {int(rows.argmax())} holds {what}", "export it again"
+                )
         if "topk_scores" in tensors:
             scores = tensors["topk_scores"].float().numpy()
             if scores.shape != lists.shape or not np.isfinite(scores[lists >= 0]).all():
@@ -277,7 +284,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(str(path), framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise ArtefactError(f"{shown(str(path))} is no readable safetensors file: {shown(str(error))}", "export it again") from None
+        raise ArtefactError(
+            f"{shown(str(path))} is no readable safetensors file: {shown(str(error))}", "export it again"
+        ) from None
 
 
 def _array(values: Any) -> np.ndarray:

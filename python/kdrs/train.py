@@ -58,15 +58,16 @@ class Learner:
         if len({term.name for term in terms}) != len(terms):
             raise ConfigError(f"terms are named {[term.name for term in terms]}", "give every term its own name")
         self.model, self.task, self.terms, self.name = model, task, list(terms), name
-        if isinstance(base, str):
-            if base != "model" or not hasattr(model, "loss"):
-                raise ConfigError(f"base is {base!r}", 'allowed: "model" (if it has a loss method), a function of (view, batch), None')
-            base = model.loss
-        self.base = base
+        if isinstance(base, str) and (base != "model" or not callable(getattr(model, "loss", None))):
+            allowed = 'allowed: "model" (if it has a loss method), a function of (view, batch), None'
+            raise ConfigError(f"base is {base!r}", allowed)
+        self.base: Callable[[View, Batch], Tensor] | None = model.loss if isinstance(base, str) else base  # type: ignore[assignment]
         modules: dict[str, nn.Module] = {"model": model, **{f"terms.{term.name}": term.distiller for term in terms}}
         self._modules = modules
         parameters = {f"{key}.{name}": p for key, module in modules.items() for name, p in module.named_parameters()}
-        self.optimizer = Adam({k: p for k, p in parameters.items() if p.requires_grad}, lr=lr, weight_decay=weight_decay, lazy=lazy)
+        self.optimizer = Adam(
+            {k: p for k, p in parameters.items() if p.requires_grad}, lr=lr, weight_decay=weight_decay, lazy=lazy
+        )
         self.knowledge = ModelTeacher(model, task, name=name, live=True)
         self._on_epoch_start = getattr(model, "on_epoch_start", None)
         self._after_step = getattr(model, "after_step", None)
@@ -98,7 +99,9 @@ class Learner:
 
     def state(self) -> dict[str, Tensor]:
         """Parameters, buffers and optimizer state by name; live tensors."""
-        tensors = {f"{key}.{name}": t for key, module in self._modules.items() for name, t in module.state_dict().items()}
+        tensors = {
+            f"{key}.{name}": t for key, module in self._modules.items() for name, t in module.state_dict().items()
+        }
         return {**tensors, **{f"optimizer/{name}": t for name, t in self.optimizer.state().items()}}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -264,7 +267,7 @@ def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[
                 learner.step()
             history.extend(value.detach() for part in parts for value in part)
     columns = sum(len(learner.parts) for learner in learners)
-    table = torch.stack(history).view(-1, columns).double().cpu()                        # [batches, parts]
+    table = torch.stack(history).view(-1, columns).double().cpu()  # [batches, parts]
     if not torch.isfinite(table).all():
         _raise_divergence(learners, draws, table)
     means = iter(table.mean(dim=0).tolist())
@@ -306,6 +309,10 @@ def _copy(model: nn.Module, into: dict[str, Tensor]) -> None:
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: a mean over no query is null."""
     return {
-        key: _finite(value) if isinstance(value, dict) else None if isinstance(value, float) and not math.isfinite(value) else value
+        key: _finite(value)
+        if isinstance(value, dict)
+        else None
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
         for key, value in row.items()
     }

@@ -85,7 +85,7 @@ class DotView:
         return self._item_rows(ids)
 
     def scores(self, ids: Tensor) -> Tensor:
-        vectors = self.items(ids)                                            # [B, K, D]
+        vectors = self.items(ids)  # [B, K, D]
         if ids.shape[1] <= 2:  # a handful of products is cheaper than a batched matmul's set-up
             scores = (vectors * self.queries.unsqueeze(1)).sum(-1)
         else:
@@ -93,16 +93,16 @@ class DotView:
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
     def pairs(self, rows: Tensor, ids: Tensor) -> Tensor:
-        if rows.ndim == 2 and rows.shape[1] == 1 and ids.ndim == 2:          # one query, many items
+        if rows.ndim == 2 and rows.shape[1] == 1 and ids.ndim == 2:  # one query, many items
             scores = torch.bmm(self.items(ids), self.queries[rows[:, 0]].unsqueeze(-1)).squeeze(-1)
-        elif ids.ndim == 2 and ids.shape[1] == 1 and rows.ndim == 2:         # one item, many queries
+        elif ids.ndim == 2 and ids.shape[1] == 1 and rows.ndim == 2:  # one item, many queries
             scores = torch.bmm(F.embedding(rows, self.queries), self.items(ids[:, 0]).unsqueeze(-1)).squeeze(-1)
         else:
             scores = (F.embedding(rows, self.queries) * self.items(ids)).sum(-1)
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
     def all_scores(self) -> Tensor:
-        scores = self.queries @ self._item_table().T                         # [B, I]
+        scores = self.queries @ self._item_table().T  # [B, I]
         return scores if self._bias is None else scores + self._bias
 
     def at(self, queries: Queries) -> DotView:

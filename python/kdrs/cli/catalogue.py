@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from kdrs.settings import Settings
 
 models = typer.Typer(help="The base models and their options.", no_args_is_help=False, invoke_without_command=True)
-methods = typer.Typer(help="The distillation methods and their options.", no_args_is_help=False, invoke_without_command=True)
+methods = typer.Typer(
+    help="The distillation methods and their options.", no_args_is_help=False, invoke_without_command=True
+)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -41,7 +43,10 @@ def show_model(name: str, as_json: Json = False) -> None:
     from kdrs.models import model_class
 
     cls = model_class(name)
-    _print_entry({"name": name, "reference": cls.reference, "text": inspect.getdoc(cls), "options": _options(cls.Config)}, as_json)
+    _print_entry(
+        {"name": name, "reference": cls.reference, "text": inspect.getdoc(cls), "options": _options(cls.Config)},
+        as_json,
+    )
 
 
 @methods.callback()

@@ -11,13 +11,29 @@ import typer
 if TYPE_CHECKING:
     from kdrs.report import Comparison
 
-Runs = Annotated[list[Path], typer.Argument(help="Run directories or teacher files; seed-N folders of one parent are one model.")]
-Data = Annotated[str | None, typer.Option("--data", help="Prepared data set. [default: the first run's]", show_default=False)]
-ProtocolName = Annotated[str | None, typer.Option("--protocol", help="Evaluation preset. [default: the first run's]", show_default=False)]
+Runs = Annotated[
+    list[Path], typer.Argument(help="Run directories or teacher files; seed-N folders of one parent are one model.")
+]
+Data = Annotated[
+    str | None, typer.Option("--data", help="Prepared data set. [default: the first run's]", show_default=False)
+]
+ProtocolName = Annotated[
+    str | None, typer.Option("--protocol", help="Evaluation preset. [default: the first run's]", show_default=False)
+]
 Part = Annotated[str, typer.Option("--part", help="valid or test.")]
-Metrics = Annotated[str | None, typer.Option("--metrics", help="Comma-separated, such as hit@5,ndcg@10.", show_default=False)]
-Teacher = Annotated[str | None, typer.Option("--teacher", help="Run that shares are of. [default: the one distilled from]", show_default=False)]
-Baseline = Annotated[str | None, typer.Option("--baseline", help="Run that differences are to. [default: the first trained alone]", show_default=False)]
+Metrics = Annotated[
+    str | None, typer.Option("--metrics", help="Comma-separated, such as hit@5,ndcg@10.", show_default=False)
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option("--teacher", help="Run that shares are of. [default: the one distilled from]", show_default=False),
+]
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline", help="Run that differences are to. [default: the first trained alone]", show_default=False
+    ),
+]
 Test = Annotated[str, typer.Option("--test", help="Paired test: randomisation or bootstrap.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="Threads of the core.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -53,7 +69,9 @@ def report(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MachineError(f"cannot write {shown(str(out))}: {error.strerror}", "name another folder with --out") from error
+        raise MachineError(
+            f"cannot write {shown(str(out))}: {error.strerror}", "name another folder with --out"
+        ) from error
     for path in _compare(runs, data, protocol, part, metrics, teacher, baseline, test, threads).save(out):
         typer.echo(str(path))
 

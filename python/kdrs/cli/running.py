@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,17 +25,28 @@ File = Annotated[Path | None, typer.Argument(help="TOML run file; options below 
 Data = Annotated[str | None, typer.Option("--data", help="Prepared data set (kdrs data prepare).", show_default=False)]
 Model = Annotated[str | None, typer.Option("--model", help="Base model, see kdrs models.", show_default=False)]
 Dim = Annotated[int | None, typer.Option("--dim", help="Size of the model's representations.", show_default=False)]
-Out = Annotated[Path | None, typer.Option("--out", help="Run directory. [default: runs/DATA/METHOD/TIME-HASH]", show_default=False)]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Run directory. [default: runs/DATA/METHOD/TIME-HASH]", show_default=False)
+]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Most epochs.", show_default=False)]
 Rate = Annotated[float | None, typer.Option("--lr", help="Adam's learning rate.", show_default=False)]
 Decay = Annotated[float | None, typer.Option("--weight-decay", help="L2 weight inside Adam.", show_default=False)]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Training rows a step.", show_default=False)]
 Optimizer = Annotated[str | None, typer.Option("--optimizer", help="adam or lazy-adam.", show_default=False)]
-Patience = Annotated[int | None, typer.Option("--patience", help="Evaluations without improvement.", show_default=False)]
+Patience = Annotated[
+    int | None, typer.Option("--patience", help="Evaluations without improvement.", show_default=False)
+]
 ProtocolName = Annotated[str | None, typer.Option("--protocol", help="Evaluation preset.", show_default=False)]
+Teachers = Annotated[list[str], typer.Option("--teacher", help="Run directory or teacher file.", show_default=False)]
+Methods = Annotated[
+    list[str], typer.Option("--method", help="Method, see kdrs methods; several for a sum.", show_default=False)
+]
+Weights = Annotated[list[float], typer.Option("--weight", help="Weight of each method, in order.", show_default=False)]
 Assignments = Annotated[list[str], typer.Option("--set", help="Any setting: --set train.every=5", show_default=False)]
 Seed = Annotated[int | None, typer.Option("--seed", help="Start of every random stream.", show_default=False)]
-Seeds = Annotated[str | None, typer.Option("--seeds", help="Several runs: 0..4 or 0,1,2; into OUT/seed-N.", show_default=False)]
+Seeds = Annotated[
+    str | None, typer.Option("--seeds", help="Several runs: 0..4 or 0,1,2; into OUT/seed-N.", show_default=False)
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N.", show_default=False)]
 Threads = Annotated[int | None, typer.Option("--threads", help="Threads of torch and of the core.", show_default=False)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out from its last checkpoint.")]
@@ -62,7 +72,23 @@ def train(
 
     kdrs train --data datasets/ml-100k --model bpr --dim 200 --out runs/teacher
     """
-    values = _values(file, data, model, dim, epochs, lr, weight_decay, batch_size, optimizer, patience, protocol, seed, device, threads, assignments)
+    values = _values(
+        file,
+        data,
+        model,
+        dim,
+        epochs,
+        lr,
+        weight_decay,
+        batch_size,
+        optimizer,
+        patience,
+        protocol,
+        seed,
+        device,
+        threads,
+        assignments,
+    )
     if values.get("distill"):
         raise ConfigError("the run file has [[distill]] terms", "use kdrs distill")
     _carry_out(values, out, seeds, resume, dry_run, as_json, quiet)
@@ -70,9 +96,7 @@ def train(
 
 def distill(
     file: File = None, data: Data = None,
-    teacher: Annotated[list[str], typer.Option("--teacher", help="Run directory or teacher file.", show_default=False)] = [],  # noqa: B006
-    method: Annotated[list[str], typer.Option("--method", help="Method, see kdrs methods; give several for a sum.", show_default=False)] = [],  # noqa: B006
-    weight: Annotated[list[float], typer.Option("--weight", help="Weight of each method, in order.", show_default=False)] = [],  # noqa: B006
+    teacher: Teachers = [], method: Methods = [], weight: Weights = [],  # noqa: B006
     model: Model = None, dim: Dim = None, out: Out = None, epochs: Epochs = None,
     lr: Rate = None, weight_decay: Decay = None, batch_size: BatchSize = None, optimizer: Optimizer = None,
     patience: Patience = None, protocol: ProtocolName = None, assignments: Assignments = [], seed: Seed = None,  # noqa: B006
@@ -92,9 +116,28 @@ def distill(
             terms[-1]["weight"] = weight[index]
     if len(weight) > len(method):
         raise ConfigError(f"got {len(weight)} weights for {len(method)} methods", "give one --weight a --method")
-    values = _values(file, data, model, dim, epochs, lr, weight_decay, batch_size, optimizer, patience, protocol, seed, device, threads, assignments, terms)
+    values = _values(
+        file,
+        data,
+        model,
+        dim,
+        epochs,
+        lr,
+        weight_decay,
+        batch_size,
+        optimizer,
+        patience,
+        protocol,
+        seed,
+        device,
+        threads,
+        assignments,
+        terms,
+    )
     if not values.get("distill"):
-        raise ConfigError("nothing to distil: no method is given", "give --teacher and --method, or [[distill]] in the run file")
+        raise ConfigError(
+            "nothing to distil: no method is given", "give --teacher and --method, or [[distill]] in the run file"
+        )
     _carry_out(values, out, seeds, resume, dry_run, as_json, quiet)
 
 
@@ -180,7 +223,12 @@ def _default_place(config: RunConfig) -> Path:
     values = config.to_dict()
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     method = "+".join(term.name for term in config.distill) or config.model["name"]
-    stem = Path("runs") / Path(config.data.path).name / method / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{digest}"
+    stem = (
+        Path("runs")
+        / Path(config.data.path).name
+        / method
+        / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{digest}"
+    )
     place, count = stem, 1
     while place.exists():
         count += 1
@@ -254,7 +302,7 @@ def messages() -> Iterator[None]:
         warnings.simplefilter("default")
         warnings.filterwarnings("ignore", module="torch")
         warnings.filterwarnings("ignore", message=".*[Ss]parse.*(beta|invariant).*")
-        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.showwarning = show
         yield
 
 
@@ -270,7 +318,13 @@ class _Progress:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn()]
+            columns = [
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(),
+            ]
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task(self._label, total=self._epochs, note="")
             self._bar.start()
@@ -284,9 +338,15 @@ class _Progress:
         if self._quiet:
             return
         sizes = f"{known['users']:,} users, {known['items']:,} items, {known['pairs']:,} training pairs"
-        typer.echo(f"{known['data']}: {sizes}; {known['model']} with {known['parameters']:,} parameters on {known['device']}", err=True)
+        typer.echo(
+            f"{known['data']}: {sizes}; {known['model']} with {known['parameters']:,} parameters on {known['device']}",
+            err=True,
+        )
         if known["skipped_pairs"]:
-            typer.echo(f"{known['skipped_pairs']:,} training pairs belong to users who have seen every item and are left out", err=True)
+            typer.echo(
+                f"{known['skipped_pairs']:,} training pairs belong to users who have seen every item and are left out",
+                err=True,
+            )
         for name, parts in known["teachers"].items():
             for part, means in parts.items():
                 metrics = ", ".join(f"{metric} {value:.4f}" for metric, value in list(means.items())[:3])
@@ -303,7 +363,9 @@ class _Progress:
 
 def _finish(outcome: Outcome, stopper: _Stopper, as_json: bool) -> None:
     if outcome.fit.stopped == "interrupted":
-        typer.echo(f"interrupted after {outcome.fit.epochs} epochs; go on with: kdrs resume {outcome.run.path}", err=True)
+        typer.echo(
+            f"interrupted after {outcome.fit.epochs} epochs; go on with: kdrs resume {outcome.run.path}", err=True
+        )
         raise typer.Exit(128 + (stopper.signal or signal.SIGINT))
     if as_json:
         report = json.loads((outcome.run.path / "report.json").read_text("utf-8"))
@@ -312,7 +374,10 @@ def _finish(outcome: Outcome, stopper: _Stopper, as_json: bool) -> None:
     fit = outcome.fit
     typer.echo(f"{outcome.run.path}: {fit.epochs} epochs, best is {fit.best_epoch}, stopped by {fit.stopped}")
     for part, report in outcome.reports.items():
-        typer.echo(f"{part} ({report.n:,} queries): " + ", ".join(f"{report.shown_name(n)} {v:.4f}" for n, v in report.means().items()))
+        typer.echo(
+            f"{part} ({report.n:,} queries): "
+            + ", ".join(f"{report.shown_name(n)} {v:.4f}" for n, v in report.means().items())
+        )
 
 
 def _finish_seeds(results: dict[int, Any], out: Path, stopper: _Stopper, as_json: bool) -> None:

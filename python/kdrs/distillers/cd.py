@@ -72,7 +72,7 @@ class CD(Distiller):
     def loss(self, student: View, batch: Batch) -> Tensor:
         assert self._drawn is not None
         users = batch.unique_queries
-        drawn = self._drawn[users.ids]                                                          # [E, N]
+        drawn = self._drawn[users.ids]  # [E, N]
         ids = drawn.clamp(min=0)
         logits = self.teacher.view(self.task.queries(users.ids)).scores(ids)
         targets = torch.sigmoid((logits + self.config.shift) / self.config.temperature)

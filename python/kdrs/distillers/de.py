@@ -48,8 +48,8 @@ class DE(Distiller):
 
     Differs from the authors' code: an item that is both positive and negative in a batch is processed once, with one noise
     draw for its two roles (same expectation); the hidden layer is weighted before one product with all experts' second
-    layers, and experts whose share is lost in rounding are skipped (``cutoff``). The paper prints the norm without its square; code, and this
-    class, square it.
+    layers, and experts whose share is lost in rounding are skipped (``cutoff``). The paper prints the norm without
+    its square; code, and this class, square it.
     """
 
     Config = DEConfig
@@ -76,8 +76,8 @@ class DE(Distiller):
     def loss(self, student: View, batch: Batch) -> Tensor:
         users, (items, roles) = batch.unique_queries, batch.item_roles
         teacher = self.teacher.view(self.task.queries(users.ids))
-        user_losses = self._losses(self.users, teacher.queries, student.queries[users.first])   # [E]
-        item_losses = self._losses(self.items, teacher.items(items), student.items(items))      # [E']
+        user_losses = self._losses(self.users, teacher.queries, student.queries[users.first])  # [E]
+        item_losses = self._losses(self.items, teacher.items(items), student.items(items))  # [E']
         weights = roles / 2 if self.config.item_weight == "half" else torch.ones_like(roles)
         return user_losses.sum() + (weights * item_losses).sum()
 
@@ -122,7 +122,7 @@ class Experts(nn.Module):
         return _Mixture.apply(source, shares, self.weight1, self.bias1, self.weight2, self.bias2)
 
     def _grouped(self, source: Tensor, shares: Tensor, active: Tensor) -> Tensor:
-        expert, entity = active.T.nonzero(as_tuple=True)                         # sorted by expert
+        expert, entity = active.T.nonzero(as_tuple=True)  # sorted by expert
         sizes = torch.bincount(expert, minlength=self.n_experts).tolist()
         return _Grouped.apply(
             source, shares[entity, expert], entity, sizes, self.weight1, self.bias1, self.weight2, self.bias2
@@ -162,7 +162,7 @@ class _Mixture(torch.autograd.Function):
         shape, width = (-1, *bias1.shape), second.shape[0]
         for rows in _Mixture._blocks(source, first):
             own = shares[rows].unsqueeze(-1)
-            hidden = torch.mm(extended[rows], first).relu_()                                        # [b, M H]
+            hidden = torch.mm(extended[rows], first).relu_()  # [b, M H]
             back = torch.mm(gradient[rows], second.T)
             to_shares[rows] += torch.linalg.vecdot(back.view(shape), hidden.view(shape))
             torch.ops.aten.threshold_backward.grad_input(back, hidden, 0, grad_input=back)
@@ -209,7 +209,7 @@ class _Grouped(torch.autograd.Function):
         ctx: Any, source: Tensor, shares: Tensor, entity: Tensor, sizes: list[int],
         weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor,
     ) -> Tensor:  # fmt: skip
-        inputs = source.index_select(0, entity)                                                         # [P, d_S]
+        inputs = source.index_select(0, entity)  # [P, d_S]
         hidden = inputs.new_empty(inputs.shape[0], weight1.shape[-1])
         outputs = inputs.new_empty(inputs.shape[0], weight2.shape[-1])
         for m, rows in _Grouped._parts(sizes):
@@ -223,7 +223,7 @@ class _Grouped(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         inputs, shares, entity, hidden, outputs, weight1, weight2 = ctx.saved_tensors
-        back = gradients[0].index_select(0, entity)                                                     # [P, d_T]
+        back = gradients[0].index_select(0, entity)  # [P, d_T]
         to_shares = torch.linalg.vecdot(back, outputs)
         back = back * shares.unsqueeze(-1)
         to_weight1, to_weight2 = torch.zeros_like(weight1), torch.zeros_like(weight2)

@@ -54,7 +54,7 @@ class RRD(Distiller):
 
     def __init__(self, config: RRDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)
-        self.pool = np.ascontiguousarray(only(teachers).topk(config.pool).items)                # [Q, W]
+        self.pool = np.ascontiguousarray(only(teachers).topk(config.pool).items)  # [Q, W]
         ranks = np.arange(1, self.pool.shape[1] + 1)
         self.weights = np.exp(-ranks / config.temperature)
         self._lists: tuple[Tensor, Tensor] | None = None
@@ -80,9 +80,9 @@ class RRD(Distiller):
     def loss(self, student: View, batch: Batch) -> Tensor:
         assert self._lists is not None
         users = batch.unique_queries
-        interesting, uninteresting = (ids[users.ids] for ids in self._lists)                    # [E, K], [E, L]
+        interesting, uninteresting = (ids[users.ids] for ids in self._lists)  # [E, K], [E, L]
         masks = (None, None) if self._complete else (interesting >= 0, uninteresting >= 0)
         ids = torch.cat([interesting, uninteresting], dim=1).clamp(min=0)
-        scores = student.pairs(users.first.unsqueeze(1), ids)                                   # [E, K + L]
+        scores = student.pairs(users.first.unsqueeze(1), ids)  # [E, K + L]
         best, rest = scores.split([interesting.shape[1], uninteresting.shape[1]], dim=1)
         return losses.relaxed_ranking(best, rest, *masks).sum()

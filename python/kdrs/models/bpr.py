@@ -42,5 +42,5 @@ class BPR(Recommender):
         return Factors(self.users.weight.detach(), self.items.weight.detach())
 
     def loss(self, view: View, batch: Batch) -> Tensor:
-        scores = view.scores(torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1))   # [B, 1 + N]
+        scores = view.scores(torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1))  # [B, 1 + N]
         return losses.bpr(scores[:, :1], scores[:, 1:])

@@ -70,7 +70,7 @@ class LightGCN(Recommender):
         return Factors(output[: self.n_users], output[self.n_users :])
 
     def loss(self, view: View, batch: Batch) -> Tensor:
-        scores = view.scores(torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1))   # [B, 1 + N]
+        scores = view.scores(torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1))  # [B, 1 + N]
         loss = losses.bpr(scores[:, :1], scores[:, 1:])
         if self.reg:
             items = torch.cat([batch.positives, batch.negatives.reshape(-1)]) + self.n_users
