@@ -211,6 +211,8 @@ WRONG = {
     "UTF-16": ("a.csv", "user,item\n".encode("utf-16"), "byte 0, it looks like UTF-16\nconvert"),
     "UTF-16 without mark": ("a.csv", "user,item\na,b\n".encode("utf-16-le"), "NUL at byte 1, it looks like UTF-16"),
     "NUL": ("a.csv", b"user,item\na,b\0\n", "NUL at byte 13, it looks like binary"),
+    "stray carriage return": ("a.csv", b"user,item\na\rb,c\n", r"a.csv:2: a carriage return inside the line"),
+    "control separator": ("a.txt", b"2 5 6\n1 7\x1f\n", r"holds the control character 0x1f"),
     "gzip": ("a.csv", b"\x1f\x8b\x08\x00abc", "it looks like gzip\nunpack"),
     "zip": ("a.csv", b"PK\x03\x04abc", "it looks like a zip archive"),
     "pickle": ("a.csv", b"\x80\x04\x95abc", "it looks like a pickle\nkdrs never loads pickles"),
@@ -292,6 +294,56 @@ def test_wrong_input_is_refused_with_its_line(tmp_path, case):
     assert caught.value.exit_code == 3
     assert "\n" not in caught.value.cause
     assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+
+
+BITS = [
+    b"\n",
+    b",",
+    b'"',
+    b"\t",
+    b" ",
+    b"::",
+    b"\r",
+    b"nan",
+    b"1e5",
+    b"\xff",
+    b"\0",
+    b"-1",
+    b"9" * 20,
+    b"2001-01-01",
+    b"\x1f",
+]
+FILES = [
+    b'user,item,rating,timestamp\na,b,1,881250949\n"c,c",d,2,881250950\n',
+    b"2 5 6\n1 7\n3 1 2 3\n",
+    b"user_id:token\titem_id:token\trating:float\n1\t2\t3\n",
+    b"1::2::3::881250949\n2::3::4::881250950\n",
+    b"\x93NUMPY\x01\x00v\x00{'descr': '<i8', 'fortran_order': False, 'shape': (4, 2), }"
+    + b" " * 57
+    + b"\n"
+    + b"\0" * 64,
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_whatever_the_bytes_there_is_a_table_or_a_clear_error(tmp_path_factory, data):
+    content = bytearray(data.draw(st.sampled_from(FILES)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content)))
+        stop = min(start + data.draw(st.sampled_from([0, 1, 3, 9])), len(content))
+        content[start:stop] = data.draw(st.one_of(st.sampled_from(BITS), st.binary(max_size=2)))
+    path = write(tmp_path_factory.getbasetemp(), "anything", bytes(content))
+    refused = None
+    try:
+        table = read(path, on_bad_line=data.draw(st.sampled_from(["error", "skip"])))
+    except DataError as error:
+        refused = error
+    if refused is None:
+        assert table.interactions().n_pairs > 0
+    else:
+        assert refused.cause.isprintable()
+        assert len(refused.cause) < 600
 
 
 def test_missing_file_and_directory(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tokenize
 import zipfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,8 @@ def read_parquet(path: str | os.PathLike[str], options: Options) -> Table:
         columns = find_columns(name, names, len(names), options)
         wanted = [names[place] for place in sorted(set(columns.values()))]
         frame = pl.read_parquet(io.BytesIO(data), columns=wanted)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+        # Damaged files make Polars panic, which is no Exception.
         raise DataError(f"{name} is no readable Parquet file: {shown(str(error))}", "write it again") from error
     return _framed(frame, {role: names[place] for role, place in columns.items()}, name, record, options, "parquet")
 
@@ -150,7 +152,7 @@ def _loaded(data: bytes, name: str) -> NDArray[Any]:
                 "the file was cut or damaged: write it again",
             )
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
         raise DataError(f"{name} is no readable NumPy array: {shown(str(error))}", "write it again") from error
 
 

@@ -93,6 +93,12 @@ def read_text(path: str | os.PathLike[str]) -> Text:
         data = data.replace(b"\r\n", b"\n")
         if b"\n" not in data:
             data = data.replace(b"\r", b"\n")  # line ends of old Macs
+        stray = data.find(b"\r")
+        if stray >= 0:
+            raise DataError(
+                f"{name}:{data.count(10, 0, stray) + 1}: a carriage return inside the line",
+                "write all line ends alike, for example with dos2unix",
+            )
     if not data.endswith(b"\n") or data.endswith(b"\n\n"):
         data = data.rstrip(b"\n") + b"\n"
     if data.isspace():

@@ -414,7 +414,8 @@ class _Tokens:
     def __init__(self, text: Text):
         import polars as pl
 
-        self.text = text
+        if b"\x1f" in text.data:
+            raise DataError(f"{text.name} holds the control character 0x1f", "words are separated by blanks or tabs")
         data = np.frombuffer(text.data, np.uint8)
         newline = data == ord("\n")
         blank = newline | (data == ord(" ")) | (data == ord("\t"))
@@ -426,8 +427,6 @@ class _Tokens:
         words = text.data.translate(bytes.maketrans(b" \t", b"\n\n"))
         column = pl.read_csv(words, has_header=False, separator="\x1f", quote_char=None, infer_schema=False).to_series()
         self.strings = column.drop_nulls()
-        if len(self.strings) != int(per_line[-1]):
-            raise DataError(f"{text.name} holds the control character 0x1f", "words are separated by blanks or tabs")
 
     @cached_property
     def line_of(self) -> NDArray[np.int64]:
