@@ -3,9 +3,9 @@
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::quantised::{BytePanels, ByteTile};
+use crate::score::quantised::{BytePanels, ByteTile, Catch};
 use crate::score::{
-    check_finite, length, pack_tile, rounding, square, Form, Goals, Matrix, Panels, Sink, COLUMNS, ROWS,
+    check_finite, length, pack_tile, rounding, square, Form, Goals, Matrix, Net, Panels, Sink, COLUMNS, ROWS,
 };
 use crate::select::{item_of, rank_key, score_of, Best};
 
@@ -136,6 +136,7 @@ struct Scratch {
     tiles: Vec<Vec<f32>>,
     bytes: Vec<ByteTile>,
     contenders: Vec<Contenders>,
+    catches: [Catch; ROWS],
     goals: Vec<Goals>,
     best: Vec<Best>,
     seen: Vec<i32>,
@@ -166,6 +167,7 @@ fn select<'a>(
             tiles: vec![Vec::new(); group],
             bytes: vec![ByteTile::default(); group],
             contenders: vec![Contenders::default(); group * ROWS],
+            catches: Default::default(),
             goals: Vec::new(),
             best: vec![Best::new(k); group * ROWS],
             seen: Vec::new(),
@@ -184,9 +186,16 @@ fn select<'a>(
                     let certain = match &catalogue.packed {
                         Packed::Floats(_) => best.len() == k,
                         Packed::Bytes(panels) => {
-                            let at = (panels, &scratch.bytes[place / ROWS], place % ROWS);
+                            let at = At {
+                                panels,
+                                tile: &scratch.bytes[place / ROWS],
+                                row: place % ROWS,
+                            };
+                            let contenders = &mut scratch.contenders[place];
                             let factors = Factors { queries, items, bias };
-                            settle(exec, factors, &catalogue, at, query, &mut scratch.contenders[place], best, k)
+                            settle(exec, factors, &catalogue.ids, at, query, contenders, best, k);
+                            // A threshold that was a guess may have turned out too high.
+                            best.len() == k && best.threshold() >= contenders.threshold
                         }
                     };
                     let everything = possible < k && best.len() == possible;
@@ -300,7 +309,7 @@ fn scan<'a>(
                 }
                 Packed::Bytes(panels) => {
                     let tile = &scratch.bytes[t];
-                    let mut sink = Bounds {
+                    let mut net = Bounds {
                         panels,
                         tile,
                         keep,
@@ -308,11 +317,22 @@ fn scan<'a>(
                         spans,
                         seen,
                     };
-                    exec.simd.scan_bytes(tile, panels, start..end, goals, &mut sink);
+                    exec.simd.scan_bytes(tile, panels, start..end, goals, &mut scratch.catches, &mut net);
+                    for (row, catch) in scratch.catches.iter_mut().enumerate().take(rows.len()) {
+                        goals.thresholds[row] = net.empty(row, catch);
+                    }
                     if end == sampled {
-                        for (row, contenders) in scratch.contenders[rows].iter_mut().enumerate() {
-                            contenders.cut(panels, tile, row, guess);
+                        for (row, contenders) in scratch.contenders[rows.clone()].iter_mut().enumerate() {
+                            let (best, query) = (&mut best[rows.start + row], ids[rows.start + row]);
+                            let at = At { panels, tile, row };
+                            settle(exec, factors, &catalogue.ids, at, query, contenders, best, guess);
+                            if best.len() == guess {
+                                contenders.threshold = contenders.threshold.max(best.threshold());
+                                contenders.drop_hopeless(at);
+                            }
+                            contenders.full = contenders.keys.len() + Contenders::room(k);
                             goals.thresholds[row] = contenders.threshold;
+                            best.clear();
                         }
                     }
                 }
@@ -359,7 +379,7 @@ struct Scores<'a> {
     seen: &'a [i32],
 }
 
-impl Sink<f32> for Scores<'_> {
+impl Sink for Scores<'_> {
     #[inline(always)]
     fn take(&mut self, row: usize, position: usize, score: f32) -> f32 {
         let best = &mut self.best[row];
@@ -391,32 +411,50 @@ struct Contenders {
 impl Contenders {
     fn clear(&mut self, keep: usize) {
         self.keys.clear();
-        self.full = 2 * keep + 64;
+        self.full = Self::room(keep);
         self.threshold = f32::MIN;
+    }
+
+    /// A cut costs as much as some hundreds of entries that come in for lack of one.
+    fn room(keep: usize) -> usize {
+        (4 * keep).max(256)
     }
 
     fn position(key: u64) -> usize {
         !(key as u32) as usize
     }
 
+    fn upper(key: u64, at: At) -> f32 {
+        score_of(key) + 2.0 * at.panels.error(at.tile, at.row, Self::position(key) / COLUMNS)
+    }
+
     /// Raises the threshold to the `keep`-th lower bound, and drops what cannot reach it.
     #[cold]
     #[inline(never)]
-    fn cut(&mut self, panels: &BytePanels, tile: &ByteTile, row: usize, keep: usize) {
+    fn cut(&mut self, at: At, keep: usize) {
         if keep > 0 && self.keys.len() >= keep {
             self.keys.select_nth_unstable_by(keep - 1, |a, b| b.cmp(a));
             self.threshold = self.threshold.max(score_of(self.keys[keep - 1]));
-            let threshold = self.threshold;
-            self.keys.retain(|&key| {
-                let error = panels.error(tile, row, Self::position(key) / COLUMNS);
-                score_of(key) + 2.0 * error >= threshold
-            });
+            self.drop_hopeless(at);
         }
-        self.full = 2 * self.keys.len().max(keep) + 64;
+        self.full = 2 * self.keys.len() + Self::room(keep) / 2;
+    }
+
+    fn drop_hopeless(&mut self, at: At) {
+        let threshold = self.threshold;
+        self.keys.retain(|&key| Self::upper(key, at) >= threshold);
     }
 }
 
-/// Where the bounds of one tile go.
+/// A row of a tile of bytes, and the panels it is scored against.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    panels: &'a BytePanels,
+    tile: &'a ByteTile,
+    row: usize,
+}
+
+/// Where the catches of one tile go.
 struct Bounds<'a> {
     panels: &'a BytePanels,
     tile: &'a ByteTile,
@@ -426,68 +464,67 @@ struct Bounds<'a> {
     seen: &'a [i32],
 }
 
-impl Sink<i32> for Bounds<'_> {
-    #[inline(always)]
-    fn take(&mut self, row: usize, position: usize, sum: i32) -> f32 {
+impl Net for Bounds<'_> {
+    #[inline(never)]
+    fn empty(&mut self, row: usize, catch: &mut Catch) -> f32 {
+        let Bounds { panels, tile, .. } = *self;
+        let at = At { panels, tile, row };
         let contenders = &mut self.contenders[row];
         let mut seen = Seen {
             positions: self.seen,
             span: &mut self.spans[row],
         };
-        if !seen.has(position) {
-            let panel = position / COLUMNS;
-            let error = self.panels.error(self.tile, row, panel);
-            let bound = self.panels.score(self.tile, row, panel, sum) - error;
-            contenders.keys.push(rank_key(bound, position as i32));
-            if contenders.keys.len() >= contenders.full {
-                contenders.cut(self.panels, self.tile, row, self.keep);
+        for (&position, &sum) in catch.positions.iter().zip(&*catch.sums).take(catch.len) {
+            let panel = position as usize / COLUMNS;
+            let (score, error) = (panels.score(tile, row, panel, sum), panels.error(tile, row, panel));
+            if score + error >= contenders.threshold && !seen.has(position as usize) {
+                contenders.keys.push(rank_key(score - error, position as i32));
             }
+        }
+        catch.len = 0;
+        if contenders.keys.len() >= contenders.full {
+            contenders.cut(at, self.keep);
         }
         contenders.threshold
     }
 }
 
-/// Exact scores of what is left of a query's contenders: first of those whose lower bounds are best, then of those that
-/// can still be better. False if the threshold was a guess that has turned out too high.
-#[allow(clippy::too_many_arguments)]
+/// The `keep` best of a query's contenders by their exact scores: first of those whose lower bounds are best, then of
+/// those that can still be better.
 fn settle(
     exec: Exec,
     factors: Factors,
-    catalogue: &Catalogue,
-    (panels, tile, row): (&BytePanels, &ByteTile, usize),
+    ids: &[i32],
+    at: At,
     query: usize,
     contenders: &mut Contenders,
     best: &mut Best,
-    k: usize,
-) -> bool {
-    contenders.cut(panels, tile, row, k);
+    keep: usize,
+) {
+    contenders.cut(at, keep);
     let Factors { queries, items, bias } = factors;
-    let mut ids = [0i32; 64];
+    let mut chosen = [0i32; 64];
     let mut scores = [0.0f32; 64];
-    let (first, rest) = contenders.keys.split_at(k.min(contenders.keys.len()));
-    for (keys, early) in [(first, true), (rest, false)] {
-        let floor = if early { f32::NEG_INFINITY } else { best.threshold() };
-        let mut keys = keys.iter().filter(|&&key| {
-            let error = panels.error(tile, row, Contenders::position(key) / COLUMNS);
-            score_of(key) + 2.0 * error >= floor
-        });
+    let (first, rest) = contenders.keys.split_at(keep.min(contenders.keys.len()));
+    for keys in [first, rest] {
+        let floor = best.threshold();
+        let mut keys = keys.iter().filter(|&&key| Contenders::upper(key, at) >= floor);
         loop {
             let mut len = 0;
-            for (id, &key) in ids.iter_mut().zip(&mut keys) {
-                *id = catalogue.ids[Contenders::position(key)];
+            for (id, &key) in chosen.iter_mut().zip(&mut keys) {
+                *id = ids[Contenders::position(key)];
                 len += 1;
             }
             if len == 0 {
                 break;
             }
-            exec.simd.dots(queries.row(query), items, bias, &ids[..len], &mut scores[..len]);
-            for (&id, &score) in ids.iter().zip(&scores).take(len) {
-                best.push(rank_key(score, id), k);
+            exec.simd.dots(queries.row(query), items, bias, &chosen[..len], &mut scores[..len]);
+            for (&id, &score) in chosen.iter().zip(&scores).take(len) {
+                best.push(rank_key(score, id), keep);
             }
         }
-        best.cut(k);
+        best.cut(keep);
     }
-    best.len() == k && best.threshold() >= contenders.threshold
 }
 
 /// The `k` best unseen items of each row of a score block `[queries, items]`. -infinity is a legal score (an item the

@@ -105,6 +105,28 @@ impl SimdPath {
         }
     }
 
+    /// [`super::quantised::round`].
+    #[inline]
+    pub fn round(self, row: &[f32], inverse: f32, bytes: &mut [i8]) -> super::quantised::Rounded {
+        match self.0 {
+            // SAFETY: a value of this path exists only if the processor has its features; the function is safe code.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => unsafe { super::x86::round_avx512(row, inverse, bytes) },
+            _ => super::quantised::round(row, inverse, bytes),
+        }
+    }
+
+    /// [`super::quantised::magnitude`].
+    #[inline]
+    pub fn magnitude(self, row: &[f32]) -> f32 {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => unsafe { super::x86::magnitude_avx512(row) },
+            _ => super::quantised::magnitude(row),
+        }
+    }
+
     /// Scores of one query and the items `ids`, each of which must be a row of `items` (and have a bias, if there are
     /// any).
     pub fn dots(self, query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {

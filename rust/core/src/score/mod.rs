@@ -16,7 +16,7 @@ pub use kernels::SimdPath;
 
 use std::ops::Range;
 
-use self::quantised::{BytePanels, ByteTile};
+use self::quantised::{BytePanels, ByteTile, Catch};
 use crate::error::Error;
 use crate::exec::Exec;
 
@@ -256,9 +256,14 @@ impl Goals {
 }
 
 /// Takes in the scores that matter: row of the tile, position of the item, score; returns the row's threshold from then
-/// on. From [`SimdPath::scan_bytes`] the score is the sum of the bytes' products.
-pub trait Sink<S> {
-    fn take(&mut self, row: usize, position: usize, score: S) -> f32;
+/// on.
+pub trait Sink {
+    fn take(&mut self, row: usize, position: usize, score: f32) -> f32;
+}
+
+/// Takes in what a row of the tile has caught, and leaves the catch empty; returns the row's threshold from then on.
+pub trait Net {
+    fn empty(&mut self, row: usize, catch: &mut Catch) -> f32;
 }
 
 impl SimdPath {
@@ -271,7 +276,7 @@ impl SimdPath {
         panels: &Panels,
         range: Range<usize>,
         goals: &mut Goals,
-        sink: &mut impl Sink<f32>,
+        sink: &mut impl Sink,
     ) {
         assert_eq!(queries.len(), panels.dim * ROWS, "tile and panels have one dim");
         assert!(range.end <= panels.count());
@@ -302,7 +307,7 @@ impl SimdPath {
         }
     }
 
-    /// Passes on every item whose score may reach its row's threshold; only with [`SimdPath::has_bytes`].
+    /// Catches every item whose score may reach its row's threshold; only with [`SimdPath::has_bytes`].
     #[inline]
     pub fn scan_bytes(
         self,
@@ -310,18 +315,19 @@ impl SimdPath {
         panels: &BytePanels,
         range: Range<usize>,
         goals: &mut Goals,
-        sink: &mut impl Sink<i32>,
+        catches: &mut [Catch; ROWS],
+        net: &mut impl Net,
     ) {
         assert_eq!(queries.bytes.len(), panels.groups * ROWS, "tile and panels have one dim");
         assert!(range.end <= panels.count() && self.has_bytes());
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has the instructions, and the sizes agree, as asserted.
         unsafe {
-            x86::scan_vnni(queries, panels, range, goals, sink);
+            x86::scan_vnni(queries, panels, range, goals, catches, net);
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
-            let _ = (goals, sink);
+            let _ = (goals, catches, net);
         }
     }
 }

@@ -6,7 +6,7 @@
 //! and is then computed exactly: the result does not depend on this module, only the time does. A bias is one more
 //! dimension, in which every query has the same coordinate.
 
-use super::{length, rounding, square, Matrix, COLUMNS, LINE, ROWS};
+use super::{length, rounding, Matrix, COLUMNS, LINE, ROWS};
 use crate::error::Error;
 use crate::exec::Exec;
 
@@ -25,16 +25,25 @@ pub struct Bytes(pub [[i8; GROUP]; LINE]);
 #[derive(Clone, Copy, Debug)]
 pub struct Sums(pub [i32; LINE]);
 
+/// What bounds the scores of a panel's items.
+#[repr(C, align(16))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PanelBounds {
+    pub inverse_scale: f32,
+    pub scale: f32,
+    /// The longest vector.
+    pub length: f32,
+    /// The longest rounding error.
+    pub error: f32,
+}
+
 /// Items as signed bytes in panels.
 pub struct BytePanels {
     pub lines: Vec<Bytes>,
     /// -128 times the sum of an item's bytes, which undoes the offset of the unsigned queries; the least integer for
     /// columns past the last item, which then never pass.
     pub starts: Vec<[Sums; 2]>,
-    /// Per panel: 1 / scale, the longest vector, the longest rounding error.
-    pub inverse_scales: Vec<f32>,
-    pub lengths: Vec<f32>,
-    pub errors: Vec<f32>,
+    pub bounds: Vec<PanelBounds>,
     /// Groups of four dimensions.
     pub groups: usize,
     /// The queries' coordinate in the dimension of the bias; 0 without bias.
@@ -56,9 +65,7 @@ impl BytePanels {
         let mut packed = BytePanels {
             lines: vec![Bytes([[0; GROUP]; LINE]); panels * per_panel],
             starts: vec![[Sums([i32::MIN; LINE]); 2]; panels],
-            inverse_scales: vec![1.0; panels],
-            lengths: vec![0.0; panels],
-            errors: vec![0.0; panels],
+            bounds: vec![PanelBounds::default(); panels],
             groups,
             unit,
             items: items.rows,
@@ -68,40 +75,41 @@ impl BytePanels {
             .lines
             .chunks_mut((STEP * per_panel).max(1))
             .zip(packed.starts.chunks_mut(STEP))
-            .zip(packed.inverse_scales.chunks_mut(STEP))
-            .zip(packed.lengths.chunks_mut(STEP).zip(packed.errors.chunks_mut(STEP)))
+            .zip(packed.bounds.chunks_mut(STEP))
             .enumerate();
-        exec.each(tasks, Vec::new, |row: &mut Vec<f32>, (task, (((lines, starts), scales), (lengths, errors)))| {
+        let scratch = || (vec![0.0f32; groups * GROUP], vec![0i8; groups * GROUP]);
+        exec.each(tasks, scratch, |(row, bytes), (task, ((lines, starts), bounds))| {
             for (offset, lines) in lines.chunks_mut(per_panel).enumerate() {
                 let first = (task * STEP + offset) * COLUMNS;
                 let ids = &order[first..items.rows.min(first + COLUMNS)];
                 let extra = |id: i32| bias.map(|bias| bias[id as usize] / unit);
                 let mut largest = 0.0f32;
                 for &id in ids {
-                    largest = items.row(id as usize).iter().fold(largest, |m, x| m.max(x.abs()));
+                    largest = largest.max(exec.simd.magnitude(items.row(id as usize)));
                     largest = largest.max(extra(id).unwrap_or(0.0).abs());
                 }
                 let inverse = inverse_scale(largest);
                 let (mut longest, mut error) = (0.0f64, 0.0f64);
                 for (column, &id) in ids.iter().enumerate() {
-                    row.clear();
-                    row.extend_from_slice(items.row(id as usize));
-                    row.extend(extra(id));
-                    let (half, place) = (column / LINE, column % LINE);
-                    let mut sum = 0;
-                    for (line, values) in lines[half..].iter_mut().step_by(2).zip(row.chunks(GROUP)) {
-                        for (byte, &x) in line.0[place].iter_mut().zip(values) {
-                            *byte = rounded(x * inverse) as i8;
-                            sum += i32::from(*byte);
-                        }
+                    row[..items.dim].copy_from_slice(items.row(id as usize));
+                    if let Some(extra) = extra(id) {
+                        row[items.dim] = extra;
                     }
-                    starts[offset][half].0[place] = -128 * sum;
-                    longest = longest.max(square(row));
-                    error = error.max(squared_error(row, inverse));
+                    let rounded = exec.simd.round(row, inverse, bytes);
+                    let (half, place) = (column / LINE, column % LINE);
+                    for (line, bytes) in lines[half..].iter_mut().step_by(2).zip(bytes.as_chunks().0) {
+                        line.0[place] = *bytes;
+                    }
+                    starts[offset][half].0[place] = -128 * rounded.sum;
+                    longest = longest.max(rounded.squared);
+                    error = error.max(rounded.squared_error);
                 }
-                scales[offset] = inverse;
-                lengths[offset] = length(longest);
-                errors[offset] = length(error);
+                bounds[offset] = PanelBounds {
+                    inverse_scale: inverse,
+                    scale: 1.0 / inverse,
+                    length: length(longest),
+                    error: length(error),
+                };
             }
             Ok(())
         })?;
@@ -115,13 +123,14 @@ impl BytePanels {
     /// By how much a sum's score may be off, for a row of a tile and a panel.
     #[inline(always)]
     pub fn error(&self, tile: &ByteTile, row: usize, panel: usize) -> f32 {
-        tile.per_length[row] * self.lengths[panel] + tile.per_error[row] * self.errors[panel] + f32::MIN_POSITIVE
+        let bounds = &self.bounds[panel];
+        tile.per_length[row] * bounds.length + tile.per_error[row] * bounds.error + f32::MIN_POSITIVE
     }
 
     /// The score that a sum stands for, to within [`BytePanels::error`].
     #[inline(always)]
     pub fn score(&self, tile: &ByteTile, row: usize, panel: usize, sum: i32) -> f32 {
-        sum as f32 / (tile.inverse_scales[row] * self.inverse_scales[panel])
+        sum as f32 * tile.scales[row] * self.bounds[panel].scale
     }
 }
 
@@ -132,19 +141,77 @@ fn inverse_scale(largest: f32) -> f32 {
 
 /// The nearest integer of |x| <= 2^21: adding 1.5 * 2^23 leaves it in the low bits.
 #[inline(always)]
-fn rounded(x: f32) -> i32 {
+fn nearest(x: f32) -> i32 {
     ((x.clamp(-127.0, 127.0) + 12_582_912.0).to_bits() as i32) - 12_582_912.0f32.to_bits() as i32
 }
 
-/// |x - x'|^2 of a row and its rounded form.
-fn squared_error(row: &[f32], inverse: f32) -> f64 {
+/// What is known of a rounded row.
+#[derive(Clone, Copy, Debug)]
+pub struct Rounded {
+    pub sum: i32,
+    pub squared: f64,
+    pub squared_error: f64,
+}
+
+/// Writes the nearest multiples of 1 / `inverse`.
+#[inline(always)]
+pub fn round(row: &[f32], inverse: f32, bytes: &mut [i8]) -> Rounded {
+    const LANES: usize = 8;
     let scale = 1.0 / f64::from(inverse);
-    row.iter()
-        .map(|&x| {
-            let error = f64::from(x) - f64::from(rounded(x * inverse)) * scale;
-            error * error
-        })
-        .sum()
+    let (mut sums, mut squares, mut errors) = ([0i32; LANES], [0.0f64; LANES], [0.0f64; LANES]);
+    let mut put = |lane: usize, x: f32, byte: &mut i8| {
+        let value = nearest(x * inverse);
+        *byte = value as i8;
+        sums[lane] += value;
+        squares[lane] += f64::from(x) * f64::from(x);
+        let error = f64::from(x) - f64::from(value) * scale;
+        errors[lane] += error * error;
+    };
+    let whole = row.len() / LANES * LANES;
+    for (row, bytes) in row[..whole].as_chunks::<LANES>().0.iter().zip(bytes.as_chunks_mut::<LANES>().0) {
+        for lane in 0..LANES {
+            put(lane, row[lane], &mut bytes[lane]);
+        }
+    }
+    for (&x, byte) in row[whole..].iter().zip(&mut bytes[whole..]) {
+        put(0, x, byte);
+    }
+    Rounded {
+        sum: sums.iter().sum(),
+        squared: squares.iter().sum(),
+        squared_error: errors.iter().sum(),
+    }
+}
+
+/// The largest magnitude of finite values.
+#[inline(always)]
+pub fn magnitude(row: &[f32]) -> f32 {
+    f32::from_bits(row.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7FFF_FFFF)))
+}
+
+/// Items of a tile whose scores may reach their row's threshold, in the order of their positions.
+#[derive(Clone, Debug)]
+pub struct Catch {
+    pub positions: Box<[u32; Catch::ROOM]>,
+    pub sums: Box<[i32; Catch::ROOM]>,
+    pub len: usize,
+}
+
+impl Catch {
+    /// At most so many are held when a panel is begun.
+    pub const FULL: usize = 128;
+    /// A panel adds up to 32, and writes whole vectors.
+    pub const ROOM: usize = Catch::FULL + COLUMNS + LINE;
+}
+
+impl Default for Catch {
+    fn default() -> Self {
+        Catch {
+            positions: Box::new([0; Catch::ROOM]),
+            sums: Box::new([0; Catch::ROOM]),
+            len: 0,
+        }
+    }
 }
 
 /// A tile of queries as unsigned bytes, and what bounds its errors.
@@ -153,6 +220,7 @@ fn squared_error(row: &[f32], inverse: f32) -> f64 {
 pub struct ByteTile {
     /// 1 / scale of each query.
     pub inverse_scales: [f32; LINE],
+    pub scales: [f32; LINE],
     /// Error for each unit of an item's length, and for each unit of an item's error.
     pub per_length: [f32; LINE],
     pub per_error: [f32; LINE],
@@ -164,6 +232,7 @@ impl Default for ByteTile {
     fn default() -> Self {
         ByteTile {
             inverse_scales: [1.0; LINE],
+            scales: [1.0; LINE],
             per_length: [0.0; LINE],
             per_error: [0.0; LINE],
             bytes: Vec::new(),
@@ -175,25 +244,23 @@ impl ByteTile {
     pub fn pack(&mut self, queries: Matrix, ids: impl Iterator<Item = usize>, panels: &BytePanels) {
         self.bytes.clear();
         self.bytes.resize(panels.groups * ROWS, [128; GROUP]);
-        let mut padded = Vec::with_capacity(queries.dim + 1);
+        let mut padded = vec![0.0f32; panels.groups * GROUP];
+        let mut rounded = vec![0i8; panels.groups * GROUP];
         for (row, id) in ids.take(ROWS).enumerate() {
-            padded.clear();
-            padded.extend_from_slice(queries.row(id));
+            padded[..queries.dim].copy_from_slice(queries.row(id));
             if panels.unit > 0.0 {
-                padded.push(panels.unit);
+                padded[queries.dim] = panels.unit;
             }
-            let inverse = inverse_scale(padded.iter().fold(0.0f32, |m, x| m.max(x.abs())));
-            let mut kept = 0i64;
-            for (group, values) in padded.chunks(GROUP).enumerate() {
-                for (byte, &x) in self.bytes[group * ROWS + row].iter_mut().zip(values) {
-                    let value = rounded(x * inverse);
-                    kept += i64::from(value) * i64::from(value);
-                    *byte = (value + 128) as u8;
-                }
+            let inverse = inverse_scale(magnitude(&padded));
+            let known = round(&padded, inverse, &mut rounded);
+            for (group, bytes) in rounded.as_chunks::<GROUP>().0.iter().enumerate() {
+                self.bytes[group * ROWS + row] = bytes.map(|byte| (i16::from(byte) + 128) as u8);
             }
+            let kept: i64 = rounded.iter().map(|&byte| i64::from(byte) * i64::from(byte)).sum();
             self.inverse_scales[row] = inverse;
-            let slack = rounding(queries.dim) * length(square(&padded));
-            self.per_length[row] = (length(squared_error(&padded, inverse)) + slack) * 1.000_01;
+            self.scales[row] = 1.0 / inverse;
+            let slack = rounding(queries.dim) * length(known.squared);
+            self.per_length[row] = (length(known.squared_error) + slack) * 1.000_01;
             self.per_error[row] = length(kept as f64) / inverse * 1.000_01;
         }
     }
@@ -206,7 +273,7 @@ mod tests {
     #[test]
     fn rounding_is_to_the_nearest() {
         for (x, expected) in [(0.4, 0), (0.6, 1), (-0.6, -1), (126.7, 127), (-127.0, -127), (300.0, 127)] {
-            assert_eq!(rounded(x), expected);
+            assert_eq!(nearest(x), expected);
         }
     }
 }

@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 use std::ops::Range;
 
-use super::quantised::{BytePanels, ByteTile};
-use super::{portable, Form, Goals, Line, Matrix, Panels, Sink, Tile, COLUMNS, LINE, ROWS};
+use super::quantised::{self, BytePanels, ByteTile, Catch, Rounded};
+use super::{portable, Form, Goals, Line, Matrix, Net, Panels, Sink, Tile, COLUMNS, LINE, ROWS};
 
 #[target_feature(enable = "avx2,fma")]
 pub fn dots_fma(query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {
@@ -92,12 +92,18 @@ pub unsafe fn scan_vnni(
     panels: &BytePanels,
     range: Range<usize>,
     goals: &mut Goals,
-    sink: &mut impl Sink<i32>,
+    catches: &mut [Catch; ROWS],
+    net: &mut impl Net,
 ) {
     #[repr(C, align(64))]
     struct Limits([i32; LINE]);
     #[repr(C, align(64))]
     struct Totals([[i32; COLUMNS]; ROWS]);
+    #[repr(C, align(32))]
+    struct Masks([u16; LINE]);
+
+    assert!(catches.iter().all(|catch| catch.len <= Catch::FULL));
+    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 
     let groups = panels.groups;
     let mut limits = Limits([0; LINE]);
@@ -113,7 +119,8 @@ pub unsafe fn scan_vnni(
         )
     };
     for panel in range {
-        let length = _mm512_set1_ps(panels.lengths[panel]);
+        let bounds = &panels.bounds[panel];
+        let length = _mm512_set1_ps(bounds.length);
         let bound = _mm512_fmadd_ps(lengths, length, _mm512_set1_ps(f32::MIN_POSITIVE));
         if _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(bound, thresholds) == 0 {
             continue;
@@ -123,9 +130,9 @@ pub unsafe fn scan_vnni(
         let error = _mm512_fmadd_ps(
             per_length,
             length,
-            _mm512_fmadd_ps(per_error, _mm512_set1_ps(panels.errors[panel]), _mm512_set1_ps(f32::MIN_POSITIVE)),
+            _mm512_fmadd_ps(per_error, _mm512_set1_ps(bounds.error), _mm512_set1_ps(f32::MIN_POSITIVE)),
         );
-        let scale = _mm512_mul_ps(scales, _mm512_set1_ps(panels.inverse_scales[panel]));
+        let scale = _mm512_mul_ps(scales, _mm512_set1_ps(bounds.inverse_scale));
         let limit = _mm512_mul_ps(_mm512_sub_ps(thresholds, error), scale);
         let size = _mm512_mul_ps(_mm512_add_ps(_mm512_abs_ps(thresholds), error), scale);
         let slack = _mm512_fmadd_ps(size, _mm512_set1_ps(1e-6), _mm512_set1_ps(1.5));
@@ -159,13 +166,19 @@ pub unsafe fn scan_vnni(
                 x = x.add(2);
             }
         }
-        let mut words = [0u64; ROWS / 4];
+        let mut reached = Masks([0; LINE]);
         for (row, sums) in sums.iter().enumerate() {
             let pair = _mm512_max_epi32(sums[0], sums[1]);
-            let reached = _mm512_cmpgt_epi32_mask(pair, _mm512_set1_epi32(limits.0[row]));
-            words[row / 4] |= u64::from(reached) << (16 * (row % 4));
+            reached.0[row] = _mm512_cmpgt_epi32_mask(pair, _mm512_set1_epi32(limits.0[row]));
         }
-        if words[0] | words[1] | words[2] == 0 {
+        // The barrier keeps the masks from being put together on the port that the sums need.
+        let reached = std::hint::black_box(&reached);
+        // SAFETY: 16 masks of 16 bits, aligned to 32 bytes.
+        let mut rows = unsafe {
+            let masks = _mm256_load_si256(reached.0.as_ptr().cast());
+            _mm256_test_epi16_mask(masks, masks)
+        };
+        if rows == 0 {
             continue;
         }
         for (row, sums) in totals.0.iter_mut().zip(&sums) {
@@ -175,22 +188,49 @@ pub unsafe fn scan_vnni(
                 _mm512_store_si512(row.as_mut_ptr().add(LINE).cast(), sums[1]);
             }
         }
-        for (part, mut word) in words.into_iter().enumerate() {
-            while word != 0 {
-                let bit = word.trailing_zeros() as usize;
-                word &= word - 1;
-                let (row, column) = (4 * part + bit / LINE, bit % LINE);
-                for column in [column, column + LINE] {
-                    let total = totals.0[row][column];
-                    if total > limits.0[row] {
-                        goals.thresholds[row] = sink.take(row, panel * COLUMNS + column, total);
-                    }
+        let mut raised = false;
+        while rows != 0 {
+            let row = rows.trailing_zeros() as usize;
+            rows &= rows - 1;
+            let catch = &mut catches[row];
+            let limit = _mm512_set1_epi32(limits.0[row]);
+            for half in 0..2 {
+                // SAFETY: the vector lies within the tile's row. A catch holds at most FULL before a panel, so two
+                // vectors written at len <= FULL + 16 stay within its ROOM.
+                unsafe {
+                    let sums = _mm512_load_si512(totals.0[row].as_ptr().add(half * LINE).cast());
+                    let mask = _mm512_cmpgt_epi32_mask(sums, limit);
+                    let first = _mm512_set1_epi32((panel * COLUMNS + half * LINE) as i32);
+                    let positions = _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(first, lanes));
+                    _mm512_storeu_si512(catch.positions.as_mut_ptr().add(catch.len).cast(), positions);
+                    let sums = _mm512_maskz_compress_epi32(mask, sums);
+                    _mm512_storeu_si512(catch.sums.as_mut_ptr().add(catch.len).cast(), sums);
+                    catch.len += mask.count_ones() as usize;
                 }
             }
+            if catch.len > Catch::FULL {
+                goals.thresholds[row] = net.empty(row, catch);
+                assert!(catch.len <= Catch::FULL);
+                raised = true;
+            }
         }
-        // SAFETY: as above.
-        thresholds = unsafe { _mm512_load_ps(goals.thresholds.as_ptr()) };
+        if raised {
+            // SAFETY: as above.
+            thresholds = unsafe { _mm512_load_ps(goals.thresholds.as_ptr()) };
+        }
     }
+}
+
+/// [`super::quantised::round`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn round_avx512(row: &[f32], inverse: f32, bytes: &mut [i8]) -> Rounded {
+    quantised::round(row, inverse, bytes)
+}
+
+/// [`super::quantised::magnitude`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn magnitude_avx512(row: &[f32]) -> f32 {
+    quantised::magnitude(row)
 }
 
 /// # Safety
@@ -226,7 +266,7 @@ pub unsafe fn scan_avx512(
     panels: &Panels,
     range: Range<usize>,
     goals: &mut Goals,
-    sink: &mut impl Sink<f32>,
+    sink: &mut impl Sink,
 ) {
     match form {
         Form::Dot => scan512::<false>(queries, panels, range, goals, sink),
@@ -241,7 +281,7 @@ fn scan512<const DISTANCE: bool>(
     panels: &Panels,
     range: Range<usize>,
     goals: &mut Goals,
-    sink: &mut impl Sink<f32>,
+    sink: &mut impl Sink,
 ) {
     let mut tile = Tile::default();
     // SAFETY: both arrays are 16 floats, aligned to 64 bytes by Goals.
