@@ -14,7 +14,9 @@ _Floats: TypeAlias = NDArray[np.float32]
 _Seen: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32], int]
 _Scorer: TypeAlias = _Floats | tuple[_Floats, _Floats] | tuple[_Floats, _Floats, _Floats]
 
-def negatives(seen: _Seen, rows: NDArray[np.integer], n: int, seed: int, mask: bool, threads: int) -> _Ints: ...
+def negatives(
+    seen: _Seen, rows: NDArray[np.integer], n: int, seed: int, mask: bool, threads: int, simd_path: str | None
+) -> _Ints: ...
 def weighted_negatives(
     seen: _Seen,
     rows: NDArray[np.integer],
@@ -23,12 +25,26 @@ def weighted_negatives(
     seed: int,
     mask: bool,
     threads: int,
+    simd_path: str | None,
 ) -> _Ints: ...
 def weighted(
-    lists: _Ints, weights: NDArray[np.floating], n: int, seed: int, draw_order: bool, threads: int
+    lists: _Ints,
+    weights: NDArray[np.floating],
+    n: int,
+    seed: int,
+    draw_order: bool,
+    threads: int,
+    simd_path: str | None,
 ) -> _Ints: ...
 def outside(
-    items: int, seen: _Seen | None, rows: _Rows | None, lists: _Ints, n: int, seed: int, threads: int
+    items: int,
+    seen: _Seen | None,
+    rows: _Rows | None,
+    lists: _Ints,
+    n: int,
+    seed: int,
+    threads: int,
+    simd_path: str | None,
 ) -> _Ints: ...
 def discrepancy(
     student: _Scorer,

@@ -67,10 +67,10 @@ def negatives(
     csr, ids = csr_of(seen), ids_of(rows, "rows")
     mask, workers = exhausted == "mask", threads_of(threads)
     if weights is None:
-        drawn = _core.negatives(csr, ids, count_of(n, "n"), seed_of(seed), mask, workers)
+        drawn = _core.negatives(csr, ids, count_of(n, "n"), seed_of(seed), mask, workers, simd_path())
     else:
         law = array_of(weights, "weights", np.float64, 1)
-        drawn = _core.weighted_negatives(csr, ids, count_of(n, "n"), law, seed_of(seed), mask, workers)
+        drawn = _core.weighted_negatives(csr, ids, count_of(n, "n"), law, seed_of(seed), mask, workers, simd_path())
     return like(drawn, rows)
 
 
@@ -97,7 +97,7 @@ def weighted(
     law = array_of(law, "weights", np.float32 if law.ndim == 2 and law.dtype == np.float32 else np.float64, law.ndim)
     if law.shape not in (items.shape, items.shape[1:]):
         raise DataError(f"weights have shape {law.shape}; allowed: {items.shape[1:]} or {items.shape}")
-    drawn = _core.weighted(items, law, count_of(n, "n"), seed_of(seed), order == "draw", threads_of(threads))
+    drawn = _core.weighted(items, law, count_of(n, "n"), seed_of(seed), order == "draw", threads_of(threads), simd_path())
     return like(drawn, lists)
 
 
@@ -111,7 +111,9 @@ def outside(
     """
     csr = csr_of(seen)
     items = array_of(lists, "lists", np.int32, 2)
-    drawn = _core.outside(csr[2], csr, rows_of(rows), items, count_of(n, "n"), seed_of(seed), threads_of(threads))
+    drawn = _core.outside(
+        csr[2], csr, rows_of(rows), items, count_of(n, "n"), seed_of(seed), threads_of(threads), simd_path()
+    )
     return like(drawn, lists)
 
 

@@ -57,6 +57,11 @@ impl<'a> Csr<'a> {
         self.indices.len()
     }
 
+    /// indptr and indices.
+    pub fn arrays(&self) -> (&'a [i64], &'a [i32]) {
+        (self.indptr, self.indices)
+    }
+
     /// The place of `row`'s items among all pairs; an `indptr` that descends gives an empty row.
     #[inline]
     pub fn span(&self, row: usize) -> (usize, usize) {

@@ -56,7 +56,8 @@ fn floats<'a>(bias: &'a Option<Floats>) -> PyResult<Option<&'a [f32]>> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (seen, rows, n, seed, mask, threads))]
+#[pyo3(signature = (seen, rows, n, seed, mask, threads, simd_path))]
+#[allow(clippy::too_many_arguments)]
 fn negatives<'py>(
     py: Python<'py>,
     seen: Seen<'py>,
@@ -65,16 +66,17 @@ fn negatives<'py>(
     seed: u64,
     mask: bool,
     threads: usize,
+    simd_path: Option<&str>,
 ) -> PyResult<Ints<'py>> {
     let seen = csr(py, &seen)?;
     with_rows!(rows, rows => {
-        let drawn = run(py, threads, core::SimdPath::best(), |exec| core::negatives(exec, seen, rows, n, seed, mask))?;
+        let drawn = run(py, threads, simd(py, simd_path)?, |exec| core::negatives(exec, seen, rows, n, seed, mask))?;
         drawn.into_pyarray(py).reshape([rows.len(), n])
     })
 }
 
 #[pyfunction]
-#[pyo3(signature = (seen, rows, n, weights, seed, mask, threads))]
+#[pyo3(signature = (seen, rows, n, weights, seed, mask, threads, simd_path))]
 #[allow(clippy::too_many_arguments)]
 fn weighted_negatives<'py>(
     py: Python<'py>,
@@ -85,11 +87,12 @@ fn weighted_negatives<'py>(
     seed: u64,
     mask: bool,
     threads: usize,
+    simd_path: Option<&str>,
 ) -> PyResult<Ints<'py>> {
     let seen = csr(py, &seen)?;
     let weights = weights.as_slice()?;
     with_rows!(rows, rows => {
-        let drawn = run(py, threads, core::SimdPath::best(), |exec| {
+        let drawn = run(py, threads, simd(py, simd_path)?, |exec| {
             core::weighted_negatives(exec, seen, rows, n, weights, seed, mask)
         })?;
         drawn.into_pyarray(py).reshape([rows.len(), n])
@@ -105,7 +108,8 @@ enum ListWeights<'py> {
 }
 
 #[pyfunction]
-#[pyo3(signature = (lists, weights, n, seed, draw_order, threads))]
+#[pyo3(signature = (lists, weights, n, seed, draw_order, threads, simd_path))]
+#[allow(clippy::too_many_arguments)]
 fn weighted<'py>(
     py: Python<'py>,
     lists: Lists<'py>,
@@ -114,6 +118,7 @@ fn weighted<'py>(
     seed: u64,
     draw_order: bool,
     threads: usize,
+    simd_path: Option<&str>,
 ) -> PyResult<Ints<'py>> {
     let (rows, width) = (lists.shape()[0], lists.shape()[1]);
     let lists = lists.as_slice()?;
@@ -123,14 +128,14 @@ fn weighted<'py>(
         ListWeights::Rows64(w) => Weights::Rows64(w.as_slice()?),
     };
     let order = if draw_order { Order::Draw } else { Order::List };
-    let drawn = run(py, threads, core::SimdPath::best(), |exec| {
+    let drawn = run(py, threads, simd(py, simd_path)?, |exec| {
         core::weighted(exec, lists, rows, width, weights, n, seed, order)
     })?;
     drawn.into_pyarray(py).reshape([rows, n])
 }
 
 #[pyfunction]
-#[pyo3(signature = (items, seen, rows, lists, n, seed, threads))]
+#[pyo3(signature = (items, seen, rows, lists, n, seed, threads, simd_path))]
 #[allow(clippy::too_many_arguments)]
 fn outside<'py>(
     py: Python<'py>,
@@ -141,11 +146,12 @@ fn outside<'py>(
     n: usize,
     seed: u64,
     threads: usize,
+    simd_path: Option<&str>,
 ) -> PyResult<Ints<'py>> {
     let count = lists.shape()[0];
     let lists = lists.as_slice()?;
     let mask = mask!(py, seen, rows, count, items);
-    let drawn = run(py, threads, core::SimdPath::best(), |exec| {
+    let drawn = run(py, threads, simd(py, simd_path)?, |exec| {
         core::outside(exec, items, mask, lists, count, n, seed)
     })?;
     drawn.into_pyarray(py).reshape([count, n])

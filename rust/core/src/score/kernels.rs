@@ -66,7 +66,7 @@ impl SimdPath {
     }
 
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn is_avx512(self) -> bool {
+    pub(crate) fn is_avx512(self) -> bool {
         self.0 == Path::Avx512
     }
 

@@ -3,6 +3,9 @@
 //! The unseen items of a row are numbered in ascending order; a draw picks a number, so there is nothing to reject and
 //! a row that has seen half of the catalogue, or all of it but one item, costs no more than any other.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use crate::csr::{Csr, RowId};
 use crate::error::Error;
 use crate::exec::Exec;
@@ -11,7 +14,7 @@ use crate::rng;
 const KERNEL: u64 = 1;
 const WEIGHTED_KERNEL: u64 = 2;
 /// Draws in one task.
-const TASK: usize = 16_384;
+const TASK: usize = 8_192;
 
 /// `n` unseen items for each of `rows`, uniformly and independently: int32 `[rows, n]`.
 ///
@@ -37,6 +40,13 @@ pub fn negatives<R: RowId>(
         || (),
         |(), (task, (rows, out))| {
             let mut counter = (task * step * n) as u64;
+            #[cfg(target_arch = "x86_64")]
+            if exec.simd.is_avx512() {
+                // SAFETY: the path exists only if the processor has its features.
+                if unsafe { avx512::draw(key, seen, rows, n, counter, out) } {
+                    return Ok(());
+                }
+            }
             for (&row, out) in rows.iter().zip(out.chunks_mut(n)) {
                 let row = seen.check(row.as_i64())?;
                 let positives = seen.row(row);
@@ -104,7 +114,7 @@ pub fn weighted_negatives<R: RowId>(
     if out.is_empty() {
         return Ok(out);
     }
-    let step = (TASK / 4 / n).max(1);
+    let step = (TASK / 2 / n).max(1);
     let tasks = rows.chunks(step).zip(out.chunks_mut(step * n)).enumerate();
     exec.each(tasks, Vec::new, |before: &mut Vec<u64>, (task, (rows, out))| {
         let mut counter = (task * step * n) as u64;
