@@ -113,6 +113,14 @@ def test_other_versions_are_refused(data, tmp_path):
         Dataset.load(path)
 
 
+def test_an_edited_head_is_seen(data, tmp_path):
+    path = data.save(tmp_path / "toy")
+    text = (path / "dataset.json").read_text()
+    (path / "dataset.json").write_text(text.replace('"name": "toy"', '"name": "tox"'))
+    with pytest.raises(DataError, match="its checksum differs"):
+        Dataset.load(path)
+
+
 def test_a_folder_without_data_is_refused(tmp_path):
     with pytest.raises(DataError, match="is no prepared data set"):
         Dataset.load(tmp_path)

@@ -14,7 +14,7 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrs.data import Options, Table, from_frame, read, read_parts
+from kdrs.data import Options, Table, _text, from_frame, read, read_parts
 from kdrs.errors import ConfigError, DataError
 
 FEW = settings(max_examples=25, deadline=None)
@@ -167,6 +167,17 @@ def test_wrong_separator_is_an_error(tmp_path):
         read(write(tmp_path, "a.csv", "1,2\n3,4\n"), separator=";")
     with pytest.raises(DataError, match=r"no separator found"):
         read(write(tmp_path, "a.csv", "alpha\nbeta\n"), "csv")
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 7, 1000])
+def test_lines_are_checked_across_chunks(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(_text, "_CHUNK", chunk)
+    good = "user,item,rating\n" + "ä,bcd,1\n" * 20
+    assert read(write(tmp_path, "a.csv", good)).n_rows == 20
+    with pytest.raises(DataError, match=r"a.csv:22: 2 fields, 3 expected: a,b"):
+        read(write(tmp_path, "a.csv", good + "a,b\n" + "a,b,3\n" * 9))
+    with pytest.raises(DataError, match=r"byte 0xff at offset 197, line 22"):
+        read(write(tmp_path, "a.csv", good.encode() + b"\xff,b,3\n"))
 
 
 # Row 4: harmless differences

@@ -32,6 +32,7 @@ def fetch(
         rows = [{"name": data.name, "title": data.title, "source": data.source} for data in KNOWN.values()]
         _print(as_json, {"sets": rows}, [f"{row['name']:<14} {row['title']} [{row['source']}]" for row in rows])
         return
+    _tell_source(name)
     files = {part: str(path) for part, path in fetch_files(name, to).items()}
     _print(as_json, {"name": name, "files": files}, list(files.values()))
 
@@ -106,6 +107,7 @@ def prepare(
     recipe, files = Recipe(), _parts(source, valid, test)
     if files is None:
         data = known(source)
+        _tell_source(source)
         recipe, files, name = data.recipe, dict(fetch_files(source)), name or data.name
     if preset is not None:
         if preset not in PRESETS:
@@ -169,6 +171,13 @@ def describe(
     table = read(path, format)
     facts = _table_facts(table, path)
     _print(as_json, facts, [f"{key:<12} {_text(value)}" for key, value in facts.items()])
+
+
+def _tell_source(name: str) -> None:
+    """Who publishes a known data set, and on what terms, before anything is fetched."""
+    from kdrs.data import known
+
+    print(f"{known(name).title}: {known(name).source}", file=sys.stderr)
 
 
 def _parts(source: str, valid: Path | None, test: Path | None) -> dict[str, Path] | None:
