@@ -19,7 +19,7 @@ pub mod rng;
 pub mod score;
 mod select;
 mod topk;
-mod weighted;
+pub(crate) mod weighted;
 
 pub use csr::{Csr, Mask, RowId};
 pub use discrepancy::{discrepancy, Law, Model};

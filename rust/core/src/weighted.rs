@@ -40,7 +40,7 @@ pub fn weighted(
     weights: Weights,
     n: usize,
     seed: u64,
-    order: Order,
+    sequence: Order,
 ) -> Result<Vec<i32>, Error> {
     let expected = match weights {
         Weights::Shared(w) => (w.len(), width),
@@ -53,10 +53,10 @@ pub fn weighted(
             expected.0, expected.1
         )));
     }
-    let inverse: Vec<f64> = match weights {
-        Weights::Shared(w) => inverses(w.iter().copied(), 0)?,
-        _ => Vec::new(),
-    };
+    let mut inverse = Vec::new();
+    if let Weights::Shared(w) = weights {
+        inverses(w.iter().copied(), 0, &mut inverse)?;
+    }
     let key = rng::key(seed, KERNEL);
     let mut out = vec![-1i32; rows * n];
     if out.is_empty() || width == 0 {
@@ -64,59 +64,69 @@ pub fn weighted(
     }
     let step = (16_384 / width).max(1);
     let tasks = lists.chunks(step * width).zip(out.chunks_mut(step * n)).enumerate();
-    exec.each(tasks, Vec::new, |keys: &mut Vec<(f64, u32)>, (task, (lists, out))| {
+    let scratch = || (vec![0u64; width], vec![0u64; width], vec![0.0f64; width]);
+    exec.each(tasks, scratch, |(clocks, order, own), (task, (lists, out))| {
         for (offset, (list, out)) in lists.chunks(width).zip(out.chunks_mut(n)).enumerate() {
             let row = task * step + offset;
-            let row_key = rng::at(key, row as u64);
-            let mut own = Vec::new();
             let inverse: &[f64] = match weights {
                 Weights::Shared(_) => &inverse,
                 Weights::Rows32(w) => {
-                    own = inverses(w[row * width..][..width].iter().map(|&w| f64::from(w)), row)?;
-                    &own
+                    inverses(w[row * width..][..width].iter().map(|&w| f64::from(w)), row, own)?;
+                    own
                 }
                 Weights::Rows64(w) => {
-                    own = inverses(w[row * width..][..width].iter().copied(), row)?;
-                    &own
+                    inverses(w[row * width..][..width].iter().copied(), row, own)?;
+                    own
                 }
             };
-            keys.clear();
-            for (place, (&item, &inverse)) in list.iter().zip(inverse).enumerate() {
-                if item >= 0 && inverse < f64::INFINITY {
-                    let clock = -math::ln(rng::unit(rng::at(row_key, place as u64))) * inverse;
-                    keys.push((clock, place as u32));
+            exec.simd.clocks(rng::at(key, row as u64), list, inverse, clocks);
+            order.copy_from_slice(clocks);
+            let last = n.min(width) - 1;
+            let (_, &mut bound, _) = order.select_nth_unstable(last);
+            let bound = bound.min(NEVER - 1);
+            // Of places with the very same clock the first are taken.
+            let mut level = last + 1 - clocks.iter().filter(|&&clock| clock < bound).count().min(last + 1);
+            let mut taken = 0;
+            for (place, &clock) in clocks.iter().enumerate() {
+                if clock < bound || (clock == bound && level > 0) {
+                    level -= usize::from(clock == bound);
+                    out[taken] = place as i32;
+                    taken += 1;
                 }
             }
-            drop(own);
-            let taken = n.min(keys.len());
-            let less = |a: &(f64, u32), b: &(f64, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
-            if taken > 0 && taken < keys.len() {
-                keys.select_nth_unstable_by(taken - 1, less);
+            let out = &mut out[..taken];
+            if sequence == Order::Draw {
+                out.sort_unstable_by_key(|&place| (clocks[place as usize], place));
             }
-            let chosen = &mut keys[..taken];
-            match order {
-                Order::List => chosen.sort_unstable_by_key(|&(_, place)| place),
-                Order::Draw => chosen.sort_unstable_by(less),
-            }
-            for (slot, &(_, place)) in out.iter_mut().zip(chosen.iter()) {
-                *slot = list[place as usize];
-            }
+            out.iter_mut().for_each(|slot| *slot = list[*slot as usize]);
         }
         Ok(())
     })?;
     Ok(out)
 }
 
+/// The clock of a place that is never drawn: infinity, as the bits of a float.
+const NEVER: u64 = 0x7FF0_0000_0000_0000;
+
+/// The clock of each place, as the bits of a positive float: they order as integers.
+#[inline(always)]
+pub fn clocks(row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64]) {
+    for (place, ((&item, &inverse), out)) in list.iter().zip(inverse).zip(out).enumerate() {
+        let clock = -math::ln(rng::unit(rng::at(row_key, place as u64))) * inverse;
+        // Adding 0 turns the -0 of ln 1 into 0; 0 * infinity is not a number and never less.
+        let bits = (clock + 0.0).to_bits();
+        *out = if item >= 0 && bits < NEVER { bits } else { NEVER };
+    }
+}
+
 /// 1 / w, infinite for weight zero (and for weights so small that it overflows).
-fn inverses(weights: impl Iterator<Item = f64>, row: usize) -> Result<Vec<f64>, Error> {
-    weights
-        .enumerate()
-        .map(|(column, value)| {
-            if value.is_finite() && value >= 0.0 {
-                Ok(1.0 / value)
-            } else {
-                Err(Error::BadWeight { row, column, value })
-            }
-        })
-        .collect()
+fn inverses(weights: impl ExactSizeIterator<Item = f64>, row: usize, out: &mut Vec<f64>) -> Result<(), Error> {
+    out.clear();
+    for (column, value) in weights.enumerate() {
+        if !(value.is_finite() && value >= 0.0) {
+            return Err(Error::BadWeight { row, column, value });
+        }
+        out.push(1.0 / value);
+    }
+    Ok(())
 }

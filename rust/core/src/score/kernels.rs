@@ -127,6 +127,20 @@ impl SimdPath {
         }
     }
 
+    /// [`crate::weighted::clocks`].
+    #[inline]
+    pub fn clocks(self, row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64]) {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => unsafe { super::x86::clocks_avx512(row_key, list, inverse, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { super::x86::clocks_avx2(row_key, list, inverse, out) },
+            _ => crate::weighted::clocks(row_key, list, inverse, out),
+        }
+    }
+
     /// Scores of one query and the items `ids`, each of which must be a row of `items` (and have a bias, if there are
     /// any).
     pub fn dots(self, query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {

@@ -227,6 +227,18 @@ pub fn round_avx512(row: &[f32], inverse: f32, bytes: &mut [i8]) -> Rounded {
     quantised::round(row, inverse, bytes)
 }
 
+/// [`crate::weighted::clocks`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn clocks_avx512(row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64]) {
+    crate::weighted::clocks(row_key, list, inverse, out);
+}
+
+/// [`crate::weighted::clocks`].
+#[target_feature(enable = "avx2")]
+pub fn clocks_avx2(row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64]) {
+    crate::weighted::clocks(row_key, list, inverse, out);
+}
+
 /// [`super::quantised::magnitude`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub fn magnitude_avx512(row: &[f32]) -> f32 {
