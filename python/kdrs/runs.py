@@ -2,7 +2,7 @@
 
 ::
 
-    config.toml           resolved options; `kdrs train config.toml` repeats the run
+    config.toml           resolved options; `kdrs train` (or `distill`) `config.toml` repeats the run
     env.json              versions, machine, threads, commit, command line
     data.json, ids/       fingerprint, counts, split; the id lists, so that the model can be served
     metrics.jsonl         one line an epoch
@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -73,22 +74,27 @@ class Run:
         run already (and ``resume`` is off) or a run of other options, ``ArtefactError`` if the run is of other data.
         """
         run = cls(Path(path))
-        exists = (run.path / "config.toml").is_file()
-        if run.path.exists() and not exists and (not run.path.is_dir() or any(_foreign(run.path))):
-            raise ConfigError(f"{shown(str(path))} exists and is no run directory", "name another folder with --out")
-        if exists and not resume:
-            state = run.status().get("status", "unknown")
-            raise ConfigError(
-                f"{shown(str(path))} already holds a run ({state})",
-                "go on with it by --resume, or name another folder with --out",
-            )
+        head = run.path / "config.toml"
         try:
+            if run.path.exists() and not head.is_file() and (not run.path.is_dir() or any(_foreign(run.path))):
+                raise ConfigError(
+                    f"{shown(str(path))} exists and is no run directory", "name another folder with --out"
+                )
             run.path.mkdir(parents=True, exist_ok=True)
             run._acquire()
-            for orphan in run.path.rglob("*.tmp"):
-                orphan.unlink()
+            exists = head.is_file()  # asked under the lock: another process may have begun a run here, and ended it
+            if exists and not resume:
+                state = run.status().get("status", "unknown")
+                raise ConfigError(
+                    f"{shown(str(path))} already holds a run ({state})",
+                    "go on with it by --resume, or name another folder with --out",
+                )
+            for pattern in ("*.tmp", ".tmp*"):  # ours, and safetensors' own
+                for orphan in run.path.rglob(pattern):
+                    orphan.unlink()
             if exists:
                 run._check_same(config, dataset)
+                write_bytes(head, _toml(config))  # as it is now: more epochs, another device
             else:
                 run._write_head(config, dataset)
         except OSError as error:
@@ -105,7 +111,9 @@ class Run:
         """An existing run directory, for reading. Raises ``ArtefactError`` if it is none."""
         run = cls(Path(path))
         if not (run.path / "config.toml").is_file():
-            raise ArtefactError(f"{shown(str(path))} is no run directory: it has no config.toml", "check the path")
+            seeds = sorted(head.parent.name for head in run.path.glob("seed-*/config.toml"))
+            remedy = f"name the runs in it: {', '.join(seeds)}" if seeds else "check the path"
+            raise ArtefactError(f"{shown(str(path))} is no run directory: it has no config.toml", remedy)
         return run
 
     # --- what it is -------------------------------------------------------------------------------------------------
@@ -135,8 +143,12 @@ class Run:
 
     def log(self, row: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        line = json.dumps(row, allow_nan=False) + "\n"
+        try:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise _unwritable(self.path / "metrics.jsonl", error) from error
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that a crash cut off is left out."""
@@ -201,7 +213,7 @@ class Run:
         folder = self.path / "checkpoint"
         try:
             folder.mkdir(exist_ok=True)
-            former = self._manifests()
+            former, _ = self._manifests()
             files = {}
             for part, tensors in (("state", checkpoint.state), ("best", checkpoint.best)):
                 name = f"{part}-{checkpoint.epoch:06d}.safetensors"
@@ -212,6 +224,7 @@ class Run:
                     "sha256": file_digest(folder / name),
                 }
             manifest = {"format": CHECKPOINT_FORMAT, "epoch": checkpoint.epoch, "files": files, "meta": checkpoint.meta}
+            manifest["sha256"] = _manifest_digest(manifest)
             _sync_file(self.path / "metrics.jsonl")
             if former:
                 write_json(folder / "previous.json", former[0])
@@ -227,8 +240,7 @@ class Run:
         """The latest checkpoint that is whole; the one before, with a warning, if the latest is damaged; None if there
         is none yet. Raises ``ArtefactError`` if there are checkpoints and all are damaged."""
         folder = self.path / "checkpoint"
-        manifests = self._manifests()
-        problems = []
+        manifests, problems = self._manifests()
         for manifest in manifests:
             try:
                 parts = {part: self._load_part(folder, record) for part, record in manifest["files"].items()}
@@ -242,10 +254,6 @@ class Run:
             return Checkpoint(manifest["epoch"], parts["state"], parts["best"], manifest["meta"])
         if problems:
             raise ArtefactError(problems[0], "no whole checkpoint is left; start the run anew in another folder")
-        if any(folder.glob("*.json")):
-            raise ArtefactError(
-                f"{shown(str(folder))} has no readable manifest", "start the run anew in another folder"
-            )
         return None
 
     def _load_part(self, folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
@@ -258,20 +266,28 @@ class Run:
             raise ArtefactError(f"{shown(str(path))} is damaged: its SHA-256 is not the one that was written")
         return _read_safetensors(path)[0]
 
-    def _manifests(self) -> list[dict[str, Any]]:
-        found = []
+    def _manifests(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """The manifests that are whole, the latest first, and what is wrong with the others."""
+        found, problems = [], []
         for name in ("manifest.json", "previous.json"):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                manifest = json.loads((self.path / "checkpoint" / name).read_text("utf-8"))
+            path = self.path / "checkpoint" / name
+            if not path.is_file():
+                continue
+            try:
+                manifest = json.loads(path.read_text("utf-8"))
                 if manifest["format"] != CHECKPOINT_FORMAT:
                     raise ArtefactError(
-                        f"{shown(str(self.path / 'checkpoint'))} has format {shown(str(manifest['format']))}; this kdrs reads "
-                        f"{CHECKPOINT_FORMAT}",
+                        f"{shown(str(path))} has format {shown(str(manifest['format']))}; this kdrs reads {CHECKPOINT_FORMAT}",
                         "use the version of kdrs that wrote it",
                     )
-                manifest["files"]["state"], manifest["files"]["best"], manifest["meta"]
+                whole = manifest["sha256"] == _manifest_digest(manifest)
+            except (OSError, ValueError, KeyError, TypeError):
+                whole = False
+            if whole:
                 found.append(manifest)
-        return found
+            else:
+                problems.append(f"{shown(str(path))} is damaged")
+        return found, problems
 
     # --- locking, heads ---------------------------------------------------------------------------------------------
 
@@ -306,8 +322,6 @@ class Run:
         self._lock = lock
 
     def _write_head(self, config: dict[str, Any], dataset: Dataset) -> None:
-        import tomli_w
-
         ids = self.path / "ids"
         ids.mkdir(exist_ok=True)
         write_bytes(ids / "users.json", dataset.users.to_json())
@@ -315,7 +329,7 @@ class Run:
         write_json(self.path / "data.json", describe_data(dataset))
         write_json(self.path / "env.json", environment(config.get("threads")))
         # last: a directory without config.toml is no run yet
-        write_bytes(self.path / "config.toml", tomli_w.dumps(_without_none(config)).encode())
+        write_bytes(self.path / "config.toml", _toml(config))
 
     def _check_same(self, config: dict[str, Any], dataset: Dataset) -> None:
         saved = self.data["fingerprint"]
@@ -418,12 +432,15 @@ def _replacing(path: Path) -> Iterator[Path]:
         _sync_file(temporary)
         os.replace(temporary, path)
         _sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file: complete or absent, and on the disk when this returns."""
+    """Writes a file: complete or absent, and on the disk when this returns. ``MachineError`` if it cannot be."""
     with _replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -434,11 +451,16 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes tensors. The metadata go under one key: safetensors writes several in an order that changes from run to run."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     one = {"kdrs": json.dumps(dict(metadata), sort_keys=True)}
     with _replacing(path) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata=one)
+        try:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata=one)
+        except SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(str(error)) from error
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # safetensors gives 0600, whatever the umask
@@ -476,7 +498,9 @@ def _sync_folder(path: Path) -> None:
 
 def _foreign(path: Path) -> Iterator[Path]:
     return (
-        entry for entry in path.iterdir() if entry.name not in ("LOCK", "ids", "data.json", "env.json", "STATUS.json")
+        entry
+        for entry in path.iterdir()
+        if entry.name not in ("LOCK", "ids", "data.json", "env.json", "STATUS.json") and entry.suffix != ".tmp"
     )
 
 
@@ -501,6 +525,18 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def _toml(config: Mapping[str, Any]) -> bytes:
+    import tomli_w
+
+    return tomli_w.dumps(_without_none(config)).encode()
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of all of a manifest but its own digest, in the form that it has once it was read from JSON."""
+    values = json.loads(json.dumps({key: value for key, value in manifest.items() if key != "sha256"}))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _without_none(value: Any) -> Any:
