@@ -121,7 +121,7 @@ def assign(values: dict[str, Any], setting: str) -> None:
     if not equals or not all(path):
         raise ConfigError(f"--set {shown(setting)}", "write it as --set train.lr=1e-3")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
     except tomllib.TOMLDecodeError:
         value = text.strip()
     place: Any = values
@@ -129,9 +129,8 @@ def assign(values: dict[str, Any], setting: str) -> None:
         last = position == len(path) - 1
         if isinstance(place, list):
             if not part.isdecimal() or int(part) >= len(place):
-                raise ConfigError(
-                    f"--set {shown(setting)}: there is no entry {shown(part)}", f"allowed: 0 to {len(place) - 1}"
-                )
+                allowed = f"allowed: 0 to {len(place) - 1}" if place else "it has no entries"
+                raise ConfigError(f"--set {shown(setting)}: there is no entry {shown(part)}", allowed)
             index: Any = int(part)
         elif isinstance(place, dict):
             index = part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kdrs.errors import ConfigError, nearest, shown
 
@@ -12,7 +12,18 @@ from kdrs.errors import ConfigError, nearest, shown
 class Settings(BaseModel):
     """Options with their defaults, each written once, each with a docstring."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    # strict: without it `epochs = true` is 1 epoch and `lr = "1"` a number
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuples(cls, values: Any) -> Any:
+        """TOML and JSON write as lists what frozen settings keep as tuples."""
+        if not isinstance(values, dict):
+            return values
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str) -> Self:
@@ -31,6 +42,8 @@ def _config_error(cls: type[Settings], error: ValidationError, where: str) -> Co
         return ConfigError(f"unknown key {key!r}", nearest(path[-1], _fields_at(cls, path[:-1])))
     if problem["type"] == "missing":
         return ConfigError(f"{key!r} is missing")
+    if problem["type"] == "model_type":
+        return ConfigError(f"{key} is {shown(problem['input'])}", f"write it as a table: [{key}]")
     allowed = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return ConfigError(f"{key} is {shown(problem['input'])}", f"allowed: {allowed}")
 
