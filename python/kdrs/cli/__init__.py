@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
 import typer
 
 from kdrs.cli import catalogue, data, doctor, evaluation, running
-from kdrs.errors import KdrsError
+from kdrs.errors import KdrsError, shown
 
 EPILOG = (
     "Exit codes: 0 success · 1 the run failed · 2 wrong options or configuration · 3 unusable data · "
@@ -49,23 +50,49 @@ catalogue.register(app)
 doctor.register(app)
 
 
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # of click, or of the copy that newer typers bring along
+MACHINE_ERRORS = {
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE")
+}
+
+
 def main() -> None:
     """Entry point of ``kdrs``: turns errors into two lines on stderr and the documented exit codes."""
     try:
-        app()
-    except KdrsError as error:
-        if os.environ.get("KDRS_DEBUG"):
-            raise
-        typer.echo(f"error: {error.cause}", err=True)
-        if error.remedy:
-            typer.echo(f"  try: {error.remedy}", err=True)
-        sys.exit(error.exit_code)
-    except MemoryError:
-        typer.echo("error: out of memory\n  try: a smaller batch, model or data set", err=True)
-        sys.exit(5)
+        code = app(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:  # whoever read stdout has had enough, as in `kdrs models | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except Exception as error:
         if os.environ.get("KDRS_DEBUG"):
             raise
-        typer.echo(f"error: internal: {type(error).__name__}: {error}", err=True)
-        typer.echo("  try: kdrs --debug ... for the traceback, and report it with the output of kdrs doctor", err=True)
-        sys.exit(1)
+        code, cause, remedy = _explain(error)
+        if cause:  # none where `kdrs` alone has printed its help
+            typer.echo(f"error: {cause}", err=True)
+            if remedy:
+                typer.echo(f"  try: {remedy}", err=True)
+    sys.exit(code or 0)
+
+
+def _explain(error: Exception) -> tuple[int, str, str | None]:
+    """Exit code, cause and remedy of an error."""
+    if isinstance(error, KdrsError):
+        return error.exit_code, error.cause, error.remedy
+    if isinstance(error, USAGE_ERROR):
+        context = getattr(error, "ctx", None)
+        where = "kdrs" if context is None else context.command_path
+        return 2, error.format_message().strip().rstrip("."), f"{where} --help"  # type: ignore[attr-defined]
+    if isinstance(error, MemoryError):
+        return 5, "out of memory", "a smaller batch, model or data set"
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+        place = "" if error.filename is None else f" {shown(str(error.filename))}"
+        return 5, f"cannot read or write{place}: {error.strerror}", "check permissions and free space"
+    return (
+        1,
+        f"internal: {shown(f'{type(error).__name__}: {error}', 500)}",
+        "kdrs --debug ... for the traceback, and report it with the output of kdrs doctor",
+    )

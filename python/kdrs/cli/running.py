@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -150,7 +151,7 @@ def resume(
 
     values = Run.open(run).config
     if epochs is not None:
-        values["train"]["epochs"] = epochs
+        values.setdefault("train", {})["epochs"] = epochs
     _carry_out(values, run, None, True, False, as_json, quiet)
 
 
@@ -180,7 +181,8 @@ def _values(
             if not isinstance(place, dict):
                 raise ConfigError(f"{group} is {shown(place)}", f"write it as a table: [{group}]")
             place[name] = value
-    if "path" not in values.get("data", {}):
+    place = values.setdefault("data", {})
+    if isinstance(place, dict) and "path" not in place:
         raise ConfigError("no data set is given", "give one with --data; kdrs data prepare makes one")
     return values
 
@@ -191,6 +193,7 @@ def _carry_out(
     from kdrs.config import resolve
 
     config = resolve(values)
+    numbers = None if seeds is None else _parse_seeds(seeds)
     out = out or _default_place(config)
     if resume and not (out / "config.toml").is_file() and seeds is None:
         raise ConfigError(f"{shown(str(out))} holds no run to resume", "leave --resume out, or check --out")
@@ -200,7 +203,7 @@ def _carry_out(
     from kdrs import pipeline
 
     with messages(), _stopper() as stopper:
-        if seeds is None:
+        if numbers is None:
             show = _Progress(config.train.epochs, quiet)
             with show:
                 outcome = pipeline.execute(
@@ -211,7 +214,7 @@ def _carry_out(
         show = _Progress(config.train.epochs, quiet)
         with show:
             results = pipeline.execute_seeds(
-                _parse_seeds(seeds), config, out, resume=resume,
+                numbers, config, out, resume=resume,
                 on_start=show.start, on_epoch=show.epoch, should_stop=stopper.asked,
             )  # fmt: skip
         _finish_seeds(results, out, stopper, as_json)
@@ -275,7 +278,8 @@ class _Stopper:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        typer.echo("stopping after this epoch; once more to stop at once (the last checkpoint stays)", err=True)
+        # not through sys.stderr: the signal may have come in the middle of a write to it
+        os.write(2, b"stopping after this epoch; once more to stop at once (the last checkpoint stays)\n")
 
 
 @contextmanager
@@ -314,7 +318,7 @@ class _Progress:
         self._bar: Any = None
 
     def __enter__(self) -> _Progress:
-        if not self._quiet and sys.stderr.isatty():
+        if not self._quiet and sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -393,7 +397,8 @@ def _finish_seeds(results: dict[int, Any], out: Path, stopper: _Stopper, as_json
                 typer.echo(f"{part} {name}: {row['mean']:.4f}{spread} (n = {row['n']})")
     failed = {seed: error for seed, error in results.items() if isinstance(error, Exception)}
     for seed, error in failed.items():
-        typer.echo(f"seed {seed} failed: {error}", err=True)
+        cause = error.cause if isinstance(error, KdrsError) else f"{type(error).__name__}: {error}"
+        typer.echo(f"seed {seed} failed: {cause}", err=True)
     if stopper.asked():
         raise typer.Exit(128 + (stopper.signal or signal.SIGINT))
     if failed:
