@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::exec::Exec;
 use crate::math;
 use crate::rng::{self, Stream};
+use crate::score::SimdPath;
 use crate::score::{check_finite, pack_tile, Form, Matrix, Panels, Tile, COLUMNS, ROWS};
 use crate::select::ordered;
 
@@ -154,7 +155,7 @@ pub fn discrepancy(
             }
             for (row, slots) in slots.iter_mut().enumerate() {
                 let query = first + row;
-                scratch.rank(row * stride, seen.of(query), items);
+                scratch.rank(exec.simd, row * stride, seen.of(query), items);
                 for (law, out) in slots.iter_mut().enumerate() {
                     let mut stream = Stream::of_row(keys[law], query as u64);
                     scratch.draw(laws[law], &tables[law], &mut stream, out);
@@ -171,9 +172,11 @@ pub fn discrepancy(
 fn table(law: Law, items: usize, bits: u32) -> Vec<u64> {
     let one = (1u64 << bits) as f64;
     match law {
-        Law::Exp(s) => (0..2 * items)
-            .map(|d| (math::exp_neg(-s * d as f64) * one) as u64)
-            .collect(),
+        // The last entry is the weight of seen items.
+        Law::Exp(s) => {
+            let weights = (0..2 * items).map(|d| (math::exp_neg(-s * d as f64) * one) as u64);
+            weights.chain([0]).collect()
+        }
         Law::Tanh(s) | Law::TanhOver(s) => (0..items.max(1))
             .map(|d| (math::tanh(s * d as f64) * one) as u64)
             .collect(),
@@ -182,100 +185,193 @@ fn table(law: Law, items: usize, bits: u32) -> Vec<u64> {
 
 struct Scratch {
     scores: [Vec<f32>; 2],
-    unseen: Vec<i32>,
+    codes: Vec<u32>,
     order: Vec<u64>,
     swap: Vec<u64>,
-    /// By place in `unseen`: teacher's rank - student's rank.
+    /// By item: teacher's rank - student's rank; [`SEEN`] for seen items.
     difference: Vec<i32>,
     sums: Vec<u64>,
 }
+
+const SEEN: i32 = i32::MIN;
 
 impl Scratch {
     fn new(items: usize, stride: usize) -> Self {
         Scratch {
             scores: [vec![0.0; ROWS * stride], vec![0.0; ROWS * stride]],
-            unseen: Vec::with_capacity(items),
-            order: Vec::with_capacity(items),
-            swap: Vec::with_capacity(items),
-            difference: Vec::with_capacity(items),
-            sums: Vec::with_capacity(items),
+            codes: vec![0; items],
+            order: vec![0; items],
+            swap: vec![0; items],
+            difference: vec![0; items],
+            sums: vec![0; items],
         }
     }
 
     /// Ranks of the unseen items of the row that starts at `start`, as differences.
-    fn rank(&mut self, start: usize, seen: &[i32], items: usize) {
-        self.unseen.clear();
-        let mut next = 0;
-        for &item in seen {
-            self.unseen.extend(next..item.min(items as i32));
-            next = item + 1;
-        }
-        self.unseen.extend(next..items as i32);
-        self.difference.clear();
-        self.difference.resize(self.unseen.len(), 0);
+    fn rank(&mut self, simd: SimdPath, start: usize, seen: &[i32], items: usize) {
+        let seen = || seen.iter().map(|&item| item as usize).filter(|&item| item < items);
+        let unseen = items - seen().count();
+        self.difference.fill(0);
         for (side, sign) in [(0, -1), (1, 1)] {
-            let scores = &self.scores[side][start..];
-            self.order.clear();
-            // Descending score, then ascending place (places ascend with ids): sort ascending by the inverted key.
-            self.order.extend(
-                self.unseen
-                    .iter()
-                    .enumerate()
-                    .map(|(place, &item)| u64::from(!ordered(scores[item as usize])) << 32 | place as u64),
-            );
-            radix_sort(&mut self.order, &mut self.swap);
-            for (rank, &key) in self.order.iter().enumerate() {
+            let scores = &mut self.scores[side][start..start + items];
+            // Not a number: the one score that no unseen item can have.
+            seen().for_each(|item| scores[item] = f32::NAN);
+            sort(simd, scores, &mut self.codes, &mut self.order, &mut self.swap);
+            for (rank, &key) in self.order[..unseen].iter().enumerate() {
                 self.difference[key as u32 as usize] += sign * rank as i32;
             }
         }
+        seen().for_each(|item| self.difference[item] = SEEN);
     }
 
     fn draw(&mut self, law: Law, table: &[u64], stream: &mut Stream, out: &mut [i32]) {
         if out.is_empty() {
             return;
         }
-        let largest = self.difference.iter().copied().max().unwrap_or(0);
-        self.sums.clear();
-        let mut sum = 0;
-        for &difference in &self.difference {
-            sum += match law {
-                Law::Exp(_) => table[(largest - difference) as usize],
-                Law::Tanh(_) => table[(-difference).max(0) as usize],
-                Law::TanhOver(_) => table[difference.max(0) as usize],
-            };
-            self.sums.push(sum);
-        }
+        let sum = match law {
+            Law::Exp(_) => {
+                let largest = self.difference.iter().fold(SEEN, |m, &d| m.max(d));
+                self.accumulate(|d| table[if d == SEEN { table.len() - 1 } else { (largest - d) as usize }])
+            }
+            Law::Tanh(_) => self.accumulate(|d| table[if d == SEEN { 0 } else { (-d).max(0) as usize }]),
+            Law::TanhOver(_) => self.accumulate(|d| table[d.max(0) as usize]),
+        };
         if sum == 0 {
             return;
         }
         for slot in out {
             let x = stream.below(sum);
-            *slot = self.unseen[self.sums.partition_point(|&s| s <= x)];
+            *slot = self.sums.partition_point(|&s| s <= x) as i32;
         }
+    }
+
+    #[inline(always)]
+    fn accumulate(&mut self, weight: impl Fn(i32) -> u64) -> u64 {
+        let mut sum = 0;
+        for (slot, &difference) in self.sums.iter_mut().zip(&self.difference) {
+            sum += weight(difference);
+            *slot = sum;
+        }
+        sum
     }
 }
 
-/// Sorts by the upper 32 bits, keeping the order of equals: three passes of 11 bits.
-fn radix_sort(keys: &mut Vec<u64>, swap: &mut Vec<u64>) {
-    const BITS: u32 = 11;
-    const SIZE: usize = 1 << BITS;
-    let mut counts = [[0u32; SIZE]; 3];
-    for &key in keys.iter() {
-        for (pass, counts) in counts.iter_mut().enumerate() {
-            counts[(key >> (32 + BITS * pass as u32)) as usize % SIZE] += 1;
-        }
+/// Bits of a digit of the sort below; two digits make a code.
+const DIGIT: u32 = 11;
+const DIGITS: usize = 1 << DIGIT;
+/// Code of seen items, past those of all others.
+const LAST: u32 = (1 << (2 * DIGIT)) - 1;
+
+/// Items by descending score, ties by id, those whose score is not a number last; ids in the low halves of `order`.
+///
+/// Scores are mapped linearly to 22 bits, which keeps their order, and sorted by those in two stable passes; the few
+/// neighbours that share a code are then put right.
+fn sort(simd: SimdPath, scores: &[f32], codes: &mut [u32], order: &mut [u64], swap: &mut [u64]) {
+    simd.codes(scores, codes);
+    let mut counts = [[0u32; DIGITS]; 2];
+    for &code in codes.iter() {
+        counts[0][code as usize % DIGITS] += 1;
+        counts[1][code as usize / DIGITS % DIGITS] += 1;
     }
-    swap.resize(keys.len(), 0);
-    for (pass, counts) in counts.iter_mut().enumerate() {
+    for counts in &mut counts {
         let mut place = 0;
-        for count in counts.iter_mut() {
+        for count in counts {
             place += std::mem::replace(count, place);
         }
-        for &key in keys.iter() {
-            let slot = &mut counts[(key >> (32 + BITS * pass as u32)) as usize % SIZE];
-            swap[*slot as usize] = key;
-            *slot += 1;
+    }
+    for (item, &code) in codes.iter().enumerate() {
+        let slot = &mut counts[0][code as usize % DIGITS];
+        swap[*slot as usize] = u64::from(code) << 32 | item as u64;
+        *slot += 1;
+    }
+    for &key in swap.iter() {
+        let slot = &mut counts[1][(key >> (32 + DIGIT)) as usize % DIGITS];
+        order[*slot as usize] = key;
+        *slot += 1;
+    }
+    let mut start = 0;
+    while start + 1 < order.len() {
+        let code = order[start] >> 32;
+        if order[start + 1] >> 32 != code {
+            start += 1;
+            continue;
         }
-        std::mem::swap(keys, swap);
+        let end = start + order[start..].iter().take_while(|&&key| key >> 32 == code).count();
+        if code < u64::from(LAST) {
+            let best = |&key: &u64| (!ordered(scores[key as u32 as usize]), key as u32);
+            if !order[start..end].is_sorted_by_key(best) {
+                order[start..end].sort_unstable_by_key(best);
+            }
+        }
+        start = end;
+    }
+}
+
+/// Codes of scores: linear from the best (0) to the worst, [`LAST`] for what is not a number.
+#[inline(always)]
+pub fn codes(scores: &[f32], out: &mut [u32]) {
+    const LANES: usize = 16;
+    let (mut top, mut bottom) = ([f32::NEG_INFINITY; LANES], [f32::INFINITY; LANES]);
+    let mut widen = |lane: usize, score: f32| {
+        // Comparisons with NaN are false.
+        top[lane] = if score > top[lane] { score } else { top[lane] };
+        let lower = score < bottom[lane] && score > f32::NEG_INFINITY;
+        bottom[lane] = if lower { score } else { bottom[lane] };
+    };
+    let (blocks, rest) = scores.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            widen(lane, block[lane]);
+        }
+    }
+    rest.iter().for_each(|&score| widen(0, score));
+    let top = top.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let bottom = bottom.into_iter().fold(f32::INFINITY, f32::min);
+    let scale = (LAST - 1) as f32 / (top - bottom);
+    for (&score, out) in scores.iter().zip(out) {
+        // NaN, of 0 * infinity where all scores are equal, is no less than the worst and gets its code.
+        let place = (top - score) * scale;
+        let place = if place < (LAST - 1) as f32 { place } else { (LAST - 1) as f32 };
+        // In range, so that the signed cast, which processors have, is the same.
+        let code = place as i32 as u32;
+        *out = if score.is_nan() { LAST } else { code };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(scores: Vec<f32>) {
+        let mut expected: Vec<u32> = (0..scores.len() as u32).filter(|&i| !scores[i as usize].is_nan()).collect();
+        expected.sort_by_key(|&i| (!ordered(scores[i as usize]), i));
+        let n = scores.len();
+        let (mut codes, mut order, mut swap) = (vec![0; n], vec![0; n], vec![0; n]);
+        sort(SimdPath::best(), &scores, &mut codes, &mut order, &mut swap);
+        let got: Vec<u32> = order.iter().take(expected.len()).map(|&key| key as u32).collect();
+        assert_eq!(got, expected, "{scores:?}");
+    }
+
+    #[test]
+    fn sorts_whatever_the_scale() {
+        let word = |c: u64| rng::at(5, c);
+        check(vec![]);
+        check(vec![1.0]);
+        check(vec![2.0; 40]);
+        check((0..3000).map(|c| rng::unit(word(c)) as f32).collect());
+        check((0..3000).map(|c| (word(c) % 7) as f32 - 3.0).collect());
+        check((0..999).map(|c| f32::from_bits((word(c) as u32) & 0x007F_FFFF)).collect());
+        check((0..999).map(|c| f32::MAX * (1.0 - 2.0 * rng::unit(word(c)) as f32)).collect());
+        check((0..999).map(|c| 1e30f32.powf(rng::unit(word(c)) as f32)).collect());
+        check(
+            (0..999)
+                .map(|c| match word(c) % 4 {
+                    0 => f32::NAN,
+                    1 => f32::NEG_INFINITY,
+                    r => r as f32 * 1e-30,
+                })
+                .collect(),
+        );
+        check(vec![f32::NEG_INFINITY, f32::NEG_INFINITY, f32::NAN, 1.0, -0.0, 0.0]);
     }
 }

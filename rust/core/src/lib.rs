@@ -7,7 +7,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod csr;
-mod discrepancy;
+pub(crate) mod discrepancy;
 mod error;
 mod exec;
 mod math;

@@ -141,6 +141,20 @@ impl SimdPath {
         }
     }
 
+    /// [`crate::discrepancy::codes`].
+    #[inline]
+    pub fn codes(self, scores: &[f32], out: &mut [u32]) {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => unsafe { super::x86::codes_avx512(scores, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { super::x86::codes_avx2(scores, out) },
+            _ => crate::discrepancy::codes(scores, out),
+        }
+    }
+
     /// Scores of one query and the items `ids`, each of which must be a row of `items` (and have a bias, if there are
     /// any).
     pub fn dots(self, query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {

@@ -239,6 +239,18 @@ pub fn clocks_avx2(row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64])
     crate::weighted::clocks(row_key, list, inverse, out);
 }
 
+/// [`crate::discrepancy::codes`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn codes_avx512(scores: &[f32], out: &mut [u32]) {
+    crate::discrepancy::codes(scores, out);
+}
+
+/// [`crate::discrepancy::codes`].
+#[target_feature(enable = "avx2")]
+pub fn codes_avx2(scores: &[f32], out: &mut [u32]) {
+    crate::discrepancy::codes(scores, out);
+}
+
 /// [`super::quantised::magnitude`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub fn magnitude_avx512(row: &[f32]) -> f32 {
