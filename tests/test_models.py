@@ -107,3 +107,46 @@ def test_unknown_model_names_the_nearest():
         BPR.Config.parse({"dims": 3}, "model")
     with pytest.raises(ConfigError, match=r"model\.layers is -1"):
         LightGCN.Config.parse({"layers": -1}, "model")
+
+
+@pytest.mark.parametrize(
+    "shapes", [((1, 6), (3, 1)), ((6, 1), (1, 3)), ((1, 1), (3, 4)), ((3, 4), (3, 4)), ((5,), (5,))]
+)
+@pytest.mark.parametrize("name", MODELS)
+def test_pairs_broadcast(task: PairTask, name: str, shapes):
+    model = build(task, name).eval()
+    users = torch.arange(7)
+    view = model(Queries(users, users))
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(0, 7, shapes[0], generator=generator)
+    ids = torch.randint(0, task.n_items, shapes[1], generator=generator)
+    assert torch.allclose(view.pairs(rows, ids), view.all_scores()[rows, ids], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_view_first_read_without_gradient_gives_one_later(task: PairTask, name: str):
+    model = build(task, name)
+    users = torch.arange(7)
+    view = model(Queries(users, users))
+    with torch.no_grad():
+        _ = view.queries
+    view.pairs(users, users).sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and gradient.to_dense()[:7].abs().sum() > 0 for gradient in gradients)
+
+
+def test_a_teacher_at_rest_propagates_once(task: PairTask, monkeypatch: pytest.MonkeyPatch):
+    from kdrs.teachers import ModelTeacher
+
+    model = build(task, "lightgcn")
+    calls = []
+    original = model.propagated
+    monkeypatch.setattr(model, "propagated", lambda: calls.append(None) or original())
+    for live, expected in ((False, 1), (True, 3)):
+        calls.clear()
+        teacher = ModelTeacher(model.train(), task, live=live)
+        for _ in range(3):
+            users = torch.arange(4)
+            assert not teacher.view(Queries(users, users)).queries.requires_grad
+        assert len(calls) == expected
+        assert model.training

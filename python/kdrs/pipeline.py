@@ -141,8 +141,11 @@ class LoadedRun:
 
     def teacher(self) -> ModelTeacher:
         """The model as teacher, with the stages that the run kept."""
-        stages = []
+        stages: list[Teacher] = []
+        best = self.run.status().get("best_epoch")
         for epoch, tensors in self.run.load_stages().items():
+            if best is not None and epoch >= best:  # later than the weights that are the teacher itself
+                continue
             earlier = build_model(self.config, self.task)
             load_weights(earlier, tensors, self.run.path)
             stages.append(ModelTeacher(earlier.eval(), self.task, name=f"{self.run.path}@{epoch}"))

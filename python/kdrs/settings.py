@@ -44,7 +44,9 @@ def _config_error(cls: type[Settings], error: ValidationError, where: str) -> Co
         return ConfigError(f"{key!r} is missing")
     if problem["type"] == "model_type":
         return ConfigError(f"{key} is {shown(problem['input'])}", f"write it as a table: [{key}]")
-    allowed = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ").replace("a valid tuple", "a list")
+    allowed = (
+        problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ").replace("a valid tuple", "a list")
+    )
     return ConfigError(f"{key} is {shown(problem['input'])}", f"allowed: {allowed}")
 
 

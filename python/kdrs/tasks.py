@@ -39,7 +39,7 @@ class Unique:
     ids: Tensor
     """int64 [E]"""
     first: Tensor
-    """int64 [E]: a batch row that holds the id; its views answer for it."""
+    """int64 [E]: the first batch row that holds the id."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Batch:
     def unique_queries(self) -> Unique:
         """The distinct query rows: U_B of the papers."""
         ids, inverse = torch.unique(self.queries.rows, return_inverse=True)
-        first = torch.empty_like(ids)
-        first[inverse] = torch.arange(inverse.shape[0], device=ids.device)  # any row of the id will do
+        places = torch.arange(inverse.shape[0], device=ids.device)
+        first = ids.new_full(ids.shape, inverse.shape[0]).scatter_reduce_(0, inverse, places, "amin")
         return Unique(ids, first)
 
     @cached_property
@@ -216,5 +216,7 @@ class PairBatches:
             torch.from_numpy(ids).to(self.device, torch.int64)
             for ids in (self._users[pairs], self._items[pairs], negatives)
         )
-        for asked, positives, drawn in zip(*(ids.split(self.batch_size) for ids in (users, items, negative)), strict=True):
+        for asked, positives, drawn in zip(
+            *(ids.split(self.batch_size) for ids in (users, items, negative)), strict=True
+        ):
             yield Batch(Queries(asked, asked), positives, drawn)

@@ -15,7 +15,7 @@ from kdrs import ranking
 from kdrs.errors import ArtefactError, MissingKnowledge, shown
 from kdrs.ranking import Ranking
 from kdrs.tasks import Queries, Task
-from kdrs.view import DotView, Factors, FrozenView, View
+from kdrs.view import DotView, Factors, FrozenView, View, frozen
 
 BLOCK_BYTES = 64 << 20
 """Score blocks of models without factors hold at most this much."""
@@ -53,14 +53,20 @@ class ModelTeacher:
         self.model, self.task, self.name, self.live = model, task, name, live
         self._stages = stages
         self._topk: Ranking | None = None
+        self._state: FrozenView | None = None
 
     @property
     def dim(self) -> int:
         return self.model.dim  # type: ignore[return-value]
 
     def view(self, queries: Queries) -> View:
-        with torch.no_grad():
-            return FrozenView(self.model(queries), self.model)
+        if self._state is not None:  # a teacher at rest: one forward pass serves for good
+            return self._state.at(queries)
+        with frozen(self.model):
+            view = FrozenView(self.model(queries), self.model)
+        if not self.live:
+            self._state = view
+        return view
 
     def topk(self, k: int) -> Ranking:
         k = min(k, self.task.n_items)
@@ -75,13 +81,8 @@ class ModelTeacher:
         return (*self._stages, self)
 
     def factors(self) -> Factors | None:
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                return self.model.factors()  # type: ignore[operator]
-        finally:
-            self.model.train(training)
+        with frozen(self.model):
+            return self.model.factors()  # type: ignore[operator]
 
     def score_block(self, rows: Any) -> Tensor:
         """float32 [b, I]: scores of all items for int query rows [b]."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrs.distillers.base import Distiller
-from kdrs.errors import ConfigError, TrainingError
+from kdrs.errors import ArtefactError, ConfigError, TrainingError, shown
 from kdrs.optim import Adam
 from kdrs.protocols import EarlyStopping, Selection
 from kdrs.runs import Checkpoint, Run
@@ -61,6 +61,8 @@ class Learner:
         if isinstance(base, str) and (base != "model" or not callable(getattr(model, "loss", None))):
             allowed = 'allowed: "model" (if it has a loss method), a function of (view, batch), None'
             raise ConfigError(f"base is {base!r}", allowed)
+        if base is None and not any(term.weight for term in terms):
+            raise ConfigError("there is nothing to train by: no base loss and no term with a weight", "add a term")
         self.base: Callable[[View, Batch], Tensor] | None = model.loss if isinstance(base, str) else base  # type: ignore[assignment]
         modules: dict[str, nn.Module] = {"model": model, **{f"terms.{term.name}": term.distiller for term in terms}}
         self._modules = modules
@@ -107,8 +109,12 @@ class Learner:
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         for key, module in self._modules.items():
             prefix = f"{key}."
-            names = module.state_dict().keys()
-            module.load_state_dict({name: tensors[prefix + name] for name in names}, strict=True)
+            stored = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            try:
+                module.load_state_dict(stored, strict=True)
+            except RuntimeError as error:
+                detail = shown(str(error).splitlines()[-1].strip(), 200)
+                raise ArtefactError(f"the checkpoint does not fit {key}: {detail}") from None
         prefix = "optimizer/"
         self.optimizer.load_state({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
 
@@ -162,6 +168,10 @@ def fit(
     """
     learners = [learners] if isinstance(learners, Learner) else list(learners)
     selection = selection or Selection()
+    if len({learner.name for learner in learners}) != len(learners):
+        raise ConfigError(
+            f"learners are named {[learner.name for learner in learners]}", "give every learner its own name"
+        )
     first = learners[0]
     stopping = EarlyStopping(selection)
     result = Fit(skipped_pairs=getattr(task, "n_skipped", 0))

@@ -74,11 +74,13 @@ class DotView:
         self._request, self._encode = queries, encode
         self._item_rows, self._item_table, self._bias = item_rows, item_table, bias
         self._queries: Tensor | None = None
+        self._tracked = False
 
     @property
     def queries(self) -> Tensor:
-        if self._queries is None:
-            self._queries = self._encode(self._request)
+        # vectors that were first read under no_grad carry no gradient: encode again where one is wanted
+        if self._queries is None or (torch.is_grad_enabled() and not self._tracked):
+            self._queries, self._tracked = self._encode(self._request), torch.is_grad_enabled()
         return self._queries
 
     def items(self, ids: Tensor) -> Tensor:
@@ -93,9 +95,10 @@ class DotView:
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
     def pairs(self, rows: Tensor, ids: Tensor) -> Tensor:
-        if rows.ndim == 2 and rows.shape[1] == 1 and ids.ndim == 2:  # one query, many items
+        aligned = rows.ndim == ids.ndim == 2 and rows.shape[0] == ids.shape[0]
+        if aligned and rows.shape[1] == 1:  # one query, many items
             scores = torch.bmm(self.items(ids), self.queries[rows[:, 0]].unsqueeze(-1)).squeeze(-1)
-        elif ids.ndim == 2 and ids.shape[1] == 1 and rows.ndim == 2:  # one item, many queries
+        elif aligned and ids.shape[1] == 1:  # one item, many queries
             scores = torch.bmm(F.embedding(rows, self.queries), self.items(ids[:, 0]).unsqueeze(-1)).squeeze(-1)
         else:
             scores = (F.embedding(rows, self.queries) * self.items(ids)).sum(-1)

@@ -24,7 +24,9 @@ class Distiller(nn.Module):
 
     Learnable helpers are parameters, trained by the student's optimizer. Per-query tables that are drawn anew each epoch
     are plain attributes; what a curriculum carries from epoch to epoch is a persistent buffer, so that it is in the
-    checkpoint. Teachers are never submodules.
+    checkpoint; such buffers have their final shape from the start. Teachers are never submodules, and a live one is asked
+    for its lists in ``on_epoch_start`` and not before. Noise comes from generators of the method's own, seeded each epoch by
+    ``stream``: torch's global one would couple the terms.
 
     ``seed`` starts the method's own random streams, so that switching one term of a sum off leaves the others as they were.
     """
