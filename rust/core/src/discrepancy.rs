@@ -208,6 +208,7 @@ impl Scratch {
     }
 
     /// Ranks of the unseen items of the row that starts at `start`, as differences.
+    #[inline(never)]
     fn rank(&mut self, simd: SimdPath, start: usize, seen: &[i32], items: usize) {
         let seen = || seen.iter().map(|&item| item as usize).filter(|&item| item < items);
         let unseen = items - seen().count();
@@ -224,6 +225,7 @@ impl Scratch {
         seen().for_each(|item| self.difference[item] = SEEN);
     }
 
+    #[inline(never)]
     fn draw(&mut self, law: Law, table: &[u64], stream: &mut Stream, out: &mut [i32]) {
         if out.is_empty() {
             return;
@@ -256,22 +258,24 @@ impl Scratch {
     }
 }
 
-/// Bits of a digit of the sort below; two digits make a code.
-const DIGIT: u32 = 11;
+/// Bits of a digit of the sort below; so few that the ends of all runs stay in the nearest cache. Three make a code.
+const DIGIT: u32 = 8;
 const DIGITS: usize = 1 << DIGIT;
-/// Code of seen items, past those of all others.
-const LAST: u32 = (1 << (2 * DIGIT)) - 1;
+/// Code of seen items, past those of all others. Integers below 2^23 become floats by adding 2^23, and back.
+const LAST: u32 = (1 << 23) - 1;
 
 /// Items by descending score, ties by id, those whose score is not a number last; ids in the low halves of `order`.
 ///
-/// Scores are mapped linearly to 22 bits, which keeps their order, and sorted by those in two stable passes; the few
+/// Scores are mapped linearly to 23 bits, which keeps their order, and sorted by those in three stable passes; the few
 /// neighbours that share a code are then put right.
+#[inline(never)]
 fn sort(simd: SimdPath, scores: &[f32], codes: &mut [u32], order: &mut [u64], swap: &mut [u64]) {
     simd.codes(scores, codes);
-    let mut counts = [[0u32; DIGITS]; 2];
+    let mut counts = [[0u32; DIGITS]; 3];
     for &code in codes.iter() {
-        counts[0][code as usize % DIGITS] += 1;
-        counts[1][code as usize / DIGITS % DIGITS] += 1;
+        for (pass, counts) in counts.iter_mut().enumerate() {
+            counts[(code >> (DIGIT * pass as u32)) as usize % DIGITS] += 1;
+        }
     }
     for counts in &mut counts {
         let mut place = 0;
@@ -279,15 +283,19 @@ fn sort(simd: SimdPath, scores: &[f32], codes: &mut [u32], order: &mut [u64], sw
             place += std::mem::replace(count, place);
         }
     }
-    for (item, &code) in codes.iter().enumerate() {
-        let slot = &mut counts[0][code as usize % DIGITS];
-        swap[*slot as usize] = u64::from(code) << 32 | item as u64;
+    let mut put = |pass: u32, key: u64, to: &mut [u64]| {
+        let slot = &mut counts[pass as usize][(key >> (32 + DIGIT * pass)) as usize % DIGITS];
+        to[*slot as usize] = key;
         *slot += 1;
+    };
+    for (item, &code) in codes.iter().enumerate() {
+        put(0, u64::from(code) << 32 | item as u64, order);
+    }
+    for &key in order.iter() {
+        put(1, key, swap);
     }
     for &key in swap.iter() {
-        let slot = &mut counts[1][(key >> (32 + DIGIT)) as usize % DIGITS];
-        order[*slot as usize] = key;
-        *slot += 1;
+        put(2, key, order);
     }
     let mut start = 0;
     while start + 1 < order.len() {
@@ -310,30 +318,28 @@ fn sort(simd: SimdPath, scores: &[f32], codes: &mut [u32], order: &mut [u64], sw
 /// Codes of scores: linear from the best (0) to the worst, [`LAST`] for what is not a number.
 #[inline(always)]
 pub fn codes(scores: &[f32], out: &mut [u32]) {
-    const LANES: usize = 16;
-    let (mut top, mut bottom) = ([f32::NEG_INFINITY; LANES], [f32::INFINITY; LANES]);
-    let mut widen = |lane: usize, score: f32| {
-        // Comparisons with NaN are false.
-        top[lane] = if score > top[lane] { score } else { top[lane] };
-        let lower = score < bottom[lane] && score > f32::NEG_INFINITY;
-        bottom[lane] = if lower { score } else { bottom[lane] };
-    };
+    const LANES: usize = 32;
+    let (mut tops, mut bottoms) = ([f32::NEG_INFINITY; LANES], [f32::INFINITY; LANES]);
     let (blocks, rest) = scores.as_chunks::<LANES>();
     for block in blocks {
-        for lane in 0..LANES {
-            widen(lane, block[lane]);
+        for ((&score, top), bottom) in block.iter().zip(&mut tops).zip(&mut bottoms) {
+            // Comparisons with NaN are false.
+            *top = if score > *top { score } else { *top };
+            let finite = if score > f32::NEG_INFINITY { score } else { f32::INFINITY };
+            *bottom = if finite < *bottom { finite } else { *bottom };
         }
     }
-    rest.iter().for_each(|&score| widen(0, score));
-    let top = top.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let bottom = bottom.into_iter().fold(f32::INFINITY, f32::min);
+    let (mut top, mut bottom) = (f32::NEG_INFINITY, f32::INFINITY);
+    for &score in tops.iter().chain(&bottoms).chain(rest) {
+        top = if score > top && score < f32::INFINITY { score } else { top };
+        bottom = if score < bottom && score > f32::NEG_INFINITY { score } else { bottom };
+    }
     let scale = (LAST - 1) as f32 / (top - bottom);
     for (&score, out) in scores.iter().zip(out) {
         // NaN, of 0 * infinity where all scores are equal, is no less than the worst and gets its code.
         let place = (top - score) * scale;
         let place = if place < (LAST - 1) as f32 { place } else { (LAST - 1) as f32 };
-        // In range, so that the signed cast, which processors have, is the same.
-        let code = place as i32 as u32;
+        let code = (place + 8_388_608.0).to_bits() & LAST;
         *out = if score.is_nan() { LAST } else { code };
     }
 }
