@@ -19,6 +19,7 @@ Nothing is ever a pickle.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 MODEL_FORMAT = "kdrs-model/1"
 CHECKPOINT_FORMAT = "kdrs-checkpoint/1"
+PATH = 300
+"""Characters of a path that a message shows: its end says most."""
 MAY_CHANGE = {"train.epochs", "train.checkpoint_seconds", "train.patience", "device", "threads"}
 """Options that a resumed run may state differently."""
 
@@ -78,7 +81,7 @@ class Run:
         try:
             if run.path.exists() and not head.is_file() and (not run.path.is_dir() or any(_foreign(run.path))):
                 raise ConfigError(
-                    f"{shown(str(path))} exists and is no run directory", "name another folder with --out"
+                    f"{shown(str(path), PATH)} exists and is no run directory", "name another folder with --out"
                 )
             run.path.mkdir(parents=True, exist_ok=True)
             run._acquire()
@@ -86,7 +89,7 @@ class Run:
             if exists and not resume:
                 state = run.status().get("status", "unknown")
                 raise ConfigError(
-                    f"{shown(str(path))} already holds a run ({state})",
+                    f"{shown(str(path), PATH)} already holds a run ({state})",
                     "go on with it by --resume, or name another folder with --out",
                 )
             for pattern in ("*.tmp", ".tmp*"):  # ours, and safetensors' own
@@ -113,7 +116,7 @@ class Run:
         if not (run.path / "config.toml").is_file():
             seeds = sorted(head.parent.name for head in run.path.glob("seed-*/config.toml"))
             remedy = f"name the runs in it: {', '.join(seeds)}" if seeds else "check the path"
-            raise ArtefactError(f"{shown(str(path))} is no run directory: it has no config.toml", remedy)
+            raise ArtefactError(f"{shown(str(path), PATH)} is no run directory: it has no config.toml", remedy)
         return run
 
     # --- what it is -------------------------------------------------------------------------------------------------
@@ -124,7 +127,7 @@ class Run:
             return tomllib.loads((self.path / "config.toml").read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ArtefactError(
-                f"{shown(str(self.path / 'config.toml'))} cannot be read: {shown(str(error))}"
+                f"{shown(str(self.path / 'config.toml'), PATH)} cannot be read: {shown(str(error))}"
             ) from error
 
     @property
@@ -161,7 +164,7 @@ class Run:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
                 if number + 1 < len(lines):
-                    raise ArtefactError(f"{shown(str(path))}:{number + 1} is damaged", "delete the run") from None
+                    raise ArtefactError(f"{shown(str(path), PATH)}:{number + 1} is damaged", "delete the run") from None
         return rows
 
     def keep_rows(self, until_epoch: int) -> list[dict[str, Any]]:
@@ -181,18 +184,18 @@ class Run:
         if not path.is_file():
             state = self.status().get("status", "unknown")
             raise ArtefactError(
-                f"{shown(str(self.path))} has no trained model yet (status: {state})", "finish it with --resume"
+                f"{shown(str(self.path), PATH)} has no trained model yet (status: {state})", "finish it with --resume"
             )
         stated = self.status().get("model_sha256")
         if stated is not None and file_digest(path) != stated:
             raise ArtefactError(
-                f"{shown(str(path))} is damaged: its SHA-256 is not the one that was written",
+                f"{shown(str(path), PATH)} is damaged: its SHA-256 is not the one that was written",
                 "delete model.safetensors and resume the run: its checkpoint still holds the weights",
             )
         tensors, metadata = _read_safetensors(path)
         if metadata.get("format") != MODEL_FORMAT:
             raise ArtefactError(
-                f"{shown(str(path))} has format {shown(str(metadata.get('format')))}; this kdrs reads {MODEL_FORMAT}",
+                f"{shown(str(path), PATH)} has format {shown(str(metadata.get('format')))}; this kdrs reads {MODEL_FORMAT}",
                 "use the version of kdrs that wrote it",
             )
         return tensors, metadata
@@ -259,11 +262,13 @@ class Run:
     def _load_part(self, folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
         path = folder / record["name"]
         if not path.is_file():
-            raise ArtefactError(f"{shown(str(path))} is missing")
+            raise ArtefactError(f"{shown(str(path), PATH)} is missing")
         if path.stat().st_size != record["bytes"]:
-            raise ArtefactError(f"{shown(str(path))} has {path.stat().st_size} bytes; {record['bytes']} were written")
+            raise ArtefactError(
+                f"{shown(str(path), PATH)} has {path.stat().st_size} bytes; {record['bytes']} were written"
+            )
         if file_digest(path) != record["sha256"]:
-            raise ArtefactError(f"{shown(str(path))} is damaged: its SHA-256 is not the one that was written")
+            raise ArtefactError(f"{shown(str(path), PATH)} is damaged: its SHA-256 is not the one that was written")
         return _read_safetensors(path)[0]
 
     def _manifests(self) -> tuple[list[dict[str, Any]], list[str]]:
@@ -277,7 +282,8 @@ class Run:
                 manifest = json.loads(path.read_text("utf-8"))
                 if manifest["format"] != CHECKPOINT_FORMAT:
                     raise ArtefactError(
-                        f"{shown(str(path))} has format {shown(str(manifest['format']))}; this kdrs reads {CHECKPOINT_FORMAT}",
+                        f"{shown(str(path), PATH)} has format {shown(str(manifest['format']))}; this kdrs reads "
+                        f"{CHECKPOINT_FORMAT}",
                         "use the version of kdrs that wrote it",
                     )
                 whole = manifest["sha256"] == _manifest_digest(manifest)
@@ -286,7 +292,7 @@ class Run:
             if whole:
                 found.append(manifest)
             else:
-                problems.append(f"{shown(str(path))} is damaged")
+                problems.append(f"{shown(str(path), PATH)} is damaged")
         return found, problems
 
     # --- locking, heads ---------------------------------------------------------------------------------------------
@@ -314,7 +320,7 @@ class Run:
             holder = lock.read().strip() or "another process"
             lock.close()
             raise MachineError(
-                f"{shown(str(self.path))} is in use by {holder}", "wait for it, or name another folder"
+                f"{shown(str(self.path), PATH)} is in use by {holder}", "wait for it, or name another folder"
             ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
@@ -335,7 +341,8 @@ class Run:
         saved = self.data["fingerprint"]
         if saved != dataset.fingerprint:
             raise ArtefactError(
-                f"{shown(str(self.path))} was trained on other data (fingerprint {saved[:12]}, now {dataset.fingerprint[:12]})",
+                f"{shown(str(self.path), PATH)} was trained on other data (fingerprint {saved[:12]}, now "
+                f"{dataset.fingerprint[:12]})",
                 "give the data set that it was started with, or start a new run",
             )
         before, now = _flat(self.config), _flat(_without_none(config))
@@ -359,7 +366,7 @@ class Run:
         try:
             return json.loads((self.path / name).read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise ArtefactError(f"{shown(str(self.path / name))} cannot be read: {shown(str(error))}") from error
+            raise ArtefactError(f"{shown(str(self.path / name), PATH)} cannot be read: {shown(str(error))}") from error
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
@@ -479,7 +486,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         return tensors, json.loads(metadata["kdrs"])
     except (KeyError, ValueError):
-        raise ArtefactError(f"{shown(str(path))} was not written by a kdrs run", "check the path") from None
+        raise ArtefactError(f"{shown(str(path), PATH)} was not written by a kdrs run", "check the path") from None
 
 
 def _sync_file(path: Path) -> None:
@@ -506,10 +513,11 @@ def _foreign(path: Path) -> Iterator[Path]:
 
 def _unwritable(path: Path, error: OSError) -> MachineError:
     free = ""
-    with contextlib.suppress(OSError):
-        free = f"; {shutil.disk_usage(path if path.exists() else path.parent).free / 1e6:.0f} MB are free"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        with contextlib.suppress(OSError):
+            free = f"; {shutil.disk_usage(path if path.exists() else path.parent).free / 1e6:.0f} MB are free"
     return MachineError(
-        f"cannot write {shown(str(path))}: {error.strerror or error}{free}",
+        f"cannot write {shown(str(path), PATH)}: {error.strerror or error}{free}",
         "check permissions and space, or name another folder with --out",
     )
 
