@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from kdrs import _core
 from kdrs.errors import ConfigError, DataError, shown
-from kdrs.sampling import array_of, count_of, csr_of, like, numpy_of, rows_of, simd_path, threads_of
+from kdrs.sampling import array_of, count_of, csr_of, like, numpy_of, on_other_device, rows_of, simd_path, threads_of
 
 if TYPE_CHECKING:
+    import torch
+
     from kdrs.sampling import Array
 
 METRICS = ("hit", "recall", "precision", "ndcg", "mrr", "map")
@@ -57,10 +59,72 @@ def topk(
     to float32. ``rows`` (int ``[Q]``) says which rows of ``seen`` the queries are, all in order without it. Scoring,
     masking and selection are one pass: no score matrix is made. Raises ``DataError`` naming the first row that holds
     NaN or infinity, and where finite factors are so large that scores would overflow.
+
+    Tensors on another device than the CPU are scored and cut there, a block of queries at a time, by the same tie rule;
+    their scores are rounded as that device's matrix product rounds.
     """
+    if on_other_device(queries):
+        tensors: Any = (queries, items)
+        return topk_on_device(*tensors, k, seen=seen, rows=rows, bias=bias)
     q, x, b = _factors(queries, items, bias)
     out = _core.topk(q, x, b, _seen(seen), rows_of(rows), count_of(k, "k"), threads_of(threads), simd_path())
     return Ranking(*(like(part, queries) for part in out))
+
+
+def topk_on_device(
+    queries: torch.Tensor,
+    items: torch.Tensor,
+    k: int,
+    *,
+    seen: Any = None,
+    rows: Array | None = None,
+    bias: Array | None = None,
+    block_bytes: int = 2**28,
+) -> Ranking:
+    """:func:`topk` by torch, on the device of ``queries``; a block of scores takes at most ``block_bytes``."""
+    import torch
+
+    device, n_items = queries.device, items.shape[0]
+    q, x = queries.detach().float(), items.detach().to(device).float()
+    b = None if bias is None else torch.as_tensor(bias).detach().to(device).float()
+    for name, values in (("queries", q), ("items", x), ("bias", b)):
+        if values is not None and not bool((finite := torch.isfinite(values.reshape(len(values), -1)).all(1)).all()):
+            raise DataError(
+                f"{name}: row {int((~finite).nonzero()[0])} holds NaN or infinity",
+                "all values must be finite: look for a diverged model",
+            )
+    csr = None if seen is None else csr_of(seen)
+    if csr is not None and csr[2] != n_items:
+        raise DataError(f"`seen` has {csr[2]} items, the catalogue {n_items}")
+    which = np.arange(len(q)) if rows is None else array_of(rows, "rows", np.int64, 1)
+    if csr is not None and (len(which) != len(q) or (len(q) and not 0 <= which.min() <= which.max() < len(csr[0]) - 1)):
+        raise DataError(f"`seen` has {len(csr[0]) - 1} rows; rows= names others, or not one for each query")
+    wanted, taken = count_of(k, "k"), min(k, n_items)
+    ids = torch.full((len(q), wanted), -1, dtype=torch.int32, device=device)
+    best = torch.full((len(q), wanted), -torch.inf, device=device)
+    step = max(1, block_bytes // (4 * max(n_items, 1)))
+    for start in range(0, len(q), step) if taken else ():
+        scores = q[start : start + step] @ x.T
+        scores = scores if b is None else scores + b
+        if csr is not None:
+            lows, highs = csr[0][which[start : start + step]], csr[0][which[start : start + step] + 1]
+            lengths = highs - lows
+            offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            columns = torch.from_numpy(csr[1][np.repeat(lows, lengths) + offsets].astype(np.int64)).to(device)
+            scores[torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)).to(device), columns] = -torch.inf
+        values, places = scores.topk(taken, dim=1)
+        # torch.topk takes any of the items that tie for the last place: those rows are sorted in full, stably.
+        tied = ((scores >= values[:, -1:]).sum(1) > taken).nonzero().flatten()
+        if len(tied):
+            values[tied], places[tied] = (
+                part[:, :taken] for part in scores[tied].sort(dim=1, descending=True, stable=True)
+            )
+        places, order = places.sort(dim=1)
+        values, again = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+        places = places.gather(1, again).int()
+        ids[start : start + step, :taken] = places.masked_fill(values == -torch.inf, -1)
+        best[start : start + step, :taken] = values
+    return Ranking(ids, best)
 
 
 def topk_scores(

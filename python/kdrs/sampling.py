@@ -97,7 +97,9 @@ def weighted(
     law = array_of(law, "weights", np.float32 if law.ndim == 2 and law.dtype == np.float32 else np.float64, law.ndim)
     if law.shape not in (items.shape, items.shape[1:]):
         raise DataError(f"weights have shape {law.shape}; allowed: {items.shape[1:]} or {items.shape}")
-    drawn = _core.weighted(items, law, count_of(n, "n"), seed_of(seed), order == "draw", threads_of(threads), simd_path())
+    drawn = _core.weighted(
+        items, law, count_of(n, "n"), seed_of(seed), order == "draw", threads_of(threads), simd_path()
+    )
     return like(drawn, lists)
 
 
@@ -198,6 +200,11 @@ def is_tensor(value: Any) -> bool:
     """Whether ``value`` is a torch tensor; does not import torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
+
+
+def on_other_device(value: Any) -> bool:
+    """Whether ``value`` is a tensor that does not lie in the CPU's memory."""
+    return is_tensor(value) and value.device.type != "cpu"
 
 
 def numpy_of(value: Any) -> NDArray[Any]:

@@ -233,7 +233,13 @@ impl Scratch {
         let sum = match law {
             Law::Exp(_) => {
                 let largest = self.difference.iter().fold(SEEN, |m, &d| m.max(d));
-                self.accumulate(|d| table[if d == SEEN { table.len() - 1 } else { (largest - d) as usize }])
+                self.accumulate(|d| {
+                    table[if d == SEEN {
+                        table.len() - 1
+                    } else {
+                        (largest - d) as usize
+                    }]
+                })
             }
             Law::Tanh(_) => self.accumulate(|d| table[if d == SEEN { 0 } else { (-d).max(0) as usize }]),
             Law::TanhOver(_) => self.accumulate(|d| table[d.max(0) as usize]),
@@ -325,20 +331,36 @@ pub fn codes(scores: &[f32], out: &mut [u32]) {
         for ((&score, top), bottom) in block.iter().zip(&mut tops).zip(&mut bottoms) {
             // Comparisons with NaN are false.
             *top = if score > *top { score } else { *top };
-            let finite = if score > f32::NEG_INFINITY { score } else { f32::INFINITY };
+            let finite = if score > f32::NEG_INFINITY {
+                score
+            } else {
+                f32::INFINITY
+            };
             *bottom = if finite < *bottom { finite } else { *bottom };
         }
     }
     let (mut top, mut bottom) = (f32::NEG_INFINITY, f32::INFINITY);
     for &score in tops.iter().chain(&bottoms).chain(rest) {
-        top = if score > top && score < f32::INFINITY { score } else { top };
-        bottom = if score < bottom && score > f32::NEG_INFINITY { score } else { bottom };
+        top = if score > top && score < f32::INFINITY {
+            score
+        } else {
+            top
+        };
+        bottom = if score < bottom && score > f32::NEG_INFINITY {
+            score
+        } else {
+            bottom
+        };
     }
     let scale = (LAST - 1) as f32 / (top - bottom);
     for (&score, out) in scores.iter().zip(out) {
         // NaN, of 0 * infinity where all scores are equal, is no less than the worst and gets its code.
         let place = (top - score) * scale;
-        let place = if place < (LAST - 1) as f32 { place } else { (LAST - 1) as f32 };
+        let place = if place < (LAST - 1) as f32 {
+            place
+        } else {
+            (LAST - 1) as f32
+        };
         let code = (place + 8_388_608.0).to_bits() & LAST;
         *out = if score.is_nan() { LAST } else { code };
     }
@@ -349,7 +371,9 @@ mod tests {
     use super::*;
 
     fn check(scores: Vec<f32>) {
-        let mut expected: Vec<u32> = (0..scores.len() as u32).filter(|&i| !scores[i as usize].is_nan()).collect();
+        let mut expected: Vec<u32> = (0..scores.len() as u32)
+            .filter(|&i| !scores[i as usize].is_nan())
+            .collect();
         expected.sort_by_key(|&i| (!ordered(scores[i as usize]), i));
         let n = scores.len();
         let (mut codes, mut order, mut swap) = (vec![0; n], vec![0; n], vec![0; n]);
@@ -366,8 +390,16 @@ mod tests {
         check(vec![2.0; 40]);
         check((0..3000).map(|c| rng::unit(word(c)) as f32).collect());
         check((0..3000).map(|c| (word(c) % 7) as f32 - 3.0).collect());
-        check((0..999).map(|c| f32::from_bits((word(c) as u32) & 0x007F_FFFF)).collect());
-        check((0..999).map(|c| f32::MAX * (1.0 - 2.0 * rng::unit(word(c)) as f32)).collect());
+        check(
+            (0..999)
+                .map(|c| f32::from_bits((word(c) as u32) & 0x007F_FFFF))
+                .collect(),
+        );
+        check(
+            (0..999)
+                .map(|c| f32::MAX * (1.0 - 2.0 * rng::unit(word(c)) as f32))
+                .collect(),
+        );
         check((0..999).map(|c| 1e30f32.powf(rng::unit(word(c)) as f32)).collect());
         check(
             (0..999)

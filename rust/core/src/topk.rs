@@ -65,7 +65,14 @@ struct Catalogue {
 }
 
 impl Catalogue {
-    fn new(exec: Exec, form: Form, queries: Matrix, items: Matrix, bias: Option<&[f32]>, k: usize) -> Result<Self, Error> {
+    fn new(
+        exec: Exec,
+        form: Form,
+        queries: Matrix,
+        items: Matrix,
+        bias: Option<&[f32]>,
+        k: usize,
+    ) -> Result<Self, Error> {
         let n = items.rows;
         let mut keyed = vec![0u64; n];
         let typical = match form {
@@ -90,7 +97,11 @@ impl Catalogue {
         )?;
         keyed.sort_unstable_by(|a, b| b.cmp(a));
         // A sixteenth of a large catalogue; a small one is not worth it.
-        let sampled = if n >= 4096 { (n / 16).clamp(512, 4096) / COLUMNS } else { 0 };
+        let sampled = if n >= 4096 {
+            (n / 16).clamp(512, 4096) / COLUMNS
+        } else {
+            0
+        };
         let expected = k as f64 * (sampled * COLUMNS) as f64 / n.max(1) as f64;
         // The number of the k best that fall into the sample is nearly Poisson; five in a thousand queries or fewer
         // have as many as this, and are done again.
@@ -158,9 +169,15 @@ fn select<'a>(
         return Ok(out);
     }
     let catalogue = Catalogue::new(exec, form, queries, items, bias, k)?;
-    let group = GROUP.min(queries.rows.div_ceil(ROWS).div_ceil(4 * exec.threads())).max(1);
+    let group = GROUP
+        .min(queries.rows.div_ceil(ROWS).div_ceil(4 * exec.threads()))
+        .max(1);
     let chunk = group * ROWS * k;
-    let tasks = out.items.chunks_mut(chunk).zip(out.scores.chunks_mut(chunk)).enumerate();
+    let tasks = out
+        .items
+        .chunks_mut(chunk)
+        .zip(out.scores.chunks_mut(chunk))
+        .enumerate();
     exec.each(
         tasks,
         || Scratch {
@@ -178,7 +195,17 @@ fn select<'a>(
             let mut ids: Vec<usize> = (first..queries.rows.min(first + group * ROWS)).collect();
             let mut guess = catalogue.guess;
             while !ids.is_empty() {
-                scan(exec, form, Factors { queries, items, bias }, &catalogue, k, guess, &ids, &seen, scratch)?;
+                scan(
+                    exec,
+                    form,
+                    Factors { queries, items, bias },
+                    &catalogue,
+                    k,
+                    guess,
+                    &ids,
+                    &seen,
+                    scratch,
+                )?;
                 let mut again = Vec::new();
                 for (place, &query) in ids.iter().enumerate() {
                     let best = &mut scratch.best[place];
@@ -258,7 +285,9 @@ fn scan<'a>(
             };
             let start = scratch.seen.len();
             for &item in seen(query) {
-                let position = usize::try_from(item).ok().and_then(|item| catalogue.positions.get(item));
+                let position = usize::try_from(item)
+                    .ok()
+                    .and_then(|item| catalogue.positions.get(item));
                 scratch.seen.push(*position.ok_or(Error::ItemRange {
                     what: "seen",
                     row: query,
@@ -299,7 +328,8 @@ fn scan<'a>(
                         spans,
                         seen,
                     };
-                    exec.simd.scan(form, &scratch.tiles[t], panels, start..end, goals, &mut sink);
+                    exec.simd
+                        .scan(form, &scratch.tiles[t], panels, start..end, goals, &mut sink);
                     if end == sampled {
                         for (best, threshold) in best[rows].iter_mut().zip(&mut goals.thresholds) {
                             best.cut(guess);
@@ -317,7 +347,8 @@ fn scan<'a>(
                         spans,
                         seen,
                     };
-                    exec.simd.scan_bytes(tile, panels, start..end, goals, &mut scratch.catches, &mut net);
+                    exec.simd
+                        .scan_bytes(tile, panels, start..end, goals, &mut scratch.catches, &mut net);
                     for (row, catch) in scratch.catches.iter_mut().enumerate().take(rows.len()) {
                         goals.thresholds[row] = net.empty(row, catch);
                     }
@@ -518,7 +549,8 @@ fn settle(
             if len == 0 {
                 break;
             }
-            exec.simd.dots(queries.row(query), items, bias, &chosen[..len], &mut scores[..len]);
+            exec.simd
+                .dots(queries.row(query), items, bias, &chosen[..len], &mut scores[..len]);
             for (&id, &score) in chosen.iter().zip(&scores).take(len) {
                 best.push(rank_key(score, id), keep);
             }

@@ -18,12 +18,15 @@ pub unsafe fn draw<R: RowId>(key: u64, seen: Csr, rows: &[R], n: usize, counter:
         return draw_each(key, seen, rows, counter, out);
     }
     // Sixteen draws of one row are sixteen rows that agree.
-    rows.iter().zip(out.chunks_mut(n)).enumerate().all(|(place, (&row, out))| {
-        out.chunks_mut(LANES).enumerate().all(|(block, out)| {
-            let counter = counter + (place * n + block * LANES) as u64;
-            draw_each(key, seen, &[row; LANES][..out.len()], counter, out)
+    rows.iter()
+        .zip(out.chunks_mut(n))
+        .enumerate()
+        .all(|(place, (&row, out))| {
+            out.chunks_mut(LANES).enumerate().all(|(block, out)| {
+                let counter = counter + (place * n + block * LANES) as u64;
+                draw_each(key, seen, &[row; LANES][..out.len()], counter, out)
+            })
         })
-    })
 }
 
 /// Blocks of one row that are drawn side by side, so that one's loads hide behind another's.
@@ -42,17 +45,26 @@ fn draw_each<R: RowId>(key: u64, seen: Csr, rows: &[R], counter: u64, out: &mut 
             let rows = &rows[start..rows.len().min(start + len)];
             rows.iter().fold(0, |other, row| other | (row.as_i64() ^ first)) == 0
         };
-        let (whole, len) = if agree(LANES * BLOCKS) { (true, LANES * BLOCKS) } else { (agree(LANES), LANES) };
+        let (whole, len) = if agree(LANES * BLOCKS) {
+            (true, LANES * BLOCKS)
+        } else {
+            (agree(LANES), LANES)
+        };
         let end = rows.len().min(start + len);
         let (rows, out, counter) = (&rows[start..end], &mut out[start..end], counter + start as u64);
         start = end;
         if whole {
-            let Some((low, len)) = span(seen, first) else { return false };
+            let Some((low, len)) = span(seen, first) else {
+                return false;
+            };
             let positives = &seen.arrays().1[low as usize..(low + len) as usize];
             let bound = _mm512_set1_epi64(seen.items() as i64 - len);
             let drawn = if rows.len() > LANES {
                 let words = std::array::from_fn(|block| {
-                    [words(key, counter + (block * LANES) as u64), words(key, counter + (block * LANES) as u64 + 8)]
+                    [
+                        words(key, counter + (block * LANES) as u64),
+                        words(key, counter + (block * LANES) as u64 + 8),
+                    ]
                 });
                 below::<BLOCKS>(words, [bound; 2]).map(|r| store(among(positives, r), out))
             } else {
@@ -67,7 +79,9 @@ fn draw_each<R: RowId>(key: u64, seen: Csr, rows: &[R], counter: u64, out: &mut 
         let mut lows = [0i64; LANES];
         let mut lens = [0i64; LANES];
         for (lane, row) in rows.iter().enumerate() {
-            let Some((low, len)) = span(seen, row.as_i64()) else { return false };
+            let Some((low, len)) = span(seen, row.as_i64()) else {
+                return false;
+            };
             (lows[lane], lens[lane]) = (low, len);
         }
         // SAFETY: two vectors of 8 of each array of 16.
@@ -194,7 +208,11 @@ fn among<const N: usize>(positives: &[i32], r: [__m512i; N]) -> [__m512i; N] {
 unsafe fn search<const N: usize>(indices: &[i32], low: __m512i, len: __m512i, r: [__m512i; N]) -> [__m512i; N] {
     let largest = _mm512_reduce_max_epi32(len);
     let mut passed = [_mm512_setzero_si512(); N];
-    let mut step = if largest == 0 { 0 } else { 1 << (31 - largest.leading_zeros()) };
+    let mut step = if largest == 0 {
+        0
+    } else {
+        1 << (31 - largest.leading_zeros())
+    };
     // Positive number `passed` has as many positives before it; the rest of its id is unseen items.
     while step > 0 {
         let ahead = _mm512_set1_epi32(step - 1);

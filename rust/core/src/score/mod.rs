@@ -163,17 +163,26 @@ impl Panels {
                 let last = items.rows.min((panel + 1) * COLUMNS);
                 let (top, size) = (panel * COLUMNS..last)
                     .map(|p| bias[id(p)])
-                    .fold((f32::NEG_INFINITY, 0.0f32), |(top, size), b| (top.max(b), size.max(b.abs())));
+                    .fold((f32::NEG_INFINITY, 0.0f32), |(top, size), b| {
+                        (top.max(b), size.max(b.abs()))
+                    });
                 *offset = top + size * rounding(items.dim);
             }
         }
         // What underflow can add to a score.
-        packed.offsets.iter_mut().for_each(|offset| *offset += f32::MIN_POSITIVE);
+        packed
+            .offsets
+            .iter_mut()
+            .for_each(|offset| *offset += f32::MIN_POSITIVE);
         if per_panel == 0 {
             return Ok(packed);
         }
         const STEP: usize = 16;
-        let tasks = packed.lines.chunks_mut(STEP * per_panel).zip(packed.lengths.chunks_mut(STEP)).enumerate();
+        let tasks = packed
+            .lines
+            .chunks_mut(STEP * per_panel)
+            .zip(packed.lengths.chunks_mut(STEP))
+            .enumerate();
         exec.each(
             tasks,
             || (),
@@ -204,7 +213,9 @@ impl Panels {
     #[inline]
     pub fn panel(&self, panel: usize) -> (&[Line], &[Line; 2]) {
         let per_panel = self.dim * (COLUMNS / LINE);
-        let bias = self.bias[panel * 2..panel * 2 + 2].try_into().expect("two lines of bias a panel");
+        let bias = self.bias[panel * 2..panel * 2 + 2]
+            .try_into()
+            .expect("two lines of bias a panel");
         (&self.lines[panel * per_panel..(panel + 1) * per_panel], bias)
     }
 }
@@ -318,7 +329,11 @@ impl SimdPath {
         catches: &mut [Catch; ROWS],
         net: &mut impl Net,
     ) {
-        assert_eq!(queries.bytes.len(), panels.groups * ROWS, "tile and panels have one dim");
+        assert_eq!(
+            queries.bytes.len(),
+            panels.groups * ROWS,
+            "tile and panels have one dim"
+        );
         assert!(range.end <= panels.count() && self.has_bytes());
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has the instructions, and the sizes agree, as asserted.

@@ -168,7 +168,12 @@ pub fn round(row: &[f32], inverse: f32, bytes: &mut [i8]) -> Rounded {
         errors[lane] += error * error;
     };
     let whole = row.len() / LANES * LANES;
-    for (row, bytes) in row[..whole].as_chunks::<LANES>().0.iter().zip(bytes.as_chunks_mut::<LANES>().0) {
+    for (row, bytes) in row[..whole]
+        .as_chunks::<LANES>()
+        .0
+        .iter()
+        .zip(bytes.as_chunks_mut::<LANES>().0)
+    {
         for lane in 0..LANES {
             put(lane, row[lane], &mut bytes[lane]);
         }
@@ -272,7 +277,14 @@ mod tests {
 
     #[test]
     fn rounding_is_to_the_nearest() {
-        for (x, expected) in [(0.4, 0), (0.6, 1), (-0.6, -1), (126.7, 127), (-127.0, -127), (300.0, 127)] {
+        for (x, expected) in [
+            (0.4, 0),
+            (0.6, 1),
+            (-0.6, -1),
+            (126.7, 127),
+            (-127.0, -127),
+            (300.0, 127),
+        ] {
             assert_eq!(nearest(x), expected);
         }
     }

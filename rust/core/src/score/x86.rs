@@ -130,7 +130,11 @@ pub unsafe fn scan_vnni(
         let error = _mm512_fmadd_ps(
             per_length,
             length,
-            _mm512_fmadd_ps(per_error, _mm512_set1_ps(bounds.error), _mm512_set1_ps(f32::MIN_POSITIVE)),
+            _mm512_fmadd_ps(
+                per_error,
+                _mm512_set1_ps(bounds.error),
+                _mm512_set1_ps(f32::MIN_POSITIVE),
+            ),
         );
         let scale = _mm512_mul_ps(scales, _mm512_set1_ps(bounds.inverse_scale));
         let limit = _mm512_mul_ps(_mm512_sub_ps(thresholds, error), scale);
@@ -146,7 +150,10 @@ pub unsafe fn scan_vnni(
         let starts = &panels.starts[panel];
         // SAFETY: two lines of 16 integers, aligned to 64 bytes.
         let start = unsafe {
-            [_mm512_load_si512(starts[0].0.as_ptr().cast()), _mm512_load_si512(starts[1].0.as_ptr().cast())]
+            [
+                _mm512_load_si512(starts[0].0.as_ptr().cast()),
+                _mm512_load_si512(starts[1].0.as_ptr().cast()),
+            ]
         };
         let mut sums = [start; ROWS];
         let mut q = queries.bytes.as_ptr().cast::<i32>();
@@ -309,10 +316,17 @@ fn scan512<const DISTANCE: bool>(
 ) {
     let mut tile = Tile::default();
     // SAFETY: both arrays are 16 floats, aligned to 64 bytes by Goals.
-    let (mut thresholds, lengths) =
-        unsafe { (_mm512_load_ps(goals.thresholds.as_ptr()), _mm512_load_ps(goals.lengths.as_ptr())) };
+    let (mut thresholds, lengths) = unsafe {
+        (
+            _mm512_load_ps(goals.thresholds.as_ptr()),
+            _mm512_load_ps(goals.lengths.as_ptr()),
+        )
+    };
     for panel in range {
-        let (length, offset) = (_mm512_set1_ps(panels.lengths[panel]), _mm512_set1_ps(panels.offsets[panel]));
+        let (length, offset) = (
+            _mm512_set1_ps(panels.lengths[panel]),
+            _mm512_set1_ps(panels.offsets[panel]),
+        );
         let bound = _mm512_fmadd_ps(lengths, length, offset);
         if _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(bound, thresholds) == 0 {
             continue;
