@@ -54,7 +54,6 @@ GOOD = "".join(f"u{u},i{i},5,{1000000000 + i}\n" for u in range(4) for i in rang
         (HEAD, (), ("clicks.csv",)),
         (HEAD + GOOD + "u0,i9,nan,1000000000\n", ("--min-rating", 3), ("clicks.csv", "18", "nan")),
         (
-            "word for a rating",
             HEAD + GOOD + "u0,i9,good,1000000000\n",
             ("--min-rating", 3),
             ("clicks.csv", "18", "good"),
