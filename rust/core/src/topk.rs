@@ -522,6 +522,7 @@ impl Net for Bounds<'_> {
 
 /// The `keep` best of a query's contenders by their exact scores: first of those whose lower bounds are best, then of
 /// those that can still be better.
+#[allow(clippy::too_many_arguments)]
 fn settle(
     exec: Exec,
     factors: Factors,

@@ -21,11 +21,6 @@ use pyo3::prelude::*;
 type Ints<'py> = Bound<'py, PyArray2<i32>>;
 type Ranking<'py> = (Bound<'py, PyArray2<i32>>, Bound<'py, PyArray2<f32>>);
 
-fn grid<T: numpy::Element>(py: Python, values: Vec<T>, rows: usize) -> PyResult<Bound<PyArray2<T>>> {
-    let columns = if rows == 0 { 0 } else { values.len() / rows };
-    values.into_pyarray(py).reshape([rows, columns])
-}
-
 fn ranking(py: Python, ranking: core::Ranking, rows: usize, k: usize) -> PyResult<Ranking> {
     Ok((
         ranking.items.into_pyarray(py).reshape([rows, k])?,
@@ -272,6 +267,13 @@ fn topk_scores<'py>(
     ranking(py, out, scores.rows, k)
 }
 
+fn pair(py: Python, ranks: core::Ranks, shape: [usize; 2]) -> PyResult<(Ints, Ints)> {
+    Ok((
+        ranks.better.into_pyarray(py).reshape(shape)?,
+        ranks.tied.into_pyarray(py).reshape(shape)?,
+    ))
+}
+
 type PyRanks<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<i32>>);
 
 fn flat(py: Python, ranks: core::Ranks) -> PyRanks {
@@ -372,7 +374,7 @@ fn candidate_ranks<'py>(
 ) -> PyResult<(Ints<'py>, Ints<'py>)> {
     let (queries, items, bias) = (matrix(&queries)?, matrix(&items)?, floats(&bias)?);
     let rows = rows.as_ref().map(|rows| rows.as_slice()).transpose()?;
-    let count = targets.shape()[0];
+    let (count, width) = (targets.shape()[0], targets.shape()[1]);
     let expected = rows.map_or(queries.rows, <[i64]>::len);
     if count != expected || candidates.shape()[0] != expected {
         let cause = format!(
@@ -385,7 +387,7 @@ fn candidate_ranks<'py>(
     let out = run(py, threads, simd(py, simd_path)?, |exec| {
         core::candidate_ranks(exec, queries, rows, items, bias, targets, candidates, count)
     })?;
-    Ok((grid(py, out.better, count)?, grid(py, out.tied, count)?))
+    pair(py, out, [count, width])
 }
 
 #[pyfunction]
@@ -410,7 +412,7 @@ fn candidate_ranks_scores<'py>(
     let out = run(py, threads, core::SimdPath::best(), |exec| {
         core::candidate_ranks_scores(exec, targets, scores, candidates)
     })?;
-    Ok((grid(py, out.better, targets.rows)?, grid(py, out.tied, targets.rows)?))
+    pair(py, out, [targets.rows, targets.dim])
 }
 
 #[pyfunction]
