@@ -268,6 +268,20 @@ def test_a_damaged_checkpoint(place, tmp_path, which, damage):
     assert (run / "model.safetensors").read_bytes() == whole
 
 
+def test_a_data_set_that_changed_since(place, tmp_path):
+    """A run neither goes on with nor is compared on other data than its own."""
+    data, run = tmp_path / "d", tmp_path / "run"
+    ok("data", "prepare", place / "clicks.csv", "--out", data, "--candidates", 20)
+    ok("train", "--data", data, *FAST, "--dim", 2, "--epochs", 1, "--out", run)
+    ok("data", "prepare", place / "clicks.csv", "--out", data, "--candidates", 20, "--min-rating", 2, "--overwrite")
+    before = listing(run)
+    assert "was trained on other data" in fails(4, "resume", run, "--epochs", 2)
+    assert "was trained on" in fails(4, "eval", run)
+    after = listing(run)
+    before.pop("LOCK"), after.pop("LOCK")
+    assert after == before
+
+
 # --- places and machine (exit code 5) -------------------------------------------------------------------------------
 
 
