@@ -23,19 +23,19 @@ def main() -> None:
     truth = Interactions.from_pairs(
         np.repeat(np.arange(n_users), 2), rng.integers(0, n_items, 2 * n_users), *seen.shape
     )
-    truth_csr, seen_csr = truth.to_csr(), seen.to_csr()
+    truth_csr, seen_csr = (scipy.sparse.csr_matrix(side.to_csr()) for side in (truth, seen))
     gains = 1 / np.log2(np.arange(2, K + 2))
     ideal = np.concatenate([[1], np.cumsum(gains)])[np.minimum(truth.row_degrees, K)]
 
     def by_matrix(ids: np.ndarray) -> tuple[float, float]:
-        hits = np.asarray(truth_csr[np.arange(n_users)[:, None], ids].todense())
+        hits = np.asarray(truth_csr[np.repeat(np.arange(n_users), K), ids.ravel()]).reshape(ids.shape)
         return (hits.sum(1) / truth.row_degrees.clip(1)).mean(), ((hits * gains).sum(1) / ideal).mean()
 
     rows = []
     for dim in (20, 200):
         q, x = factors(n_users, n_items, dim)
         tq, tx, out = torch.from_numpy(q), torch.from_numpy(x), torch.empty(n_users, n_items)
-        users, items = torch.from_numpy(seen.row_of_pair).long(), torch.from_numpy(seen.indices).long()
+        users, items = torch.tensor(seen.row_of_pair).long(), torch.tensor(seen.indices).long()
 
         def ours(q: Any = q, x: Any = x) -> None:
             lists = ranking.topk(q, x, K, seen=seen, threads=options.threads).items
@@ -44,7 +44,7 @@ def main() -> None:
         def by_torch(tq: Any = tq, tx: Any = tx, out: Any = out, pairs: Any = (users, items)) -> None:
             scores = torch.mm(tq, tx.T, out=out)
             scores[pairs] = -torch.inf
-            by_matrix(scores.topk(K).indices.numpy())
+            by_matrix(scores.topk(K).indices.numpy().copy())
 
         calls: dict[str, Any] = {"kdrs": ours, "torch + NumPy": by_torch}
         try:

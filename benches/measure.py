@@ -21,8 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("KDRS_DATA", ROOT.parent / "shared" / "data"))
 
 
+BEST = False
+
+
 def times(calls: dict[str, Callable[[], Any]], repeats: int, seconds: float = 20.0) -> dict[str, float]:
-    """Median seconds of each call. The calls take turns, so that what disturbs the machine disturbs them alike; none is
+    """Median seconds of each call (the least, with ``--best``). The calls take turns, so that what disturbs the machine disturbs them alike; none is
     repeated once it has used up ``seconds``."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for name, call in calls.items():
@@ -36,15 +39,18 @@ def times(calls: dict[str, Callable[[], Any]], repeats: int, seconds: float = 20
                 start = time.perf_counter()
                 call()
                 taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in taken.items()}
+    return {name: min(values) if BEST else statistics.median(values) for name, values in taken.items()}
 
 
 def arguments(description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--best", action="store_true", help="the least of the repeats instead of their median")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
+    global BEST
+    BEST = options.best
     import torch
 
     torch.set_num_threads(options.threads)

@@ -24,7 +24,7 @@ def main() -> None:
         sampling.outside(seen, pool, 200, seed=2, threads=threads)
 
     mask = torch.ones(n_users, n_items)
-    mask[torch.from_numpy(seen.row_of_pair).long(), torch.from_numpy(seen.indices).long()] = 0
+    mask[torch.tensor(seen.row_of_pair).long(), torch.tensor(seen.indices).long()] = 0
     mask[torch.arange(n_users)[:, None], torch.from_numpy(pool).long()] = 0
     weights = torch.from_numpy(law).float().expand(n_users, -1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 
 from kdrs import ranking
@@ -18,7 +19,7 @@ def peers(q: np.ndarray, x: np.ndarray, seen: Any, threads: int) -> dict[str, An
     tq, tx = torch.from_numpy(q), torch.from_numpy(x)
     step = max(1, 2**29 // (4 * len(x)))
     out = torch.empty(min(step, len(q)), len(x))
-    users, items = torch.from_numpy(seen.row_of_pair).long(), torch.from_numpy(seen.indices).long()
+    users, items = torch.tensor(seen.row_of_pair).long(), torch.tensor(seen.indices).long()
     starts = seen.indptr
 
     def product() -> None:
@@ -51,7 +52,7 @@ def peers(q: np.ndarray, x: np.ndarray, seen: Any, threads: int) -> dict[str, An
     try:
         from implicit.cpu.topk import topk as implicit_topk
 
-        matrix = seen.to_csr()
+        matrix = scipy.sparse.csr_matrix(seen.to_csr())
         calls["implicit"] = lambda: implicit_topk(x, q, K, filter_query_items=matrix, num_threads=threads)
     except ImportError:
         pass
