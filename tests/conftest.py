@@ -11,6 +11,10 @@ from hypothesis import settings
 from kdrs.data import Dataset, Interactions
 from kdrs.tasks import PairTask
 
+# Toy data: a second thread costs more than it brings, and very much on a busy machine. Child processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
 settings.register_profile("kdrs", deadline=None, derandomize=True)
 settings.load_profile("kdrs")
 
