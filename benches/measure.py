@@ -25,8 +25,11 @@ BEST = False
 
 
 def times(calls: dict[str, Callable[[], Any]], repeats: int, seconds: float = 20.0) -> dict[str, float]:
-    """Median seconds of each call (the least, with ``--best``). The calls take turns, so that what disturbs the machine disturbs them alike; none is
-    repeated once it has used up ``seconds``."""
+    """Median seconds of each call (the least, with ``--best``).
+
+    The calls take turns, so that what disturbs the machine disturbs them alike; none is repeated once it has used up
+    ``seconds``.
+    """
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for name, call in calls.items():
         start = time.perf_counter()

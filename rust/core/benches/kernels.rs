@@ -76,7 +76,15 @@ fn samplers(c: &mut Criterion) {
     c.bench_function("discrepancy", |b| {
         b.iter(|| {
             let laws = [Law::Exp(1e-4)];
-            black_box(discrepancy(exec, model(&q), model(&other), data.mask(), &laws, &ends, 3))
+            black_box(discrepancy(
+                exec,
+                model(&q),
+                model(&other),
+                data.mask(),
+                &laws,
+                &ends,
+                3,
+            ))
         });
     });
 }
@@ -92,10 +100,7 @@ fn rankers(c: &mut Criterion) {
             if name == "portable" && dim > 20 {
                 continue;
             }
-            let exec = Exec {
-                simd,
-                ..Exec::serial()
-            };
+            let exec = Exec { simd, ..Exec::serial() };
             group.bench_function(BenchmarkId::new(name, dim), |b| {
                 b.iter(|| black_box(topk(exec, q, x, None, data.mask(), 50)));
             });
@@ -107,7 +112,17 @@ fn rankers(c: &mut Criterion) {
     let (q, x) = (Matrix::new(&q, ROWS, 20), Matrix::new(&x, ITEMS, 20));
     let ends: Vec<usize> = (1..=ROWS).map(|row| row * 2).collect();
     c.bench_function("list_ranks", |b| {
-        b.iter(|| black_box(list_ranks(exec, q, x, None, &data.lists[..2 * ROWS], &ends, data.mask())));
+        b.iter(|| {
+            black_box(list_ranks(
+                exec,
+                q,
+                x,
+                None,
+                &data.lists[..2 * ROWS],
+                &ends,
+                data.mask(),
+            ))
+        });
     });
     c.bench_function("candidate_ranks 500", |b| {
         b.iter(|| {

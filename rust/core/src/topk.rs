@@ -11,6 +11,8 @@ use crate::select::{item_of, rank_key, score_of, Best};
 
 /// Query tiles that share a pass over a block of panels.
 const GROUP: usize = 20;
+/// Multiply-adds of one task: a tenth of a second at most.
+const TASK_PRODUCTS: usize = 20_000_000_000;
 /// Bytes of packed items that stay in L2 while a group passes over them.
 const BLOCK_BYTES: usize = 1 << 19;
 
@@ -169,8 +171,11 @@ fn select<'a>(
         return Ok(out);
     }
     let catalogue = Catalogue::new(exec, form, queries, items, bias, k)?;
+    // A task ends soon enough for the calling thread to ask whether to stop.
+    let tile_products = (ROWS * items.rows * items.dim).max(1);
     let group = GROUP
         .min(queries.rows.div_ceil(ROWS).div_ceil(4 * exec.threads()))
+        .min(TASK_PRODUCTS / tile_products)
         .max(1);
     let chunk = group * ROWS * k;
     let tasks = out

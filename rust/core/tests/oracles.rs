@@ -4,10 +4,10 @@ use kdrs_core::*;
 use proptest::prelude::*;
 
 fn paths() -> impl Iterator<Item = Exec<'static>> {
-    SimdPath::NAMES.into_iter().filter_map(SimdPath::named).map(|simd| Exec {
-        simd,
-        ..Exec::serial()
-    })
+    SimdPath::NAMES
+        .into_iter()
+        .filter_map(SimdPath::named)
+        .map(|simd| Exec { simd, ..Exec::serial() })
 }
 
 /// Rows of ascending items.
@@ -164,13 +164,17 @@ proptest! {
 fn large_catalogues_agree_on_every_path() {
     let (rows, items) = (30, 9000);
     let normal = |key: u64, len: usize| -> Vec<f32> {
-        (0..len as u64).map(|c| (0..4).map(|j| rng::unit(rng::at(key, 4 * c + j)) as f32 - 0.5).sum()).collect()
+        (0..len as u64)
+            .map(|c| (0..4).map(|j| rng::unit(rng::at(key, 4 * c + j)) as f32 - 0.5).sum())
+            .collect()
     };
     for dim in [1, 4, 21] {
         let (q, x, bias) = (normal(1, rows * dim), normal(2, items * dim), normal(3, items));
         for bias in [None, Some(bias.as_slice())] {
             let (q, x) = (Matrix::new(&q, rows, dim), Matrix::new(&x, items, dim));
-            let results: Vec<_> = paths().map(|exec| topk(exec, q, x, bias, Mask::NONE, 40).unwrap()).collect();
+            let results: Vec<_> = paths()
+                .map(|exec| topk(exec, q, x, bias, Mask::NONE, 40).unwrap())
+                .collect();
             assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "dim {dim}");
         }
     }
