@@ -109,8 +109,8 @@ proptest! {
         let ends: Vec<usize> = (1..=p.rows).collect();
         for exec in paths() {
             let got = list_ranks(exec, p.queries(), p.catalogue(), p.bias.as_deref(), &targets, &ends, mask).unwrap();
-            for query in 0..p.rows {
-                let target = targets[query] as usize;
+            for (query, &target) in targets.iter().enumerate() {
+                let target = target as usize;
                 let seen = p.seen().row(query);
                 let others = (0..p.items).filter(|&i| i != target && !seen.contains(&(i as i32)));
                 let (mut better, mut tied) = (0, 0);
