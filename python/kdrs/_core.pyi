@@ -8,6 +8,23 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "candidate_ranks",
+    "candidate_ranks_scores",
+    "discrepancy",
+    "metrics",
+    "negatives",
+    "neighbours",
+    "outside",
+    "ranks",
+    "ranks_scores",
+    "simd_paths",
+    "topk",
+    "topk_scores",
+    "weighted",
+    "weighted_negatives",
+]
+
 _Ints: TypeAlias = NDArray[np.int32]
 _Rows: TypeAlias = NDArray[np.int64]
 _Floats: TypeAlias = NDArray[np.float32]
