@@ -9,7 +9,6 @@ program can be stopped at any time. Needs the real data sets in the folder that 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import subprocess
 import sys
@@ -48,23 +47,8 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(METHODS))
     parser.add_argument("--threads", default="2")
     options = parser.parse_args()
-    source = Path(os.environ.get("KDRS_DATA", "../shared/data")) / "citeulike_loo"
     if not options.data.exists():
-        if not source.is_dir():
-            raise SystemExit(f"{source} is absent: set KDRS_DATA to the folder of the data sets")
-        kdrs(
-            "data",
-            "prepare",
-            str(source),
-            "--split",
-            "given",
-            "--candidates",
-            "499",
-            "--seed",
-            "0",
-            "--out",
-            str(options.data),
-        )
+        kdrs("data", "prepare", "citeulike-loo", "--name", "citeulike_loo", "--out", str(options.data))
     common = ["--data", str(options.data), "--model", "bpr", *COMMON, "--threads", options.threads]
     teacher = options.out / "teacher"
     if options.only != "student":

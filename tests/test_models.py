@@ -150,3 +150,20 @@ def test_a_teacher_at_rest_propagates_once(task: PairTask, monkeypatch: pytest.M
             assert not teacher.view(Queries(users, users)).queries.requires_grad
         assert len(calls) == expected
         assert model.training
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_bpr_gradient_in_closed_form_is_autograds(task: PairTask, count: int):
+    from kdrs.tasks import Batch
+
+    model = build(task, "bpr", init_std=0.7)
+    generator = torch.Generator().manual_seed(0)
+    users, positives = (torch.randint(0, n, (9,), generator=generator) for n in (task.n_users, task.n_items))
+    batch = Batch(Queries(users, users), positives, torch.randint(0, task.n_items, (9, count), generator=generator))
+    loss, rows = model.row_gradients(batch)
+    expected = model.loss(model(batch.queries), batch)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for name, parameter in model.named_parameters():
+        dense = torch.zeros_like(parameter).index_add_(0, *rows[name])
+        assert torch.allclose(dense, parameter.grad.to_dense(), atol=1e-6), name

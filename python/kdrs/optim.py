@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+
+
+class RowGradient(NamedTuple):
+    """The gradient of a table that a batch touches in few rows; repeated rows add up."""
+
+    rows: Tensor
+    """int64 [N]"""
+    values: Tensor
+    """float32 [N, D]"""
 
 
 @dataclass
@@ -43,10 +53,16 @@ class Adam:
         self.parameters = dict(parameters)
         self.lr, self.weight_decay, self.lazy = lr, weight_decay, lazy
         self._state: dict[str, _State] = {}
+        self._row_gradients: dict[str, RowGradient] = {}
 
     def zero_grad(self) -> None:
+        self._row_gradients.clear()
         for parameter in self.parameters.values():
             parameter.grad = None
+
+    def set_rows(self, gradients: Mapping[str, RowGradient]) -> None:
+        """The gradients of the next step, for tables whose rows were worked out without autograd."""
+        self._row_gradients.update(gradients)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -56,19 +72,22 @@ class Adam:
         touched: list[tuple[Tensor, Tensor]] = []
         for name, parameter in self.parameters.items():
             gradient = parameter.grad
-            if gradient is None:
+            touching = self._row_gradients.get(name)
+            if gradient is not None and gradient.is_sparse:
+                touching = RowGradient(gradient._indices()[0], gradient._values())
+            if gradient is None and touching is None:
                 continue
             state = self._state.get(name) or self._new_state(name)
-            if gradient.is_sparse:
+            if touching is not None:
                 if self.lazy:
-                    self._step_rows(parameter, gradient, state)
+                    self._step_rows(parameter, touching, state)
                     continue
                 if state.gradient is None:
                     state.gradient = torch.zeros_like(parameter)
-                rows = gradient._indices()[0]
-                state.gradient.index_add_(0, rows, gradient._values())
-                touched.append((state.gradient, rows))
+                state.gradient.index_add_(0, *touching)
+                touched.append((state.gradient, touching.rows))
                 gradient = state.gradient
+            assert gradient is not None
             parameters.append(parameter)
             gradients.append(gradient)
             states.append(state)
@@ -77,12 +96,14 @@ class Adam:
         for buffer, rows in touched:
             buffer.index_fill_(0, rows, 0.0)
 
-    def _step_rows(self, parameter: Tensor, gradient: Tensor, state: _State) -> None:
-        gradient = gradient.coalesce()
-        rows = gradient.indices()[0]
+    def _step_rows(self, parameter: Tensor, gradient: RowGradient, state: _State) -> None:
+        rows, places = torch.unique(gradient.rows, return_inverse=True)
+        summed = gradient.values.new_zeros(rows.shape[0], gradient.values.shape[1]).index_add_(
+            0, places, gradient.values
+        )
         part = _State(state.step, state.exp_avg[rows], state.exp_avg_sq[rows])
         values = parameter[rows]
-        self._update([values], [gradient.values()], [part])
+        self._update([values], [summed], [part])
         parameter.index_copy_(0, rows, values)
         state.exp_avg.index_copy_(0, rows, part.exp_avg)
         state.exp_avg_sq.index_copy_(0, rows, part.exp_avg_sq)

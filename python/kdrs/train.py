@@ -73,6 +73,8 @@ class Learner:
         self.knowledge = ModelTeacher(model, task, name=name, live=True)
         self._on_epoch_start = getattr(model, "on_epoch_start", None)
         self._after_step = getattr(model, "after_step", None)
+        alone = base == "model" and not any(term.weight for term in terms)
+        self._row_gradients = getattr(model, "row_gradients", None) if alone else None
 
     def start(self, epoch: Epoch, samples: Sequence[Any]) -> None:
         """Begins an epoch with the samples that were drawn for its terms."""
@@ -88,6 +90,21 @@ class Learner:
         view = self.model(batch.queries)
         base = torch.zeros((), device=batch.positives.device) if self.base is None else self.base(view, batch)
         return [base, *(term.weight * term.distiller.loss(view, batch) for term in self.terms if term.weight)]
+
+    def forward(self, batch: Batch) -> list[Tensor]:
+        """``losses``; where the model alone is trained and knows its gradient in closed form, that is taken along."""
+        if self._row_gradients is None:
+            return self.losses(batch)
+        loss, self._closed_form = self._row_gradients(batch)
+        return [loss]
+
+    def backward(self, parts: Sequence[Tensor]) -> None:
+        """Leaves the gradients of what ``forward`` returned with the optimizer."""
+        self.optimizer.zero_grad()
+        if self._row_gradients is None:
+            (parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum()).backward()
+        else:
+            self.optimizer.set_rows({f"model.{name}": rows for name, rows in self._closed_form.items()})
 
     def step(self) -> None:
         self.optimizer.step()
@@ -268,11 +285,9 @@ def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[
             learner.start(epoch, samples)
         history: list[Tensor] = []
         for batch in draws.batches:
-            parts = [learner.losses(batch) for learner in learners]
-            totals = [part[0] if len(part) == 1 else torch.stack(part).sum() for part in parts]
-            for learner, total in zip(learners, totals, strict=True):
-                learner.optimizer.zero_grad()
-                total.backward()
+            parts = [learner.forward(batch) for learner in learners]
+            for learner, own in zip(learners, parts, strict=True):
+                learner.backward(own)
             for learner in learners:
                 learner.step()
             history.extend(value.detach() for part in parts for value in part)

@@ -23,7 +23,9 @@ class Recommender(nn.Module):
     """A module that answers queries with a view.
 
     A model of your own need not inherit from this class: any ``nn.Module`` with ``dim``, ``__call__(queries)``,
-    ``factors()`` and ``loss(view, batch)`` is trained, distilled and evaluated alike. The two hooks are optional.
+    ``factors()`` and ``loss(view, batch)`` is trained, distilled and evaluated alike. The two hooks are optional, and so is
+    ``row_gradients(batch) -> (loss, {parameter: RowGradient})``: the loss with its gradient in closed form, used where the
+    model is trained by its own loss alone.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig

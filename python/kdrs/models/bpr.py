@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from kdrs import losses
 from kdrs.models.base import ModelConfig, Recommender
+from kdrs.optim import RowGradient
 from kdrs.tasks import Batch, Queries, Task
 from kdrs.view import DotView, Factors, View
 
@@ -44,3 +46,25 @@ class BPR(Recommender):
     def loss(self, view: View, batch: Batch) -> Tensor:
         scores = view.scores(torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1))  # [B, 1 + N]
         return losses.bpr(scores[:, :1], scores[:, 1:])
+
+    @torch.no_grad()
+    def row_gradients(self, batch: Batch) -> tuple[Tensor, dict[str, RowGradient]]:
+        """The loss and its gradient in closed form, a third of autograd's time at small sizes.
+
+        With x = s_uj - s_ui and g = sigmoid(x): dL/dp_u = g (q_j - q_i), dL/dq_i = -g p_u, dL/dq_j = g p_u.
+        """
+        users = batch.queries.users
+        count = batch.negatives.shape[1]
+        negatives, positives = batch.negatives.reshape(-1), batch.positives
+        if count > 1:
+            users, positives = users.repeat_interleave(count), positives.repeat_interleave(count)
+        p = self.users.weight.index_select(0, users)
+        gap = self.items.weight.index_select(0, negatives).sub_(self.items.weight.index_select(0, positives))
+        x = (p * gap) @ p.new_ones(self.dim)  # not .sum(-1): slow over short rows
+        g = torch.sigmoid(x).unsqueeze(-1)
+        to_negatives = p.mul_(g)
+        item_rows = torch.cat([negatives, positives])
+        return F.softplus(x).sum(), {
+            "users.weight": RowGradient(users, gap.mul_(g)),
+            "items.weight": RowGradient(item_rows, torch.cat([to_negatives, -to_negatives])),
+        }
