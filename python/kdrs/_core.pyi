@@ -121,8 +121,6 @@ def candidate_ranks_scores(
 def metrics(
     ranked: _Ints, truth: _Seen, rows: _Rows | None, ks: list[int], names: list[str], threads: int
 ) -> NDArray[np.float64]: ...
-def neighbours(
-    vectors: _Floats, k: int, metric: str, threads: int, simd_path: str | None
-) -> tuple[_Ints, _Floats]: ...
+def neighbours(vectors: _Floats, k: int, metric: str, threads: int, simd_path: str | None) -> tuple[_Ints, _Floats]: ...
 def simd_paths() -> list[str]:
     """The names that KDRS_SIMD may have on this machine, the fastest first."""
