@@ -64,8 +64,9 @@ def topk(
     their scores are rounded as that device's matrix product rounds.
     """
     if on_other_device(queries):
-        tensors: Any = (queries, items)
-        return topk_on_device(*tensors, k, seen=seen, rows=rows, bias=bias)
+        q_there: Any = queries
+        x_there: Any = items
+        return topk_on_device(q_there, x_there, k, seen=seen, rows=rows, bias=bias)
     q, x, b = _factors(queries, items, bias)
     out = _core.topk(q, x, b, _seen(seen), rows_of(rows), count_of(k, "k"), threads_of(threads), simd_path())
     return Ranking(*(like(part, queries) for part in out))

@@ -302,7 +302,10 @@ def _quota() -> int:
 
 def simd_path() -> str | None:
     """KDRS_SIMD: avx512, avx2, neon or portable; the machine's best where it is unset."""
-    return os.environ.get("KDRS_SIMD")
+    name = os.environ.get("KDRS_SIMD")
+    if name is not None and name not in _core.simd_paths():
+        raise ConfigError(f"KDRS_SIMD is {shown(name)}", f"allowed here: {', '.join(_core.simd_paths())}, or unset")
+    return name
 
 
 def like(result: NDArray[Any], main: Any) -> Any:
