@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdrs.optim import Adam
+from kdrs.optim import Adam, RowGradient
 
 
 def train(model: nn.Embedding, optimizer, steps: int = 30) -> torch.Tensor:
@@ -69,3 +69,18 @@ def test_state_goes_on_where_it_was():
     restored = Adam({"t": other.weight}, lr=1e-2, weight_decay=1e-3)
     restored.load_state({name: tensor.clone() for name, tensor in second.state().items()})
     assert torch.equal(train(one, first), train(other, restored))
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_rows_given_by_hand_are_autograds_sparse_gradient(lazy: bool):
+    ours, theirs = table(True), table(True)
+    first, second = (Adam({"t": t.weight}, lr=1e-2, weight_decay=1e-3, lazy=lazy) for t in (ours, theirs))
+    ids = torch.tensor([3, 7, 3])
+    for optimizer, model in ((first, ours), (second, theirs)):
+        optimizer.zero_grad()
+        if optimizer is first:
+            optimizer.set_rows({"t": RowGradient(ids, torch.full((3, 3), 2.0))})
+        else:
+            (2 * model(ids)).sum().backward()
+        optimizer.step()
+    assert torch.equal(ours.weight, theirs.weight)
