@@ -101,8 +101,8 @@ class Adam:
         summed = gradient.values.new_zeros(rows.shape[0], gradient.values.shape[1]).index_add_(
             0, places, gradient.values
         )
-        part = _State(state.step, state.exp_avg[rows], state.exp_avg_sq[rows])
-        values = parameter[rows]
+        part = _State(state.step, state.exp_avg.index_select(0, rows), state.exp_avg_sq.index_select(0, rows))
+        values = parameter.index_select(0, rows)
         self._update([values], [summed], [part])
         parameter.index_copy_(0, rows, values)
         state.exp_avg.index_copy_(0, rows, part.exp_avg)
