@@ -172,7 +172,8 @@ class PairTask:
         negatives = sampling.negatives(
             self.seen, self._users, self.n_negatives, seed=epoch.stream("negatives"), threads=self.threads
         )
-        order = np.random.default_rng(epoch.stream("order")).permutation(np.arange(self.n_rows, dtype=np.int32))
+        order = np.arange(self.n_rows, dtype=np.int32)
+        np.random.default_rng(epoch.stream("order")).shuffle(order)
         per_row = self.n_negatives if self.layout == "triples" else 1
         return PairBatches(self._users, self._items, negatives, order, per_row, self.batch_size, self.device)
 

@@ -192,14 +192,14 @@ def fit(
     first = learners[0]
     stopping = EarlyStopping(selection)
     result = Fit(skipped_pairs=getattr(task, "n_skipped", 0))
-    best = _snapshot(first.model)
+    best: dict[str, Tensor] | None = None  # the model's own weights are the best ones until a copy is worth its memory
     start = 0
     if resume and run is not None and (checkpoint := run.load_checkpoint()) is not None:
         start = checkpoint.epoch + 1
         for index, learner in enumerate(learners):
             prefix = f"{index}/"
             learner.load_state({k.removeprefix(prefix): t for k, t in checkpoint.state.items() if k.startswith(prefix)})
-        best = checkpoint.best
+        best = checkpoint.best if evaluate is not None else None
         stopping = EarlyStopping.from_state(selection, checkpoint.meta["stopping"])
         result.best_epoch = checkpoint.meta["best_epoch"]
         result.rows = run.keep_rows(checkpoint.epoch)
@@ -211,7 +211,8 @@ def fit(
         if run is not None:
             state = {f"{i}/{name}": t for i, learner in enumerate(learners) for name, t in learner.state().items()}
             meta = {"stopping": stopping.state(), "best_epoch": result.best_epoch}
-            run.save_checkpoint(Checkpoint(epoch, state, best, meta))
+            kept = first.model.state_dict() if best is None else best
+            run.save_checkpoint(Checkpoint(epoch, state, kept, meta))
 
     def draw(index: int) -> _Draws:
         epoch = Epoch(index, seed, epochs)
@@ -239,14 +240,12 @@ def fit(
                 row["evaluation_seconds"] = round(time.perf_counter() - began, 4)
                 verdict = stopping.update(index, parts.get("valid", {}))
                 if verdict.improved:
-                    _copy(first.model, best)
+                    best = _copy(first.model, best)
                     result.best_epoch = index
                 if verdict.stop:
                     stop, result.stopped = True, "patience"
             elif evaluate is None:
                 result.best_epoch = index
-                if stop:
-                    _copy(first.model, best)
             result.rows.append(row)
             result.epochs = index + 1
             if run is not None:
@@ -265,7 +264,8 @@ def fit(
                     upcoming.cancel()
                 break
     result.best = stopping.best
-    first.model.load_state_dict(best)
+    if best is not None:
+        first.model.load_state_dict(best)
     return result
 
 
@@ -322,13 +322,13 @@ def _devices(learners: Sequence[Learner]) -> list[int]:
     return sorted(device.index or 0 for device in devices)
 
 
-def _snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def _copy(model: nn.Module, into: dict[str, Tensor]) -> None:
+def _copy(model: nn.Module, into: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """A copy of the model's state, into the former copy where there is one."""
+    if into is None:
+        return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     for name, tensor in model.state_dict().items():
         into[name].copy_(tensor)
+    return into
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
