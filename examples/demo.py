@@ -31,20 +31,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="made anew each time")
     parser.add_argument("--data", type=Path, default=Path("datasets/ml-100k"))
     parser.add_argument("--teacher-dim", default="100")
-    parser.add_argument("--student-dim", default="10")
+    parser.add_argument("--student-dim", default="5")
     options = parser.parse_args()
     began = time.monotonic()
     if not options.data.exists():
         kdrs("data", "prepare", "ml-100k", "--out", str(options.data))
     if (options.out / "teacher" / "config.toml").is_file():
         shutil.rmtree(options.out)
-    common = ["--data", str(options.data), "--model", "bpr", "--device", "cpu"]
+    # a higher rate and less patience than the papers', to be done in minutes
+    common = ["--data", str(options.data), "--model", "bpr", "--device", "cpu", "--lr", "2e-3", "--patience", "10"]
     teacher = options.out / "teacher"
     kdrs("train", *common, "--dim", options.teacher_dim, "--out", str(teacher))
     for name, methods in STUDENTS.items():
         place = ["--dim", options.student_dim, "--out", str(options.out / name)]
         if methods:
             terms = [part for method, weight in methods for part in ("--method", method, "--weight", weight)]
+            if "de" in name:
+                terms += ["--set", "distill.0.experts=5"]  # 30 suit catalogues of tens of thousands
             kdrs("distill", *common, "--teacher", str(teacher), *terms, *place)
         else:
             kdrs("train", *common, *place)
