@@ -283,16 +283,19 @@ def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[
         torch.manual_seed(stream(seed, "torch", epoch.index) % 2**63)  # dropout and the like
         for learner, samples in zip(learners, draws.samples, strict=True):
             learner.start(epoch, samples)
-        history: list[Tensor] = []
-        for batch in draws.batches:
+        # one table, written in place: a small tensor kept for each step would lie between the step's large ones, and the
+        # allocator could reuse no hole (a megabyte lost a step, seen with glibc)
+        columns = sum(len(learner.parts) for learner in learners)
+        history = torch.empty(len(draws.batches), columns, device=next(learners[0].model.parameters()).device)
+        for step, batch in enumerate(draws.batches):
             parts = [learner.forward(batch) for learner in learners]
             for learner, own in zip(learners, parts, strict=True):
                 learner.backward(own)
             for learner in learners:
                 learner.step()
-            history.extend(value.detach() for part in parts for value in part)
-    columns = sum(len(learner.parts) for learner in learners)
-    table = torch.stack(history).view(-1, columns).double().cpu()  # [batches, parts]
+            for column, value in enumerate(value for part in parts for value in part):
+                history[step, column] = value.detach()
+    table = history.double().cpu()  # [batches, parts]
     if not torch.isfinite(table).all():
         _raise_divergence(learners, draws, table)
     means = iter(table.mean(dim=0).tolist())
