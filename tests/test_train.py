@@ -227,13 +227,15 @@ def test_kill_at_random_moments(toy_path, teacher, tmp_path):
     """kill -9 in mid-epoch, in mid-save, in mid-evaluation: the run goes on and ends with the same bytes."""
     import tomli_w
 
+    wanted = int(os.environ.get("KDRS_KILLS", 4))
+    epochs = max(40, 15 * wanted)
     file = tmp_path / "run.toml"
-    file.write_text(tomli_w.dumps(distilled(toy_path, teacher, epochs=40)))
-    pipeline.execute(resolve(distilled(toy_path, teacher, epochs=40)), tmp_path / "whole")
+    file.write_text(tomli_w.dumps(distilled(toy_path, teacher, epochs=epochs, patience=epochs)))
+    pipeline.execute(resolve(distilled(toy_path, teacher, epochs=epochs, patience=epochs)), tmp_path / "whole")
     rng = random.Random(0)
     command = [sys.executable, "-m", "kdrs", "distill", str(file), "--out", str(tmp_path / "killed"), "--quiet"]
     kills = 0
-    for _ in range(int(os.environ.get("KDRS_KILLS", 4))):
+    for _ in range(wanted):
         begun = (tmp_path / "killed" / "config.toml").is_file()
         process = subprocess.Popen(
             [*command, *(["--resume"] if begun else [])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -251,6 +253,7 @@ def test_kill_at_random_moments(toy_path, teacher, tmp_path):
             break
     finish = [*command, "--resume"] if (tmp_path / "killed" / "config.toml").is_file() else command
     subprocess.run(finish, check=True, capture_output=True)
+    print(f"{kills} kills")
     assert kills
     assert final_bytes(tmp_path / "killed") == final_bytes(tmp_path / "whole")
 
