@@ -18,12 +18,12 @@ from kdrs.distillers import distiller_class
 from kdrs.distillers.base import seeded
 from kdrs.errors import ArtefactError, ConfigError, MachineError, shown
 from kdrs.evaluate import Evaluator, Report, overlap, popularity
-from kdrs.models import model_class
+from kdrs.models import ModelConfig, Recommender, model_class
 from kdrs.protocols import Protocol, Selection, protocol
 from kdrs.report import Comparison, Entry, compare, scoring_seconds
 from kdrs.runs import Run, describe_data, file_digest, write_json
 from kdrs.sampling import stream
-from kdrs.tasks import PairTask
+from kdrs.tasks import Task
 from kdrs.teachers import FileTeacher, ModelTeacher, Teacher
 from kdrs.train import Fit, Learner, Term, fit
 
@@ -52,53 +52,60 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def build_task(config: RunConfig, dataset: Dataset) -> PairTask:
+def build_task(config: RunConfig, dataset: Dataset, device: torch.device | None = None) -> Task:
+    """The training data in the form that the run's model learns from, on the run's device unless another is given."""
     train = config.train
-    return PairTask(
+    cls, options = _model_of(config)
+    return cls.make_task(
+        options,
         dataset.train,
         batch_size=train.batch_size,
         n_negatives=train.negatives,
         layout=train.layout,
-        device=device_of(config.device),
+        device=device or device_of(config.device),
         threads=config.threads,
     )
 
 
-def build_model(config: RunConfig, task: PairTask) -> nn.Module:
+def build_model(config: RunConfig, task: Task) -> nn.Module:
     """The run's model with its seeded initial weights, on the task's device."""
-    options = {key: value for key, value in config.model.items() if key != "name"}
-    cls = model_class(config.model["name"])
+    cls, options = _model_of(config)
     with seeded(stream(config.train.seed, "init")):
-        return cls(cls.Config(**options), task).to(task.device)
+        return cls(options, task).to(task.device)
 
 
-def build_term(settings: TermSettings, teachers: dict[str, Teacher], task: PairTask, dim: int, seed: int) -> Term:
+def _model_of(config: RunConfig) -> tuple[type[Recommender], ModelConfig]:
+    cls = model_class(config.model["name"])
+    return cls, cls.Config(**{key: value for key, value in config.model.items() if key != "name"})
+
+
+def build_term(settings: TermSettings, teachers: dict[str, Teacher], task: Task, dim: int, seed: int) -> Term:
     cls = distiller_class(settings.method)
     own = [teachers[reference] for reference in settings.teacher]
     distiller = cls(cls.Config(**settings.options), own, task, dim, stream(seed, "term", settings.name))
     return Term(settings.name, settings.weight, distiller)
 
 
-def load_teacher(reference: str | Path, dataset: Dataset, task: PairTask) -> Teacher:
+def load_teacher(reference: str | Path, dataset: Dataset, task: Task) -> Teacher:
     """A run directory or a teacher file as teacher for training on ``dataset``.
 
     Raises ``ArtefactError`` if it is neither, is damaged, or was made for other data.
     """
     path = Path(reference)
     if path.is_dir():
-        return LoadedRun.open(path, dataset, task=task).teacher()
+        return LoadedRun.open(path, dataset, device=task.device).teacher()
     digests = {"users": dataset.users.digest, "items": dataset.items.digest}
     return FileTeacher(path, task, digests=digests)
 
 
-def load_teachers(config: RunConfig, dataset: Dataset, task: PairTask) -> dict[str, Teacher]:
+def load_teachers(config: RunConfig, dataset: Dataset, task: Task) -> dict[str, Teacher]:
     """All teachers that the run's terms name, each loaded once."""
     references = dict.fromkeys(reference for term in config.distill for reference in term.teacher)
     return {reference: load_teacher(reference, dataset, task) for reference in references}
 
 
 def build_learner(
-    config: RunConfig, dataset: Dataset, task: PairTask, teachers: dict[str, Teacher] | None = None
+    config: RunConfig, dataset: Dataset, task: Task, teachers: dict[str, Teacher] | None = None
 ) -> Learner:
     """The run's model, terms and optimizer, ready to fit."""
     if teachers is None:
@@ -122,18 +129,17 @@ class LoadedRun:
     config: RunConfig
     dataset: Dataset
     model: nn.Module
-    task: PairTask
+    task: Task
 
     @classmethod
-    def open(cls, path: str | Path, dataset: Dataset | None = None, *, task: PairTask | None = None) -> LoadedRun:
+    def open(cls, path: str | Path, dataset: Dataset | None = None, *, device: torch.device | None = None) -> LoadedRun:
         """Raises ``ArtefactError`` if the run is unfinished, damaged, or was trained on other data than ``dataset``."""
         run = Run.open(path)
         config = resolve(run.config)
         if dataset is None:
             dataset = Dataset.load(config.data.path)
         _check_same_data(run, dataset)
-        if task is None or task.device != device_of(config.device):
-            task = build_task(config, dataset)
+        task = build_task(config, dataset, device)
         model = build_model(config, task)
         load_weights(model, run.load_model()[0], run.path)
         model.eval()
@@ -387,7 +393,7 @@ def _means(reports: dict[str, Report]) -> dict[str, dict[str, float]]:
 def _summary(
     config: RunConfig,
     dataset: Dataset,
-    task: PairTask,
+    task: Task,
     model: nn.Module,
     learner: Learner,
     measured: dict[str, dict[str, Report]],

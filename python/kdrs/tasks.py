@@ -105,6 +105,16 @@ class Task(Protocol):
     seen: Interactions
     """[Q, I]: what each query has seen in training, never to be recommended or drawn as negative."""
     device: torch.device
+    n_skipped: int
+    """Training pairs that can't be used, for want of a negative."""
+
+    @property
+    def n_rows(self) -> int:
+        """Training rows an epoch."""
+
+    @property
+    def n_batches(self) -> int:
+        """Batches an epoch."""
 
     def queries(self, rows: Tensor) -> Queries:
         """The queries of int64 row keys [B], on the task's device."""

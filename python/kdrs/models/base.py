@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
+from kdrs.data.interactions import Interactions
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Queries, Task
+from kdrs.tasks import Batch, Epoch, PairTask, Queries, Task
 from kdrs.view import Factors, View
 
 
@@ -36,6 +37,14 @@ class Recommender(nn.Module):
     def __init__(self, config: ModelConfig, task: Task):
         super().__init__()
         self.config, self.dim = config, config.dim
+
+    @classmethod
+    def make_task(cls, config: Any, train: Interactions, **options: Any) -> Task:
+        """The training data in the form that this kind of model learns from; ``options`` are those of `PairTask`.
+
+        Pairs unless a model overrides it: models of whole users, of items or of sequences do.
+        """
+        return PairTask(train, **options)
 
     def forward(self, queries: Queries) -> View:
         raise NotImplementedError
