@@ -18,9 +18,9 @@ from kdrs.tasks import Batch, Epoch, Task
 from kdrs.teachers import Teacher
 from kdrs.view import View
 
-NO_EFFECT = 50.0
-"""exp(-50) = 2e-22: a share this small is lost in the rounding of every float32 sum it enters, in both directions, while
-its products are subnormal numbers, which processors multiply many times slower. Past 104 a share is exactly 0 anyway."""
+NO_EFFECT = 20.0
+"""exp(-20) = 2e-9, a thirtieth of float32's rounding unit: a share this small is lost in the sums it enters, and smaller ones
+give subnormal products, which processors multiply many times slower. Past 104 a share is exactly 0 anyway."""
 
 
 class DEConfig(Settings):
@@ -34,8 +34,8 @@ class DEConfig(Settings):
     """``half``: an item counts ½ for each of its roles, positive and negative, in the batch (code, and all published
     numbers). ``full``: every item counts 1 (HyperKDMA's equation 8)."""
     cutoff: float = Field(NO_EFFECT, gt=0)
-    """Experts whose logit is this far below the best take no part: their share is at most exp(-cutoff). 104 leaves out only
-    shares that are exactly 0 in float32; the default what cannot change a sum; 20 changes sums by a rounding unit."""
+    """Experts whose logit is this far below the best take no part: their share is at most exp(-cutoff). The default leaves
+    out what a float32 sum rounds away; 104 only shares that are exactly 0."""
 
 
 class DE(Distiller):
