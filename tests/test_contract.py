@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from conftest import toy_dataset
 from kdrs.distillers import DISTILLERS
 from kdrs.models import MODELS
 from kdrs.sampling import stream
-from kdrs.tasks import PairTask
+from kdrs.tasks import Task
 from kdrs.teachers import ModelTeacher
 from kdrs.train import Learner, Term, fit
 
@@ -21,14 +23,23 @@ SMALL = {
 }
 """Options that suit a catalogue of 80 items."""
 
+SMALL_MODELS: dict[str, dict[str, Any]] = {}
+"""Options of models that need any for 50 users and 80 items."""
 
-def build(task: PairTask, name: str, dim: int, seed: int = 0) -> nn.Module:
+
+def task_of(model: str, device: str = "cpu") -> Task:
+    cls = MODELS[model]
+    config = cls.Config(dim=4, **SMALL_MODELS.get(model, {}))
+    return cls.make_task(config, toy_dataset().train, batch_size=64, device=device)
+
+
+def build(task: Task, name: str, dim: int, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     cls = MODELS[name]
-    return cls(cls.Config(dim=dim), task).to(task.device)
+    return cls(cls.Config(dim=dim, **SMALL_MODELS.get(name, {})), task).to(task.device)
 
 
-def distil(task: PairTask, method: str, model: str, teacher: nn.Module, epochs: int = 2, lazy: bool = False) -> Learner:
+def distil(task: Task, method: str, model: str, teacher: nn.Module, epochs: int = 2, lazy: bool = False) -> Learner:
     cls = DISTILLERS[method]
     distiller = cls(cls.Config(**SMALL[method]), [ModelTeacher(teacher, task)], task, 4, stream(0, method))
     learner = Learner(build(task, model, 4, seed=1), task, [Term(method, 0.1, distiller)], lr=1e-2, lazy=lazy)
@@ -48,7 +59,7 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", DISTILLERS)
 def test_method_with_model(method: str, model: str, device: str):
-    task = PairTask(toy_dataset().train, batch_size=64, device=device)
+    task = task_of(model, device)
     teacher = build(task, model, 8)
     before, untrained = state(teacher), state(build(task, model, 4, seed=1))
     learner = distil(task, method, model, teacher)
@@ -62,8 +73,9 @@ def test_method_with_model(method: str, model: str, device: str):
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", DISTILLERS)
-def test_only_the_term_moves_the_student_when_the_base_loss_is_off(method: str, model: str, task: PairTask):
+def test_only_the_term_moves_the_student_when_the_base_loss_is_off(method: str, model: str):
     """The term's own gradient reaches the student, whatever the model."""
+    task = task_of(model)
     cls = DISTILLERS[method]
     distiller = cls(cls.Config(**SMALL[method]), [ModelTeacher(build(task, model, 8), task)], task, 4)
     learner = Learner(build(task, model, 4, seed=1), task, [Term(method, 1.0, distiller)], base=None)
@@ -73,17 +85,17 @@ def test_only_the_term_moves_the_student_when_the_base_loss_is_off(method: str, 
 
 
 @pytest.mark.parametrize("method", DISTILLERS)
-def test_a_teacher_of_another_model(method: str, task: PairTask):
+def test_a_teacher_of_another_model(method: str, task: Task):
     distil(task, method, "bpr", build(task, "lightgcn", 8), epochs=1)
 
 
 @pytest.mark.parametrize("method", DISTILLERS)
-def test_lazy_rows(method: str, task: PairTask):
+def test_lazy_rows(method: str, task: Task):
     learner = distil(task, method, "bpr", build(task, "bpr", 8), lazy=True)
     assert all(torch.isfinite(parameter).all() for parameter in learner.model.parameters())
 
 
-def test_weight_zero_is_the_plain_student(task: PairTask):
+def test_weight_zero_is_the_plain_student(task: Task):
     """Random streams are separate: a term that is switched off leaves the student's trajectory as it was."""
     teacher = ModelTeacher(build(task, "bpr", 8), task)
     plain = Learner(build(task, "bpr", 4), task)
@@ -95,7 +107,7 @@ def test_weight_zero_is_the_plain_student(task: PairTask):
         assert same(state(plain.model), state(off.model)), method
 
 
-def test_a_sum_with_one_weight_zero_is_the_other_term(task: PairTask):
+def test_a_sum_with_one_weight_zero_is_the_other_term(task: Task):
     teacher = ModelTeacher(build(task, "bpr", 8), task)
 
     def run(weights: dict[str, float]) -> dict[str, torch.Tensor]:
