@@ -19,6 +19,7 @@ from kdrs.train import Learner, Term, fit
 SMALL = {
     "de": {"experts": 3},
     "rrd": {"interesting": 5, "uninteresting": 5, "pool": 20},
+    "bd": {"refresh": 2},
     "cd": {"items": 5, "pool": 30},
 }
 """Options that suit a catalogue of 80 items."""
@@ -41,9 +42,13 @@ def build(task: Task, name: str, dim: int, seed: int = 0) -> nn.Module:
 
 def distil(task: Task, method: str, model: str, teacher: nn.Module, epochs: int = 2, lazy: bool = False) -> Learner:
     cls = DISTILLERS[method]
-    distiller = cls(cls.Config(**SMALL[method]), [ModelTeacher(teacher, task)], task, 4, stream(0, method))
-    learner = Learner(build(task, model, 4, seed=1), task, [Term(method, 0.1, distiller)], lr=1e-2, lazy=lazy)
-    fit(learner, task, epochs=epochs)
+    known = ModelTeacher(teacher, task, live=cls.mutual)
+    distiller = cls(cls.Config(**SMALL[method]), [known], task, 4, stream(0, method))
+    base = None if cls.replaces_base else "model"
+    learner = Learner(
+        build(task, model, 4, seed=1), task, [Term(method, 0.1, distiller)], lr=1e-2, lazy=lazy, base=base
+    )
+    fit([learner, *learner.counterparts()], task, epochs=epochs)
     return learner
 
 
@@ -63,11 +68,15 @@ def test_method_with_model(method: str, model: str, device: str):
     teacher = build(task, model, 8)
     before, untrained = state(teacher), state(build(task, model, 4, seed=1))
     learner = distil(task, method, model, teacher)
-    assert same(before, state(teacher))
-    assert all(parameter.grad is None for parameter in teacher.parameters())
+    if DISTILLERS[method].mutual:
+        assert not same(before, state(teacher))
+    else:
+        assert same(before, state(teacher))
+        assert all(parameter.grad is None for parameter in teacher.parameters())
     assert not same(untrained, state(learner.model))
     assert all(torch.isfinite(tensor).all() for tensor in learner.state().values() if tensor.is_floating_point())
     if device == "cpu":
+        teacher.load_state_dict(before)
         assert same(state(learner.model), state(distil(task, method, model, teacher).model))
 
 
@@ -77,10 +86,11 @@ def test_only_the_term_moves_the_student_when_the_base_loss_is_off(method: str, 
     """The term's own gradient reaches the student, whatever the model."""
     task = task_of(model)
     cls = DISTILLERS[method]
-    distiller = cls(cls.Config(**SMALL[method]), [ModelTeacher(build(task, model, 8), task)], task, 4)
+    known = ModelTeacher(build(task, model, 8), task, live=cls.mutual)
+    distiller = cls(cls.Config(**SMALL[method]), [known], task, 4)
     learner = Learner(build(task, model, 4, seed=1), task, [Term(method, 1.0, distiller)], base=None)
     before = state(learner.model)
-    fit(learner, task, epochs=1)
+    fit([learner, *learner.counterparts()], task, epochs=1)
     assert not same(before, state(learner.model))
 
 
@@ -97,10 +107,12 @@ def test_lazy_rows(method: str, task: Task):
 
 def test_weight_zero_is_the_plain_student(task: Task):
     """Random streams are separate: a term that is switched off leaves the student's trajectory as it was."""
-    teacher = ModelTeacher(build(task, "bpr", 8), task)
     plain = Learner(build(task, "bpr", 4), task)
     fit(plain, task, epochs=2)
     for method, cls in DISTILLERS.items():
+        if cls.replaces_base:
+            continue
+        teacher = ModelTeacher(build(task, "bpr", 8), task, live=cls.mutual)
         distiller = cls(cls.Config(**SMALL[method]), [teacher], task, 4)
         off = Learner(build(task, "bpr", 4), task, [Term(method, 0.0, distiller)])
         fit(off, task, epochs=2)

@@ -136,6 +136,21 @@ def test_training_beats_chance(toy):
     assert evaluator(trained.knowledge)["test"].mean("hit@5") > before + 0.1
 
 
+def test_subnormal_weights_are_flushed_while_training_and_only_then(toy):
+    task = PairTask(toy.train, batch_size=64)
+    seen = []
+
+    class Watched(BPR):
+        def loss(self, view, batch):
+            seen.append((self.users.weight.new_tensor([1e-39]) * 1.0).item())
+            return super().loss(view, batch)
+
+    model = Watched(BPR.Config(dim=4), task)
+    fit(Learner(model, task, base=model.loss), task, epochs=1)
+    assert set(seen) == {0.0} or not torch.set_flush_denormal(False)
+    assert (torch.tensor([1e-39]) * 1.0).item() > 0
+
+
 def test_the_best_weights_are_kept(toy):
     task = PairTask(toy.train, batch_size=64)
     trained = learner(task)

@@ -49,6 +49,8 @@ class Batch:
     """int64 [B]"""
     negatives: Tensor
     """int64 [B, N]"""
+    places: Tensor | None = None
+    """int64 [B]: where each row stands in the task's table of training rows, for what is drawn a row and epoch."""
 
     @cached_property
     def unique_queries(self) -> Unique:
@@ -178,10 +180,18 @@ class PairTask:
     def n_batches(self) -> int:
         return -(-self.n_rows // self.batch_size)
 
+    @property
+    def row_users(self) -> np.ndarray:
+        """int32 [n_rows], ascending: the user of each training row, in the order of ``Batch.places``."""
+        return np.repeat(self._users, self.n_negatives) if self.layout == "triples" else self._users
+
+    def negatives(self, seed: int) -> np.ndarray:
+        """int32 [n_rows, N]: fresh negatives for every training row."""
+        drawn = sampling.negatives(self.seen, self._users, self.n_negatives, seed=seed, threads=self.threads)
+        return drawn.reshape(-1, 1) if self.layout == "triples" else drawn
+
     def draw(self, epoch: Epoch) -> PairBatches:
-        negatives = sampling.negatives(
-            self.seen, self._users, self.n_negatives, seed=epoch.stream("negatives"), threads=self.threads
-        )
+        negatives = self.negatives(epoch.stream("negatives"))
         order = np.arange(self.n_rows, dtype=np.int32)
         np.random.default_rng(epoch.stream("order")).shuffle(order)
         per_row = self.n_negatives if self.layout == "triples" else 1
@@ -222,12 +232,9 @@ class PairBatches:
 
     def _batches(self, rows: np.ndarray) -> Iterator[Batch]:
         pairs = rows // self._per_pair if self._per_pair > 1 else rows
-        negatives = self._negatives.reshape(-1, 1)[rows] if self._per_pair > 1 else self._negatives[rows]
-        users, items, negative = (
-            torch.from_numpy(ids).to(self.device, torch.int64)
-            for ids in (self._users[pairs], self._items[pairs], negatives)
+        columns = (
+            torch.from_numpy(ids).to(self.device, torch.int64).split(self.batch_size)
+            for ids in (self._users[pairs], self._items[pairs], self._negatives[rows], rows)
         )
-        for asked, positives, drawn in zip(
-            *(ids.split(self.batch_size) for ids in (users, items, negative)), strict=True
-        ):
-            yield Batch(Queries(asked, asked), positives, drawn)
+        for asked, positives, drawn, places in zip(*columns, strict=True):
+            yield Batch(Queries(asked, asked), positives, drawn, places)

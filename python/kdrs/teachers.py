@@ -15,7 +15,7 @@ from kdrs import ranking
 from kdrs.errors import ArtefactError, MissingKnowledge, shown
 from kdrs.ranking import Ranking
 from kdrs.tasks import Queries, Task
-from kdrs.view import DotView, Factors, FrozenView, View, frozen
+from kdrs.view import DetachedView, DotView, Factors, FrozenView, View, frozen
 
 BLOCK_BYTES = 64 << 20
 """Score blocks of models without factors hold at most this much."""
@@ -43,8 +43,9 @@ class Teacher(Protocol):
 class ModelTeacher:
     """A model as teacher, or as the student's own knowledge of itself.
 
-    ``live=True`` for a model that is still in training: nothing is cached. Also what the evaluator scores: ``factors``,
-    ``score_block`` and ``score_pairs``.
+    ``live=True`` for a model that is still in training: nothing is cached, and between ``look`` and the end of a step it
+    answers the step's own queries out of the forward pass it is trained by (dropout and all), detached. Also what the
+    evaluator scores: ``factors``, ``score_block`` and ``score_pairs``.
     """
 
     def __init__(
@@ -54,12 +55,23 @@ class ModelTeacher:
         self._stages = stages
         self._topk: Ranking | None = None
         self._state: FrozenView | None = None
+        self._pass: tuple[Queries, View] | None = None
 
     @property
     def dim(self) -> int:
         return self.model.dim  # type: ignore[return-value]
 
+    def look(self, queries: Queries | None, view: View | None) -> None:
+        """Takes note of the forward pass of a step in training; ``None`` at its end."""
+        self._pass = None if queries is None or view is None else (queries, view)
+
+    def looked_at(self, queries: Queries) -> View | None:
+        """The forward pass of these very queries, with its gradient, while a step lasts."""
+        return self._pass[1] if self._pass is not None and self._pass[0] is queries else None
+
     def view(self, queries: Queries) -> View:
+        if (current := self.looked_at(queries)) is not None:
+            return DetachedView(current)
         if self._state is not None:  # a teacher at rest: one forward pass serves for good
             return self._state.at(queries)
         with frozen(self.model):

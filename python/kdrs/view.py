@@ -156,3 +156,29 @@ class FrozenView:
     def at(self, queries: Queries) -> FrozenView:
         with frozen(self._module):
             return FrozenView(self._view.at(queries), self._module)
+
+
+class DetachedView:
+    """A view in training, read without gradients reaching it: the same forward pass, dropout and all."""
+
+    def __init__(self, view: View):
+        self._view = view
+
+    @property
+    def queries(self) -> Tensor:
+        return self._view.queries.detach()
+
+    def items(self, ids: Tensor) -> Tensor:
+        return self._view.items(ids).detach()
+
+    def pairs(self, rows: Tensor, ids: Tensor) -> Tensor:
+        return self._view.pairs(rows, ids).detach()
+
+    def scores(self, ids: Tensor) -> Tensor:
+        return self._view.scores(ids).detach()
+
+    def all_scores(self) -> Tensor:
+        return self._view.all_scores().detach()
+
+    def at(self, queries: Queries) -> DetachedView:
+        return DetachedView(self._view.at(queries))

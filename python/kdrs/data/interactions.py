@@ -118,6 +118,13 @@ class Interactions:
         """The columns of one row, ascending."""
         return self.indices[self.indptr[index] : self.indptr[index + 1]]
 
+    def pairs_of(self, rows: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The pairs of some rows, in their order: which of ``rows`` (int64 [P]) and the column (int32 [P])."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        starts, lengths = self.indptr[chosen], self.row_degrees[chosen]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return np.repeat(np.arange(chosen.size), lengths), self.indices[np.repeat(starts, lengths) + within]
+
     def transpose(self) -> Interactions:
         """Items as rows, users as columns."""
         return Interactions.from_pairs(self.indices, self.row_of_pair, self.shape[1], self.shape[0])

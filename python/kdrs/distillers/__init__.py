@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from kdrs.distillers.base import Distiller
+from kdrs.distillers.bd import BD
 from kdrs.distillers.cd import CD
 from kdrs.distillers.de import DE
 from kdrs.distillers.rrd import RRD
 from kdrs.errors import ConfigError, nearest
 
 DISTILLERS: dict[str, type[Distiller]] = {
+    "bd": BD,
     "cd": CD,
     "de": DE,
     "rrd": RRD,
@@ -22,4 +24,4 @@ def distiller_class(name: str) -> type[Distiller]:
     return DISTILLERS[name]
 
 
-__all__ = ["CD", "DE", "DISTILLERS", "RRD", "Distiller", "distiller_class"]
+__all__ = ["BD", "CD", "DE", "DISTILLERS", "RRD", "Distiller", "distiller_class"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,21 @@ from kdrs.errors import ConfigError
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
+from kdrs.teachers import ModelTeacher, Teacher
 from kdrs.view import View
 
 T = TypeVar("T")
+
+
+class Counterpart(NamedTuple):
+    """The other side of a mutual method: how the teacher's own learner is made."""
+
+    distiller: Distiller
+    teacher: ModelTeacher
+    weight: float
+    lr: float | None
+    """The student's learning rate if None."""
+    weight_decay: float
 
 
 class Distiller(nn.Module):
@@ -38,6 +49,10 @@ class Distiller(nn.Module):
     """What a teacher must hold."""
     default_weight: ClassVar[float] = 1.0
     """The weight that the paper's experiments use."""
+    replaces_base: ClassVar[bool] = False
+    """The method's loss stands in the place of the model's own."""
+    mutual: ClassVar[bool] = False
+    """The teacher is trained along with the student: ``counterpart`` is its term."""
 
     def __init__(self, config: Settings, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__()
@@ -52,6 +67,14 @@ class Distiller(nn.Module):
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         """The method's loss on a batch: a scalar, unweighted, summed over queries or entities."""
+        raise NotImplementedError
+
+    def base_batch(self, batch: Batch) -> Batch:
+        """The batch that the model's own loss gets while this term is on: for methods that choose its negatives."""
+        return batch
+
+    def counterpart(self, student: Teacher) -> Counterpart:
+        """Of a mutual method: how the teacher is trained, with the student in training as its teacher."""
         raise NotImplementedError
 
     def stream(self, epoch: Epoch, name: str) -> int:

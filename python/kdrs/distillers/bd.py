@@ -1,0 +1,212 @@
+"""Bidirectional distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kdrs import losses, sampling
+from kdrs.distillers.base import Counterpart, Distiller, only
+from kdrs.errors import ConfigError
+from kdrs.settings import Settings
+from kdrs.tasks import Batch, Epoch, Task
+from kdrs.teachers import BLOCK_BYTES, ModelTeacher, Teacher
+from kdrs.view import View
+
+
+class BDConfig(Settings):
+    teacher_weight: float = Field(0.5, ge=0)
+    """Weight of the teacher's own term: lambda_T. The student's is the term's weight."""
+    student_temperature: float = Field(5.0, gt=0)
+    """Divides the student's score in the labels that teach the teacher. The paper's code uses 2 with CDAE."""
+    teacher_temperature: float = Field(5.0, gt=0)
+    """Divides the teacher's score in the labels that teach the student. The paper's code uses 2 with CDAE."""
+    exp_sharpness: float = Field(1e-4, ge=0)
+    """Sharpness of the draws for the teacher, exp(ε (r_T - r_S))."""
+    tanh_sharpness: float = Field(1e-2, ge=0)
+    """Sharpness of the draws for the student, tanh(max(ε (r_S - r_T), 0)). The paper's code uses 1e-4 with CDAE."""
+    refresh: int = Field(10, ge=1)
+    """Epochs between rankings by the two models; draws in between come from the frozen weights."""
+    draws: int = Field(5, ge=1)
+    """Models trained on whole users: items a user, direction and step, as a multiple of the user's training items."""
+    negatives: Literal["own", "shared"] = "own"
+    """Negatives of the models' own loss: uniform, drawn for each model (abstract); ``shared``: the drawn item (notebook)."""
+    direction: Literal["paper", "notebook"] = "paper"
+    """``notebook`` exchanges the two rankings in both laws, as the released code does by an ascending sort."""
+    mask: Literal["exclude", "multiply", "multiply-sigmoid"] = "exclude"
+    """``multiply`` ranks seen items too, with score 0, as the notebook does; they can then be drawn. ``multiply-sigmoid``
+    takes the scores' sigmoid before, as its CDAE does."""
+    idle: Literal["skip", "uniform"] = "skip"
+    """Users for whom both models rank alike have nothing to teach the student: leave them out until the next ranking, or
+    draw uniformly."""
+    teacher_lr: float | None = Field(None, gt=0)
+    """Learning rate of the teacher; the student's unless given."""
+    teacher_weight_decay: float = Field(0.0, ge=0)
+    """L2 weight of the teacher while both train."""
+
+
+class BD(Distiller):
+    """Bidirectional distillation (Kweon, Kang & Yu, WWW 2021): teacher and student, both trained before, go on together.
+
+    Each learns by binary cross-entropy, in scores, from the other's soft label σ(z / τ) on items drawn by rank discrepancy:
+    the teacher on items that the student places higher, w = exp(ε_e (r_T - r_S)), the student on items that it underrates,
+    w = tanh(max(ε_t (r_S - r_T), 0)); ranks count from 1 among unseen items. Ranks are taken every ``refresh`` epochs and
+    frozen in between; labels always come from the parameters of the step, out of the same forward pass as the source's own
+    loss. One item a training row and direction (models of whole users: ``draws`` times the user's items, repeats
+    counted once). Losses are summed over the batch.
+
+    This object is the student's term; ``counterpart`` makes the teacher's. The term's weight is lambda_S.
+
+    Everything that is drawn until the next refresh is drawn at the refresh, which is the same law, and kept as ids in the
+    checkpoint. Differs from the released notebook in what ``direction``, ``mask``, ``negatives`` and ``idle`` say: their
+    other values imitate it.
+    """
+
+    Config = BDConfig
+    config: BDConfig
+    purpose = "let teacher and student teach each other, on the items whose ranks they disagree about most"
+    reference = "Kweon, Kang & Yu, Bidirectional distillation for top-K recommender system, WWW 2021"
+    needs = "a trained model that can be trained on, of the same kind of training data as the student"
+    default_weight = 0.5
+    mutual = True
+
+    pool: Tensor
+
+    def __init__(self, config: BDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
+        super().__init__(config, teachers, task, student_dim, seed)
+        source = only(teachers)
+        if not isinstance(source, ModelTeacher) or not source.live:
+            raise ConfigError(
+                f"bd trains its teacher along, and {source.name!r} cannot be trained",
+                "give the run directory of a kdrs model; in Python, ModelTeacher(model, task, live=True)",
+            )
+        self.source, self.temperature = source, config.teacher_temperature
+        self._other: tuple[BD, ...] = ()
+        self._negatives: Tensor | None = None
+        users = getattr(task, "row_users", None)
+        self._by_row = users is not None
+        counts = (
+            np.bincount(users, minlength=task.n_users) if users is not None else config.draws * task.seen.row_degrees
+        ).astype(np.int64)
+        first = np.cumsum(counts) - counts
+        owner = np.repeat(np.arange(task.n_users), counts)
+        # entry e of user u in the epoch k after a refresh lies in the pool at refresh·first[u] + k·counts[u] + (e - first[u])
+        self._count = torch.from_numpy(counts).to(task.device)
+        self._first = torch.from_numpy(first).to(task.device)
+        self._start = torch.from_numpy(first[owner] * (config.refresh - 1) + np.arange(owner.size)).to(task.device)
+        self._stride = torch.from_numpy(counts[owner]).to(task.device)
+        self.register_buffer("pool", torch.full((owner.size * config.refresh,), -1, dtype=torch.int32))
+        self._drawn = torch.full((owner.size,), -1, dtype=torch.int64, device=task.device)
+        self.to(task.device)
+
+    def counterpart(self, student: Teacher) -> Counterpart:
+        config = self.config
+        other = BD(config, [student], self.task, self.source.dim, sampling.stream(self.seed, "teacher"))
+        other.temperature = config.student_temperature
+        self._other = (other,)
+        return Counterpart(other, self.source, config.teacher_weight, config.teacher_lr, config.teacher_weight_decay)
+
+    def draw(self, epoch: Epoch) -> np.ndarray | None:
+        redraw = getattr(self.task, "negatives", None)
+        if redraw is None or self._other or self.config.negatives == "shared":
+            return None
+        return redraw(self.stream(epoch, "negatives"))
+
+    def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
+        since = epoch.index % self.config.refresh
+        if self._other and since == 0:
+            self._refresh(epoch, student)
+        self._drawn = self.pool[self._start + since * self._stride].long()
+        self._negatives = None if samples is None else torch.from_numpy(samples).to(self.task.device).long()
+
+    def base_batch(self, batch: Batch) -> Batch:
+        if batch.places is None:
+            return batch
+        if self.config.negatives == "shared":
+            drawn = self._drawn[batch.places].unsqueeze(1)
+            return replace(batch, negatives=torch.where(drawn >= 0, drawn, batch.negatives[:, :1]))
+        return batch if self._negatives is None else replace(batch, negatives=self._negatives[batch.places])
+
+    def loss(self, student: View, batch: Batch) -> Tensor:
+        source = self.source.view(batch.queries)
+        if self._by_row:
+            assert batch.places is not None
+            drawn = self._drawn[batch.places].unsqueeze(1)  # [B, 1]
+            known, ids = drawn >= 0, drawn.clamp(min=0)
+            own, theirs = student.scores(ids), source.scores(ids)
+        else:
+            rows, ids = self._of_users(batch.queries.users)  # [P]
+            known = None
+            own, theirs = student.pairs(rows, ids), source.pairs(rows, ids)
+        return losses.soft_pointwise(own, torch.sigmoid(theirs / self.temperature), known)
+
+    def _of_users(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """The epoch's draws of the batch's users as (batch row, item), repeats once."""
+        counts = self._count[users]
+        rows = torch.arange(users.shape[0], device=users.device).repeat_interleave(counts)
+        within = torch.arange(rows.shape[0], device=users.device) - (counts.cumsum(0) - counts)[rows]
+        ids = self._drawn[self._first[users][rows] + within]
+        keys = torch.unique(rows[ids >= 0] * self.task.n_items + ids[ids >= 0])
+        return keys // self.task.n_items, keys % self.task.n_items
+
+    def _refresh(self, epoch: Epoch, student: Teacher) -> None:
+        """Ranks by both models as they stand and draws both pools."""
+        (other,) = self._other
+        assert isinstance(student, ModelTeacher)
+        draws = self._count.cpu().numpy() * self.config.refresh
+        factors = student.factors(), self.source.factors()
+        if self.config.mask == "exclude" and factors[0] is not None and factors[1] is not None:
+            for_teacher, for_student = self._discrepancy(*factors, None, draws, epoch)
+        else:
+            parts = [self._block(rows, student, draws[rows], epoch) for rows in self._blocks()]
+            for_teacher, for_student = (np.concatenate(part) for part in zip(*parts, strict=True))
+        if self.config.idle == "uniform":
+            for_student = self._fill(for_student, draws, epoch)
+        other.pool.copy_(torch.from_numpy(for_teacher))
+        self.pool.copy_(torch.from_numpy(for_student))
+
+    def _discrepancy(self, student: Any, teacher: Any, rows: Any, draws: Any, epoch: Epoch, block: int = 0) -> Any:
+        if self.config.direction == "notebook":
+            student, teacher = teacher, student
+        drawn = sampling.discrepancy(
+            student,
+            teacher,
+            self.task.seen if self.config.mask == "exclude" else None,
+            (draws, draws),
+            law=("exp", "tanh"),
+            sharpness=(self.config.exp_sharpness, self.config.tanh_sharpness),
+            seed=sampling.stream(self.stream(epoch, "pool"), block),
+            rows=rows,
+        )
+        return tuple(sampling.numpy_of(part) for part in drawn)
+
+    def _blocks(self) -> list[np.ndarray]:
+        size = max(1, BLOCK_BYTES // (4 * self.task.n_items))
+        everyone = np.arange(self.task.n_users)
+        return [everyone[start : start + size] for start in range(0, self.task.n_users, size)]
+
+    def _block(self, rows: Any, student: ModelTeacher, draws: np.ndarray, epoch: Epoch) -> Any:
+        block_seed = int(rows[0]) + 1
+        ours, theirs = (model.score_block(rows).clone() for model in (student, self.source))
+        if self.config.mask != "exclude":
+            within, items = self.task.seen.pairs_of(rows)
+            for block in (ours, theirs):
+                if self.config.mask == "multiply-sigmoid":
+                    block.sigmoid_()
+                block[torch.from_numpy(within), torch.from_numpy(items).long()] = 0.0
+            rows = None
+        return self._discrepancy(ours, theirs, rows, draws, epoch, block_seed)
+
+    def _fill(self, drawn: np.ndarray, draws: np.ndarray, epoch: Epoch) -> np.ndarray:
+        """Uniform unseen items in the place of what could not be drawn."""
+        missing = np.flatnonzero(drawn < 0)
+        users = np.repeat(np.arange(draws.size), draws)[missing]
+        missing, users = missing[open_ := self.task.seen.row_degrees[users] < self.task.n_items], users[open_]
+        drawn[missing] = sampling.negatives(self.task.seen, users, 1, seed=self.stream(epoch, "idle"))[:, 0]
+        return drawn

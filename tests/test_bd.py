@@ -1,0 +1,204 @@
+"""Bidirectional distillation against the numbers and properties of its paper."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import toy_dataset
+from kdrs.data import Interactions
+from kdrs.distillers import BD, DE
+from kdrs.errors import ConfigError
+from kdrs.models import BPR
+from kdrs.tasks import Epoch, PairTask
+from kdrs.teachers import ModelTeacher
+from kdrs.train import Learner, Term, fit
+
+STUDENT_ORDER, TEACHER_ORDER = [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]
+
+
+def fixed(task, scores):
+    """A one-dimensional BPR whose users score item i as ``scores[i]``."""
+    model = BPR(BPR.Config(dim=1), task)
+    with torch.no_grad():
+        model.users.weight.fill_(1.0)
+        model.items.weight.copy_(torch.tensor(scores)[:, None])
+    return model
+
+
+def mutual(task, student, teacher, **options):
+    source = ModelTeacher(teacher, task, live=True, name="teacher")
+    term = Term("bd", 0.5, BD(BD.Config(**options), [source], task, student.dim, 7))
+    learner = Learner(student, task, [term])
+    return [learner, *learner.counterparts()]
+
+
+def pools(task, student, teacher, **options):
+    learners = mutual(task, student, teacher, **options)
+    epoch = Epoch(0, 0, 100)
+    for learner in learners:
+        learner.start(epoch, [term.distiller.draw(epoch) for term in learner.terms])
+    return [learner.terms[0].distiller for learner in learners]
+
+
+@pytest.fixture
+def five():
+    """One user, five items, the last one seen: four unseen ones, as in the worked example."""
+    return PairTask(Interactions.from_pairs([0], [4], 1, 5))
+
+
+def shares(pool):
+    return np.bincount(pool.numpy(), minlength=5)[:4] / pool.numel()
+
+
+@pytest.mark.parametrize("direction", ["paper", "notebook"])
+def test_draws_follow_the_worked_example(five, direction):
+    """r_T = (1, 2, 3, 4), r_S = (4, 3, 2, 1), both sharpnesses 0.5."""
+    orders = (TEACHER_ORDER, STUDENT_ORDER)
+    ours, theirs = orders if direction == "paper" else orders[::-1]
+    student, teacher = fixed(five, [*ours, 9.0]), fixed(five, [*theirs, 9.0])
+    own, other = pools(
+        five, student, teacher, exp_sharpness=0.5, tanh_sharpness=0.5, refresh=40_000, direction=direction
+    )
+    assert shares(own.pool) == pytest.approx([0.6620, 0.3380, 0, 0], abs=0.01)
+    assert shares(other.pool) == pytest.approx([0.0321, 0.0871, 0.2369, 0.6439], abs=0.01)
+
+
+def test_equal_rankings_teach_the_student_nothing_and_the_teacher_uniformly(five):
+    model = [fixed(five, [*STUDENT_ORDER, 9.0]) for _ in range(2)]
+    own, other = pools(five, *model, exp_sharpness=0.5, tanh_sharpness=0.5, refresh=40_000)
+    assert (own.pool == -1).all()
+    assert shares(other.pool) == pytest.approx([0.25] * 4, abs=0.01)
+    own, _ = pools(five, *model, tanh_sharpness=0.5, refresh=40_000, idle="uniform")
+    assert shares(own.pool) == pytest.approx([0.25] * 4, abs=0.01)
+
+
+def test_masking_by_multiplication_lets_seen_items_in(five):
+    student, teacher = fixed(five, [*STUDENT_ORDER, 9.0]), fixed(five, [-1.0, -2.0, -3.0, -4.0, 9.0])
+    own, _ = pools(five, student, teacher, tanh_sharpness=0.5, refresh=5_000, mask="multiply")
+    assert (own.pool == 4).any()  # its score of 0 is the student's worst and the teacher's best
+    own, _ = pools(five, student, teacher, tanh_sharpness=0.5, refresh=5_000)
+    assert not (own.pool == 4).any()
+
+
+def test_label_loss_and_gradient_worked(five):
+    """Teacher's logit 2, tau 5: label σ(0.4); a student's logit of 0 costs ln 2, its gradient is -0.098688."""
+    student, teacher = fixed(five, [0.0] * 5), fixed(five, [2.0] * 5)
+    learners = mutual(five, student, teacher, idle="uniform")
+    epoch = Epoch(0, 0, 100)
+    for learner in learners:
+        learner.start(epoch, [term.distiller.draw(epoch) for term in learner.terms])
+    (batch,) = list(five.draw(epoch))
+    for learner in learners:
+        learner.look(batch)
+    term = learners[0].terms[0].distiller
+    loss = term.loss(student(batch.queries), batch)
+    assert loss.item() == pytest.approx(0.693147, abs=1e-6)
+    loss.backward()
+    gradient = student.items.weight.grad
+    gradient = gradient.to_dense() if gradient.is_sparse else gradient
+    assert gradient.sum().item() == pytest.approx(-0.098688, abs=1e-6)
+    assert teacher.items.weight.grad is None
+    assert teacher.users.weight.grad is None
+    with torch.no_grad():
+        student.items.weight.fill_(0.4)
+    student.zero_grad()
+    term.loss(student(batch.queries), batch).backward()
+    gradient = student.items.weight.grad
+    gradient = gradient.to_dense() if gradient.is_sparse else gradient
+    assert gradient.abs().max().item() == pytest.approx(0.0, abs=1e-7)
+    assert math.isclose(1 / (1 + math.exp(-0.4)), 0.598688, abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("negatives", ["own", "shared"])
+def test_an_epoch_uses_each_draw_once_and_never_a_seen_item(negatives):
+    toy = toy_dataset()
+    task = PairTask(toy.train, batch_size=64)
+    torch.manual_seed(0)
+    student, teacher = BPR(BPR.Config(dim=4, init_std=0.5), task), BPR(BPR.Config(dim=8, init_std=0.5), task)
+    learners = mutual(task, student, teacher, refresh=3, negatives=negatives)
+    seen = toy.train.to_csr().toarray() > 0
+    used: dict[int, list[torch.Tensor]] = {0: [], 1: []}
+    for index in range(3):
+        epoch = Epoch(index, 0, 100)
+        for learner in learners:
+            learner.start(epoch, [term.distiller.draw(epoch) for term in learner.terms])
+        for batch in task.draw(epoch):
+            users = batch.queries.users.numpy()
+            bases = []
+            for side, learner in enumerate(learners):
+                distiller = learner.terms[0].distiller
+                drawn = distiller._drawn[batch.places]
+                used[side].append(torch.stack([batch.queries.users, drawn]))
+                known = (drawn >= 0).numpy()
+                assert not seen[users[known], drawn.numpy()[known]].any()
+                base = distiller.base_batch(batch).negatives
+                assert not seen[users[:, None], base.numpy()].any()
+                bases.append(base)
+                if negatives == "shared":
+                    assert torch.equal(base[known, 0], drawn[known])
+            assert not torch.equal(*bases)
+    for side, learner in enumerate(learners):
+        users, items = torch.cat(used[side], dim=1)
+        pool = learner.terms[0].distiller.pool
+        owners = np.repeat(np.arange(50), toy.train.row_degrees * 3)
+        assert sorted(zip(users.tolist(), items.tolist(), strict=True)) == sorted(
+            zip(owners.tolist(), pool.tolist(), strict=True)
+        )
+
+
+def test_both_learn_and_each_from_the_state_before_the_step():
+    """Exchanging the order of the learners' steps changes nothing: labels are taken before any of them."""
+    task = PairTask(toy_dataset().train, batch_size=64)
+
+    def run(reverse):
+        torch.manual_seed(0)
+        student, teacher = BPR(BPR.Config(dim=4, init_std=0.5), task), BPR(BPR.Config(dim=8, init_std=0.5), task)
+        learners = mutual(task, student, teacher, refresh=1)
+        for epoch in (Epoch(0, 0, 2), Epoch(1, 0, 2)):
+            for learner in learners:
+                learner.start(epoch, [term.distiller.draw(epoch) for term in learner.terms])
+            for batch in task.draw(epoch):
+                for learner in learners:
+                    learner.look(batch)
+                parts = [learner.forward(batch) for learner in learners]
+                for learner, own in zip(learners, parts, strict=True):
+                    learner.backward(own)
+                for learner in reversed(learners) if reverse else learners:
+                    learner.step()
+        return [model.state_dict() for model in (student, teacher)]
+
+    for left, right in zip(run(False), run(True), strict=True):
+        assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_teacher_weight_zero_still_trains_the_teacher_by_its_own_loss():
+    task = PairTask(toy_dataset().train, batch_size=64)
+    torch.manual_seed(0)
+    teacher = BPR(BPR.Config(dim=8), task)
+    before = teacher.users.weight.detach().clone()
+    fit(mutual(task, BPR(BPR.Config(dim=4), task), teacher, teacher_weight=0.0), task, epochs=1)
+    assert not torch.equal(before, teacher.users.weight)
+
+
+def test_a_teacher_that_cannot_be_trained_is_refused(five):
+    with pytest.raises(ConfigError, match="cannot be trained"):
+        BD(BD.Config(), [ModelTeacher(fixed(five, [0.0] * 5), five)], five, 1)
+
+
+def test_sums_with_methods_that_read_a_teacher_at_rest():
+    task = PairTask(toy_dataset().train, batch_size=64)
+    torch.manual_seed(0)
+    student, teacher = BPR(BPR.Config(dim=4), task), BPR(BPR.Config(dim=8), task)
+    frozen = ModelTeacher(BPR(BPR.Config(dim=8), task), task)
+    terms = [
+        Term("bd", 0.5, BD(BD.Config(), [ModelTeacher(teacher, task, live=True)], task, 4, 1)),
+        Term("de", 0.01, DE(DE.Config(experts=2), [frozen], task, 4, 2)),
+    ]
+    learner = Learner(student, task, terms)
+    result = fit([learner, *learner.counterparts()], task, epochs=2)
+    assert {"base", "bd", "de"} == set(result.rows[0]["losses"])
+    assert "bd-teacher.loss" in result.rows[0]
