@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from kdrs.report import Comparison, Entry, compare, scoring_seconds
 from kdrs.runs import Run, describe_data, file_digest, write_json
 from kdrs.sampling import stream
 from kdrs.tasks import Task
-from kdrs.teachers import FileTeacher, ModelTeacher, Teacher
+from kdrs.teachers import FileTeacher, ModelTeacher, Stage, Teacher
 from kdrs.train import Fit, Learner, Term, fit
 
 
@@ -145,17 +146,18 @@ class LoadedRun:
         model.eval()
         return cls(run, config, dataset, model, task)
 
-    def teacher(self) -> ModelTeacher:
-        """The model as teacher, with the stages that the run kept."""
-        stages: list[Teacher] = []
+    def teacher(self, *, live: bool = False) -> ModelTeacher:
+        """The model as teacher, with the stages that the run kept; ``live`` for one that is to be trained on."""
         best = self.run.status().get("best_epoch")
-        for epoch, tensors in self.run.load_stages().items():
-            if best is not None and epoch >= best:  # later than the weights that are the teacher itself
-                continue
-            earlier = build_model(self.config, self.task)
-            load_weights(earlier, tensors, self.run.path)
-            stages.append(ModelTeacher(earlier.eval(), self.task, name=f"{self.run.path}@{epoch}"))
-        return ModelTeacher(self.model, self.task, name=str(self.run.path), stages=stages)
+        best = -1 if best is None else int(best)
+        # stages later than the weights that are the teacher itself are of no use
+        stages = [Stage(epoch, partial(self._stage, epoch)) for epoch in self.run.stages() if epoch < best]
+        return ModelTeacher(self.model, self.task, name=str(self.run.path), live=live, stages=stages, epoch=best)
+
+    def _stage(self, epoch: int) -> ModelTeacher:
+        earlier = build_model(self.config, self.task)
+        load_weights(earlier, self.run.load_stage(epoch), self.run.path)
+        return ModelTeacher(earlier.eval(), self.task, name=f"{self.run.path}@{epoch}", epoch=epoch)
 
     @property
     def n_parameters(self) -> int:

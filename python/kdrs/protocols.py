@@ -118,6 +118,10 @@ class EarlyStopping:
     def stopped(self) -> bool:
         return self.selection.patience is not None and self.stale >= self.selection.patience
 
+    def restart(self) -> None:
+        """Patience begins anew: what is trained for has changed."""
+        self.stale = 0
+
     def update(self, epoch: int, means: Mapping[str, float]) -> Verdict:
         """Takes the validation means of ``epoch``; epochs must ascend.
 

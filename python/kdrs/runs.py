@@ -204,10 +204,13 @@ class Run:
         (self.path / "stages").mkdir(exist_ok=True)
         write_safetensors(self.path / "stages" / f"{epoch:04d}.safetensors", tensors, {"format": MODEL_FORMAT})
 
-    def load_stages(self) -> dict[int, dict[str, Tensor]]:
-        """Weights of earlier epochs, by epoch, ascending."""
-        paths = sorted((self.path / "stages").glob("*.safetensors"))
-        return {int(path.stem): _read_safetensors(path)[0] for path in paths}
+    def stages(self) -> list[int]:
+        """Epochs whose weights were kept, ascending."""
+        return sorted(int(path.stem) for path in (self.path / "stages").glob("*.safetensors"))
+
+    def load_stage(self, epoch: int) -> dict[str, Tensor]:
+        """Weights of an earlier epoch."""
+        return _read_safetensors(self.path / "stages" / f"{epoch:04d}.safetensors")[0]
 
     # --- checkpoint -------------------------------------------------------------------------------------------------
 

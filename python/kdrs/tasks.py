@@ -31,6 +31,11 @@ class Queries:
     def __len__(self) -> int:
         return self.rows.shape[0]
 
+    def at(self, places: Tensor) -> Queries:
+        """Some of these queries: int64 [B'] places among them."""
+        history = None if self.history is None else self.history[places]
+        return Queries(self.rows[places], self.users[places], history)
+
 
 @dataclass(frozen=True)
 class Unique:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,15 @@ from kdrs.view import DetachedView, DotView, Factors, FrozenView, View, frozen
 
 BLOCK_BYTES = 64 << 20
 """Score blocks of models without factors hold at most this much."""
+
+
+class Stage(NamedTuple):
+    """A point of a training trajectory."""
+
+    epoch: int
+    """Counted from 0; -1 where it is not known."""
+    load: Callable[[], Teacher]
+    """The teacher as it was then. Earlier ones are built anew on every call: keep what is needed and let go of the rest."""
 
 
 class Teacher(Protocol):
@@ -36,7 +45,7 @@ class Teacher(Protocol):
     def topk(self, k: int) -> Ranking:
         """Best ``k`` unseen items of every query: int32 [Q, k] and float32 [Q, k], NumPy, padded with -1."""
 
-    def stages(self) -> Sequence[Teacher]:
+    def stages(self) -> Sequence[Stage]:
         """Saved earlier selves, oldest first, itself last."""
 
 
@@ -49,10 +58,17 @@ class ModelTeacher:
     """
 
     def __init__(
-        self, model: nn.Module, task: Task, *, name: str = "model", live: bool = False, stages: Sequence[Teacher] = ()
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        name: str = "model",
+        live: bool = False,
+        stages: Sequence[Stage] = (),
+        epoch: int = -1,
     ):
         self.model, self.task, self.name, self.live = model, task, name, live
-        self._stages = stages
+        self._stages, self.epoch = stages, epoch
         self._topk: Ranking | None = None
         self._state: FrozenView | None = None
         self._pass: tuple[Queries, View] | None = None
@@ -89,8 +105,8 @@ class ModelTeacher:
             self._topk = None
         return Ranking(ranked.items[:, :k], ranked.scores[:, :k])
 
-    def stages(self) -> Sequence[Teacher]:
-        return (*self._stages, self)
+    def stages(self) -> Sequence[Stage]:
+        return (*self._stages, Stage(self.epoch, lambda: self))
 
     def factors(self) -> Factors | None:
         with frozen(self.model):
@@ -177,8 +193,8 @@ class FileTeacher:
             self._ranked = Ranking(_array(ranked.items), _array(ranked.scores))
         return Ranking(self._ranked.items[:, :k], self._ranked.scores[:, :k])
 
-    def stages(self) -> Sequence[Teacher]:
-        return (self,)
+    def stages(self) -> Sequence[Stage]:
+        return (Stage(-1, lambda: self),)
 
     def factors(self) -> Factors | None:
         return self._factors

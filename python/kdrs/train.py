@@ -273,6 +273,8 @@ def fit(
             index = draws.epoch.index
             upcoming = background.submit(draw, index + 1) if index + 1 < epochs else None
             row: dict[str, Any] = {"epoch": index, **_train_epoch(learners, draws, seed)}
+            if any(term.distiller.restarts_patience for term in first.terms):
+                stopping.restart()
             row["seconds"] = round(time.perf_counter() - began, 4)
             stop = index + 1 >= epochs
             if evaluate is not None and ((index + 1) % every == 0 or stop):

@@ -6,6 +6,7 @@ from kdrs.distillers.base import Distiller
 from kdrs.distillers.bd import BD
 from kdrs.distillers.cd import CD
 from kdrs.distillers.de import DE
+from kdrs.distillers.hetcomp import HetComp
 from kdrs.distillers.rrd import RRD
 from kdrs.errors import ConfigError, nearest
 
@@ -13,6 +14,7 @@ DISTILLERS: dict[str, type[Distiller]] = {
     "bd": BD,
     "cd": CD,
     "de": DE,
+    "hetcomp": HetComp,
     "rrd": RRD,
 }
 
@@ -24,4 +26,4 @@ def distiller_class(name: str) -> type[Distiller]:
     return DISTILLERS[name]
 
 
-__all__ = ["BD", "CD", "DE", "DISTILLERS", "RRD", "Distiller", "distiller_class"]
+__all__ = ["BD", "CD", "DE", "DISTILLERS", "RRD", "Distiller", "HetComp", "distiller_class"]

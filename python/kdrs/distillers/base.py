@@ -49,8 +49,10 @@ class Distiller(nn.Module):
     """What a teacher must hold."""
     default_weight: ClassVar[float] = 1.0
     """The weight that the paper's experiments use."""
-    replaces_base: ClassVar[bool] = False
+    replaces_base: bool = False
     """The method's loss stands in the place of the model's own."""
+    restarts_patience: bool = False
+    """In an epoch at whose start the method changed what it trains for: early stopping counts anew."""
     mutual: ClassVar[bool] = False
     """The teacher is trained along with the student: ``counterpart`` is its term."""
 

@@ -1,0 +1,296 @@
+"""HetComp against the numbers and properties of its paper."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import toy_dataset
+from kdrs import losses
+from kdrs.data import Interactions
+from kdrs.distillers import HetComp
+from kdrs.distillers.hetcomp import best_seen, choose_stages, discrepancy, ensemble, ranks_of_seen
+from kdrs.errors import MissingKnowledge
+from kdrs.models import BPR
+from kdrs.ranking import Ranking
+from kdrs.tasks import Batch, Epoch, PairTask, Queries
+from kdrs.teachers import ModelTeacher, Stage
+from kdrs.train import Learner, Term, fit
+
+
+def model(task, dim=4, seed=0, std=0.5):
+    torch.manual_seed(seed)
+    return BPR(BPR.Config(dim=dim, init_std=std), task)
+
+
+def trajectory(task, n=4, seed=0):
+    """A teacher with n states, the last one itself."""
+    states = [ModelTeacher(model(task, 8, seed * 100 + e), task, name=f"t{seed}@{e}", epoch=10 * e) for e in range(n)]
+    last = states[-1]
+    stages = [Stage(state.epoch, lambda state=state: state) for state in states[:-1]]
+    return ModelTeacher(last.model, task, name=f"t{seed}", stages=stages, epoch=last.epoch)
+
+
+class Lists:
+    """A student whose lists are given."""
+
+    name = "lists"
+
+    def __init__(self, items):
+        self.items = items
+
+    def topk(self, k):
+        return Ranking(self.items[:, :k], np.zeros_like(self.items[:, :k], np.float32))
+
+
+@pytest.fixture
+def pairs():
+    return PairTask(toy_dataset().train, batch_size=64)
+
+
+# --- discrepancy ----------------------------------------------------------------------------------------------------
+
+
+def test_discrepancy_worked():
+    teacher = np.array([[0, 1, 2]])
+    for student, rank, position in (([0, 9, 1], 0.743239, 0.715169), ([2, 1, 0], 1 - 0.061105, 1.0)):
+        student = np.array([student])
+        assert 1 - discrepancy(student, teacher)[0] == pytest.approx(rank, abs=1e-6)
+        assert 1 - discrepancy(student, teacher, by_position=True)[0] == pytest.approx(round(position, 4), abs=1e-9)
+    assert discrepancy(teacher, teacher)[0] == pytest.approx(0, abs=1e-12)
+    assert discrepancy(np.array([[7, 8, 9]]), teacher)[0] == 1.0
+    assert discrepancy(np.array([[-1, -1, -1]]), np.array([[0, -1, -1]]))[0] == 1.0
+
+
+# --- knowledge construction ------------------------------------------------------------------------------------------
+
+
+def test_states_advance_one_at_a_time_and_all_arrive_by_epoch_120(pairs):
+    """Worst case: the student never moves, so that every ratio is 1."""
+    teachers = [trajectory(pairs, seed=seed) for seed in (0, 1)]
+    distiller = HetComp(HetComp.Config(target=10), teachers, pairs, 4)
+    student = Lists(np.tile(np.arange(50, dtype=np.int32), (50, 1)))
+    before = distiller.v.clone()
+    for index in range(122):
+        distiller.on_epoch_start(Epoch(index, 0, 1000), None, student)
+        step = distiller.v - before
+        assert step.min() >= 0 and step.max() <= 1 and distiller.v.max() <= 3  # noqa: PT018
+        if index <= 11:
+            assert not step.any()  # the first look, after epoch 10, only takes the measure
+        if index % 10 != 1:
+            assert not step.any()
+        before = distiller.v.clone()
+    assert (distiller.v == 3).all()
+    assert distiller.fine.all()
+
+
+def test_without_the_second_test_a_still_student_waits(pairs):
+    """Ratio 1 passes the threshold only once it is below 1: from epoch 100 on; a receding one never does."""
+    distiller = HetComp(HetComp.Config(target=10, advance_if_receding=False), [trajectory(pairs)], pairs, 4)
+    student = Lists(np.tile(np.arange(50, dtype=np.int32), (50, 1)))
+    for index in range(101):
+        distiller.on_epoch_start(Epoch(index, 0, 1000), None, student)
+    assert not distiller.v.any()
+    distiller.on_epoch_start(Epoch(101, 0, 1000), None, student)
+    assert (distiller.v == 1).all()
+
+
+def test_a_student_that_has_arrived_counts_as_arrived(pairs):
+    """D = 0 to the next state is an infinite gain, not 0 / 0."""
+    teacher = trajectory(pairs, n=2)
+    distiller = HetComp(HetComp.Config(target=10, states=2, every=1), [teacher], pairs, 4)
+    student = Lists(np.asarray(teacher.topk(50).items))
+    for index in range(4):
+        distiller.on_epoch_start(Epoch(index, 0, 10), None, student)
+    assert (distiller.v == 1).all()
+    assert distiller.fine.all()
+
+
+def test_states_nearest_to_quarters():
+    task = PairTask(toy_dataset().train)
+    base = model(task)
+    stages = [Stage(epoch, lambda: None) for epoch in range(0, 120, 10)]
+    teacher = ModelTeacher(base, task, stages=stages, epoch=123)
+    chosen = [stage.epoch for stage in choose_stages(teacher, HetComp.Config())]
+    assert chosen == [30, 60, 90, 123]
+    assert [s.epoch for s in choose_stages(teacher, HetComp.Config(choose="first", states=3))] == [0, 10, 20]
+    with pytest.raises(MissingKnowledge, match="stages_every"):
+        choose_stages(ModelTeacher(base, task), HetComp.Config())
+
+
+def test_sparse_ensemble_is_the_dense_one():
+    rng = np.random.default_rng(0)
+    lists = np.stack([[[rng.permutation(130)[:100] for _ in range(6)] for _ in range(2)] for _ in range(3)])
+    lists = lists.astype(np.int32)
+    states = rng.integers(0, 2, (3, 6))
+    found = ensemble(lists, states, HetComp.Config(target=20))
+    for user in range(6):
+        dense = np.zeros(130)
+        for m in range(3):
+            dense[lists[m, states[m, user], user]] += np.exp(-np.arange(100) / 10)
+        assert found[user].tolist() == np.lexsort((np.arange(130), -dense))[:20].tolist()
+
+
+def test_one_teacher_of_one_state_is_its_list_and_fine_from_the_start(pairs):
+    teacher = ModelTeacher(model(pairs), pairs)
+    distiller = HetComp(HetComp.Config(target=30, states=1), [teacher], pairs, 4)
+    assert np.array_equal(distiller.targets.numpy(), np.asarray(teacher.topk(30).items))
+    assert distiller.fine.all()
+
+
+def test_no_seen_item_is_a_target(pairs):
+    distiller = HetComp(HetComp.Config(target=40), [trajectory(pairs)], pairs, 4)
+    seen = pairs.seen.to_csr().toarray() > 0
+    rows, places = (distiller.targets >= 0).nonzero(as_tuple=True)
+    assert not seen[rows.numpy(), distiller.targets[rows, places].numpy()].any()
+
+
+def test_observed_items_are_ranked_among_themselves():
+    task = PairTask(Interactions.from_pairs([0, 0, 0, 1, 2], [4, 1, 3, 0, 2], 4, 6))
+    scores = torch.tensor([1.0, 5.0, 2.0, 3.0, 5.0, 0.0])
+    teacher = BPR(BPR.Config(dim=1), task)
+    with torch.no_grad():
+        teacher.users.weight.fill_(1.0)
+        teacher.items.weight.copy_(scores[:, None])
+    ranks = ranks_of_seen(ModelTeacher(teacher, task), task)
+    assert ranks.tolist() == [0, 2, 1, 0, 0]  # items 1, 3, 4 of user 0: a tie goes to the lower id
+    own = best_seen(task, np.exp(-ranks / 10), 2)
+    assert own.tolist() == [[1, 4], [0, -1], [2, -1], [-1, -1]]
+
+
+# --- losses ---------------------------------------------------------------------------------------------------------
+
+
+def worked(scores, seen, targets, observed, **options):
+    """One user over the items with these scores."""
+    task = PairTask(Interactions.from_pairs([0] * len(seen), seen, 1, len(scores)))
+    student = BPR(BPR.Config(dim=1), task)
+    with torch.no_grad():
+        student.users.weight.fill_(1.0)
+        student.items.weight.copy_(torch.tensor(scores)[:, None])
+    distiller = HetComp(
+        HetComp.Config(
+            target=len(targets), states=1, observed_items=len(observed), overall_weight=1, fine_weight=1, **options
+        ),
+        [ModelTeacher(student, task)],
+        task,
+        1,
+    )
+    distiller.targets.copy_(torch.tensor([targets], dtype=torch.int32))
+    distiller._observed = torch.tensor([observed])
+    batch = Batch(Queries(torch.tensor([0, 0]), torch.tensor([0, 0])), torch.tensor([0, 0]), torch.tensor([[1], [1]]))
+    return distiller, student, batch
+
+
+SCORES = [2.0, 1.0, 0.0, -1.0]
+
+
+def test_overall_loss_worked():
+    distiller, student, batch = worked(SCORES, [0], [1, 2], [0])
+    distiller.fine.fill_(False)
+    loss = distiller.loss(student(batch.queries), batch)
+    assert loss.item() == pytest.approx(0.048587 + 0.126928 + 0.313262, abs=1e-6)
+    again = distiller.loss(student(batch.queries), batch)
+    distiller.targets.copy_(torch.tensor([[2, 1]]))
+    assert distiller.loss(student(batch.queries), batch).item() == pytest.approx(again.item(), abs=1e-6)
+
+
+def test_fine_loss_worked_and_ordered():
+    distiller, student, batch = worked(SCORES, [0], [1, 2], [0])
+    loss = distiller.loss(student(batch.queries), batch).item()
+    assert loss == pytest.approx(0.720868 + 0.048587, abs=1e-6)  # RR((1, 0), {-1}) + the observed item
+    distiller.targets.copy_(torch.tensor([[2, 1]]))
+    assert distiller.loss(student(batch.queries), batch).item() > loss + 0.1
+
+
+def test_released_form_of_the_fine_loss():
+    """With K = 20: lists of the first 10 and 2, each against all unseen items outside it."""
+    rng = np.random.default_rng(1)
+    scores = rng.normal(size=40).tolist()
+    targets = rng.permutation(np.arange(5, 40))[:20].tolist()
+    distiller, student, batch = worked(scores, [0, 1, 2, 3, 4], targets, [3, 1], fine="released")
+    found = distiller.loss(student(batch.queries), batch).item()
+    s = torch.tensor(scores, dtype=torch.float64)
+
+    def part(listed, cut):
+        rest = [i for i in range(5, 40) if i not in targets[:cut]]
+        return losses.relaxed_ranking(s[listed][None], s[rest][None]).item()
+
+    expected = part([3, 1], 10) + 0.5 * (part(targets[:10], 10) + part(targets[:2], 2))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_shifts_change_nothing_and_gradients_sum_to_zero(fine):
+    distiller, student, batch = worked(SCORES, [0], [1, 2], [0])
+    distiller.fine.fill_(fine)
+    before = distiller.loss(student(batch.queries), batch)
+    before.backward()
+    gradient = student.items.weight.grad.to_dense()
+    assert gradient.sum().item() == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        student.items.weight.add_(3.0)
+    assert distiller.loss(student(batch.queries), batch).item() == pytest.approx(before.item(), abs=1e-5)
+
+
+def test_a_target_does_not_compete_with_another_in_the_first_stage():
+    distiller, student, batch = worked(SCORES, [0], [1, 2], [0])
+    distiller.fine.fill_(False)
+    distiller.loss(student(batch.queries), batch).backward()
+    gradient = student.items.weight.grad.to_dense()[:, 0]
+    alone = torch.sigmoid(torch.tensor([-1.0, 0.0]) - torch.tensor([2.0, 1.0])) * 0  # the terms' own gradients below
+    alone = -torch.sigmoid(torch.tensor([-3.0, -2.0, -1.0]))
+    assert torch.allclose(gradient[:3], alone, atol=1e-6)
+
+
+def test_blocks_of_users_and_one_block_agree(pairs, monkeypatch):
+    distiller = HetComp(HetComp.Config(target=10), [trajectory(pairs)], pairs, 4)
+    batch = next(iter(pairs.draw(Epoch(0, 0, 1))))
+    results = []
+    for size in (1 << 26, 300):
+        student = model(pairs, seed=3)
+        monkeypatch.setattr("kdrs.distillers.hetcomp.BLOCK_FLOATS", size)
+        loss = distiller.loss(student(batch.queries), batch)
+        loss.backward()
+        results.append((loss.item(), student.items.weight.grad.to_dense()))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
+    assert torch.allclose(results[0][1], results[1][1], atol=1e-6)
+
+
+def test_drawn_background_estimates_the_exact_sum(pairs):
+    exact = HetComp(HetComp.Config(target=10), [trajectory(pairs)], pairs, 4)
+    student, batch = model(pairs, seed=3), next(iter(pairs.draw(Epoch(0, 0, 1))))
+    wanted = exact.loss(student(batch.queries), batch).item()
+    drawn = HetComp(HetComp.Config(target=10, background=79), [trajectory(pairs)], pairs, 4)
+    drawn.on_epoch_start(Epoch(0, 0, 1), None, Lists(np.zeros((50, 50), np.int32)))
+    assert drawn.loss(student(batch.queries), batch).item() == pytest.approx(wanted, rel=1e-5)  # all of them: exact
+    few = HetComp(HetComp.Config(target=10, background=20), [trajectory(pairs)], pairs, 4)
+    found = []
+    for index in range(40):
+        few.on_epoch_start(Epoch(0, index, 1), None, Lists(np.zeros((50, 50), np.int32)))
+        few.seed = index + 1
+        found.append(few.loss(student(batch.queries), batch).item())
+    assert np.mean(found) == pytest.approx(wanted, rel=0.02)
+
+
+def test_users_once_a_batch_or_once_a_row(pairs):
+    batch = next(iter(pairs.draw(Epoch(0, 0, 1))))
+    student = model(pairs, seed=3)
+    once, rows = (
+        HetComp(HetComp.Config(target=10, unique_users=unique), [trajectory(pairs)], pairs, 4).loss(
+            student(batch.queries), batch
+        )
+        for unique in (True, False)
+    )
+    assert rows.item() > once.item() * 1.1
+
+
+def test_the_second_stage_restarts_patience_once(pairs):
+    distiller = HetComp(HetComp.Config(target=10, states=2, every=1), [trajectory(pairs, n=2)], pairs, 4)
+    learner = Learner(model(pairs), pairs, [Term("hetcomp", 1.0, distiller)], base=None, lr=1e-2)
+    seen = []
+    fit(learner, pairs, epochs=14, on_epoch=lambda row: seen.append(distiller.restarts_patience))
+    assert sum(seen) == 1
+    assert distiller.fine.all()
+    assert distiller.replaces_base
