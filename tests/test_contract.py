@@ -18,6 +18,10 @@ from kdrs.train import Learner, Term, fit
 
 SMALL = {
     "de": {"experts": 3},
+    "dgkd": {"experts": 3},
+    "hint": {},
+    "phr": {},
+    "takd": {"experts": 3},
     "rrd": {"interesting": 5, "uninteresting": 5, "pool": 20},
     "cd": {"items": 5, "pool": 30},
 }

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from kdrs.distillers._hidden import assistant_dims
 from kdrs.distillers.base import Distiller
 from kdrs.distillers.cd import CD
 from kdrs.distillers.de import DE
+from kdrs.distillers.dgkd import DGKD
+from kdrs.distillers.hint import HintRegression
+from kdrs.distillers.phr import PHR
 from kdrs.distillers.rrd import RRD
+from kdrs.distillers.takd import TAKD
 from kdrs.errors import ConfigError, nearest
 
 DISTILLERS: dict[str, type[Distiller]] = {
     "cd": CD,
     "de": DE,
+    "dgkd": DGKD,
+    "hint": HintRegression,
+    "phr": PHR,
     "rrd": RRD,
+    "takd": TAKD,
 }
 
 
@@ -22,4 +31,16 @@ def distiller_class(name: str) -> type[Distiller]:
     return DISTILLERS[name]
 
 
-__all__ = ["CD", "DE", "DISTILLERS", "RRD", "Distiller", "distiller_class"]
+__all__ = [
+    "CD",
+    "DE",
+    "DGKD",
+    "DISTILLERS",
+    "PHR",
+    "RRD",
+    "TAKD",
+    "Distiller",
+    "HintRegression",
+    "assistant_dims",
+    "distiller_class",
+]
