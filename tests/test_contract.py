@@ -20,6 +20,7 @@ SMALL = {
     "de": {"experts": 3},
     "dgkd": {"experts": 3},
     "hint": {},
+    "hyperkdma": {"experts": 3, "assistants": 2},
     "phr": {},
     "takd": {"experts": 3},
     "rrd": {"interesting": 5, "uninteresting": 5, "pool": 20},

@@ -8,6 +8,7 @@ from kdrs.distillers.cd import CD
 from kdrs.distillers.de import DE
 from kdrs.distillers.dgkd import DGKD
 from kdrs.distillers.hint import HintRegression
+from kdrs.distillers.hyperkdma import HyperKDMA
 from kdrs.distillers.phr import PHR
 from kdrs.distillers.rrd import RRD
 from kdrs.distillers.takd import TAKD
@@ -18,6 +19,7 @@ DISTILLERS: dict[str, type[Distiller]] = {
     "de": DE,
     "dgkd": DGKD,
     "hint": HintRegression,
+    "hyperkdma": HyperKDMA,
     "phr": PHR,
     "rrd": RRD,
     "takd": TAKD,
@@ -41,6 +43,7 @@ __all__ = [
     "TAKD",
     "Distiller",
     "HintRegression",
+    "HyperKDMA",
     "assistant_dims",
     "distiller_class",
 ]

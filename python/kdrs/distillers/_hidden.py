@@ -193,7 +193,8 @@ def _halfway(own: Tensor, neighbours: Tensor, lonely: Tensor) -> Tensor:
 def _neighbour_means(adjacency: Any, vectors: Tensor) -> Tensor:
     """Mean of the ``vectors`` of each row's columns; 0 for rows that have none."""
     degrees = np.maximum(adjacency.row_degrees, 1).astype(np.float32)
-    indptr, indices = torch.from_numpy(adjacency.indptr), torch.from_numpy(adjacency.indices.astype(np.int64))
+    indptr = torch.from_numpy(adjacency.indptr.astype(np.int64))  # a copy: the array itself may be read-only
+    indices = torch.from_numpy(adjacency.indices.astype(np.int64))
     values = torch.from_numpy(1 / degrees[adjacency.row_of_pair])
     shape = (adjacency.shape[0], adjacency.shape[1])
     matrix = torch.sparse_csr_tensor(indptr, indices, values, size=shape, check_invariants=False)
