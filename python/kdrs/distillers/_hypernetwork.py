@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -49,6 +50,8 @@ class _Pairs(torch.autograd.Function):
 
     BLOCK_ROWS = 2048
     """Features made at a time; a block of them stays in the cache between its making and its product."""
+    LANES = 64
+    """bfloat16 products whose inner size is no multiple of this run at half the speed or less: zeros fill it up."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, pairs: Tensor, bf16: bool) -> Tensor:
@@ -56,9 +59,10 @@ class _Pairs(torch.autograd.Function):
         ctx.bf16 = bf16
         out = vectors.new_zeros(pairs.shape[1], vectors.shape[0])  # [D, E]
         for rows, features in _Pairs._features(vectors, bf16):
-            if bf16:  # this layout: others are up to three times slower in bfloat16
-                weights = pairs[rows].to(torch.bfloat16).T.contiguous()
-                out += torch.mm(weights, features)
+            if bf16:  # in this layout: others are up to three times slower
+                weights = pairs[rows].to(torch.bfloat16).T
+                weights = F.pad(weights, (0, features.shape[0] - weights.shape[1]))
+                out += torch.mm(weights, features)[:, : out.shape[1]]
             else:
                 out.addmm_(pairs[rows].T, features)
         return out.T
@@ -69,26 +73,30 @@ class _Pairs(torch.autograd.Function):
         gradient = gradients[0].contiguous()  # [E, D]
         dim = vectors.shape[1]
         to_pairs = gradient.new_empty(dim * (dim - 1) // 2, gradient.shape[1])
-        own = gradient.to(torch.bfloat16) if ctx.bf16 else gradient
+        if ctx.bf16:
+            gradient = F.pad(gradient.to(torch.bfloat16), (0, 0, 0, -gradient.shape[0] % _Pairs.LANES))
         for rows, features in _Pairs._features(vectors, ctx.bf16):
             if ctx.bf16:
-                to_pairs[rows] = torch.mm(features, own)
+                to_pairs[rows] = torch.mm(features[: rows.stop - rows.start], gradient)
             else:
-                torch.mm(features, own, out=to_pairs[rows])
+                torch.mm(features, gradient, out=to_pairs[rows])
         return None, to_pairs, None
 
     @staticmethod
     def _features(vectors: Tensor, bf16: bool) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of rows of ``2 h_b h_c``, b < c, in the order of ``pairs``."""
+        """Blocks of rows of ``2 h_b h_c``, b < c, in the order of ``pairs``; in bfloat16 rows and columns are filled up to
+        ``LANES``, the columns by zeros, the rows by what may be anything finite."""
         dim = vectors.shape[1]
-        columns = (vectors.to(torch.bfloat16) if bf16 else vectors).T.contiguous()  # [d, E]
+        columns = vectors.T.contiguous()  # [d, E]
+        if bf16:
+            columns = F.pad(columns.to(torch.bfloat16), (0, -columns.shape[1] % _Pairs.LANES))
         doubled = columns * 2
         size = max(_Pairs.BLOCK_ROWS, dim - 1)
-        block = columns.new_empty(min(size, dim * (dim - 1) // 2), columns.shape[1])
+        block = columns.new_zeros(size + -size % _Pairs.LANES, columns.shape[1])
         start = filled = 0
         for b in range(dim - 1):
             torch.mul(columns[b + 1 :], doubled[b], out=block[filled : filled + dim - 1 - b])
             filled += dim - 1 - b
             if b == dim - 2 or filled + dim - 2 - b > size:
-                yield slice(start, start + filled), block[:filled]
+                yield slice(start, start + filled), block[: filled + (-filled % _Pairs.LANES if bf16 else 0)]
                 start, filled = start + filled, 0
