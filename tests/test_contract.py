@@ -19,7 +19,9 @@ from kdrs.train import Learner, Term, fit
 SMALL = {
     "de": {"experts": 3},
     "dgkd": {"experts": 3},
+    "ftd": {},
     "hint": {},
+    "htd": {"groups": 3},
     "hyperkdma": {"experts": 3, "assistants": 2},
     "phr": {},
     "takd": {"experts": 3},

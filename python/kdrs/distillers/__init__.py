@@ -7,7 +7,9 @@ from kdrs.distillers.base import Distiller
 from kdrs.distillers.cd import CD
 from kdrs.distillers.de import DE
 from kdrs.distillers.dgkd import DGKD
+from kdrs.distillers.ftd import FTD
 from kdrs.distillers.hint import HintRegression
+from kdrs.distillers.htd import HTD
 from kdrs.distillers.hyperkdma import HyperKDMA
 from kdrs.distillers.phr import PHR
 from kdrs.distillers.rrd import RRD
@@ -18,7 +20,9 @@ DISTILLERS: dict[str, type[Distiller]] = {
     "cd": CD,
     "de": DE,
     "dgkd": DGKD,
+    "ftd": FTD,
     "hint": HintRegression,
+    "htd": HTD,
     "hyperkdma": HyperKDMA,
     "phr": PHR,
     "rrd": RRD,
@@ -38,6 +42,8 @@ __all__ = [
     "DE",
     "DGKD",
     "DISTILLERS",
+    "FTD",
+    "HTD",
     "PHR",
     "RRD",
     "TAKD",
