@@ -19,6 +19,13 @@ from kdrs.train import Learner, Term, fit
 SMALL = {
     "de": {"experts": 3},
     "hetcomp": {"target": 10, "states": 1},
+    "dgkd": {"experts": 3},
+    "ftd": {},
+    "hint": {},
+    "htd": {"groups": 3},
+    "hyperkdma": {"experts": 3, "assistants": 2},
+    "phr": {},
+    "takd": {"experts": 3},
     "rrd": {"interesting": 5, "uninteresting": 5, "pool": 20},
     "bd": {"refresh": 2},
     "cd": {"items": 5, "pool": 30},

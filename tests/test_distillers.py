@@ -10,8 +10,8 @@ import torch
 
 from conftest import toy_dataset
 from kdrs.distillers import CD, DE, RRD
+from kdrs.distillers._experts import Experts, temperature
 from kdrs.distillers.cd import CDConfig, rank_weights
-from kdrs.distillers.de import Experts, temperature
 from kdrs.errors import MissingKnowledge
 from kdrs.models import BPR
 from kdrs.tasks import Batch, Epoch, PairTask, Queries

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdrs.errors import ConfigError
 from kdrs.optim import Adam, RowGradient
 
 
@@ -84,3 +85,26 @@ def test_rows_given_by_hand_are_autograds_sparse_gradient(lazy: bool):
             (2 * model(ids)).sum().backward()
         optimizer.step()
     assert torch.equal(ours.weight, theirs.weight)
+
+
+def test_an_entry_that_stands_for_two_steps_as_each_of_them():
+    """One parameter read twice against two equal ones: same steps, decay and small gradients included."""
+    pair, single = nn.Parameter(torch.full((2, 3), 0.5)), nn.Parameter(torch.full((3,), 0.5))
+    other = nn.Parameter(torch.full((3,), 0.5))
+    first = Adam({"pair": pair}, lr=1e-2, weight_decay=0.1)
+    second = Adam({"single": single, "other": other}, lr=1e-2, weight_decay=0.1, multiplicities={"single": 2.0})
+    scale = torch.tensor([1.0, 1e-3, 0.0])
+    for step in range(20):
+        weight = 1e-6 * scale * (step % 3 - 0.7)
+        first.zero_grad(), second.zero_grad()
+        (pair * weight).sum().backward()
+        (2 * single * weight).sum().backward()
+        (other * weight).sum().backward()
+        first.step(), second.step()
+    assert torch.allclose(pair[0], single, rtol=1e-6)
+    assert torch.allclose(pair[0], other, rtol=1e-6)
+
+
+def test_multiplicity_of_no_parameter_is_refused():
+    with pytest.raises(ConfigError, match="multiplicity of b"):
+        Adam({"a": nn.Parameter(torch.ones(1))}, lr=0.1, multiplicities={"b": 2.0})

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from kdrs.errors import ConfigError, shown
+
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
@@ -45,12 +47,26 @@ class Adam:
 
     A parameter without gradient is skipped; one whose gradient is zero is stepped. State is created at a parameter's
     first step.
+
+    ``multiplicities`` names parameters each entry of which stands for n equal entries of a larger one, such as the
+    off-diagonal half of a symmetric matrix (n = 2). Its gradient is n times that of each; with ε and decay taken n times it
+    steps as each of them would.
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], *, lr: float, weight_decay: float = 0.0, lazy: bool = False
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+        lazy: bool = False,
+        multiplicities: Mapping[str, float] | None = None,
     ):
         self.parameters = dict(parameters)
+        self.multiplicities = dict(multiplicities or {})
+        unknown = sorted(set(self.multiplicities) - set(self.parameters))
+        if unknown:
+            raise ConfigError(f"multiplicity of {shown(unknown[0])}", "there is no such parameter")
         self.lr, self.weight_decay, self.lazy = lr, weight_decay, lazy
         self._state: dict[str, _State] = {}
         self._row_gradients: dict[str, RowGradient] = {}
@@ -66,9 +82,7 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        parameters: list[Tensor] = []
-        gradients: list[Tensor] = []
-        states: list[_State] = []
+        groups: dict[float, list[tuple[Tensor, Tensor, _State]]] = {}
         touched: list[tuple[Tensor, Tensor]] = []
         for name, parameter in self.parameters.items():
             gradient = parameter.grad
@@ -80,7 +94,7 @@ class Adam:
             state = self._state.get(name) or self._new_state(name)
             if touching is not None:
                 if self.lazy:
-                    self._step_rows(parameter, touching, state)
+                    self._step_rows(parameter, touching, state, self.multiplicities.get(name, 1.0))
                     continue
                 if state.gradient is None:
                     state.gradient = torch.zeros_like(parameter)
@@ -88,27 +102,27 @@ class Adam:
                 touched.append((state.gradient, touching.rows))
                 gradient = state.gradient
             assert gradient is not None
-            parameters.append(parameter)
-            gradients.append(gradient)
-            states.append(state)
-        if parameters:
-            self._update(parameters, gradients, states)
+            groups.setdefault(self.multiplicities.get(name, 1.0), []).append((parameter, gradient, state))
+        for multiplicity, group in groups.items():
+            self._update([p for p, _, _ in group], [g for _, g, _ in group], [s for _, _, s in group], multiplicity)
         for buffer, rows in touched:
             buffer.index_fill_(0, rows, 0.0)
 
-    def _step_rows(self, parameter: Tensor, gradient: RowGradient, state: _State) -> None:
+    def _step_rows(self, parameter: Tensor, gradient: RowGradient, state: _State, multiplicity: float) -> None:
         rows, places = torch.unique(gradient.rows, return_inverse=True)
         summed = gradient.values.new_zeros(rows.shape[0], gradient.values.shape[1]).index_add_(
             0, places, gradient.values
         )
         part = _State(state.step, state.exp_avg.index_select(0, rows), state.exp_avg_sq.index_select(0, rows))
         values = parameter.index_select(0, rows)
-        self._update([values], [summed], [part])
+        self._update([values], [summed], [part], multiplicity)
         parameter.index_copy_(0, rows, values)
         state.exp_avg.index_copy_(0, rows, part.exp_avg)
         state.exp_avg_sq.index_copy_(0, rows, part.exp_avg_sq)
 
-    def _update(self, parameters: list[Tensor], gradients: list[Tensor], states: list[_State]) -> None:
+    def _update(
+        self, parameters: list[Tensor], gradients: list[Tensor], states: list[_State], multiplicity: float
+    ) -> None:
         adam(
             parameters,
             gradients,
@@ -121,8 +135,8 @@ class Adam:
             beta1=BETA1,
             beta2=BETA2,
             lr=self.lr,
-            weight_decay=self.weight_decay,
-            eps=EPS,
+            weight_decay=self.weight_decay * multiplicity,
+            eps=EPS * multiplicity,
             maximize=False,
         )
 

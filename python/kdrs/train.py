@@ -72,8 +72,15 @@ class Learner:
         modules: dict[str, nn.Module] = {"model": model, **{f"terms.{term.name}": term.distiller for term in terms}}
         self._modules = modules
         parameters = {f"{key}.{name}": p for key, module in modules.items() for name, p in module.named_parameters()}
+        multiplicities = {
+            f"terms.{term.name}.{name}": n for term in terms for name, n in term.distiller.multiplicities.items()
+        }
         self.optimizer = Adam(
-            {k: p for k, p in parameters.items() if p.requires_grad}, lr=lr, weight_decay=weight_decay, lazy=lazy
+            {k: p for k, p in parameters.items() if p.requires_grad},
+            lr=lr,
+            weight_decay=weight_decay,
+            lazy=lazy,
+            multiplicities=multiplicities,
         )
         self.knowledge = knowledge or ModelTeacher(model, task, name=name, live=True)
         self._on_epoch_start = getattr(model, "on_epoch_start", None)
@@ -352,6 +359,9 @@ def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[
         row[f"{prefix}loss"] = math.fsum(values.values())
         if len(values) > 1:
             row[f"{prefix}losses"] = values
+        diagnostics = {term.name: found for term in learner.terms if (found := term.distiller.diagnostics())}
+        if diagnostics:
+            row[f"{prefix}diagnostics"] = diagnostics
     return row
 
 

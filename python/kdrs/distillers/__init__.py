@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from kdrs.distillers._hidden import assistant_dims
 from kdrs.distillers.base import Distiller
 from kdrs.distillers.bd import BD
 from kdrs.distillers.cd import CD
 from kdrs.distillers.de import DE
+from kdrs.distillers.dgkd import DGKD
+from kdrs.distillers.ftd import FTD
 from kdrs.distillers.hetcomp import HetComp
+from kdrs.distillers.hint import HintRegression
+from kdrs.distillers.htd import HTD
+from kdrs.distillers.hyperkdma import HyperKDMA
+from kdrs.distillers.phr import PHR
 from kdrs.distillers.rrd import RRD
+from kdrs.distillers.takd import TAKD
 from kdrs.errors import ConfigError, nearest
 
 DISTILLERS: dict[str, type[Distiller]] = {
@@ -15,7 +23,14 @@ DISTILLERS: dict[str, type[Distiller]] = {
     "cd": CD,
     "de": DE,
     "hetcomp": HetComp,
+    "dgkd": DGKD,
+    "ftd": FTD,
+    "hint": HintRegression,
+    "htd": HTD,
+    "hyperkdma": HyperKDMA,
+    "phr": PHR,
     "rrd": RRD,
+    "takd": TAKD,
 }
 
 
@@ -26,4 +41,21 @@ def distiller_class(name: str) -> type[Distiller]:
     return DISTILLERS[name]
 
 
-__all__ = ["BD", "CD", "DE", "DISTILLERS", "RRD", "Distiller", "HetComp", "distiller_class"]
+__all__ = [
+    "BD",
+    "CD",
+    "DE",
+    "DGKD",
+    "DISTILLERS",
+    "FTD",
+    "HTD",
+    "PHR",
+    "RRD",
+    "TAKD",
+    "Distiller",
+    "HetComp",
+    "HintRegression",
+    "HyperKDMA",
+    "assistant_dims",
+    "distiller_class",
+]

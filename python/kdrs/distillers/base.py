@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -78,6 +78,15 @@ class Distiller(nn.Module):
     def counterpart(self, student: Teacher) -> Counterpart:
         """Of a mutual method: how the teacher is trained, with the student in training as its teacher."""
         raise NotImplementedError
+
+    def diagnostics(self) -> dict[str, float]:
+        """What is worth watching besides the loss, of the epoch that has just ended: goes into its line of metrics.jsonl."""
+        return {}
+
+    @property
+    def multiplicities(self) -> Mapping[str, float]:
+        """Parameters that stand for several equal ones each, and for how many; see `kdrs.optim.Adam`."""
+        return {}
 
     def stream(self, epoch: Epoch, name: str) -> int:
         """A seed for one use in one epoch, of this term alone."""

@@ -1,0 +1,278 @@
+"""What the methods on hidden representations share: the entities of a batch, hints, and the sizes of assistants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdrs.distillers._experts import NO_EFFECT, Experts, temperature
+from kdrs.distillers.base import Distiller, seeded
+from kdrs.errors import ConfigError
+from kdrs.sampling import stream
+from kdrs.settings import Settings
+from kdrs.tasks import Batch, Epoch, Queries, Task
+from kdrs.teachers import Teacher
+from kdrs.view import View
+
+Kind: TypeAlias = Literal["users", "items"]
+
+
+class EntityConfig(Settings):
+    item_weight: Literal["half", "full"] = "half"
+    """``half``: an item counts ½ for each of its roles, positive and negative, in the batch (code, and all published
+    numbers). ``full``: every item counts 1 (HyperKDMA's equation 8)."""
+
+
+class ExpertConfig(EntityConfig):
+    experts: int = Field(30, ge=1)
+    """Experts for users, and as many for items: M."""
+    final_temperature: float = Field(1e-10, gt=0, le=1)
+    """τ falls from 1 to this over the planned epochs."""
+    schedule_epochs: int = Field(1000, ge=1)
+    """Epochs that the fall is spread over; the published runs plan 1,000, whenever they stop."""
+    cutoff: float = Field(NO_EFFECT, gt=0)
+    """Experts whose logit is this far below the best take no part: their share is at most exp(-cutoff). The default leaves
+    out what a float32 sum rounds away; 104 only shares that are exactly 0."""
+
+
+class PersonalConfig(EntityConfig):
+    enrich: Literal["full", "none"] = "full"
+    """What the personalisation network reads. ``full``: the mean of the teacher's vector and its training neighbours' mean
+    vector (paper). ``none``: the teacher's vector alone (code, and so the published tables)."""
+    hidden: Literal["half", "full"] = "half"
+    """Width of its hidden layer: ⌊(d_T + d_T·d_S) / 2⌋ (paper), or d_T + d_T·d_S (code of PHR for BPR and NeuMF)."""
+
+
+class HintConfig(ExpertConfig, PersonalConfig):
+    """Options of methods that can use either hint; those of the other one have no effect."""
+
+    hint: Literal["de", "phr"] = "de"
+    """The loss between two spaces: distillation experts or personalised hint regression."""
+
+
+class Vectors(NamedTuple):
+    """Something for the distinct users of a batch and something for its distinct items: representations or losses."""
+
+    users: Tensor
+    """float32 [E, ...]"""
+    items: Tensor
+    """float32 [E', ...]"""
+
+
+class Entities:
+    """The distinct users and items of a batch: U_B and I_B = P_B ∪ N_B."""
+
+    def __init__(self, batch: Batch, task: Task):
+        self.batch = batch
+        self.rows, self.first = batch.unique_queries.ids, batch.unique_queries.first
+        self.items, self.roles = batch.item_roles
+        self.queries: Queries = task.queries(self.rows)
+
+    def of_student(self, view: View) -> Vectors:
+        """Representations from the view of the batch."""
+        return Vectors(view.queries[self.first], view.items(self.items))
+
+    def of_teacher(self, teacher: Teacher) -> Vectors:
+        view = teacher.view(self.queries)
+        return Vectors(view.queries, view.items(self.items))
+
+    def weights(self, item_weight: str) -> Tensor:
+        """float32 [E']: what an item's loss counts."""
+        return self.roles / 2 if item_weight == "half" else torch.ones_like(self.roles)
+
+    def sum(self, losses: Vectors, item_weight: str) -> Tensor:
+        """Σ over users + Σ over items by their weight: Agg_half or Agg_paper of one loss an entity."""
+        return losses.users.sum() + (self.weights(item_weight) * losses.items).sum()
+
+
+class Hint:
+    """Losses of rebuilding target vectors from the student's by networks that are trained along.
+
+    No module itself: its owner registers ``modules``, so that the owner decides on the names that checkpoints hold.
+    """
+
+    modules: dict[str, nn.Module]
+
+    def start(self, epoch: Epoch, noise_seed: int) -> None:
+        """Moves schedules and seeds the noise of an epoch."""
+
+    def losses(self, kind: Kind, target: Tensor, source: Tensor, guide: Tensor | None = None) -> Tensor:
+        """float32 [E]: one loss an entity, from ``target`` [E, d_T] and ``source`` [E, d_S].
+
+        ``guide`` [E, d_T] is what the choice of the mapping depends on, the target itself unless given.
+        """
+        raise NotImplementedError
+
+    def both(self, target: Vectors, source: Vectors, guide: Vectors | None = None) -> Vectors:
+        users = self.losses("users", target.users, source.users, guide and guide.users)
+        return Vectors(users, self.losses("items", target.items, source.items, guide and guide.items))
+
+
+class ExpertHint(Hint):
+    """DE's: ``‖t - Σ_m q_m(t) E_m(s)‖²``, experts and selection network for users and items apart."""
+
+    def __init__(self, config: ExpertConfig, source_dim: int, target_dim: int, seed: int, device: torch.device):
+        self.config = config
+        with seeded(seed):
+            self.users = Experts(source_dim, target_dim, config.experts, config.cutoff)
+            self.items = Experts(source_dim, target_dim, config.experts, config.cutoff)
+        self.modules = {"users": self.users.to(device), "items": self.items.to(device)}
+        self.temperature = 1.0
+        self._noise = torch.Generator(device)
+
+    def start(self, epoch: Epoch, noise_seed: int) -> None:
+        self.temperature = temperature(epoch.index, self.config.schedule_epochs, self.config.final_temperature)
+        self._noise.manual_seed(noise_seed)
+
+    def losses(self, kind: Kind, target: Tensor, source: Tensor, guide: Tensor | None = None) -> Tensor:
+        experts = self.users if kind == "users" else self.items
+        shares = experts.shares(target if guide is None else guide, self.temperature, self._noise)
+        return (target - experts(source, shares)).square().sum(-1)
+
+
+class PersonalHint(Hint):
+    """PHR's: ``‖t - Θ(v) s‖²``, one network for users and items that turns the guide v into the mapping Θ, d_T x d_S."""
+
+    def __init__(self, config: PersonalConfig, source_dim: int, target_dim: int, seed: int, device: torch.device):
+        width = target_dim + target_dim * source_dim
+        hidden = width // 2 if config.hidden == "half" else width
+        with seeded(seed):
+            self.first = nn.Linear(target_dim, hidden)
+            self.second = nn.Linear(hidden, target_dim * source_dim)
+        self.modules = {"first": self.first.to(device), "second": self.second.to(device)}
+
+    def losses(self, kind: Kind, target: Tensor, source: Tensor, guide: Tensor | None = None) -> Tensor:
+        code = torch.relu(self.first(target if guide is None else guide))
+        mapping = self.second(code).view(-1, target.shape[1], source.shape[1])  # [E, d_T, d_S]
+        rebuilt = torch.bmm(mapping, source.unsqueeze(-1)).squeeze(-1)
+        return (target - rebuilt).square().sum(-1)
+
+
+def make_hint(config: HintConfig, source_dim: int, target_dim: int, seed: int, device: torch.device) -> Hint:
+    cls = ExpertHint if config.hint == "de" else PersonalHint
+    return cls(config, source_dim, target_dim, seed, device)
+
+
+class Neighbourhoods:
+    """PHR's enriched teacher vectors: v_e = ½ (h_T(e) + mean of h_T over e's neighbours in the training data).
+
+    An entity without neighbours keeps h_T(e). The means are computed once, the teacher being at rest: two sparse
+    products and U + I vectors kept.
+    """
+
+    BLOCK = 1 << 14
+    """Queries asked of the teacher at a time."""
+
+    def __init__(self, teacher: Teacher, task: Task):
+        seen, device = task.seen, task.device
+        users = torch.arange(seen.shape[0], device=device)
+        user_vectors = torch.cat([teacher.view(task.queries(rows)).queries for rows in users.split(self.BLOCK)])
+        item_vectors = teacher.view(task.queries(users[:1])).items(torch.arange(task.n_items, device=device))
+        self.users = _neighbour_means(seen, item_vectors)  # [U, d_T]
+        self.items = _neighbour_means(seen.transpose(), user_vectors)  # [I, d_T]
+        self._lonely_users = torch.from_numpy(seen.row_degrees == 0).to(device)
+        self._lonely_items = torch.from_numpy(seen.column_degrees == 0).to(device)
+
+    def enrich(self, entities: Entities, vectors: Vectors) -> Vectors:
+        users, items = entities.queries.users, entities.items
+        return Vectors(
+            _halfway(vectors.users, self.users[users], self._lonely_users[users]),
+            _halfway(vectors.items, self.items[items], self._lonely_items[items]),
+        )
+
+
+def _halfway(own: Tensor, neighbours: Tensor, lonely: Tensor) -> Tensor:
+    return torch.where(lonely.unsqueeze(-1), own, (own + neighbours) / 2)
+
+
+def _neighbour_means(adjacency: Any, vectors: Tensor) -> Tensor:
+    """Mean of the ``vectors`` of each row's columns; 0 for rows that have none."""
+    degrees = np.maximum(adjacency.row_degrees, 1).astype(np.float32)
+    indptr = torch.from_numpy(adjacency.indptr.astype(np.int64))  # a copy: the array itself may be read-only
+    indices = torch.from_numpy(adjacency.indices.astype(np.int64))
+    values = torch.from_numpy(1 / degrees[adjacency.row_of_pair])
+    shape = (adjacency.shape[0], adjacency.shape[1])
+    matrix = torch.sparse_csr_tensor(indptr, indices, values, size=shape, check_invariants=False)
+    return matrix.to(vectors.device) @ vectors
+
+
+class TeacherHint:
+    """A hint towards one frozen teacher, enriched by its neighbourhoods where the hint wants that."""
+
+    def __init__(self, teacher: Teacher, task: Task, config: EntityConfig, hint: Hint, *, enrich: bool = True):
+        self.teacher, self.hint = teacher, hint
+        enrich = enrich and isinstance(hint, PersonalHint) and getattr(config, "enrich", None) == "full"
+        self.neighbourhoods = Neighbourhoods(teacher, task) if enrich else None
+
+    def losses(self, entities: Entities, source: Vectors, target: Vectors | None = None) -> Vectors:
+        """One loss an entity; ``target`` are the teacher's vectors where they are at hand."""
+        target = entities.of_teacher(self.teacher) if target is None else target
+        guide = None if self.neighbourhoods is None else self.neighbourhoods.enrich(entities, target)
+        return self.hint.both(target, source, guide)
+
+
+class HintDistiller(Distiller):
+    """A method that is one hint from one teacher."""
+
+    config: EntityConfig
+
+    def _use(self, teacher: Teacher, hint: Hint) -> None:
+        self._hint = TeacherHint(teacher, self.task, self.config, hint)
+        for name, module in hint.modules.items():
+            self.add_module(name, module)
+
+    def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
+        self._hint.hint.start(epoch, self.stream(epoch, "noise"))
+
+    def loss(self, student: View, batch: Batch) -> Tensor:
+        entities = Entities(batch, self.task)
+        losses = self._hint.losses(entities, entities.of_student(student))
+        return entities.sum(losses, self.config.item_weight)
+
+
+def assistant_dims(teacher_dim: int, student_dim: int, assistants: int) -> tuple[int, ...]:
+    """Sizes of the assistants between student and teacher, ascending (HyperKDMA, equation 20).
+
+    ``d_k = ⌊d_S + k (d_T - d_S) / (m + 1)⌋`` for k = 1 to m, in integers. Small gaps give fewer: sizes that repeat, or that
+    are the student's own, are left out. Raises ``ConfigError`` where no size lies between.
+    """
+    if assistants < 0:
+        raise ConfigError(f"assistants is {assistants}", "allowed: 0 or more")
+    steps = assistants + 1
+    dims = {(student_dim * steps + k * (teacher_dim - student_dim)) // steps for k in range(1, steps)}
+    between = tuple(sorted(dim for dim in dims if student_dim < dim < teacher_dim))
+    if assistants and not between:
+        raise ConfigError(
+            f"no assistant fits between a teacher of {teacher_dim} and a student of {student_dim} dimensions",
+            "take a larger teacher, a smaller student, or assistants = 0",
+        )
+    return between
+
+
+class Group(nn.Module):
+    """Modules by name; `nn.ModuleDict` refuses names such as ``items``."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]):
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+
+def modules_of(hints: Sequence[Hint]) -> nn.ModuleList:
+    """The modules of hints, for their owner to register."""
+    return nn.ModuleList(Group(hint.modules) for hint in hints)
+
+
+def noise_seed(seed: int, epoch: Epoch, index: int) -> int:
+    """A seed for the noise of the hint towards source number ``index``; the first one's is that of a single hint."""
+    return stream(seed, "noise", epoch.index) if index == 0 else stream(seed, "noise", index, epoch.index)
+
+
+def init_seed(seed: int, index: int) -> int:
+    """The same for initial values."""
+    return stream(seed, "init") if index == 0 else stream(seed, "init", index)
