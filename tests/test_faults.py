@@ -467,3 +467,15 @@ def test_a_second_ctrl_c_stops_at_once(place, tmp_path, monkeypatch):
     assert status(tmp_path / "run") == "interrupted"
     monkeypatch.undo()
     ok(*train(place, "--out", tmp_path / "run", "--resume"))
+
+
+@pytest.mark.parametrize("length", [0x80, 0x480, 0x4B50])
+def test_a_safetensors_header_may_begin_like_a_pickle_or_an_archive(tmp_path, length):
+    """Its first bytes are the header's length: one file in 256 begins with a pickle's mark."""
+    from kdrs.teachers import read_safetensors
+
+    header = b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + header.ljust(length) + bytes(8))
+    assert path.read_bytes()[:2] in (b"\x80\x00", b"\x80\x04", b"PK")
+    assert read_safetensors(path)[0]["x"].tolist() == [0, 0]

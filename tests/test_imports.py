@@ -20,6 +20,7 @@ LAYERS = (
     ("models", "teachers", "evaluate"),
     ("distillers", "report", "runs"),
     ("train", "config", "machine"),
+    ("parts",),
     ("pipeline",),
     ("cli",),
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -45,6 +46,8 @@ class TrainSettings(Settings):
     them cheap, or the protocol reports each K from its own best epoch."""
     stages: tuple[int, ...] = ()
     """Epochs, counted from 0, whose weights are kept beside the best ones."""
+    stages_every: int | None = Field(None, ge=1)
+    """Keep the weights of every so many epochs: a trajectory, for methods that teach along one (hetcomp)."""
     checkpoint_seconds: float = Field(30.0, ge=0)
     """Least time between checkpoints."""
 
@@ -66,8 +69,29 @@ class TermSettings(Settings):
     """Weight of the term beside the model's own loss; the method's published one unless given."""
     name: str
     """How the term is called in the log; the method's name unless given."""
+    chain: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=1)], ...] = 0
+    """Assistants between teacher and student that the run trains first, each a part of its own: how many (sizes evenly
+    spaced), or their sizes, largest first."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The method's own options, checked by its Config."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in the form of a run file."""
+        chain = {"chain": list(self.chain) if isinstance(self.chain, tuple) else self.chain}
+        own = {"method": self.method, "name": self.name, "teacher": list(self.teacher), "weight": self.weight}
+        return {**own, **(chain if chain_of(self.method) else {}), **self.options}
+
+
+class PartSettings(Settings):
+    """A model that a run trains first, to teach or to start from."""
+
+    model: dict[str, Any]
+    """``name`` and the model's options."""
+    train: TrainSettings = TrainSettings()
+    """As the run's own, but for what is stated."""
+    distill: tuple[TermSettings, ...] = ()
+    """Terms of its own; their teachers may be parts declared before it."""
+    start: str | None = None
 
 
 class RunConfig(Settings):
@@ -79,6 +103,12 @@ class RunConfig(Settings):
     train: TrainSettings = TrainSettings()
     eval: EvalSettings = EvalSettings()
     distill: tuple[TermSettings, ...] = ()
+    start: str | None = None
+    """A finished run, or a part by its name, whose weights the model starts from. From scratch unless given."""
+    teachers: dict[str, PartSettings] = Field(default_factory=dict)
+    """Models trained first, in this order; terms and ``start`` name them. Tables ``[teachers.NAME]`` of a run file."""
+    parts: str | None = None
+    """Folder of the parts' runs, for several runs that share them; ``parts`` in the run directory unless given."""
     device: str = "auto"
     """``auto`` (a CUDA device where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
     threads: int | None = Field(None, ge=1)
@@ -95,12 +125,14 @@ class RunConfig(Settings):
     def to_dict(self) -> dict[str, Any]:
         """Plain values, in the form of a run file."""
         values = self.model_dump(exclude_none=True)
-        values["distill"] = [
-            {"method": t.method, "name": t.name, "teacher": list(t.teacher), "weight": t.weight, **t.options}
-            for t in self.distill
-        ]
-        if not values["distill"]:
-            del values["distill"]
+        values["distill"] = [term.to_dict() for term in self.distill]
+        for name, part in self.teachers.items():
+            values["teachers"][name]["distill"] = [term.to_dict() for term in part.distill]
+        for place in (values, *values["teachers"].values()):
+            if not place["distill"]:
+                del place["distill"]
+        if not values["teachers"]:
+            del values["teachers"]
         return values
 
 
@@ -150,23 +182,59 @@ def resolve(values: dict[str, Any]) -> RunConfig:
     Raises ``ConfigError`` naming the key, the value and what is allowed, for unknown models, methods and keys with the
     nearest name.
     """
+    values = dict(values)
+    values["model"] = _model(values.get("model", {}), "model")
+    values["distill"] = _terms(values.pop("distill", []), "distill")
+    declared = values.pop("teachers", {})
+    if not isinstance(declared, dict) or not all(isinstance(part, dict) for part in declared.values()):
+        raise ConfigError("teachers must be tables", "write each as [teachers.NAME]")
+    own = values.get("train", {})
+    inherited = {k: v for k, v in own.items() if k not in ("stages", "stages_every")} if isinstance(own, dict) else {}
+    parts: dict[str, PartSettings] = {}
+    for name, part in declared.items():
+        where = f"teachers.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
+            raise ConfigError(f"part name {shown(name)}", "allowed: letters, digits, _ . + -")
+        train = part.get("train", {})
+        parts[name] = PartSettings.parse(
+            {
+                **part,
+                "model": _model(part.get("model", {}), f"{where}.model"),
+                "distill": _terms(part.get("distill", []), f"{where}.distill"),
+                "train": {**inherited, **train} if isinstance(train, dict) else train,
+            },
+            where,
+        )
+    values["teachers"] = parts
+    return RunConfig.parse(values, "")
+
+
+def chain_of(method: str) -> str | None:
+    """How a method uses assistants that the run trains first; None where it does not."""
     from kdrs.distillers import distiller_class
+
+    return distiller_class(method).chain
+
+
+def _model(model: Any, where: str) -> dict[str, Any]:
     from kdrs.models import model_class
 
-    values = dict(values)
-    model = values.get("model", {})
     if not isinstance(model, dict) or "name" not in model:
-        raise ConfigError("model.name is missing", "name a model of `kdrs models`, such as bpr")
+        raise ConfigError(f"{where}.name is missing", "name a model of `kdrs models`, such as bpr")
     options = {key: value for key, value in model.items() if key != "name"}
-    config = model_class(str(model["name"])).Config.parse(options, "model")
-    values["model"] = {"name": model["name"], **config.model_dump()}
-    terms = values.pop("distill", [])
+    config = model_class(str(model["name"])).Config.parse(options, where)
+    return {"name": model["name"], **config.model_dump()}
+
+
+def _terms(terms: Any, place: str) -> tuple[TermSettings, ...]:
+    from kdrs.distillers import distiller_class
+
     if not isinstance(terms, list) or not all(isinstance(term, dict) for term in terms):
-        raise ConfigError("distill must be a list of tables", "write each term as [[distill]]")
+        raise ConfigError(f"{place} must be a list of tables", f"write each term as [[{place}]]")
     own = set(TermSettings.model_fields) - {"options"}
     resolved = []
     for index, term in enumerate(terms):
-        where = f"distill.{index}"
+        where = f"{place}.{index}"
         if "method" not in term:
             raise ConfigError(f"{where}.method is missing", "name a method of `kdrs methods`, such as rrd")
         cls = distiller_class(str(term["method"]))
@@ -183,10 +251,17 @@ def resolve(values: dict[str, Any]) -> RunConfig:
         named["teacher"] = (teacher,) if isinstance(teacher, str) else teacher
         named.setdefault("weight", cls.default_weight)
         named.setdefault("name", str(term["method"]))
+        if cls.chain is None and named.get("chain"):
+            raise ConfigError(f"{where}.chain is {named['chain']}; {term['method']} uses no assistants", "leave it out")
+        if cls.chain is not None and len(named["teacher"]) == 1:
+            named.setdefault("chain", cls.default_chain)
+        if named.get("chain") and len(named["teacher"]) != 1:
+            raise ConfigError(
+                f"{where} has {len(named['teacher'])} teachers and a chain", "give one teacher, or chain = 0"
+            )
         options = cls.Config.parse(given, where).model_dump()
         resolved.append(TermSettings.parse({**named, "options": options}, where))
     names = [term.name for term in resolved]
     if len(set(names)) != len(names):
-        raise ConfigError(f"terms are named {names}", "give every [[distill]] its own name")
-    values["distill"] = tuple(resolved)
-    return RunConfig.parse(values, "")
+        raise ConfigError(f"terms are named {names}", f"give every [[{place}]] its own name")
+    return tuple(resolved)

@@ -20,6 +20,7 @@ from kdrs.distillers.base import seeded
 from kdrs.errors import ArtefactError, ConfigError, MachineError, shown
 from kdrs.evaluate import Evaluator, Report, overlap, popularity
 from kdrs.models import ModelConfig, Recommender, model_class
+from kdrs.parts import Part, expand
 from kdrs.protocols import Protocol, Selection, protocol
 from kdrs.report import Comparison, Entry, compare, scoring_seconds
 from kdrs.runs import Run, describe_data, file_digest, write_json
@@ -87,14 +88,14 @@ def build_term(settings: TermSettings, teachers: dict[str, Teacher], task: Task,
     return Term(settings.name, settings.weight, distiller)
 
 
-def load_teacher(reference: str | Path, dataset: Dataset, task: Task) -> Teacher:
-    """A run directory or a teacher file as teacher for training on ``dataset``.
+def load_teacher(reference: str | Path, dataset: Dataset, task: Task, *, live: bool = False) -> Teacher:
+    """A run directory or a teacher file as teacher for training on ``dataset``; ``live`` for one that is to be trained on.
 
     Raises ``ArtefactError`` if it is neither, is damaged, or was made for other data.
     """
     path = Path(reference)
     if path.is_dir():
-        return LoadedRun.open(path, dataset, device=task.device).teacher()
+        return LoadedRun.open(path, dataset, device=task.device).teacher(live=live)
     digests = {"users": dataset.users.digest, "items": dataset.items.digest}
     return FileTeacher(path, task, digests=digests)
 
@@ -111,15 +112,44 @@ def build_learner(
     """The run's model, terms and optimizer, ready to fit."""
     if teachers is None:
         teachers = load_teachers(config, dataset, task)
-    terms = [build_term(term, teachers, task, config.model["dim"], config.train.seed) for term in config.distill]
+    terms = []
+    for settings in config.distill:
+        known = teachers
+        if distiller_class(settings.method).mutual:  # a copy of its own, to be trained on
+            known = {name: load_teacher(name, dataset, task, live=True) for name in settings.teacher}
+        terms.append(build_term(settings, known, task, config.model["dim"], config.train.seed))
+    model = build_model(config, task)
+    if config.start is not None:
+        start_from(model, config, dataset)
+    replaced = any(term.weight and term.distiller.replaces_base for term in terms)
     return Learner(
-        build_model(config, task),
+        model,
         task,
         terms,
+        base=None if replaced else "model",
         lr=config.train.lr,
         weight_decay=config.train.weight_decay,
         lazy=config.train.optimizer == "lazy-adam",
     )
+
+
+def start_from(model: nn.Module, config: RunConfig, dataset: Dataset) -> None:
+    """Gives a model the weights of the finished run that ``config.start`` names.
+
+    Raises ``ArtefactError`` for a run of another model, or of other data.
+    """
+    assert config.start is not None
+    run = Run.open(config.start)
+    _check_same_data(run, dataset)
+    theirs = resolve(run.config).model
+    for key in ("name", "dim"):
+        if theirs[key] != config.model[key]:
+            raise ArtefactError(
+                f"start {shown(config.start)} is {theirs['name']} of {theirs['dim']} dimensions; the model is "
+                f"{config.model['name']} of {config.model['dim']}",
+                "start from a run of the same model and size",
+            )
+    load_weights(model, run.load_model()[0], run.path)
 
 
 @dataclass
@@ -280,32 +310,40 @@ def execute(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     dataset = Dataset.load(config.data.path)
+    parts, inner = expand(config, Path(out))
     task = build_task(config, dataset)
     evaluator = build_evaluator(config, dataset)
-    chosen = choose_protocol(config, dataset)
-    selection = choose_selection(config, chosen)
+    selection = choose_selection(config, choose_protocol(config, dataset))
     _check_measured(selection, evaluator, dataset)
-    teachers = load_teachers(config, dataset, task)
-    learner = build_learner(config, dataset, task, teachers)
-    model = learner.model
+    loaded = None if parts else _load(inner, dataset, task)
     with Run.create(out, config.to_dict(), dataset, resume=resume) as run:
         try:
+            for part in parts:
+                place = (run.path / "parts" if config.parts is None else Path(config.parts)) / part.name
+                ended = _carry_out_part(part, place, on_start, on_epoch, should_stop)
+                if ended is not None and ended.fit.stopped == "interrupted":
+                    run.set_status("interrupted", epochs=0)
+                    return Outcome(run, Fit(stopped="interrupted"), {}, {})
+            teachers, learners = loaded or _load(inner, dataset, task)
+            learner = learners[0]
+            model = learner.model
             measured = measure_teachers(teachers, evaluator, dataset)
             if measured:
-                write_json(run.path / "teachers.json", {name: _means(parts) for name, parts in measured.items()})
+                write_json(run.path / "teachers.json", {name: _means(reports) for name, reports in measured.items()})
             if on_start is not None:
                 on_start(_summary(config, dataset, task, model, learner, measured))
             test_too = config.train.test_every_epoch
             if test_too is None:
                 test_too = selection.per_metric_best or evaluator.setting != "full"
-            parts = [part for part in (("valid", "test") if test_too else ("valid",)) if part in evaluator.truths]
+            names = [part for part in (("valid", "test") if test_too else ("valid",)) if part in evaluator.truths]
 
             def evaluate(candidate: nn.Module) -> dict[str, dict[str, float]]:
-                reports = evaluator(learner.knowledge, parts=parts)
+                reports = evaluator(learner.knowledge, parts=names)
                 return {part: report.means() for part, report in reports.items()}
 
+            every = config.train.stages_every
             outcome = fit(
-                learner,
+                learners,
                 task,
                 epochs=config.train.epochs,
                 seed=config.train.seed,
@@ -314,7 +352,7 @@ def execute(
                 selection=selection,
                 run=run,
                 checkpoint_seconds=config.train.checkpoint_seconds,
-                stages=config.train.stages,
+                stages={*config.train.stages, *range(0, config.train.epochs if every else 0, every or 1)},
                 on_epoch=on_epoch,
                 should_stop=should_stop,
                 resume=resume,
@@ -322,22 +360,76 @@ def execute(
             if outcome.stopped == "interrupted":
                 run.set_status("interrupted", epochs=outcome.epochs)
                 return Outcome(run, outcome, {}, measured)
-            metadata = {"model": config.model["name"], "epoch": str(outcome.best_epoch), "data": dataset.fingerprint}
-            run.save_model(model.state_dict(), metadata)
+            for peer in learners[1:]:
+                save_peer(run, peer, inner, dataset, evaluator, outcome.epochs - 1)
             reports = evaluator(ModelTeacher(model, task))
-            save_reports(run, reports, outcome, selection)
-            run.set_status(
-                "finished",
-                epochs=outcome.epochs,
-                best_epoch=outcome.best_epoch,
-                stopped=outcome.stopped,
-                model_sha256=file_digest(run.path / "model.safetensors"),
-            )
+            save_result(run, config, dataset, model, outcome, reports, selection)
             return Outcome(run, outcome, reports, measured)
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             run.set_status(status, error=shown(f"{type(error).__name__}: {error}", 500))
             raise
+
+
+def _load(config: RunConfig, dataset: Dataset, task: Task) -> tuple[dict[str, Teacher], list[Learner]]:
+    """The teachers, and all learners of a run: its own and those of teachers that are trained along."""
+    teachers = load_teachers(config, dataset, task)
+    learner = build_learner(config, dataset, task, teachers)
+    return teachers, [learner, *learner.counterparts()]
+
+
+def _carry_out_part(
+    part: Part,
+    place: Path,
+    on_start: Callable[[dict[str, Any]], None] | None,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> Outcome | None:
+    """Starts, resumes or, finished, takes a part as it is (None)."""
+    begun = (place / "config.toml").is_file()
+    if begun and (run := Run.open(place)).status().get("status") == "finished":
+        run.check_options(part.config.to_dict())
+        return None
+
+    def start(known: dict[str, Any]) -> None:
+        if on_start is not None:
+            on_start({**known, "part": part.name, "epochs": part.config.train.epochs})
+
+    return execute(part.config, place, resume=begun, on_start=start, on_epoch=on_epoch, should_stop=should_stop)
+
+
+def save_result(
+    run: Run,
+    config: RunConfig,
+    dataset: Dataset,
+    model: nn.Module,
+    outcome: Fit,
+    reports: dict[str, Report],
+    selection: Selection,
+) -> None:
+    """Weights, final evaluation and status of a finished run."""
+    metadata = {"model": config.model["name"], "epoch": str(outcome.best_epoch), "data": dataset.fingerprint}
+    run.save_model(model.state_dict(), metadata)
+    save_reports(run, reports, outcome, selection)
+    run.set_status(
+        "finished",
+        epochs=outcome.epochs,
+        best_epoch=outcome.best_epoch,
+        stopped=outcome.stopped,
+        model_sha256=file_digest(run.path / "model.safetensors"),
+    )
+
+
+def save_peer(run: Run, peer: Learner, config: RunConfig, dataset: Dataset, evaluator: Evaluator, epoch: int) -> None:
+    """A teacher that was trained along, with the weights of the last epoch, as a run of its own at ``peers/NAME``."""
+    (term,) = (term for term in config.distill if peer.name == f"{term.name}-teacher")
+    theirs = resolve(Run.open(term.teacher[0]).config)
+    own = config.model_copy(update={"model": theirs.model, "distill": ()})
+    place = run.path / "peers" / peer.name
+    with Run.create(place, own.to_dict(), dataset, resume=(place / "config.toml").is_file()) as saved:
+        reports = evaluator(ModelTeacher(peer.model, peer.task))
+        result = Fit(best_epoch=epoch, epochs=epoch + 1)
+        save_result(saved, own, dataset, peer.model, result, reports, Selection())
 
 
 def _check_measured(selection: Selection, evaluator: Evaluator, dataset: Dataset) -> None:
@@ -468,17 +560,22 @@ def summarise_seeds(results: dict[int, dict[str, Report] | Exception]) -> dict[s
     return summary
 
 
-def plan(config: RunConfig) -> dict[str, Any]:
-    """What a run would be, found out by building all of it and training nothing: sizes, teachers' names, memory."""
+def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
+    """What a run would be, found out by building all of it and training nothing: parts, sizes, memory. Terms whose teachers
+    are parts still to be trained are only checked by their options."""
+    parts, inner = expand(config, Path(out))
+    if parts:
+        inner = inner.model_copy(update={"distill": (), "start": None})
     dataset = Dataset.load(config.data.path)
     task = build_task(config, dataset)
     evaluator = build_evaluator(config, dataset)
     _check_measured(choose_selection(config, choose_protocol(config, dataset)), evaluator, dataset)
-    learner = build_learner(config, dataset, task)
+    learner = build_learner(inner, dataset, task)
     n_parameters = sum(parameter.numel() for parameter in learner.model.parameters())
     trained = sum(parameter.numel() for parameter in learner.optimizer.parameters.values())
     pairs = dataset.train.n_pairs
     return {
+        "parts": [f"{part.name} ({part.config.model['name']}, dim {part.config.model['dim']})" for part in parts],
         "data": dataset.name,
         "users": dataset.n_users,
         "items": dataset.n_items,

@@ -348,13 +348,7 @@ class Run:
                 f"{dataset.fingerprint[:12]})",
                 "give the data set that it was started with, or start a new run",
             )
-        before, now = _flat(self.config), _flat(_without_none(config))
-        for key in sorted({*before, *now} - MAY_CHANGE):
-            if before.get(key) != now.get(key):
-                raise ConfigError(
-                    f"the run was started with {key} = {shown(before.get(key))}, now it is {shown(now.get(key))}",
-                    f"on resume only these may differ: {', '.join(sorted(MAY_CHANGE))}",
-                )
+        self.check_options(config)
         threads = self._read_json("env.json").get("torch_threads")
         import torch
 
@@ -364,6 +358,16 @@ class Run:
                 "differ in the last bits",
                 stacklevel=3,
             )
+
+    def check_options(self, config: dict[str, Any]) -> None:
+        """Raises ``ConfigError`` naming the first option in which the run differs, but for those that may change."""
+        before, now = _flat(self.config), _flat(_without_none(config))
+        for key in sorted({*before, *now} - MAY_CHANGE):
+            if before.get(key) != now.get(key):
+                raise ConfigError(
+                    f"the run was started with {key} = {shown(before.get(key))}, now it is {shown(now.get(key))}",
+                    f"on resume only these may differ: {', '.join(sorted(MAY_CHANGE))}",
+                )
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:

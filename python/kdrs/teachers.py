@@ -303,8 +303,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise ArtefactError(f"no file {shown(str(path))}", "check the path")
     with path.open("rb") as file:
-        head = file.read(4)
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+        head = file.read(9)
+    # a safetensors header is JSON behind its length in 8 bytes, whose lowest may be anything
+    if head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise ArtefactError(
             f"{shown(str(path))} is a pickle or a torch archive, which can run code when loaded: kdrs never loads one",
             "load it in its own program and save its vectors with safetensors; the README shows how",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -213,7 +213,7 @@ def fit(
     selection: Selection | None = None,
     run: Run | None = None,
     checkpoint_seconds: float = 30.0,
-    stages: Sequence[int] = (),
+    stages: Collection[int] = (),
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     resume: bool = False,

@@ -43,6 +43,9 @@ Methods = Annotated[
     list[str], typer.Option("--method", help="Method, see kdrs methods; several for a sum.", show_default=False)
 ]
 Weights = Annotated[list[float], typer.Option("--weight", help="Weight of each method, in order.", show_default=False)]
+Start = Annotated[
+    str | None, typer.Option("--start", help="Finished run whose weights the model starts from.", show_default=False)
+]
 Assignments = Annotated[list[str], typer.Option("--set", help="Any setting: --set train.every=5", show_default=False)]
 Seed = Annotated[int | None, typer.Option("--seed", help="Start of every random stream.", show_default=False)]
 Seeds = Annotated[
@@ -65,7 +68,8 @@ def register(app: typer.Typer) -> None:
 def train(
     file: File = None, data: Data = None, model: Model = None, dim: Dim = None, out: Out = None, epochs: Epochs = None,
     lr: Rate = None, weight_decay: Decay = None, batch_size: BatchSize = None, optimizer: Optimizer = None,
-    patience: Patience = None, protocol: ProtocolName = None, assignments: Assignments = [], seed: Seed = None,  # noqa: B006
+    patience: Patience = None, protocol: ProtocolName = None, start: Start = None,
+    assignments: Assignments = [], seed: Seed = None,  # noqa: B006
     seeds: Seeds = None, device: Device = None, threads: Threads = None, resume: Resume = False, dry_run: DryRun = False,
     as_json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -85,6 +89,7 @@ def train(
         optimizer,
         patience,
         protocol,
+        start,
         seed,
         device,
         threads,
@@ -100,7 +105,8 @@ def distill(
     teacher: Teachers = [], method: Methods = [], weight: Weights = [],  # noqa: B006
     model: Model = None, dim: Dim = None, out: Out = None, epochs: Epochs = None,
     lr: Rate = None, weight_decay: Decay = None, batch_size: BatchSize = None, optimizer: Optimizer = None,
-    patience: Patience = None, protocol: ProtocolName = None, assignments: Assignments = [], seed: Seed = None,  # noqa: B006
+    patience: Patience = None, protocol: ProtocolName = None, start: Start = None,
+    assignments: Assignments = [], seed: Seed = None,  # noqa: B006
     seeds: Seeds = None, device: Device = None, threads: Threads = None, resume: Resume = False, dry_run: DryRun = False,
     as_json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -129,6 +135,7 @@ def distill(
         optimizer,
         patience,
         protocol,
+        start,
         seed,
         device,
         threads,
@@ -158,7 +165,7 @@ def resume(
 def _values(
     file: Path | None, data: str | None, model: str | None, dim: int | None, epochs: int | None, lr: float | None,
     weight_decay: float | None, batch_size: int | None, optimizer: str | None, patience: int | None, protocol: str | None,
-    seed: int | None, device: str | None, threads: int | None, assignments: list[str],
+    start: str | None, seed: int | None, device: str | None, threads: int | None, assignments: list[str],
     terms: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """A run's plain values: the file's, then --set, then the options."""
@@ -172,7 +179,8 @@ def _values(
     options = {
         "data.path": data, "model.name": model, "model.dim": dim, "train.epochs": epochs, "train.lr": lr,
         "train.weight_decay": weight_decay, "train.batch_size": batch_size, "train.optimizer": optimizer,
-        "train.patience": patience, "train.seed": seed, "eval.protocol": protocol, "device": device, "threads": threads,
+        "train.patience": patience, "train.seed": seed, "eval.protocol": protocol, "start": start,
+        "device": device, "threads": threads,
     }  # fmt: skip
     for key, value in options.items():
         if value is not None:
@@ -253,7 +261,7 @@ def _parse_seeds(text: str) -> list[int]:
 def _print_plan(config: RunConfig, out: Path, as_json: bool) -> None:
     from kdrs import pipeline
 
-    plan = {"schema": 1, "out": str(out), "config": config.to_dict(), **pipeline.plan(config)}
+    plan = {"schema": 1, "out": str(out), "config": config.to_dict(), **pipeline.plan(config, out)}
     if as_json:
         typer.echo(json.dumps(plan, indent=2))
         return
@@ -339,8 +347,17 @@ class _Progress:
             self._bar.stop()
 
     def start(self, known: dict[str, Any]) -> None:
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                total=known.get("epochs", self._epochs),
+                completed=0,
+                description=known.get("part", self._label),
+            )
         if self._quiet:
             return
+        if "part" in known:
+            typer.echo(f"part {known['part']}", err=True)
         sizes = f"{known['users']:,} users, {known['items']:,} items, {known['pairs']:,} training pairs"
         typer.echo(
             f"{known['data']}: {sizes}; {known['model']} with {known['parameters']:,} parameters on {known['device']}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,11 @@ class Distiller(nn.Module):
     """The method's loss stands in the place of the model's own."""
     restarts_patience: bool = False
     """In an epoch at whose start the method changed what it trains for: early stopping counts anew."""
+    chain: ClassVar[Literal["last", "all", "given"] | None] = None
+    """How the method uses assistants that a run trains first, one after the other: the student sees the ``last``, each made
+    from the one before; it sees ``all``, each made from all before; it sees all, made as for takd (``given``)."""
+    default_chain: ClassVar[int] = 0
+    """Assistants that a run trains first unless it says how many."""
     mutual: ClassVar[bool] = False
     """The teacher is trained along with the student: ``counterpart`` is its term."""
 

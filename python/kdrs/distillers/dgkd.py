@@ -52,6 +52,8 @@ class DGKD(Distiller):
     )
     needs = "user and item representations; the first teacher is the teacher, the others are assistants"
     default_weight = 1e-2
+    chain = "all"
+    default_chain = 8
 
     def __init__(self, config: DGKDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)

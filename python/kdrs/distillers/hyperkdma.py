@@ -80,6 +80,7 @@ class HyperKDMA(Distiller):
     reference = "HyperKDMA: Distilling recommender systems via hypernetwork-based teacher assistants, manuscript"
     needs = 'user and item representations; with assistants = "given" further teachers, which are the assistants'
     default_weight = 1e-2
+    chain = "given"
 
     def __init__(
         self, config: HyperKDMAConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0

@@ -31,6 +31,8 @@ class TAKD(HintDistiller):
     reference = "Mirzadeh et al., Improved knowledge distillation via teacher assistant, AAAI 2020"
     needs = "user and item representations of the last assistant"
     default_weight = 1e-2
+    chain = "last"
+    default_chain = 8
 
     def __init__(self, config: HintConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)

@@ -1,0 +1,271 @@
+"""Runs that train other models first: declared teachers, chains, trajectories, two learners."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdrs import pipeline
+from kdrs.config import resolve
+from kdrs.errors import ArtefactError, ConfigError
+from kdrs.parts import expand
+from kdrs.runs import Run
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*no better than")
+
+
+def values(data: Path, **changes) -> dict:
+    return {
+        "data": {"path": str(data)},
+        "model": {"name": "bpr", "dim": 4},
+        "train": {"epochs": 3, "batch_size": 64, "lr": 1e-2, "checkpoint_seconds": 0},
+        "device": "cpu",
+        **changes,
+    }
+
+
+def teacher_table(**changes) -> dict:
+    return {"model": {"name": "bpr", "dim": 16}, "train": {"epochs": 5}, **changes}
+
+
+@pytest.fixture(scope="module")
+def trained(toy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of 16 and a student of 4 dimensions."""
+    folder = tmp_path_factory.mktemp("runs")
+    pipeline.execute(resolve(values(toy_path, model={"name": "bpr", "dim": 16})), folder / "teacher")
+    pipeline.execute(resolve(values(toy_path)), folder / "student")
+    return folder
+
+
+def losses(path: Path) -> list:
+    return [json.loads(line)["losses"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- declared teachers -------------------------------------------------------------------------------------------------
+
+
+def test_one_run_file_trains_the_teacher_and_the_student(toy_path, tmp_path):
+    config = resolve(
+        values(toy_path, teachers={"big": teacher_table()}, distill=[{"method": "de", "experts": 2, "teacher": "big"}])
+    )
+    outcome = pipeline.execute(config, tmp_path / "run")
+    part = Run.open(tmp_path / "run" / "parts" / "big")
+    assert part.status()["status"] == "finished"
+    assert part.config["train"]["epochs"] == 5
+    assert part.config["train"]["lr"] == 1e-2  # inherited
+    assert list(outcome.teachers) == [str(tmp_path / "run" / "parts" / "big")]
+    apart = resolve(
+        values(toy_path, distill=[{"method": "de", "experts": 2, "teacher": str(tmp_path / "run/parts/big")}])
+    )
+    pipeline.execute(apart, tmp_path / "apart")
+    assert losses(tmp_path / "run") == losses(tmp_path / "apart")
+    assert pipeline.load_run(tmp_path / "run").report()["test"].n == 50
+
+
+def test_parts_are_resumed_and_finished_ones_are_taken_as_they_are(toy_path, tmp_path):
+    described = values(
+        toy_path, teachers={"big": teacher_table()}, distill=[{"method": "de", "experts": 2, "teacher": "big"}]
+    )
+    pipeline.execute(resolve(described), tmp_path / "whole")
+    rows = []
+    stopped = pipeline.execute(
+        resolve(described), tmp_path / "cut", on_epoch=rows.append, should_stop=lambda: len(rows) == 2
+    )
+    assert stopped.fit.stopped == "interrupted"
+    assert Run.open(tmp_path / "cut").status()["status"] == "interrupted"
+    assert Run.open(tmp_path / "cut/parts/big").status()["status"] == "interrupted"
+    rows.clear()
+    stopped = pipeline.execute(
+        resolve(described), tmp_path / "cut", resume=True, on_epoch=rows.append, should_stop=lambda: len(rows) == 4
+    )
+    assert Run.open(tmp_path / "cut/parts/big").status()["status"] == "finished"
+    written = (tmp_path / "cut/parts/big/model.safetensors").stat().st_mtime_ns
+    pipeline.execute(resolve(described), tmp_path / "cut", resume=True)
+    assert (tmp_path / "cut/parts/big/model.safetensors").stat().st_mtime_ns == written
+    for name in ("model.safetensors", "parts/big/model.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_runs_share_parts_and_refuse_others(toy_path, tmp_path):
+    described = values(
+        toy_path, teachers={"big": teacher_table()}, distill=[{"method": "de", "experts": 2, "teacher": "big"}],
+        parts=str(tmp_path / "shared"),
+    )  # fmt: skip
+    for name in ("one", "two"):
+        pipeline.execute(resolve(described), tmp_path / name)
+        assert not (tmp_path / name / "parts").exists()
+    assert losses(tmp_path / "one") == losses(tmp_path / "two")
+    described["teachers"]["big"]["model"]["dim"] = 12
+    with pytest.raises(ConfigError, match=r"model\.dim = 16, now it is 12"):
+        pipeline.execute(resolve(described), tmp_path / "three")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teachers": {"a/b": teacher_table()}}, "part name"),
+        ({"teachers": {"a": {}}}, "teachers.a.model.name is missing"),
+        ({"teachers": {"a": teacher_table(wrong=1)}}, "wrong"),
+        ({"teachers": {"a": teacher_table(train={"epochs": 0})}}, "teachers.a.train.epochs"),
+        ({"teachers": {"a": teacher_table(distill=[{"method": "de"}])}}, "teachers.a.distill.0.teacher is missing"),
+        ({"distill": [{"method": "rrd", "teacher": "t", "chain": 2}]}, "uses no assistants"),
+        ({"distill": [{"method": "takd", "teacher": ["t", "s"], "chain": 2}]}, "2 teachers and a chain"),
+    ],
+)
+def test_wrong_parts(toy_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(values(toy_path, **changes))
+
+
+def test_a_part_may_use_parts_before_it_only(toy_path, tmp_path):
+    term = {"method": "de", "experts": 2, "teacher": "b"}
+    parts = {"a": teacher_table(distill=[term]), "b": teacher_table()}
+    with pytest.raises(ConfigError, match="declared after it"):
+        expand(resolve(values(toy_path, teachers=parts)), tmp_path)
+    made, _ = expand(resolve(values(toy_path, teachers={"b": parts["b"], "a": parts["a"]})), tmp_path)
+    assert [part.name for part in made] == ["b", "a"]
+    assert made[1].config.distill[0].teacher == (str(tmp_path / "parts" / "b"),)
+
+
+# --- chains ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_of_assistants_is_made_and_each_sees_the_one_before(toy_path, trained, tmp_path):
+    term = {"method": "takd", "experts": 2, "teacher": str(trained / "teacher"), "chain": 2}
+    config = resolve(values(toy_path, distill=[term]))
+    parts, student = expand(config, tmp_path / "run")
+    folder = tmp_path / "run" / "parts"
+    assert [part.name for part in parts] == ["takd-12", "takd-8"]
+    assert [part.config.distill[0].teacher for part in parts] == [
+        (str(trained / "teacher"),),
+        (str(folder / "takd-12"),),
+    ]
+    assert student.distill[0].teacher == (str(folder / "takd-8"),)
+    assert [part.config.model["dim"] for part in parts] == [12, 8]
+    assert [part.config.train.seed for part in parts] == [1, 2]
+    pipeline.execute(config, tmp_path / "run")
+    assert sorted(p.name for p in folder.iterdir()) == ["takd-12", "takd-8"]
+
+
+def test_a_chain_of_none_is_the_plain_method(toy_path, trained, tmp_path):
+    for name, options in (("de", {}), ("takd", {"chain": 0})):
+        term = {"method": name, "name": "t", "experts": 2, "teacher": str(trained / "teacher"), **options}
+        pipeline.execute(resolve(values(toy_path, distill=[term])), tmp_path / name)
+    assert losses(tmp_path / "de") == losses(tmp_path / "takd")
+    assert (tmp_path / "de/model.safetensors").read_bytes() == (tmp_path / "takd/model.safetensors").read_bytes()
+
+
+def test_assistants_of_all_before_them(toy_path, trained, tmp_path):
+    teacher = str(trained / "teacher")
+    config = resolve(values(toy_path, distill=[{"method": "dgkd", "experts": 2, "teacher": teacher, "chain": [12, 8]}]))
+    parts, student = expand(config, tmp_path / "run")
+    folder = tmp_path / "run" / "parts"
+    first, second = str(folder / "dgkd-12"), str(folder / "dgkd-8")
+    assert [part.config.distill[0].teacher for part in parts] == [(teacher,), (teacher, first)]
+    assert student.distill[0].teacher == (teacher, first, second)
+    pipeline.execute(config, tmp_path / "run")
+
+
+def test_hyperkdma_with_trained_assistants(toy_path, trained, tmp_path):
+    teacher = str(trained / "teacher")
+    term = {"method": "hyperkdma", "assistants": "given", "experts": 2, "teacher": teacher, "chain": 2}
+    config = resolve(values(toy_path, distill=[term]))
+    parts, student = expand(config, tmp_path / "run")
+    assert [part.config.distill[0].method for part in parts] == ["takd", "takd"]
+    assert len(student.distill[0].teacher) == 3
+    pipeline.execute(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("chain", [[8, 12], [12, 12], [12, 2]])
+def test_sizes_that_make_no_chain(toy_path, trained, tmp_path, chain):
+    term = {"method": "takd", "teacher": str(trained / "teacher"), "chain": chain}
+    with pytest.raises(ConfigError, match="chain is"):
+        expand(resolve(values(toy_path, distill=[term])), tmp_path)
+
+
+# --- trajectories ------------------------------------------------------------------------------------------------------
+
+
+def test_trajectories_of_several_teachers(toy_path, tmp_path):
+    teachers = {
+        "mf": teacher_table(train={"epochs": 9, "stages_every": 1}),
+        "gnn": {"model": {"name": "lightgcn", "dim": 8}, "train": {"epochs": 9, "stages_every": 1, "patience": 9}},
+    }
+    term = {"method": "hetcomp", "teacher": ["mf", "gnn"], "target": 10, "states": 2, "every": 1}
+    pipeline.execute(resolve(values(toy_path, teachers=teachers, distill=[term])), tmp_path / "run")
+    assert all(row["base"] == 0 and row["hetcomp"] > 0 for row in losses(tmp_path / "run"))
+    teacher = pipeline.load_run(tmp_path / "run/parts/gnn").teacher()
+    epochs = [stage.epoch for stage in teacher.stages()]
+    assert epochs == list(range(epochs[-1] + 1))
+    middle = teacher.stages()[0].load()
+    assert not torch.equal(middle.model.vectors, teacher.model.vectors)
+
+
+# --- two learners and warm starts ----------------------------------------------------------------------------------------
+
+
+def bidirectional(toy_path, trained, **train) -> dict:
+    described = values(
+        toy_path,
+        start=str(trained / "student"),
+        distill=[{"method": "bd", "teacher": str(trained / "teacher"), "refresh": 2}],
+    )
+    described["train"].update(train)
+    return described
+
+
+def test_bidirectional_distillation_keeps_both_models(toy_path, trained, tmp_path):
+    outcome = pipeline.execute(resolve(bidirectional(toy_path, trained)), tmp_path / "run")
+    assert "bd-teacher.loss" in outcome.fit.rows[0]
+    before, after = pipeline.load_run(trained / "teacher"), pipeline.load_run(tmp_path / "run/peers/bd-teacher")
+    assert after.model.dim == 16
+    assert not torch.equal(before.model.users.weight, after.model.users.weight)
+    assert after.report()["test"].n == 50
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_two_learners_go_on_with_the_same_bytes(toy_path, trained, tmp_path, cut):
+    config = resolve(bidirectional(toy_path, trained, epochs=5))
+    pipeline.execute(config, tmp_path / "whole")
+    rows = []
+    pipeline.execute(config, tmp_path / "cut", on_epoch=rows.append, should_stop=lambda: len(rows) == cut)
+    pipeline.execute(config, tmp_path / "cut", resume=True)
+    for name in ("model.safetensors", "peers/bd-teacher/model.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_run_starts_from_another(toy_path, trained, tmp_path):
+    described = values(toy_path, start=str(trained / "student"))
+    described["train"].update(epochs=1, lr=1e-12)
+    pipeline.execute(resolve(described), tmp_path / "run")
+    ours, theirs = (pipeline.load_run(path).model.users.weight for path in (tmp_path / "run", trained / "student"))
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_start_of_another_size_is_refused(toy_path, trained, tmp_path):
+    with pytest.raises(ArtefactError, match="16 dimensions"):
+        pipeline.execute(resolve(values(toy_path, start=str(trained / "teacher"))), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_names_the_parts_and_trains_nothing(toy_path, tmp_path):
+    config = resolve(
+        values(toy_path, teachers={"big": teacher_table()}, distill=[{"method": "de", "experts": 2, "teacher": "big"}])
+    )
+    found = pipeline.plan(config, tmp_path / "run")
+    assert found["parts"] == ["big (bpr, dim 16)"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_file_is_its_own_resolution(toy_path):
+    described = values(
+        toy_path,
+        teachers={"big": teacher_table(distill=[{"method": "rrd", "teacher": "x"}])},
+        distill=[{"method": "takd", "experts": 2, "teacher": "big"}],
+    )
+    config = resolve(described)
+    assert config.distill[0].chain == 8
+    assert resolve(config.to_dict()) == config
