@@ -132,6 +132,23 @@ def test_phr_reads_the_enriched_vector_and_rebuilds_the_plain_one(task):
         assert all(p.grad is not None for p in (*distiller.parameters(), *student.parameters()))
 
 
+def test_phr_in_bfloat16():
+    torch.manual_seed(0)
+    exact, rough = personal(30, 7), personal(30, 7, precision="bf16")
+    source, target = torch.randn(45, 7), torch.randn(45, 30)
+    found = []
+    for hint in (exact, rough):
+        own, goal = source.clone().requires_grad_(), target.clone().requires_grad_()
+        losses = hint.losses("users", goal, own)
+        losses.sum().backward()
+        found.append(
+            [losses.detach(), own.grad, goal.grad, *(p.grad for m in hint.modules.values() for p in m.parameters())]
+        )
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert 0 < ((one - other).norm() / one.norm()).item() < 0.02
+
+
 # --- linear hints ---------------------------------------------------------------------------------------------------
 
 

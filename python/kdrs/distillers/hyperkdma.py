@@ -48,8 +48,6 @@ class HyperKDMAConfig(HintConfig):
     anchor: float = Field(0.0, ge=0)
     """Weight within the term of ``Σ_k ‖h_T - A_k h_k‖²`` with linear decoders A_k shared by all entities: an assistant must
     keep what the teacher knows. Not in the paper, where nothing ties generated assistants to the teacher."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """``bf16`` does the hypernetwork's products in bfloat16: several times faster where the processor has it."""
 
 
 class HyperKDMA(Distiller):
