@@ -17,7 +17,7 @@ from kdrs.distillers._hidden import Entities, Neighbourhoods, PersonalConfig, Pe
 from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.tasks import Epoch, PairTask
 from kdrs.teachers import FileTeacher, ModelTeacher
-from kdrs.train import Learner, Term, fit
+from kdrs.train import Learner, Term, _Draws, _train_epoch, fit
 from test_distillers import batch_of, bpr, started
 
 CPU = torch.device("cpu")
@@ -362,10 +362,7 @@ def test_dgkd_goes_on_with_the_same_bytes(task):
     second.load_state({name: t.clone() for name, t in first.state().items()})
     for index in (2, 3):
         epoch = Epoch(index, 0, 4)
-        second.start(epoch, [None])
-        for batch in task.draw(epoch):
-            second.backward(second.forward(batch))
-            second.step()
+        _train_epoch([second], _Draws(epoch, task.draw(epoch), [[None]]), 0)
     assert same(whole.state(), second.state())
 
 

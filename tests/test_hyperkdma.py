@@ -16,7 +16,7 @@ from kdrs.errors import ConfigError
 from kdrs.optim import Adam
 from kdrs.tasks import Epoch
 from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, Term, fit
+from kdrs.train import Learner, Term, _Draws, _train_epoch, fit
 from test_distillers import batch_of, bpr, started
 
 
@@ -395,8 +395,5 @@ def test_hyperkdma_goes_on_with_the_same_bytes(task, precision):
     fit(first, task, epochs=2)
     second.load_state({name: t.clone() for name, t in first.state().items()})
     epoch = Epoch(2, 0, 3)
-    second.start(epoch, [None])
-    for batch in task.draw(epoch):
-        second.backward(second.forward(batch))
-        second.step()
+    _train_epoch([second], _Draws(epoch, task.draw(epoch), [[None]]), 0)
     assert all(torch.equal(t, second.state()[name]) for name, t in whole.state().items())
