@@ -361,6 +361,28 @@ def test_hyperkdma_wrong_use_is_refused_when_it_is_built(task, options, dims, st
         HyperKDMA(HyperKDMA.Config(**options), teachers, task, student_dim)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"assistants": -1}, r"^distill\.0\.assistants is -1\nallowed: integers from 0 on, 'given'"),
+        ({"assistants": "gven"}, r"^distill\.0\.assistants is gven\nallowed: integers from 0 on, 'given'"),
+        ({"assistants": True}, r"^distill\.0\.assistants is True"),
+        ({"ta_dims": []}, r"^distill\.0\.ta_dims is"),
+        ({"ta_dims": [40, 0]}, r"^distill\.0\.ta_dims\.1 is 0\nallowed: greater than or equal to 1"),
+        ({"gate": "none"}, r"allowed: 'per_entity', 'uniform' or 'batch_scalar'"),
+    ],
+)
+def test_hyperkdma_options_that_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        HyperKDMA.Config.parse(values, "distill.0")
+
+
+def test_hyperkdma_options_of_run_files():
+    config = HyperKDMA.Config.parse({"assistants": "given"}, "distill.0")
+    assert config.assistants == "given"
+    assert HyperKDMA.Config.parse({"ta_dims": [40, 60]}, "distill.0").ta_dims == (40, 60)
+
+
 def test_hyperkdma_logs_its_assistants(task, tmp_path):
     student = bpr(task, 3, seed=1)
     distiller = started(made(task), student, task)

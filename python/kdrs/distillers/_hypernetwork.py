@@ -51,7 +51,7 @@ class _Pairs(torch.autograd.Function):
     """
 
     BLOCK_ROWS = 2048
-    """Features made at a time; a block of them stays in the cache between its making and its product."""
+    """Features made at a time, twice as many of half the size in bfloat16: 20 MB for the entities of a common batch."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, pairs: Tensor, bf16: bool) -> Tensor:
@@ -91,7 +91,7 @@ class _Pairs(torch.autograd.Function):
         if bf16:
             columns = F.pad(columns.to(torch.bfloat16), (0, -columns.shape[1] % LANES))
         doubled = columns * 2
-        size = max(_Pairs.BLOCK_ROWS, dim - 1)
+        size = max(_Pairs.BLOCK_ROWS * (2 if bf16 else 1), dim - 1)
         block = columns.new_zeros(size + -size % LANES, columns.shape[1])
         start = filled = 0
         for b in range(dim - 1):
