@@ -12,9 +12,9 @@ from conftest import toy_dataset
 from kdrs.distillers import DISTILLERS
 from kdrs.models import MODELS
 from kdrs.sampling import stream
-from kdrs.tasks import Task
+from kdrs.tasks import Epoch, Task
 from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, Term, fit
+from kdrs.train import Learner, Term, _Draws, _train_epoch, fit
 
 SMALL = {
     "de": {"experts": 3},
@@ -144,3 +144,28 @@ def test_a_sum_with_one_weight_zero_is_the_other_term(task: Task):
     assert same(run({"de": 0.1, "rrd": 0.0}), run({"de": 0.1}))
     assert same(run({"de": 0.0, "rrd": 0.1}), run({"rrd": 0.1}))
     assert not same(run({"de": 0.1, "rrd": 0.1}), run({"de": 0.1}))
+
+
+@pytest.mark.parametrize("method", DISTILLERS)
+def test_a_state_holds_all_that_the_next_epochs_need(method: str, task: Task):
+    """Two epochs, then two by other objects that were given the state: the bytes of four epochs in one go."""
+
+    def learners() -> list[Learner]:
+        cls = DISTILLERS[method]
+        known = ModelTeacher(build(task, "bpr", 8), task, live=cls.mutual)
+        distiller = cls(cls.Config(**SMALL[method]), [known], task, 4, stream(0, method))
+        base = None if distiller.replaces_base else "model"
+        first = Learner(build(task, "bpr", 4, seed=1), task, [Term(method, 0.1, distiller)], lr=1e-2, base=base)
+        return [first, *first.counterparts()]
+
+    whole, half, rest = learners(), learners(), learners()
+    fit(whole, task, epochs=4)
+    fit(half, task, epochs=4, should_stop=iter([False, True]).__next__)
+    for old, new in zip(half, rest, strict=True):
+        new.load_state({name: tensor.clone() for name, tensor in old.state().items()})
+    for index in (2, 3):
+        epoch = Epoch(index, 0, 4)
+        samples = [[term.distiller.draw(epoch) for term in learner.terms] for learner in rest]
+        _train_epoch(rest, _Draws(epoch, task.draw(epoch), samples), 0)
+    for one, other in zip(whole, rest, strict=True):
+        assert same(one.state(), other.state())

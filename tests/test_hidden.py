@@ -17,7 +17,7 @@ from kdrs.distillers._hidden import Entities, Neighbourhoods, PersonalConfig, Pe
 from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.tasks import Epoch, PairTask
 from kdrs.teachers import FileTeacher, ModelTeacher
-from kdrs.train import Learner, Term, fit
+from kdrs.train import Learner, Term, _Draws, _train_epoch, fit
 from test_distillers import batch_of, bpr, started
 
 CPU = torch.device("cpu")
@@ -130,6 +130,23 @@ def test_phr_reads_the_enriched_vector_and_rebuilds_the_plain_one(task):
         loss.backward()
         assert all(p.grad is None for p in teacher.parameters())
         assert all(p.grad is not None for p in (*distiller.parameters(), *student.parameters()))
+
+
+def test_phr_in_bfloat16():
+    torch.manual_seed(0)
+    exact, rough = personal(30, 7), personal(30, 7, precision="bf16")
+    source, target = torch.randn(45, 7), torch.randn(45, 30)
+    found = []
+    for hint in (exact, rough):
+        own, goal = source.clone().requires_grad_(), target.clone().requires_grad_()
+        losses = hint.losses("users", goal, own)
+        losses.sum().backward()
+        found.append(
+            [losses.detach(), own.grad, goal.grad, *(p.grad for m in hint.modules.values() for p in m.parameters())]
+        )
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert 0 < ((one - other).norm() / one.norm()).item() < 0.02
 
 
 # --- linear hints ---------------------------------------------------------------------------------------------------
@@ -345,10 +362,7 @@ def test_dgkd_goes_on_with_the_same_bytes(task):
     second.load_state({name: t.clone() for name, t in first.state().items()})
     for index in (2, 3):
         epoch = Epoch(index, 0, 4)
-        second.start(epoch, [None])
-        for batch in task.draw(epoch):
-            second.backward(second.forward(batch))
-            second.step()
+        _train_epoch([second], _Draws(epoch, task.draw(epoch), [[None]]), 0)
     assert same(whole.state(), second.state())
 
 

@@ -16,7 +16,7 @@ from kdrs.errors import ConfigError
 from kdrs.optim import Adam
 from kdrs.tasks import Epoch
 from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, Term, fit
+from kdrs.train import Learner, Term, _Draws, _train_epoch, fit
 from test_distillers import batch_of, bpr, started
 
 
@@ -361,6 +361,28 @@ def test_hyperkdma_wrong_use_is_refused_when_it_is_built(task, options, dims, st
         HyperKDMA(HyperKDMA.Config(**options), teachers, task, student_dim)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"assistants": -1}, r"^distill\.0\.assistants is -1\nallowed: integers from 0 on, 'given'"),
+        ({"assistants": "gven"}, r"^distill\.0\.assistants is gven\nallowed: integers from 0 on, 'given'"),
+        ({"assistants": True}, r"^distill\.0\.assistants is True"),
+        ({"ta_dims": []}, r"^distill\.0\.ta_dims is"),
+        ({"ta_dims": [40, 0]}, r"^distill\.0\.ta_dims\.1 is 0\nallowed: greater than or equal to 1"),
+        ({"gate": "none"}, r"allowed: 'per_entity', 'uniform' or 'batch_scalar'"),
+    ],
+)
+def test_hyperkdma_options_that_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        HyperKDMA.Config.parse(values, "distill.0")
+
+
+def test_hyperkdma_options_of_run_files():
+    config = HyperKDMA.Config.parse({"assistants": "given"}, "distill.0")
+    assert config.assistants == "given"
+    assert HyperKDMA.Config.parse({"ta_dims": [40, 60]}, "distill.0").ta_dims == (40, 60)
+
+
 def test_hyperkdma_logs_its_assistants(task, tmp_path):
     student = bpr(task, 3, seed=1)
     distiller = started(made(task), student, task)
@@ -395,8 +417,5 @@ def test_hyperkdma_goes_on_with_the_same_bytes(task, precision):
     fit(first, task, epochs=2)
     second.load_state({name: t.clone() for name, t in first.state().items()})
     epoch = Epoch(2, 0, 3)
-    second.start(epoch, [None])
-    for batch in task.draw(epoch):
-        second.backward(second.forward(batch))
-        second.step()
+    _train_epoch([second], _Draws(epoch, task.draw(epoch), [[None]]), 0)
     assert all(torch.equal(t, second.state()[name]) for name, t in whole.state().items())

@@ -145,8 +145,11 @@ class _Grouped(torch.autograd.Function):
         inputs = source.index_select(0, entity)  # [P, d_S]
         hidden = inputs.new_empty(inputs.shape[0], weight1.shape[-1])
         outputs = inputs.new_empty(inputs.shape[0], weight2.shape[-1])
-        for m, rows in _Grouped._parts(sizes):
-            torch.addmm(bias1[m], inputs[rows], weight1[m], out=hidden[rows]).relu_()
+        parts = list(_Grouped._parts(sizes))
+        for m, rows in parts:
+            torch.addmm(bias1[m], inputs[rows], weight1[m], out=hidden[rows])
+        hidden.relu_()
+        for m, rows in parts:
             torch.addmm(bias2[m], hidden[rows], weight2[m], out=outputs[rows])
         ctx.save_for_backward(inputs, shares, entity, hidden, outputs, weight1, weight2)
         ctx.sizes, ctx.n_entities = sizes, source.shape[0]
@@ -163,13 +166,16 @@ class _Grouped(torch.autograd.Function):
         to_bias1 = weight1.new_zeros(weight1.shape[0], weight1.shape[2])
         to_bias2 = weight2.new_zeros(weight2.shape[0], weight2.shape[2])
         to_inputs, back_hidden = torch.empty_like(inputs), torch.empty_like(hidden)
-        for m, rows in _Grouped._parts(ctx.sizes):
+        parts = list(_Grouped._parts(ctx.sizes))
+        for m, rows in parts:
             torch.mm(hidden[rows].T, back[rows], out=to_weight2[m])
-            torch.mm(back[rows], weight2[m].T, out=back_hidden[rows]).masked_fill_(hidden[rows] == 0, 0.0)
+            torch.mm(back[rows], weight2[m].T, out=back_hidden[rows])
+            torch.sum(back[rows], 0, out=to_bias2[m])
+        torch.ops.aten.threshold_backward.grad_input(back_hidden, hidden, 0, grad_input=back_hidden)
+        for m, rows in parts:
             torch.mm(inputs[rows].T, back_hidden[rows], out=to_weight1[m])
             torch.mm(back_hidden[rows], weight1[m].T, out=to_inputs[rows])
             torch.sum(back_hidden[rows], 0, out=to_bias1[m])
-            torch.sum(back[rows], 0, out=to_bias2[m])
         to_source = inputs.new_zeros(ctx.n_entities, inputs.shape[1]).index_add_(0, entity, to_inputs)
         return to_source, to_shares, None, None, to_weight1, to_bias1, to_weight2, to_bias2
 

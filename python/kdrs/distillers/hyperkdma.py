@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PlainValidator
 from torch import Tensor, nn
 
 from kdrs.distillers._hidden import (
@@ -29,11 +29,17 @@ from kdrs.teachers import Teacher
 from kdrs.view import View
 
 
+def _count_or_given(value: Any) -> Any:
+    if value == "given" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise ValueError("integers from 0 on, 'given'")
+
+
 class HyperKDMAConfig(HintConfig):
-    assistants: Annotated[int, Field(ge=0)] | Literal["given"] = 8
+    assistants: Annotated[int | Literal["given"], PlainValidator(_count_or_given)] = 8
     """Assistants that the hypernetwork generates: m; 0 leaves the teacher alone. ``given``: the assistants are trained
     models, all teachers but the first (the ablation without hypernetwork)."""
-    ta_dims: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    ta_dims: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(None, min_length=1)
     """Sizes of the generated assistants instead of equation 20's; the published code takes 40 and 60 whatever it is told."""
     gate: Literal["per_entity", "uniform", "batch_scalar"] = "per_entity"
     """How assistants are weighed: by a network on the teacher's vector of the entity; all alike (the ablation without gate);
@@ -48,8 +54,6 @@ class HyperKDMAConfig(HintConfig):
     anchor: float = Field(0.0, ge=0)
     """Weight within the term of ``Σ_k ‖h_T - A_k h_k‖²`` with linear decoders A_k shared by all entities: an assistant must
     keep what the teacher knows. Not in the paper, where nothing ties generated assistants to the teacher."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """``bf16`` does the hypernetwork's products in bfloat16: several times faster where the processor has it."""
 
 
 class HyperKDMA(Distiller):
