@@ -217,7 +217,7 @@ def stop_after(epoch: int):
     return should_stop
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "lazy-adam"])
+@pytest.mark.parametrize("optimizer", ["adam", "lazy-adam", "adagrad"])
 def test_a_resumed_run_ends_with_the_same_bytes(toy_path, teacher, tmp_path, optimizer):
     config = resolve(distilled(toy_path, teacher, optimizer=optimizer))
     whole = pipeline.execute(config, tmp_path / "whole")

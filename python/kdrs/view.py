@@ -56,11 +56,27 @@ class View(Protocol):
         """Another view of the same forward state, so that a graph model still propagates once."""
 
 
+class Lazy:
+    """A tensor that is computed when it is first read, and again where a gradient is wanted that the first reading, under
+    ``no_grad``, does not carry."""
+
+    def __init__(self, compute: Callable[[], Tensor]):
+        self._compute = compute
+        self._value: Tensor | None = None
+        self._tracked = False
+
+    def __call__(self) -> Tensor:
+        if self._value is None or (torch.is_grad_enabled() and not self._tracked):
+            self._value, self._tracked = self._compute(), torch.is_grad_enabled()
+        return self._value
+
+
 class DotView:
     """A view whose score is a dot product of two vectors, plus an item bias where there is one.
 
     ``user_rows`` and ``item_rows`` look vectors up by id (int64 [...] -> [..., D]); ``item_table`` is the whole
-    catalogue [I, D], for ``all_scores``; ``encode`` turns queries into vectors [B, D].
+    catalogue [I, D], for ``all_scores``; ``encode`` turns queries into vectors [B, D]. ``scored`` is for models that score
+    in training by other vectors than h(u), those with noise: it encodes what the dot products take.
     """
 
     def __init__(
@@ -70,18 +86,16 @@ class DotView:
         item_rows: Callable[[Tensor], Tensor],
         item_table: Callable[[], Tensor],
         bias: Tensor | None = None,
+        scored: Callable[[Queries], Tensor] | None = None,
     ):
-        self._request, self._encode = queries, encode
         self._item_rows, self._item_table, self._bias = item_rows, item_table, bias
-        self._queries: Tensor | None = None
-        self._tracked = False
+        self._request, self._encode, self._encode_scored = queries, encode, scored
+        self._queries = Lazy(lambda: encode(queries))
+        self._scored = self._queries if scored is None else Lazy(lambda: scored(queries))
 
     @property
     def queries(self) -> Tensor:
-        # vectors that were first read under no_grad carry no gradient: encode again where one is wanted
-        if self._queries is None or (torch.is_grad_enabled() and not self._tracked):
-            self._queries, self._tracked = self._encode(self._request), torch.is_grad_enabled()
-        return self._queries
+        return self._queries()
 
     def items(self, ids: Tensor) -> Tensor:
         return self._item_rows(ids)
@@ -89,27 +103,27 @@ class DotView:
     def scores(self, ids: Tensor) -> Tensor:
         vectors = self.items(ids)  # [B, K, D]
         if ids.shape[1] <= 2:  # a handful of products is cheaper than a batched matmul's set-up
-            scores = (vectors * self.queries.unsqueeze(1)).sum(-1)
+            scores = (vectors * self._scored().unsqueeze(1)).sum(-1)
         else:
-            scores = torch.bmm(vectors, self.queries.unsqueeze(-1)).squeeze(-1)
+            scores = torch.bmm(vectors, self._scored().unsqueeze(-1)).squeeze(-1)
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
     def pairs(self, rows: Tensor, ids: Tensor) -> Tensor:
         aligned = rows.ndim == ids.ndim == 2 and rows.shape[0] == ids.shape[0]
         if aligned and rows.shape[1] == 1:  # one query, many items
-            scores = torch.bmm(self.items(ids), self.queries[rows[:, 0]].unsqueeze(-1)).squeeze(-1)
+            scores = torch.bmm(self.items(ids), self._scored()[rows[:, 0]].unsqueeze(-1)).squeeze(-1)
         elif aligned and ids.shape[1] == 1:  # one item, many queries
-            scores = torch.bmm(F.embedding(rows, self.queries), self.items(ids[:, 0]).unsqueeze(-1)).squeeze(-1)
+            scores = torch.bmm(F.embedding(rows, self._scored()), self.items(ids[:, 0]).unsqueeze(-1)).squeeze(-1)
         else:
-            scores = (F.embedding(rows, self.queries) * self.items(ids)).sum(-1)
+            scores = (F.embedding(rows, self._scored()) * self.items(ids)).sum(-1)
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
     def all_scores(self) -> Tensor:
-        scores = self.queries @ self._item_table().T  # [B, I]
+        scores = self._scored() @ self._item_table().T  # [B, I]
         return scores if self._bias is None else scores + self._bias
 
     def at(self, queries: Queries) -> DotView:
-        return DotView(queries, self._encode, self._item_rows, self._item_table, self._bias)
+        return DotView(queries, self._encode, self._item_rows, self._item_table, self._bias, self._encode_scored)
 
 
 @contextmanager
