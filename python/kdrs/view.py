@@ -56,6 +56,17 @@ class View(Protocol):
         """Another view of the same forward state, so that a graph model still propagates once."""
 
 
+def products(left: Tensor, right: Tensor) -> Tensor:
+    """Dot products [...] of vectors [..., D] that broadcast; one against many as a batched product, without the array
+    [..., D] of element products."""
+    if left.ndim == right.ndim == 3 and left.shape[0] == right.shape[0]:
+        if left.shape[1] == 1:
+            return torch.bmm(right, left.transpose(1, 2)).squeeze(-1)
+        if right.shape[1] == 1:
+            return torch.bmm(left, right.transpose(1, 2)).squeeze(-1)
+    return (left * right).sum(-1)
+
+
 class Lazy:
     """A tensor that is computed when it is first read, and again where a gradient is wanted that the first reading, under
     ``no_grad``, does not carry."""
@@ -101,21 +112,13 @@ class DotView:
         return self._item_rows(ids)
 
     def scores(self, ids: Tensor) -> Tensor:
-        vectors = self.items(ids)  # [B, K, D]
-        if ids.shape[1] <= 2:  # a handful of products is cheaper than a batched matmul's set-up
-            scores = (vectors * self._scored().unsqueeze(1)).sum(-1)
-        else:
-            scores = torch.bmm(vectors, self._scored().unsqueeze(-1)).squeeze(-1)
+        vectors, asked = self.items(ids), self._scored().unsqueeze(1)  # [B, K, D], [B, 1, D]
+        # a handful of products is cheaper than a batched product's set-up
+        scores = (vectors * asked).sum(-1) if ids.shape[1] <= 2 else products(asked, vectors)
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
     def pairs(self, rows: Tensor, ids: Tensor) -> Tensor:
-        aligned = rows.ndim == ids.ndim == 2 and rows.shape[0] == ids.shape[0]
-        if aligned and rows.shape[1] == 1:  # one query, many items
-            scores = torch.bmm(self.items(ids), self._scored()[rows[:, 0]].unsqueeze(-1)).squeeze(-1)
-        elif aligned and ids.shape[1] == 1:  # one item, many queries
-            scores = torch.bmm(F.embedding(rows, self._scored()), self.items(ids[:, 0]).unsqueeze(-1)).squeeze(-1)
-        else:
-            scores = (F.embedding(rows, self._scored()) * self.items(ids)).sum(-1)
+        scores = products(F.embedding(rows, self._scored()), self.items(ids))
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
     def all_scores(self) -> Tensor:

@@ -6,10 +6,12 @@ from kdrs.errors import ConfigError, nearest
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.bpr import BPR
 from kdrs.models.lightgcn import LightGCN
+from kdrs.models.neumf import NeuMF
 
 MODELS: dict[str, type[Recommender]] = {
     "bpr": BPR,
     "lightgcn": LightGCN,
+    "neumf": NeuMF,
 }
 
 
@@ -20,4 +22,4 @@ def model_class(name: str) -> type[Recommender]:
     return MODELS[name]
 
 
-__all__ = ["BPR", "MODELS", "LightGCN", "ModelConfig", "Recommender", "model_class"]
+__all__ = ["BPR", "MODELS", "LightGCN", "ModelConfig", "NeuMF", "Recommender", "model_class"]
