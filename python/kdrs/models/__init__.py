@@ -5,6 +5,7 @@ from __future__ import annotations
 from kdrs.errors import ConfigError, nearest
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.bpr import BPR
+from kdrs.models.cml import CML
 from kdrs.models.lightgcn import LightGCN
 from kdrs.models.neumf import NeuMF
 
@@ -12,6 +13,7 @@ MODELS: dict[str, type[Recommender]] = {
     "bpr": BPR,
     "lightgcn": LightGCN,
     "neumf": NeuMF,
+    "cml": CML,
 }
 
 
@@ -22,4 +24,4 @@ def model_class(name: str) -> type[Recommender]:
     return MODELS[name]
 
 
-__all__ = ["BPR", "MODELS", "LightGCN", "ModelConfig", "NeuMF", "Recommender", "model_class"]
+__all__ = ["BPR", "CML", "MODELS", "LightGCN", "ModelConfig", "NeuMF", "Recommender", "model_class"]
