@@ -8,11 +8,15 @@ from kdrs.models.bpr import BPR
 from kdrs.models.cml import CML
 from kdrs.models.lightgcn import LightGCN
 from kdrs.models.neumf import NeuMF
+from kdrs.models.ngcf import NGCF
+from kdrs.models.sgl import SGL
 
 MODELS: dict[str, type[Recommender]] = {
     "bpr": BPR,
     "lightgcn": LightGCN,
     "neumf": NeuMF,
+    "ngcf": NGCF,
+    "sgl": SGL,
     "cml": CML,
 }
 
@@ -24,4 +28,4 @@ def model_class(name: str) -> type[Recommender]:
     return MODELS[name]
 
 
-__all__ = ["BPR", "CML", "MODELS", "LightGCN", "ModelConfig", "NeuMF", "Recommender", "model_class"]
+__all__ = ["BPR", "CML", "MODELS", "NGCF", "SGL", "LightGCN", "ModelConfig", "NeuMF", "Recommender", "model_class"]
