@@ -370,7 +370,7 @@ def test_they_make_tasks_of_their_own(toy, cls, kind):
         with pytest.raises(ConfigError, match=f"{cls.__name__} learns from whole rows"):
             cls.make_task(cls.Config(), toy.train, **wrong)
     if cls is CDAE:
-        assert task.negatives == 5.0
+        assert task.ratio == 5.0
 
 
 @pytest.mark.parametrize("name", ["cdae", "multvae", "iae"])

@@ -66,7 +66,7 @@ class CDAE(RowModel):
     @classmethod
     def make_task(cls, config: CDAEConfig, train: Interactions, **options: Any) -> Task:
         own = cls._row_options(options, "batch_size", "device", "threads")
-        return UserTask(train, negatives=config.negatives, **own)
+        return UserTask(train, ratio=config.negatives, **own)
 
     def encode(self, users: Tensor, seed: int | None = None) -> Tensor:
         """z [B, D]; with dropout where a ``seed`` is given."""
