@@ -64,6 +64,20 @@ def test_renaming_nodes_renames_outputs(toy, task: PairTask):
         assert torch.allclose(other.propagated()[order], one.propagated(), atol=1e-6), cls
 
 
+@pytest.mark.parametrize("cls", [LightGCN, SGL])
+def test_representations_may_be_those_of_the_first_layer(task: PairTask, cls):
+    """Scores stay those of the output; a method on representations then moves the vectors without propagation."""
+    model, plain = (build(cls, task, hidden=hidden) for hidden in ("layer0", "propagated"))
+    users, items = torch.tensor([3, 8]), torch.tensor([[1, 2], [3, 79]])
+    view, other = (m(Queries(users, users)) for m in (model, plain))
+    assert torch.equal(view.queries, model.vectors[users])
+    assert torch.equal(view.items(items), model.vectors[50 + items])
+    assert torch.allclose(other.queries, plain.propagated()[users])
+    assert torch.equal(view.all_scores(), other.all_scores())
+    assert torch.allclose(view.scores(items), other.scores(items))
+    assert torch.equal(view.at(Queries(users[1:], users[1:])).queries, model.vectors[users[1:]])
+
+
 # --- NGCF -----------------------------------------------------------------------------------------------------------
 
 

@@ -86,8 +86,8 @@ class DotView:
     """A view whose score is a dot product of two vectors, plus an item bias where there is one.
 
     ``user_rows`` and ``item_rows`` look vectors up by id (int64 [...] -> [..., D]); ``item_table`` is the whole
-    catalogue [I, D], for ``all_scores``; ``encode`` turns queries into vectors [B, D]. ``scored`` is for models that score
-    in training by other vectors than h(u), those with noise: it encodes what the dot products take.
+    catalogue [I, D], for ``all_scores``; ``encode`` turns queries into vectors [B, D]. ``represent`` gives h(u) of
+    queries and h(i) of ids where these are others than the vectors that are multiplied, which may carry noise in training.
     """
 
     def __init__(
@@ -97,28 +97,28 @@ class DotView:
         item_rows: Callable[[Tensor], Tensor],
         item_table: Callable[[], Tensor],
         bias: Tensor | None = None,
-        scored: Callable[[Queries], Tensor] | None = None,
+        represent: tuple[Callable[[Queries], Tensor], Callable[[Tensor], Tensor]] | None = None,
     ):
-        self._item_rows, self._item_table, self._bias = item_rows, item_table, bias
-        self._request, self._encode, self._encode_scored = queries, encode, scored
-        self._queries = Lazy(lambda: encode(queries))
-        self._scored = self._queries if scored is None else Lazy(lambda: scored(queries))
+        self._encode, self._item_rows, self._item_table, self._bias = encode, item_rows, item_table, bias
+        self._represent = represent
+        self._scored = Lazy(lambda: encode(queries))
+        self._queries = self._scored if represent is None else Lazy(lambda: represent[0](queries))
 
     @property
     def queries(self) -> Tensor:
         return self._queries()
 
     def items(self, ids: Tensor) -> Tensor:
-        return self._item_rows(ids)
+        return self._item_rows(ids) if self._represent is None else self._represent[1](ids)
 
     def scores(self, ids: Tensor) -> Tensor:
-        vectors, asked = self.items(ids), self._scored().unsqueeze(1)  # [B, K, D], [B, 1, D]
+        vectors, asked = self._item_rows(ids), self._scored().unsqueeze(1)  # [B, K, D], [B, 1, D]
         # a handful of products is cheaper than a batched product's set-up
         scores = (vectors * asked).sum(-1) if ids.shape[1] <= 2 else products(asked, vectors)
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
     def pairs(self, rows: Tensor, ids: Tensor) -> Tensor:
-        scores = products(F.embedding(rows, self._scored()), self.items(ids))
+        scores = products(F.embedding(rows, self._scored()), self._item_rows(ids))
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
     def all_scores(self) -> Tensor:
@@ -126,7 +126,7 @@ class DotView:
         return scores if self._bias is None else scores + self._bias
 
     def at(self, queries: Queries) -> DotView:
-        return DotView(queries, self._encode, self._item_rows, self._item_table, self._bias, self._encode_scored)
+        return DotView(queries, self._encode, self._item_rows, self._item_table, self._bias, self._represent)
 
 
 @contextmanager

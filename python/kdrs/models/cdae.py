@@ -75,14 +75,13 @@ class CDAE(RowModel):
 
     def forward(self, queries: Queries) -> View:
         seed = self.pass_seed()
-        noisy = None if seed is None else lambda asked: self.encode(asked.users, seed)
         return DotView(
             queries,
-            lambda asked: self.encode(asked.users),
+            lambda asked: self.encode(asked.users, seed),
             self.items,
             lambda: self.items.weight,
             self.item_bias,
-            noisy,
+            None if seed is None else (lambda asked: self.encode(asked.users), self.items),
         )
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,6 +24,9 @@ class LightGCNConfig(ModelConfig):
     reg: float = Field(0.0, ge=0)
     """Weight of the explicit L2 term on the batch's 0th-layer vectors, summed with multiplicity. HyperKDMA's code amounts
     to 2e-4; the authors' own ``1e-4 / 2``, averaged over the batch."""
+    hidden: Literal["propagated", "layer0"] = "propagated"
+    """What h(u) and h(i) are to methods that read representations: the output vectors, or those of the 0th layer, as
+    HyperKDMA's code reads them of the student for PHR and teacher assistants."""
 
 
 class LightGCN(Recommender):
@@ -63,13 +66,20 @@ class LightGCN(Recommender):
 
     def forward(self, queries: Queries) -> View:
         output = self.propagated()
-        users, items = output[: self.n_users], output[self.n_users :]
+        items = output[self.n_users :]
         return DotView(
             queries,
-            lambda asked: nn.functional.embedding(asked.users, users),
+            lambda asked: nn.functional.embedding(asked.users, output),
             lambda ids: nn.functional.embedding(ids, items),
             lambda: items,
+            represent=(self._first_users, self._first_items) if self.config.hidden == "layer0" else None,
         )
+
+    def _first_users(self, asked: Queries) -> Tensor:
+        return nn.functional.embedding(asked.users, self.vectors)
+
+    def _first_items(self, ids: Tensor) -> Tensor:
+        return nn.functional.embedding(ids + self.n_users, self.vectors)
 
     def factors(self) -> Factors:
         with torch.no_grad():

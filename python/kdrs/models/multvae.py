@@ -76,9 +76,9 @@ class UserView(DotView):
         self.seed = seed
         super().__init__(
             queries,
-            lambda asked: model.represent(asked.users),
+            lambda asked: model.sample(asked.users, seed)[0],
             model.decoder,
             lambda: model.decoder.weight,
             model.decoder_bias,
-            lambda asked: model.sample(asked.users, seed)[0],
+            (lambda asked: model.represent(asked.users), model.decoder),
         )
