@@ -125,8 +125,8 @@ class NeuMFView:
 
     def pairs(self, rows: Tensor, ids: Tensor) -> Tensor:
         model, embedding = self._model, nn.functional.embedding
-        # past a catalogue's worth of pairs its table is the smaller product
-        if ids.numel() < model.n_items:
+        # past a catalogue's worth of pairs its table is the smaller product, and a teacher's table is made once
+        if ids.numel() < model.n_items and torch.is_grad_enabled():
             item_part = model.item_part(model.items_mlp(ids))
         else:
             item_part = embedding(ids, self._item_table())
