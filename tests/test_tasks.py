@@ -53,6 +53,19 @@ def test_an_epoch_of_users_depends_on_the_epoch_alone(toy):
     assert not torch.equal(one[1].queries.rows, later[1].queries.rows)
 
 
+def test_negatives_may_be_redrawn_for_a_second_model(toy):
+    task = UserTask(toy.train, batch_size=16, ratio=1.5)
+    batch = task.draw(Epoch(0, 0, 1))[0]
+    other = task.redrawn(batch, 7)
+    assert pairs_in(other) == pairs_in(batch)
+    seen = set(zip(toy.train.row_of_pair.tolist(), toy.train.indices.tolist(), strict=True))
+    assert not set(drawn_in(other)) & seen
+    assert set(drawn_in(other)) != set(drawn_in(batch))
+    assert drawn_in(other) == drawn_in(task.redrawn(batch, 7))
+    counts = torch.bincount(other.negative_rows, minlength=16)
+    assert (counts <= (1.5 * torch.from_numpy(toy.train.row_degrees)[batch.queries.users]).long()).all()
+
+
 def test_the_number_of_draws_follows_the_users_items():
     """1 of 1,000 items seen: 5 draws; a user who has seen everything and one without items get none."""
     pairs = [0] + [1] * 1000, [7, *range(1000)]

@@ -4,7 +4,7 @@ held out for validation or test cannot reach a loss from here."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -319,6 +319,12 @@ class UserTask:
             return Batch(Queries(asked, asked), positives, negatives, rows=(at, at_drawn))
 
         return RowBatches(_shuffled(self._rows, epoch), self.batch_size, batch)
+
+    def redrawn(self, batch: Batch, seed: int) -> Batch:
+        """A batch of this task with other negatives, for a model that learns from the same users beside another one."""
+        rows, items = self._drawn(batch.queries.users.cpu().numpy(), seed)
+        negatives, at = _tensors(self.device, items, rows)
+        return replace(batch, negatives=negatives, rows=(batch.positive_rows, at))
 
     def _drawn(self, users: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch rows and items of the negatives, each pair once, in order."""
