@@ -198,7 +198,7 @@ def vae_by_definition(model, x: torch.Tensor, rows: torch.Tensor, noise: torch.T
 
 @pytest.mark.parametrize("form", ["ccd", "mult_vae"])
 def test_multvae_scores(toy, form: str):
-    model, _ = build(MultVAE, toy.train, form=form, hidden=11)
+    model, _ = build(MultVAE, toy.train, form=form, width=11)
     assert model.dim == (6 if form == "ccd" else 11)
     assert model.encoder.shape == (80, model.dim)
     users = torch.tensor([0, 7, 49])
@@ -213,7 +213,7 @@ def test_multvae_scores(toy, form: str):
 @pytest.mark.parametrize("steps", [0, 20_000, 100_000])
 @pytest.mark.parametrize("form", ["ccd", "mult_vae"])
 def test_multvae_loss(toy, form: str, steps: int, reduction: str):
-    model, task = build(MultVAE, toy.train, form=form, hidden=11, reduction=reduction)
+    model, task = build(MultVAE, toy.train, form=form, width=11, reduction=reduction)
     model.on_epoch_start(Epoch(0, 0, 1))
     model.steps.fill_(steps)
     batch = task.draw(Epoch(0, 0, 1))[0]

@@ -21,7 +21,7 @@ class MultVAEConfig(VariationalConfig):
     """Size of the latent vectors."""
     form: Literal["ccd", "mult_vae"] = "ccd"
     """The form of CCD's code, which HetComp's teacher has, or the original network."""
-    hidden: int = Field(600, ge=1)
+    width: int = Field(600, ge=1)
     """Width of the hidden layers of ``mult_vae``; its latent vectors have 200 dimensions."""
 
 
@@ -45,7 +45,7 @@ class MultVAE(VariationalModel):
     reference = "Liang et al., Variational autoencoders for collaborative filtering, WWW 2018"
 
     def __init__(self, config: MultVAEConfig, task: Task):
-        super().__init__(config, task, task.seen, config.hidden if config.form == "mult_vae" else None)
+        super().__init__(config, task, task.seen, config.width if config.form == "mult_vae" else None)
 
     @classmethod
     def train_defaults(cls, config: Any) -> dict[str, Any]:
