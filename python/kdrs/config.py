@@ -91,7 +91,7 @@ class PartSettings(Settings):
     model: dict[str, Any]
     """``name`` and the model's options."""
     train: TrainSettings = TrainSettings()
-    """As the run's own, but for what is stated."""
+    """As the run's own, but for what the part's model brings along and what is stated."""
     distill: tuple[TermSettings, ...] = ()
     """Terms of its own; their teachers may be parts declared before it."""
     start: str | None = None
