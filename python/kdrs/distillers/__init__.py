@@ -6,6 +6,7 @@ from kdrs.distillers._hidden import assistant_dims
 from kdrs.distillers.base import Distiller
 from kdrs.distillers.bd import BD
 from kdrs.distillers.cd import CD
+from kdrs.distillers.cpd import CPD
 from kdrs.distillers.de import DE
 from kdrs.distillers.dgkd import DGKD
 from kdrs.distillers.ftd import FTD
@@ -13,14 +14,19 @@ from kdrs.distillers.hetcomp import HetComp
 from kdrs.distillers.hint import HintRegression
 from kdrs.distillers.htd import HTD
 from kdrs.distillers.hyperkdma import HyperKDMA
+from kdrs.distillers.ir_rrd import IRRRD
+from kdrs.distillers.mkd import MKD
+from kdrs.distillers.nkd import NKD
 from kdrs.distillers.phr import PHR
 from kdrs.distillers.rrd import RRD
+from kdrs.distillers.sld import SLD
 from kdrs.distillers.takd import TAKD
 from kdrs.errors import ConfigError, nearest
 
 DISTILLERS: dict[str, type[Distiller]] = {
     "bd": BD,
     "cd": CD,
+    "cpd": CPD,
     "de": DE,
     "dgkd": DGKD,
     "ftd": FTD,
@@ -28,8 +34,12 @@ DISTILLERS: dict[str, type[Distiller]] = {
     "hint": HintRegression,
     "htd": HTD,
     "hyperkdma": HyperKDMA,
+    "ir-rrd": IRRRD,
+    "mkd": MKD,
+    "nkd": NKD,
     "phr": PHR,
     "rrd": RRD,
+    "sld": SLD,
     "takd": TAKD,
 }
 
@@ -44,13 +54,18 @@ def distiller_class(name: str) -> type[Distiller]:
 __all__ = [
     "BD",
     "CD",
+    "CPD",
     "DE",
     "DGKD",
     "DISTILLERS",
     "FTD",
     "HTD",
+    "IRRRD",
+    "MKD",
+    "NKD",
     "PHR",
     "RRD",
+    "SLD",
     "TAKD",
     "Distiller",
     "HetComp",

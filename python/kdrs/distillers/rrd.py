@@ -59,7 +59,7 @@ class RRD(Distiller):
         self.weights = np.exp(-ranks / config.temperature)
         self._lists: Lists | None = None
 
-    def draw(self, epoch: Epoch) -> tuple[Tensor, Tensor]:
+    def draw(self, epoch: Epoch) -> tuple[Tensor, ...]:
         config = self.config
         if config.choice == "topk":
             interesting = self.pool[:, : config.interesting]
@@ -73,7 +73,7 @@ class RRD(Distiller):
         device = self.task.device
         return torch.from_numpy(interesting).long().to(device), torch.from_numpy(uninteresting).long().to(device)
 
-    def on_epoch_start(self, epoch: Epoch, samples: tuple[Tensor, Tensor], student: Teacher) -> None:
+    def on_epoch_start(self, epoch: Epoch, samples: tuple[Tensor, ...], student: Teacher) -> None:
         self._lists = Lists(*samples)
 
     def loss(self, student: View, batch: Batch) -> Tensor:
