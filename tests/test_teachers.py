@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from kdrs import teachers
 from kdrs.distillers import CD
-from kdrs.errors import MissingKnowledge
+from kdrs.errors import ArtefactError, MissingKnowledge
 from kdrs.models import BPR
 from kdrs.tasks import Epoch
 from kdrs.teachers import FileTeacher, ModelTeacher
@@ -117,3 +117,22 @@ def test_cd_draws_block_by_block_what_its_law_says(task, monkeypatch):
     drawn = cd.draw(Epoch(0, 0, 1)).numpy()
     starts = [(lists == drawn).argmax(axis=1)[s : s + 10].tolist() for s in range(0, task.n_queries, 10)]
     assert len({tuple(s) for s in starts}) == len(starts)  # blocks have streams of their own
+
+
+@pytest.mark.parametrize("start", [b"\x80", b"PK"])
+def test_a_file_whose_header_length_looks_like_a_pickle_is_read(tmp_path, start):
+    """The first bytes of a safetensors file are a length: one in 32 files begins as pickles do."""
+    tensors = {"users": torch.ones(2, 3)}
+    for width in range(0 if start == b"\x80" else 19_000, 20_000):
+        save_file(tensors, tmp_path / "f", metadata={"kdrs": "teacher/1", "note": "x" * width})
+        if (tmp_path / "f").read_bytes().startswith(start):
+            break
+    assert (tmp_path / "f").read_bytes().startswith(start)
+    found, _ = teachers.read_safetensors(tmp_path / "f")
+    assert torch.equal(found["users"], tensors["users"])
+
+
+def test_pickles_are_still_refused(tmp_path):
+    (tmp_path / "p").write_bytes(b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00}")
+    with pytest.raises(ArtefactError, match="is a pickle"):
+        teachers.read_safetensors(tmp_path / "p")
