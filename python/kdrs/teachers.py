@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrs import ranking
+from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, MissingKnowledge, shown
 from kdrs.ranking import Ranking
 from kdrs.tasks import Queries, Task
@@ -113,7 +114,7 @@ class Scored:
         size = max(1, BLOCK_BYTES // (4 * task.n_items))
         for start in range(0, task.n_users, size):
             rows = np.arange(start, min(start + size, task.n_users))
-            scores = unseen_scores(self, rows).T  # [I, b]
+            scores = without_seen(_array(self.score_block(rows)), rows, task.seen).T  # [I, b]
             ids = np.concatenate([best.items, np.tile(rows.astype(np.int32), (task.n_items, 1))], axis=1)
             joined = np.ascontiguousarray(np.concatenate([best.scores, scores], axis=1))
             # users of former blocks come first and have the lower ids, so ties still go to the lower id
@@ -122,14 +123,13 @@ class Scored:
         return np.where(best.scores == -np.inf, -1, best.items).astype(np.int32)
 
 
-def unseen_scores(teacher: Any, rows: np.ndarray) -> np.ndarray:
-    """float32 [b, I] of query rows in a run, -inf where the query has seen the item; NumPy, the caller's own."""
-    scores: np.ndarray = _array(teacher.score_block(rows)).astype(np.float32)  # a copy: views may hand out their own
-    indptr, seen = teacher.task.seen.indptr, teacher.task.seen.indices
+def without_seen(scores: np.ndarray, rows: np.ndarray, seen: Interactions) -> np.ndarray:
+    """A copy of scores float32 [b, N] of a run of rows, -inf where ``seen`` [rows, N] has a pair."""
+    masked = np.array(scores, np.float32)
     first, last = int(rows[0]), int(rows[-1]) + 1
-    places = np.repeat(np.arange(rows.size), np.diff(indptr[first : last + 1]))
-    scores[places, seen[indptr[first] : indptr[last]]] = -np.inf
-    return scores
+    places = np.repeat(np.arange(rows.size), np.diff(seen.indptr[first : last + 1]))
+    masked[places, seen.indices[seen.indptr[first] : seen.indptr[last]]] = -np.inf
+    return masked
 
 
 class ModelTeacher(Scored):

@@ -104,10 +104,10 @@ class DotView:
             scores = self._item_products(F.embedding(rows[:, 0], self.queries), ids)
         elif aligned and ids.shape[1] == 1:  # one item, many queries
             own, queries = self.items(ids[:, 0]), self.queries
-            if _worth_it(rows):
-                scores = _Products.apply(own, queries, rows, False)
-            else:
+            if not _many(rows):
                 scores = torch.bmm(F.embedding(rows, queries), own.unsqueeze(-1)).squeeze(-1)
+            else:
+                scores = _Products.apply(own, queries, rows, False)
         else:
             scores = (F.embedding(rows, self.queries) * self.items(ids)).sum(-1)
         return self._with_bias(scores, ids)
@@ -115,10 +115,11 @@ class DotView:
     def _item_products(self, own: Tensor, ids: Tensor) -> Tensor:
         """Products of own vectors [R, D] with those of each row's items [R, K]."""
         # a gradient of touched rows should not cost what the table costs, unless it touches most of it
-        if _worth_it(ids) and (not self._sparse or ids.numel() >= self._item_table().shape[0]):
-            scores: Tensor = _Products.apply(own, self._item_table(), ids, self._sparse)
-            return scores
-        return torch.bmm(self.items(ids), own.unsqueeze(-1)).squeeze(-1)
+        tracked = torch.is_grad_enabled()
+        if not _many(ids) or (tracked and self._sparse and ids.numel() < self._item_table().shape[0]):
+            return torch.bmm(self.items(ids), own.unsqueeze(-1)).squeeze(-1)
+        scores: Tensor = _Products.apply(own, self._item_table(), ids, self._sparse)
+        return scores
 
     def _with_bias(self, scores: Tensor, ids: Tensor) -> Tensor:
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
@@ -137,8 +138,23 @@ BLOCK_FLOATS = 1 << 17
 """Vectors gathered at a time: half a megabyte, which stays in a processor's cache."""
 
 
-def _worth_it(ids: Tensor) -> bool:
-    return ids.numel() >= MANY and ids.device.type == "cpu" and torch.is_grad_enabled()
+def _many(ids: Tensor) -> bool:
+    return ids.numel() >= MANY and ids.device.type == "cpu"
+
+
+def _products(own: Tensor, table: Tensor, ids: Tensor) -> Tensor:
+    """Products of own vectors [R, D] with those of each row's ids, [R, K], in a table [M, D], some rows at a time."""
+    (rows, width), dim = ids.shape, own.shape[1]
+    own, table = own.detach(), table.detach()
+    scores = own.new_empty(rows, width, 1)
+    step = max(1, BLOCK_FLOATS // (width * dim))
+    vectors = own.new_empty(min(step, rows) * width, dim)
+    for start in range(0, rows, step):
+        part = slice(start, min(start + step, rows))
+        block = vectors[: (part.stop - start) * width]
+        torch.index_select(table, 0, ids[part].reshape(-1), out=block)
+        torch.bmm(block.view(-1, width, dim), own[part].unsqueeze(-1), out=scores[part])
+    return scores.squeeze(-1)
 
 
 class _Products(torch.autograd.Function):
@@ -152,16 +168,7 @@ class _Products(torch.autograd.Function):
     def forward(ctx: Any, own: Tensor, table: Tensor, ids: Tensor, sparse: bool) -> Tensor:
         ctx.save_for_backward(own, table, ids)
         ctx.sparse = sparse
-        (rows, width), dim = ids.shape, own.shape[1]
-        scores = own.new_empty(rows, width, 1)
-        step = max(1, BLOCK_FLOATS // (width * dim))
-        vectors = own.new_empty(min(step, rows) * width, dim)
-        for start in range(0, rows, step):
-            part = slice(start, min(start + step, rows))
-            block = vectors[: (part.stop - start) * width]
-            torch.index_select(table, 0, ids[part].reshape(-1), out=block)
-            torch.bmm(block.view(-1, width, dim), own[part].unsqueeze(-1), out=scores[part])
-        return scores.squeeze(-1)
+        return _products(own, table, ids)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -31,20 +31,20 @@ class Projector(nn.Module):
     def forward(self, source: Tensor, noise: torch.Generator | None = None) -> Tensor:
         """float32 [X, d_S] -> [X, d_T]."""
         n_experts, source_dim, hidden = self.weight1.shape
-        if self.dropout and noise is not None:
-            each = self._drop(source.expand(n_experts, *source.shape), noise)
-            layer = torch.baddbmm(self.bias1.unsqueeze(1), each, self.weight1).relu()  # [E, X, H]
-            layer = self._drop(layer, noise).transpose(0, 1)
-        else:
+        if not self.dropout or noise is None:
             first = self.weight1.transpose(0, 1).reshape(source_dim, -1)
             layer = torch.addmm(self.bias1.view(-1), source, first).relu()  # [X, E H]
-        # the mean of all second layers is one product
-        out = layer.reshape(source.shape[0], n_experts * hidden) @ self.weight2.reshape(n_experts * hidden, -1)
+            out = layer @ self.weight2.reshape(n_experts * hidden, -1)  # the sum of all second layers is one product
+        else:
+            out = source.new_zeros(source.shape[0], self.weight2.shape[-1])
+            for m in range(n_experts):
+                layer = torch.addmm(self.bias1[m], self._drop(source, noise), self.weight1[m]).relu()
+                out = torch.addmm(out, self._drop(layer, noise), self.weight2[m])
         return out / n_experts + self.bias2.mean(dim=0)
 
     def _drop(self, values: Tensor, noise: torch.Generator) -> Tensor:
-        kept = torch.rand(values.shape, generator=noise, device=values.device) >= self.dropout
-        return values * kept / (1 - self.dropout)
+        kept = torch.empty_like(values).bernoulli_(1 - self.dropout, generator=noise)
+        return values * kept.div_(1 - self.dropout)
 
 
 def _linear(n_experts: int, fan_in: int, fan_out: int) -> tuple[nn.Parameter, nn.Parameter]:

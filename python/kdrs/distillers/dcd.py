@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,13 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import losses, ranking, sampling
+from kdrs import losses, sampling
+from kdrs.data.interactions import Interactions
 from kdrs.distillers.base import distinct
 from kdrs.distillers.ir_rrd import user_ranking
 from kdrs.distillers.rrd import RRD, Lists, RRDConfig
 from kdrs.sampling import stream
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import BLOCK_BYTES, Teacher, unseen_scores
+from kdrs.teachers import BLOCK_BYTES, Teacher, without_seen
 from kdrs.view import View
 
 
@@ -146,53 +147,72 @@ def item_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
 
     ``unseen=False`` counts seen items too. Ties share the mean of their places; padding has rank -0.5.
     """
-    task, factors = student.task, student.factors()  # type: ignore[attr-defined]
-    seen = task.seen if unseen else None
-    if factors is not None:
-        return _middle(ranking.ranks(factors.queries, factors.items, lists, seen=seen, bias=factors.bias))
-    parts = []
-    for rows in _blocks(task.n_queries, task.n_items):
-        scores = student.score_block(rows)
-        parts.append(_middle(ranking.ranks_scores(scores, lists[rows[0] : rows[-1] + 1], seen=seen, rows=rows)))
-    return np.concatenate(parts)
+    task: Task = student.task  # type: ignore[attr-defined]
+    factors = student.factors()
+
+    def scores(rows: np.ndarray) -> np.ndarray:
+        if factors is None:
+            found = student.score_block(rows)
+        else:
+            found = factors.queries[rows[0] : rows[-1] + 1] @ factors.items.T
+            found = found if factors.bias is None else found + factors.bias
+        return sampling.numpy_of(found)
+
+    return _ranks(scores, lists, task.seen if unseen else None, task.n_items)
 
 
 def user_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
     """``item_ranks`` with users and items exchanged: int32 [I, C] -> float32 [I, C]."""
-    task, factors = student.task, student.factors()  # type: ignore[attr-defined]
+    task: Task = student.task  # type: ignore[attr-defined]
+    factors = student.factors()
     if factors is not None:
-        seen = task.seen.transpose() if unseen else None
-        return _middle(ranking.ranks(factors.items, factors.queries[: task.n_users], lists, seen=seen))
+        users, items = factors.queries[: task.n_users], factors.items
+        seen_by = task.seen.transpose() if unseen else None
+        return _ranks(
+            lambda rows: sampling.numpy_of(items[rows[0] : rows[-1] + 1] @ users.T), lists, seen_by, task.n_users
+        )
     # scores come by users: a first pass picks those of the lists, a second counts what is above them
     own = np.full(lists.shape, -np.inf, np.float32)
     found = [np.zeros(lists.shape, np.float32) for _ in range(2)]
     for counting in (False, True):
         for rows in _blocks(task.n_users, task.n_items):
-            scores = np.ascontiguousarray(_scores(student, rows, unseen).T)  # [I, b]
+            block = sampling.numpy_of(student.score_block(rows))
+            scores = np.array((without_seen(block, rows, task.seen) if unseen else block).T, order="C")  # [I, b]
             if not counting:
                 places = np.clip(lists - rows[0], 0, rows.size - 1).astype(np.int64)
                 inside = (lists >= rows[0]) & (lists <= rows[-1])
                 own = np.where(inside, np.take_along_axis(scores, places, axis=1), own)
             else:
-                ordered, wanted = torch.from_numpy(scores).sort(dim=1).values, torch.from_numpy(own)
-                for total, right in zip(found, (False, True), strict=True):
-                    total += scores.shape[1] - torch.searchsorted(ordered, wanted, right=right).numpy()
-    at_least, above = found
+                for total, counts in zip(found, _counts(scores, own), strict=True):
+                    total += counts
+    return _middle(lists, *found)
+
+
+def _ranks(
+    scores_of: Callable[[np.ndarray], np.ndarray], lists: np.ndarray, seen: Interactions | None, n_columns: int
+) -> np.ndarray:
+    """Ranks of each row's own columns: a sort a row, and a binary search an entry."""
+    parts = []
+    for rows in _blocks(len(lists), n_columns):
+        listed, scores = lists[rows[0] : rows[-1] + 1], scores_of(rows)
+        scores = np.array(scores, np.float32) if seen is None else without_seen(scores, rows, seen)
+        own = np.take_along_axis(scores, np.maximum(listed, 0).astype(np.int64), axis=1)
+        parts.append(_middle(listed, *_counts(scores, own)))
+    return np.concatenate(parts)
+
+
+def _counts(scores: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many of each row's scores, which are sorted in place, are at least its own ones, and how many are above them."""
+    scores.sort(axis=1)
+    ordered, wanted = torch.from_numpy(scores), torch.from_numpy(np.ascontiguousarray(own))
+    at_least, above = (scores.shape[1] - torch.searchsorted(ordered, wanted, right=r).numpy() for r in (False, True))
+    return at_least, above
+
+
+def _middle(lists: np.ndarray, at_least: np.ndarray, above: np.ndarray) -> np.ndarray:
     return np.where(lists >= 0, above + (at_least - above - 1) / 2, -0.5).astype(np.float32)
-
-
-def _scores(student: Teacher, rows: np.ndarray, unseen: bool) -> np.ndarray:
-    if unseen:
-        return unseen_scores(student, rows)
-    scores: np.ndarray = student.score_block(rows).cpu().numpy()
-    return scores
 
 
 def _blocks(n_rows: int, n_columns: int) -> Iterator[np.ndarray]:
     size = max(1, BLOCK_BYTES // (4 * n_columns))
     return (np.arange(start, min(start + size, n_rows)) for start in range(0, n_rows, size))
-
-
-def _middle(found: ranking.Ranks) -> np.ndarray:
-    better, tied = (sampling.numpy_of(part).astype(np.float32) for part in found)
-    return np.where(tied < 0, -0.5, better + tied / 2).astype(np.float32)
