@@ -11,7 +11,7 @@ import torch
 from kdrs.data import Interactions
 from kdrs.distillers import FreqD, freqd
 from kdrs.distillers._features import cosine_losses
-from kdrs.distillers.freqd import Graph, shared_graph
+from kdrs.distillers.freqd import Graph, low_pass, shared_graph
 from kdrs.errors import MissingKnowledge
 from kdrs.teachers import FileTeacher, ModelTeacher
 from test_distillers import batch_of, bpr, started
@@ -80,12 +80,11 @@ def test_rows_of_a_graph():
     assert values.tolist() == [3, 2, 1, 3]
 
 
-def test_filter_of_two_linked_entities(task):
+def test_filter_of_two_linked_entities():
     """A = [[0, 1], [1, 0]], a = ½: the constant passes, the alternating vector is gone."""
-    method = made(task, bpr(task, 4))
     starts, linked, values = Graph(scipy.sparse.csr_array(np.array([[0, 1.0], [1.0, 0]])), CPU).rows(torch.arange(2))
     for vector, expected in (([1.0, 1.0], [1.0, 1.0]), ([1.0, -1.0], [0.0, 0.0])):
-        found = method._filtered(torch.tensor(vector)[:, None], torch.arange(2), linked, starts, values)
+        found = low_pass(torch.tensor(vector)[:, None], torch.arange(2), linked, starts, values, 0.5)
         assert found[:, 0].tolist() == expected
 
 

@@ -23,8 +23,8 @@ MIXINGS = ["soft", "soft_v0", "hard", "mix", "randmix", "batchmix", "layermix", 
 class Same(nn.Module):
     """The projector that changes nothing."""
 
-    def forward(self, source, noise=None):
-        return source
+    def forward(self, source, noise=None, combine=None):
+        return source if combine is None else combine(source)
 
 
 def feature_loss(task, student, **options):
@@ -60,6 +60,16 @@ def test_projector_is_the_mean_of_its_networks(dropout):
     noise = torch.Generator().manual_seed(1)
     many = torch.stack([projector(source, noise) for _ in range(300)])
     assert bool((many.std(0) > 0).all()) is bool(dropout)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_projector_combines_rows_before_its_second_layers(dropout):
+    """The same as after them, dropout and all: both are linear."""
+    torch.manual_seed(0)
+    projector, source, mix = Projector(3, 4, 5, 2, dropout), torch.randn(6, 3), torch.randn(2, 6)
+    before = projector(source, torch.Generator().manual_seed(1), lambda rows: mix @ rows)
+    after = mix @ projector(source, torch.Generator().manual_seed(1))
+    assert torch.allclose(before, after, atol=1e-5)
 
 
 def test_dropout_keeps_the_mean_of_what_it_drops():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -28,21 +29,32 @@ class Projector(nn.Module):
         self.weight1, self.bias1 = _linear(n_experts, source_dim, hidden)
         self.weight2, self.bias2 = _linear(n_experts, hidden, target_dim)
 
-    def forward(self, source: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """float32 [X, d_S] -> [X, d_T]."""
+    def forward(
+        self, source: Tensor, noise: torch.Generator | None = None, combine: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """float32 [X, d_S] -> [X, d_T], or what ``combine``, a linear map of rows, makes of it: as cheap as its result is
+        short, since it is applied before the second layers, with which it commutes."""
         n_experts, source_dim, hidden = self.weight1.shape
-        if not self.dropout or noise is None:
+        out_dim, bias = self.weight2.shape[-1], self.bias2.mean(dim=0)
+        dropping = self.dropout and noise is not None
+        if not dropping and combine is None:
             first = self.weight1.transpose(0, 1).reshape(source_dim, -1)
             layer = torch.addmm(self.bias1.view(-1), source, first).relu()  # [X, E H]
-            out = layer @ self.weight2.reshape(n_experts * hidden, -1)  # the sum of all second layers is one product
-        else:
-            out = source.new_zeros(source.shape[0], self.weight2.shape[-1])
-            for m in range(n_experts):
-                layer = torch.addmm(self.bias1[m], self._drop(source, noise), self.weight1[m]).relu()
-                out = torch.addmm(out, self._drop(layer, noise), self.weight2[m])
-        return out / n_experts + self.bias2.mean(dim=0)
+            # the sum of all second layers is one product
+            return layer @ self.weight2.reshape(n_experts * hidden, out_dim) / n_experts + bias
+        out: Tensor | None = None
+        for m in range(n_experts):
+            layer = torch.addmm(self.bias1[m], self._drop(source, noise), self.weight1[m]).relu()
+            layer = self._drop(layer, noise)
+            layer = layer if combine is None else combine(layer)
+            out = layer @ self.weight2[m] if out is None else torch.addmm(out, layer, self.weight2[m])
+        assert out is not None
+        ones = 1.0 if combine is None else combine(source.new_ones(source.shape[0], 1))
+        return out / n_experts + ones * bias
 
-    def _drop(self, values: Tensor, noise: torch.Generator) -> Tensor:
+    def _drop(self, values: Tensor, noise: torch.Generator | None) -> Tensor:
+        if not self.dropout or noise is None:
+            return values
         kept = torch.empty_like(values).bernoulli_(1 - self.dropout, generator=noise)
         return values * kept.div_(1 - self.dropout)
 

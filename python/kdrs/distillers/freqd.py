@@ -93,23 +93,24 @@ class FreqD(Distiller):
         needed = distinct(torch.cat([ids, linked]), self.graphs[kind].size)
         own, linked = torch.searchsorted(needed, ids), torch.searchsorted(needed, linked)
         projector = self.users if kind == "users" else self.items
-        target, rebuilt = (
-            self._filtered(table, own, linked, starts, values)
-            for table in (
-                vectors(teacher, self.task, kind, needed),
-                projector(vectors(student, self.task, kind, needed), self._noise),
-            )
-        )
+
+        def filtered(table: Tensor) -> Tensor:
+            return low_pass(table, own, linked, starts, values, self.config.strength)
+
+        target = filtered(vectors(teacher, self.task, kind, needed))
+        rebuilt = projector(vectors(student, self.task, kind, needed), self._noise, filtered)
         if self.config.cosine:
             return cosine_losses(target, rebuilt).sum()
         return (target - rebuilt).square().sum()
 
-    def _filtered(self, table: Tensor, own: Tensor, linked: Tensor, starts: Tensor, values: Tensor) -> Tensor:
-        a = self.config.strength
-        if not a:
-            return table[own]
-        smooth = F.embedding_bag(linked, table, starts, mode="sum", per_sample_weights=values)
-        return (1 - a) * table[own] + a * smooth
+
+def low_pass(table: Tensor, own: Tensor, linked: Tensor, starts: Tensor, values: Tensor, strength: float) -> Tensor:
+    """Rows ``own``, int64 [X], of (1 - a) T + a A T: [M, D] -> [X, D]. ``linked``, ``starts`` and ``values`` are A's entries,
+    row after row, by place in the table."""
+    if not strength:
+        return table[own]
+    smooth = F.embedding_bag(linked, table, starts, mode="sum", per_sample_weights=values)
+    return (1 - strength) * table[own] + strength * smooth
 
 
 class Graph:
