@@ -55,8 +55,12 @@ class Projector(nn.Module):
     def _drop(self, values: Tensor, noise: torch.Generator | None) -> Tensor:
         if not self.dropout or noise is None:
             return values
-        kept = torch.empty_like(values).bernoulli_(1 - self.dropout, generator=noise)
-        return values * kept.div_(1 - self.dropout)
+        # 16 bits an element, four out of each draw: a quarter of the time of bernoulli_
+        share = round(self.dropout * 65536)
+        bits = torch.empty((values.numel() + 3) // 4, dtype=torch.int64, device=values.device)
+        bits.random_(-(2**63), None, generator=noise)
+        kept = bits.view(torch.int16)[: values.numel()].view(values.shape) >= share - 32768
+        return values * kept.to(values.dtype).div_(1 - share / 65536)
 
 
 def _linear(n_experts: int, fan_in: int, fan_out: int) -> tuple[nn.Parameter, nn.Parameter]:
