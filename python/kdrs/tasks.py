@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -47,12 +47,23 @@ class Unique:
     """int64 [E]: the first batch row that holds the id."""
 
 
+class Triples(NamedTuple):
+    """Positives beside negatives of the same query."""
+
+    rows: Tensor
+    """int64 [T]: the batch row of each"""
+    positives: Tensor
+    """int64 [T]"""
+    negatives: Tensor
+    """int64 [T, N]"""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Queries and what belongs to each.
 
     In batches of pairs query b has one positive and its own N negatives. In batches of whole users or items a query has any
-    number of either: then both lists are flat, and ``rows`` names the batch row of every entry.
+    number of either: then both lists are flat, and ``rows`` names the batch row of every entry; negatives stand by rows.
     """
 
     queries: Queries
@@ -79,6 +90,25 @@ class Batch:
             return self.rows[1]
         count = self.negatives.shape[1]
         return torch.arange(self.negatives.numel(), device=self.negatives.device) // max(count, 1)
+
+    @cached_property
+    def triples(self) -> Triples:
+        """The batch as pairs with their negatives: what methods read that compare the two.
+
+        Of a flat batch each positive has one of its query's negatives, in turn; queries without any are left out, and where
+        the batch has none at all N is 0.
+        """
+        if self.rows is None:
+            return Triples(self.positive_rows, self.positives, self.negatives)
+        rows, positives = self.rows[0], self.positives
+        if not self.negatives.numel():
+            return Triples(rows, positives, positives.new_empty(positives.shape[0], 0))
+        counts = torch.bincount(self.rows[1], minlength=len(self.queries))
+        starts = counts.cumsum(0) - counts
+        kept = counts[rows] > 0
+        rows, positives = rows[kept], positives[kept]
+        turn = torch.arange(rows.shape[0], device=rows.device) % counts[rows]
+        return Triples(rows, positives, self.negatives[starts[rows] + turn].unsqueeze(1))
 
     @cached_property
     def unique_queries(self) -> Unique:
