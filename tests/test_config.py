@@ -32,7 +32,7 @@ train = st.fixed_dictionaries(
     {},
     optional={
         "epochs": count, "batch_size": count, "negatives": count, "layout": st.sampled_from(["triples", "rows"]),
-        "lr": positive, "weight_decay": st.just(0.0) | positive, "optimizer": st.sampled_from(["adam", "lazy-adam"]),
+        "lr": positive, "weight_decay": st.just(0.0) | positive, "optimizer": st.sampled_from(["adam", "lazy-adam", "adagrad"]),
         "seed": st.integers(0, 2**31 - 1), "patience": count, "every": count, "test_every_epoch": st.booleans(),
         "select": st.lists(st.sampled_from(["ndcg@10", "hit@5"]), min_size=1, max_size=2, unique=True),
         "stages": st.lists(st.integers(0, 99), max_size=3), "checkpoint_seconds": st.just(0) | positive,

@@ -58,14 +58,14 @@ def build(task: Task, name: str, dim: int, seed: int = 0) -> nn.Module:
     return cls(cls.Config(dim=dim, **SMALL_MODELS.get(name, {})), task).to(task.device)
 
 
-def distil(task: Task, method: str, model: str, teacher: nn.Module, epochs: int = 2, lazy: bool = False) -> Learner:
-    cls = DISTILLERS[method]
+def distil(
+    task: Task, method: str, model: str, teacher: nn.Module, epochs: int = 2, optimizer: str = "adam"
+) -> Learner:
+    cls, student = DISTILLERS[method], build(task, model, 4, seed=1)
     known = ModelTeacher(teacher, task, live=cls.mutual)
-    distiller = cls(cls.Config(**SMALL[method]), [known], task, 4, stream(0, method))
+    distiller = cls(cls.Config(**SMALL[method]), [known], task, student.dim, stream(0, method))
     base = None if distiller.replaces_base else "model"
-    learner = Learner(
-        build(task, model, 4, seed=1), task, [Term(method, 0.1, distiller)], lr=1e-2, lazy=lazy, base=base
-    )
+    learner = Learner(student, task, [Term(method, 0.1, distiller)], lr=1e-2, optimizer=optimizer, base=base)
     fit([learner, *learner.counterparts()], task, epochs=epochs)
     return learner
 
@@ -103,10 +103,10 @@ def test_method_with_model(method: str, model: str, device: str):
 def test_only_the_term_moves_the_student_when_the_base_loss_is_off(method: str, model: str):
     """The term's own gradient reaches the student, whatever the model."""
     task = task_of(model)
-    cls = DISTILLERS[method]
+    cls, student = DISTILLERS[method], build(task, model, 4, seed=1)
     known = ModelTeacher(build(task, model, 8), task, live=cls.mutual)
-    distiller = cls(cls.Config(**SMALL[method]), [known], task, 4)
-    learner = Learner(build(task, model, 4, seed=1), task, [Term(method, 1.0, distiller)], base=None)
+    distiller = cls(cls.Config(**SMALL[method]), [known], task, student.dim)
+    learner = Learner(student, task, [Term(method, 1.0, distiller)], base=None)
     before = state(learner.model)
     fit([learner, *learner.counterparts()], task, epochs=1)
     assert not same(before, state(learner.model))
@@ -117,9 +117,10 @@ def test_a_teacher_of_another_model(method: str, task: Task):
     distil(task, method, "bpr", build(task, "lightgcn", 8), epochs=1)
 
 
+@pytest.mark.parametrize("optimizer", ["lazy-adam", "adagrad"])
 @pytest.mark.parametrize("method", DISTILLERS)
-def test_lazy_rows(method: str, task: Task):
-    learner = distil(task, method, "bpr", build(task, "bpr", 8), lazy=True)
+def test_optimizers(method: str, optimizer: str, task: Task):
+    learner = distil(task, method, "bpr", build(task, "bpr", 8), optimizer=optimizer)
     assert all(torch.isfinite(parameter).all() for parameter in learner.model.parameters())
 
 

@@ -47,10 +47,11 @@ def show_model(name: str, as_json: Json = False) -> None:
     from kdrs.models import model_class
 
     cls = model_class(name)
-    _print_entry(
-        {"name": name, "reference": cls.reference, "text": inspect.getdoc(cls), "options": _options(cls.Config)},
-        as_json,
-    )
+    entry: dict[str, Any] = {"name": name, "reference": cls.reference}
+    if training := cls.train_defaults(cls.Config()):
+        entry["trained with"] = training if as_json else ", ".join(f"{key} {value}" for key, value in training.items())
+    entry |= {"text": inspect.getdoc(cls), "options": _options(cls.Config)}
+    _print_entry(entry, as_json)
 
 
 @presets.callback()

@@ -5,11 +5,25 @@ from __future__ import annotations
 from kdrs.errors import ConfigError, nearest
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.bpr import BPR
+from kdrs.models.cdae import CDAE
+from kdrs.models.cml import CML
+from kdrs.models.iae import IAE
 from kdrs.models.lightgcn import LightGCN
+from kdrs.models.multvae import MultVAE
+from kdrs.models.neumf import NeuMF
+from kdrs.models.ngcf import NGCF
+from kdrs.models.sgl import SGL
 
 MODELS: dict[str, type[Recommender]] = {
     "bpr": BPR,
     "lightgcn": LightGCN,
+    "neumf": NeuMF,
+    "ngcf": NGCF,
+    "sgl": SGL,
+    "cml": CML,
+    "cdae": CDAE,
+    "multvae": MultVAE,
+    "iae": IAE,
 }
 
 
@@ -20,4 +34,18 @@ def model_class(name: str) -> type[Recommender]:
     return MODELS[name]
 
 
-__all__ = ["BPR", "MODELS", "LightGCN", "ModelConfig", "Recommender", "model_class"]
+__all__ = [
+    "BPR",
+    "CDAE",
+    "CML",
+    "IAE",
+    "MODELS",
+    "NGCF",
+    "SGL",
+    "LightGCN",
+    "ModelConfig",
+    "MultVAE",
+    "NeuMF",
+    "Recommender",
+    "model_class",
+]
