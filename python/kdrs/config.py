@@ -139,8 +139,19 @@ class RunConfig(Settings):
         return values
 
 
+PRESETS = {path.stem: path for path in sorted((Path(__file__).parent / "presets").glob("*.toml"))}
+"""Run files that come along: published experiments, by name."""
+
+
 def read_run_file(path: Path) -> dict[str, Any]:
-    """The values of a TOML run file. Raises ``ConfigError`` with the line for what is no TOML."""
+    """The values of a TOML run file, or of the preset of that name where there is no such file.
+
+    Raises ``ConfigError`` with the line for what is no TOML.
+    """
+    if not path.exists() and str(path) in PRESETS:
+        path = PRESETS[str(path)]
+    elif not path.exists() and not path.suffix:
+        raise ConfigError(f"no run file and no preset {shown(str(path))}", nearest(str(path), PRESETS))
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:

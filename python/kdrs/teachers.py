@@ -98,9 +98,9 @@ class Scored:
             rows = np.arange(part.start, part.stop)
             if factors is not None:
                 queries, items, bias = factors
-                ranked = ranking.topk(queries[part], items, k, seen=seen, rows=rows, bias=bias)
+                ranked = ranking.topk(queries[part], items, k, seen=seen, rows=owners_of(task, rows), bias=bias)
             else:
-                ranked = ranking.topk_scores(self.score_block(rows), k, seen=seen, rows=rows)
+                ranked = ranking.topk_scores(self.score_block(rows), k, seen=seen, rows=owners_of(task, rows))
             yield part, Ranking(_array(ranked.items), _array(ranked.scores))
 
     def top_users(self, k: int) -> np.ndarray:
@@ -124,12 +124,18 @@ class Scored:
 
 
 def without_seen(scores: np.ndarray, rows: np.ndarray, seen: Interactions) -> np.ndarray:
-    """A copy of scores float32 [b, N] of a run of rows, -inf where ``seen`` [rows, N] has a pair."""
+    """A copy of scores float32 [b, N], -inf where ``seen`` has a pair in that row of it."""
     masked = np.array(scores, np.float32)
-    first, last = int(rows[0]), int(rows[-1]) + 1
-    places = np.repeat(np.arange(rows.size), np.diff(seen.indptr[first : last + 1]))
-    masked[places, seen.indices[seen.indptr[first] : seen.indptr[last]]] = -np.inf
+    first, lengths = seen.indptr[rows], seen.row_degrees[rows]
+    places = np.repeat(first - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+    masked[np.repeat(np.arange(rows.size), lengths), seen.indices[places]] = -np.inf
     return masked
+
+
+def owners_of(task: Task, rows: np.ndarray) -> np.ndarray:
+    """The rows of ``task.seen`` that belong to query rows: themselves, unless the task has several queries a user."""
+    owners = getattr(task, "owners", None)
+    return rows if owners is None else owners[rows]
 
 
 class ModelTeacher(Scored):

@@ -154,13 +154,7 @@ class DotView:
 
     def at(self, queries: Queries) -> DotView:
         return DotView(
-            queries,
-            self._encode,
-            self._item_rows,
-            self._item_table,
-            self._bias,
-            self._represent,
-            sparse=self._sparse,
+            queries, self._encode, self._item_rows, self._item_table, self._bias, self._represent, sparse=self._sparse
         )
 
 

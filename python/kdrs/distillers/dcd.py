@@ -17,7 +17,7 @@ from kdrs.distillers.ir_rrd import user_ranking
 from kdrs.distillers.rrd import RRD, Lists, RRDConfig
 from kdrs.sampling import stream
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import BLOCK_BYTES, Teacher, without_seen
+from kdrs.teachers import BLOCK_BYTES, Teacher, owners_of, without_seen
 from kdrs.view import View
 
 
@@ -158,7 +158,9 @@ def item_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
             found = found if factors.bias is None else found + factors.bias
         return sampling.numpy_of(found)
 
-    return _ranks(scores, lists, task.seen if unseen else None, task.n_items)
+    return _ranks(
+        scores, lists, task.seen if unseen else None, task.n_items, owners_of(task, np.arange(task.n_queries))
+    )
 
 
 def user_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
@@ -189,13 +191,21 @@ def user_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
 
 
 def _ranks(
-    scores_of: Callable[[np.ndarray], np.ndarray], lists: np.ndarray, seen: Interactions | None, n_columns: int
+    scores_of: Callable[[np.ndarray], np.ndarray],
+    lists: np.ndarray,
+    seen: Interactions | None,
+    n_columns: int,
+    owners: np.ndarray | None = None,
 ) -> np.ndarray:
     """Ranks of each row's own columns: a sort a row, and a binary search an entry."""
     parts = []
     for rows in _blocks(len(lists), n_columns):
         listed, scores = lists[rows[0] : rows[-1] + 1], scores_of(rows)
-        scores = np.array(scores, np.float32) if seen is None else without_seen(scores, rows, seen)
+        scores = (
+            np.array(scores, np.float32)
+            if seen is None
+            else without_seen(scores, rows if owners is None else owners[rows], seen)
+        )
         own = np.take_along_axis(scores, np.maximum(listed, 0).astype(np.int64), axis=1)
         parts.append(_middle(listed, *_counts(scores, own)))
     return np.concatenate(parts)
