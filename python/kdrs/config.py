@@ -240,7 +240,7 @@ def _model(model: Any, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}.name is missing", "name a model of `kdrs models`, such as bpr")
     options = {key: value for key, value in model.items() if key != "name"}
     config = model_class(str(model["name"])).Config.parse(options, where)
-    return {"name": model["name"], **config.model_dump()}
+    return {"name": model["name"], **config.model_dump(exclude_none=True)}
 
 
 def _train_defaults(model: dict[str, Any]) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def _terms(terms: Any, place: str) -> tuple[TermSettings, ...]:
             raise ConfigError(
                 f"{where} has {len(named['teacher'])} teachers and a chain", "give one teacher, or chain = 0"
             )
-        options = cls.Config.parse(given, where).model_dump()
+        options = cls.Config.parse(given, where).model_dump(exclude_none=True)
         resolved.append(TermSettings.parse({**named, "options": options}, where))
     names = [term.name for term in resolved]
     if len(set(names)) != len(names):

@@ -58,9 +58,8 @@ class _RelaxedRanking(torch.autograd.Function):
         ctx: Any, listed: Tensor, background: Tensor, listed_mask: Tensor | None, background_mask: Tensor | None
     ) -> Tensor:
         s, b = _wide(listed, listed_mask), _wide(background, background_mask)
-        tails = logcumsumexp(s.flip(-1)).flip(-1)  # [B, K]
-        if b.shape[-1]:
-            tails = torch.logaddexp(tails, torch.logsumexp(b, dim=-1, keepdim=True))
+        start = [torch.logsumexp(b, dim=-1, keepdim=True)] if b.shape[-1] else []
+        tails = logcumsumexp(torch.cat([*start, s.flip(-1)], dim=-1))[:, len(start) :].flip(-1)  # [B, K]
         ctx.save_for_backward(s, b, tails, listed_mask)
         ctx.dtype = listed.dtype
         losses = tails - s
