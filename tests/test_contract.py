@@ -29,17 +29,21 @@ SMALL = {
     "rrd": {"interesting": 5, "uninteresting": 5, "pool": 20},
     "bd": {"refresh": 2},
     "cd": {"items": 5, "pool": 30},
+    "rd": {"items": 5, "samples": 20, "warmup_epochs": 1},
 }
 """Options that suit a catalogue of 80 items."""
 
-SMALL_MODELS: dict[str, dict[str, Any]] = {}
+SMALL_MODELS: dict[str, dict[str, Any]] = {
+    "caser": {"vertical": 2, "horizontal": 3},
+    "sasrec": {"length": 8, "blocks": 1},
+}
 """Options of models that need any for 50 users and 80 items."""
 
 
 def task_of(model: str, device: str = "cpu") -> Task:
     cls = MODELS[model]
-    config = cls.Config(dim=4, **SMALL_MODELS.get(model, {}))
-    return cls.make_task(config, toy_dataset().train, batch_size=64, device=device)
+    config, data = cls.Config(dim=4, **SMALL_MODELS.get(model, {})), toy_dataset()
+    return cls.make_task(config, data.train, order=data.order, batch_size=64, device=device)
 
 
 def build(task: Task, name: str, dim: int, seed: int = 0) -> nn.Module:
@@ -48,14 +52,22 @@ def build(task: Task, name: str, dim: int, seed: int = 0) -> nn.Module:
     return cls(cls.Config(dim=dim, **SMALL_MODELS.get(name, {})), task).to(task.device)
 
 
-def distil(task: Task, method: str, model: str, teacher: nn.Module, epochs: int = 2, lazy: bool = False) -> Learner:
+def distil(
+    task: Task,
+    method: str,
+    model: str,
+    teacher: nn.Module,
+    epochs: int = 2,
+    lazy: bool = False,
+    own_task: Task | None = None,
+) -> Learner:
+    """A student of a teacher; ``own_task`` is the teacher's if it is another kind."""
     cls = DISTILLERS[method]
-    known = ModelTeacher(teacher, task, live=cls.mutual)
-    distiller = cls(cls.Config(**SMALL[method]), [known], task, 4, stream(0, method))
+    student = build(task, model, 4, seed=1)
+    known = ModelTeacher(teacher, own_task or task, asked=task, live=cls.mutual)
+    distiller = cls(cls.Config(**SMALL[method]), [known], task, student.dim, stream(0, method))
     base = None if distiller.replaces_base else "model"
-    learner = Learner(
-        build(task, model, 4, seed=1), task, [Term(method, 0.1, distiller)], lr=1e-2, lazy=lazy, base=base
-    )
+    learner = Learner(student, task, [Term(method, 0.1, distiller)], lr=1e-2, lazy=lazy, base=base)
     fit([learner, *learner.counterparts()], task, epochs=epochs)
     return learner
 
@@ -94,9 +106,10 @@ def test_only_the_term_moves_the_student_when_the_base_loss_is_off(method: str, 
     """The term's own gradient reaches the student, whatever the model."""
     task = task_of(model)
     cls = DISTILLERS[method]
+    student = build(task, model, 4, seed=1)
     known = ModelTeacher(build(task, model, 8), task, live=cls.mutual)
-    distiller = cls(cls.Config(**SMALL[method]), [known], task, 4)
-    learner = Learner(build(task, model, 4, seed=1), task, [Term(method, 1.0, distiller)], base=None)
+    distiller = cls(cls.Config(**SMALL[method]), [known], task, student.dim)
+    learner = Learner(student, task, [Term(method, 1.0, distiller)], base=None)
     before = state(learner.model)
     fit([learner, *learner.counterparts()], task, epochs=1)
     assert not same(before, state(learner.model))
@@ -105,6 +118,15 @@ def test_only_the_term_moves_the_student_when_the_base_loss_is_off(method: str, 
 @pytest.mark.parametrize("method", DISTILLERS)
 def test_a_teacher_of_another_model(method: str, task: Task):
     distil(task, method, "bpr", build(task, "lightgcn", 8), epochs=1)
+
+
+@pytest.mark.parametrize("kinds", [("caser", "bpr"), ("bpr", "caser"), ("sasrec", "caser"), ("lightgcn", "sasrec")])
+@pytest.mark.parametrize("method", [name for name, cls in DISTILLERS.items() if not cls.mutual])
+def test_a_teacher_of_another_kind_of_task(method: str, kinds: tuple[str, str]):
+    """Sequential models teach models of users and the other way round."""
+    teacher, student = kinds
+    own, task = task_of(teacher), task_of(student)
+    distil(task, method, student, build(own, teacher, 8), epochs=1, own_task=own)
 
 
 @pytest.mark.parametrize("method", DISTILLERS)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from kdrs import ranking
-from kdrs.errors import ArtefactError, MissingKnowledge, shown
+from kdrs.errors import ArtefactError, ConfigError, MissingKnowledge, shown
 from kdrs.ranking import Ranking
-from kdrs.tasks import Queries, Task
+from kdrs.tasks import Queries, Task, translated
 from kdrs.view import DetachedView, DotView, Factors, FrozenView, View, frozen
 
 BLOCK_BYTES = 64 << 20
@@ -52,9 +52,12 @@ class Teacher(Protocol):
 class ModelTeacher:
     """A model as teacher, or as the student's own knowledge of itself.
 
+    ``task`` is the model's own; ``asked`` the student's, where that is another: queries are then taken as
+    `kdrs.tasks.translated` says, and lists are those of the student's queries, less what their users have seen.
+
     ``live=True`` for a model that is still in training: nothing is cached, and between ``look`` and the end of a step it
     answers the step's own queries out of the forward pass it is trained by (dropout and all), detached. Also what the
-    evaluator scores: ``factors``, ``score_block`` and ``score_pairs``.
+    evaluator scores: ``factors``, ``score_block`` and ``score_pairs``, for the users as of now.
     """
 
     def __init__(
@@ -62,12 +65,21 @@ class ModelTeacher:
         model: nn.Module,
         task: Task,
         *,
+        asked: Task | None = None,
         name: str = "model",
         live: bool = False,
         stages: Sequence[Stage] = (),
         epoch: int = -1,
     ):
         self.model, self.task, self.name, self.live = model, task, name, live
+        self.asked = task if asked is None else asked
+        theirs, own = self.asked.seen.shape, task.seen.shape
+        if theirs != own:
+            raise ConfigError(
+                f"teacher {shown(name)} knows {own[0]} users and {own[1]} items, the student's task has {theirs[0]} and "
+                f"{theirs[1]}",
+                "make both tasks of one data set",
+            )
         self._stages, self.epoch = stages, epoch
         self._topk: Ranking | None = None
         self._state: FrozenView | None = None
@@ -88,6 +100,7 @@ class ModelTeacher:
     def view(self, queries: Queries) -> View:
         if (current := self.looked_at(queries)) is not None:
             return DetachedView(current)
+        queries = translated(queries, self.asked, self.task)
         if self._state is not None:  # a teacher at rest: one forward pass serves for good
             return self._state.at(queries)
         with frozen(self.model):
@@ -103,7 +116,8 @@ class ModelTeacher:
         ranked = self._topk
         if self.live:
             self._topk = None
-        return Ranking(ranked.items[:, :k], ranked.scores[:, :k])
+        ranked = Ranking(ranked.items[:, :k], ranked.scores[:, :k])
+        return of_owners(ranked, self.asked) if self._ranks_users else ranked
 
     def stages(self) -> Sequence[Stage]:
         return (*self._stages, Stage(self.epoch, lambda: self))
@@ -113,26 +127,46 @@ class ModelTeacher:
             return self.model.factors()  # type: ignore[operator]
 
     def score_block(self, rows: Any) -> Tensor:
-        """float32 [b, I]: scores of all items for int query rows [b]."""
-        return self.view(self._queries(rows)).all_scores()
+        """float32 [b, I]: scores of all items for int user rows [b]."""
+        return self._own_view(rows).all_scores()
 
     def score_pairs(self, rows: Any, ids: Any) -> Tensor:
-        """float32 [b, C]: scores of each row's own items, int [b, C]."""
-        return self.view(self._queries(rows)).scores(torch.as_tensor(ids, device=self.task.device).long())
+        """float32 [b, C]: scores of each user row's own items, int [b, C]."""
+        return self._own_view(rows).scores(torch.as_tensor(ids, device=self.task.device).long())
 
-    def _queries(self, rows: Any) -> Queries:
-        return self.task.queries(torch.as_tensor(rows, device=self.task.device).long())
+    def _own_view(self, rows: Any) -> View:
+        queries = self.task.queries(self._ids(rows))
+        if self._state is not None:
+            return self._state.at(queries)
+        with frozen(self.model):
+            return FrozenView(self.model(queries), self.model)
+
+    def _ids(self, rows: Any) -> Tensor:
+        return torch.as_tensor(rows, device=self.task.device).long()
+
+    @property
+    def _ranks_users(self) -> bool:
+        """Whether all queries of a user are answered alike: the model or the student's task knows no moments."""
+        return self.asked.owners is None or self.task.owners is None
 
     def _rank(self, k: int) -> Ranking:
-        factors = self.factors()
-        if factors is not None:
-            ranked = ranking.topk(factors.queries, factors.items, k, seen=self.task.seen, bias=factors.bias)
+        factors, seen = self.factors(), self.task.seen
+        if factors is not None and self._ranks_users:
+            ranked = ranking.topk(factors.queries, factors.items, k, seen=seen, bias=factors.bias)
             return Ranking(_array(ranked.items), _array(ranked.scores))
-        size = max(1, BLOCK_BYTES // (4 * self.task.n_items))
+        n_queries = self.task.n_users if self._ranks_users else self.asked.n_queries
+        width = self.task.n_items if factors is None else factors.queries.shape[1]
+        size = max(1, BLOCK_BYTES // (16 * width)) if factors is not None else max(1, BLOCK_BYTES // (4 * width))
         blocks = []
-        for start in range(0, self.task.n_queries, size):
-            rows = np.arange(start, min(start + size, self.task.n_queries))
-            blocks.append(ranking.topk_scores(self.score_block(rows), k, seen=self.task.seen, rows=rows))
+        for start in range(0, n_queries, size):
+            rows = np.arange(start, min(start + size, n_queries))
+            owners = rows if self._ranks_users else self.asked.owners[rows]  # type: ignore[index]
+            view = self._own_view(rows) if self._ranks_users else self.view(self.asked.queries(self._ids(rows)))
+            if factors is None:
+                ranked = ranking.topk_scores(view.all_scores(), k, seen=seen, rows=owners)
+            else:
+                ranked = ranking.topk(view.queries, factors.items, k, seen=seen, rows=owners, bias=factors.bias)
+            blocks.append(ranked)
         return Ranking(*(np.concatenate([_array(getattr(b, part)) for b in blocks]) for part in ("items", "scores")))
 
 
@@ -140,7 +174,7 @@ class FileTeacher:
     """A teacher that any library can write: one safetensors file, ``kdrs = "teacher/1"`` in its metadata.
 
     It holds any of ``users`` float [U, D] and ``items`` float [I, D] (score = dot product), ``item_bias`` float [I],
-    ``topk`` int [Q, K] best first (-1 pads), ``topk_scores`` float [Q, K]; and, in the metadata, ``users_digest`` and
+    ``topk`` int [U, K] best first (-1 pads), ``topk_scores`` float [U, K]; and, in the metadata, ``users_digest`` and
     ``items_digest`` of the id lists (``kdrs.data.Ids.digest``), so that a teacher of other ids is refused and not
     averaged in. Pickles are never loaded.
 
@@ -180,7 +214,7 @@ class FileTeacher:
     def topk(self, k: int) -> Ranking:
         k = min(k, self.task.n_items)
         if self._lists is not None and self._lists.items.shape[1] >= k:
-            return Ranking(self._lists.items[:, :k], self._lists.scores[:, :k])
+            return of_owners(Ranking(self._lists.items[:, :k], self._lists.scores[:, :k]), self.task)
         if self._factors is None:
             assert self._lists is not None
             raise MissingKnowledge(
@@ -191,7 +225,7 @@ class FileTeacher:
             users, items, bias = self._factors
             ranked = ranking.topk(users, items, k, seen=self.task.seen, bias=bias)
             self._ranked = Ranking(_array(ranked.items), _array(ranked.scores))
-        return Ranking(self._ranked.items[:, :k], self._ranked.scores[:, :k])
+        return of_owners(Ranking(self._ranked.items[:, :k], self._ranked.scores[:, :k]), self.task)
 
     def stages(self) -> Sequence[Stage]:
         return (Stage(-1, lambda: self),)
@@ -261,10 +295,10 @@ class FileTeacher:
         if "topk" not in tensors:
             return None
         items = tensors["topk"]
-        if items.ndim != 2 or items.is_floating_point() or items.shape[0] != self.task.n_queries:
+        if items.ndim != 2 or items.is_floating_point() or items.shape[0] != self.task.n_users:
             raise ArtefactError(
                 f"{shown(self.name)}: topk is {items.dtype} of shape {list(items.shape)}",
-                f"allowed: integers of shape [{self.task.n_queries}, K]",
+                f"allowed: integers of shape [{self.task.n_users}, K]",
             )
         lists = items.numpy().astype(np.int64)
         bad = (lists < -1) | (lists >= self.task.n_items)
@@ -285,8 +319,15 @@ class FileTeacher:
         return Ranking(lists.astype(np.int32), scores)
 
 
+def of_owners(ranked: Ranking, task: Task) -> Ranking:
+    """Lists of users [U, K] as lists of the task's queries [Q, K]: each query gets its user's."""
+    if task.owners is None:
+        return ranked
+    return Ranking(ranked.items[task.owners], ranked.scores[task.owners])
+
+
 def _drop_seen(lists: np.ndarray, scores: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """Lists without what the query has seen and without holes; the rest keeps its order."""
+    """Lists of users without what the user has seen and without holes; the rest keeps its order."""
     keys = task.seen.row_of_pair.astype(np.int64) * task.n_items + task.seen.indices
     rows = np.arange(lists.shape[0], dtype=np.int64)[:, None]
     dropped = (lists < 0) | np.isin(rows * task.n_items + lists, keys)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from kdrs.errors import ConfigError, nearest
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.bpr import BPR
+from kdrs.models.caser import Caser
 from kdrs.models.lightgcn import LightGCN
+from kdrs.models.sasrec import SASRec
 
 MODELS: dict[str, type[Recommender]] = {
     "bpr": BPR,
+    "caser": Caser,
     "lightgcn": LightGCN,
+    "sasrec": SASRec,
 }
 
 
@@ -20,4 +24,4 @@ def model_class(name: str) -> type[Recommender]:
     return MODELS[name]
 
 
-__all__ = ["BPR", "MODELS", "LightGCN", "ModelConfig", "Recommender", "model_class"]
+__all__ = ["BPR", "MODELS", "Caser", "LightGCN", "ModelConfig", "Recommender", "SASRec", "model_class"]
