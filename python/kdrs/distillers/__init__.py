@@ -14,6 +14,7 @@ from kdrs.distillers.hint import HintRegression
 from kdrs.distillers.htd import HTD
 from kdrs.distillers.hyperkdma import HyperKDMA
 from kdrs.distillers.phr import PHR
+from kdrs.distillers.rd import RD
 from kdrs.distillers.rrd import RRD
 from kdrs.distillers.takd import TAKD
 from kdrs.errors import ConfigError, nearest
@@ -29,6 +30,7 @@ DISTILLERS: dict[str, type[Distiller]] = {
     "htd": HTD,
     "hyperkdma": HyperKDMA,
     "phr": PHR,
+    "rd": RD,
     "rrd": RRD,
     "takd": TAKD,
 }
@@ -50,6 +52,7 @@ __all__ = [
     "FTD",
     "HTD",
     "PHR",
+    "RD",
     "RRD",
     "TAKD",
     "Distiller",
