@@ -208,9 +208,9 @@ def test_catalogues():
         assert all(option["meaning"] for option in entry["options"].values()), name
         assert name in ok("methods").out
     for name in MODELS:
-        assert ok("models", "show", name, "--json").document["options"]["dim"] == {
-            "default": 64, "meaning": "Size of the representations h(u) and h(i).",
-        }  # fmt: skip
+        options = ok("models", "show", name, "--json").document["options"]
+        assert options["dim"]["default"] == 64
+        assert all(option["meaning"] for option in options.values()), name
         assert name in ok("models").out
     text = ok("methods", "show", "rrd").out
     for word in ("CIKM 2020", "Differs from the authors' code", "pool = 500", "needs of a teacher"):
@@ -257,14 +257,14 @@ TAUGHT = ("--model", "bpr", "--method", "cd", "--teacher", "{rrd}")
         (["train", "{rrd}/config.toml"], "has [[distill]] terms\n  try: use kdrs distill"),
         (["distill", "--data", "{d}", "--model", "bpr"], "nothing to distil"),
         (["distill", "--data", "{d}", "--model", "bpr", "--method", "rrd"], "method 'rrd' has no teacher"),
-        (["distill", "--data", "{d}", "--model", "bpr", "--method", "rdd", "--teacher", "{rrd}"], "did you mean 'rrd'?"),
+        (["distill", "--data", "{d}", "--model", "bpr", "--method", "rrdd", "--teacher", "{rrd}"], "did you mean 'rrd'?"),
         (["distill", "--data", "{d}", *TAUGHT, "--weight", "1", "--weight", "2"], "got 2 weights for 1 methods"),
         (["eval", "{rrd}", "--metrics", "hits@5"], "no 'hits@5'\n  try: "),
         (["eval", "{rrd}", "--part", "tset"], "--part is tset\n  try: did you mean 'test'?"),
         (["eval", "{rrd}", "--test", "student"], "allowed: bootstrap, randomisation"),
         (["eval", "{rrd}", "{d}/../rrd"], "is given twice"),
         (["eval", "{rrd}", "--baseline", "sum"], "no run is called 'sum'"),
-        (["methods", "show", "rdr"], "unknown method 'rdr'\n  try: did you mean 'rrd'?"),
+        (["methods", "show", "rrdd"], "unknown method 'rrdd'\n  try: did you mean 'rrd'?"),
         (["models", "show", "bp"], "did you mean 'bpr'?"),
     ],
 )  # fmt: skip

@@ -266,7 +266,7 @@ class SequenceTask:
     one; each of them has the item after it as target. Users with fewer items have no instance (``n_short``).
 
     Each epoch every target gets ``n_negatives`` fresh items drawn uniformly from those its user has not seen in training.
-    With one target an instance batches have the shape of `PairTask`'s rows ([B] and [B, N]), else they are
+    Windows with one target give batches of the shape of `PairTask`'s rows ([B] and [B, N]), all others are
     `SequenceBatch`es. Only ints are held: a history is gathered when its batch is.
 
     Users who have seen every item have no negative: their instances are left out, their targets counted in ``n_skipped``.
@@ -311,6 +311,8 @@ class SequenceTask:
         )
         self.n_users, self.n_items = seen.shape
         self.padding = self.n_items
+        self.flat = form == "whole" or targets > 1
+        """Whether instances may have several targets, so that batches are `SequenceBatch`es."""
         self.device, self.threads = torch.device(device), threads
         self.items = _checked_order(order, seen)
         owners, ends, firsts, counts = _instances(seen, length, targets, form)
@@ -368,7 +370,7 @@ class SequenceTask:
 
     def draw(self, epoch: Epoch) -> SequenceBatches:
         owners = self._instance_owners
-        if self._offsets[-1] != owners.size:
+        if self.flat:
             owners = np.repeat(owners, self._counts)
         negatives = sampling.negatives(
             self.seen, owners, self.n_negatives, seed=epoch.stream("negatives"), threads=self.threads
@@ -405,7 +407,7 @@ class SequenceBatches:
         chosen = self._order[index * task.batch_size : (index + 1) * task.batch_size].astype(np.int64)
         queries = task.queries(self._tensor(task.n_users + chosen))
         firsts, counts = task._firsts[chosen], task._counts[chosen]
-        if task._offsets[-1] == task.n_rows:  # one target each
+        if not task.flat:
             return Batch(queries, self._tensor(task.items[firsts]), self._tensor(self._negatives[chosen]))
         rows = np.repeat(np.arange(chosen.size), counts)
         steps = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -23,7 +23,7 @@ Activation = Literal["identity", "relu", "sigmoid", "tanh"]
 
 
 class CaserConfig(ModelConfig):
-    dim: int = Field(50, ge=1)
+    dim: int = Field(64, ge=1)
     """Size d of user and item vectors and of the sequence's; representations h(u) and h(i) have 2 d."""
     length: int = Field(5, ge=1)
     """Latest items that are read: L."""

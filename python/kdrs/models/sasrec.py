@@ -24,8 +24,6 @@ BLOCK_FLOATS = 1 << 22
 
 
 class SASRecConfig(ModelConfig):
-    dim: int = Field(50, ge=1)
-    """Size of item vectors and states."""
     length: int = Field(50, ge=1)
     """Latest items that are read: n. The paper takes 50, and 200 for MovieLens 1M."""
     blocks: int = Field(2, ge=1)
