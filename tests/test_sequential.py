@@ -88,7 +88,7 @@ def test_windows_against_a_slow_form(length: int, targets: int):
             assert not isinstance(batch, SequenceBatch)
             own = batch.positives.unsqueeze(1).tolist()
         else:
-            assert batch.places.unique().tolist() == [length - 1]
+            assert batch.steps.unique().tolist() == [length - 1]
             own = [batch.positives[batch.positive_rows == row].tolist() for row in range(len(batch.queries))]
         rows = zip(batch.queries.users.tolist(), batch.queries.history.tolist(), own, strict=True)
         found += [(user, history, items) for user, history, items in rows]
@@ -123,7 +123,7 @@ def test_whole_sequences_against_a_slow_form(length: int):
             zip(batch.queries.users.tolist(), batch.queries.history.tolist(), strict=True)
         ):
             own = batch.positive_rows == row
-            pairs = zip(batch.places[own].tolist(), batch.positives[own].tolist(), strict=True)
+            pairs = zip(batch.steps[own].tolist(), batch.positives[own].tolist(), strict=True)
             found[user] = (history, list(pairs))
             assert not set(batch.negatives[own].flatten().tolist()) & set(USERS[user])
     assert found == expected
@@ -147,6 +147,9 @@ def test_epochs_are_drawn_by_the_epoch_alone(form: str):
             users = users[batch.positive_rows]
         assert not seen[users[:, None].numpy(), batch.negatives.numpy()].any()
         assert seen[users.numpy(), batch.positives.numpy()].all()
+        if form == "windows":
+            assert np.array_equal(task.row_users[batch.places.numpy()], users.numpy())
+    assert (task.row_users is None) == (form == "whole")
     counted = np.concatenate([batch.queries.rows.numpy() for batch in first])
     assert np.array_equal(np.sort(counted), np.arange(task.n_users, task.n_queries))
 
@@ -318,7 +321,7 @@ def test_sasrecs_losses_by_hand(objective: str, monkeypatch: pytest.MonkeyPatch)
     view = model(batch.queries)
     expected = torch.zeros(())
     users = batch.queries.users.tolist()
-    for n, (row, place) in enumerate(zip(batch.positive_rows.tolist(), batch.places.tolist(), strict=True)):
+    for n, (row, place) in enumerate(zip(batch.positive_rows.tolist(), batch.steps.tolist(), strict=True)):
         read = [item for item in batch.queries.history[row].tolist() if item != PAD]
         state = slow_states(model, read, "paper")[place - (4 - len(read))]
         scores = model.items.weight[:N_ITEMS] @ state
@@ -488,6 +491,19 @@ def test_rrd_draws_outside_what_the_owner_has_seen():
     for drawn in (interesting, uninteresting):
         real = drawn >= 0
         assert not seen[np.repeat(task.owners, real.sum(1)), drawn[real].numpy()].any()
+
+
+def test_bd_refuses_a_teacher_that_can_not_read_the_students_queries():
+    from kdrs.distillers import BD
+
+    own, task = toy_task("caser"), PairTask(toy_dataset().train)
+    teacher = ModelTeacher(built("caser", own), own, asked=task, live=True)
+    with pytest.raises(ConfigError, match="Caser was asked with no history; it reads 5 items"):
+        BD(BD.Config(), [teacher], task, 4)
+    longer = toy_task("caser", length=7)
+    teacher = ModelTeacher(built("caser", own), own, asked=longer, live=True)
+    with pytest.raises(ConfigError, match="a history of 7 items; it reads 5 items"):
+        BD(BD.Config(), [teacher], longer, 4)
 
 
 def test_the_evaluator_asks_the_users_alone():

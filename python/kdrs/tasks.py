@@ -368,25 +368,31 @@ class SequenceTask:
     def _offsets(self) -> NDArray[np.int64]:
         return np.concatenate([[0], np.cumsum(self._counts)])
 
+    @property
+    def row_users(self) -> NDArray[np.int32] | None:
+        """int32 [n_rows], ascending: the user of each training row, in the order of ``Batch.places``; None where rows have
+        several targets."""
+        return None if self.flat else self._instance_owners
+
+    def negatives(self, seed: int) -> NDArray[np.int32]:
+        """int32 [targets, N]: fresh negatives for every target of every instance."""
+        owners = np.repeat(self._instance_owners, self._counts) if self.flat else self._instance_owners
+        return sampling.negatives(self.seen, owners, self.n_negatives, seed=seed, threads=self.threads)
+
     def draw(self, epoch: Epoch) -> SequenceBatches:
-        owners = self._instance_owners
-        if self.flat:
-            owners = np.repeat(owners, self._counts)
-        negatives = sampling.negatives(
-            self.seen, owners, self.n_negatives, seed=epoch.stream("negatives"), threads=self.threads
-        )
+        negatives = self.negatives(epoch.stream("negatives"))
         order = np.arange(self.n_rows, dtype=np.int32)
         np.random.default_rng(epoch.stream("order")).shuffle(order)
         return SequenceBatches(self, negatives, order)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SequenceBatch(Batch):
     """A batch whose instances have several targets: ``positives`` int64 [P] and ``negatives`` int64 [P, N] are flat."""
 
     positive_rows: Tensor
     """int64 [P]: the batch row of each target."""
-    places: Tensor
+    steps: Tensor
     """int64 [P]: the place in the history, 0 to S-1, after which the target comes."""
 
 
@@ -408,17 +414,22 @@ class SequenceBatches:
         queries = task.queries(self._tensor(task.n_users + chosen))
         firsts, counts = task._firsts[chosen], task._counts[chosen]
         if not task.flat:
-            return Batch(queries, self._tensor(task.items[firsts]), self._tensor(self._negatives[chosen]))
+            columns = (task.items[firsts], self._negatives[chosen], chosen)
+            return Batch(queries, *(self._tensor(ids) for ids in columns))
         rows = np.repeat(np.arange(chosen.size), counts)
-        steps = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)
-        targets = firsts[rows] + steps
+        within = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)
+        targets = firsts[rows] + within
         if task.form == "whole":
-            places = targets - 1 - task._instance_ends[chosen][rows] + task.length
+            steps = targets - 1 - task._instance_ends[chosen][rows] + task.length
         else:
-            places = np.full(rows.size, task.length - 1)
-        negatives = self._negatives[task._offsets[chosen][rows] + steps]
-        tensors = (self._tensor(ids) for ids in (task.items[targets], negatives, rows, places))
-        return SequenceBatch(queries, *tensors)
+            steps = np.full(rows.size, task.length - 1)
+        return SequenceBatch(
+            queries,
+            self._tensor(task.items[targets]),
+            self._tensor(self._negatives[task._offsets[chosen][rows] + within]),
+            positive_rows=self._tensor(rows),
+            steps=self._tensor(steps),
+        )
 
     def _tensor(self, ids: NDArray[np.integer]) -> Tensor:
         return torch.from_numpy(ids).to(self._task.device, torch.int64)

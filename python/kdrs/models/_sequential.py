@@ -53,10 +53,11 @@ class SequentialRecommender(Recommender):
         raise NotImplementedError
 
     def history(self, queries: Queries) -> Tensor:
-        """int64 [B, S]. Raises ``ConfigError`` for queries that carry none."""
-        if queries.history is None:
+        """int64 [B, S]. Raises ``ConfigError`` for queries that carry none, or one of another length."""
+        if queries.history is None or queries.history.shape[1] != self.task.length:
+            got = "no history" if queries.history is None else f"a history of {queries.history.shape[1]} items"
             raise ConfigError(
-                f"{type(self).__name__} was asked without a history",
+                f"{type(self).__name__} was asked with {got}; it reads {self.task.length} items",
                 "take queries from its own task; as a teacher it is ModelTeacher(model, own task, asked=student's task)",
             )
         return queries.history

@@ -115,7 +115,7 @@ class SASRec(SequentialRecommender):
         assert isinstance(batch, SequenceBatch)
         states = view.states
         missing = self.config.length - states.shape[1]
-        states = states[batch.positive_rows, batch.places - missing]  # [P, D]
+        states = states[batch.positive_rows, batch.steps - missing]  # [P, D]
         if self.config.objective == "softmax":
             loss = _FullSoftmax.apply(states, self.items.weight, batch.positives, self.n_items)
         else:
