@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
@@ -94,12 +95,26 @@ class Caser(SequentialRecommender):
         parts = []
         if self.down is not None:
             parts.append(self.down(image.transpose(1, 2)).transpose(1, 2).flatten(1))  # [B, V d], filter by filter
-        flat = image.flatten(1)
-        for height, filters in enumerate(self.across, 1):
-            slides = flat.unfold(1, height * config.dim, config.dim)  # [B, L - height + 1, height d]
-            parts.append(ACTIVATIONS[config.conv_activation](filters(slides)).amax(1))
+        if config.horizontal:
+            parts.append(ACTIVATIONS[config.conv_activation](self._slide(image.flatten(1))))
         z = ACTIVATIONS[config.activation](self.joined(self.dropout(torch.cat(parts, dim=1))))
         return torch.cat([z, self.users(queries.users)], dim=1)
+
+    def _slide(self, flat: Tensor) -> Tensor:
+        """Largest value of every horizontal filter over its places, [B, L H], before the activation, which is monotone.
+
+        One product with all filters at all places: a row of the weight holds a filter at its place and 0 elsewhere. Twice
+        the multiplications of the places alone, and still the faster for it: no copies of the image, no small products.
+        """
+        d, length, count = self.config.dim, self.config.length, self.config.horizontal
+        placed = [
+            F.pad(filters.weight, (place * d, (length - height - place) * d))  # type: ignore[arg-type]
+            for height, filters in enumerate(self.across, 1)
+            for place in range(length - height + 1)
+        ]
+        values = (flat @ torch.cat(placed).T).unflatten(1, (-1, count))  # [B, places of all heights, H]
+        best = [part.max(1).values for part in values.split([length - height for height in range(length)], dim=1)]
+        return torch.cat(best, dim=1) + torch.cat([filters.bias for filters in self.across])  # type: ignore[misc]
 
     def item_vectors(self) -> tuple[Tensor, Tensor]:
         return self.outputs.weight[: self.n_items], self.bias[: self.n_items]
