@@ -49,6 +49,27 @@ def test_every_way_to_ask_for_scores_agrees(name: str):
         assert torch.allclose(full[rows], every, atol=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
+def test_dropout_keeps_shares_and_means(share: float):
+    from kdrs.models._dropout import Dropout
+
+    layer, x = Dropout(share), torch.ones(1000, 1001, requires_grad=True)
+    torch.manual_seed(0)
+    out = layer(x)
+    assert ((out == 0).float().mean() - share).abs() < 0.002
+    assert out[out != 0].unique().tolist() == pytest.approx([1 / (1 - share)], rel=1e-3)
+    assert out.mean().item() == pytest.approx(1, abs=0.01)
+    out.sum().backward()
+    assert torch.equal(x.grad, out.detach())
+    # neighbours come out of one draw and are independent none the less
+    pairs = (out.detach()[:, :1000] != 0).view(-1, 4).float()
+    if share:
+        assert torch.corrcoef(pairs.T).fill_diagonal_(0).abs().max() < 0.01
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), out)
+    assert layer.eval()(x) is x
+
+
 def test_bpr_scores_survive_a_rotation(task: PairTask):
     model = build(task, "bpr", init_std=1.0)
     rows = torch.arange(4)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdrs import losses
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
+from kdrs.models._dropout import Dropout
 from kdrs.models._sequential import SequentialRecommender
 from kdrs.models.base import ModelConfig
 from kdrs.tasks import Batch, Queries, SequenceBatch, SequenceTask, Task
@@ -80,7 +81,7 @@ class Caser(SequentialRecommender):
         self.down = nn.Linear(length, config.vertical) if config.vertical else None
         heights = range(1, length + 1) if config.horizontal else ()
         self.across = nn.ModuleList(nn.Linear(height * d, config.horizontal) for height in heights)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.joined = nn.Linear(config.vertical * d + config.horizontal * len(heights), d)
 
     @classmethod

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from kdrs import losses
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
+from kdrs.models._dropout import Dropout
 from kdrs.models._sequential import SequentialRecommender, StatesView
 from kdrs.models.base import ModelConfig
 from kdrs.tasks import Batch, Queries, SequenceBatch, SequenceTask, Task
@@ -72,7 +72,7 @@ class SASRec(SequentialRecommender):
             nn.init.normal_(table, std=config.init_std)
         with torch.no_grad():
             self.items.weight[task.n_items] = 0.0
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.dim)
 
@@ -138,7 +138,7 @@ class Block(nn.Module):
         self.query, self.key, self.value = (nn.Linear(d, d, bias=False) for _ in range(3))
         self.norms = nn.ModuleList([nn.LayerNorm(d), nn.LayerNorm(d)])
         self.inner, self.outer = nn.Linear(d, d), nn.Linear(d, d)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         for layer in (self.query, self.key, self.value, self.inner, self.outer):
             nn.init.xavier_uniform_(layer.weight)
 
@@ -148,10 +148,9 @@ class Block(nn.Module):
         q, k, v = (
             self._split(layer(part)) for layer, part in ((self.query, normed), (self.key, source), (self.value, source))
         )
-        attended = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=visible, dropout_p=self.dropout.p if self.training else 0.0
-        )
-        attended = attended.transpose(1, 2).flatten(2)
+        logits = (q @ k.transpose(2, 3)) * q.shape[-1] ** -0.5  # [B, H, S, S]
+        shares = self.dropout(torch.softmax(logits.masked_fill(~visible, -torch.inf), dim=-1))
+        attended = (shares @ v).transpose(1, 2).flatten(2)
         # the authors' code drops within the attention alone
         x = normed + attended if self.code else x + self.dropout(attended)
         normed = self.norms[1](x)
