@@ -118,14 +118,14 @@ def test_whole_sequences_against_a_slow_form(length: int):
     assert (task.n_rows, task.n_short) == (3, 1)
     found = {}
     for batch in task.draw(Epoch(0, 0, 1)):
-        assert batch.negatives.shape == (batch.positives.shape[0], 2)
+        assert batch.negative_rows.tolist() == [row for row in batch.positive_rows.tolist() for _ in range(2)]
         for row, (user, history) in enumerate(
             zip(batch.queries.users.tolist(), batch.queries.history.tolist(), strict=True)
         ):
             own = batch.positive_rows == row
             pairs = zip(batch.steps[own].tolist(), batch.positives[own].tolist(), strict=True)
             found[user] = (history, list(pairs))
-            assert not set(batch.negatives[own].flatten().tolist()) & set(USERS[user])
+            assert not set(batch.negatives[batch.negative_rows == row].tolist()) & set(USERS[user])
     assert found == expected
 
 
@@ -142,10 +142,9 @@ def test_epochs_are_drawn_by_the_epoch_alone(form: str):
     assert torch.equal(task.draw(Epoch(0, 0, 9))[2].negatives, first[2].negatives)
     seen = data.train.to_csr().toarray() > 0
     for batch in first:
-        users = batch.queries.users
-        if form == "whole":
-            users = users[batch.positive_rows]
-        assert not seen[users[:, None].numpy(), batch.negatives.numpy()].any()
+        users = batch.queries.users[batch.positive_rows]
+        negatives = batch.negatives.view(-1, 3)
+        assert not seen[users[:, None].numpy(), negatives.numpy()].any()
         assert seen[users.numpy(), batch.positives.numpy()].all()
         if form == "windows":
             assert np.array_equal(task.row_users[batch.places.numpy()], users.numpy())
@@ -235,7 +234,7 @@ def test_casers_loss_by_hand(targets: int):
     expected = 0.0
     for n, row in enumerate(rows.tolist()):
         expected += math.log1p(math.exp(-every[row, batch.positives[n]].item()))
-        expected += sum(math.log1p(math.exp(every[row, j].item())) for j in batch.negatives[n].tolist())
+        expected += sum(math.log1p(math.exp(every[row, j].item())) for j in batch.negatives.view(-1, 3)[n].tolist())
     assert model.loss(model(batch.queries), batch).item() == pytest.approx(expected, rel=1e-5)
     mean = built("caser", task, reduction="mean", **options)
     assert mean.loss(mean(batch.queries), batch).item() == pytest.approx(expected / 3, rel=1e-5)
@@ -326,7 +325,7 @@ def test_sasrecs_losses_by_hand(objective: str, monkeypatch: pytest.MonkeyPatch)
         state = slow_states(model, read, "paper")[place - (4 - len(read))]
         scores = model.items.weight[:N_ITEMS] @ state
         own = scores[batch.positives[n]]
-        others = scores[batch.negatives[n]]
+        others = scores[batch.negatives.view(-1, 2)[n]]
         if objective == "bce":
             expected = expected + F.softplus(-own) + F.softplus(others).sum()
         elif objective == "softmax":

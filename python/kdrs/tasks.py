@@ -51,13 +51,36 @@ class Unique:
 
 @dataclass(frozen=True)
 class Batch:
+    """Queries and what belongs to each.
+
+    In batches of pairs query b has one positive and its own N negatives. In batches of whole users or items a query has any
+    number of either: then both lists are flat, and ``rows`` names the batch row of every entry.
+    """
+
     queries: Queries
     positives: Tensor
-    """int64 [B]"""
+    """int64 [B], flat [P]"""
     negatives: Tensor
-    """int64 [B, N]"""
+    """int64 [B, N], flat [N']"""
     places: Tensor | None = None
     """int64 [B]: where each row stands in the task's table of training rows, for what is drawn a row and epoch."""
+    rows: tuple[Tensor, Tensor] | None = None
+    """int64 [P] and [N'] of flat batches: the batch row of each positive and of each negative."""
+
+    @cached_property
+    def positive_rows(self) -> Tensor:
+        """int64 [P]: the batch row of each positive."""
+        if self.rows is not None:
+            return self.rows[0]
+        return torch.arange(self.positives.shape[0], device=self.positives.device)
+
+    @cached_property
+    def negative_rows(self) -> Tensor:
+        """int64 [N']: the batch row of each entry of ``negatives.flatten()``."""
+        if self.rows is not None:
+            return self.rows[1]
+        count = self.negatives.shape[1]
+        return torch.arange(self.negatives.numel(), device=self.negatives.device) // max(count, 1)
 
     @cached_property
     def unique_queries(self) -> Unique:
@@ -388,10 +411,8 @@ class SequenceTask:
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceBatch(Batch):
-    """A batch whose instances have several targets: ``positives`` int64 [P] and ``negatives`` int64 [P, N] are flat."""
+    """A batch whose instances have several targets, hence flat; each target has N negatives of its own, in order."""
 
-    positive_rows: Tensor
-    """int64 [P]: the batch row of each target."""
     steps: Tensor
     """int64 [P]: the place in the history, 0 to S-1, after which the target comes."""
 
@@ -414,8 +435,8 @@ class SequenceBatches:
         queries = task.queries(self._tensor(task.n_users + chosen))
         firsts, counts = task._firsts[chosen], task._counts[chosen]
         if not task.flat:
-            columns = (task.items[firsts], self._negatives[chosen], chosen)
-            return Batch(queries, *(self._tensor(ids) for ids in columns))
+            positives, drawn = self._tensor(task.items[firsts]), self._tensor(self._negatives[chosen])
+            return Batch(queries, positives, drawn, self._tensor(chosen))
         rows = np.repeat(np.arange(chosen.size), counts)
         within = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)
         targets = firsts[rows] + within
@@ -423,11 +444,12 @@ class SequenceBatches:
             steps = targets - 1 - task._instance_ends[chosen][rows] + task.length
         else:
             steps = np.full(rows.size, task.length - 1)
+        negatives = self._negatives[task._offsets[chosen][rows] + within]
         return SequenceBatch(
             queries,
             self._tensor(task.items[targets]),
-            self._tensor(self._negatives[task._offsets[chosen][rows] + within]),
-            positive_rows=self._tensor(rows),
+            self._tensor(negatives.reshape(-1)),
+            rows=(self._tensor(rows), self._tensor(np.repeat(rows, task.n_negatives))),
             steps=self._tensor(steps),
         )
 

@@ -184,12 +184,11 @@ def discrepancy(student: Tensor, teacher: Tensor, sharpness: float) -> Tensor:
 
 def targeted(lists: Tensor, rows: Tensor, batch: Batch) -> Tensor:
     """Whether an entry of the lists [E, W] is a target of the batch row [E] that the list belongs to: bool [E, W]."""
-    owners = getattr(batch, "positive_rows", None)
-    if owners is None:
+    if batch.rows is None:
         return lists == batch.positives[rows].unsqueeze(1)
     place = torch.full((len(batch.queries),), -1, dtype=torch.int64, device=lists.device)
     place[rows] = torch.arange(rows.shape[0], device=lists.device)
-    owners = place[owners]
+    owners = place[batch.positive_rows]
     hit = lists[owners] == batch.positives.unsqueeze(1)  # [P, W]
     counts = torch.zeros(lists.shape, dtype=torch.int32, device=lists.device)
     kept = owners >= 0

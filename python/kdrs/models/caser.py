@@ -17,7 +17,7 @@ from kdrs.errors import ConfigError
 from kdrs.models._dropout import Dropout
 from kdrs.models._sequential import SequentialRecommender
 from kdrs.models.base import ModelConfig
-from kdrs.tasks import Batch, Queries, SequenceBatch, SequenceTask, Task
+from kdrs.tasks import Batch, Queries, SequenceTask, Task
 from kdrs.view import DotView, View
 
 ACTIVATIONS = {"identity": lambda x: x, "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
@@ -126,10 +126,8 @@ class Caser(SequentialRecommender):
         )
 
     def loss(self, view: View, batch: Batch) -> Tensor:
-        if isinstance(batch, SequenceBatch):
-            ids = torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1)
-            scores = view.pairs(batch.positive_rows.unsqueeze(1), ids)
-        else:
-            scores = view.scores(torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1))  # [B, 1 + N]
+        ids = torch.cat([batch.positives.unsqueeze(1), batch.negatives.view(len(batch.positives), -1)], dim=1)
+        # [B, 1 + N], or a row a target
+        scores = view.scores(ids) if batch.rows is None else view.pairs(batch.positive_rows.unsqueeze(1), ids)
         loss = losses.pointwise(scores[:, :1], scores[:, 1:])
         return loss / len(batch.queries) if self.config.reduction == "mean" else loss

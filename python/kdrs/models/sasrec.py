@@ -119,7 +119,7 @@ class SASRec(SequentialRecommender):
         if self.config.objective == "softmax":
             loss = _FullSoftmax.apply(states, self.items.weight, batch.positives, self.n_items)
         else:
-            ids = torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1)
+            ids = torch.cat([batch.positives.unsqueeze(1), batch.negatives.view(len(states), -1)], dim=1)
             scores = torch.bmm(self.items(ids), states.unsqueeze(-1)).squeeze(-1)  # [P, 1 + N]
             if self.config.objective == "bce":
                 loss = losses.pointwise(scores[:, :1], scores[:, 1:])
