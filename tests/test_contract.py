@@ -126,7 +126,7 @@ def test_a_teacher_of_another_kind_of_task(method: str, kinds: tuple[str, str]):
     """Sequential models teach models of users and the other way round."""
     teacher, student = kinds
     own, task = task_of(teacher), task_of(student)
-    distil(task, method, student, build(own, teacher, 8), epochs=1, own_task=own)
+    distil(task, method, student, build(own, teacher, 12), epochs=1, own_task=own)
 
 
 @pytest.mark.parametrize("method", DISTILLERS)
