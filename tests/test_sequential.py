@@ -398,6 +398,7 @@ def test_lists_of_a_sequential_teacher_leave_out_what_the_owner_has_seen(name: s
     task = toy_task(name)
     model = built(name, task)
     monkeypatch.setattr(teachers, "BLOCK_BYTES", 4096)  # several blocks
+    monkeypatch.setattr(teachers, "ENCODED", 33)
     every = model(task.queries(torch.arange(task.n_queries))).all_scores()
     expected = slow_lists(every, task.owners, task.seen, 7)
     ranked = ModelTeacher(model, task).topk(7)
@@ -415,6 +416,11 @@ def test_a_sequential_teacher_of_users_speaks_of_now(name: str):
     users = torch.tensor([3, 0, 44])
     expected = model(own.queries(torch.arange(50))).all_scores()
     assert torch.allclose(teacher.view(task.queries(users)).all_scores(), expected[users], atol=1e-6)
+    # a view of it, asked for others, understands the student's queries too
+    view = teacher.view(task.queries(users[:1]))
+    for _ in range(2):
+        view = view.at(task.queries(users))
+        assert torch.allclose(view.all_scores(), expected[users], atol=1e-6)
     ranked = teacher.topk(9)
     assert ranked.items.shape == (50, 9)
     assert np.array_equal(ranked.items, slow_lists(expected, np.arange(50), task.seen, 9))

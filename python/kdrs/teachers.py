@@ -19,6 +19,8 @@ from kdrs.view import DetachedView, DotView, Factors, FrozenView, View, frozen
 
 BLOCK_BYTES = 64 << 20
 """Score blocks of models without factors hold at most this much."""
+ENCODED = 4096
+"""Queries of sequential models that are encoded at a time."""
 
 
 class Stage(NamedTuple):
@@ -57,7 +59,7 @@ class ModelTeacher:
 
     ``live=True`` for a model that is still in training: nothing is cached, and between ``look`` and the end of a step it
     answers the step's own queries out of the forward pass it is trained by (dropout and all), detached. Also what the
-    evaluator scores: ``factors``, ``score_block`` and ``score_pairs``, for the users as of now.
+    evaluator scores: ``factors`` of the users as of now, ``score_block`` and ``score_pairs``.
     """
 
     def __init__(
@@ -100,14 +102,16 @@ class ModelTeacher:
     def view(self, queries: Queries) -> View:
         if (current := self.looked_at(queries)) is not None:
             return DetachedView(current)
-        queries = translated(queries, self.asked, self.task)
         if self._state is not None:  # a teacher at rest: one forward pass serves for good
             return self._state.at(queries)
         with frozen(self.model):
-            view = FrozenView(self.model(queries), self.model)
+            view = FrozenView(self.model(self._understood(queries)), self.model, self._understood)
         if not self.live:
             self._state = view
         return view
+
+    def _understood(self, queries: Queries) -> Queries:
+        return translated(queries, self.asked, self.task)
 
     def topk(self, k: int) -> Ranking:
         k = min(k, self.task.n_items)
@@ -127,22 +131,15 @@ class ModelTeacher:
             return self.model.factors()  # type: ignore[operator]
 
     def score_block(self, rows: Any) -> Tensor:
-        """float32 [b, I]: scores of all items for int user rows [b]."""
-        return self._own_view(rows).all_scores()
+        """float32 [b, I]: scores of all items for int query rows [b] of the student's task."""
+        return self.view(self._queries(rows)).all_scores()
 
     def score_pairs(self, rows: Any, ids: Any) -> Tensor:
-        """float32 [b, C]: scores of each user row's own items, int [b, C]."""
-        return self._own_view(rows).scores(torch.as_tensor(ids, device=self.task.device).long())
+        """float32 [b, C]: scores of each row's own items, int [b, C]."""
+        return self.view(self._queries(rows)).scores(torch.as_tensor(ids, device=self.task.device).long())
 
-    def _own_view(self, rows: Any) -> View:
-        queries = self.task.queries(self._ids(rows))
-        if self._state is not None:
-            return self._state.at(queries)
-        with frozen(self.model):
-            return FrozenView(self.model(queries), self.model)
-
-    def _ids(self, rows: Any) -> Tensor:
-        return torch.as_tensor(rows, device=self.task.device).long()
+    def _queries(self, rows: Any) -> Queries:
+        return self.asked.queries(torch.as_tensor(rows, device=self.task.device).long())
 
     @property
     def _ranks_users(self) -> bool:
@@ -155,17 +152,17 @@ class ModelTeacher:
             ranked = ranking.topk(factors.queries, factors.items, k, seen=seen, bias=factors.bias)
             return Ranking(_array(ranked.items), _array(ranked.scores))
         n_queries = self.task.n_users if self._ranks_users else self.asked.n_queries
-        width = self.task.n_items if factors is None else factors.queries.shape[1]
-        size = max(1, BLOCK_BYTES // (16 * width)) if factors is not None else max(1, BLOCK_BYTES // (4 * width))
+        # without factors a block is one of scores; with them each query is encoded
+        size = max(1, BLOCK_BYTES // (4 * self.task.n_items)) if factors is None else ENCODED
         blocks = []
         for start in range(0, n_queries, size):
             rows = np.arange(start, min(start + size, n_queries))
             owners = rows if self._ranks_users else self.asked.owners[rows]  # type: ignore[index]
-            view = self._own_view(rows) if self._ranks_users else self.view(self.asked.queries(self._ids(rows)))
             if factors is None:
-                ranked = ranking.topk_scores(view.all_scores(), k, seen=seen, rows=owners)
+                ranked = ranking.topk_scores(self.score_block(rows), k, seen=seen, rows=owners)
             else:
-                ranked = ranking.topk(view.queries, factors.items, k, seen=seen, rows=owners, bias=factors.bias)
+                vectors = self.view(self._queries(rows)).queries
+                ranked = ranking.topk(vectors, factors.items, k, seen=seen, rows=owners, bias=factors.bias)
             blocks.append(ranked)
         return Ranking(*(np.concatenate([_array(getattr(b, part)) for b in blocks]) for part in ("items", "scores")))
 
