@@ -168,7 +168,7 @@ def test_rrd_lists_hold_what_they_should(task, toy):
     first, second = (distiller.draw(Epoch(i, 0, 10))[0] for i in (0, 1))
     assert (first != second).any()
     assert (first == distiller.draw(Epoch(0, 0, 10))[0]).all()
-    assert started(distiller, student, task)._complete
+    assert started(distiller, student, task)._lists.complete
 
 
 def test_rrd_inclusion_probabilities_follow_the_ranks(task):
@@ -193,7 +193,7 @@ def test_rrd_loss_is_the_sum_over_unique_users(task):
 
     assert loss([4, 4, 9]) == pytest.approx(loss([4]) + loss([9]), rel=1e-5)
     scores = student.users.weight[4] @ student.items.weight.T
-    best, rest = (lists[4] for lists in distiller._lists)
+    best, rest = distiller._lists.ordered[4], distiller._lists.background[4]
     from test_losses import slow_relaxed_ranking
 
     assert loss([4]) == pytest.approx(slow_relaxed_ranking(scores[best].tolist(), scores[rest].tolist()), rel=1e-5)
@@ -203,14 +203,14 @@ def test_rrd_shortens_lists_where_the_catalogue_ends(task, toy):
     teacher, student = bpr(task, 6), bpr(task, 3, seed=1)
     config = RRD.Config(interesting=100, uninteresting=100, pool=60)
     distiller = started(RRD(config, [ModelTeacher(teacher, task)], task, 3), student, task)
-    assert not distiller._complete
+    assert not distiller._lists.complete
     batch = batch_of([0, 1], [0, 1], [2, 3])
     loss = distiller.loss(student(batch.queries), batch)
     loss.backward()
     assert torch.isfinite(loss)
     for user in range(toy.n_users):
         unseen = toy.n_items - len(toy.train.row(user))
-        interesting, uninteresting = (lists[user] for lists in distiller._lists)
+        interesting, uninteresting = distiller._lists.ordered[user], distiller._lists.background[user]
         assert int((interesting >= 0).sum()) == min(60, unseen)
         assert int((uninteresting >= 0).sum()) == unseen - min(60, unseen)
 

@@ -77,6 +77,58 @@ def test_relaxed_ranking_leaves_padding_out(listed, background, pad, pad_rest):
     assert (padded.grad[0, len(listed) :] == 0).all()
 
 
+def autograd_relaxed_ranking(listed, background, listed_mask, background_mask):
+    """The definition by torch's own log-cumulative sums, differentiated by autograd."""
+    tails = torch.logcumsumexp(listed.masked_fill(~listed_mask, -torch.inf).flip(-1), dim=-1).flip(-1)
+    if background.shape[-1]:
+        rest = torch.logsumexp(background.masked_fill(~background_mask, -torch.inf), dim=-1, keepdim=True)
+        tails = torch.logaddexp(tails, rest)
+    return torch.where(listed_mask, tails - listed, 0.0).sum(-1)
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0, 300.0, 3000.0])
+@pytest.mark.parametrize(("k", "n"), [(40, 40), (7, 3), (1, 2), (9, 0)])
+@pytest.mark.parametrize("padded", [False, True])
+def test_relaxed_ranking_and_its_gradient_are_exact(k, n, spread, padded):
+    """Spreads past 700 leave the range of float64's exp: the sums then go through logarithms."""
+    rng = torch.Generator().manual_seed(k + n)
+    values = [torch.randn(30, width, generator=rng, dtype=torch.float64) * spread for width in (k, n)]
+    weights = torch.rand(30, generator=rng, dtype=torch.float64)
+    masks = [torch.ones(30, width, dtype=torch.bool) for width in (k, n)]
+    if padded:
+        masks = [
+            torch.arange(w)[None] < torch.randint(1, w + 1, (30, 1), generator=rng) if w else m
+            for w, m in zip((k, n), masks, strict=True)
+        ]
+    found = []
+    for loss in (autograd_relaxed_ranking, losses.relaxed_ranking):
+        leaves = [v.clone().requires_grad_() for v in values]
+        out = loss(*leaves, *(masks if padded or loss is autograd_relaxed_ranking else (None, None)))
+        (out * weights).sum().backward()
+        found.append([out.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)])
+    for expected, got in zip(*found, strict=False):
+        assert torch.allclose(expected, got, rtol=1e-9, atol=1e-9)
+
+
+def test_relaxed_ranking_of_a_query_without_entries_is_zero():
+    listed, background = torch.ones(2, 3, requires_grad=True), torch.ones(2, 2, requires_grad=True)
+    nothing = torch.tensor([[False] * 3, [True] * 3])
+    loss = losses.relaxed_ranking(listed, background, nothing, torch.tensor([[True, False], [True, True]]))
+    loss.sum().backward()
+    assert loss[0].item() == 0
+    assert (listed.grad[0] == 0).all()
+    assert (background.grad[0] == 0).all()
+    assert loss[1].item() == pytest.approx(math.log(5 * 4 * 3))
+
+
+@given(st.lists(st.floats(-500, 500), min_size=1, max_size=8))
+def test_logcumsumexp_against_its_definition(values):
+    expected = [max(values[: k + 1]) for k in range(len(values))]
+    expected = [top + math.log(sum(math.exp(v - top) for v in values[: k + 1])) for k, top in enumerate(expected)]
+    found = losses.logcumsumexp(torch.tensor([values], dtype=torch.float64))[0]
+    assert found.tolist() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
 def test_putting_two_neighbours_into_score_order_lowers_relaxed_ranking():
     wrong = losses.relaxed_ranking(torch.tensor([[0.0, 1.0, -1.0]]), torch.zeros(1, 2))
     right = losses.relaxed_ranking(torch.tensor([[1.0, 0.0, -1.0]]), torch.zeros(1, 2))

@@ -106,7 +106,10 @@ class Adam:
         for multiplicity, group in groups.items():
             self._update([p for p, _, _ in group], [g for _, g, _ in group], [s for _, _, s in group], multiplicity)
         for buffer, rows in touched:
-            buffer.index_fill_(0, rows, 0.0)
+            if rows.shape[0] * 8 > buffer.shape[0]:
+                buffer.zero_()
+            else:
+                buffer.index_fill_(0, rows, 0.0)
 
     def _step_rows(self, parameter: Tensor, gradient: RowGradient, state: _State, multiplicity: float) -> None:
         rows, places = torch.unique(gradient.rows, return_inverse=True)

@@ -642,7 +642,7 @@ def comparison(
         role = "teacher" if is_teacher else "student" if config is not None and config.distill else "alone"
         scorers[path] = scorer = _scorer(path, dataset)
         model = scorer.model if isinstance(scorer, ModelTeacher) else None
-        factors = scorer.factors()  # type: ignore[attr-defined]
+        factors = scorer.factors()
         size = sum(p.numel() for p in model.parameters()) if model is not None else None
         if size is None and factors is not None:
             size = sum(tensor.numel() for tensor in factors if tensor is not None)

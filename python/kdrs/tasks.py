@@ -82,6 +82,31 @@ class Batch:
         count = self.negatives.shape[1]
         return torch.arange(self.negatives.numel(), device=self.negatives.device) // max(count, 1)
 
+    def lists(self) -> tuple[Tensor, Tensor]:
+        """Positives int64 [B, P'] and negatives [B, N'] of each query, padded with -1."""
+        if self.rows is None:
+            return self.positives.unsqueeze(1), self.negatives
+        count = len(self.queries)
+        return tuple(
+            _padded(ids, rows, count) for ids, rows in zip((self.positives, self.negatives), self.rows, strict=True)
+        )  # type: ignore[return-value]
+
+    def triples(self) -> tuple[Tensor, Tensor]:
+        """Batch rows int64 [R], and of each a positive and N negatives, int64 [R, 1 + N].
+
+        Where a row has several positives and negatives that belong to none of them, its negatives meet the positives in turn.
+        """
+        if self.rows is None:
+            rows = torch.arange(self.positives.shape[0], device=self.positives.device)
+            return rows, torch.cat([self.positives.unsqueeze(1), self.negatives], dim=1)
+        positives, rows = self.lists()[0], self.negative_rows
+        counts = (positives >= 0).sum(1)
+        order = torch.argsort(rows, stable=True)
+        order = order[counts[rows[order]] > 0]
+        rows = rows[order]
+        positive = positives[rows, _turns(rows, len(self.queries)) % counts[rows]]
+        return rows, torch.stack([positive, self.negatives[order]], dim=1)
+
     @cached_property
     def unique_queries(self) -> Unique:
         """The distinct query rows: U_B of the papers."""
@@ -99,6 +124,21 @@ class Batch:
         positives, negatives = torch.unique(self.positives), torch.unique(self.negatives)
         ids, roles = torch.unique(torch.cat([positives, negatives]), return_counts=True)
         return ids, roles.to(torch.float32)
+
+
+def _turns(rows: Tensor, count: int) -> Tensor:
+    """int64 [P]: how often each of ascending rows, int64 [P] below ``count``, stood before."""
+    sizes = torch.bincount(rows, minlength=count)
+    return torch.arange(rows.shape[0], device=rows.device) - (sizes.cumsum(0) - sizes)[rows]
+
+
+def _padded(ids: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Flat ids [P] as a list a row, int64 [count, longest], -1 at the end."""
+    order = torch.argsort(rows, stable=True)
+    rows, turns = rows[order], _turns(rows[order], count)
+    lists = ids.new_full((count, int(turns.max()) + 1 if len(rows) else 0), -1)
+    lists[rows, turns] = ids[order]
+    return lists
 
 
 @dataclass(frozen=True)
@@ -415,6 +455,10 @@ class SequenceBatch(Batch):
 
     steps: Tensor
     """int64 [P]: the place in the history, 0 to S-1, after which the target comes."""
+
+    def triples(self) -> tuple[Tensor, Tensor]:
+        negatives = self.negatives.view(self.positives.shape[0], -1)
+        return self.positive_rows, torch.cat([self.positives.unsqueeze(1), negatives], dim=1)
 
 
 class SequenceBatches:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrs import ranking
+from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, MissingKnowledge, shown
 from kdrs.ranking import Ranking
 from kdrs.tasks import Queries, Task, translated
@@ -47,11 +48,109 @@ class Teacher(Protocol):
     def topk(self, k: int) -> Ranking:
         """Best ``k`` unseen items of every query: int32 [Q, k] and float32 [Q, k], NumPy, padded with -1."""
 
+    def topk_blocks(self, k: int, *, keep_seen: bool = False) -> Iterator[tuple[slice, Ranking]]:
+        """The same a block of queries at a time, for what need not be held at once; ``keep_seen`` leaves in what the query
+        has seen. Blocks depend on the sizes alone, never on the machine."""
+
+    def top_users(self, k: int) -> np.ndarray:
+        """Best ``k`` users of every item, without those who have seen it: int32 [I, k], NumPy, padded with -1."""
+
+    def factors(self) -> Factors | None:
+        """The whole of it as dot-product factors, or None if its score is no dot product."""
+
+    def score_block(self, rows: Any) -> Tensor:
+        """float32 [b, I]: scores of all items for int query rows [b]."""
+
     def stages(self) -> Sequence[Stage]:
         """Saved earlier selves, oldest first, itself last."""
 
 
-class ModelTeacher:
+class Scored:
+    """Lists of whatever answers ``view`` and perhaps ``factors``, for the queries of the task ``asked``.
+
+    ``factors``, ``score_block`` and ``top_users`` speak of the users as of now.
+    """
+
+    asked: Task
+    """The student's task."""
+
+    def factors(self) -> Factors | None:
+        raise NotImplementedError
+
+    def view(self, queries: Queries) -> View:
+        raise NotImplementedError
+
+    def score_block(self, rows: Any) -> Tensor:
+        """float32 [b, I]: scores of all items for int query rows [b]."""
+        return self.view(self._queries(rows)).all_scores()
+
+    def score_pairs(self, rows: Any, ids: Any) -> Tensor:
+        """float32 [b, C]: scores of each row's own items, int [b, C]."""
+        return self.view(self._queries(rows)).scores(torch.as_tensor(ids, device=self.asked.device).long())
+
+    @property
+    def _ranks_users(self) -> bool:
+        """Whether all queries of a user are answered alike: this knowledge, or the student's task, knows no moments."""
+        return True
+
+    def _blocks(self, k: int, lists_only: bool = True) -> Iterator[slice]:
+        """Queries whose lists (int32 and float32), or rows of scores, take ``BLOCK_BYTES``."""
+        size = max(1, BLOCK_BYTES // (8 * k if lists_only else 4 * self.asked.n_items))
+        if not self._ranks_users:  # each query is encoded, which takes more than its list
+            size = min(size, ENCODED)
+        for start in range(0, self.asked.n_queries, size):
+            yield slice(start, min(start + size, self.asked.n_queries))
+
+    def _queries(self, rows: Any) -> Queries:
+        return self.asked.queries(torch.as_tensor(rows, device=self.asked.device).long())
+
+    def topk_blocks(self, k: int, *, keep_seen: bool = False) -> Iterator[tuple[slice, Ranking]]:
+        task, k = self.asked, min(k, self.asked.n_items)
+        seen, factors = None if keep_seen else task.seen, self.factors()
+        for part in self._blocks(k, factors is not None):
+            rows = np.arange(part.start, part.stop)
+            users = rows if task.owners is None else task.owners[rows]
+            places = None
+            if task.owners is not None and self._ranks_users:  # each user once, though it has many queries
+                users, places = np.unique(users, return_inverse=True)
+                rows = users
+            if factors is None:
+                ranked = ranking.topk_scores(self.score_block(rows), k, seen=seen, rows=users)
+            else:
+                queries, items, bias = factors
+                asked = queries[users] if self._ranks_users else self.view(self._queries(rows)).queries
+                ranked = ranking.topk(asked, items, k, seen=seen, rows=users, bias=bias)
+            lists = Ranking(_array(ranked.items), _array(ranked.scores))
+            yield part, lists if places is None else Ranking(lists.items[places], lists.scores[places])
+
+    def top_users(self, k: int) -> np.ndarray:
+        task, k = self.asked, min(k, self.asked.n_users)
+        factors = self.factors()
+        if factors is not None:  # an item's bias is the same for all its users
+            users = factors.queries[: task.n_users]
+            ranked = ranking.topk(factors.items, users, k, seen=task.seen.transpose())
+            return np.ascontiguousarray(_array(ranked.items))
+        best = Ranking(np.zeros((task.n_items, 0), np.int32), np.zeros((task.n_items, 0), np.float32))
+        size = max(1, BLOCK_BYTES // (4 * task.n_items))
+        for start in range(0, task.n_users, size):
+            rows = np.arange(start, min(start + size, task.n_users))
+            scores = without_seen(_array(self.score_block(rows)), rows, task.seen).T  # [I, b]
+            ids = np.concatenate([best.items, np.tile(rows.astype(np.int32), (task.n_items, 1))], axis=1)
+            joined = np.ascontiguousarray(np.concatenate([best.scores, scores], axis=1))
+            # users of former blocks come first and have the lower ids, so ties still go to the lower id
+            places, kept = ranking.topk_scores(joined, min(k, joined.shape[1]))
+            best = Ranking(np.take_along_axis(ids, places.astype(np.int64), axis=1), kept)
+        return np.where(best.scores == -np.inf, -1, best.items).astype(np.int32)
+
+
+def without_seen(scores: np.ndarray, rows: np.ndarray, seen: Interactions) -> np.ndarray:
+    """A copy of scores float32 [b, N], -inf where the rows [b] of ``seen`` [rows, N] have a pair."""
+    masked = np.array(scores, np.float32)
+    masked[seen.pairs_of(rows)] = -np.inf
+    return masked
+
+
+class ModelTeacher(Scored):
     """A model as teacher, or as the student's own knowledge of itself.
 
     ``task`` is the model's own; ``asked`` the student's, where that is another: queries are then taken as
@@ -120,8 +219,7 @@ class ModelTeacher:
         ranked = self._topk
         if self.live:
             self._topk = None
-        ranked = Ranking(ranked.items[:, :k], ranked.scores[:, :k])
-        return of_owners(ranked, self.asked) if self._ranks_users else ranked
+        return Ranking(ranked.items[:, :k], ranked.scores[:, :k])
 
     def stages(self) -> Sequence[Stage]:
         return (*self._stages, Stage(self.epoch, lambda: self))
@@ -130,44 +228,16 @@ class ModelTeacher:
         with frozen(self.model):
             return self.model.factors()  # type: ignore[operator]
 
-    def score_block(self, rows: Any) -> Tensor:
-        """float32 [b, I]: scores of all items for int query rows [b] of the student's task."""
-        return self.view(self._queries(rows)).all_scores()
-
-    def score_pairs(self, rows: Any, ids: Any) -> Tensor:
-        """float32 [b, C]: scores of each row's own items, int [b, C]."""
-        return self.view(self._queries(rows)).scores(torch.as_tensor(ids, device=self.task.device).long())
-
-    def _queries(self, rows: Any) -> Queries:
-        return self.asked.queries(torch.as_tensor(rows, device=self.task.device).long())
-
     @property
     def _ranks_users(self) -> bool:
-        """Whether all queries of a user are answered alike: the model or the student's task knows no moments."""
         return self.asked.owners is None or self.task.owners is None
 
     def _rank(self, k: int) -> Ranking:
-        factors, seen = self.factors(), self.task.seen
-        if factors is not None and self._ranks_users:
-            ranked = ranking.topk(factors.queries, factors.items, k, seen=seen, bias=factors.bias)
-            return Ranking(_array(ranked.items), _array(ranked.scores))
-        n_queries = self.task.n_users if self._ranks_users else self.asked.n_queries
-        # without factors a block is one of scores; with them each query is encoded
-        size = max(1, BLOCK_BYTES // (4 * self.task.n_items)) if factors is None else ENCODED
-        blocks = []
-        for start in range(0, n_queries, size):
-            rows = np.arange(start, min(start + size, n_queries))
-            owners = rows if self._ranks_users else self.asked.owners[rows]  # type: ignore[index]
-            if factors is None:
-                ranked = ranking.topk_scores(self.score_block(rows), k, seen=seen, rows=owners)
-            else:
-                vectors = self.view(self._queries(rows)).queries
-                ranked = ranking.topk(vectors, factors.items, k, seen=seen, rows=owners, bias=factors.bias)
-            blocks.append(ranked)
-        return Ranking(*(np.concatenate([_array(getattr(b, part)) for b in blocks]) for part in ("items", "scores")))
+        blocks = [ranked for _, ranked in self.topk_blocks(k)]
+        return Ranking(*(np.concatenate([getattr(block, part) for block in blocks]) for part in ("items", "scores")))
 
 
-class FileTeacher:
+class FileTeacher(Scored):
     """A teacher that any library can write: one safetensors file, ``kdrs = "teacher/1"`` in its metadata.
 
     It holds any of ``users`` float [U, D] and ``items`` float [I, D] (score = dot product), ``item_bias`` float [I],
@@ -179,7 +249,7 @@ class FileTeacher:
     """
 
     def __init__(self, path: str | Path, task: Task, *, digests: dict[str, str] | None = None):
-        self.path, self.task, self.name = Path(path), task, str(path)
+        self.path, self.task, self.asked, self.name = Path(path), task, task, str(path)
         tensors, metadata = read_safetensors(self.path)
         if metadata.get("kdrs") != "teacher/1":
             raise ArtefactError(
@@ -223,6 +293,21 @@ class FileTeacher:
             ranked = ranking.topk(users, items, k, seen=self.task.seen, bias=bias)
             self._ranked = Ranking(_array(ranked.items), _array(ranked.scores))
         return of_owners(Ranking(self._ranked.items[:, :k], self._ranked.scores[:, :k]), self.task)
+
+    def topk_blocks(self, k: int, *, keep_seen: bool = False) -> Iterator[tuple[slice, Ranking]]:
+        k = min(k, self.task.n_items)
+        if keep_seen:
+            self._vectors("lists that keep what was seen")
+        if keep_seen or (self._factors is not None and (self._lists is None or self._lists.items.shape[1] < k)):
+            yield from super().topk_blocks(k, keep_seen=keep_seen)
+        else:
+            ranked = self.topk(k)
+            for part in self._blocks(k):
+                yield part, Ranking(ranked.items[part], ranked.scores[part])
+
+    def top_users(self, k: int) -> np.ndarray:
+        self._vectors("the users of each item")
+        return super().top_users(k)
 
     def stages(self) -> Sequence[Stage]:
         return (Stage(-1, lambda: self),)

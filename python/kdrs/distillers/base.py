@@ -105,6 +105,16 @@ def only(teachers: Sequence[T]) -> T:
     return teachers[0]
 
 
+def distinct(ids: Tensor, size: int) -> Tensor:
+    """The distinct ids of any shape, ascending, int64 [M]; -1 is padding. ``size`` is how many ids there are."""
+    ids = ids.reshape(-1)
+    if size > 16 * ids.numel():
+        ids = torch.unique(ids)
+        return ids[ids >= 0]
+    marked = torch.zeros(size + 1, dtype=torch.bool, device=ids.device)  # cheaper than sorting
+    return marked.index_fill_(0, ids + 1, True)[1:].nonzero().squeeze(1)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Parameters created inside draw their initial values from ``seed``; the global generator is left as it was."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,10 +12,15 @@ from torch import Tensor
 
 from kdrs import losses, sampling
 from kdrs.distillers.base import Distiller, only
+from kdrs.ranking import Ranking
+from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
 from kdrs.teachers import Teacher
 from kdrs.view import View
+
+HELD_BYTES = 1 << 28
+"""A fixed guide's lists are kept from epoch to epoch up to this size."""
 
 
 class CDConfig(Settings):
@@ -59,14 +64,18 @@ class CD(Distiller):
         super().__init__(config, teachers, task, student_dim, seed)
         self.teacher = only(teachers)
         _ = self.teacher.view(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device)))  # refuse early
-        self._pool = self._lists(self.teacher) if config.guide == "teacher" else None
         self._drawn: Tensor | None = None
+        fixed = config.guide == "teacher"
+        held = fixed and 8 * task.n_queries * min(config.pool, task.n_items) <= HELD_BYTES
+        self._pool = list(self.teacher.topk_blocks(config.pool)) if held else None  # otherwise ranked again each epoch
 
     def draw(self, epoch: Epoch) -> Tensor | None:
-        return None if self._pool is None else self._sample(self._pool, epoch)
+        if self.config.guide == "student":
+            return None
+        return self._sample(self.teacher.topk_blocks(self.config.pool) if self._pool is None else self._pool, epoch)
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
-        self._drawn = self._sample(self._lists(student), epoch) if samples is None else samples
+        self._drawn = self._sample(student.topk_blocks(self.config.pool), epoch) if samples is None else samples
         self._complete = bool((self._drawn >= 0).all())
 
     def loss(self, student: View, batch: Batch) -> Tensor:
@@ -79,13 +88,15 @@ class CD(Distiller):
         scores = student.pairs(users.first.unsqueeze(1), ids)
         return losses.soft_pointwise(scores, targets, None if self._complete else drawn >= 0)
 
-    def _lists(self, guide: Teacher) -> np.ndarray:
-        return np.ascontiguousarray(guide.topk(min(self.config.pool, self.task.n_items)).items)  # [Q, W]
-
-    def _sample(self, lists: np.ndarray, epoch: Epoch) -> Tensor:
-        weights = rank_weights((lists >= 0).sum(axis=1), lists.shape[1], self.config)
-        drawn = sampling.weighted(lists, weights, self.config.items, seed=self.stream(epoch, "items"))
-        return torch.from_numpy(drawn).long().to(self.task.device)
+    def _sample(self, guide: Iterable[tuple[slice, Ranking]], epoch: Epoch) -> Tensor:
+        """int64 [Q, N]. The guide's lists are used a block at a time: a thousand times as long as what is drawn."""
+        seed, drawn = self.stream(epoch, "items"), []
+        for part, ranked in guide:
+            lists = np.ascontiguousarray(ranked.items)  # [b, W]
+            weights = rank_weights((lists >= 0).sum(axis=1), lists.shape[1], self.config)
+            own = stream(seed, part.start) if part.start else seed
+            drawn.append(sampling.weighted(lists, weights, self.config.items, seed=own))
+        return torch.from_numpy(np.concatenate(drawn)).long().to(self.task.device)
 
 
 def rank_weights(lengths: np.ndarray, width: int, config: CDConfig) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import ranking, sampling
+from kdrs import sampling
 from kdrs.distillers.base import Distiller, only
 from kdrs.errors import ConfigError
 from kdrs.sampling import stream
@@ -19,9 +19,6 @@ from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
 from kdrs.teachers import Teacher
 from kdrs.view import View
-
-BLOCK_BYTES = 64 << 20
-"""Score blocks of whole catalogues hold at most this much."""
 
 
 class RDConfig(Settings):
@@ -87,7 +84,11 @@ class RD(Distiller):
             raise ConfigError(
                 f"items is {config.items}, the catalogue has {task.n_items} items", f"allowed: 1 to {task.n_items}"
             )
-        lists = self._best_of_all(teacher) if config.exclude == "target-only" else teacher.topk(config.items).items
+        if config.exclude == "seen":
+            lists = teacher.topk(config.items).items
+        else:
+            blocks = teacher.topk_blocks(2 * config.items, keep_seen=True)
+            lists = np.concatenate([ranked.items for _, ranked in blocks])
         self.lists = torch.from_numpy(np.ascontiguousarray(lists)).to(task.device)  # int32 [Q, K or 2K]
         ranks = torch.arange(1, config.items + 1, device=task.device)
         self._ranks, self._importance = ranks, torch.exp(-ranks / config.temperature)
@@ -152,16 +153,6 @@ class RD(Distiller):
 
     def _sample(self, users: np.ndarray, seed: int) -> np.ndarray:
         return sampling.negatives(self.task.seen, users, self.config.samples, seed=seed, exhausted="mask")
-
-    def _best_of_all(self, teacher: Teacher) -> np.ndarray:
-        """int32 [Q, 2K]: the teacher's best items, those that were seen among them."""
-        task, width = self.task, min(2 * self.config.items, self.task.n_items)
-        size = max(1, BLOCK_BYTES // (4 * task.n_items))
-        blocks = []
-        for rows in torch.arange(task.n_queries, device=task.device).split(size):
-            scores = teacher.view(task.queries(rows)).all_scores()
-            blocks.append(sampling.numpy_of(ranking.topk_scores(scores, width).items))
-        return np.concatenate(blocks)
 
 
 def importance(raw: Tensor, present: Tensor) -> Tensor:

@@ -57,9 +57,9 @@ class RRD(Distiller):
         self.pool = np.ascontiguousarray(only(teachers).topk(config.pool).items)  # [Q, W]
         ranks = np.arange(1, self.pool.shape[1] + 1)
         self.weights = np.exp(-ranks / config.temperature)
-        self._lists: tuple[Tensor, Tensor] | None = None
+        self._lists: Lists | None = None
 
-    def draw(self, epoch: Epoch) -> tuple[Tensor, Tensor]:
+    def draw(self, epoch: Epoch) -> tuple[Tensor, ...]:
         config = self.config
         if config.choice == "topk":
             interesting = self.pool[:, : config.interesting]
@@ -77,16 +77,40 @@ class RRD(Distiller):
         device = self.task.device
         return torch.from_numpy(interesting).long().to(device), torch.from_numpy(uninteresting).long().to(device)
 
-    def on_epoch_start(self, epoch: Epoch, samples: tuple[Tensor, Tensor], student: Teacher) -> None:
-        self._lists = samples
-        self._complete = all(bool((ids >= 0).all()) for ids in samples)
+    def on_epoch_start(self, epoch: Epoch, samples: tuple[Tensor, ...], student: Teacher) -> None:
+        self._lists = Lists(*samples)
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         assert self._lists is not None
         users = batch.unique_queries
-        interesting, uninteresting = (ids[users.ids] for ids in self._lists)  # [E, K], [E, L]
-        masks = (None, None) if self._complete else (interesting >= 0, uninteresting >= 0)
-        ids = torch.cat([interesting, uninteresting], dim=1).clamp(min=0)
-        scores = student.pairs(users.first.unsqueeze(1), ids)  # [E, K + L]
-        best, rest = scores.split([interesting.shape[1], uninteresting.shape[1]], dim=1)
+        ids, masks = self._lists.rows(users.ids)
+        best, rest = self._lists.split(student.pairs(users.first.unsqueeze(1), ids))
         return losses.relaxed_ranking(best, rest, *masks).sum()
+
+
+class Lists:
+    """An ordered list and its background for each query: int64 [Q, K] and [Q, L], -1 where there is no entry."""
+
+    def __init__(self, ordered: Tensor, background: Tensor):
+        self.ordered, self.background = ordered, background
+        ids = torch.cat([ordered, background], dim=1)
+        self._masks = None if bool((ids >= 0).all()) else ids >= 0
+        self._ids = ids if self._masks is None else ids.clamp_(min=0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether no entry is missing."""
+        return self._masks is None
+
+    def rows(self, rows: Tensor) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
+        """Both lists of the given queries side by side, int64 [B, K + L], and the masks of the two, None if all are full."""
+        ids = self._ids.index_select(0, rows)
+        if self._masks is None:
+            return ids, (None, None)
+        ordered, background = self.split(self._masks.index_select(0, rows))
+        return ids, (ordered, background)
+
+    def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, K + L] -> [B, K] and [B, L]."""
+        width = self.ordered.shape[1]
+        return values[:, :width], values[:, width:]

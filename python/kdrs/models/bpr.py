@@ -38,7 +38,9 @@ class BPR(Recommender):
             nn.init.normal_(table.weight, std=config.init_std)
 
     def forward(self, queries: Queries) -> View:
-        return DotView(queries, lambda asked: self.users(asked.users), self.items, lambda: self.items.weight)
+        return DotView(
+            queries, lambda asked: self.users(asked.users), self.items, lambda: self.items.weight, sparse=True
+        )
 
     def factors(self) -> Factors:
         return Factors(self.users.weight.detach(), self.items.weight.detach())

@@ -1,0 +1,75 @@
+"""Score matching: the plain baseline of distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kdrs import sampling
+from kdrs.distillers.base import Distiller, only
+from kdrs.distillers.sld import masked_log_softmax
+from kdrs.settings import Settings
+from kdrs.tasks import Batch, Epoch, Task
+from kdrs.teachers import Teacher
+from kdrs.view import View
+
+
+class ScoreMatchingConfig(Settings):
+    measure: Literal["kl", "mse"] = "kl"
+    """``kl``: divergence of the two softmaxes over the row's items, times the squared temperature. ``mse``: mean squared
+    difference of the scores themselves."""
+    temperature: float = Field(1.0, gt=0)
+    """Of both softmaxes; ``mse`` has none."""
+    sampled: int = Field(50, ge=0)
+    """Unseen items drawn for each query and epoch, uniformly and all different, beside the row's own."""
+
+
+class ScoreMatching(Distiller):
+    """Score matching, after Hinton, Vinyals & Dean (2015): the student's scores follow the teacher's on each batch row's
+    positive, its negatives and items drawn for its query. ``T² · KL(softmax(t / T) ‖ softmax(s / T))``, which a shift of a
+    row's scores leaves as it is, or the mean over the row of (t - s)². Summed over the batch's rows.
+
+    A baseline, not a published recommender's method: no authors' code to differ from.
+    """
+
+    Config = ScoreMatchingConfig
+    config: ScoreMatchingConfig
+    purpose = "match the teacher's scores on the batch's items and sampled ones: the plain baseline"
+    reference = "Hinton, Vinyals & Dean, Distilling the knowledge in a neural network, arXiv 1503.02531, 2015"
+    needs = "scores of any item"
+    default_weight = 1.0
+
+    def __init__(
+        self, config: ScoreMatchingConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0
+    ):
+        super().__init__(config, teachers, task, student_dim, seed)
+        self.teacher = only(teachers)
+        _ = self.teacher.view(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device)))  # refuse early
+        self._drawn: Tensor | None = None
+
+    def draw(self, epoch: Epoch) -> Tensor:
+        task = self.task
+        nothing = torch.empty(task.n_queries, 0, dtype=torch.int32).numpy()
+        drawn = sampling.outside(
+            task.seen, nothing, self.config.sampled, rows=task.owners, seed=self.stream(epoch, "items")
+        )
+        return torch.from_numpy(drawn).long().to(task.device)
+
+    def on_epoch_start(self, epoch: Epoch, samples: Tensor, student: Teacher) -> None:
+        self._drawn = samples
+
+    def loss(self, student: View, batch: Batch) -> Tensor:
+        assert self._drawn is not None
+        drawn = self._drawn[batch.queries.rows]  # [B, S]
+        ids = torch.cat([*batch.lists(), drawn], dim=1)
+        mask, ids = ids >= 0, ids.clamp(min=0)
+        target, scores = self.teacher.view(batch.queries).scores(ids), student.scores(ids)
+        if self.config.measure == "mse":
+            return ((target - scores).square() * mask / mask.sum(1, keepdim=True)).sum()
+        t = self.config.temperature
+        goal, own = (masked_log_softmax(values, mask, t) for values in (target, scores))
+        return t * t * (goal.exp() * (goal - own)).masked_fill(~mask, 0.0).sum()
