@@ -35,8 +35,11 @@ def data_folder() -> Path:
     return folder
 
 
-def toy_dataset(n_users: int = 50, n_items: int = 80, seed: int = 0, candidates: int | None = 20) -> Dataset:
-    """Users with tastes: each likes the items of its group, with noise. Leave-one-out, with candidates unless None."""
+def toy_dataset(
+    n_users: int = 50, n_items: int = 80, seed: int = 0, candidates: int | None = 20, ordered: bool = True
+) -> Dataset:
+    """Users with tastes: each likes the items of its group, with noise. Leave-one-out, with candidates unless None; each
+    user's training items in an order, unless not ``ordered``."""
     rng = np.random.default_rng(seed)
     liked = (np.arange(n_users)[:, None] % 4 == np.arange(n_items)[None, :] % 4) * 0.5 + 0.04
     users, items = np.nonzero(rng.random((n_users, n_items)) < liked)
@@ -54,11 +57,13 @@ def toy_dataset(n_users: int = 50, n_items: int = 80, seed: int = 0, candidates:
         seen = np.zeros(size, bool)
         seen[users, items] = True
         drawn = np.stack([rng.choice(np.flatnonzero(~seen[user]), candidates, replace=False) for user in everyone])
+    order = items[train][np.lexsort((np.random.default_rng(seed).random(int(train.sum())), users[train]))]
     return Dataset.from_interactions(
         Interactions.from_pairs(users[train], items[train], *size),
         Interactions.from_pairs(everyone, held[:, 0], *size),
         Interactions.from_pairs(everyone, held[:, 1], *size),
         name="toy",
+        order=order if ordered else None,
         candidates=drawn,
     )
 

@@ -222,7 +222,7 @@ def test_a_resolved_run_cannot_be_changed():
         (small(distill=["rrd"]), "distill must be a list of tables", "[[distill]]"),
         (small(distill=[{"teacher": "t"}]), "distill.0.method is missing", "kdrs methods"),
         (small(distill=[{"method": "rrd"}]), "distill.0.teacher is missing", "run directory"),
-        (small(distill=[{"method": "rdr", "teacher": "t"}]), "unknown method 'rdr'", "did you mean 'rrd'?"),
+        (small(distill=[{"method": "rrdd", "teacher": "t"}]), "unknown method 'rrdd'", "did you mean 'rrd'?"),
         (small(distill=[{"method": "rrd", "teacher": "t", "pol": 3}]), "unknown key 'distill.0.pol'", "did you mean 'pool'?"),
         (small(distill=[{"method": "rrd", "teacher": "t", "wieght": 3}]), "unknown key 'distill.0.wieght'", "'weight'?"),
         (small(distill=[{"method": "rrd", "teacher": "t", "pool": 0}]), "distill.0.pool is 0", "equal to 1"),

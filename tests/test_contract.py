@@ -29,6 +29,7 @@ SMALL = {
     "rrd": {"interesting": 5, "uninteresting": 5, "pool": 20},
     "bd": {"refresh": 2},
     "cd": {"items": 5, "pool": 30},
+    "rd": {"items": 5, "samples": 20, "warmup_epochs": 1},
     "cpd": {"list_pool": 20, "listed": 5},
     "dcd": {"pool": 20, "interesting": 5, "uninteresting": 5, "candidates": 20, "under": 5, "over": 5},
     "freqd": {"neighbours": 3},
@@ -42,14 +43,17 @@ SMALL = {
 }
 """Options that suit a catalogue of 80 items."""
 
-SMALL_MODELS: dict[str, dict[str, Any]] = {}
+SMALL_MODELS: dict[str, dict[str, Any]] = {
+    "caser": {"vertical": 2, "horizontal": 3},
+    "sasrec": {"length": 8, "blocks": 1},
+}
 """Options of models that need any for 50 users and 80 items."""
 
 
 def task_of(model: str, device: str = "cpu") -> Task:
     cls = MODELS[model]
-    config = cls.Config(dim=4, **SMALL_MODELS.get(model, {}))
-    return cls.make_task(config, toy_dataset().train, batch_size=64, device=device)
+    config, data = cls.Config(dim=4, **SMALL_MODELS.get(model, {})), toy_dataset()
+    return cls.make_task(config, data.train, order=data.order, batch_size=64, device=device)
 
 
 def build(task: Task, name: str, dim: int, seed: int = 0) -> nn.Module:
@@ -59,10 +63,18 @@ def build(task: Task, name: str, dim: int, seed: int = 0) -> nn.Module:
 
 
 def distil(
-    task: Task, method: str, model: str, teacher: nn.Module, epochs: int = 2, optimizer: str = "adam"
+    task: Task,
+    method: str,
+    model: str,
+    teacher: nn.Module,
+    epochs: int = 2,
+    optimizer: str = "adam",
+    own_task: Task | None = None,
 ) -> Learner:
-    cls, student = DISTILLERS[method], build(task, model, 4, seed=1)
-    known = ModelTeacher(teacher, task, live=cls.mutual)
+    """A student of a teacher; ``own_task`` is the teacher's if it is another kind."""
+    cls = DISTILLERS[method]
+    student = build(task, model, 4, seed=1)
+    known = ModelTeacher(teacher, own_task or task, asked=task, live=cls.mutual)
     distiller = cls(cls.Config(**SMALL[method]), [known], task, student.dim, stream(0, method))
     base = None if distiller.replaces_base else "model"
     learner = Learner(student, task, [Term(method, 0.1, distiller)], lr=1e-2, optimizer=optimizer, base=base)
@@ -115,6 +127,15 @@ def test_only_the_term_moves_the_student_when_the_base_loss_is_off(method: str, 
 @pytest.mark.parametrize("method", DISTILLERS)
 def test_a_teacher_of_another_model(method: str, task: Task):
     distil(task, method, "bpr", build(task, "lightgcn", 8), epochs=1)
+
+
+@pytest.mark.parametrize("kinds", [("caser", "bpr"), ("bpr", "caser"), ("sasrec", "caser"), ("lightgcn", "sasrec")])
+@pytest.mark.parametrize("method", [name for name, cls in DISTILLERS.items() if not cls.mutual])
+def test_a_teacher_of_another_kind_of_task(method: str, kinds: tuple[str, str]):
+    """Sequential models teach models of users and the other way round."""
+    teacher, student = kinds
+    own, task = task_of(teacher), task_of(student)
+    distil(task, method, student, build(own, teacher, 12), epochs=1, own_task=own)
 
 
 @pytest.mark.parametrize("optimizer", ["lazy-adam", "adagrad"])

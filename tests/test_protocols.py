@@ -142,7 +142,8 @@ def test_presets_hold_the_published_traps():
         30,
     )
     assert protocol("bd").formulas == "bd"
-    assert protocol("caser").formulas == "caser"
+    caser = protocol("caser")
+    assert (caser.formulas, caser.mask, caser.leaks, caser.selection.patience) == ("caser", "train", "miss", None)
     with pytest.raises(ConfigError, match="did you mean 'hetcomp'"):
         protocol("hetcmp")
 

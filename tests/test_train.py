@@ -65,6 +65,7 @@ def distilled(toy_path: Path, teacher: Path, **train) -> dict:
         {"method": "de", "teacher": str(teacher), "weight": 0.1, "experts": 2},
         {"method": "cd", "teacher": str(teacher), "weight": 0.1, "items": 5, "pool": 30},
         {"method": "hyperkdma", "teacher": str(teacher), "weight": 0.1, "experts": 2, "ta_dims": [5, 6]},
+        {"method": "rd", "teacher": str(teacher), "weight": 0.1, "items": 5, "samples": 20, "warmup_epochs": 2},
     ]
     return values
 

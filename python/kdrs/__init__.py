@@ -21,6 +21,7 @@ _PUBLIC = {
     "Report": "kdrs.evaluate",
     "RunConfig": "kdrs.config",
     "Selection": "kdrs.protocols",
+    "SequenceTask": "kdrs.tasks",
     "Term": "kdrs.train",
     "execute": "kdrs.pipeline",
     "fit": "kdrs.train",
@@ -47,14 +48,14 @@ if TYPE_CHECKING:
     from kdrs.evaluate import Evaluator, Report
     from kdrs.pipeline import execute, load_run
     from kdrs.protocols import Selection
-    from kdrs.tasks import PairTask
+    from kdrs.tasks import PairTask, SequenceTask
     from kdrs.teachers import FileTeacher, ModelTeacher
     from kdrs.train import Learner, Term, fit
 
 __all__ = [
     "Dataset", "Evaluator", "FileTeacher", "Interactions", "Learner", "ModelTeacher", "PairTask", "Report", "RunConfig",
-    "Selection", "Term", "__version__", "data", "distillers", "errors", "execute", "fit", "load_run", "losses", "models",
-    "protocols", "ranking", "report", "resolve", "sampling", "significance",
+    "Selection", "SequenceTask", "Term", "__version__", "data", "distillers", "errors", "execute", "fit", "load_run", "losses",
+    "models", "protocols", "ranking", "report", "resolve", "sampling", "significance",
 ]  # fmt: skip
 
 

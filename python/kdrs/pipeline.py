@@ -22,10 +22,11 @@ from kdrs.evaluate import Evaluator, Report, overlap, popularity
 from kdrs.models import ModelConfig, Recommender, model_class
 from kdrs.parts import Part, expand
 from kdrs.protocols import Protocol, Selection, protocol
+from kdrs.ranking import Ranking
 from kdrs.report import Comparison, Entry, compare, scoring_seconds
 from kdrs.runs import Run, describe_data, file_digest, write_json
 from kdrs.sampling import stream
-from kdrs.tasks import Task
+from kdrs.tasks import PairTask, Task
 from kdrs.teachers import FileTeacher, ModelTeacher, Stage, Teacher
 from kdrs.train import Fit, Learner, Term, fit
 
@@ -61,6 +62,7 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device | None 
     return cls.make_task(
         options,
         dataset.train,
+        order=dataset.order,
         batch_size=train.batch_size,
         n_negatives=train.negatives,
         layout=train.layout,
@@ -95,7 +97,7 @@ def load_teacher(reference: str | Path, dataset: Dataset, task: Task, *, live: b
     """
     path = Path(reference)
     if path.is_dir():
-        return LoadedRun.open(path, dataset, device=task.device).teacher(live=live)
+        return LoadedRun.open(path, dataset, device=task.device).teacher(task, live=live)
     digests = {"users": dataset.users.digest, "items": dataset.items.digest}
     return FileTeacher(path, task, digests=digests)
 
@@ -113,14 +115,16 @@ def build_learner(
     if teachers is None:
         teachers = load_teachers(config, dataset, task)
     model = build_model(config, task)
-    if config.start is not None:
-        start_from(model, config, dataset)
+    # the size of the model's representations, which need not be the option dim
+    dim = model.dim
     terms = []
     for settings in config.distill:
         known = teachers
         if distiller_class(settings.method).mutual:  # a copy of its own, to be trained on
             known = {name: load_teacher(name, dataset, task, live=True) for name in settings.teacher}
-        terms.append(build_term(settings, known, task, model.dim, config.train.seed))
+        terms.append(build_term(settings, known, task, dim, config.train.seed))
+    if config.start is not None:
+        start_from(model, config, dataset)
     replaced = any(term.weight and term.distiller.replaces_base for term in terms)
     return Learner(
         model,
@@ -176,18 +180,20 @@ class LoadedRun:
         model.eval()
         return cls(run, config, dataset, model, task)
 
-    def teacher(self, *, live: bool = False) -> ModelTeacher:
-        """The model as teacher, with the stages that the run kept; ``live`` for one that is to be trained on."""
+    def teacher(self, asked: Task | None = None, *, live: bool = False) -> ModelTeacher:
+        """The model as teacher, with the stages that the run kept; ``asked`` is the student's task, which may be another
+        kind; ``live`` for one that is to be trained on."""
         best = self.run.status().get("best_epoch")
         best = -1 if best is None else int(best)
         # stages later than the weights that are the teacher itself are of no use
-        stages = [Stage(epoch, partial(self._stage, epoch)) for epoch in self.run.stages() if epoch < best]
-        return ModelTeacher(self.model, self.task, name=str(self.run.path), live=live, stages=stages, epoch=best)
+        stages = [Stage(epoch, partial(self._stage, epoch, asked)) for epoch in self.run.stages() if epoch < best]
+        name = str(self.run.path)
+        return ModelTeacher(self.model, self.task, asked=asked, name=name, live=live, stages=stages, epoch=best)
 
-    def _stage(self, epoch: int) -> ModelTeacher:
+    def _stage(self, epoch: int, asked: Task | None) -> ModelTeacher:
         earlier = build_model(self.config, self.task)
         load_weights(earlier, self.run.load_stage(epoch), self.run.path)
-        return ModelTeacher(earlier.eval(), self.task, name=f"{self.run.path}@{epoch}", epoch=epoch)
+        return ModelTeacher(earlier.eval(), self.task, asked=asked, name=f"{self.run.path}@{epoch}", epoch=epoch)
 
     @property
     def n_parameters(self) -> int:
@@ -273,7 +279,8 @@ def measure_teachers(
         if isinstance(teacher, FileTeacher) and teacher.factors() is None:
             if evaluator.setting != "full":  # lists say nothing about candidates outside them
                 continue
-            measured[name] = evaluator(teacher.topk(max(evaluator.ks)))
+            lists = teacher.topk(max(evaluator.ks))  # the first queries are the users as of now
+            measured[name] = evaluator(Ranking(lists.items[: dataset.n_users], lists.scores[: dataset.n_users]))
         else:
             measured[name] = evaluator(teacher)
     if not measured:
@@ -633,7 +640,7 @@ def comparison(
         config = configs.get(path)
         is_teacher = path.resolve() in taught_by | wanted or config is None
         role = "teacher" if is_teacher else "student" if config is not None and config.distill else "alone"
-        scorers[path] = scorer = _scorer(path, dataset, reference)
+        scorers[path] = scorer = _scorer(path, dataset)
         model = scorer.model if isinstance(scorer, ModelTeacher) else None
         factors = scorer.factors()
         size = sum(p.numel() for p in model.parameters()) if model is not None else None
@@ -673,10 +680,12 @@ def comparison(
     )
 
 
-def _scorer(path: Path, dataset: Dataset, reference: RunConfig) -> Teacher:
+def _scorer(path: Path, dataset: Dataset) -> Teacher:
+    """A run or a teacher file that answers for the users as of now, whatever it was trained on."""
+    users = PairTask(dataset.train)
     if path.is_dir():
-        return LoadedRun.open(path, dataset).teacher()
-    return load_teacher(path, dataset, build_task(reference, dataset))
+        return LoadedRun.open(path, dataset).teacher(users)
+    return load_teacher(path, dataset, users)
 
 
 def _labels(paths: Sequence[Path]) -> dict[Path, str]:

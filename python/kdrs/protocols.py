@@ -200,13 +200,15 @@ class Protocol:
     ``train-zeroed`` keeps train items in the ranking with score 0 (BD's notebooks multiply scores by a 0/1 mask)."""
     average: str = "with-truth"
     """``with-truth`` means over queries that have a held-out item; ``all-queries`` counts the others as 0."""
+    leaks: str = "error"
+    """Held-out items that are also in train: an ``error``, or a ``miss`` that stays in the denominators."""
     formulas: str = "standard"
     """``standard``; ``bd``: rank below K, 1/log2(rank + 2); ``caser``: nDCG over the first min(#targets, K) places."""
     selection: Selection = field(default_factory=Selection)
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of ``Evaluator`` (without the candidates themselves)."""
-        names = ("ks", "metrics", "ties", "mask", "average", "formulas")
+        names = ("ks", "metrics", "ties", "mask", "average", "leaks", "formulas")
         return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
@@ -257,13 +259,14 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "caser": Protocol(
         name="caser",
-        source="RD and Caser: nDCG over the first min(#targets, K) places, MAP over the whole ranking",
+        source="RD and Caser: nDCG over the first min(#targets, K) places, MAP over the whole ranking, never stops early",
         ks=(3, 5, 10),
         metrics=("precision", "ndcg", "map"),
         ties="expected",
         mask="train",
+        leaks="miss",
         formulas="caser",
-        selection=Selection(("map@all",), patience=20),
+        selection=Selection(("map@all",), patience=None),
     ),
 }
 

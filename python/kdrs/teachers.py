@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from kdrs import ranking
 from kdrs.data.interactions import Interactions
-from kdrs.errors import ArtefactError, MissingKnowledge, shown
+from kdrs.errors import ArtefactError, ConfigError, MissingKnowledge, shown
 from kdrs.ranking import Ranking
-from kdrs.tasks import Queries, Task
+from kdrs.tasks import Queries, Task, translated
 from kdrs.view import DetachedView, DotView, Factors, FrozenView, View, frozen
 
 BLOCK_BYTES = 64 << 20
 """Score blocks of models without factors hold at most this much."""
+ENCODED = 4096
+"""Queries of sequential models that are encoded at a time."""
 
 
 class Stage(NamedTuple):
@@ -64,9 +66,13 @@ class Teacher(Protocol):
 
 
 class Scored:
-    """Lists of whatever has ``task`` and answers ``factors`` or ``score_block``."""
+    """Lists of whatever answers ``view`` and perhaps ``factors``, for the queries of the task ``asked``.
 
-    task: Task
+    ``factors``, ``score_block`` and ``top_users`` speak of the users as of now.
+    """
+
+    asked: Task
+    """The student's task."""
 
     def factors(self) -> Factors | None:
         raise NotImplementedError
@@ -80,31 +86,45 @@ class Scored:
 
     def score_pairs(self, rows: Any, ids: Any) -> Tensor:
         """float32 [b, C]: scores of each row's own items, int [b, C]."""
-        return self.view(self._queries(rows)).scores(torch.as_tensor(ids, device=self.task.device).long())
+        return self.view(self._queries(rows)).scores(torch.as_tensor(ids, device=self.asked.device).long())
+
+    @property
+    def _ranks_users(self) -> bool:
+        """Whether all queries of a user are answered alike: this knowledge, or the student's task, knows no moments."""
+        return True
 
     def _blocks(self, k: int, lists_only: bool = True) -> Iterator[slice]:
         """Queries whose lists (int32 and float32), or rows of scores, take ``BLOCK_BYTES``."""
-        size = max(1, BLOCK_BYTES // (8 * k if lists_only else 4 * self.task.n_items))
-        for start in range(0, self.task.n_queries, size):
-            yield slice(start, min(start + size, self.task.n_queries))
+        size = max(1, BLOCK_BYTES // (8 * k if lists_only else 4 * self.asked.n_items))
+        if not self._ranks_users:  # each query is encoded, which takes more than its list
+            size = min(size, ENCODED)
+        for start in range(0, self.asked.n_queries, size):
+            yield slice(start, min(start + size, self.asked.n_queries))
 
     def _queries(self, rows: Any) -> Queries:
-        return self.task.queries(torch.as_tensor(rows, device=self.task.device).long())
+        return self.asked.queries(torch.as_tensor(rows, device=self.asked.device).long())
 
     def topk_blocks(self, k: int, *, keep_seen: bool = False) -> Iterator[tuple[slice, Ranking]]:
-        task, k = self.task, min(k, self.task.n_items)
+        task, k = self.asked, min(k, self.asked.n_items)
         seen, factors = None if keep_seen else task.seen, self.factors()
         for part in self._blocks(k, factors is not None):
             rows = np.arange(part.start, part.stop)
-            if factors is not None:
-                queries, items, bias = factors
-                ranked = ranking.topk(queries[part], items, k, seen=seen, rows=owners_of(task, rows), bias=bias)
+            users = rows if task.owners is None else task.owners[rows]
+            places = None
+            if task.owners is not None and self._ranks_users:  # each user once, though it has many queries
+                users, places = np.unique(users, return_inverse=True)
+                rows = users
+            if factors is None:
+                ranked = ranking.topk_scores(self.score_block(rows), k, seen=seen, rows=users)
             else:
-                ranked = ranking.topk_scores(self.score_block(rows), k, seen=seen, rows=owners_of(task, rows))
-            yield part, Ranking(_array(ranked.items), _array(ranked.scores))
+                queries, items, bias = factors
+                asked = queries[users] if self._ranks_users else self.view(self._queries(rows)).queries
+                ranked = ranking.topk(asked, items, k, seen=seen, rows=users, bias=bias)
+            lists = Ranking(_array(ranked.items), _array(ranked.scores))
+            yield part, lists if places is None else Ranking(lists.items[places], lists.scores[places])
 
     def top_users(self, k: int) -> np.ndarray:
-        task, k = self.task, min(k, self.task.n_users)
+        task, k = self.asked, min(k, self.asked.n_users)
         factors = self.factors()
         if factors is not None:  # an item's bias is the same for all its users
             users = factors.queries[: task.n_users]
@@ -124,11 +144,9 @@ class Scored:
 
 
 def without_seen(scores: np.ndarray, rows: np.ndarray, seen: Interactions) -> np.ndarray:
-    """A copy of scores float32 [b, N], -inf where ``seen`` has a pair in that row of it."""
+    """A copy of scores float32 [b, N], -inf where the rows [b] of ``seen`` [rows, N] have a pair."""
     masked = np.array(scores, np.float32)
-    first, lengths = seen.indptr[rows], seen.row_degrees[rows]
-    places = np.repeat(first - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
-    masked[np.repeat(np.arange(rows.size), lengths), seen.indices[places]] = -np.inf
+    masked[seen.pairs_of(rows)] = -np.inf
     return masked
 
 
@@ -141,9 +159,12 @@ def owners_of(task: Task, rows: np.ndarray) -> np.ndarray:
 class ModelTeacher(Scored):
     """A model as teacher, or as the student's own knowledge of itself.
 
+    ``task`` is the model's own; ``asked`` the student's, where that is another: queries are then taken as
+    `kdrs.tasks.translated` says, and lists are those of the student's queries, less what their users have seen.
+
     ``live=True`` for a model that is still in training: nothing is cached, and between ``look`` and the end of a step it
     answers the step's own queries out of the forward pass it is trained by (dropout and all), detached. Also what the
-    evaluator scores: ``factors``, ``score_block`` and ``score_pairs``.
+    evaluator scores: ``factors`` of the users as of now, ``score_block`` and ``score_pairs``.
     """
 
     def __init__(
@@ -151,12 +172,21 @@ class ModelTeacher(Scored):
         model: nn.Module,
         task: Task,
         *,
+        asked: Task | None = None,
         name: str = "model",
         live: bool = False,
         stages: Sequence[Stage] = (),
         epoch: int = -1,
     ):
         self.model, self.task, self.name, self.live = model, task, name, live
+        self.asked = task if asked is None else asked
+        theirs, own = self.asked.seen.shape, task.seen.shape
+        if theirs != own:
+            raise ConfigError(
+                f"teacher {shown(name)} knows {own[0]} users and {own[1]} items, the student's task has {theirs[0]} and "
+                f"{theirs[1]}",
+                "make both tasks of one data set",
+            )
         self._stages, self.epoch = stages, epoch
         self._topk: Ranking | None = None
         self._state: FrozenView | None = None
@@ -180,10 +210,13 @@ class ModelTeacher(Scored):
         if self._state is not None:  # a teacher at rest: one forward pass serves for good
             return self._state.at(queries)
         with frozen(self.model):
-            view = FrozenView(self.model(queries), self.model)
+            view = FrozenView(self.model(self._understood(queries)), self.model, self._understood)
         if not self.live:
             self._state = view
         return view
+
+    def _understood(self, queries: Queries) -> Queries:
+        return translated(queries, self.asked, self.task)
 
     def topk(self, k: int) -> Ranking:
         k = min(k, self.task.n_items)
@@ -201,6 +234,10 @@ class ModelTeacher(Scored):
         with frozen(self.model):
             return self.model.factors()  # type: ignore[operator]
 
+    @property
+    def _ranks_users(self) -> bool:
+        return self.asked.owners is None or self.task.owners is None
+
     def _rank(self, k: int) -> Ranking:
         blocks = [ranked for _, ranked in self.topk_blocks(k)]
         return Ranking(*(np.concatenate([getattr(block, part) for block in blocks]) for part in ("items", "scores")))
@@ -210,7 +247,7 @@ class FileTeacher(Scored):
     """A teacher that any library can write: one safetensors file, ``kdrs = "teacher/1"`` in its metadata.
 
     It holds any of ``users`` float [U, D] and ``items`` float [I, D] (score = dot product), ``item_bias`` float [I],
-    ``topk`` int [Q, K] best first (-1 pads), ``topk_scores`` float [Q, K]; and, in the metadata, ``users_digest`` and
+    ``topk`` int [U, K] best first (-1 pads), ``topk_scores`` float [U, K]; and, in the metadata, ``users_digest`` and
     ``items_digest`` of the id lists (``kdrs.data.Ids.digest``), so that a teacher of other ids is refused and not
     averaged in. Pickles are never loaded.
 
@@ -218,7 +255,7 @@ class FileTeacher(Scored):
     """
 
     def __init__(self, path: str | Path, task: Task, *, digests: dict[str, str] | None = None):
-        self.path, self.task, self.name = Path(path), task, str(path)
+        self.path, self.task, self.asked, self.name = Path(path), task, task, str(path)
         tensors, metadata = read_safetensors(self.path)
         if metadata.get("kdrs") != "teacher/1":
             raise ArtefactError(
@@ -250,7 +287,7 @@ class FileTeacher(Scored):
     def topk(self, k: int) -> Ranking:
         k = min(k, self.task.n_items)
         if self._lists is not None and self._lists.items.shape[1] >= k:
-            return Ranking(self._lists.items[:, :k], self._lists.scores[:, :k])
+            return of_owners(Ranking(self._lists.items[:, :k], self._lists.scores[:, :k]), self.task)
         if self._factors is None:
             assert self._lists is not None
             raise MissingKnowledge(
@@ -261,7 +298,7 @@ class FileTeacher(Scored):
             users, items, bias = self._factors
             ranked = ranking.topk(users, items, k, seen=self.task.seen, bias=bias)
             self._ranked = Ranking(_array(ranked.items), _array(ranked.scores))
-        return Ranking(self._ranked.items[:, :k], self._ranked.scores[:, :k])
+        return of_owners(Ranking(self._ranked.items[:, :k], self._ranked.scores[:, :k]), self.task)
 
     def topk_blocks(self, k: int, *, keep_seen: bool = False) -> Iterator[tuple[slice, Ranking]]:
         k = min(k, self.task.n_items)
@@ -346,10 +383,10 @@ class FileTeacher(Scored):
         if "topk" not in tensors:
             return None
         items = tensors["topk"]
-        if items.ndim != 2 or items.is_floating_point() or items.shape[0] != self.task.n_queries:
+        if items.ndim != 2 or items.is_floating_point() or items.shape[0] != self.task.n_users:
             raise ArtefactError(
                 f"{shown(self.name)}: topk is {items.dtype} of shape {list(items.shape)}",
-                f"allowed: integers of shape [{self.task.n_queries}, K]",
+                f"allowed: integers of shape [{self.task.n_users}, K]",
             )
         lists = items.numpy().astype(np.int64)
         bad = (lists < -1) | (lists >= self.task.n_items)
@@ -370,8 +407,15 @@ class FileTeacher(Scored):
         return Ranking(lists.astype(np.int32), scores)
 
 
+def of_owners(ranked: Ranking, task: Task) -> Ranking:
+    """Lists of users [U, K] as lists of the task's queries [Q, K]: each query gets its user's."""
+    if task.owners is None:
+        return ranked
+    return Ranking(ranked.items[task.owners], ranked.scores[task.owners])
+
+
 def _drop_seen(lists: np.ndarray, scores: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """Lists without what the query has seen and without holes; the rest keeps its order."""
+    """Lists of users without what the user has seen and without holes; the rest keeps its order."""
     keys = task.seen.row_of_pair.astype(np.int64) * task.n_items + task.seen.indices
     rows = np.arange(lists.shape[0], dtype=np.int64)[:, None]
     dropped = (lists < 0) | np.isin(rows * task.n_items + lists, keys)

@@ -232,10 +232,13 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 class FrozenView:
-    """A view without gradients. Views are lazy, so the freeze holds on every read and not only when it is built."""
+    """A view without gradients. Views are lazy, so the freeze holds on every read and not only when it is built.
 
-    def __init__(self, view: View, module: nn.Module):
-        self._view, self._module = view, module
+    ``understood`` turns queries that it is asked ``at`` into those that the module understands.
+    """
+
+    def __init__(self, view: View, module: nn.Module, understood: Callable[[Queries], Queries] | None = None):
+        self._view, self._module, self._understood = view, module, understood
 
     @property
     def queries(self) -> Tensor:
@@ -260,7 +263,8 @@ class FrozenView:
 
     def at(self, queries: Queries) -> FrozenView:
         with frozen(self._module):
-            return FrozenView(self._view.at(queries), self._module)
+            own = queries if self._understood is None else self._understood(queries)
+            return FrozenView(self._view.at(own), self._module, self._understood)
 
 
 class DetachedView:

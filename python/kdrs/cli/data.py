@@ -66,7 +66,9 @@ def prepare(
     strip_ids: Annotated[bool | None, typer.Option("--strip-ids", help="Take blanks off around ids.")] = None,
     float_ids: Annotated[str | None, typer.Option(help="Ids such as 12.0: error, whole (12) or exact.")] = None,
     time_unit: Annotated[str | None, typer.Option(help="auto, s, ms, us, ns, or order for bare order numbers.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Published protocol: loo-499, fr-811, hetcomp or bd.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Published protocol: loo-499, fr-811, hetcomp, bd or fr-caser.")
+    ] = None,
     duplicates: Annotated[
         str | None, typer.Option(help="Row of a pair that stays: first, last, max, sum, error.")
     ] = None,

@@ -21,6 +21,7 @@ from kdrs.distillers.mkd import MKD
 from kdrs.distillers.nkd import NKD
 from kdrs.distillers.phr import PHR
 from kdrs.distillers.rce_kd import RCEKD
+from kdrs.distillers.rd import RD
 from kdrs.distillers.rrd import RRD
 from kdrs.distillers.score_matching import ScoreMatching
 from kdrs.distillers.sld import SLD
@@ -45,6 +46,7 @@ DISTILLERS: dict[str, type[Distiller]] = {
     "mkd": MKD,
     "nkd": NKD,
     "phr": PHR,
+    "rd": RD,
     "rce-kd": RCEKD,
     "rrd": RRD,
     "score-matching": ScoreMatching,
@@ -76,6 +78,7 @@ __all__ = [
     "NKD",
     "PHR",
     "RCEKD",
+    "RD",
     "RRD",
     "SLD",
     "TAKD",

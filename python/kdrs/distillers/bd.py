@@ -17,7 +17,7 @@ from kdrs.errors import ConfigError
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
 from kdrs.teachers import BLOCK_BYTES, ModelTeacher, Teacher
-from kdrs.view import View
+from kdrs.view import View, frozen
 
 
 class BDConfig(Settings):
@@ -86,6 +86,8 @@ class BD(Distiller):
                 f"bd trains its teacher along, and {source.name!r} cannot be trained",
                 "give the run directory of a kdrs model; in Python, ModelTeacher(model, task, live=True)",
             )
+        with frozen(source.model):  # refuse early: the student's queries must mean something to the teacher
+            _ = source.model(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device))).queries
         self.source, self.temperature = source, config.teacher_temperature
         self._other: tuple[BD, ...] = ()
         self._negatives: Tensor | None = None

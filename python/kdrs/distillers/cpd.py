@@ -162,7 +162,7 @@ class Penalty(nn.Module):
         )
         if config.pairwise_weight:
             places = torch.searchsorted(items, triples)
-            pre, post = ((u[place_of_row].unsqueeze(1) * i[places]).sum(-1) for u, i in (before, after))  # [B, 1 + N]
+            pre, post = ((u[place_of_row[rows]].unsqueeze(1) * i[places]).sum(-1) for u, i in (before, after))
             agreement = (post[:, :1] - post[:, 1:]) * (pre[:, :1] - pre[:, 1:])
             losses = torch.relu(-agreement) if config.pairwise == "relu" else F.softplus(-agreement)
             total = total + config.pairwise_weight * losses.sum()

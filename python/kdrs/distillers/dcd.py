@@ -17,7 +17,7 @@ from kdrs.distillers.ir_rrd import user_ranking
 from kdrs.distillers.rrd import RRD, Lists, RRDConfig
 from kdrs.sampling import stream
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import BLOCK_BYTES, Teacher, owners_of, without_seen
+from kdrs.teachers import BLOCK_BYTES, Teacher, without_seen
 from kdrs.view import View
 
 
@@ -151,16 +151,14 @@ def item_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
     factors = student.factors()
 
     def scores(rows: np.ndarray) -> np.ndarray:
-        if factors is None:
+        if factors is None or task.owners is not None:  # factors hold the users as of now
             found = student.score_block(rows)
         else:
             found = factors.queries[rows[0] : rows[-1] + 1] @ factors.items.T
             found = found if factors.bias is None else found + factors.bias
         return sampling.numpy_of(found)
 
-    return _ranks(
-        scores, lists, task.seen if unseen else None, task.n_items, owners_of(task, np.arange(task.n_queries))
-    )
+    return _ranks(scores, lists, task.seen if unseen else None, task.n_items, task.owners)
 
 
 def user_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
@@ -197,7 +195,7 @@ def _ranks(
     n_columns: int,
     owners: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Ranks of each row's own columns: a sort a row, and a binary search an entry."""
+    """Ranks of each row's own columns: a sort a row, and a binary search an entry. ``owners`` are the rows of ``seen``."""
     parts = []
     for rows in _blocks(len(lists), n_columns):
         listed, scores = lists[rows[0] : rows[-1] + 1], scores_of(rows)

@@ -68,7 +68,11 @@ class RRD(Distiller):
                 self.pool, self.weights, config.interesting, seed=self.stream(epoch, "interesting"), order="list"
             )
         uninteresting = sampling.outside(
-            self.task.seen, self.pool, config.uninteresting, seed=self.stream(epoch, "uninteresting")
+            self.task.seen,
+            self.pool,
+            config.uninteresting,
+            rows=self.task.owners,
+            seed=self.stream(epoch, "uninteresting"),
         )
         device = self.task.device
         return torch.from_numpy(interesting).long().to(device), torch.from_numpy(uninteresting).long().to(device)

@@ -137,7 +137,7 @@ def group_lists(teacher: Teacher, task: Task, group: np.ndarray, length: int) ->
         task.seen.row_of_pair[inside], place[task.seen.indices[inside]], task.seen.shape[0], group.size
     )
     factors, length = teacher.factors(), min(length, group.size)
-    if factors is not None:
+    if factors is not None and task.owners is None:
         columns = torch.from_numpy(group).to(factors.items.device)
         bias = None if factors.bias is None else factors.bias[columns]
         rows = owners_of(task, np.arange(task.n_queries))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kdrs.errors import ConfigError, nearest
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.bpr import BPR
+from kdrs.models.caser import Caser
 from kdrs.models.cdae import CDAE
 from kdrs.models.cml import CML
 from kdrs.models.iae import IAE
@@ -12,10 +13,12 @@ from kdrs.models.lightgcn import LightGCN
 from kdrs.models.multvae import MultVAE
 from kdrs.models.neumf import NeuMF
 from kdrs.models.ngcf import NGCF
+from kdrs.models.sasrec import SASRec
 from kdrs.models.sgl import SGL
 
 MODELS: dict[str, type[Recommender]] = {
     "bpr": BPR,
+    "caser": Caser,
     "lightgcn": LightGCN,
     "neumf": NeuMF,
     "ngcf": NGCF,
@@ -24,6 +27,7 @@ MODELS: dict[str, type[Recommender]] = {
     "cdae": CDAE,
     "multvae": MultVAE,
     "iae": IAE,
+    "sasrec": SASRec,
 }
 
 
@@ -42,10 +46,12 @@ __all__ = [
     "MODELS",
     "NGCF",
     "SGL",
+    "Caser",
     "LightGCN",
     "ModelConfig",
     "MultVAE",
     "NeuMF",
     "Recommender",
+    "SASRec",
     "model_class",
 ]

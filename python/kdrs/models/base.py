@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -45,10 +47,13 @@ class Recommender(nn.Module):
         return {}
 
     @classmethod
-    def make_task(cls, config: Any, train: Interactions, **options: Any) -> Task:
+    def make_task(
+        cls, config: Any, train: Interactions, *, order: NDArray[np.int32] | None = None, **options: Any
+    ) -> Task:
         """The training data in the form that this kind of model learns from; ``options`` are those of `PairTask`.
 
-        Pairs unless a model overrides it: models of whole users, of items or of sequences do.
+        ``order`` is `Dataset.order`, which only models of sequences need. Pairs unless a model overrides it: models of whole
+        users, of items or of sequences do.
         """
         return PairTask(train, **options)
 

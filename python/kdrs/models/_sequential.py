@@ -1,0 +1,94 @@
+"""What models of sequences share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdrs.data.interactions import Interactions
+from kdrs.errors import ConfigError
+from kdrs.models.base import ModelConfig, Recommender
+from kdrs.tasks import Queries, SequenceTask, Task
+from kdrs.view import DotView, Factors, Lazy
+
+BLOCK = 1024
+"""Users encoded at a time when all of them are asked for."""
+
+
+class SequentialRecommender(Recommender):
+    """A model whose query vector is computed from `Queries.history`, and whose score is a dot product.
+
+    ``factors`` answers for the users as of now. That encodes every user anew, block by block; nothing is kept.
+    """
+
+    def __init__(self, config: ModelConfig, task: Task, length: int):
+        super().__init__(config, task)
+        if not isinstance(task, SequenceTask) or task.length != length:
+            got = f"of length {task.length}" if isinstance(task, SequenceTask) else f"a {type(task).__name__}"
+            raise ConfigError(
+                f"{type(self).__name__} reads sequences of {length} items, the task is {got}",
+                f"make it with {type(self).__name__}.make_task, or a SequenceTask of length {length}",
+            )
+        self.task = task
+        self.n_items = task.n_items
+
+    @classmethod
+    def make_sequences(
+        cls, train: Interactions, order: NDArray[np.int32] | None, options: dict[str, Any], **form: Any
+    ) -> SequenceTask:
+        """A `SequenceTask` of the options of `PairTask`. ``layout`` has no meaning there: an instance is encoded once, and
+        keeps all its negatives."""
+        return SequenceTask(train, order, **{key: value for key, value in options.items() if key != "layout"}, **form)
+
+    def encode(self, queries: Queries) -> Tensor:
+        """float32 [B, D]: the vectors of queries."""
+        raise NotImplementedError
+
+    def item_vectors(self) -> tuple[Tensor, Tensor | None]:
+        """float32 [I, D] and biases [I] or None."""
+        raise NotImplementedError
+
+    def history(self, queries: Queries) -> Tensor:
+        """int64 [B, S]. Raises ``ConfigError`` for queries that carry none, or one of another length."""
+        if queries.history is None or queries.history.shape[1] != self.task.length:
+            got = "no history" if queries.history is None else f"a history of {queries.history.shape[1]} items"
+            raise ConfigError(
+                f"{type(self).__name__} was asked with {got}; it reads {self.task.length} items",
+                "take queries from its own task; as a teacher it is ModelTeacher(model, own task, asked=student's task)",
+            )
+        return queries.history
+
+    def factors(self) -> Factors:
+        with torch.no_grad():
+            everyone = torch.arange(self.task.n_users, device=self.task.device)
+            vectors = [self.encode(self.task.queries(rows)) for rows in everyone.split(BLOCK)]
+        items, bias = self.item_vectors()
+        return Factors(torch.cat(vectors), items.detach(), None if bias is None else bias.detach())
+
+
+class StatesView(DotView):
+    """A view whose encoder gives a state after every place of the history, [B, S, D]; the last is the query's vector."""
+
+    def __init__(
+        self,
+        queries: Queries,
+        encode: Callable[[Queries], Tensor],
+        item_rows: Callable[[Tensor], Tensor],
+        item_table: Callable[[], Tensor],
+    ):
+        self._states = Lazy(lambda: encode(queries))
+        self._encode_states = encode
+        super().__init__(queries, lambda _: self._states()[:, -1], item_rows, item_table)
+
+    @property
+    def states(self) -> Tensor:
+        """float32 [B, S, D]"""
+        return self._states()
+
+    def at(self, queries: Queries) -> StatesView:
+        return StatesView(queries, self._encode_states, self._item_rows, self._item_table)

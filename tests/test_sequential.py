@@ -1,0 +1,607 @@
+"""Sequences: the task, Caser and SASRec against slow forms, and knowledge between models of other kinds of task."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from commands import fails, ok, write_clicks
+from conftest import toy_dataset
+from kdrs import pipeline, ranking
+from kdrs.config import resolve
+from kdrs.data import Dataset, Interactions
+from kdrs.errors import ConfigError, DataError
+from kdrs.evaluate import Evaluator
+from kdrs.models import BPR, MODELS, Caser, SASRec
+from kdrs.models import sasrec as sasrec_module
+from kdrs.tasks import Epoch, PairTask, SequenceBatch, SequenceTask, translated
+from kdrs.teachers import FileTeacher, ModelTeacher
+from test_train import final_bytes, stop_after
+
+USERS = [[4, 2, 7, 0, 5, 1], [3], [], [6, 1, 2], [0, 1]]
+N_ITEMS = 9
+PAD = N_ITEMS
+
+
+def sequences(users=USERS, n_items: int = N_ITEMS) -> tuple[Interactions, np.ndarray]:
+    owners = np.repeat(np.arange(len(users)), [len(own) for own in users])
+    items = np.array([item for own in users for item in own], np.int32)
+    return Interactions.from_pairs(owners, items, len(users), n_items), items
+
+
+def task_of(users=USERS, n_items: int = N_ITEMS, **options) -> SequenceTask:
+    return SequenceTask(*sequences(users, n_items), **{"length": 3, "batch_size": 4, **options})
+
+
+def toy_task(name: str, **options) -> SequenceTask:
+    cls, data = MODELS[name], toy_dataset()
+    return cls.make_task(cls.Config(dim=4, **options), data.train, order=data.order, batch_size=16)
+
+
+def built(name: str, task, seed: int = 0, **options):
+    torch.manual_seed(seed)
+    cls = MODELS[name]
+    return cls(cls.Config(**{"dim": 4, **options}), task).eval()
+
+
+def padded(items: list[int], length: int) -> list[int]:
+    return [PAD] * max(0, length - len(items)) + items[-length:]
+
+
+# --- the task -------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_queries_are_the_users_as_of_now():
+    task = task_of()
+    queries = task.queries(torch.arange(5))
+    assert queries.users.tolist() == queries.rows.tolist() == [0, 1, 2, 3, 4]
+    assert queries.history.tolist() == [padded(own, 3) for own in USERS]
+    assert task.owners[:5].tolist() == [0, 1, 2, 3, 4]
+    assert task.seen.shape == (5, N_ITEMS)
+
+
+@pytest.mark.parametrize(("length", "targets"), [(3, 1), (2, 1), (2, 2), (5, 1), (9, 1), (3, 3), (1, 1)])
+def test_windows_against_a_slow_form(length: int, targets: int):
+    """All windows of L + T items; a user with fewer has one, padded, as long as an item is left to read."""
+    expected = []
+    for user, own in enumerate(USERS):
+        if len(own) <= targets:
+            continue
+        for end in range(max(len(own) - targets, 0) + 1):
+            if end >= length or (end == len(own) - targets and len(own) < length + targets):
+                expected.append((user, padded(own[:end], length), own[end : end + targets]))
+    task = task_of(length=length, targets=targets)
+    assert task.n_rows == len(expected) == task.n_queries - 5
+    queries = task.queries(torch.arange(5, task.n_queries))
+    assert queries.users.tolist() == [user for user, *_ in expected] == task.owners[5:].tolist()
+    assert queries.history.tolist() == [history for _, history, _ in expected]
+    found = []
+    for batch in task.draw(Epoch(0, 0, 1)):
+        if targets == 1:
+            assert not isinstance(batch, SequenceBatch)
+            own = batch.positives.unsqueeze(1).tolist()
+        else:
+            assert batch.steps.unique().tolist() == [length - 1]
+            own = [batch.positives[batch.positive_rows == row].tolist() for row in range(len(batch.queries))]
+        rows = zip(batch.queries.users.tolist(), batch.queries.history.tolist(), own, strict=True)
+        found += [(user, history, items) for user, history, items in rows]
+        assert batch.queries.history.tolist() == task.queries(batch.queries.rows).history.tolist()
+    assert sorted(found) == sorted(expected)
+
+
+def test_the_published_count_of_instances():
+    """c - L - T + 1 windows a user: Gowalla's 433,356 - 5 · 13,149 = 367,611 in small."""
+    rng = np.random.default_rng(0)
+    users = [rng.permutation(40)[:n].tolist() for n in rng.integers(6, 30, 50)]
+    task = task_of(users, 40, length=5)
+    assert task.n_rows == sum(len(own) for own in users) - 5 * 50
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8])
+def test_whole_sequences_against_a_slow_form(length: int):
+    task = task_of(length=length, form="whole", n_negatives=2, batch_size=2)
+    expected = {}
+    for user, own in enumerate(USERS):
+        if len(own) > 1:
+            read = own[:-1][-length:]
+            expected[user] = (
+                padded(read, length),
+                [(length - len(read) + n, item) for n, item in enumerate(own[-len(read) :])],
+            )
+    assert (task.n_rows, task.n_short) == (3, 1)
+    found = {}
+    for batch in task.draw(Epoch(0, 0, 1)):
+        assert batch.negative_rows.tolist() == [row for row in batch.positive_rows.tolist() for _ in range(2)]
+        for row, (user, history) in enumerate(
+            zip(batch.queries.users.tolist(), batch.queries.history.tolist(), strict=True)
+        ):
+            own = batch.positive_rows == row
+            pairs = zip(batch.steps[own].tolist(), batch.positives[own].tolist(), strict=True)
+            found[user] = (history, list(pairs))
+            assert not set(batch.negatives[batch.negative_rows == row].tolist()) & set(USERS[user])
+    assert found == expected
+
+
+@pytest.mark.parametrize("form", ["windows", "whole"])
+def test_epochs_are_drawn_by_the_epoch_alone(form: str):
+    data = toy_dataset()
+    task = SequenceTask(data.train, data.order, length=4, form=form, batch_size=16, n_negatives=3)
+    first, again, other = (list(task.draw(Epoch(n, 0, 9))) for n in (0, 0, 1))
+    assert len(first) == task.n_batches
+    for one, two in zip(first, again, strict=True):
+        assert torch.equal(one.negatives, two.negatives)
+        assert torch.equal(one.queries.rows, two.queries.rows)
+    assert not torch.equal(first[0].queries.rows, other[0].queries.rows)
+    assert torch.equal(task.draw(Epoch(0, 0, 9))[2].negatives, first[2].negatives)
+    seen = data.train.to_csr().toarray() > 0
+    for batch in first:
+        users = batch.queries.users[batch.positive_rows]
+        negatives = batch.negatives.view(-1, 3)
+        assert not seen[users[:, None].numpy(), negatives.numpy()].any()
+        assert seen[users.numpy(), batch.positives.numpy()].all()
+        if form == "windows":
+            assert np.array_equal(task.row_users[batch.places.numpy()], users.numpy())
+    assert (task.row_users is None) == (form == "whole")
+    counted = np.concatenate([batch.queries.rows.numpy() for batch in first])
+    assert np.array_equal(np.sort(counted), np.arange(task.n_users, task.n_queries))
+
+
+def test_a_batch_with_several_targets_has_triples_of_its_own():
+    own = task_of(form="whole", n_negatives=2).draw(Epoch(0, 0, 1))[0]
+    rows, positives, negatives = own.triples
+    assert torch.equal(rows, own.positive_rows)
+    assert torch.equal(positives, own.positives)
+    assert torch.equal(negatives, own.negatives.view(-1, 2))
+
+
+def test_users_without_a_negative_are_left_out_and_counted():
+    task = task_of([[0, 1, 2], [2, 0]], 3, length=2)
+    assert (task.n_skipped, task.n_rows) == (1, 1)
+    whole = task_of([[0, 1, 2], [2, 0]], 3, length=2, form="whole")
+    assert (whole.n_skipped, whole.n_rows) == (2, 1)
+    with pytest.raises(DataError, match="no training instance is left: of 1 users 0 have too few items"):
+        task_of([[0, 1, 2]], 3)
+    with pytest.raises(DataError, match="of 2 users 2 have too few items"):
+        task_of([[0], [1]], 3)
+
+
+def test_what_a_task_can_not_be_made_of():
+    seen, order = sequences()
+    with pytest.raises(DataError, match="the data set has no order"):
+        SequenceTask(seen, None, length=3)
+    for wrong in (order[:-1], np.roll(order, 1), np.zeros_like(order)):
+        with pytest.raises(DataError, match="does not hold the 12 training items"):
+            SequenceTask(seen, wrong, length=3)
+    with pytest.raises(ConfigError, match="length is 0"):
+        SequenceTask(seen, order, length=0)
+    with pytest.raises(ConfigError, match="allowed: windows, or whole with 1 target"):
+        SequenceTask(seen, order, length=2, targets=2, form="whole")
+
+
+@pytest.mark.parametrize("name", ["caser", "sasrec"])
+def test_a_model_of_sequences_refuses_other_tasks(name: str):
+    cls, data = MODELS[name], toy_dataset(ordered=False)
+    with pytest.raises(ConfigError, match=rf"the task is a PairTask(.|\n)*{cls.__name__}\.make_task"):
+        cls(cls.Config(), PairTask(data.train))
+    with pytest.raises(ConfigError, match="sequences of 7 items, the task is of length 3"):
+        cls(cls.Config(length=7), toy_task(name, length=3))
+    with pytest.raises(DataError, match="the data set has no order"):
+        cls.make_task(cls.Config(), data.train, order=data.order, layout="triples")
+
+
+# --- Caser ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dim", "count"), [(100, 5_584_102), (50, 2_794_102)])
+def test_the_published_size_of_caser(dim: int, count: int):
+    users, items = 13_149, 14_009
+    pairs = Interactions.from_pairs([0, 0], [0, 1], users, items)
+    task = SequenceTask(pairs, np.array([1, 0]), length=5)
+    assert sum(p.numel() for p in Caser(Caser.Config(dim=dim), task).parameters()) == count
+
+
+@pytest.mark.parametrize(("conv", "full"), [("identity", "sigmoid"), ("relu", "tanh")])
+def test_caser_against_convolutions(conv: str, full: str):
+    """The same filters as torch's own two-dimensional convolutions, pooled over time."""
+    task = toy_task("caser")
+    model = built("caser", task, vertical=2, horizontal=3, conv_activation=conv, activation=full)
+    queries = task.queries(torch.tensor([0, 3, 60, 70]))
+    image = model.items(queries.history).unsqueeze(1)  # [B, 1, L, d]
+    parts = [F.conv2d(image, model.down.weight.view(2, 1, 5, 1), model.down.bias).flatten(1)]
+    for height, filters in enumerate(model.across, 1):
+        wide = F.conv2d(image, filters.weight.view(3, 1, height, 4), filters.bias).squeeze(3)
+        wide = wide if conv == "identity" else torch.relu(wide)
+        parts.append(F.max_pool1d(wide, wide.shape[2]).squeeze(2))
+    z = model.joined(torch.cat(parts, 1))
+    z = torch.sigmoid(z) if full == "sigmoid" else torch.tanh(z)
+    x = torch.cat([z, model.users(queries.users)], 1)
+    assert x.shape[1] == model.dim == 8
+    assert torch.allclose(model(queries).queries, x, atol=1e-6)
+    with torch.no_grad():
+        model.bias.normal_()
+    scores = x @ model.outputs.weight[:80].T + model.bias[:80]
+    assert torch.allclose(model(queries).all_scores(), scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+def test_casers_loss_by_hand(targets: int):
+    """softplus(-s) of targets and softplus(s) of negatives, summed or averaged over instances."""
+    task = task_of(length=2, targets=targets, n_negatives=3, batch_size=3)
+    options = {"length": 2, "targets": targets}
+    model = built("caser", task, **options)
+    batch = task.draw(Epoch(0, 0, 1))[0]
+    every = model(batch.queries).all_scores()
+    rows = batch.positive_rows if targets > 1 else torch.arange(3)
+    expected = 0.0
+    for n, row in enumerate(rows.tolist()):
+        expected += math.log1p(math.exp(-every[row, batch.positives[n]].item()))
+        expected += sum(math.log1p(math.exp(every[row, j].item())) for j in batch.negatives.view(-1, 3)[n].tolist())
+    assert model.loss(model(batch.queries), batch).item() == pytest.approx(expected, rel=1e-5)
+    mean = built("caser", task, reduction="mean", **options)
+    assert mean.loss(mean(batch.queries), batch).item() == pytest.approx(expected / 3, rel=1e-5)
+
+
+def test_casers_first_loss_is_that_of_chance():
+    task = toy_task("caser")
+    model = built("caser", task)
+    with torch.no_grad():
+        model.outputs.weight.zero_()
+    batch = task.draw(Epoch(0, 0, 1))[0]
+    assert model.loss(model(batch.queries), batch).item() == pytest.approx(16 * 2 * math.log(2), rel=1e-6)
+    with pytest.raises(ConfigError, match="vertical and horizontal are both 0"):
+        built("caser", task, vertical=0, horizontal=0)
+    for options in ({"vertical": 0}, {"horizontal": 0}):
+        assert torch.isfinite(built("caser", task, **options)(batch.queries).all_scores()).all()
+
+
+# --- SASRec ---------------------------------------------------------------------------------------------------------
+
+
+def slow_states(model: SASRec, items: list[int], form: str) -> torch.Tensor:
+    """One user's sequence without padding, attention written out place by place and head by head."""
+    d, heads = model.dim, model.config.heads
+    x = model.items.weight[items] * math.sqrt(d) + model.positions[-len(items) :]
+    for block in model.blocks:
+        y = block.norms[0](x)
+        source = x if form == "code" else y
+        q, k, v = block.query(y), block.key(source), block.value(source)
+        out = torch.zeros_like(x)
+        size = d // heads
+        for head in range(heads):
+            part = slice(head * size, (head + 1) * size)
+            for t in range(len(items)):
+                weights = torch.softmax(k[: t + 1, part] @ q[t, part] / math.sqrt(size), 0)
+                out[t, part] = weights @ v[: t + 1, part]
+        x = (y if form == "code" else x) + out
+        y = block.norms[1](x)
+        x = (y if form == "code" else x) + block.outer(torch.relu(block.inner(y)))
+    return model.norm(x)
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_sasrec_against_a_slow_form(form: str, heads: int):
+    """Users of different lengths in one batch: padding changes nothing."""
+    task = task_of(length=5, form="whole")
+    model = built("sasrec", task, length=5, heads=heads, block_form=form, init_std=0.5)
+    queries = task.queries(torch.tensor([0, 3, 1]))
+    view = model(queries)
+    for row, user in enumerate((0, 3, 1)):
+        own = slow_states(model, USERS[user][-5:], form)
+        assert torch.allclose(view.states[row, -len(own) :], own, atol=1e-5)
+        assert torch.allclose(view.queries[row], own[-1], atol=1e-5)
+    assert torch.allclose(view.all_scores(), view.queries @ model.items.weight[:N_ITEMS].T, atol=1e-6)
+
+
+def test_sasrec_does_not_look_ahead():
+    task = toy_task("sasrec", length=8)
+    model = built("sasrec", task, length=8, init_std=0.5)
+    queries = task.queries(torch.arange(task.n_users, task.n_users + 6))
+    before = model(queries).states
+    history = queries.history.clone()
+    history[:, 5:] = (history[:, 5:] + 1) % 80
+    after = model(type(queries)(queries.rows, queries.users, history)).states
+    assert torch.allclose(before[:, :5], after[:, :5], atol=1e-6)
+    assert not torch.allclose(before[:, 5:], after[:, 5:], atol=1e-2)
+
+
+def test_a_user_without_items_has_finite_scores():
+    for name, options in (("sasrec", {}), ("caser", {})):
+        form = {"sasrec": "whole", "caser": "windows"}[name]
+        model = built(name, task_of(length=3, form=form), length=3, **options)
+        assert torch.isfinite(model(model.task.queries(torch.tensor([2]))).all_scores()).all()
+
+
+@pytest.mark.parametrize("objective", ["bce", "sampled-softmax", "softmax"])
+def test_sasrecs_losses_by_hand(objective: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sasrec_module, "BLOCK_FLOATS", 2 * N_ITEMS)
+    task = task_of(length=4, form="whole", n_negatives=2, batch_size=3)
+    model = built("sasrec", task, length=4, objective=objective, init_std=0.5)
+    batch = task.draw(Epoch(0, 0, 1))[0]
+    view = model(batch.queries)
+    expected = torch.zeros(())
+    users = batch.queries.users.tolist()
+    for n, (row, place) in enumerate(zip(batch.positive_rows.tolist(), batch.steps.tolist(), strict=True)):
+        read = [item for item in batch.queries.history[row].tolist() if item != PAD]
+        state = slow_states(model, read, "paper")[place - (4 - len(read))]
+        scores = model.items.weight[:N_ITEMS] @ state
+        own = scores[batch.positives[n]]
+        others = scores[batch.negatives.view(-1, 2)[n]]
+        if objective == "bce":
+            expected = expected + F.softplus(-own) + F.softplus(others).sum()
+        elif objective == "softmax":
+            expected = expected + torch.logsumexp(scores, 0) - own
+        else:
+            expected = expected + torch.logsumexp(torch.cat([own.view(1), others]), 0) - own
+        assert batch.positives[n] in USERS[users[row]]
+    loss = model.loss(view, batch)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    slow = torch.autograd.grad(expected, list(model.parameters()), allow_unused=True)
+    loss.backward()
+    for (name, parameter), gradient in zip(model.named_parameters(), slow, strict=True):
+        if gradient is not None:
+            found = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+            known = gradient.to_dense() if gradient.is_sparse else gradient
+            assert torch.allclose(found[:N_ITEMS], known[:N_ITEMS], atol=1e-4), name
+    mean = built("sasrec", task, length=4, objective=objective, init_std=0.5, reduction="mean")
+    total = batch.positives.shape[0]
+    assert mean.loss(mean(batch.queries), batch).item() == pytest.approx(expected.item() / total, rel=1e-5)
+
+
+def test_sasrecs_padding_stays_zero_and_heads_divide():
+    from kdrs.train import Learner, fit
+
+    task = toy_task("sasrec", length=30)
+    model = built("sasrec", task, length=30)
+    fit(Learner(model, task, lr=1e-2, weight_decay=1e-3), task, epochs=2)
+    assert not model.items.weight[80].any()
+    with pytest.raises(ConfigError, match="heads must divide dim"):
+        built("sasrec", task, length=30, heads=3)
+
+
+@pytest.mark.parametrize("name", ["caser", "sasrec"])
+def test_sequences_are_learnt(name: str):
+    """Item n + 1 follows item n: after training, the next item is first for nearly everyone."""
+    from kdrs.train import Learner, fit
+
+    rng = np.random.default_rng(0)
+    users = [
+        ((start + np.arange(n)) % 40).tolist()
+        for start, n in zip(rng.integers(0, 40, 300), rng.integers(8, 20, 300), strict=True)
+    ]
+    cls = MODELS[name]
+    options = {"caser": {"dropout": 0.1}, "sasrec": {"length": 6, "dropout": 0.1}}[name]
+    config = cls.Config(dim=16, **options)
+    seen, order = sequences(users, 40)
+    task = cls.make_task(config, seen, order=order, batch_size=64, n_negatives=3)
+    torch.manual_seed(0)
+    model = cls(config, task)
+    fit(Learner(model, task, lr=1e-2), task, epochs=20 if name == "caser" else 60)
+    best = ModelTeacher(model.eval(), task).topk(1).items[:300, 0]
+    expected = np.array([(own[-1] + 1) % 40 for own in users])
+    assert (best == expected).mean() > 0.9
+
+
+# --- teachers of another kind ---------------------------------------------------------------------------------------
+
+
+def slow_lists(scores: torch.Tensor, owners: np.ndarray, seen: Interactions, k: int) -> np.ndarray:
+    table = scores.detach().numpy().copy()
+    for row, owner in enumerate(owners):
+        table[row, seen.row(owner)] = -np.inf
+    return np.argsort(-table, axis=1, kind="stable")[:, :k]
+
+
+@pytest.mark.parametrize("name", ["caser", "sasrec"])
+def test_lists_of_a_sequential_teacher_leave_out_what_the_owner_has_seen(name: str, monkeypatch: pytest.MonkeyPatch):
+    from kdrs import teachers
+
+    task = toy_task(name)
+    model = built(name, task)
+    monkeypatch.setattr(teachers, "BLOCK_BYTES", 4096)  # several blocks
+    monkeypatch.setattr(teachers, "ENCODED", 33)
+    every = model(task.queries(torch.arange(task.n_queries))).all_scores()
+    expected = slow_lists(every, task.owners, task.seen, 7)
+    ranked = ModelTeacher(model, task).topk(7)
+    assert np.array_equal(ranked.items, expected)
+    assert np.allclose(ranked.scores, np.take_along_axis(every.detach().numpy(), expected, 1), atol=1e-6)
+    monkeypatch.setattr(model, "factors", lambda: None)
+    assert np.array_equal(ModelTeacher(model, task).topk(7).items, expected)
+
+
+@pytest.mark.parametrize("name", ["caser", "sasrec"])
+def test_a_sequential_teacher_of_users_speaks_of_now(name: str):
+    own, task = toy_task(name), PairTask(toy_dataset().train)
+    model = built(name, own)
+    teacher = ModelTeacher(model, own, asked=task)
+    users = torch.tensor([3, 0, 44])
+    expected = model(own.queries(torch.arange(50))).all_scores()
+    assert torch.allclose(teacher.view(task.queries(users)).all_scores(), expected[users], atol=1e-6)
+    # a view of it, asked for others, understands the student's queries too
+    view = teacher.view(task.queries(users[:1]))
+    for _ in range(2):
+        view = view.at(task.queries(users))
+        assert torch.allclose(view.all_scores(), expected[users], atol=1e-6)
+    ranked = teacher.topk(9)
+    assert ranked.items.shape == (50, 9)
+    assert np.array_equal(ranked.items, slow_lists(expected, np.arange(50), task.seen, 9))
+
+
+def test_a_teacher_of_users_answers_all_of_a_users_instances():
+    data = toy_dataset()
+    own, task = PairTask(data.train), toy_task("caser")
+    torch.manual_seed(0)
+    model = BPR(BPR.Config(dim=4, init_std=1.0), own)
+    teacher = ModelTeacher(model, own, asked=task)
+    rows = torch.tensor([70, 2, 120])
+    users = torch.from_numpy(task.owners[rows])
+    expected = model.users(users) @ model.items.weight.T
+    assert torch.allclose(teacher.view(task.queries(rows)).all_scores(), expected, atol=1e-6)
+    ranked = teacher.topk(6)
+    of_users = ranking.topk(model.users.weight.detach(), model.items.weight.detach(), 6, seen=data.train)
+    assert np.array_equal(ranked.items, of_users.items.numpy()[task.owners])
+
+
+def test_sequential_teachers_of_other_lengths_are_asked_at_the_same_moment():
+    own, task = toy_task("sasrec", length=7), toy_task("caser", length=3)
+    rows = torch.tensor([60, 4, 101])
+    queries = translated(task.queries(rows), task, own)
+    order, starts = own.items, own.seen.indptr
+    ends = task.ends(rows)
+    for n, row in enumerate(rows.tolist()):
+        user = int(task.owners[row])
+        known = order[starts[user] : starts[user] + int(ends[n])].tolist()
+        wanted = ([80] * 7 + known)[-7:]
+        assert queries.history[n].tolist() == wanted
+        assert task.queries(rows).history[n].tolist() == ([80] * 3 + known)[-3:]
+    model = built("sasrec", own, length=7)
+    teacher = ModelTeacher(model, own, asked=task)
+    assert torch.allclose(teacher.view(task.queries(rows)).all_scores(), model(queries).all_scores(), atol=1e-6)
+    everything = model(translated(task.queries(torch.arange(task.n_queries)), task, own)).all_scores()
+    assert np.array_equal(teacher.topk(5).items, slow_lists(everything, task.owners, task.seen, 5))
+
+
+def test_teachers_must_know_the_students_users_and_items():
+    own, task = PairTask(toy_dataset(n_items=60).train), toy_task("caser")
+    with pytest.raises(ConfigError, match="knows 50 users and 60 items, the student's task has 50 and 80"):
+        ModelTeacher(BPR(BPR.Config(dim=4), own), own, asked=task)
+
+
+def test_a_teacher_file_serves_a_sequential_student(tmp_path: Path):
+    task = toy_task("caser")
+    generator = torch.Generator().manual_seed(0)
+    users, items = torch.randn(50, 3, generator=generator), torch.randn(80, 3, generator=generator)
+    path = tmp_path / "t.safetensors"
+    save_file({"users": users, "items": items}, path, metadata={"kdrs": "teacher/1"})
+    teacher = FileTeacher(path, task)
+    expected = slow_lists(users @ items.T, np.arange(50), task.seen, 6)
+    assert np.array_equal(teacher.topk(6).items, expected[task.owners])
+    rows = torch.tensor([80, 3])
+    assert torch.allclose(
+        teacher.view(task.queries(rows)).all_scores(), users[task.queries(rows).users] @ items.T, atol=1e-6
+    )
+    save_file({"topk": torch.from_numpy(expected.copy())}, path, metadata={"kdrs": "teacher/1"})
+    assert np.array_equal(FileTeacher(path, task).topk(6).items, expected[task.owners])
+
+
+def test_rrd_draws_outside_what_the_owner_has_seen():
+    from kdrs.distillers import RRD
+
+    task = toy_task("caser")
+    distiller = RRD(
+        RRD.Config(interesting=5, uninteresting=6, pool=20), [ModelTeacher(built("caser", task), task)], task, 8
+    )
+    interesting, uninteresting = distiller.draw(Epoch(0, 0, 1))
+    assert interesting.shape[0] == uninteresting.shape[0] == task.n_queries
+    seen = task.seen.to_csr().toarray() > 0
+    for drawn in (interesting, uninteresting):
+        real = drawn >= 0
+        assert not seen[np.repeat(task.owners, real.sum(1)), drawn[real].numpy()].any()
+
+
+def test_bd_refuses_a_teacher_that_can_not_read_the_students_queries():
+    from kdrs.distillers import BD
+
+    own, task = toy_task("caser"), PairTask(toy_dataset().train)
+    teacher = ModelTeacher(built("caser", own), own, asked=task, live=True)
+    with pytest.raises(ConfigError, match="Caser was asked with no history; it reads 5 items"):
+        BD(BD.Config(), [teacher], task, 4)
+    longer = toy_task("caser", length=7)
+    teacher = ModelTeacher(built("caser", own), own, asked=longer, live=True)
+    with pytest.raises(ConfigError, match="a history of 7 items; it reads 5 items"):
+        BD(BD.Config(), [teacher], longer, 4)
+
+
+def test_the_evaluator_asks_the_users_alone():
+    data = toy_dataset(candidates=None)
+    task = toy_task("caser")
+    model = built("caser", task)
+    evaluator = Evaluator.of(data)
+    table = model(task.queries(torch.arange(50))).all_scores().detach()
+    by_model, by_table = evaluator(ModelTeacher(model, task))["test"], evaluator(lambda rows: table[rows])["test"]
+    for name, values in by_table.values.items():
+        assert np.allclose(by_model.values[name], values), name
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def values_of(data: Path, model: str, dim: int, **train) -> dict:
+    options = {"caser": {"horizontal": 3}, "sasrec": {"length": 8, "blocks": 1}}.get(model, {})
+    return {
+        "data": {"path": str(data)},
+        "model": {"name": model, "dim": dim, **options},
+        "train": {"epochs": 4, "batch_size": 64, "lr": 1e-2, "checkpoint_seconds": 0, **train},
+        "device": "cpu",
+    }
+
+
+@pytest.fixture(scope="module")
+def teachers(toy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("sequential")
+    for name in ("bpr", "caser", "sasrec"):
+        pipeline.execute(resolve(values_of(toy_path, name, 8)), folder / name)
+    return {name: folder / name for name in ("bpr", "caser", "sasrec")}
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"), [("caser", "caser"), ("caser", "bpr"), ("bpr", "sasrec"), ("sasrec", "caser")]
+)
+def test_a_resumed_run_ends_with_the_same_bytes(student, teacher, teachers, toy_path, tmp_path):
+    values = values_of(toy_path, student, 4)
+    values["distill"] = [
+        {"method": "rd", "teacher": str(teachers[teacher]), "items": 5, "samples": 20, "warmup_epochs": 2},
+        {"method": "de", "teacher": str(teachers[teacher]), "weight": 0.1, "experts": 2},
+        {"method": "rrd", "teacher": str(teachers[teacher]), "weight": 0.1, "interesting": 5, "uninteresting": 5, "pool": 20},
+    ]  # fmt: skip
+    config = resolve(values)
+    whole = pipeline.execute(config, tmp_path / "whole")
+    assert set(whole.fit.rows[0]["losses"]) == {"base", "rd", "de", "rrd"}
+    for epoch in (0, 1):
+        pipeline.execute(config, tmp_path / "parts", should_stop=stop_after(epoch), resume=epoch > 0)
+    pipeline.execute(config, tmp_path / "parts", resume=True)
+    assert final_bytes(tmp_path / "parts") == final_bytes(tmp_path / "whole")
+
+
+def test_runs_of_different_kinds_are_compared(teachers, toy_path):
+    found = pipeline.comparison(list(teachers.values()), teacher=str(teachers["caser"]), time_scoring=False)
+    assert {line.name for line in found.lines} == {"bpr", "caser", "sasrec"}
+    for line in found.lines:
+        assert line.role == "teacher" or 0 <= line.agreement["overlap@10"] <= 1
+
+
+def test_on_the_command_line(tmp_path: Path):
+    source = write_clicks(tmp_path / "clicks.csv")
+    ok("data", "prepare", source, "--out", tmp_path / "d", "--preset", "fr-caser")
+    common = ("--data", tmp_path / "d", "--batch-size", 64, "--lr", 0.01, "--device", "cpu", "--epochs", 2)
+    caser = (*common, "--protocol", "caser", "--model", "caser", "--set", "train.negatives=3", "--weight-decay", 1e-6)
+    ok("train", *caser, "--dim", 8, "--out", tmp_path / "caser")
+    ok("train", *common, "--model", "sasrec", "--dim", 8, "--set", "model.length=10", "--out", tmp_path / "sasrec")
+    taught = ("--teacher", tmp_path / "caser", "--method", "rd", "--set", "distill.0.warmup_epochs=1")
+    ok("distill", *caser, "--dim", 4, *taught, "--out", tmp_path / "rd")
+    ok("distill", *common, "--model", "bpr", "--dim", 4, *taught, "--out", tmp_path / "bpr")
+    means = json.loads((tmp_path / "rd/report.json").read_text())["parts"]["test"]
+    assert set(means) == {f"{m}@{k}" for m in ("precision", "ndcg") for k in (3, 5, 10)} | {"map@all"}
+    assert all(0 < value < 1 for value in means.values())
+    plan = json.loads(ok("train", *caser, "--dry-run", "--json").out)
+    assert plan["plan"]["batches_per_epoch"] > 0 if "plan" in plan else plan["batches_per_epoch"] > 0
+    text = ok("methods", "show", "rd").out
+    for word in ("KDD 2018", "Differs from the authors' code", "warmup_epochs = 10", "needs of a teacher"):
+        assert word in text
+
+
+@pytest.mark.parametrize("name", ["caser", "sasrec"])
+def test_data_without_order_is_refused_before_training(name: str, tmp_path: Path):
+    path = toy_dataset(ordered=False).save(tmp_path / "d")
+    assert Dataset.load(path).order is None
+    error = fails(3, "train", "--data", path, "--model", name, "--device", "cpu", "--out", tmp_path / "run")
+    assert "the data set has no order" in error
+    assert "--timestamp" in error
+    assert not (tmp_path / "run").exists()
