@@ -25,8 +25,8 @@ from kdrs.tasks import Epoch, PairTask
 from kdrs.train import Learner
 
 
-def kdrs_epoch(task: PairTask, dim: int, lazy: bool) -> Callable[[int], None]:
-    learner = Learner(BPR(BPR.Config(dim=dim), task), task, weight_decay=1e-3, lazy=lazy)
+def kdrs_epoch(task: PairTask, dim: int, optimizer: str) -> Callable[[int], None]:
+    learner = Learner(BPR(BPR.Config(dim=dim), task), task, weight_decay=1e-3, optimizer=optimizer)
 
     def run(index: int) -> None:
         epoch = Epoch(index, 0, 1000)
@@ -67,8 +67,8 @@ def main() -> None:
     for dim in (20, 200):
         runs = {
             "plain torch loop": plain_epoch(task, dim),
-            "kdrs, adam": kdrs_epoch(task, dim, lazy=False),
-            "kdrs, lazy-adam": kdrs_epoch(task, dim, lazy=True),
+            "kdrs, adam": kdrs_epoch(task, dim, "adam"),
+            "kdrs, lazy-adam": kdrs_epoch(task, dim, "lazy-adam"),
         }
         times: dict[str, list[float]] = {name: [] for name in runs}
         for index in range(options.repeats + 1):  # in turn, so that all see the same machine; the first warms up

@@ -3,7 +3,7 @@
 Every run is a kdrs command, printed before it starts; finished runs are skipped and begun ones resumed, so that this
 program can be stopped at any time. Needs the real data sets in the folder that KDRS_DATA names.
 
-    python benches/reproduce.py --out runs/reproduce [--seeds 0,1,2] [--only student,rrd] [--threads 2]
+    python benches/reproduce.py --out runs/reproduce [--seeds 0,1,2] [--only student,rrd | all] [--dims 100,10] [--threads 2]
 """
 
 from __future__ import annotations
@@ -14,14 +14,37 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMON = ["--epochs", "1000", "--lr", "1e-3", "--weight-decay", "1e-3", "--batch-size", "1024", "--device", "cpu"]
-METHODS: dict[str, list[tuple[str, float]]] = {
+COMMON = ["--lr", "1e-3", "--weight-decay", "1e-3", "--batch-size", "1024", "--device", "cpu"]
+Term = tuple[str, dict[str, object]]
+METHODS: dict[str, list[Term]] = {
     "student": [],
-    "rrd": [("rrd", 1e-3)],
-    "de": [("de", 1e-2)],
-    "de+rrd": [("de", 1e-2), ("rrd", 1e-3)],
-    "cd": [("cd", 0.5)],
+    "rrd": [("rrd", {})],
+    "de": [("de", {})],
+    "de+rrd": [("de", {}), ("rrd", {})],
+    "ir-rrd": [("ir-rrd", {})],
+    "cd": [("cd", {})],
+    "rd": [("rd", {})],
+    "score-matching": [("score-matching", {})],
+    "hint": [("hint", {})],
+    "ftd": [("ftd", {})],
+    "htd": [("htd", {})],
+    "unkd": [("unkd", {})],
+    "dcd": [("dcd", {})],
+    "rce-kd": [("rce-kd", {})],
+    "nkd": [("nkd", {})],
+    "cpd": [("cpd", {})],
+    "sld": [("sld", {})],
+    "mkd": [("mkd", {})],
+    "freqd": [("freqd", {})],
+    "bd": [("bd", {})],
+    "hetcomp": [("hetcomp", {})],
+    "phr": [("phr", {})],
+    "takd": [("takd", {"chain": 4})],
+    "dgkd": [("dgkd", {"chain": 4})],
+    "hyperkdma": [("hyperkdma", {"assistants": 4})],
+    "hyperkdma-anchor": [("hyperkdma", {"assistants": 4, "anchor": 1.0})],
 }
+"""Each with its own default weight and options, but for the number of assistants."""
 
 
 def kdrs(*arguments: str) -> None:
@@ -43,25 +66,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--data", type=Path, default=Path("datasets/citeulike_loo"))
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--only", default=",".join(METHODS))
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--only", default="student,rrd,de,de+rrd", help=f"of {', '.join(METHODS)}; or all")
+    parser.add_argument("--dims", default="200,20", help="sizes of teacher and student")
+    parser.add_argument("--epochs", default="1000")
     parser.add_argument("--threads", default="2")
     options = parser.parse_args()
     if not options.data.exists():
         kdrs("data", "prepare", "citeulike-loo", "--name", "citeulike_loo", "--out", str(options.data))
-    common = ["--data", str(options.data), "--model", "bpr", *COMMON, "--threads", options.threads]
+    large, small = options.dims.split(",")
+    common = ["--data", str(options.data), "--model", "bpr", *COMMON, "--epochs", options.epochs]
+    common += ["--threads", options.threads]
+    names = list(METHODS) if options.only == "all" else options.only.split(",")
     teacher = options.out / "teacher"
-    if options.only != "student":
-        carry_out(teacher, "train", *common, "--dim", "200", "--seed", "0")
+    if names != ["student"]:
+        # its trajectory is kept for hetcomp; the weights that are kept for all others are the same without it
+        stages = ["--set", "train.stages_every=10"] if "hetcomp" in names else []
+        place = options.out / "trajectory" if stages else teacher
+        carry_out(place, "train", *common, "--dim", large, "--seed", "0", *stages)
     for seed in options.seeds.split(","):
-        for name in options.only.split(","):
+        for name in names:
             place = options.out / name / f"seed-{seed}"
-            own = [*common, "--dim", "20", "--seed", seed]
+            own = [*common, "--dim", small, "--seed", seed]
             if not METHODS[name]:
                 carry_out(place, "train", *own)
                 continue
-            terms = [part for method, weight in METHODS[name] for part in ("--method", method, "--weight", str(weight))]
-            carry_out(place, "distill", *own, "--teacher", str(teacher), *terms)
+            for index, (method, settings) in enumerate(METHODS[name]):
+                own += ["--method", method]
+                for key, value in settings.items():
+                    own += ["--set", f"distill.{index}.{key}={value}"]
+            if name == "bd":  # both models are trained before; a hundred epochs together
+                student = options.out / "student" / f"seed-{seed}"
+                carry_out(student, "train", *common, "--dim", small, "--seed", seed)
+                own += ["--start", str(student), "--epochs", "100"]
+            carry_out(
+                place, "distill", *own, "--teacher", str(options.out / "trajectory" if name == "hetcomp" else teacher)
+            )
 
 
 if __name__ == "__main__":

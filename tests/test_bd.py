@@ -12,8 +12,8 @@ from conftest import toy_dataset
 from kdrs.data import Interactions
 from kdrs.distillers import BD, DE
 from kdrs.errors import ConfigError
-from kdrs.models import BPR
-from kdrs.tasks import Epoch, PairTask
+from kdrs.models import BPR, CDAE
+from kdrs.tasks import Batch, Epoch, PairTask
 from kdrs.teachers import ModelTeacher
 from kdrs.train import Learner, Term, fit
 
@@ -202,3 +202,24 @@ def test_sums_with_methods_that_read_a_teacher_at_rest():
     result = fit([learner, *learner.counterparts()], task, epochs=2)
     assert {"base", "bd", "de"} == set(result.rows[0]["losses"])
     assert "bd-teacher.loss" in result.rows[0]
+
+
+def test_models_of_whole_users_have_negatives_of_their_own():
+    """CDAE: the user's items are the same for both, the drawn ones are drawn for each, anew in every batch and epoch."""
+    train = toy_dataset().train
+    torch.manual_seed(0)
+    models = []
+    for dim in (3, 6):
+        config = CDAE.Config(dim=dim)
+        task = CDAE.make_task(config, train, batch_size=25)
+        models.append(CDAE(config, task))
+    seen: list[list[Batch]] = [[], []]
+    learners = mutual(task, *models, refresh=2)
+    for own, learner, model in zip(seen, learners, models, strict=True):
+        learner.base = lambda view, batch, own=own, model=model: own.append(batch) or model.loss(view, batch)
+    fit(learners, task, epochs=2)
+    for ours, theirs in zip(*seen, strict=True):
+        assert torch.equal(ours.positives, theirs.positives)
+        assert not torch.equal(ours.negatives, theirs.negatives)
+    drawn = {tuple(batch.negatives.tolist()) for batches in seen for batch in batches}
+    assert len(drawn) == 8

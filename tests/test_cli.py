@@ -209,7 +209,7 @@ def test_catalogues():
         assert name in ok("methods").out
     for name in MODELS:
         options = ok("models", "show", name, "--json").document["options"]
-        assert options["dim"]["default"] == 64
+        assert options["dim"]["default"] in (64, 128)
         assert all(option["meaning"] for option in options.values()), name
         assert name in ok("models").out
     text = ok("methods", "show", "rrd").out

@@ -11,7 +11,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrs.config import RunConfig, assign, read_run_file, resolve
+from kdrs.config import PRESETS, RunConfig, assign, read_run_file, resolve
 from kdrs.distillers import DISTILLERS, RRD
 from kdrs.errors import ConfigError
 from kdrs.models import MODELS
@@ -32,7 +32,7 @@ train = st.fixed_dictionaries(
     {},
     optional={
         "epochs": count, "batch_size": count, "negatives": count, "layout": st.sampled_from(["triples", "rows"]),
-        "lr": positive, "weight_decay": st.just(0.0) | positive, "optimizer": st.sampled_from(["adam", "lazy-adam"]),
+        "lr": positive, "weight_decay": st.just(0.0) | positive, "optimizer": st.sampled_from(["adam", "lazy-adam", "adagrad"]),
         "seed": st.integers(0, 2**31 - 1), "patience": count, "every": count, "test_every_epoch": st.booleans(),
         "select": st.lists(st.sampled_from(["ndcg@10", "hit@5"]), min_size=1, max_size=2, unique=True),
         "stages": st.lists(st.integers(0, 99), max_size=3), "checkpoint_seconds": st.just(0) | positive,
@@ -272,3 +272,17 @@ def test_examples_resolve(path):
 
 def test_there_are_examples():
     assert {"teacher.toml", "rrd.toml", "de-rrd.toml"} <= {path.name for path in EXAMPLES}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_complete_run_file(name):
+    config = resolve(read_run_file(Path(name)))
+    assert config.distill
+    assert config.eval.protocol != "auto"
+    assert all(teacher in config.teachers for term in config.distill for teacher in term.teacher)
+    assert config.start is None or config.start in config.teachers
+
+
+def test_a_name_that_is_neither_file_nor_preset():
+    with pytest.raises(ConfigError, match="de-rrd"):
+        read_run_file(Path("de-rdr"))

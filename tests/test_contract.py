@@ -68,16 +68,15 @@ def distil(
     model: str,
     teacher: nn.Module,
     epochs: int = 2,
-    lazy: bool = False,
+    optimizer: str = "adam",
     own_task: Task | None = None,
 ) -> Learner:
     """A student of a teacher; ``own_task`` is the teacher's if it is another kind."""
-    cls = DISTILLERS[method]
-    student = build(task, model, 4, seed=1)
+    cls, student = DISTILLERS[method], build(task, model, 4, seed=1)
     known = ModelTeacher(teacher, own_task or task, asked=task, live=cls.mutual)
     distiller = cls(cls.Config(**SMALL[method]), [known], task, student.dim, stream(0, method))
     base = None if distiller.replaces_base else "model"
-    learner = Learner(student, task, [Term(method, 0.1, distiller)], lr=1e-2, lazy=lazy, base=base)
+    learner = Learner(student, task, [Term(method, 0.1, distiller)], lr=1e-2, optimizer=optimizer, base=base)
     fit([learner, *learner.counterparts()], task, epochs=epochs)
     return learner
 
@@ -115,8 +114,7 @@ def test_method_with_model(method: str, model: str, device: str):
 def test_only_the_term_moves_the_student_when_the_base_loss_is_off(method: str, model: str):
     """The term's own gradient reaches the student, whatever the model."""
     task = task_of(model)
-    cls = DISTILLERS[method]
-    student = build(task, model, 4, seed=1)
+    cls, student = DISTILLERS[method], build(task, model, 4, seed=1)
     known = ModelTeacher(build(task, model, 8), task, live=cls.mutual)
     distiller = cls(cls.Config(**SMALL[method]), [known], task, student.dim)
     learner = Learner(student, task, [Term(method, 1.0, distiller)], base=None)
@@ -139,9 +137,10 @@ def test_a_teacher_of_another_kind_of_task(method: str, kinds: tuple[str, str]):
     distil(task, method, student, build(own, teacher, 12), epochs=1, own_task=own)
 
 
+@pytest.mark.parametrize("optimizer", ["lazy-adam", "adagrad"])
 @pytest.mark.parametrize("method", DISTILLERS)
-def test_lazy_rows(method: str, task: Task):
-    learner = distil(task, method, "bpr", build(task, "bpr", 8), lazy=True)
+def test_optimizers(method: str, optimizer: str, task: Task):
+    learner = distil(task, method, "bpr", build(task, "bpr", 8), optimizer=optimizer)
     assert all(torch.isfinite(parameter).all() for parameter in learner.model.parameters())
 
 

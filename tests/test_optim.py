@@ -1,4 +1,4 @@
-"""Our Adam against torch's own."""
+"""Our optimizers against torch's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kdrs.errors import ConfigError
-from kdrs.optim import Adam, RowGradient
+from kdrs.optim import Adagrad, Adam, RowGradient, make_optimizer
 
 
 def train(model: nn.Embedding, optimizer, steps: int = 30) -> torch.Tensor:
@@ -87,12 +87,13 @@ def test_rows_given_by_hand_are_autograds_sparse_gradient(lazy: bool):
     assert torch.equal(ours.weight, theirs.weight)
 
 
-def test_an_entry_that_stands_for_two_steps_as_each_of_them():
+@pytest.mark.parametrize("kind", [Adam, Adagrad])
+def test_an_entry_that_stands_for_two_steps_as_each_of_them(kind):
     """One parameter read twice against two equal ones: same steps, decay and small gradients included."""
     pair, single = nn.Parameter(torch.full((2, 3), 0.5)), nn.Parameter(torch.full((3,), 0.5))
     other = nn.Parameter(torch.full((3,), 0.5))
-    first = Adam({"pair": pair}, lr=1e-2, weight_decay=0.1)
-    second = Adam({"single": single, "other": other}, lr=1e-2, weight_decay=0.1, multiplicities={"single": 2.0})
+    first = kind({"pair": pair}, lr=1e-2, weight_decay=0.1)
+    second = kind({"single": single, "other": other}, lr=1e-2, weight_decay=0.1, multiplicities={"single": 2.0})
     scale = torch.tensor([1.0, 1e-3, 0.0])
     for step in range(20):
         weight = 1e-6 * scale * (step % 3 - 0.7)
@@ -108,3 +109,41 @@ def test_an_entry_that_stands_for_two_steps_as_each_of_them():
 def test_multiplicity_of_no_parameter_is_refused():
     with pytest.raises(ConfigError, match="multiplicity of b"):
         Adam({"a": nn.Parameter(torch.ones(1))}, lr=0.1, multiplicities={"b": 2.0})
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
+def test_adagrad_is_torchs(sparse: bool, weight_decay: float):
+    ours, theirs = table(sparse), table(False)
+    reference = torch.optim.Adagrad(
+        theirs.parameters(), lr=0.1, weight_decay=weight_decay, initial_accumulator_value=0.1
+    )
+    theirs = train(theirs, reference)
+    ours = train(ours, Adagrad({"t": ours.weight}, lr=0.1, weight_decay=weight_decay))
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert torch.equal(ours[20:], table(True).weight[20:]) is (weight_decay == 0)
+
+
+def test_adagrad_first_step_by_hand():
+    """Gradient 2 on an accumulator of 0.1: 0.1 · 2 / √4.1; the same row given twice adds up first."""
+    parameter = nn.Parameter(torch.zeros(3, 1))
+    adagrad = Adagrad({"p": parameter}, lr=0.1)
+    adagrad.set_rows({"p": RowGradient(torch.tensor([1, 1]), torch.ones(2, 1))})
+    adagrad.step()
+    assert parameter.flatten().tolist() == pytest.approx([0.0, -0.2 / 4.1**0.5, 0.0])
+
+
+@pytest.mark.parametrize("name", ["adam", "lazy-adam", "adagrad"])
+def test_every_optimizer_goes_on_where_it_was(name: str):
+    one, other = table(True), table(True)
+    first, second = (make_optimizer(name, {"t": t.weight}, lr=1e-2, weight_decay=1e-3) for t in (one, other))
+    train(one, first)
+    train(other, second)
+    restored = make_optimizer(name, {"t": other.weight}, lr=1e-2, weight_decay=1e-3)
+    restored.load_state({key: tensor.clone() for key, tensor in second.state().items()})
+    assert torch.equal(train(one, first), train(other, restored))
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ConfigError, match="optimizer is 'sgd'"):
+        make_optimizer("sgd", {}, lr=0.1)

@@ -65,6 +65,25 @@ def test_one_run_file_trains_the_teacher_and_the_student(toy_path, tmp_path):
     assert pipeline.load_run(tmp_path / "run").report()["test"].n == 50
 
 
+def test_a_part_is_trained_as_its_model_is_unless_told_otherwise(toy_path, tmp_path):
+    """What the run states was stated for its own model; pairs for CML, whole users for CDAE."""
+    tables = {
+        "metric": {"model": {"name": "cml", "dim": 4}, "train": {"epochs": 1, "negatives": 5}},
+        "users": {"model": {"name": "cdae", "dim": 4}, "train": {"epochs": 1, "batch_size": 10}},
+    }
+    terms = [
+        {"method": "rrd", "pool": 20, "interesting": 5, "uninteresting": 5, "name": n, "teacher": n} for n in tables
+    ]
+    config = resolve(values(toy_path, teachers=tables, distill=terms))
+    metric, users = (config.teachers[name].train for name in tables)
+    assert (metric.optimizer, metric.lr, metric.layout, metric.negatives) == ("adagrad", 0.1, "rows", 5)
+    assert (users.lr, users.batch_size, users.negatives, users.optimizer) == (2e-3, 10, 1, "adam")
+    assert (config.train.lr, config.train.optimizer) == (1e-2, "adam")
+    assert resolve(config.to_dict()) == config
+    pipeline.execute(config, tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run" / "parts").iterdir() if path.is_dir()} == set(tables)
+
+
 def test_parts_are_resumed_and_finished_ones_are_taken_as_they_are(toy_path, tmp_path):
     described = values(
         toy_path, teachers={"big": teacher_table()}, distill=[{"method": "de", "experts": 2, "teacher": "big"}]

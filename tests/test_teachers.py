@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from kdrs import teachers
-from kdrs.distillers import CD
+from kdrs.distillers import CD, DISTILLERS
+from kdrs.distillers.dcd import item_ranks
 from kdrs.errors import ArtefactError, MissingKnowledge
 from kdrs.models import BPR
-from kdrs.tasks import Epoch
+from kdrs.tasks import Epoch, PairTask, Queries
 from kdrs.teachers import FileTeacher, ModelTeacher
 
 
@@ -136,3 +137,35 @@ def test_pickles_are_still_refused(tmp_path):
     (tmp_path / "p").write_bytes(b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00}")
     with pytest.raises(ArtefactError, match="is a pickle"):
         teachers.read_safetensors(tmp_path / "p")
+
+
+class Twice(PairTask):
+    """Two queries a user, as sequential tasks have: the users asking now, then their past."""
+
+    def __init__(self, seen):
+        super().__init__(seen)
+        self.owners = np.tile(np.arange(self.n_users), 2)
+        self.n_queries = 2 * self.n_users
+
+    def queries(self, rows):
+        return Queries(rows, torch.from_numpy(self.owners)[rows])
+
+
+def test_a_query_leaves_out_what_its_user_has_seen(toy):
+    task = Twice(toy.train)
+    teacher = teacher_of(task, NoFactors)
+    whole = np.concatenate([ranked.items for _, ranked in teacher.topk_blocks(9)])
+    plain = teacher_of(PairTask(toy.train)).topk(9).items
+    assert np.array_equal(whole, np.tile(plain, (2, 1)))
+    ranks = item_ranks(teacher, np.ascontiguousarray(whole), True)
+    assert np.array_equal(ranks, np.tile(np.arange(9), (len(whole), 1)))
+    seen = toy.train.to_csr().toarray() > 0
+    small = {
+        "sld": {"pool": 9, "top": 3, "rest": 4},
+        "score-matching": {"sampled": 4},
+        "unkd": {"candidates": 5, "pairs": 6},
+    }
+    for name, options in small.items():
+        method = DISTILLERS[name](DISTILLERS[name].Config(**options), [teacher], task, 4)
+        drawn = method.draw(Epoch(0, 0, 1)).numpy().reshape(task.n_queries, -1)
+        assert not seen[task.owners[:, None], drawn][drawn >= 0].any(), name

@@ -218,7 +218,7 @@ def stop_after(epoch: int):
     return should_stop
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "lazy-adam"])
+@pytest.mark.parametrize("optimizer", ["adam", "lazy-adam", "adagrad"])
 def test_a_resumed_run_ends_with_the_same_bytes(toy_path, teacher, tmp_path, optimizer):
     config = resolve(distilled(toy_path, teacher, optimizer=optimizer))
     whole = pipeline.execute(config, tmp_path / "whole")
@@ -398,6 +398,24 @@ def test_a_pickle_is_never_loaded(toy_path, tmp_path):
             pipeline.execute(resolve(values), tmp_path / "run")
     assert not (tmp_path / "exploded").exists()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_header_that_looks_like_a_pickle_is_none(tmp_path):
+    """A file begins with its header's length, whose low byte may be a pickle's first one, and whose first two a torch
+    archive's."""
+    from safetensors.torch import save_file
+
+    from kdrs.teachers import read_safetensors
+
+    heads = set()
+    for length in (640, 0x4B50):
+        for padding in range(length - 200, length):
+            path = tmp_path / "teacher.safetensors"
+            save_file({"users": torch.ones(1, 1)}, path, metadata={"kdrs": "teacher/1", "note": "x" * padding})
+            if path.read_bytes()[:2] in (b"\x80\x02", b"PK"):
+                heads.add(path.read_bytes()[:2])
+                assert read_safetensors(path)[1]["kdrs"] == "teacher/1"
+    assert heads == {b"\x80\x02", b"PK"}
 
 
 def test_a_teacher_worse_than_popularity_is_warned_of(toy_path, toy, tmp_path):

@@ -309,7 +309,7 @@ def members(pairs: Interactions, rows: NDArray[np.int64], items: NDArray[np.int3
             # Padding of the list must not meet padding of the row.
             found |= items == np.where(column < 0, -2, column)[:, None]
         return found
-    query, held = pairs_of(pairs, rows)
+    query, held = pairs.pairs_of(rows)
     keys = query * pairs.shape[1] + held  # ascending, as the rows and their items are
     wanted = np.arange(rows.size)[:, None] * pairs.shape[1] + items
     at = np.minimum(np.searchsorted(keys, wanted), keys.size - 1)
@@ -323,8 +323,8 @@ def merged(pairs: Interactions, more: Interactions) -> Interactions:
     step = max(1, 8 * PAIRS // max(1, pairs.n_pairs // max(1, pairs.shape[0])))
     for start in range(0, pairs.shape[0], step):
         rows = np.arange(start, min(start + step, pairs.shape[0]))
-        own_query, own = pairs_of(pairs, rows)
-        query, items = pairs_of(more, rows)
+        own_query, own = pairs.pairs_of(rows)
+        query, items = more.pairs_of(rows)
         keys, wanted = own_query * pairs.shape[1] + own, query * pairs.shape[1] + items
         at = np.searchsorted(keys, wanted)
         new = np.append(keys, -1)[at] != wanted
@@ -336,20 +336,12 @@ def merged(pairs: Interactions, more: Interactions) -> Interactions:
     return Interactions(indptr, indices, pairs.shape)
 
 
-def pairs_of(pairs: Interactions, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """The pairs of these rows in CSR order: place of the row within ``rows``, and item."""
-    degrees = pairs.row_degrees[rows]
-    query = np.repeat(np.arange(rows.size), degrees)
-    offsets = np.arange(query.size) - np.repeat(np.cumsum(degrees) - degrees, degrees)
-    return query, pairs.indices[np.repeat(pairs.indptr[rows], degrees) + offsets]
-
-
 def padded(pairs: Interactions, rows: NDArray[np.int64]) -> NDArray[np.int32]:
     """int32 [B, longest row]: the rows, -1 at the end."""
     degrees = pairs.row_degrees[rows]
     width = int(degrees.max(initial=0))
     table = np.full((rows.size, width), -1, np.int32)
-    table[np.arange(width) < degrees[:, None]] = pairs_of(pairs, rows)[1]
+    table[np.arange(width) < degrees[:, None]] = pairs.pairs_of(rows)[1]
     return table
 
 

@@ -19,6 +19,8 @@ class DataSettings(Settings):
 
 
 class TrainSettings(Settings):
+    """How a run is trained. A model whose paper trains it otherwise has other defaults; `kdrs models show NAME` prints them."""
+
     epochs: int = Field(1000, ge=1)
     """Most epochs; early stopping usually ends a run before."""
     batch_size: int = Field(1024, ge=1)
@@ -28,11 +30,12 @@ class TrainSettings(Settings):
     layout: Literal["triples", "rows"] = "triples"
     """With several negatives: a training row of each, or one row a pair."""
     lr: float = Field(1e-3, gt=0)
-    """Adam's learning rate."""
+    """Learning rate."""
     weight_decay: float = Field(1e-3, ge=0)
-    """L2 weight, coupled (inside Adam's gradient)."""
-    optimizer: Literal["adam", "lazy-adam"] = "adam"
-    """``adam`` steps every row of every table in each iteration, as the papers do; ``lazy-adam`` the touched rows only."""
+    """L2 weight, coupled (inside the optimizer's gradient)."""
+    optimizer: Literal["adam", "lazy-adam", "adagrad"] = "adam"
+    """``adam`` steps every row of every table in each iteration, as the papers do; ``lazy-adam`` the touched rows only;
+    ``adagrad`` with accumulators from 0.1 on, for CML."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Start of every random stream."""
     patience: int | None = Field(None, ge=1)
@@ -88,7 +91,7 @@ class PartSettings(Settings):
     model: dict[str, Any]
     """``name`` and the model's options."""
     train: TrainSettings = TrainSettings()
-    """As the run's own, but for what is stated."""
+    """As the run's own, but for what the part's model brings along and what is stated."""
     distill: tuple[TermSettings, ...] = ()
     """Terms of its own; their teachers may be parts declared before it."""
     start: str | None = None
@@ -136,8 +139,19 @@ class RunConfig(Settings):
         return values
 
 
+PRESETS = {path.stem: path for path in sorted((Path(__file__).parent / "presets").glob("*.toml"))}
+"""Run files that come along: published experiments, by name."""
+
+
 def read_run_file(path: Path) -> dict[str, Any]:
-    """The values of a TOML run file. Raises ``ConfigError`` with the line for what is no TOML."""
+    """The values of a TOML run file, or of the preset of that name where there is no such file.
+
+    Raises ``ConfigError`` with the line for what is no TOML.
+    """
+    if not path.exists() and str(path) in PRESETS:
+        path = PRESETS[str(path)]
+    elif not path.exists() and not path.suffix:
+        raise ConfigError(f"no run file and no preset {shown(str(path))}", nearest(str(path), PRESETS))
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -195,17 +209,20 @@ def resolve(values: dict[str, Any]) -> RunConfig:
         where = f"teachers.{name}"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
             raise ConfigError(f"part name {shown(name)}", "allowed: letters, digits, _ . + -")
-        train = part.get("train", {})
+        train, model = part.get("train", {}), _model(part.get("model", {}), f"{where}.model")
         parts[name] = PartSettings.parse(
             {
                 **part,
-                "model": _model(part.get("model", {}), f"{where}.model"),
+                "model": model,
                 "distill": _terms(part.get("distill", []), f"{where}.distill"),
-                "train": {**inherited, **train} if isinstance(train, dict) else train,
+                # what the run states was stated for its own model
+                "train": {**inherited, **_train_defaults(model), **train} if isinstance(train, dict) else train,
             },
             where,
         )
     values["teachers"] = parts
+    if isinstance(own, dict):
+        values["train"] = {**_train_defaults(values["model"]), **own}
     return RunConfig.parse(values, "")
 
 
@@ -223,7 +240,15 @@ def _model(model: Any, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}.name is missing", "name a model of `kdrs models`, such as bpr")
     options = {key: value for key, value in model.items() if key != "name"}
     config = model_class(str(model["name"])).Config.parse(options, where)
-    return {"name": model["name"], **config.model_dump()}
+    return {"name": model["name"], **config.model_dump(exclude_none=True)}
+
+
+def _train_defaults(model: dict[str, Any]) -> dict[str, Any]:
+    """Training settings that a resolved model brings along."""
+    from kdrs.models import model_class
+
+    cls = model_class(model["name"])
+    return cls.train_defaults(cls.Config(**{key: value for key, value in model.items() if key != "name"}))
 
 
 def _terms(terms: Any, place: str) -> tuple[TermSettings, ...]:
@@ -259,7 +284,7 @@ def _terms(terms: Any, place: str) -> tuple[TermSettings, ...]:
             raise ConfigError(
                 f"{where} has {len(named['teacher'])} teachers and a chain", "give one teacher, or chain = 0"
             )
-        options = cls.Config.parse(given, where).model_dump()
+        options = cls.Config.parse(given, where).model_dump(exclude_none=True)
         resolved.append(TermSettings.parse({**named, "options": options}, where))
     names = [term.name for term in resolved]
     if len(set(names)) != len(names):

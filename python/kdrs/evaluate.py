@@ -37,7 +37,6 @@ from kdrs._scorers import (
     merged,
     no_grad,
     padded,
-    pairs_of,
 )
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError, MachineError, nearest, shown
@@ -375,7 +374,7 @@ class Evaluator:
         truth = self.truths[name]
         hidden = self._hidden_from(name) if self.mask == "all-other-parts" else self.seen
         better, tied = (part.astype(np.int64) for part in block.ranks(truth, hidden))
-        query, items = pairs_of(truth, rows)
+        query, items = truth.pairs_of(rows)
         if self.mask == "train-zeroed":
             scores = block.pair_scores(query, items)
             n_seen = self.seen.row_degrees[rows][query]

@@ -3,6 +3,7 @@ the published weights of distillation terms are calibrated for sums."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -57,9 +58,8 @@ class _RelaxedRanking(torch.autograd.Function):
         ctx: Any, listed: Tensor, background: Tensor, listed_mask: Tensor | None, background_mask: Tensor | None
     ) -> Tensor:
         s, b = _wide(listed, listed_mask), _wide(background, background_mask)
-        tails = logcumsumexp(s.flip(-1)).flip(-1)  # [B, K]
-        if b.shape[-1]:
-            tails = torch.logaddexp(tails, torch.logsumexp(b, dim=-1, keepdim=True))
+        start = [torch.logsumexp(b, dim=-1, keepdim=True)] if b.shape[-1] else []
+        tails = logcumsumexp(torch.cat([*start, s.flip(-1)], dim=-1))[:, len(start) :].flip(-1)  # [B, K]
         ctx.save_for_backward(s, b, tails, listed_mask)
         ctx.dtype = listed.dtype
         losses = tails - s
@@ -99,3 +99,43 @@ def logcumsumexp(x: Tensor) -> Tensor:
     if ((sums < tiny) & (x > -torch.inf)).any():
         return torch.logcumsumexp(x, dim=-1)
     return sums.log_().add_(top)
+
+
+def logsumexp_products(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """float32 [B]: log Σ_n exp(left_b · right_n + bias_n) for ``left`` [B, D], ``right`` [N, D], ``bias`` [N].
+
+    The denominator of a softmax over a whole catalogue. Scores are made in blocks and again in the backward pass, so the
+    array [B, N] never exists.
+    """
+    if bias is None:
+        bias = right.new_zeros(right.shape[0])
+    return _LogSumExp.apply(left, right, bias)
+
+
+class _LogSumExp(torch.autograd.Function):
+    BLOCK_FLOATS = 1 << 21
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, bias: Tensor) -> Tensor:
+        out = left.new_empty(left.shape[0])
+        for rows in _LogSumExp._blocks(left, right):
+            out[rows] = torch.logsumexp(torch.addmm(bias, left[rows], right.T), dim=1)
+        ctx.save_for_backward(left, right, bias, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        left, right, bias, out = ctx.saved_tensors
+        to_left, to_right, to_bias = torch.empty_like(left), torch.zeros_like(right), torch.zeros_like(bias)
+        for rows in _LogSumExp._blocks(left, right):
+            shares = torch.addmm(bias, left[rows], right.T).sub_(out[rows].unsqueeze(1)).exp_()
+            shares.mul_(gradients[0][rows].unsqueeze(1))
+            torch.mm(shares, right, out=to_left[rows])
+            to_right.addmm_(shares.T, left[rows])
+            to_bias += shares.sum(0)
+        return to_left, to_right, to_bias
+
+    @staticmethod
+    def _blocks(left: Tensor, right: Tensor) -> Iterator[slice]:
+        size = max(1, _LogSumExp.BLOCK_FLOATS // max(right.shape[0], 1))
+        return (slice(start, start + size) for start in range(0, left.shape[0], size))

@@ -1,13 +1,14 @@
-"""Adam for models whose gradients touch few rows of large tables."""
+"""Optimizers for models whose gradients touch few rows of large tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adagrad import adagrad
 from torch.optim.adam import adam
 
 from kdrs.errors import ConfigError, shown
@@ -63,10 +64,7 @@ class Adam:
         multiplicities: Mapping[str, float] | None = None,
     ):
         self.parameters = dict(parameters)
-        self.multiplicities = dict(multiplicities or {})
-        unknown = sorted(set(self.multiplicities) - set(self.parameters))
-        if unknown:
-            raise ConfigError(f"multiplicity of {shown(unknown[0])}", "there is no such parameter")
+        self.multiplicities = _multiplicities(multiplicities, self.parameters)
         self.lr, self.weight_decay, self.lazy = lr, weight_decay, lazy
         self._state: dict[str, _State] = {}
         self._row_gradients: dict[str, RowGradient] = {}
@@ -174,3 +172,125 @@ class Adam:
         """Bytes of the moments and gradient buffers."""
         tensors = [t for s in self._state.values() for t in (s.exp_avg, s.exp_avg_sq, s.gradient) if t is not None]
         return sum(t.numel() * t.element_size() for t in tensors)
+
+
+class Adagrad:
+    """Adagrad (Duchi et al., 2011): the accumulator takes g², the step is lr · g / √accumulator.
+
+    Accumulators start at ``initial``, 0.1 as in the framework of CML's code, not at 0. L2 is coupled as in `Adam`. Without
+    it a row that a batch does not touch has no gradient and does not move, so that only the touched rows are stepped.
+    ``multiplicities`` as in `Adam`: of n times the gradient the accumulator starts at n² times ``initial``.
+    """
+
+    EPS = 1e-10
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+        initial: float = 0.1,
+        multiplicities: Mapping[str, float] | None = None,
+    ):
+        self.parameters = dict(parameters)
+        self.multiplicities = _multiplicities(multiplicities, self.parameters)
+        self.lr, self.weight_decay, self.initial = lr, weight_decay, initial
+        self._sums: dict[str, Tensor] = {}
+        self._steps: dict[str, Tensor] = {}
+        self._row_gradients: dict[str, RowGradient] = {}
+
+    def zero_grad(self) -> None:
+        self._row_gradients.clear()
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def set_rows(self, gradients: Mapping[str, RowGradient]) -> None:
+        self._row_gradients.update(gradients)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for name, parameter in self.parameters.items():
+            gradient, touching = parameter.grad, self._row_gradients.get(name)
+            if gradient is not None and gradient.is_sparse:
+                touching = RowGradient(gradient._indices()[0], gradient._values())
+                gradient = None
+            if gradient is None and touching is None:
+                continue
+            multiplicity = self.multiplicities.get(name, 1.0)
+            if name not in self._sums:
+                self._sums[name] = torch.full_like(
+                    parameter, self.initial * multiplicity**2, memory_format=torch.contiguous_format
+                )
+                self._steps[name] = torch.zeros((), device=parameter.device)
+            if touching is not None and self.weight_decay:
+                gradient = torch.zeros_like(parameter).index_add_(0, *touching)
+            if gradient is not None:
+                self._update(parameter, gradient, self._sums[name], self._steps[name], multiplicity)
+                continue
+            assert touching is not None
+            rows, places = torch.unique(touching.rows, return_inverse=True)
+            summed = touching.values.new_zeros(rows.shape[0], parameter.shape[1]).index_add_(0, places, touching.values)
+            values, sums = parameter.index_select(0, rows), self._sums[name].index_select(0, rows)
+            self._update(values, summed, sums, self._steps[name], multiplicity)
+            parameter.index_copy_(0, rows, values)
+            self._sums[name].index_copy_(0, rows, sums)
+
+    def _update(self, parameter: Tensor, gradient: Tensor, sums: Tensor, step: Tensor, multiplicity: float) -> None:
+        adagrad(
+            [parameter],
+            [gradient],
+            [sums],
+            [step],
+            lr=self.lr,
+            weight_decay=self.weight_decay * multiplicity,
+            lr_decay=0.0,
+            eps=self.EPS * multiplicity,
+            maximize=False,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self._parts())
+
+    def _parts(self) -> Iterator[tuple[str, Tensor]]:
+        for name, sums in self._sums.items():
+            yield f"{name}/sum", sums
+            yield f"{name}/step", self._steps[name]
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        self._sums.clear()
+        self._steps.clear()
+        for name, parameter in self.parameters.items():
+            if f"{name}/sum" in tensors:
+                self._sums[name] = tensors[f"{name}/sum"].to(parameter.device, copy=True)
+                self._steps[name] = tensors[f"{name}/step"].to(parameter.device, copy=True)
+
+
+def _multiplicities(given: Mapping[str, float] | None, parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
+    found = dict(given or {})
+    if unknown := sorted(set(found) - set(parameters)):
+        raise ConfigError(f"multiplicity of {shown(unknown[0])}", "there is no such parameter")
+    return found
+
+
+OPTIMIZERS = ("adam", "lazy-adam", "adagrad")
+
+
+Optimizer = Adam | Adagrad
+
+
+def make_optimizer(
+    name: str,
+    parameters: Mapping[str, nn.Parameter],
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    multiplicities: Mapping[str, float] | None = None,
+) -> Optimizer:
+    """The optimizer of that name; ``ConfigError`` for any other."""
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"optimizer is {name!r}", f"allowed: {', '.join(OPTIMIZERS)}")
+    if name == "adagrad":
+        return Adagrad(parameters, lr=lr, weight_decay=weight_decay, multiplicities=multiplicities)
+    lazy = name == "lazy-adam"
+    return Adam(parameters, lr=lr, weight_decay=weight_decay, lazy=lazy, multiplicities=multiplicities)

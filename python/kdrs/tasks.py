@@ -3,8 +3,8 @@ held out for validation or test cannot reach a loss from here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -314,6 +314,151 @@ class PairBatches:
         )
         for asked, positives, drawn, places in zip(*columns, strict=True):
             yield Batch(Queries(asked, asked), positives, drawn, places)
+
+
+class UserTask:
+    """One training row for each user who has seen something: autoencoders over users.
+
+    A batch is ``batch_size`` users with all their training items as positives, flat. Each batch draws
+    ``int(ratio · |O_u|)`` items a user, uniformly with replacement from those the user has not seen; items drawn twice
+    count once. Users who have seen every item get none.
+
+    Raises ``DataError`` if nobody has seen anything.
+    """
+
+    owners: NDArray[np.int64] | None = None
+    n_skipped = 0
+
+    def __init__(
+        self,
+        seen: Interactions,
+        *,
+        batch_size: int = 128,
+        ratio: float = 0.0,
+        device: torch.device | str = "cpu",
+        threads: int | None = None,
+    ):
+        if batch_size < 1 or not 0 <= ratio < 2**31:
+            raise ConfigError(f"batch_size is {batch_size} and ratio {ratio}", "allowed: from 1, and from 0")
+        self.seen, self.batch_size, self.ratio = seen, batch_size, ratio
+        self.n_queries = self.n_users = seen.shape[0]
+        self.n_items = seen.shape[1]
+        self.device, self.threads = torch.device(device), threads
+        self._rows = _not_empty(seen)
+        unseen = seen.row_degrees < self.n_items
+        self._draws = np.where(unseen, (seen.row_degrees * ratio).astype(np.int64), 0)
+
+    def queries(self, rows: Tensor) -> Queries:
+        return Queries(rows, rows)
+
+    @property
+    def n_rows(self) -> int:
+        """Training rows an epoch."""
+        return self._rows.size
+
+    @property
+    def n_batches(self) -> int:
+        return -(-self.n_rows // self.batch_size)
+
+    def draw(self, epoch: Epoch) -> RowBatches:
+        def batch(users: np.ndarray, index: int) -> Batch:
+            rows, items = self.seen.pairs_of(users)
+            drawn_rows, drawn = self._drawn(users, epoch.stream("negatives", index))
+            asked, positives, negatives, at, at_drawn = _tensors(self.device, users, items, drawn, rows, drawn_rows)
+            return Batch(Queries(asked, asked), positives, negatives, rows=(at, at_drawn))
+
+        return RowBatches(_shuffled(self._rows, epoch), self.batch_size, batch)
+
+    def redrawn(self, batch: Batch, seed: int) -> Batch:
+        """A batch of this task with other negatives, for a model that learns from the same users beside another one."""
+        rows, items = self._drawn(batch.queries.users.cpu().numpy(), seed)
+        negatives, at = _tensors(self.device, items, rows)
+        return replace(batch, negatives=negatives, rows=(batch.positive_rows, at))
+
+    def _drawn(self, users: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch rows and items of the negatives, each pair once, in order."""
+        rows = np.repeat(np.arange(users.size), self._draws[users])
+        if not rows.size:
+            return rows, rows
+        items = sampling.negatives(self.seen, users[rows], 1, seed=seed, threads=self.threads)[:, 0]
+        keys = rows * self.n_items + items
+        keys.sort()
+        return np.divmod(keys[np.diff(keys, prepend=-1) > 0], self.n_items)
+
+
+class ItemTask:
+    """One training row for each item that somebody has seen: autoencoders over items.
+
+    A batch is ``batch_size`` items. Its queries are the users who have seen any of them, each once, ascending; its
+    positives, flat, are all training pairs of these items. Nothing is drawn.
+
+    Raises ``DataError`` if nobody has seen anything.
+    """
+
+    owners: NDArray[np.int64] | None = None
+    n_skipped = 0
+
+    def __init__(self, seen: Interactions, *, batch_size: int = 512, device: torch.device | str = "cpu"):
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}", "allowed: from 1")
+        self.seen, self.batch_size, self.device = seen, batch_size, torch.device(device)
+        self.n_queries = self.n_users = seen.shape[0]
+        self.n_items = seen.shape[1]
+        self._users_of = seen.transpose()
+        self._rows = _not_empty(self._users_of)
+
+    def queries(self, rows: Tensor) -> Queries:
+        return Queries(rows, rows)
+
+    @property
+    def n_rows(self) -> int:
+        """Training rows an epoch."""
+        return self._rows.size
+
+    @property
+    def n_batches(self) -> int:
+        return -(-self.n_rows // self.batch_size)
+
+    def draw(self, epoch: Epoch) -> RowBatches:
+        def batch(items: np.ndarray, index: int) -> Batch:
+            places, users = self._users_of.pairs_of(items)
+            asked, rows = np.unique(users, return_inverse=True)
+            none = np.zeros(0, np.int64)
+            queries, positives, negatives, at = _tensors(self.device, asked, items[places], none, rows)
+            return Batch(Queries(queries, queries), positives, negatives, rows=(at, negatives))
+
+        return RowBatches(_shuffled(self._rows, epoch), self.batch_size, batch)
+
+
+class RowBatches:
+    """An epoch of batches of whole users or items; a batch is gathered when its turn comes."""
+
+    def __init__(self, order: np.ndarray, batch_size: int, batch: Callable[[np.ndarray, int], Batch]):
+        self._order, self.batch_size, self._batch = order, batch_size, batch
+
+    def __len__(self) -> int:
+        return -(-self._order.size // self.batch_size)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self._batch(self._order[index * self.batch_size : (index + 1) * self.batch_size], index)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[index] for index in range(len(self)))
+
+
+def _not_empty(seen: Interactions) -> np.ndarray:
+    rows = np.flatnonzero(seen.row_degrees)
+    if not rows.size:
+        raise DataError("no training pair is left", "check the data set's filters and split with `kdrs data describe`")
+    return rows
+
+
+def _shuffled(rows: np.ndarray, epoch: Epoch) -> np.ndarray:
+    return np.random.default_rng(epoch.stream("order")).permutation(rows)
+
+
+def _tensors(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
+    return [torch.from_numpy(array).to(device, torch.int64) for array in arrays]
 
 
 class SequenceTask:

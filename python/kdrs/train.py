@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdrs.distillers.base import Distiller
 from kdrs.errors import ArtefactError, ConfigError, TrainingError, shown
-from kdrs.optim import Adam
+from kdrs.optim import make_optimizer
 from kdrs.protocols import EarlyStopping, Selection
 from kdrs.runs import Checkpoint, Run
 from kdrs.sampling import stream
@@ -41,7 +41,8 @@ class Learner:
     """A model in training: its optimizer, its own loss and its weighted terms.
 
     ``loss = base(view, batch) + Σ weight · term.loss(view, batch)``, all over one view. ``base`` is the model's own loss
-    unless one is given; ``None`` where a method replaces it. One Adam trains the model and every term's helpers.
+    unless one is given; ``None`` where a method replaces it. One optimizer (``adam``, ``lazy-adam``, ``adagrad``) trains the
+    model and every term's helpers.
 
     ``knowledge`` is the model as a live teacher, for its own terms and for peers: give it where a peer's term had to be
     built before the learner.
@@ -55,7 +56,7 @@ class Learner:
         *,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
-        lazy: bool = False,
+        optimizer: str = "adam",
         base: Callable[[View, Batch], Tensor] | str | None = "model",
         name: str = "student",
         knowledge: ModelTeacher | None = None,
@@ -75,12 +76,10 @@ class Learner:
         multiplicities = {
             f"terms.{term.name}.{name}": n for term in terms for name, n in term.distiller.multiplicities.items()
         }
-        self.optimizer = Adam(
-            {k: p for k, p in parameters.items() if p.requires_grad},
-            lr=lr,
-            weight_decay=weight_decay,
-            lazy=lazy,
-            multiplicities=multiplicities,
+        trained = {k: p for k, p in parameters.items() if p.requires_grad}
+        self._optimizer = optimizer
+        self.optimizer = make_optimizer(
+            optimizer, trained, lr=lr, weight_decay=weight_decay, multiplicities=multiplicities
         )
         self.knowledge = knowledge or ModelTeacher(model, task, name=name, live=True)
         self._on_epoch_start = getattr(model, "on_epoch_start", None)
@@ -101,7 +100,7 @@ class Learner:
                         [Term(term.name, own.weight, own.distiller)],
                         lr=own.lr if own.lr is not None else self.optimizer.lr,
                         weight_decay=own.weight_decay,
-                        lazy=self.optimizer.lazy,
+                        optimizer=self._optimizer,
                         name=f"{term.name}-teacher",
                         knowledge=own.teacher,
                     )

@@ -57,11 +57,38 @@ class View(Protocol):
         """Another view of the same forward state, so that a graph model still propagates once."""
 
 
+def products(left: Tensor, right: Tensor) -> Tensor:
+    """Dot products [...] of vectors [..., D] that broadcast; one against many as a batched product, without the array
+    [..., D] of element products."""
+    if left.ndim == right.ndim == 3 and left.shape[0] == right.shape[0]:
+        if left.shape[1] == 1:
+            return torch.bmm(right, left.transpose(1, 2)).squeeze(-1)
+        if right.shape[1] == 1:
+            return torch.bmm(left, right.transpose(1, 2)).squeeze(-1)
+    return (left * right).sum(-1)
+
+
+class Lazy:
+    """A tensor that is computed when it is first read, and again where a gradient is wanted that the first reading, under
+    ``no_grad``, does not carry."""
+
+    def __init__(self, compute: Callable[[], Tensor]):
+        self._compute = compute
+        self._value: Tensor | None = None
+        self._tracked = False
+
+    def __call__(self) -> Tensor:
+        if self._value is None or (torch.is_grad_enabled() and not self._tracked):
+            self._value, self._tracked = self._compute(), torch.is_grad_enabled()
+        return self._value
+
+
 class DotView:
     """A view whose score is a dot product of two vectors, plus an item bias where there is one.
 
     ``user_rows`` and ``item_rows`` look vectors up by id (int64 [...] -> [..., D]); ``item_table`` is the whole
-    catalogue [I, D], for ``all_scores``; ``encode`` turns queries into vectors [B, D].
+    catalogue [I, D], for ``all_scores``; ``encode`` turns queries into vectors [B, D]. ``represent`` gives h(u) of
+    queries and h(i) of ids where these are others than the vectors that are multiplied, which may carry noise in training.
     ``sparse`` says that the catalogue is a parameter whose gradient should arrive as the rows that were touched.
     """
 
@@ -72,44 +99,41 @@ class DotView:
         item_rows: Callable[[Tensor], Tensor],
         item_table: Callable[[], Tensor],
         bias: Tensor | None = None,
+        represent: tuple[Callable[[Queries], Tensor], Callable[[Tensor], Tensor]] | None = None,
         *,
         sparse: bool = False,
     ):
-        self._sparse = sparse
-        self._request, self._encode = queries, encode
-        self._item_rows, self._item_table, self._bias = item_rows, item_table, bias
-        self._queries: Tensor | None = None
-        self._tracked = False
+        self._encode, self._item_rows, self._item_table, self._bias = encode, item_rows, item_table, bias
+        self._represent, self._sparse = represent, sparse
+        self._scored = Lazy(lambda: encode(queries))
+        self._queries = self._scored if represent is None else Lazy(lambda: represent[0](queries))
 
     @property
     def queries(self) -> Tensor:
-        # vectors that were first read under no_grad carry no gradient: encode again where one is wanted
-        if self._queries is None or (torch.is_grad_enabled() and not self._tracked):
-            self._queries, self._tracked = self._encode(self._request), torch.is_grad_enabled()
-        return self._queries
+        return self._queries()
 
     def items(self, ids: Tensor) -> Tensor:
-        return self._item_rows(ids)
+        return self._item_rows(ids) if self._represent is None else self._represent[1](ids)
 
     def scores(self, ids: Tensor) -> Tensor:
         if ids.shape[1] <= 2:  # a handful of products is cheaper than a batched matmul's set-up
-            scores = (self.items(ids) * self.queries.unsqueeze(1)).sum(-1)
+            scores = (self._item_rows(ids) * self._scored().unsqueeze(1)).sum(-1)
         else:
-            scores = self._item_products(self.queries, ids)
+            scores = self._item_products(self._scored(), ids)
         return self._with_bias(scores, ids)
 
     def pairs(self, rows: Tensor, ids: Tensor) -> Tensor:
         aligned = rows.ndim == ids.ndim == 2 and rows.shape[0] == ids.shape[0]
         if aligned and rows.shape[1] == 1:  # one query, many items
-            scores = self._item_products(F.embedding(rows[:, 0], self.queries), ids)
+            scores = self._item_products(F.embedding(rows[:, 0], self._scored()), ids)
         elif aligned and ids.shape[1] == 1:  # one item, many queries
-            own, queries = self.items(ids[:, 0]), self.queries
+            own, queries = self._item_rows(ids[:, 0]), self._scored()
             if not _many(rows):
                 scores = torch.bmm(F.embedding(rows, queries), own.unsqueeze(-1)).squeeze(-1)
             else:
                 scores = _Products.apply(own, queries, rows, False)
         else:
-            scores = (F.embedding(rows, self.queries) * self.items(ids)).sum(-1)
+            scores = (F.embedding(rows, self._scored()) * self._item_rows(ids)).sum(-1)
         return self._with_bias(scores, ids)
 
     def _item_products(self, own: Tensor, ids: Tensor) -> Tensor:
@@ -117,7 +141,7 @@ class DotView:
         # a gradient of touched rows should not cost what the table costs, unless it touches most of it
         tracked = torch.is_grad_enabled()
         if not _many(ids) or (tracked and self._sparse and ids.numel() < self._item_table().shape[0]):
-            return torch.bmm(self.items(ids), own.unsqueeze(-1)).squeeze(-1)
+            return torch.bmm(self._item_rows(ids), own.unsqueeze(-1)).squeeze(-1)
         scores: Tensor = _Products.apply(own, self._item_table(), ids, self._sparse)
         return scores
 
@@ -125,11 +149,13 @@ class DotView:
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
     def all_scores(self) -> Tensor:
-        scores = self.queries @ self._item_table().T  # [B, I]
+        scores = self._scored() @ self._item_table().T  # [B, I]
         return scores if self._bias is None else scores + self._bias
 
     def at(self, queries: Queries) -> DotView:
-        return DotView(queries, self._encode, self._item_rows, self._item_table, self._bias, sparse=self._sparse)
+        return DotView(
+            queries, self._encode, self._item_rows, self._item_table, self._bias, self._represent, sparse=self._sparse
+        )
 
 
 MANY = 2048

@@ -15,12 +15,16 @@ models = typer.Typer(help="The base models and their options.", no_args_is_help=
 methods = typer.Typer(
     help="The distillation methods and their options.", no_args_is_help=False, invoke_without_command=True
 )
+presets = typer.Typer(
+    help="Run files of published experiments, to be named in a run file's place.", invoke_without_command=True
+)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def register(app: typer.Typer) -> None:
     app.add_typer(models, name="models")
     app.add_typer(methods, name="methods")
+    app.add_typer(presets, name="presets")
 
 
 @models.callback()
@@ -43,10 +47,37 @@ def show_model(name: str, as_json: Json = False) -> None:
     from kdrs.models import model_class
 
     cls = model_class(name)
-    _print_entry(
-        {"name": name, "reference": cls.reference, "text": inspect.getdoc(cls), "options": _options(cls.Config)},
-        as_json,
-    )
+    entry: dict[str, Any] = {"name": name, "reference": cls.reference}
+    if training := cls.train_defaults(cls.Config()):
+        entry["trained with"] = training if as_json else ", ".join(f"{key} {value}" for key, value in training.items())
+    entry |= {"text": inspect.getdoc(cls), "options": _options(cls.Config)}
+    _print_entry(entry, as_json)
+
+
+@presets.callback()
+def _presets(context: typer.Context, as_json: Json = False) -> None:
+    if context.invoked_subcommand is None:
+        list_presets(as_json)
+
+
+@presets.command("list")
+def list_presets(as_json: Json = False) -> None:
+    """All presets, by the first line of each."""
+    from kdrs.config import PRESETS
+
+    lines = {name: path.read_text("utf-8").splitlines()[0].removeprefix("# ") for name, path in PRESETS.items()}
+    _print_list(lines, as_json)
+
+
+@presets.command("show")
+def show_preset(name: str) -> None:
+    """A preset's run file, to be used as it is or as a start for one's own."""
+    from kdrs.config import PRESETS
+    from kdrs.errors import ConfigError, nearest
+
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}", nearest(name, PRESETS))
+    typer.echo(PRESETS[name].read_text("utf-8"), nl=False)
 
 
 @methods.callback()

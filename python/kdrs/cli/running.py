@@ -30,10 +30,12 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="Run directory. [default: runs/DATA/METHOD/TIME-HASH]", show_default=False)
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Most epochs.", show_default=False)]
-Rate = Annotated[float | None, typer.Option("--lr", help="Adam's learning rate.", show_default=False)]
-Decay = Annotated[float | None, typer.Option("--weight-decay", help="L2 weight inside Adam.", show_default=False)]
+Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate.", show_default=False)]
+Decay = Annotated[
+    float | None, typer.Option("--weight-decay", help="L2 weight inside the optimizer.", show_default=False)
+]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Training rows a step.", show_default=False)]
-Optimizer = Annotated[str | None, typer.Option("--optimizer", help="adam or lazy-adam.", show_default=False)]
+Optimizer = Annotated[str | None, typer.Option("--optimizer", help="adam, lazy-adam or adagrad.", show_default=False)]
 Patience = Annotated[
     int | None, typer.Option("--patience", help="Evaluations without improvement.", show_default=False)
 ]

@@ -91,6 +91,7 @@ class BD(Distiller):
         self.source, self.temperature = source, config.teacher_temperature
         self._other: tuple[BD, ...] = ()
         self._negatives: Tensor | None = None
+        self._redraws = (0, 0)
         users = getattr(task, "row_users", None)
         self._by_row = users is not None
         counts = (
@@ -121,6 +122,7 @@ class BD(Distiller):
         return redraw(self.stream(epoch, "negatives"))
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
+        self._redraws = (self.stream(epoch, "negatives"), 0)
         since = epoch.index % self.config.refresh
         if self._other and since == 0:
             self._refresh(epoch, student)
@@ -129,11 +131,20 @@ class BD(Distiller):
 
     def base_batch(self, batch: Batch) -> Batch:
         if batch.places is None:
-            return batch
+            return self._redrawn(batch)
         if self.config.negatives == "shared":
             drawn = self._drawn[batch.places].unsqueeze(1)
             return replace(batch, negatives=torch.where(drawn >= 0, drawn, batch.negatives[:, :1]))
         return batch if self._negatives is None else replace(batch, negatives=self._negatives[batch.places])
+
+    def _redrawn(self, batch: Batch) -> Batch:
+        """A batch of whole users with the teacher's own negatives."""
+        redrawn = getattr(self.task, "redrawn", None)
+        if redrawn is None or self._other:
+            return batch
+        seed, count = self._redraws
+        self._redraws = (seed, count + 1)
+        return redrawn(batch, sampling.stream(seed, count))
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         source = self.source.view(batch.queries)

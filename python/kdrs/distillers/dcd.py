@@ -17,7 +17,7 @@ from kdrs.distillers.ir_rrd import user_ranking
 from kdrs.distillers.rrd import RRD, Lists, RRDConfig
 from kdrs.sampling import stream
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import BLOCK_BYTES, Teacher, without_seen
+from kdrs.teachers import BLOCK_BYTES, Teacher, owners_of, without_seen
 from kdrs.view import View
 
 
@@ -158,7 +158,9 @@ def item_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
             found = found if factors.bias is None else found + factors.bias
         return sampling.numpy_of(found)
 
-    return _ranks(scores, lists, task.seen if unseen else None, task.n_items, task.owners)
+    return _ranks(
+        scores, lists, task.seen if unseen else None, task.n_items, owners_of(task, np.arange(task.n_queries))
+    )
 
 
 def user_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -14,7 +15,7 @@ from kdrs.distillers.base import Distiller, only
 from kdrs.distillers.sld import masked_log_softmax
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
+from kdrs.teachers import Teacher, owners_of
 from kdrs.view import View
 
 
@@ -53,10 +54,9 @@ class ScoreMatching(Distiller):
 
     def draw(self, epoch: Epoch) -> Tensor:
         task = self.task
-        nothing = torch.empty(task.n_queries, 0, dtype=torch.int32).numpy()
-        drawn = sampling.outside(
-            task.seen, nothing, self.config.sampled, rows=task.owners, seed=self.stream(epoch, "items")
-        )
+        nothing = np.empty((task.n_queries, 0), np.int32)
+        rows = owners_of(task, np.arange(task.n_queries))
+        drawn = sampling.outside(task.seen, nothing, self.config.sampled, rows=rows, seed=self.stream(epoch, "items"))
         return torch.from_numpy(drawn).long().to(task.device)
 
     def on_epoch_start(self, epoch: Epoch, samples: Tensor, student: Teacher) -> None:

@@ -14,7 +14,7 @@ from kdrs import losses, sampling
 from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
+from kdrs.teachers import Teacher, owners_of
 from kdrs.view import View
 
 ROWS = 4096
@@ -65,6 +65,7 @@ class SLD(Distiller):
         if config.label == "soft":  # refuse early
             _ = self.teacher.view(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device)))
         self.pool = np.ascontiguousarray(self.teacher.topk(config.pool).items)  # [Q, W]
+        self._owners = owners_of(task, np.arange(task.n_queries))
         self._ids: Tensor | None = None
         self._labels: Tensor | None = None
 
@@ -74,7 +75,7 @@ class SLD(Distiller):
         if config.label == "order":
             return torch.from_numpy(top).long().to(self.task.device)
         rest = sampling.outside(
-            self.task.seen, self.pool, config.rest, rows=self.task.owners, seed=self.stream(epoch, "rest")
+            self.task.seen, self.pool, config.rest, rows=self._owners, seed=self.stream(epoch, "rest")
         )
         return torch.from_numpy(np.concatenate([top, rest], axis=1)).long().to(self.task.device)
 

@@ -16,7 +16,7 @@ from kdrs.data.interactions import Interactions
 from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import BLOCK_BYTES, Teacher
+from kdrs.teachers import BLOCK_BYTES, Teacher, owners_of
 from kdrs.view import View
 
 
@@ -140,14 +140,12 @@ def group_lists(teacher: Teacher, task: Task, group: np.ndarray, length: int) ->
     if factors is not None and task.owners is None:
         columns = torch.from_numpy(group).to(factors.items.device)
         bias = None if factors.bias is None else factors.bias[columns]
-        found = [ranking.topk(factors.queries, factors.items[columns], length, seen=seen, bias=bias).items]
+        rows = owners_of(task, np.arange(task.n_queries))
+        found = [ranking.topk(factors.queries, factors.items[columns], length, seen=seen, rows=rows, bias=bias).items]
     else:
         found = [
             ranking.topk_scores(
-                teacher.score_block(rows)[:, torch.from_numpy(group)],
-                length,
-                seen=seen,
-                rows=rows if task.owners is None else task.owners[rows],
+                teacher.score_block(rows)[:, torch.from_numpy(group)], length, seen=seen, rows=owners_of(task, rows)
             ).items
             for rows in _blocks(task)
         ]

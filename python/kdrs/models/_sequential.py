@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.tasks import Queries, SequenceTask, Task
-from kdrs.view import DotView, Factors
+from kdrs.view import DotView, Factors, Lazy
 
 BLOCK = 1024
 """Users encoded at a time when all of them are asked for."""
@@ -70,17 +71,37 @@ class SequentialRecommender(Recommender):
         return Factors(torch.cat(vectors), items.detach(), None if bias is None else bias.detach())
 
 
-class StatesView(DotView):
-    """A view whose encoder gives a state after every place of the history, [B, S, D]; the last is the query's vector."""
+class PaddedView(DotView):
+    """A view whose item table ends with the padding's row, which is never scored."""
+
+    def all_scores(self) -> Tensor:
+        return super().all_scores()[:, :-1]
+
+    def at(self, queries: Queries) -> PaddedView:
+        return PaddedView(
+            queries, self._encode, self._item_rows, self._item_table, self._bias, self._represent, sparse=self._sparse
+        )
+
+
+class StatesView(PaddedView):
+    """A view whose model gives a state after every place of the history; the last is the query's vector."""
+
+    def __init__(
+        self,
+        queries: Queries,
+        states: Callable[[Queries], Tensor],
+        item_rows: Callable[[Tensor], Tensor],
+        item_table: Callable[[], Tensor],
+        *,
+        sparse: bool,
+    ):
+        self._states_of, self._states = states, Lazy(lambda: states(queries))
+        super().__init__(queries, lambda _: self._states()[:, -1], item_rows, item_table, sparse=sparse)
 
     @property
     def states(self) -> Tensor:
         """float32 [B, S, D]"""
-        return super().queries
-
-    @property
-    def queries(self) -> Tensor:
-        return self.states[:, -1]
+        return self._states()
 
     def at(self, queries: Queries) -> StatesView:
-        return StatesView(queries, self._encode, self._item_rows, self._item_table, self._bias)
+        return StatesView(queries, self._states_of, self._item_rows, self._item_table, sparse=self._sparse)

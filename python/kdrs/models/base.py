@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdrs.data.interactions import Interactions
+from kdrs.errors import ConfigError
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, PairTask, Queries, Task
 from kdrs.view import Factors, View
@@ -41,6 +42,11 @@ class Recommender(nn.Module):
         self.config, self.dim = config, config.dim
 
     @classmethod
+    def train_defaults(cls, config: Any) -> dict[str, Any]:
+        """Training settings of the model's paper, where they differ from the common defaults."""
+        return {}
+
+    @classmethod
     def make_task(
         cls, config: Any, train: Interactions, *, order: NDArray[np.int32] | None = None, **options: Any
     ) -> Task:
@@ -50,6 +56,18 @@ class Recommender(nn.Module):
         users, of items or of sequences do.
         """
         return PairTask(train, **options)
+
+    @classmethod
+    def _row_options(cls, options: dict[str, Any], *names: str) -> dict[str, Any]:
+        """Those of `PairTask`'s options that a task of whole users or items takes; ``ConfigError`` if negatives of pairs are
+        asked for."""
+        if options.get("n_negatives", 1) != 1 or options.get("layout", "triples") != "triples":
+            raise ConfigError(
+                f"train.negatives is {options.get('n_negatives', 1)} and train.layout {options.get('layout', 'triples')!r}, "
+                f"which are about training pairs; {cls.__name__} learns from whole rows",
+                "leave both out; what a row draws is an option of the model",
+            )
+        return {name: options[name] for name in names if name in options}
 
     def forward(self, queries: Queries) -> View:
         raise NotImplementedError

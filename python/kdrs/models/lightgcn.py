@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from kdrs import losses
-from kdrs.data.interactions import Interactions
+from kdrs.models._graph import BipartiteGraph, propagate
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.tasks import Batch, Queries, Task
 from kdrs.view import DotView, Factors, View
@@ -24,6 +24,9 @@ class LightGCNConfig(ModelConfig):
     reg: float = Field(0.0, ge=0)
     """Weight of the explicit L2 term on the batch's 0th-layer vectors, summed with multiplicity. HyperKDMA's code amounts
     to 2e-4; the authors' own ``1e-4 / 2``, averaged over the batch."""
+    hidden: Literal["propagated", "layer0"] = "propagated"
+    """What h(u) and h(i) are to methods that read representations: the output vectors, or those of the 0th layer, as
+    HyperKDMA's code reads them of the student for PHR and teacher assistants."""
 
 
 class LightGCN(Recommender):
@@ -34,35 +37,49 @@ class LightGCN(Recommender):
     PyTorch code averages the loss over the batch and draws users uniformly; here every training pair is a row.
     """
 
-    Config = LightGCNConfig
+    Config: ClassVar[type[ModelConfig]] = LightGCNConfig
+    config: Any
+    graph: Tensor
     reference = "He et al., LightGCN: simplifying and powering graph convolution network for recommendation, SIGIR 2020"
 
-    def __init__(self, config: LightGCNConfig, task: Task):
+    def __init__(self, config: Any, task: Task):
         super().__init__(config, task)
         self.n_users, self.n_items = task.n_users, task.n_items
         self.layers, self.reg = config.layers, config.reg
         self.vectors = nn.Parameter(torch.empty(task.n_users + task.n_items, config.dim))
-        nn.init.normal_(self.vectors, std=config.init_std)
+        self._initialise()
         # not persistent: the graph is the training data, which travels with the run already
-        self.register_buffer("graph", normalised_graph(task.seen).to(task.device), persistent=False)
+        self.register_buffer("graph", BipartiteGraph(task.seen).normalised().to(task.device), persistent=False)
 
-    def propagated(self) -> Tensor:
-        """float32 [U + I, D]: the output vectors of all users, then of all items."""
-        layer = total = self.vectors
-        for _ in range(self.layers):
-            layer = _Propagate.apply(self.graph, layer)
+    def _initialise(self) -> None:
+        nn.init.normal_(self.vectors, std=self.config.init_std)
+
+    def propagated(self, graphs: Sequence[Tensor] | None = None) -> Tensor:
+        """float32 [U + I, D]: the output vectors of all users, then of all items; over the training graph, or one graph a
+        layer."""
+        layer: Tensor = self.vectors
+        total = layer
+        for graph in [self.graph] * self.layers if graphs is None else graphs:
+            layer = propagate(graph, layer)
             total = total + layer
         return total / (self.layers + 1)
 
     def forward(self, queries: Queries) -> View:
         output = self.propagated()
-        users, items = output[: self.n_users], output[self.n_users :]
+        items = output[self.n_users :]
         return DotView(
             queries,
-            lambda asked: nn.functional.embedding(asked.users, users),
+            lambda asked: nn.functional.embedding(asked.users, output),
             lambda ids: nn.functional.embedding(ids, items),
             lambda: items,
+            represent=(self._first_users, self._first_items) if self.config.hidden == "layer0" else None,
         )
+
+    def _first_users(self, asked: Queries) -> Tensor:
+        return nn.functional.embedding(asked.users, self.vectors)
+
+    def _first_items(self, ids: Tensor) -> Tensor:
+        return nn.functional.embedding(ids + self.n_users, self.vectors)
 
     def factors(self) -> Factors:
         with torch.no_grad():
@@ -73,37 +90,11 @@ class LightGCN(Recommender):
         scores = view.scores(torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1))  # [B, 1 + N]
         loss = losses.bpr(scores[:, :1], scores[:, 1:])
         if self.reg:
-            items = torch.cat([batch.positives, batch.negatives.reshape(-1)]) + self.n_users
-            rows = torch.cat([batch.queries.users, items])
-            loss = loss + self.reg * nn.functional.embedding(rows, self.vectors).square().sum()
+            loss = loss + self.reg * self._squared(batch)
         return loss
 
-
-class _Propagate(torch.autograd.Function):
-    """Product with a symmetric sparse matrix: its own transpose, so that backward needs no other matrix."""
-
-    @staticmethod
-    def forward(ctx: Any, graph: Tensor, vectors: Tensor) -> Tensor:
-        ctx.graph = graph
-        return graph @ vectors
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.graph @ gradients[0]
-
-
-def normalised_graph(seen: Interactions) -> Tensor:
-    """D^-1/2 A D^-1/2 of the bipartite graph as a sparse CSR tensor, float32 [U + I, U + I]; rows without edges are 0."""
-    n_users, n_items = seen.shape
-    transposed = seen.transpose()
-    degrees = np.concatenate([seen.row_degrees, seen.column_degrees]).astype(np.float64)
-    scale = np.zeros_like(degrees)
-    np.divide(1.0, np.sqrt(degrees), out=scale, where=degrees > 0)
-    indptr = np.concatenate([seen.indptr, seen.n_pairs + transposed.indptr[1:]])
-    columns = np.concatenate([seen.indices.astype(np.int64) + n_users, transposed.indices.astype(np.int64)])
-    rows = np.repeat(np.arange(n_users + n_items), np.diff(indptr))
-    values = (scale[rows] * scale[columns]).astype(np.float32)
-    size = (n_users + n_items, n_users + n_items)
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(indptr), torch.from_numpy(columns), torch.from_numpy(values), size=size, check_invariants=False
-    )
+    def _squared(self, batch: Batch) -> Tensor:
+        """Squared length of the batch's 0th-layer vectors, with multiplicity."""
+        items = torch.cat([batch.positives, batch.negatives.reshape(-1)]) + self.n_users
+        rows = torch.cat([batch.queries.users, items])
+        return nn.functional.embedding(rows, self.vectors).square().sum()
