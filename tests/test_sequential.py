@@ -153,25 +153,13 @@ def test_epochs_are_drawn_by_the_epoch_alone(form: str):
     assert np.array_equal(np.sort(counted), np.arange(task.n_users, task.n_queries))
 
 
-def test_flat_batches_as_lists_and_triples():
-    from kdrs.tasks import Batch, Queries
-
-    users, flat = torch.arange(3), (torch.tensor([0, 2, 0]), torch.tensor([2, 0, 0, 0, 1]))
-    batch = Batch(Queries(users, users), torch.tensor([5, 6, 7]), torch.tensor([1, 2, 3, 4, 8]), rows=flat)
-    assert [part.tolist() for part in batch.lists()] == [
-        [[5, 7], [-1, -1], [6, -1]],
-        [[2, 3, 4], [8, -1, -1], [1, -1, -1]],
-    ]
-    rows, triples = batch.triples()
-    assert (rows.tolist(), triples.tolist()) == ([0, 0, 0, 2], [[5, 2], [7, 3], [5, 4], [6, 1]])
-    own = task_of(form="whole", n_negatives=2).draw(Epoch(0, 0, 1))[0]
-    rows, triples = own.triples()
-    assert torch.equal(rows, own.positive_rows)
-    assert torch.equal(triples, torch.cat([own.positives.unsqueeze(1), own.negatives.view(-1, 2)], dim=1))
-    pairs = PairTask(toy_dataset().train, batch_size=8).draw(Epoch(0, 0, 1))[0]
-    rows, triples = pairs.triples()
-    assert rows.tolist() == list(range(8))
-    assert torch.equal(triples, torch.cat(pairs.lists(), dim=1))
+def test_a_target_keeps_its_own_negatives():
+    batch = task_of(form="whole", n_negatives=2).draw(Epoch(0, 0, 1))[0]
+    rows, positives, negatives = batch.triples
+    assert torch.equal(rows, batch.positive_rows)
+    assert torch.equal(positives, batch.positives)
+    assert torch.equal(negatives.flatten(), batch.negatives)
+    assert torch.equal(rows.repeat_interleave(2), batch.negative_rows)
 
 
 def test_users_without_a_negative_are_left_out_and_counted():

@@ -66,6 +66,23 @@ def test_negatives_may_be_redrawn_for_a_second_model(toy):
     assert (counts <= (1.5 * torch.from_numpy(toy.train.row_degrees)[batch.queries.users]).long()).all()
 
 
+def test_flat_batches_as_triples(toy):
+    """Each positive beside one of its own user's negatives; users without any are left out."""
+    batch = UserTask(toy.train, batch_size=16, ratio=0.7).draw(Epoch(0, 0, 1))[0]
+    rows, positives, negatives = batch.triples
+    users = batch.queries.users[rows]
+    assert set(zip(users.tolist(), positives.tolist(), strict=True)) == pairs_in(batch)
+    assert set(zip(users.tolist(), negatives[:, 0].tolist(), strict=True)) == set(drawn_in(batch))
+    uneven = Interactions.from_pairs([0, 0, 1, 1, 1], [0, 1, 0, 1, 2], 2, 3)
+    (batch,) = UserTask(uneven, ratio=1.0).draw(Epoch(0, 0, 1))
+    assert batch.queries.users[batch.triples.rows].tolist() == [0, 0]
+    assert batch.triples.negatives.tolist() == [[2], [2]]
+    (batch,) = ItemTask(uneven).draw(Epoch(0, 0, 1))
+    assert batch.triples.negatives.shape == (5, 0)
+    pairs = batch_of([5, 3], [1, 2], [2, 9])
+    assert [part.tolist() for part in pairs.triples] == [[0, 1], [1, 2], [[2], [9]]]
+
+
 def test_the_number_of_draws_follows_the_users_items():
     """1 of 1,000 items seen: 5 draws; a user who has seen everything and one without items get none."""
     pairs = [0] + [1] * 1000, [7, *range(1000)]

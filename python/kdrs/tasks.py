@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -49,12 +49,23 @@ class Unique:
     """int64 [E]: the first batch row that holds the id."""
 
 
+class Triples(NamedTuple):
+    """Positives beside negatives of the same query."""
+
+    rows: Tensor
+    """int64 [T]: the batch row of each"""
+    positives: Tensor
+    """int64 [T]"""
+    negatives: Tensor
+    """int64 [T, N]"""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Queries and what belongs to each.
 
     In batches of pairs query b has one positive and its own N negatives. In batches of whole users or items a query has any
-    number of either: then both lists are flat, and ``rows`` names the batch row of every entry.
+    number of either: then both lists are flat, and ``rows`` names the batch row of every entry; negatives stand by rows.
     """
 
     queries: Queries
@@ -82,30 +93,24 @@ class Batch:
         count = self.negatives.shape[1]
         return torch.arange(self.negatives.numel(), device=self.negatives.device) // max(count, 1)
 
-    def lists(self) -> tuple[Tensor, Tensor]:
-        """Positives int64 [B, P'] and negatives [B, N'] of each query, padded with -1."""
-        if self.rows is None:
-            return self.positives.unsqueeze(1), self.negatives
-        count = len(self.queries)
-        return tuple(
-            _padded(ids, rows, count) for ids, rows in zip((self.positives, self.negatives), self.rows, strict=True)
-        )  # type: ignore[return-value]
+    @cached_property
+    def triples(self) -> Triples:
+        """The batch as pairs with their negatives: what methods read that compare the two.
 
-    def triples(self) -> tuple[Tensor, Tensor]:
-        """Batch rows int64 [R], and of each a positive and N negatives, int64 [R, 1 + N].
-
-        Where a row has several positives and negatives that belong to none of them, its negatives meet the positives in turn.
+        Of a flat batch each positive has one of its query's negatives, in turn; queries without any are left out, and where
+        the batch has none at all N is 0.
         """
         if self.rows is None:
-            rows = torch.arange(self.positives.shape[0], device=self.positives.device)
-            return rows, torch.cat([self.positives.unsqueeze(1), self.negatives], dim=1)
-        positives, rows = self.lists()[0], self.negative_rows
-        counts = (positives >= 0).sum(1)
-        order = torch.argsort(rows, stable=True)
-        order = order[counts[rows[order]] > 0]
-        rows = rows[order]
-        positive = positives[rows, _turns(rows, len(self.queries)) % counts[rows]]
-        return rows, torch.stack([positive, self.negatives[order]], dim=1)
+            return Triples(self.positive_rows, self.positives, self.negatives)
+        rows, positives = self.rows[0], self.positives
+        if not self.negatives.numel():
+            return Triples(rows, positives, positives.new_empty(positives.shape[0], 0))
+        counts = torch.bincount(self.rows[1], minlength=len(self.queries))
+        starts = counts.cumsum(0) - counts
+        kept = counts[rows] > 0
+        rows, positives = rows[kept], positives[kept]
+        turn = torch.arange(rows.shape[0], device=rows.device) % counts[rows]
+        return Triples(rows, positives, self.negatives[starts[rows] + turn].unsqueeze(1))
 
     @cached_property
     def unique_queries(self) -> Unique:
@@ -124,21 +129,6 @@ class Batch:
         positives, negatives = torch.unique(self.positives), torch.unique(self.negatives)
         ids, roles = torch.unique(torch.cat([positives, negatives]), return_counts=True)
         return ids, roles.to(torch.float32)
-
-
-def _turns(rows: Tensor, count: int) -> Tensor:
-    """int64 [P]: how often each of ascending rows, int64 [P] below ``count``, stood before."""
-    sizes = torch.bincount(rows, minlength=count)
-    return torch.arange(rows.shape[0], device=rows.device) - (sizes.cumsum(0) - sizes)[rows]
-
-
-def _padded(ids: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Flat ids [P] as a list a row, int64 [count, longest], -1 at the end."""
-    order = torch.argsort(rows, stable=True)
-    rows, turns = rows[order], _turns(rows[order], count)
-    lists = ids.new_full((count, int(turns.max()) + 1 if len(rows) else 0), -1)
-    lists[rows, turns] = ids[order]
-    return lists
 
 
 @dataclass(frozen=True)
@@ -601,9 +591,9 @@ class SequenceBatch(Batch):
     steps: Tensor
     """int64 [P]: the place in the history, 0 to S-1, after which the target comes."""
 
-    def triples(self) -> tuple[Tensor, Tensor]:
-        negatives = self.negatives.view(self.positives.shape[0], -1)
-        return self.positive_rows, torch.cat([self.positives.unsqueeze(1), negatives], dim=1)
+    @cached_property
+    def triples(self) -> Triples:
+        return Triples(self.positive_rows, self.positives, self.negatives.view(self.positives.shape[0], -1))
 
 
 class SequenceBatches:

@@ -149,9 +149,10 @@ class Penalty(nn.Module):
         if not config.pairwise_weight and not config.listwise_weight:
             return total
         asked = batch.unique_queries
-        place_of_row = torch.searchsorted(asked.ids, batch.queries.rows)  # [B]
+        rows, positives, negatives = batch.triples
+        place_of_row = torch.searchsorted(asked.ids, batch.queries.rows[rows])  # [B]
         lists = None if self._lists is None or not config.listwise_weight else self._lists[asked.ids]  # [E, Q]
-        rows, triples = batch.triples()  # [R], [R, 1 + N]
+        triples = torch.cat([positives.unsqueeze(1), negatives], dim=1)  # [B, 1 + N]
         wanted = triples.reshape(-1) if lists is None else torch.cat([triples.reshape(-1), lists.reshape(-1)])
         items = distinct(wanted, self.task.n_items)
         before = student.queries[asked.first].detach(), student.items(items).detach()

@@ -64,10 +64,11 @@ class ScoreMatching(Distiller):
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         assert self._drawn is not None
-        drawn = self._drawn[batch.queries.rows]  # [B, S]
-        ids = torch.cat([*batch.lists(), drawn], dim=1)
+        rows, positives, negatives = batch.triples
+        drawn = self._drawn[batch.queries.rows[rows]]  # [B, S]
+        ids = torch.cat([positives.unsqueeze(1), negatives, drawn], dim=1)
         mask, ids = ids >= 0, ids.clamp(min=0)
-        target, scores = self.teacher.view(batch.queries).scores(ids), student.scores(ids)
+        target, scores = (view.pairs(rows.unsqueeze(1), ids) for view in (self.teacher.view(batch.queries), student))
         if self.config.measure == "mse":
             return ((target - scores).square() * mask / mask.sum(1, keepdim=True)).sum()
         t = self.config.temperature

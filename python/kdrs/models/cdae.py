@@ -82,6 +82,7 @@ class CDAE(RowModel):
             lambda: self.items.weight,
             self.item_bias,
             None if seed is None else (lambda asked: self.encode(asked.users), self.items),
+            sparse=True,
         )
 
     @torch.no_grad()
