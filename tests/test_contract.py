@@ -72,8 +72,7 @@ def distil(
     own_task: Task | None = None,
 ) -> Learner:
     """A student of a teacher; ``own_task`` is the teacher's if it is another kind."""
-    cls = DISTILLERS[method]
-    student = build(task, model, 4, seed=1)
+    cls, student = DISTILLERS[method], build(task, model, 4, seed=1)
     known = ModelTeacher(teacher, own_task or task, asked=task, live=cls.mutual)
     distiller = cls(cls.Config(**SMALL[method]), [known], task, student.dim, stream(0, method))
     base = None if distiller.replaces_base else "model"

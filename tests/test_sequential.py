@@ -153,12 +153,13 @@ def test_epochs_are_drawn_by_the_epoch_alone(form: str):
     assert np.array_equal(np.sort(counted), np.arange(task.n_users, task.n_queries))
 
 
-def test_a_batch_with_several_targets_has_triples_of_its_own():
-    own = task_of(form="whole", n_negatives=2).draw(Epoch(0, 0, 1))[0]
-    rows, positives, negatives = own.triples
-    assert torch.equal(rows, own.positive_rows)
-    assert torch.equal(positives, own.positives)
-    assert torch.equal(negatives, own.negatives.view(-1, 2))
+def test_a_target_keeps_its_own_negatives():
+    batch = task_of(form="whole", n_negatives=2).draw(Epoch(0, 0, 1))[0]
+    rows, positives, negatives = batch.triples
+    assert torch.equal(rows, batch.positive_rows)
+    assert torch.equal(positives, batch.positives)
+    assert torch.equal(negatives.flatten(), batch.negatives)
+    assert torch.equal(rows.repeat_interleave(2), batch.negative_rows)
 
 
 def test_users_without_a_negative_are_left_out_and_counted():

@@ -115,16 +115,14 @@ def build_learner(
     if teachers is None:
         teachers = load_teachers(config, dataset, task)
     model = build_model(config, task)
-    # the size of the model's representations, which need not be the option dim
-    dim = model.dim
+    if config.start is not None:
+        start_from(model, config, dataset)
     terms = []
     for settings in config.distill:
         known = teachers
         if distiller_class(settings.method).mutual:  # a copy of its own, to be trained on
             known = {name: load_teacher(name, dataset, task, live=True) for name in settings.teacher}
-        terms.append(build_term(settings, known, task, dim, config.train.seed))
-    if config.start is not None:
-        start_from(model, config, dataset)
+        terms.append(build_term(settings, known, task, model.dim, config.train.seed))
     replaced = any(term.weight and term.distiller.replaces_base for term in terms)
     return Learner(
         model,

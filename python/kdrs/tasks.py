@@ -316,8 +316,8 @@ class UserTask:
     Raises ``DataError`` if nobody has seen anything.
     """
 
-    n_skipped = 0
     owners: NDArray[np.int64] | None = None
+    n_skipped = 0
 
     def __init__(
         self,
@@ -385,8 +385,8 @@ class ItemTask:
     Raises ``DataError`` if nobody has seen anything.
     """
 
-    n_skipped = 0
     owners: NDArray[np.int64] | None = None
+    n_skipped = 0
 
     def __init__(self, seen: Interactions, *, batch_size: int = 512, device: torch.device | str = "cpu"):
         if batch_size < 1:

@@ -109,7 +109,7 @@ class Scored:
         seen, factors = None if keep_seen else task.seen, self.factors()
         for part in self._blocks(k, factors is not None):
             rows = np.arange(part.start, part.stop)
-            users = rows if task.owners is None else task.owners[rows]
+            users = owners_of(task, rows)
             places = None
             if task.owners is not None and self._ranks_users:  # each user once, though it has many queries
                 users, places = np.unique(users, return_inverse=True)
@@ -287,7 +287,7 @@ class FileTeacher(Scored):
     def topk(self, k: int) -> Ranking:
         k = min(k, self.task.n_items)
         if self._lists is not None and self._lists.items.shape[1] >= k:
-            return of_owners(Ranking(self._lists.items[:, :k], self._lists.scores[:, :k]), self.task)
+            return per_query(Ranking(self._lists.items[:, :k], self._lists.scores[:, :k]), self.task)
         if self._factors is None:
             assert self._lists is not None
             raise MissingKnowledge(
@@ -298,7 +298,7 @@ class FileTeacher(Scored):
             users, items, bias = self._factors
             ranked = ranking.topk(users, items, k, seen=self.task.seen, bias=bias)
             self._ranked = Ranking(_array(ranked.items), _array(ranked.scores))
-        return of_owners(Ranking(self._ranked.items[:, :k], self._ranked.scores[:, :k]), self.task)
+        return per_query(Ranking(self._ranked.items[:, :k], self._ranked.scores[:, :k]), self.task)
 
     def topk_blocks(self, k: int, *, keep_seen: bool = False) -> Iterator[tuple[slice, Ranking]]:
         k = min(k, self.task.n_items)
@@ -407,7 +407,7 @@ class FileTeacher(Scored):
         return Ranking(lists.astype(np.int32), scores)
 
 
-def of_owners(ranked: Ranking, task: Task) -> Ranking:
+def per_query(ranked: Ranking, task: Task) -> Ranking:
     """Lists of users [U, K] as lists of the task's queries [Q, K]: each query gets its user's."""
     if task.owners is None:
         return ranked

@@ -158,7 +158,9 @@ def item_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
             found = found if factors.bias is None else found + factors.bias
         return sampling.numpy_of(found)
 
-    return _ranks(scores, lists, task.seen if unseen else None, task.n_items, task.owners)
+    return _ranks(
+        scores, lists, task.seen if unseen else None, task.n_items, owners_of(task, np.arange(task.n_queries))
+    )
 
 
 def user_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:

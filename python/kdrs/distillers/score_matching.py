@@ -55,9 +55,8 @@ class ScoreMatching(Distiller):
     def draw(self, epoch: Epoch) -> Tensor:
         task = self.task
         nothing = np.empty((task.n_queries, 0), np.int32)
-        drawn = sampling.outside(
-            task.seen, nothing, self.config.sampled, rows=task.owners, seed=self.stream(epoch, "items")
-        )
+        rows = owners_of(task, np.arange(task.n_queries))
+        drawn = sampling.outside(task.seen, nothing, self.config.sampled, rows=rows, seed=self.stream(epoch, "items"))
         return torch.from_numpy(drawn).long().to(task.device)
 
     def on_epoch_start(self, epoch: Epoch, samples: Tensor, student: Teacher) -> None:

@@ -75,7 +75,7 @@ class SLD(Distiller):
         if config.label == "order":
             return torch.from_numpy(top).long().to(self.task.device)
         rest = sampling.outside(
-            self.task.seen, self.pool, config.rest, rows=self.task.owners, seed=self.stream(epoch, "rest")
+            self.task.seen, self.pool, config.rest, rows=self._owners, seed=self.stream(epoch, "rest")
         )
         return torch.from_numpy(np.concatenate([top, rest], axis=1)).long().to(self.task.device)
 

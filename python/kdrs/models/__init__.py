@@ -20,6 +20,7 @@ MODELS: dict[str, type[Recommender]] = {
     "bpr": BPR,
     "caser": Caser,
     "lightgcn": LightGCN,
+    "sasrec": SASRec,
     "neumf": NeuMF,
     "ngcf": NGCF,
     "sgl": SGL,
@@ -27,7 +28,6 @@ MODELS: dict[str, type[Recommender]] = {
     "cdae": CDAE,
     "multvae": MultVAE,
     "iae": IAE,
-    "sasrec": SASRec,
 }
 
 

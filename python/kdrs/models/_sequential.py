@@ -71,8 +71,32 @@ class SequentialRecommender(Recommender):
         return Factors(torch.cat(vectors), items.detach(), None if bias is None else bias.detach())
 
 
-class StatesView(DotView):
-    """A view whose encoder gives a state after every place of the history, [B, S, D]; the last is the query's vector."""
+class PaddedView(DotView):
+    """A view whose item table ends with the padding's row, which is never scored."""
+
+    def all_scores(self) -> Tensor:
+        return super().all_scores()[:, :-1]
+
+    def at(self, queries: Queries) -> PaddedView:
+        return PaddedView(
+            queries, self._encode, self._item_rows, self._item_table, self._bias, self._represent, sparse=self._sparse
+        )
+
+
+class StatesView(PaddedView):
+    """A view whose model gives a state after every place of the history; the last is the query's vector."""
+
+    def __init__(
+        self,
+        queries: Queries,
+        states: Callable[[Queries], Tensor],
+        item_rows: Callable[[Tensor], Tensor],
+        item_table: Callable[[], Tensor],
+        *,
+        sparse: bool,
+    ):
+        self._states_of, self._states = states, Lazy(lambda: states(queries))
+        super().__init__(queries, lambda _: self._states()[:, -1], item_rows, item_table, sparse=sparse)
 
     def __init__(
         self,
@@ -91,4 +115,4 @@ class StatesView(DotView):
         return self._states()
 
     def at(self, queries: Queries) -> StatesView:
-        return StatesView(queries, self._encode_states, self._item_rows, self._item_table)
+        return StatesView(queries, self._states_of, self._item_rows, self._item_table, sparse=self._sparse)

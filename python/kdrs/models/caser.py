@@ -15,10 +15,10 @@ from kdrs import losses
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models._dropout import Dropout
-from kdrs.models._sequential import SequentialRecommender
+from kdrs.models._sequential import PaddedView, SequentialRecommender
 from kdrs.models.base import ModelConfig
 from kdrs.tasks import Batch, Queries, SequenceTask, Task
-from kdrs.view import DotView, View
+from kdrs.view import View
 
 ACTIVATIONS = {"identity": lambda x: x, "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 Activation = Literal["identity", "relu", "sigmoid", "tanh"]
@@ -53,8 +53,8 @@ class Caser(SequentialRecommender):
     instance: softplus(-s) of the targets, softplus(s) of the drawn items, **summed** over the batch.
 
     Defaults are those of the Gowalla experiments of ranking distillation (Tang & Wang, KDD 2018), teacher ``dim=100`` and
-    student ``dim=50``; the rest of that setting is 3 negatives, batches of 512, Adam with weight decay 1e-6, 50 epochs, the
-    loss averaged over the batch (``reduction="mean"``) and the protocol ``caser``.
+    student ``dim=50``; the rest of that setting is in the training defaults, but for the loss averaged over the batch
+    (``reduction="mean"``, for which the weight decay is meant) and the protocol ``caser``.
 
     Differs from the authors' code: histories shorter than L never contain the target (there it leaks into the padding); the
     padding id is never scored. Its rows are in the tables, so that sizes are the published ones.
@@ -83,6 +83,10 @@ class Caser(SequentialRecommender):
         self.across = nn.ModuleList(nn.Linear(height * d, config.horizontal) for height in heights)
         self.dropout = Dropout(config.dropout)
         self.joined = nn.Linear(config.vertical * d + config.horizontal * len(heights), d)
+
+    @classmethod
+    def train_defaults(cls, config: CaserConfig) -> dict[str, Any]:
+        return {"epochs": 50, "batch_size": 512, "negatives": 3, "weight_decay": 1e-6, "every": 10}
 
     @classmethod
     def make_task(
@@ -121,9 +125,7 @@ class Caser(SequentialRecommender):
         return self.outputs.weight[: self.n_items], self.bias[: self.n_items]
 
     def forward(self, queries: Queries) -> View:
-        return DotView(
-            queries, self.encode, self.outputs, lambda: self.outputs.weight[: self.n_items], self.bias[: self.n_items]
-        )
+        return PaddedView(queries, self.encode, self.outputs, lambda: self.outputs.weight, self.bias, sparse=True)
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         ids = torch.cat([batch.positives.unsqueeze(1), batch.negatives.view(len(batch.positives), -1)], dim=1)

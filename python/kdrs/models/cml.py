@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models.base import ModelConfig, Recommender
-from kdrs.tasks import Batch, PairTask, Queries, Task
+from kdrs.tasks import Batch, Queries, Task
 from kdrs.view import Factors, Lazy, View, products
 
 LEAST = 1e-12
@@ -80,7 +80,7 @@ class CML(Recommender):
                 f"train.layout is {layout!r} with {count} negatives, of which CML needs the nearest one to each pair",
                 'set train.layout = "rows"',
             )
-        return PairTask(train, **options)
+        return super().make_task(config, train, **options)
 
     def forward(self, queries: Queries) -> View:
         return DistanceView(queries, self._embed, root=not self.original)

@@ -78,6 +78,10 @@ class SASRec(SequentialRecommender):
         self.norm = nn.LayerNorm(config.dim)
 
     @classmethod
+    def train_defaults(cls, config: SASRecConfig) -> dict[str, Any]:
+        return {"batch_size": 128, "weight_decay": 0.0}
+
+    @classmethod
     def make_task(
         cls, config: SASRecConfig, train: Interactions, *, order: NDArray[np.int32] | None = None, **options: Any
     ) -> SequenceTask:
@@ -109,7 +113,7 @@ class SASRec(SequentialRecommender):
         return self.items.weight[: self.n_items], None
 
     def forward(self, queries: Queries) -> View:
-        return StatesView(queries, self.states, self.items, lambda: self.items.weight[: self.n_items])
+        return StatesView(queries, self.states, self.items, lambda: self.items.weight, sparse=self.items.sparse)
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         assert isinstance(view, StatesView)
