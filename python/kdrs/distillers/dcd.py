@@ -17,7 +17,7 @@ from kdrs.distillers.ir_rrd import user_ranking
 from kdrs.distillers.rrd import RRD, Lists, RRDConfig
 from kdrs.sampling import stream
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import BLOCK_BYTES, Teacher, without_seen
+from kdrs.teachers import BLOCK_BYTES, Teacher, owners_of, without_seen
 from kdrs.view import View
 
 

@@ -15,7 +15,7 @@ from kdrs.distillers.base import Distiller, only
 from kdrs.distillers.sld import masked_log_softmax
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
+from kdrs.teachers import Teacher, owners_of
 from kdrs.view import View
 
 

@@ -98,17 +98,6 @@ class StatesView(PaddedView):
         self._states_of, self._states = states, Lazy(lambda: states(queries))
         super().__init__(queries, lambda _: self._states()[:, -1], item_rows, item_table, sparse=sparse)
 
-    def __init__(
-        self,
-        queries: Queries,
-        encode: Callable[[Queries], Tensor],
-        item_rows: Callable[[Tensor], Tensor],
-        item_table: Callable[[], Tensor],
-    ):
-        self._states = Lazy(lambda: encode(queries))
-        self._encode_states = encode
-        super().__init__(queries, lambda _: self._states()[:, -1], item_rows, item_table)
-
     @property
     def states(self) -> Tensor:
         """float32 [B, S, D]"""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -66,9 +64,7 @@ class CDAE(RowModel):
         return {"batch_size": 128, "lr": 2e-3}
 
     @classmethod
-    def make_task(
-        cls, config: CDAEConfig, train: Interactions, *, order: NDArray[np.int32] | None = None, **options: Any
-    ) -> Task:
+    def make_task(cls, config: CDAEConfig, train: Interactions, **options: Any) -> Task:
         own = cls._row_options(options, "batch_size", "device", "threads")
         return UserTask(train, ratio=config.negatives, **own)
 

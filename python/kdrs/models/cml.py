@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -71,9 +69,7 @@ class CML(Recommender):
         return {"negatives": 20, "layout": "rows", "optimizer": "adagrad", "lr": 0.1, "weight_decay": 0.0}
 
     @classmethod
-    def make_task(
-        cls, config: CMLConfig, train: Interactions, *, order: NDArray[np.int32] | None = None, **options: Any
-    ) -> Task:
+    def make_task(cls, config: CMLConfig, train: Interactions, **options: Any) -> Task:
         count, layout = options.get("n_negatives", 1), options.get("layout", "triples")
         if config.variant == "collmetric" and count > 1 and layout != "rows":
             raise ConfigError(

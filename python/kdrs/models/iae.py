@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -52,9 +50,7 @@ class IAE(VariationalModel):
         return {"batch_size": 512, "weight_decay": 0.0}
 
     @classmethod
-    def make_task(
-        cls, config: Any, train: Interactions, *, order: NDArray[np.int32] | None = None, **options: Any
-    ) -> Task:
+    def make_task(cls, config: Any, train: Interactions, **options: Any) -> Task:
         return ItemTask(train, **cls._row_options(options, "batch_size", "device"))
 
     def forward(self, queries: Queries) -> View:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -54,9 +52,7 @@ class MultVAE(VariationalModel):
         return {"batch_size": 512, "weight_decay": 0.0}
 
     @classmethod
-    def make_task(
-        cls, config: Any, train: Interactions, *, order: NDArray[np.int32] | None = None, **options: Any
-    ) -> Task:
+    def make_task(cls, config: Any, train: Interactions, **options: Any) -> Task:
         return UserTask(train, **cls._row_options(options, "batch_size", "device", "threads"))
 
     def forward(self, queries: Queries) -> View:
