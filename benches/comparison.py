@@ -1,0 +1,96 @@
+"""Every method once with its defaults, beside the student alone and the teacher: a Markdown table of finished runs.
+
+    python benches/comparison.py --runs runs/reproduce [--costs costs.json] --out docs/results/methods.md
+
+Reads what ``benches/reproduce.py`` left. ``--costs`` takes the output of ``benches/costs.py --json`` for peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+PUBLISHED = {
+    "student": "0.4486 (log)",
+    "de": "0.4773 (log)",
+    "rrd": "0.4698 (log)",
+    "ir-rrd": "0.4947 (log)",
+    "rd": "0.4533 (DE-RRD's table)",
+    "cd": "0.4550 (DE-RRD's table)",
+    "de+rrd": "0.4843 (DE-RRD's table)",
+    "teacher": "0.5135 (DE-RRD's table)",
+}
+"""Test H@5, own candidates and splits each."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument("--costs", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/methods.md"))
+    options = parser.parse_args()
+    costs = {}
+    if options.costs is not None:
+        costs = {row["case"]: row for row in json.loads(options.costs.read_text("utf-8"))["rows"]}
+    found: dict[str, list[Path]] = {}
+    for report in sorted(options.runs.glob("**/report.json")):
+        run = report.parent
+        if not {"parts", "peers"} & set(run.parts):
+            name = run.parent.name if run.name.startswith("seed-") else run.name
+            found.setdefault(name, []).append(run)
+    found.pop("trajectory", None)  # the teacher once more, with its stages
+    rows = []
+    for name, runs in found.items():
+        ends = [json.loads((run / "report.json").read_text("utf-8")) for run in runs]
+        own = [end["per_metric_best"] for end in ends]
+        lines = [json.loads(line) for run in runs for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+        values = {metric: [end[metric]["test"] for end in own] for metric in ("hit@5", "hit@10", "ndcg@5")}
+        rows.append(
+            {
+                "name": name,
+                "seeds": len(runs),
+                **{metric: statistics.mean(found) for metric, found in values.items()},
+                "spread": statistics.stdev(values["hit@5"]) if len(runs) > 1 else None,
+                "epochs": ", ".join(str(end["epochs"]) for end in ends),
+                "seconds": statistics.median(line["seconds"] for line in lines),
+                "peak": costs.get("alone" if name == "student" else name, {}).get("peak MB"),
+                "published": PUBLISHED.get(name, "-"),
+            }
+        )
+    rows.sort(key=lambda row: -row["hit@5"])
+    environment = json.loads((found["student"][0] / "env.json").read_text("utf-8"))
+    text = [
+        "# Every method on CiteULike, BPR 200 -> 20",
+        "",
+        "Leave-one-out, 499 candidates (`citeulike-loo`); each method once with its defaults, Adam with learning rate and "
+        "weight decay 1e-3, batch 1,024, patience 20 (bd: 100 epochs from the trained student). Test values at the epoch with "
+        "the best validation value of the same K. One standard error of H@5 on 5,219 users is 0.007: differences below 0.014 "
+        "from one seed say little. Written by `python benches/comparison.py` from the runs of "
+        "`python benches/reproduce.py --only all`.",
+        "",
+        f"Machine: {environment['processor']}, {environment['cores']} cores, torch {environment['torch']}, "
+        f"{environment['torch_threads']} thread a run, others beside it: seconds an epoch are those of a shared machine, "
+        "[costs](costs.md) has undisturbed ones.",
+        "",
+        "| method | H@5 | H@10 | NDCG@5 | seeds | epochs | s an epoch | peak MB | published H@5 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        spread = "" if row["spread"] is None else f" ± {row['spread']:.4f}"
+        text.append(
+            f"| {row['name']} | {row['hit@5']:.4f}{spread} | {row['hit@10']:.4f} | {row['ndcg@5']:.4f} | {row['seeds']} | "
+            f"{row['epochs']} | {row['seconds']:.2f} | {row['peak'] or '-'} | {row['published']} |"
+        )
+    text += ["", "## Commands", ""]
+    for runs in found.values():
+        for run in runs:
+            words = json.loads((run / "env.json").read_text("utf-8"))["command"][1:]
+            text.append(f"- `kdrs {' '.join(words)}`")
+    options.out.write_text("\n".join(text) + "\n", "utf-8")
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()
