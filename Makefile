@@ -49,7 +49,10 @@ bench: setup  ## Measure speed against the peers, as ratios
 	$(BIN)/python benches/run.py
 
 reproduce: setup  ## The long trainings behind docs/results (hours; can be interrupted and resumed)
-	$(BIN)/python benches/reproduce.py
+	$(BIN)/python benches/reproduce.py --only student,rrd,de,de+rrd --seeds 0,1,2
+	$(BIN)/python benches/trajectories.py --runs runs/reproduce --out docs/results
+	$(BIN)/python benches/reproduce.py --only all
+	$(BIN)/python benches/comparison.py --runs runs/reproduce --out docs/results/methods.md
 
 wheel: setup  ## Build the wheel into dist/
 	$(BIN)/maturin build --release --out dist
