@@ -223,3 +223,23 @@ def test_models_of_whole_users_have_negatives_of_their_own():
         assert not torch.equal(ours.negatives, theirs.negatives)
     drawn = {tuple(batch.negatives.tolist()) for batches in seen for batch in batches}
     assert len(drawn) == 8
+
+
+def test_half_a_pair_is_refused():
+    task = PairTask(toy_dataset().train, batch_size=64)
+    student, teacher = BPR(BPR.Config(dim=4), task), BPR(BPR.Config(dim=8), task)
+    term = Term("bd", 0.5, BD(BD.Config(), [ModelTeacher(teacher, task, live=True)], task, 4))
+    with pytest.raises(ConfigError, match="not trained along"):
+        fit(Learner(student, task, [term]), task, epochs=1)
+
+
+def test_a_teacher_of_another_kind_of_training_data_is_refused():
+    from kdrs.models import CDAE
+
+    train = toy_dataset().train
+    task, users = PairTask(train), CDAE.make_task(CDAE.Config(dim=4), train)
+    teacher = ModelTeacher(CDAE(CDAE.Config(dim=4), users), users, asked=task, live=True)
+    with pytest.raises(ConfigError, match="UserTask, its student from a PairTask"):
+        BD(BD.Config(), [teacher], task, 4)
+    with pytest.raises(ConfigError, match="shared"):
+        BD(BD.Config(negatives="shared"), [ModelTeacher(teacher.model, users, live=True)], users, 4)

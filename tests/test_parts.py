@@ -14,6 +14,8 @@ from kdrs.errors import ArtefactError, ConfigError
 from kdrs.parts import expand
 from kdrs.runs import Run
 
+RRD = {"interesting": 5, "uninteresting": 5, "pool": 20}
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*no better than")
 
 
@@ -108,6 +110,80 @@ def test_parts_are_resumed_and_finished_ones_are_taken_as_they_are(toy_path, tmp
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_parts_of_one_run_are_no_copies_and_follow_its_seed(toy_path, tmp_path):
+    described = values(
+        toy_path,
+        teachers={"a": teacher_table(), "b": teacher_table(), "c": teacher_table(train={"seed": 7})},
+        distill=[{"method": "cd", "items": 5, "pool": 30, "teacher": "a"}],
+    )
+    seeds = {name: part.train.seed for name, part in resolve(described).teachers.items()}
+    assert len(set(seeds.values())) == 3
+    assert seeds["c"] == 7
+    pipeline.execute_seeds([0, 1], resolve(described), tmp_path / "runs")
+    for name, same in (("a", False), ("c", True)):
+        first, second = (
+            (tmp_path / f"runs/seed-{seed}/parts/{name}/model.safetensors").read_bytes() for seed in (0, 1)
+        )
+        assert (first == second) is same
+
+
+def test_a_part_that_is_asked_for_more_epochs_goes_on_and_for_fewer_is_refused(toy_path, tmp_path):
+    described = values(
+        toy_path, teachers={"big": {"model": {"name": "bpr", "dim": 16}}}, parts=str(tmp_path / "shared"),
+        distill=[{"method": "de", "experts": 2, "teacher": "big"}],
+    )  # fmt: skip
+    pipeline.execute(resolve(described), tmp_path / "one")
+    described["train"]["epochs"] = 5
+    pipeline.execute(resolve(described), tmp_path / "one", resume=True)
+    part = Run.open(tmp_path / "shared/big")
+    assert part.status()["epochs"] == 5
+    assert part.config["train"]["epochs"] == 5
+    described["train"]["epochs"] = 2
+    with pytest.raises(ConfigError, match="up to 5 epochs"):
+        pipeline.execute(resolve(described), tmp_path / "two")
+
+
+def test_a_run_may_be_resumed_by_another_path(toy_path, tmp_path, monkeypatch):
+    described = values(
+        toy_path,
+        teachers={"big": teacher_table(), "mid": teacher_table(distill=[{"method": "rrd", "teacher": "big", **RRD}])},
+        distill=[{"method": "de", "experts": 2, "teacher": "mid"}],
+    )
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    pipeline.execute(resolve(described), "run", on_epoch=rows.append, should_stop=lambda: len(rows) == 7)
+    pipeline.execute(resolve(described), tmp_path / "run", resume=True)
+    assert Run.open(tmp_path / "run").status()["status"] == "finished"
+
+
+def test_two_models_of_one_kind_have_noise_of_their_own(toy_path, tmp_path):
+    """Teacher and student of bidirectional distillation share the run's seed, not their dropout."""
+    from kdrs.data import Dataset
+    from kdrs.tasks import Epoch
+
+    described = values(
+        toy_path, model={"name": "cdae", "dim": 4},
+        teachers={"t": {"model": {"name": "cdae", "dim": 4}, "train": {"epochs": 1}}},
+        distill=[{"method": "bd", "teacher": "t"}],
+    )  # fmt: skip
+    described["train"]["epochs"] = 1
+    pipeline.execute(resolve(described), tmp_path / "run")
+    config = resolve(values(toy_path, model={"name": "cdae", "dim": 4}, distill=[
+        {"method": "bd", "teacher": str(tmp_path / "run/parts/t")}
+    ]))  # fmt: skip
+    dataset = Dataset.load(toy_path)
+    task = pipeline.build_task(config, dataset)
+    learner = pipeline.build_learner(config, dataset, task)
+    learners = [learner, *learner.counterparts()]
+    learners[1].model.load_state_dict(learner.model.state_dict())
+    for one in learners:
+        one.start(Epoch(0, 0, 1), [term.distiller.draw(Epoch(0, 0, 1)) for term in one.terms])
+    batch = next(iter(task.draw(Epoch(0, 0, 1))))
+    ids = torch.arange(10).expand(len(batch.queries), 10)
+    passes = [one.model(batch.queries).scores(ids) for one in learners]
+    assert not torch.equal(*passes)
+
+
 def test_runs_share_parts_and_refuse_others(toy_path, tmp_path):
     described = values(
         toy_path, teachers={"big": teacher_table()}, distill=[{"method": "de", "experts": 2, "teacher": "big"}],
@@ -132,6 +208,9 @@ def test_runs_share_parts_and_refuse_others(toy_path, tmp_path):
         ({"teachers": {"a": teacher_table(distill=[{"method": "de"}])}}, "teachers.a.distill.0.teacher is missing"),
         ({"distill": [{"method": "rrd", "teacher": "t", "chain": 2}]}, "uses no assistants"),
         ({"distill": [{"method": "takd", "teacher": ["t", "s"], "chain": 2}]}, "2 teachers and a chain"),
+        ({"distill": [{"method": "hyperkdma", "teacher": "t", "chain": 2}]}, "generates its assistants"),
+        ({"distill": [{"method": "de", "teacher": "t", "name": "base"}]}, "name is base"),
+        ({"distill": [{"method": "de", "teacher": "t", "name": "../a"}]}, "name is ../a"),
     ],
 )
 def test_wrong_parts(toy_path, changes, message):
@@ -198,7 +277,7 @@ def test_hyperkdma_with_trained_assistants(toy_path, trained, tmp_path):
     pipeline.execute(config, tmp_path / "run")
 
 
-@pytest.mark.parametrize("chain", [[8, 12], [12, 12], [12, 2]])
+@pytest.mark.parametrize("chain", [[8, 12], [12, 12], [12, 2], [12, 4], [500, 8], [16, 8]])
 def test_sizes_that_make_no_chain(toy_path, trained, tmp_path, chain):
     term = {"method": "takd", "teacher": str(trained / "teacher"), "chain": chain}
     with pytest.raises(ConfigError, match="chain is"):
@@ -217,10 +296,15 @@ def test_trajectories_of_several_teachers(toy_path, tmp_path):
     pipeline.execute(resolve(values(toy_path, teachers=teachers, distill=[term])), tmp_path / "run")
     assert all(row["base"] == 0 and row["hetcomp"] > 0 for row in losses(tmp_path / "run"))
     teacher = pipeline.load_run(tmp_path / "run/parts/gnn").teacher()
+    assert pipeline.teachers_of(resolve(Run.open(tmp_path / "run").config), tmp_path / "run") == [
+        tmp_path / "run/parts/mf", tmp_path / "run/parts/gnn"
+    ]  # fmt: skip
     epochs = [stage.epoch for stage in teacher.stages()]
-    assert epochs == list(range(epochs[-1] + 1))
+    assert epochs == (list(range(epochs[-1] + 1)) if epochs[-1] else [0, 0])
+    teacher = pipeline.load_run(tmp_path / "run/parts/mf").teacher()
+    assert teacher.epoch > 0
     middle = teacher.stages()[0].load()
-    assert not torch.equal(middle.model.vectors, teacher.model.vectors)
+    assert not torch.equal(middle.model.users.weight, teacher.model.users.weight)
 
 
 # --- two learners and warm starts ----------------------------------------------------------------------------------------

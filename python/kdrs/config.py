@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from kdrs.errors import ConfigError, nearest, shown
+from kdrs.sampling import stream
 from kdrs.settings import Settings
 
 
@@ -148,7 +149,7 @@ def read_run_file(path: Path) -> dict[str, Any]:
 
     Raises ``ConfigError`` with the line for what is no TOML.
     """
-    if not path.exists() and str(path) in PRESETS:
+    if not path.is_file() and str(path) in PRESETS:
         path = PRESETS[str(path)]
     elif not path.exists() and not path.suffix:
         raise ConfigError(f"no run file and no preset {shown(str(path))}", nearest(str(path), PRESETS))
@@ -203,13 +204,17 @@ def resolve(values: dict[str, Any]) -> RunConfig:
     if not isinstance(declared, dict) or not all(isinstance(part, dict) for part in declared.values()):
         raise ConfigError("teachers must be tables", "write each as [teachers.NAME]")
     own = values.get("train", {})
-    inherited = {k: v for k, v in own.items() if k not in ("stages", "stages_every")} if isinstance(own, dict) else {}
+    alone = ("stages", "stages_every", "seed")
+    inherited = {key: value for key, value in own.items() if key not in alone} if isinstance(own, dict) else {}
+    seed = own.get("seed", 0) if isinstance(own, dict) else 0
     parts: dict[str, PartSettings] = {}
     for name, part in declared.items():
         where = f"teachers.{name}"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
             raise ConfigError(f"part name {shown(name)}", "allowed: letters, digits, _ . + -")
         train, model = part.get("train", {}), _model(part.get("model", {}), f"{where}.model")
+        if isinstance(seed, int):
+            inherited["seed"] = part_seed(seed, name)
         parts[name] = PartSettings.parse(
             {
                 **part,
@@ -224,6 +229,22 @@ def resolve(values: dict[str, Any]) -> RunConfig:
     if isinstance(own, dict):
         values["train"] = {**_train_defaults(values["model"]), **own}
     return RunConfig.parse(values, "")
+
+
+def part_seed(seed: int, name: str) -> int:
+    """The seed of a declared part that states none: parts of one run are no copies of each other."""
+    return stream(seed, "part", name) % 2**31
+
+
+def with_seed(config: RunConfig, seed: int) -> RunConfig:
+    """The run with another seed, its own parts along with it; parts in a folder that runs share stay as they are."""
+    parts = dict(config.teachers)
+    for name, part in parts.items() if config.parts is None else ():
+        if part.train.seed == part_seed(config.train.seed, name):
+            train = part.train.model_copy(update={"seed": part_seed(seed, name)})
+            parts[name] = part.model_copy(update={"train": train})
+    train = config.train.model_copy(update={"seed": seed})
+    return config.model_copy(update={"train": train, "teachers": parts})
 
 
 def chain_of(method: str) -> str | None:
@@ -284,7 +305,13 @@ def _terms(terms: Any, place: str) -> tuple[TermSettings, ...]:
             raise ConfigError(
                 f"{where} has {len(named['teacher'])} teachers and a chain", "give one teacher, or chain = 0"
             )
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]*", str(named["name"])) or named["name"] == "base":
+            raise ConfigError(
+                f"{where}.name is {shown(named['name'])}", "allowed: letters, digits, _ + -, and not base"
+            )
         options = cls.Config.parse(given, where).model_dump(exclude_none=True)
+        if cls.chain == "given" and named.get("chain") and options.get("assistants") != "given":
+            raise ConfigError(f"{where} has a chain and generates its assistants", 'set assistants = "given"')
         resolved.append(TermSettings.parse({**named, "options": options}, where))
     names = [term.name for term in resolved]
     if len(set(names)) != len(names):

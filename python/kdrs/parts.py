@@ -18,8 +18,9 @@ class Part:
     """A run that another one needs first."""
 
     name: str
-    """Of its folder among the parts."""
     config: RunConfig
+    place: Path
+    """Its run directory."""
 
 
 def expand(config: RunConfig, out: Path) -> tuple[list[Part], RunConfig]:
@@ -28,7 +29,8 @@ def expand(config: RunConfig, out: Path) -> tuple[list[Part], RunConfig]:
 
     Raises ``ConfigError`` for references to parts that are declared later, and for chains without room.
     """
-    folder = Path(config.parts) if config.parts is not None else out / "parts"
+    own_folder = out.resolve() / "parts"  # chains differ from seed to seed
+    folder = folder_of(config, out)
     parts: list[Part] = []
     places: dict[str, str] = {}
     models: dict[str, int] = {}
@@ -36,6 +38,10 @@ def expand(config: RunConfig, out: Path) -> tuple[list[Part], RunConfig]:
     def known(reference: str, user: str) -> str:
         if reference in config.teachers and reference not in places:
             raise ConfigError(f"{user} needs part {shown(reference)}, which is declared after it", "declare it before")
+        if config.teachers and reference not in places and not Path(reference).exists():
+            raise ConfigError(
+                f"{user} needs {shown(reference)}, which is neither a part nor a path", nearest(reference, places)
+            )
         return places.get(reference, reference)
 
     def referring(terms: Sequence[TermSettings], user: str) -> tuple[TermSettings, ...]:
@@ -48,8 +54,8 @@ def expand(config: RunConfig, out: Path) -> tuple[list[Part], RunConfig]:
         user = f"part {name!r}"
         start = None if part.start is None else known(part.start, user)
         own = alone(model=part.model, train=part.train, distill=referring(part.distill, user), start=start)
-        parts.append(Part(name, own))
         places[name] = str(folder / name)
+        parts.append(Part(name, own, folder / name))
         models[places[name]] = part.model["dim"]
     terms = []
     for term in referring(config.distill, "the run"):
@@ -57,13 +63,13 @@ def expand(config: RunConfig, out: Path) -> tuple[list[Part], RunConfig]:
             terms.append(term)
             continue
         method, kind, (teacher,) = term.method, chain_of(term.method), term.teacher
-        dims = term.chain
+        dims, size = term.chain, models[teacher] if teacher in models else _dim(teacher)
         if isinstance(dims, int):
-            size = models[teacher] if teacher in models else _dim(teacher)
             dims = assistant_dims(size, config.model["dim"], dims)[::-1]
-        elif list(dims) != sorted(set(dims), reverse=True) or dims[-1] < config.model["dim"]:
+        elif list(dims) != sorted(set(dims), reverse=True) or not config.model["dim"] < dims[-1] <= dims[0] < size:
             raise ConfigError(
-                f"chain is {list(dims)}", "give the assistants' sizes, largest first, above the student's"
+                f"chain is {list(dims)} between a teacher of {size} and a student of {config.model['dim']} dimensions",
+                "give the assistants' sizes, largest first, between the two",
             )
         options = term.options
         if kind == "given":
@@ -81,13 +87,26 @@ def expand(config: RunConfig, out: Path) -> tuple[list[Part], RunConfig]:
             train = config.train.model_copy(
                 update={"seed": config.train.seed + index + 1, "stages": (), "stages_every": None}
             )
-            parts.append(Part(name, alone(model={**config.model, "dim": dim}, distill=(own_term,), train=train)))
-            places[name] = str(folder / name)
+            made_as = alone(model={**config.model, "dim": dim}, distill=(own_term,), train=train)
+            parts.append(Part(name, made_as, own_folder / name))
+            places[name] = str(own_folder / name)
             made.append(places[name])
         sources = (made[-1],) if kind == "last" else tuple(made)
         terms.append(term.model_copy(update={"teacher": sources, "chain": 0}))
     start = None if config.start is None else known(config.start, "start")
     return parts, config.model_copy(update={"distill": tuple(terms), "start": start, "teachers": {}, "parts": None})
+
+
+def folder_of(config: RunConfig, out: Path) -> Path:
+    """Where the declared parts of the run at ``out`` are."""
+    return Path(config.parts).resolve() if config.parts is not None else out.resolve() / "parts"
+
+
+def teachers_of(config: RunConfig, out: Path) -> list[Path]:
+    """Where the teachers are that the terms of the run at ``out`` name."""
+    folder = folder_of(config, out)
+    names = (name for term in config.distill for name in term.teacher)
+    return [folder / name if name in config.teachers else Path(name).resolve() for name in names]
 
 
 def _dim(reference: str) -> int:

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdrs.config import EvalSettings, RunConfig, TermSettings, resolve
+from kdrs.config import EvalSettings, RunConfig, TermSettings, resolve, with_seed
 from kdrs.data import Dataset
 from kdrs.distillers import distiller_class
 from kdrs.distillers.base import seeded
 from kdrs.errors import ArtefactError, ConfigError, MachineError, shown
 from kdrs.evaluate import Evaluator, Report, overlap, popularity
 from kdrs.models import ModelConfig, Recommender, model_class
-from kdrs.parts import Part, expand
+from kdrs.parts import Part, expand, teachers_of
 from kdrs.protocols import Protocol, Selection, protocol
 from kdrs.ranking import Ranking
 from kdrs.report import Comparison, Entry, compare, scoring_seconds
@@ -184,8 +184,11 @@ class LoadedRun:
         best = self.run.status().get("best_epoch")
         best = -1 if best is None else int(best)
         # stages later than the weights that are the teacher itself are of no use
-        stages = [Stage(epoch, partial(self._stage, epoch, asked)) for epoch in self.run.stages() if epoch < best]
+        saved = self.run.stages()
+        stages = [Stage(epoch, partial(self._stage, epoch, asked)) for epoch in saved if epoch < best]
         name = str(self.run.path)
+        if saved and not stages:  # at its best before the first of them: a trajectory that stands still
+            stages = [Stage(best, partial(ModelTeacher, self.model, self.task, asked=asked, name=name, epoch=best))]
         return ModelTeacher(self.model, self.task, asked=asked, name=name, live=live, stages=stages, epoch=best)
 
     def _stage(self, epoch: int, asked: Task | None) -> ModelTeacher:
@@ -324,8 +327,7 @@ def execute(
     with Run.create(out, config.to_dict(), dataset, resume=resume) as run:
         try:
             for part in parts:
-                place = (run.path / "parts" if config.parts is None else Path(config.parts)) / part.name
-                ended = _carry_out_part(part, place, on_start, on_epoch, should_stop)
+                ended = _carry_out_part(part, on_start, on_epoch, should_stop)
                 if ended is not None and ended.fit.stopped == "interrupted":
                     run.set_status("interrupted", epochs=0)
                     return Outcome(run, Fit(stopped="interrupted"), {}, {})
@@ -357,7 +359,10 @@ def execute(
                 selection=selection,
                 run=run,
                 checkpoint_seconds=config.train.checkpoint_seconds,
-                stages={*config.train.stages, *range(0, config.train.epochs if every else 0, every or 1)},
+                stages={
+                    *config.train.stages,
+                    *range((every or 1) - 1, config.train.epochs if every else 0, every or 1),
+                },
                 on_epoch=on_epoch,
                 should_stop=should_stop,
                 resume=resume,
@@ -385,22 +390,28 @@ def _load(config: RunConfig, dataset: Dataset, task: Task) -> tuple[dict[str, Te
 
 def _carry_out_part(
     part: Part,
-    place: Path,
     on_start: Callable[[dict[str, Any]], None] | None,
     on_epoch: Callable[[dict[str, Any]], None] | None,
     should_stop: Callable[[], bool] | None,
 ) -> Outcome | None:
-    """Starts, resumes or, finished, takes a part as it is (None)."""
-    begun = (place / "config.toml").is_file()
-    if begun and (run := Run.open(place)).status().get("status") == "finished":
+    """Starts, resumes or, finished as it was asked for, takes a part as it is (None)."""
+    begun = (part.place / "config.toml").is_file()
+    if begun and (run := Run.open(part.place)).status().get("status") == "finished":
         run.check_options(part.config.to_dict())
-        return None
+        trained, asked = resolve(run.config).train, part.config.train
+        if trained.epochs > asked.epochs:
+            raise ConfigError(
+                f"part {shown(str(part.place))} had up to {trained.epochs} epochs, now {asked.epochs} are asked for",
+                "ask for as many or more, or name another folder of parts",
+            )
+        if (trained.epochs, trained.patience) == (asked.epochs, asked.patience):
+            return None
 
     def start(known: dict[str, Any]) -> None:
         if on_start is not None:
             on_start({**known, "part": part.name, "epochs": part.config.train.epochs})
 
-    return execute(part.config, place, resume=begun, on_start=start, on_epoch=on_epoch, should_stop=should_stop)
+    return execute(part.config, part.place, resume=begun, on_start=start, on_epoch=on_epoch, should_stop=should_stop)
 
 
 def save_result(
@@ -429,7 +440,8 @@ def save_peer(run: Run, peer: Learner, config: RunConfig, dataset: Dataset, eval
     """A teacher that was trained along, with the weights of the last epoch, as a run of its own at ``peers/NAME``."""
     (term,) = (term for term in config.distill if peer.name == f"{term.name}-teacher")
     theirs = resolve(Run.open(term.teacher[0]).config)
-    own = config.model_copy(update={"model": theirs.model, "distill": ()})
+    train = config.train.model_copy(update={"lr": peer.optimizer.lr, "weight_decay": peer.optimizer.weight_decay})
+    own = config.model_copy(update={"model": theirs.model, "distill": (), "start": term.teacher[0], "train": train})
     place = run.path / "peers" / peer.name
     with Run.create(place, own.to_dict(), dataset, resume=(place / "config.toml").is_file()) as saved:
         reports = evaluator(ModelTeacher(peer.model, peer.task))
@@ -530,7 +542,7 @@ def execute_seeds(
     results: dict[int, dict[str, Report] | Exception] = {}
     for seed in seeds:
         place = Path(out) / f"seed-{seed}"
-        own = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+        own = with_seed(config, seed)
         try:
             begun = resume and (place / "config.toml").is_file()
             if begun and Run.open(place).status().get("status") == "finished":
@@ -627,9 +639,7 @@ def comparison(
     if threads is not None:
         reference = reference.model_copy(update={"threads": threads})
     evaluator = build_evaluator(reference, dataset)
-    taught_by = {
-        Path(name).resolve() for config in configs.values() for term in config.distill for name in term.teacher
-    }
+    taught_by = {place for path, config in configs.items() for place in teachers_of(config, path)}
     wanted = {Path(name).resolve() for name in (teacher,) if name is not None}
     labels = _labels(paths)
     scorers: dict[Path, Teacher] = {}

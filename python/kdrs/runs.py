@@ -362,7 +362,10 @@ class Run:
     def check_options(self, config: dict[str, Any]) -> None:
         """Raises ``ConfigError`` naming the first option in which the run differs, but for those that may change."""
         before, now = _flat(self.config), _flat(_without_none(config))
-        for key in sorted({*before, *now} - MAY_CHANGE):
+        for key in sorted({*before, *now}):
+            # a part's own directory decides about the part
+            if re.sub(r"^teachers\.[^.]+\.(?=train\.)|^teachers\..+\.(?=train\.)", "", key) in MAY_CHANGE:
+                continue
             if before.get(key) != now.get(key):
                 raise ConfigError(
                     f"the run was started with {key} = {shown(before.get(key))}, now it is {shown(now.get(key))}",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -84,6 +84,7 @@ class Learner:
         self.knowledge = knowledge or ModelTeacher(model, task, name=name, live=True)
         self._on_epoch_start = getattr(model, "on_epoch_start", None)
         self._after_step = getattr(model, "after_step", None)
+        self._counterpart = False
         alone = base == "model" and not any(term.weight for term in terms)
         self._row_gradients = getattr(model, "row_gradients", None) if alone else None
 
@@ -93,25 +94,27 @@ class Learner:
         for term in self.terms:
             if term.distiller.mutual and term.weight:
                 own = term.distiller.counterpart(self.knowledge)
-                found.append(
-                    Learner(
-                        own.teacher.model,
-                        self.task,
-                        [Term(term.name, own.weight, own.distiller)],
-                        lr=own.lr if own.lr is not None else self.optimizer.lr,
-                        weight_decay=own.weight_decay,
-                        optimizer=self._optimizer,
-                        name=f"{term.name}-teacher",
-                        knowledge=own.teacher,
-                    )
+                learner = Learner(
+                    own.teacher.model,
+                    self.task,
+                    [Term(term.name, own.weight, own.distiller)],
+                    lr=own.lr if own.lr is not None else self.optimizer.lr,
+                    weight_decay=own.weight_decay,
+                    optimizer=self._optimizer,
+                    name=f"{term.name}-teacher",
+                    knowledge=own.teacher,
                 )
+                learner._counterpart = True
+                found.append(learner)
         return found
 
     def start(self, epoch: Epoch, samples: Sequence[Any]) -> None:
         """Begins an epoch with the samples that were drawn for its terms."""
         self.model.train()
         if self._on_epoch_start is not None:
-            self._on_epoch_start(epoch)
+            # two models of one kind must not share their noise
+            own = replace(epoch, seed=epoch.stream(self.name)) if self._counterpart else epoch
+            self._on_epoch_start(own)
         for term, drawn in zip(self.terms, samples, strict=True):
             term.distiller.train()
             term.distiller.on_epoch_start(epoch, drawn, self.knowledge)
@@ -125,14 +128,14 @@ class Learner:
         """The parts of the loss of a batch, weights applied: base first (0 where there is none), then the terms."""
         view = self.knowledge.looked_at(batch.queries)
         if view is None:
-            self.look(batch)
-            return self.losses(batch)
+            view = self.model(batch.queries)
+            self.knowledge.look(batch.queries, view)
         active = [term for term in self.terms if term.weight]
         if self.base is None:
             base = torch.zeros((), device=batch.queries.rows.device)
         else:
             own = batch
-            for term in active:
+            for term in self.terms if self._counterpart else active:
                 own = term.distiller.base_batch(own)
             base = self.base(view, own)
         return [base, *(term.weight * term.distiller.loss(view, batch) for term in active)]

@@ -59,7 +59,9 @@ class BD(Distiller):
     w = tanh(max(ε_t (r_S - r_T), 0)); ranks count from 1 among unseen items. Ranks are taken every ``refresh`` epochs and
     frozen in between; labels always come from the parameters of the step, out of the same forward pass as the source's own
     loss. One item a training row and direction (models of whole users: ``draws`` times the user's items, repeats
-    counted once). Losses are summed over the batch.
+    counted once; where a user comes up in several batches of an epoch, as with models of whole items or of sequences with
+    several targets, the epoch's draws serve all of them, and the two models share the negatives of their own loss). Losses
+    are summed over the batch.
 
     This object is the student's term; ``counterpart`` makes the teacher's. The term's weight is lambda_S.
 
@@ -86,14 +88,25 @@ class BD(Distiller):
                 f"bd trains its teacher along, and {source.name!r} cannot be trained",
                 "give the run directory of a kdrs model; in Python, ModelTeacher(model, task, live=True)",
             )
+        kinds = [(type(own), getattr(own, "flat", None)) for own in (source.task, task)]
+        if kinds[0] != kinds[1]:
+            raise ConfigError(
+                f"bd's teacher {source.name!r} learns from a {kinds[0][0].__name__}, its student from a {kinds[1][0].__name__}",
+                "train both in the same batches: take models of the same kind of training data",
+            )
         with frozen(source.model):  # refuse early: the student's queries must mean something to the teacher
             _ = source.model(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device))).queries
         self.source, self.temperature = source, config.teacher_temperature
         self._other: tuple[BD, ...] = ()
+        self._taught = False
         self._negatives: Tensor | None = None
         self._redraws = (0, 0)
         users = getattr(task, "row_users", None)
         self._by_row = users is not None
+        if config.negatives == "shared" and not self._by_row:
+            raise ConfigError(
+                "negatives is 'shared' with a model that does not train on pairs", 'allowed: negatives = "own"'
+            )
         counts = (
             np.bincount(users, minlength=task.n_users) if users is not None else config.draws * task.seen.row_degrees
         ).astype(np.int64)
@@ -112,7 +125,7 @@ class BD(Distiller):
         config = self.config
         other = BD(config, [student], self.task, self.source.dim, sampling.stream(self.seed, "teacher"))
         other.temperature = config.student_temperature
-        self._other = (other,)
+        self._other, other._taught = (other,), True
         return Counterpart(other, self.source, config.teacher_weight, config.teacher_lr, config.teacher_weight_decay)
 
     def draw(self, epoch: Epoch) -> np.ndarray | None:
@@ -147,6 +160,10 @@ class BD(Distiller):
         return redrawn(batch, sampling.stream(seed, count))
 
     def loss(self, student: View, batch: Batch) -> Tensor:
+        if not (self._other or self._taught):
+            raise ConfigError(
+                "bd's teacher is not trained along", "call fit([learner, *learner.counterparts()], ...) with both"
+            )
         source = self.source.view(batch.queries)
         if self._by_row:
             assert batch.places is not None

@@ -37,7 +37,7 @@ class HetCompConfig(Settings):
     choose: Literal["quarters", "first"] = "quarters"
     """Which stages: nearest to best epoch · (e + 1) / E, or the first E that were saved (KDs)."""
     every: int = Field(10, ge=1)
-    """Epochs between looks at the student's progress: p."""
+    """Epochs between looks at the student's progress: p. A look is taken after each epoch whose number it divides."""
     alpha: float = Field(1.05, gt=0)
     """Start of the threshold α · 0.995^(epoch / p) that a user's progress must pass."""
     dkc_gain: Literal["rank", "position"] = "rank"
@@ -288,7 +288,8 @@ def choose_stages(teacher: Teacher, config: HetCompConfig) -> list[Stage]:
     Raises ``MissingKnowledge`` for a teacher without saved stages (with ``states=1`` none is needed).
     """
     stages = list(teacher.stages())
-    if len(stages) < config.states:
+    # a teacher that was at its best early has few stages: one may then stand for several states
+    if len(stages) < (config.states if config.choose == "first" else min(config.states, 2)):
         raise MissingKnowledge(
             f"teacher {teacher.name!r} holds {len(stages)} state(s) of its training; {config.states} were asked for",
             "train it with train.stages_every, so that earlier weights are kept, or lower `states`",
