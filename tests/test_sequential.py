@@ -512,7 +512,7 @@ def test_bd_refuses_a_teacher_that_can_not_read_the_students_queries():
 
     own, task = toy_task("caser"), PairTask(toy_dataset().train)
     teacher = ModelTeacher(built("caser", own), own, asked=task, live=True)
-    with pytest.raises(ConfigError, match="Caser was asked with no history; it reads 5 items"):
+    with pytest.raises(ConfigError, match="learns from a SequenceTask, its student from a PairTask"):
         BD(BD.Config(), [teacher], task, 4)
     longer = toy_task("caser", length=7)
     teacher = ModelTeacher(built("caser", own), own, asked=longer, live=True)
