@@ -32,8 +32,8 @@ def kdrs_epoch(task: PairTask, dim: int, optimizer: str) -> Callable[[int], None
         epoch = Epoch(index, 0, 1000)
         learner.start(epoch, [])
         for batch in task.draw(epoch):
-            learner.backward(learner.forward(batch))
-            learner.step()
+            learner.step_alone(batch)
+        learner.finish()
 
     return run
 

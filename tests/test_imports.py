@@ -16,6 +16,7 @@ LAYERS = (
     ("sampling",),
     ("ranking",),
     ("tasks", "view", "_scorers", "_measures"),
+    ("_tables",),
     ("losses", "optim"),
     ("models", "teachers", "evaluate"),
     ("distillers", "report", "runs"),
@@ -90,9 +91,9 @@ def test_strangers_to_each_other(package: str, never: str):
             assert never not in map(top, imports(TREES[path], top_level=False)), path
 
 
-def test_only_sampling_and_ranking_know_the_core():
+def test_few_modules_know_the_core():
     knowing = {unit(path) for path in FILES if "_core" in map(top, imports(TREES[path], top_level=False))}
-    assert knowing == {"sampling", "ranking"}
+    assert knowing == {"sampling", "ranking", "_tables"}
 
 
 def test_data_needs_no_torch():

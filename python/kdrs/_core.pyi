@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "adam_catch_up",
+    "adam_step_rows",
+    "bpr_step",
     "candidate_ranks",
     "candidate_ranks_scores",
     "discrepancy",
@@ -29,6 +32,9 @@ _Ints: TypeAlias = NDArray[np.int32]
 _Rows: TypeAlias = NDArray[np.int64]
 _Floats: TypeAlias = NDArray[np.float32]
 _Seen: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32], int]
+_Table: TypeAlias = tuple[_Floats, _Floats, _Floats]
+_Ledger: TypeAlias = tuple[_Floats, _Ints]
+_Step: TypeAlias = tuple[float, float, float]
 _Scorer: TypeAlias = _Floats | tuple[_Floats, _Floats] | tuple[_Floats, _Floats, _Floats]
 
 def negatives(
@@ -124,3 +130,23 @@ def metrics(
 def neighbours(vectors: _Floats, k: int, metric: str, threads: int, simd_path: str | None) -> tuple[_Ints, _Floats]: ...
 def simd_paths() -> list[str]:
     """The names that KDRS_SIMD may have on this machine, the fastest first."""
+
+def adam_catch_up(arrays: _Table, owed: _Ledger, threads: int, simd_path: str | None) -> None: ...
+def adam_step_rows(
+    arrays: _Table,
+    owed: _Ledger | None,
+    rows: _Rows,
+    gradients: _Floats,
+    step: _Step,
+    threads: int,
+    simd_path: str | None,
+) -> None: ...
+def bpr_step(
+    users: tuple[_Table, _Ledger | None, _Step],
+    items: tuple[_Table, _Ledger | None, _Step],
+    rows: _Rows,
+    positives: _Rows,
+    negatives: _Rows,
+    threads: int,
+    simd_path: str | None,
+) -> float: ...

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adagrad import adagrad
 from torch.optim.adam import adam
 
+from kdrs import _tables
+from kdrs._tables import AdamTable, RowGradient, Step
 from kdrs.errors import ConfigError, shown
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
-
-
-class RowGradient(NamedTuple):
-    """The gradient of a table that a batch touches in few rows; repeated rows add up."""
-
-    rows: Tensor
-    """int64 [N]"""
-    values: Tensor
-    """float32 [N, D]"""
 
 
 @dataclass
@@ -31,7 +24,9 @@ class _State:
     exp_avg: Tensor
     exp_avg_sq: Tensor
     gradient: Tensor | None = None
-    """Dense gradient buffer of a table, all zero between steps."""
+    """Dense gradient buffer of a table that torch steps, all zero between steps."""
+    table: AdamTable | None = None
+    """Of a table that the Rust core steps."""
 
 
 class Adam:
@@ -39,8 +34,12 @@ class Adam:
 
     **Dense** (``lazy=False``, the default): every row of every table takes a step in every iteration, rows absent from
     the batch too, whose gradient is wd·θ and whose momentum keeps moving. That is what the published numbers were
-    obtained with. Gradients of ``nn.Embedding(sparse=True)`` arrive as the rows that were touched; they are added
-    into one dense buffer whose touched rows alone are cleared afterwards, and one fused pass does the rest.
+    obtained with. Gradients of ``nn.Embedding(sparse=True)`` arrive as the rows that were touched. On the CPU the Rust core
+    steps such tables, elsewhere they are added into one dense buffer for torch's fused pass.
+
+    A step of a row without gradient reads nothing but the row. After ``bpr_step`` the rows outside the batch therefore
+    **owe** it until ``settle``, or until they are next in a batch, and take all such steps at once, in registers: the
+    same bytes, without the whole table passing through memory in every iteration.
 
     **Lazy** (``lazy=True``): of such tables only the touched rows take a step, moments, decay and all; bias correction
     counts the table's steps. Another algorithm, not a faster form of the same one: a step costs what the batch costs,
@@ -90,6 +89,12 @@ class Adam:
             if gradient is None and touching is None:
                 continue
             state = self._state.get(name) or self._new_state(name)
+            if state.table is not None:
+                state.table.settle()
+                if touching is not None:
+                    state.table.step_rows(touching, self._next(name), self.lazy)
+                    state.table.settle()
+                    continue
             if touching is not None:
                 if self.lazy:
                     self._step_rows(parameter, touching, state, self.multiplicities.get(name, 1.0))
@@ -108,6 +113,42 @@ class Adam:
                 buffer.zero_()
             else:
                 buffer.index_fill_(0, rows, 0.0)
+
+    def settle(self) -> None:
+        """All rows take the steps they owe after ``bpr_step``."""
+        for state in self._state.values():
+            if state.table is not None:
+                state.table.settle()
+
+    def can_step(self, users: str, items: str) -> bool:
+        """Whether ``bpr_step`` is there for these two parameters: float32 tables on the CPU."""
+        return all(_tables.fits(self.parameters[name]) for name in (users, items) if name in self.parameters)
+
+    def bpr_step(self, users: str, items: str, asked: Tensor, positives: Tensor, negatives: Tensor) -> float:
+        """A step of two tables on L = Σ softplus(s_uj - s_ui) with s = p · q, by the gradient in closed form; returns L.
+
+        ``users`` and ``items`` name the parameters; ``asked`` and ``positives`` are int64 [B], ``negatives`` int64 [B, N]. Call
+        ``settle`` before the tables are read: rows outside the batch owe the step.
+        """
+        tables = []
+        for name in (users, items):
+            state = self._state.get(name) or self._new_state(name)
+            assert state.table is not None
+            if not state.table.holds(self.parameters[name]):  # the parameter was given other memory
+                state.table = AdamTable(self.parameters[name], state.exp_avg, state.exp_avg_sq)
+            tables.append(state.table)
+        first, second = tables
+        own, others = (first, self._next(users)), (second, self._next(items))
+        return _tables.bpr_step(own, others, asked, positives, negatives, self.lazy)
+
+    def _next(self, name: str) -> Step:
+        """Counts a step of a table, and gives its numbers."""
+        count, multiplicity = self._state[name].step, self.multiplicities.get(name, 1.0)
+        count += 1
+        taken = int(count)
+        correction = math.sqrt(1 - BETA2**taken)
+        rate = self.lr * correction / (1 - BETA1**taken)
+        return rate, EPS * multiplicity * correction, self.weight_decay * multiplicity
 
     def _step_rows(self, parameter: Tensor, gradient: RowGradient, state: _State, multiplicity: float) -> None:
         rows, places = torch.unique(gradient.rows, return_inverse=True)
@@ -144,12 +185,17 @@ class Adam:
     def _new_state(self, name: str) -> _State:
         parameter = self.parameters[name]
         zeros = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
-        state = _State(torch.zeros((), device=parameter.device), zeros, zeros.clone())
-        self._state[name] = state
-        return state
+        return self._keep(name, torch.zeros((), device=parameter.device), zeros, zeros.clone())
+
+    def _keep(self, name: str, step: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor) -> _State:
+        parameter = self.parameters[name]
+        table = AdamTable(parameter, exp_avg, exp_avg_sq) if _tables.fits(parameter) else None
+        self._state[name] = _State(step, exp_avg, exp_avg_sq, table=table)
+        return self._state[name]
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by ``parameter/part``. The tensors are the live ones."""
+        self.settle()
         return {
             f"{name}/{part}": getattr(state, part)
             for name, state in self._state.items()
@@ -165,7 +211,7 @@ class Adam:
                     tensors[f"{name}/{part}"].to(parameter.device, copy=True)
                     for part in ("step", "exp_avg", "exp_avg_sq")
                 )
-                self._state[name] = _State(*parts)
+                self._keep(name, *parts)
 
     @property
     def n_bytes(self) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdrs.distillers.base import Distiller
 from kdrs.errors import ArtefactError, ConfigError, TrainingError, shown
-from kdrs.optim import make_optimizer
+from kdrs.optim import Adam, make_optimizer
 from kdrs.protocols import EarlyStopping, Selection
 from kdrs.runs import Checkpoint, Run
 from kdrs.sampling import stream
@@ -86,7 +86,17 @@ class Learner:
         self._after_step = getattr(model, "after_step", None)
         self._counterpart = False
         alone = base == "model" and not any(term.weight for term in terms)
-        self._row_gradients = getattr(model, "row_gradients", None) if alone else None
+        # of the very class: one that inherits may have another loss
+        own = vars(type(model)) if alone else {}
+        self._row_gradients = own["row_gradients"].__get__(model) if "row_gradients" in own else None
+        self._bpr_tables = self._find_bpr_tables(own.get("bpr_tables"))
+
+    def _find_bpr_tables(self, named: tuple[str, str] | None) -> tuple[str, str] | None:
+        """The parameters of those names, if the optimizer can train them in one pass."""
+        if named is None or not isinstance(self.optimizer, Adam):
+            return None
+        users, items = (f"model.{name}" for name in named)
+        return (users, items) if self.optimizer.can_step(users, items) else None
 
     def counterparts(self) -> list[Learner]:
         """The learners of the teachers that mutual terms train along, to be given to ``fit`` after this one."""
@@ -160,6 +170,23 @@ class Learner:
         self.optimizer.step()
         if self._after_step is not None:
             self._after_step()
+
+    def step_alone(self, batch: Batch) -> list[Tensor | float] | None:
+        """A whole step at once, for a learner that trains by itself; None where there is no such way. The model is up to date
+        after ``finish``."""
+        if self._bpr_tables is None:
+            return None
+        assert isinstance(self.optimizer, Adam)
+        queries = batch.queries
+        loss = self.optimizer.bpr_step(*self._bpr_tables, queries.users, batch.positives, batch.negatives)
+        if self._after_step is not None:
+            self._after_step()
+        return [loss]
+
+    def finish(self) -> None:
+        """Ends an epoch."""
+        if isinstance(self.optimizer, Adam):
+            self.optimizer.settle()
 
     @property
     def parts(self) -> list[str]:
@@ -341,15 +368,11 @@ def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[
         columns = sum(len(learner.parts) for learner in learners)
         history = torch.empty(len(draws.batches), columns, device=next(learners[0].model.parameters()).device)
         for step, batch in enumerate(draws.batches):
-            for learner in learners:
-                learner.look(batch)
-            parts = [learner.forward(batch) for learner in learners]
-            for learner, own in zip(learners, parts, strict=True):
-                learner.backward(own)
-            for learner in learners:
-                learner.step()
+            parts = _step(learners, batch)
             for column, value in enumerate(value for part in parts for value in part):
-                history[step, column] = value.detach()
+                history[step, column] = value
+        for learner in learners:
+            learner.finish()
     table = history.double().cpu()  # [batches, parts]
     if not torch.isfinite(table).all():
         _raise_divergence(learners, draws, table)
@@ -365,6 +388,20 @@ def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[
         if diagnostics:
             row[f"{prefix}diagnostics"] = diagnostics
     return row
+
+
+def _step(learners: Sequence[Learner], batch: Batch) -> list[list[Tensor | float]]:
+    """A step of all learners; the parts of their losses."""
+    if len(learners) == 1 and (done := learners[0].step_alone(batch)) is not None:
+        return [done]
+    for learner in learners:
+        learner.look(batch)
+    parts = [learner.forward(batch) for learner in learners]
+    for learner, own in zip(learners, parts, strict=True):
+        learner.backward(own)
+    for learner in learners:
+        learner.step()
+    return [[value.detach() for value in own] for own in parts]
 
 
 def _raise_divergence(learners: Sequence[Learner], draws: _Draws, table: Tensor) -> None:

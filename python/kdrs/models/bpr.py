@@ -27,6 +27,7 @@ class BPR(Recommender):
     """
 
     Config = BPRConfig
+    bpr_tables = ("users.weight", "items.weight")
     reference = "Rendle et al., BPR: Bayesian personalized ranking from implicit feedback, UAI 2009"
 
     def __init__(self, config: BPRConfig, task: Task):

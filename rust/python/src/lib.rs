@@ -12,8 +12,8 @@ use error::refuse;
 use kdrs_core as core;
 use kdrs_core::{Law, Mask, Matrix, Metric, Model, Order, Weights};
 use numpy::{
-    IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
-    PyUntypedArrayMethods,
+    IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray1,
+    PyReadwriteArray2, PyUntypedArrayMethods,
 };
 use pool::run;
 use pyo3::prelude::*;
@@ -478,6 +478,138 @@ fn neighbours<'py>(
     ranking(py, out, vectors.rows, k)
 }
 
+/// Values and both moments of a table [rows, dim], changed in place.
+type Table<'py> = (
+    PyReadwriteArray2<'py, f32>,
+    PyReadwriteArray2<'py, f32>,
+    PyReadwriteArray2<'py, f32>,
+);
+/// Steps [N, 3] of rate, epsilon and decay, and how many of them each row has taken.
+type Ledger<'py> = (Factors<'py>, PyReadwriteArray1<'py, i32>);
+
+fn adam_step(numbers: &[f32]) -> core::AdamStep {
+    core::AdamStep {
+        rate: numbers[0],
+        eps: numbers[1],
+        weight_decay: numbers[2],
+    }
+}
+
+fn adam_steps(ledger: &Option<Ledger>) -> PyResult<Vec<core::AdamStep>> {
+    Ok(match ledger {
+        None => Vec::new(),
+        Some(ledger) => ledger.0.as_slice()?.chunks_exact(3).map(adam_step).collect(),
+    })
+}
+
+fn table<'a>(py: Python, arrays: &'a mut Table) -> PyResult<core::Table<'a>> {
+    let dim = arrays.0.shape()[1];
+    let (values, first, second) = (&mut arrays.0, &mut arrays.1, &mut arrays.2);
+    core::Table::new(
+        values.as_slice_mut()?,
+        first.as_slice_mut()?,
+        second.as_slice_mut()?,
+        dim,
+    )
+    .map_err(|error| error::raise(py, error))
+}
+
+fn ledger<'a>(
+    py: Python,
+    arrays: &'a mut Option<Ledger>,
+    steps: &'a [core::AdamStep],
+) -> PyResult<Option<core::Ledger<'a>>> {
+    match arrays {
+        None => Ok(None),
+        Some((_, taken)) => core::Ledger::new(steps, taken.as_slice_mut()?)
+            .map(Some)
+            .map_err(|error| error::raise(py, error)),
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (arrays, owed, threads, simd_path))]
+fn adam_catch_up<'py>(
+    py: Python<'py>,
+    mut arrays: Table<'py>,
+    owed: Ledger<'py>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<()> {
+    let mut owed = Some(owed);
+    let steps = adam_steps(&owed)?;
+    let table = table(py, &mut arrays)?;
+    let Some(ledger) = ledger(py, &mut owed, &steps)? else {
+        return Ok(());
+    };
+    run(py, threads, simd(py, simd_path)?, |exec| {
+        core::catch_up(exec, table, ledger)
+    })
+}
+
+#[pyfunction]
+#[pyo3(signature = (arrays, owed, rows, gradients, step, threads, simd_path))]
+#[allow(clippy::too_many_arguments)]
+fn adam_step_rows<'py>(
+    py: Python<'py>,
+    mut arrays: Table<'py>,
+    mut owed: Option<Ledger<'py>>,
+    rows: Ints64<'py>,
+    gradients: Factors<'py>,
+    step: [f32; 3],
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<()> {
+    let touched = core::Touched {
+        rows: rows.as_slice()?,
+        values: gradients.as_slice()?,
+    };
+    let steps = adam_steps(&owed)?;
+    let table = table(py, &mut arrays)?;
+    let ledger = ledger(py, &mut owed, &steps)?;
+    run(py, threads, simd(py, simd_path)?, |exec| {
+        core::step_rows(exec, table, ledger, touched, adam_step(&step))
+    })
+}
+
+/// A table, what its rows owe (None: nothing, lazy Adam), and its step.
+type Trained<'py> = (Table<'py>, Option<Ledger<'py>>, [f32; 3]);
+
+#[pyfunction]
+#[pyo3(signature = (users, items, rows, positives, negatives, threads, simd_path))]
+#[allow(clippy::too_many_arguments)]
+fn bpr_step<'py>(
+    py: Python<'py>,
+    mut users: Trained<'py>,
+    mut items: Trained<'py>,
+    rows: Ints64<'py>,
+    positives: Ints64<'py>,
+    negatives: PyReadonlyArray2<'py, i64>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<f64> {
+    let pairs = core::Pairs {
+        users: rows.as_slice()?,
+        positives: positives.as_slice()?,
+        width: negatives.shape()[1],
+        negatives: negatives.as_slice()?,
+    };
+    let (user_steps, item_steps) = (adam_steps(&users.1)?, adam_steps(&items.1)?);
+    let users = core::Trained {
+        table: table(py, &mut users.0)?,
+        ledger: ledger(py, &mut users.1, &user_steps)?,
+        step: adam_step(&users.2),
+    };
+    let items = core::Trained {
+        table: table(py, &mut items.0)?,
+        ledger: ledger(py, &mut items.1, &item_steps)?,
+        step: adam_step(&items.2),
+    };
+    run(py, threads, simd(py, simd_path)?, |exec| {
+        core::bpr_step(exec, users, items, pairs)
+    })
+}
+
 #[pyfunction]
 fn simd_paths() -> Vec<&'static str> {
     core::SimdPath::NAMES
@@ -490,7 +622,8 @@ fn simd_paths() -> Vec<&'static str> {
 mod _core {
     #[pymodule_export]
     use super::{
-        candidate_ranks, candidate_ranks_scores, discrepancy, metrics, negatives, neighbours, outside, ranks,
-        ranks_scores, simd_paths, topk, topk_scores, weighted, weighted_negatives,
+        adam_catch_up, adam_step_rows, bpr_step, candidate_ranks, candidate_ranks_scores, discrepancy, metrics,
+        negatives, neighbours, outside, ranks, ranks_scores, simd_paths, topk, topk_scores, weighted,
+        weighted_negatives,
     };
 }

@@ -1,0 +1,109 @@
+"""Embedding tables on the CPU, trained by the Rust core."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdrs import _core
+from kdrs.sampling import simd_path
+
+
+class RowGradient(NamedTuple):
+    """The gradient of a table that a batch touches in few rows; repeated rows add up."""
+
+    rows: Tensor
+    """int64 [N]"""
+    values: Tensor
+    """float32 [N, D]"""
+
+
+def fits(table: Tensor) -> bool:
+    """Whether the core can train a table: float32 [rows, D], contiguous, on the CPU."""
+    return (
+        table.device.type == "cpu"
+        and table.dtype == torch.float32
+        and table.ndim == 2
+        and table.is_contiguous()
+        and table.shape[1] > 0
+    )
+
+
+Step = tuple[float, float, float]
+"""Of one iteration of Adam: lr · √c2 / c1 with the bias corrections c1 and c2, ε · √c2, and the weight decay."""
+
+
+class AdamTable:
+    """A table and its moments, float32 [rows, D] each, stepped in place.
+
+    Steps that rows may still owe are kept, with the number that each row has taken.
+    """
+
+    def __init__(self, parameter: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor):
+        self._at = parameter.data_ptr()
+        self._arrays = (parameter.detach().numpy(), exp_avg.numpy(), exp_avg_sq.numpy())
+        self._taken = np.zeros(parameter.shape[0], np.int32)
+        self._steps = np.empty((128, 3), np.float32)
+        self._count = 0
+
+    def holds(self, parameter: Tensor) -> bool:
+        """Whether this is still the parameter's memory."""
+        return parameter.data_ptr() == self._at
+
+    def step_rows(self, gradient: RowGradient, step: Step, lazy: bool) -> None:
+        """A step of the touched rows, after those that they owe; unless ``lazy`` the others owe it from then on."""
+        rows, values = gradient.rows.contiguous().numpy(), gradient.values.contiguous().numpy()
+        owed = None if lazy else self._owed
+        _core.adam_step_rows(self._arrays, owed, rows, values, step, torch.get_num_threads(), simd_path())
+        if not lazy:
+            self._add(step)
+
+    def settle(self) -> None:
+        """All rows take the steps they owe."""
+        if self._count:
+            _core.adam_catch_up(self._arrays, self._owed, torch.get_num_threads(), simd_path())
+            self._taken.fill(0)
+            self._count = 0
+
+    @property
+    def _owed(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        return self._steps[: self._count], self._taken
+
+    def _add(self, step: Step) -> None:
+        if self._count == len(self._steps):
+            self._steps = np.concatenate([self._steps, np.empty_like(self._steps)])
+        self._steps[self._count] = step
+        self._count += 1
+
+
+def bpr_step(
+    users: tuple[AdamTable, Step],
+    items: tuple[AdamTable, Step],
+    asked: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    lazy: bool,
+) -> float:
+    """A step of both tables on Σ softplus(s_uj - s_ui), s = p · q; returns the sum before it. Rows outside the batch owe the
+    step unless ``lazy``.
+
+    ``asked`` and ``positives`` are int64 [B], ``negatives`` int64 [B, N].
+    """
+    own, others = ((table._arrays, None if lazy else table._owed, step) for table, step in (users, items))
+    loss = _core.bpr_step(
+        own,
+        others,
+        asked.contiguous().numpy(),
+        positives.contiguous().numpy(),
+        negatives.contiguous().numpy(),
+        torch.get_num_threads(),
+        simd_path(),
+    )
+    if not lazy:
+        for table, step in (users, items):
+            table._add(step)
+    return loss

@@ -1,0 +1,431 @@
+//! Bayesian personalised ranking on two tables: a step of Adam on a batch, gradient in closed form.
+
+use std::cell::RefCell;
+
+use crate::error::Error;
+use crate::exec::Exec;
+use crate::math;
+use crate::score::SimdPath;
+use crate::tables::{check_rows, AdamStep, Batch, Groups, Ledger, Shared, Table, Update};
+
+/// Pairs whose products make a task.
+const TASK_PAIRS: usize = 256;
+/// Partial sums of a product.
+const LANES: usize = 16;
+
+/// Batch rows of (user, positive) with `width` negatives each.
+#[derive(Clone, Copy)]
+pub struct Pairs<'a> {
+    pub users: &'a [i64],
+    pub positives: &'a [i64],
+    /// [users, width]
+    pub negatives: &'a [i64],
+    pub width: usize,
+}
+
+/// A table in training: its ledger, unless its other rows stay as they are (lazy Adam), and the step to take.
+pub struct Trained<'a> {
+    pub table: Table<'a>,
+    pub ledger: Option<Ledger<'a>>,
+    pub step: AdamStep,
+}
+
+thread_local! {
+    /// Gradients of one batch.
+    static GRADIENTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A step on L = Σ softplus(x) over all pairs with x = p · (q_j - q_i); returns L before it.
+///
+/// With g = sigmoid(x) the gradients are Σ g (q_j - q_i) of the user, g p of the negative j and -g p of the positive i. Rows of
+/// the batch first take the steps they owe; other rows owe this one from then on. Products are summed in an order of their
+/// own, the same everywhere.
+pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Result<f64, Error> {
+    let width = pairs.width;
+    let (users_step, items_step) = (users.step, items.step);
+    let (user_ledger, item_ledger) = (users.ledger, items.ledger);
+    let (users, items) = (Shared::new(users.table), Shared::new(items.table));
+    let (count, dim) = (pairs.users.len(), users.dim);
+    if items.dim != dim || pairs.positives.len() != count || pairs.negatives.len() != count * width {
+        return Err(Error::Shape(format!(
+            "{count} users of dim {dim}, {} positives and {} negatives ({width} each) of dim {}",
+            pairs.positives.len(),
+            pairs.negatives.len(),
+            items.dim
+        )));
+    }
+    check_rows(pairs.users, users.rows)?;
+    check_rows(pairs.positives, items.rows)?;
+    check_rows(pairs.negatives, items.rows)?;
+    let total = count * width;
+    let mut item_rows = Vec::with_capacity(total + count);
+    item_rows.extend_from_slice(pairs.negatives);
+    item_rows.extend_from_slice(pairs.positives);
+    let by_user = Groups::of(pairs.users, users.rows);
+    let by_item = Groups::of(&item_rows, items.rows);
+    let (users_owed, users_from) = by_user.owing(user_ledger, users.rows)?;
+    let (items_owed, items_from) = by_item.owing(item_ledger, items.rows)?;
+
+    // Both tables' rows in one sequence of tasks.
+    let height = users.task_rows();
+    let user_tasks = by_user.rows.len().div_ceil(height);
+    let tasks = user_tasks + by_item.rows.len().div_ceil(height);
+    let part = |task: usize| {
+        let (groups, task) = if task < user_tasks {
+            (&by_user, task)
+        } else {
+            (&by_item, task - user_tasks)
+        };
+        task * height..groups.rows.len().min((task + 1) * height)
+    };
+    let update = Update::of(exec.simd);
+    if !(users_owed.is_empty() && items_owed.is_empty()) {
+        exec.each(0..tasks, Batch::default, |batch, task| {
+            let (table, groups, owed, from) = if task < user_tasks {
+                (&users, &by_user, users_owed, &users_from)
+            } else {
+                (&items, &by_item, items_owed, &items_from)
+            };
+            let part = part(task);
+            batch.fill_from(
+                &groups.rows[part.clone()],
+                from.get(part).unwrap_or_default(),
+                owed.len(),
+            );
+            // SAFETY: groups are of distinct rows inside the table, and each belongs to one task.
+            unsafe { batch.replay(update, table, owed) };
+            Ok(())
+        })?;
+    }
+
+    let kernel = Kernel::of(exec.simd);
+    // SAFETY: ids were checked, and nobody changes a table between here and the last loop.
+    let user = |row: usize| unsafe { users.values(pairs.users[row] as usize) };
+    let positive = |row: usize| unsafe { items.values(pairs.positives[row] as usize) };
+    let negative = |pair: usize| unsafe { items.values(pairs.negatives[pair] as usize) };
+    let mut slopes = vec![0f32; total];
+    let mut losses = vec![0f64; total.div_ceil(TASK_PAIRS)];
+    exec.each(
+        slopes.chunks_mut(TASK_PAIRS).zip(&mut losses).enumerate(),
+        || (),
+        |(), (task, (slopes, loss))| {
+            for (pair, slope) in (task * TASK_PAIRS..).zip(slopes.iter_mut()) {
+                *slope = kernel.product(user(pair / width), positive(pair / width), negative(pair));
+            }
+            *loss = kernel.slopes(slopes);
+            Ok(())
+        },
+    )?;
+
+    GRADIENTS.with_borrow_mut(|gradients| {
+        let split = by_user.rows.len() * dim;
+        gradients.resize(split + by_item.rows.len() * dim, 0.0);
+        let (to_users, to_items) = gradients.split_at_mut(split);
+        let chunks = to_users
+            .chunks_mut(height * dim)
+            .chain(to_items.chunks_mut(height * dim));
+        let chunks: Vec<&mut [f32]> = chunks.collect();
+        exec.each(
+            chunks.into_iter().enumerate(),
+            || (),
+            |(), (task, sums)| {
+                for (group, sum) in part(task).zip(sums.chunks_exact_mut(dim)) {
+                    sum.fill(0.0);
+                    if task < user_tasks {
+                        for &row in by_user.places(group) {
+                            let row = row as usize;
+                            let own = row * width..(row + 1) * width;
+                            for (pair, &slope) in own.clone().zip(&slopes[own]) {
+                                kernel.add_gap(sum, slope, negative(pair), positive(row));
+                            }
+                        }
+                        continue;
+                    }
+                    for &place in by_item.places(group) {
+                        let place = place as usize;
+                        if place < total {
+                            kernel.add(sum, slopes[place], user(place / width));
+                        } else {
+                            let row = place - total;
+                            let slope: f32 = slopes[row * width..(row + 1) * width].iter().sum();
+                            kernel.add(sum, -slope, user(row));
+                        }
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        let (to_users, to_items) = gradients.split_at(split);
+        exec.each(
+            0..tasks,
+            || (),
+            |(), task| {
+                let part = part(task);
+                let floats = part.start * dim..part.end * dim;
+                // SAFETY: groups are of distinct rows inside the table, each belongs to one task, and nobody reads any more.
+                unsafe {
+                    if task < user_tasks {
+                        update.run(&users, &by_user.rows[part], Some(&to_users[floats]), &[users_step]);
+                    } else {
+                        update.run(&items, &by_item.rows[part], Some(&to_items[floats]), &[items_step]);
+                    }
+                }
+                Ok(())
+            },
+        )
+    })?;
+    Ok(losses.iter().sum())
+}
+
+/// The instructions to use; the same bytes from all.
+#[derive(Clone, Copy)]
+enum Kernel {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+macro_rules! with_avx2 {
+    ($($(#[$doc:meta])* fn $name:ident / $wide:ident ($($argument:ident: $kind:ty),*) $(-> $out:ty)?;)*) => {
+        impl Kernel {
+            $($(#[$doc])* #[inline] fn $name(self, $($argument: $kind),*) $(-> $out)? {
+                match self {
+                    Kernel::Portable => $name($($argument),*),
+                    // SAFETY: this path is chosen only where the processor has AVX2.
+                    #[cfg(target_arch = "x86_64")]
+                    Kernel::Avx2 => unsafe { $wide($($argument),*) },
+                }
+            })*
+        }
+        $(#[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2")]
+        fn $wide($($argument: $kind),*) $(-> $out)? {
+            $name($($argument),*)
+        })*
+    };
+}
+
+with_avx2! {
+    /// user · (negative - positive)
+    fn product / product_avx2(user: &[f32], positive: &[f32], negative: &[f32]) -> f32;
+    /// Turns each x into sigmoid(x); the sum of softplus(x).
+    fn slopes / slopes_avx2(x: &mut [f32]) -> f64;
+    fn add / add_avx2(sum: &mut [f32], slope: f32, row: &[f32]);
+    fn add_gap / add_gap_avx2(sum: &mut [f32], slope: f32, up: &[f32], down: &[f32]);
+}
+
+impl Kernel {
+    fn of(path: SimdPath) -> Kernel {
+        #[cfg(target_arch = "x86_64")]
+        if path.name().starts_with("avx") {
+            return Kernel::Avx2;
+        }
+        let _ = path;
+        Kernel::Portable
+    }
+}
+
+#[inline(always)]
+fn product(user: &[f32], positive: &[f32], negative: &[f32]) -> f32 {
+    let mut sums = [0f32; LANES];
+    let (users, positives, negatives) = (
+        user.chunks_exact(LANES),
+        positive.chunks_exact(LANES),
+        negative.chunks_exact(LANES),
+    );
+    let rest = users
+        .remainder()
+        .iter()
+        .zip(positives.remainder())
+        .zip(negatives.remainder());
+    let rest: f32 = rest.map(|((u, i), j)| u * (j - i)).sum();
+    for ((u, i), j) in users.zip(positives).zip(negatives) {
+        for lane in 0..LANES {
+            sums[lane] += u[lane] * (j[lane] - i[lane]);
+        }
+    }
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+    }
+    sums[0] + rest
+}
+
+#[inline(always)]
+fn slopes(x: &mut [f32]) -> f64 {
+    const LANES: usize = 8;
+    let mut sums = [0f64; LANES];
+    for block in x.chunks_mut(LANES) {
+        let mut padded = [f32::NEG_INFINITY; LANES];
+        padded[..block.len()].copy_from_slice(block);
+        for (x, sum) in padded.iter_mut().zip(&mut sums) {
+            let (sigmoid, softplus) = math::sigmoid_softplus(f64::from(*x));
+            *x = sigmoid as f32;
+            *sum += softplus;
+        }
+        let len = block.len();
+        block.copy_from_slice(&padded[..len]);
+    }
+    sums.iter().sum()
+}
+
+#[inline(always)]
+fn add(sum: &mut [f32], slope: f32, row: &[f32]) {
+    for (total, x) in sum.iter_mut().zip(row) {
+        *total += slope * x;
+    }
+}
+
+#[inline(always)]
+fn add_gap(sum: &mut [f32], slope: f32, up: &[f32], down: &[f32]) {
+    for ((total, up), down) in sum.iter_mut().zip(up).zip(down) {
+        *total += slope * (up - down);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::{catch_up, step_rows, Touched};
+    use proptest::prelude::*;
+
+    fn words(seed: u64) -> impl FnMut() -> u64 {
+        let mut state = seed | 1;
+        move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state >> 40
+        }
+    }
+
+    /// Values and both moments.
+    type Parts = [Vec<f32>; 3];
+
+    fn trained<'a>(
+        parts: &'a mut Parts,
+        dim: usize,
+        ledger: Option<(&'a [AdamStep], &'a mut Vec<i32>)>,
+        step: AdamStep,
+    ) -> Trained<'a> {
+        let [values, first, second] = parts;
+        Trained {
+            table: Table::new(values, first, second, dim).unwrap(),
+            ledger: ledger.map(|(steps, taken)| Ledger::new(steps, taken).unwrap()),
+            step,
+        }
+    }
+
+    /// The loss and both gradients in double precision, dense.
+    fn formula(p: &[f32], q: &[f32], dim: usize, pairs: Pairs) -> (f64, Vec<f64>, Vec<f64>) {
+        let (mut loss, mut dp, mut dq) = (0.0f64, vec![0f64; p.len()], vec![0f64; q.len()]);
+        for pair in 0..pairs.negatives.len() {
+            let row = pair / pairs.width;
+            let (u, i, j) = (
+                pairs.users[row] as usize,
+                pairs.positives[row] as usize,
+                pairs.negatives[pair] as usize,
+            );
+            let x: f64 = (0..dim)
+                .map(|d| f64::from(p[u * dim + d]) * (f64::from(q[j * dim + d]) - f64::from(q[i * dim + d])))
+                .sum();
+            loss += x.max(0.0) + (-x.abs()).exp().ln_1p();
+            let g = 1.0 / (1.0 + (-x).exp());
+            for d in 0..dim {
+                dp[u * dim + d] += g * (f64::from(q[j * dim + d]) - f64::from(q[i * dim + d]));
+                dq[j * dim + d] += g * f64::from(p[u * dim + d]);
+                dq[i * dim + d] -= g * f64::from(p[u * dim + d]);
+            }
+        }
+        (loss, dp, dq)
+    }
+
+    proptest! {
+        #[test]
+        fn steps_as_adam_does_on_the_gradient_of_the_formula(
+            dim in 1usize..50, count in 0usize..30, width in 1usize..4, threads in 1usize..3, lazy: bool,
+            seed: u64, path in 0usize..4, batches in 1usize..5,
+        ) {
+            let (n_users, n_items) = (7, 11);
+            let mut word = words(seed);
+            let mut fill = |n: usize| (0..n).map(|_| (word() as f32 / 16_777_216.0 - 0.5) * 4.0).collect::<Vec<f32>>();
+            let mut table = |rows: usize| [fill(rows * dim), vec![0.0; rows * dim], vec![0.0; rows * dim]];
+            let (mut users, mut items) = (table(n_users), table(n_items));
+            let (mut other_users, mut other_items) = (users.clone(), items.clone());
+            let (mut slow_users, mut slow_items) = (users.clone(), items.clone());
+            let mut word = words(seed ^ 0x1234);
+            let mut ids = |n: usize, below: usize| (0..n).map(|_| (word() % below as u64) as i64).collect::<Vec<i64>>();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let simd = SimdPath::named(SimdPath::NAMES[path]).unwrap_or_default();
+            let exec = Exec { pool: Some(&pool), simd, ..Exec::default() };
+            // a large epsilon, so that a step follows the gradient's size and not its sign alone
+            let steps: Vec<AdamStep> = (0..batches)
+                .map(|t| AdamStep { rate: 0.1 / (1.0 + t as f32), eps: 0.5, weight_decay: 0.01 })
+                .collect();
+            let (mut users_taken, mut items_taken) = (vec![0; n_users], vec![0; n_items]);
+            let (mut other_users_taken, mut other_items_taken) = (vec![0; n_users], vec![0; n_items]);
+            for (t, &step) in steps.iter().enumerate() {
+                let (asked, positives, negatives) = (ids(count, n_users), ids(count, n_items), ids(count * width, n_items));
+                let pairs = Pairs { users: &asked, positives: &positives, negatives: &negatives, width };
+                let loss = bpr_step(
+                    exec,
+                    trained(&mut users, dim, (!lazy).then_some((&steps[..t], &mut users_taken)), step),
+                    trained(&mut items, dim, (!lazy).then_some((&steps[..t], &mut items_taken)), step),
+                    pairs,
+                ).unwrap();
+                let alone = bpr_step(
+                    Exec { simd: SimdPath::named("portable").unwrap(), ..Exec::serial() },
+                    trained(&mut other_users, dim, (!lazy).then_some((&steps[..t], &mut other_users_taken)), step),
+                    trained(&mut other_items, dim, (!lazy).then_some((&steps[..t], &mut other_items_taken)), step),
+                    pairs,
+                ).unwrap();
+                prop_assert_eq!(loss, alone);
+                prop_assert_eq!(&users, &other_users);
+
+                let (expected, dp, dq) = formula(&slow_users[0], &slow_items[0], dim, pairs);
+                prop_assert!((loss - expected).abs() <= 1e-4 * (1.0 + expected), "{} {}", loss, expected);
+                let all_items: Vec<i64> = positives.iter().chain(&negatives).copied().collect();
+                for (parts, gradient, seen) in [(&mut slow_users, dp, &asked), (&mut slow_items, dq, &all_items)] {
+                    let rows: Vec<i64> = (0..(gradient.len() / dim) as i64).filter(|r| !lazy || seen.contains(r)).collect();
+                    let of = |r: &i64| &gradient[*r as usize * dim..(*r as usize + 1) * dim];
+                    let values: Vec<f32> = rows.iter().flat_map(of).map(|&x| x as f32).collect();
+                    let Trained { table, .. } = trained(parts, dim, None, step);
+                    step_rows(Exec::serial(), table, None, Touched { rows: &rows, values: &values }, step).unwrap();
+                }
+            }
+            if !lazy {
+                for (parts, taken) in [(&mut users, &mut users_taken), (&mut items, &mut items_taken)] {
+                    let Trained { table, ledger, .. } = trained(parts, dim, Some((&steps, taken)), steps[0]);
+                    catch_up(exec, table, ledger.unwrap()).unwrap();
+                }
+            }
+            for (ours, slow) in users.iter().chain(&items).flatten().zip(slow_users.iter().chain(&slow_items).flatten()) {
+                prop_assert!((ours - slow).abs() < 1e-3, "{} {}", ours, slow);
+            }
+        }
+    }
+
+    #[test]
+    fn ids_outside_the_tables_are_refused_before_anything_changes() {
+        let step = AdamStep {
+            rate: 0.1,
+            eps: 1e-8,
+            weight_decay: 0.0,
+        };
+        let mut parts: Parts = [vec![1.0; 4], vec![0.0; 4], vec![0.0; 4]];
+        let mut others = parts.clone();
+        let pairs = Pairs {
+            users: &[0],
+            positives: &[0],
+            negatives: &[2],
+            width: 1,
+        };
+        let result = bpr_step(
+            Exec::serial(),
+            trained(&mut parts, 2, None, step),
+            trained(&mut others, 2, None, step),
+            pairs,
+        );
+        assert_eq!(result, Err(Error::RowRange { row: 2, rows: 2 }));
+        assert_eq!(parts[0], vec![1.0; 4]);
+    }
+}
