@@ -17,6 +17,7 @@ import torch
 from conftest import toy_dataset
 from kdrs import pipeline
 from kdrs.config import resolve
+from kdrs.data import Dataset
 from kdrs.errors import ArtefactError, ConfigError, MachineError, TrainingError
 from kdrs.models import BPR
 from kdrs.protocols import Selection
@@ -56,6 +57,48 @@ def teacher(toy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["model"]["dim"] = 8
     pipeline.execute(resolve(values), out)
     return out
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lazy-adam"])
+@pytest.mark.parametrize("options", [{}, {"n_negatives": 3, "layout": "rows"}])
+def test_bpr_in_one_pass_is_the_loop_of_autograd(toy_path: Path, optimizer: str, options: dict):
+    """Losses and weights over some epochs; rows outside a batch step too, unless the optimizer is lazy."""
+    task = PairTask(Dataset.load(toy_path).train, batch_size=64, **options)
+
+    class Plain(BPR):
+        """Another class, which has no ways of its own to step."""
+
+    learners = []
+    for kind in (BPR, Plain):
+        torch.manual_seed(0)
+        learners.append(
+            Learner(kind(BPR.Config(dim=21, init_std=0.3), task), task, lr=1e-2, weight_decay=0.01, optimizer=optimizer)
+        )
+    before = learners[0].model.items.weight.detach().clone()
+    rows = [fit(learner, task, epochs=3, seed=5).rows for learner in learners]
+    fast, plain = learners
+    assert [row["loss"] for row in rows[0]] == pytest.approx([row["loss"] for row in rows[1]], rel=1e-4)
+    for ours, theirs in zip(fast.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=2e-4)
+    assert not torch.equal(before, fast.model.items.weight)
+    for name, tensor in fast.state().items():
+        assert tensor.shape == plain.state()[name].shape, name
+
+
+def test_rows_that_owe_steps_have_taken_them_when_anybody_looks(toy_path: Path):
+    task = PairTask(Dataset.load(toy_path).train, batch_size=16)
+    torch.manual_seed(0)
+    one, other = (Learner(BPR(BPR.Config(dim=5), task), task, weight_decay=0.1) for _ in range(2))
+    other.model.load_state_dict(one.model.state_dict())
+    for index, batch in enumerate(task.draw(Epoch(0, 0, 1))):
+        one.step_alone(batch), other.step_alone(batch)
+        if index % 3 == 0:
+            other.finish()
+    assert not torch.equal(one.model.items.weight, other.model.items.weight)  # some rows still owe steps
+    state = one.state()  # asking for the state settles too
+    other.finish()
+    assert torch.equal(one.model.items.weight, other.model.items.weight)
+    assert all(torch.equal(tensor, other.state()[name]) for name, tensor in state.items())
 
 
 def distilled(toy_path: Path, teacher: Path, **train) -> dict:

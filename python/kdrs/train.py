@@ -174,7 +174,7 @@ class Learner:
     def step_alone(self, batch: Batch) -> list[Tensor | float] | None:
         """A whole step at once, for a learner that trains by itself; None where there is no such way. The model is up to date
         after ``finish``."""
-        if self._bpr_tables is None:
+        if self._bpr_tables is None or batch.rows is not None:
             return None
         assert isinstance(self.optimizer, Adam)
         queries = batch.queries
@@ -195,6 +195,7 @@ class Learner:
 
     def state(self) -> dict[str, Tensor]:
         """Parameters, buffers and optimizer state by name; live tensors."""
+        self.finish()
         tensors = {
             f"{key}.{name}": t for key, module in self._modules.items() for name, t in module.state_dict().items()
         }

@@ -389,7 +389,7 @@ impl Update {
                     }
                 }
             }
-            // SAFETY: paths of these names exist only if the processor has AVX2, or AVX-512 F; the caller vouches for
+            // SAFETY: paths of these names exist only if the processor has AVX2, or AVX-512 F and VL; the caller vouches for
             // the rows, and the gradients are as many, as asserted.
             #[cfg(target_arch = "x86_64")]
             Update::Avx2 => unsafe { x86::run_avx2(table, rows, gradients, steps) },
@@ -408,7 +408,7 @@ mod x86 {
 
     use super::{AdamStep, Shared, BETA1, BETA2};
 
-    /// A vector of a row.
+    /// Part of a row that a vector holds.
     #[derive(Clone, Copy, Default)]
     struct Slot {
         /// Its first float in the table, and in the gradients.
@@ -418,34 +418,35 @@ mod x86 {
         left: usize,
     }
 
-    /// Hands the vectors of all rows to `block`, four at a time.
+    /// Hands the parts of all rows to `block`, four vectors of `pieces` parts at a time: the `lanes` floats from each of
+    /// `starts`.
     macro_rules! blocks {
-        ($table:ident, $rows:ident, $gradients:ident, $steps:ident, $lanes:literal, $block:ident) => {
-            let gradients = $gradients.map_or(std::ptr::null(), <[f32]>::as_ptr);
-            let mut slots = [Slot::default(); 4];
+        ($table:ident, $rows:ident, $gradients:ident, $steps:ident, $starts:expr, $block:ident, $pieces:literal) => {
+            let mut slots = [Slot::default(); 4 * $pieces];
             let mut count = 0;
             for (n, &row) in $rows.iter().enumerate() {
-                for start in (0..$table.dim).step_by($lanes) {
+                for start in $starts {
                     slots[count] = Slot {
                         at: row as usize * $table.dim + start,
                         gradient: n * $table.dim + start,
                         left: $table.dim - start,
                     };
                     count += 1;
-                    if count == 4 {
+                    if count == 4 * $pieces {
                         // SAFETY: the slots lie in rows of the table and of the gradients, for which the caller vouches.
-                        unsafe { $block::<4>($table, gradients, &slots, $steps) };
+                        unsafe { $block::<4, $pieces>($table, $gradients, &slots, $steps) };
                         count = 0;
                     }
                 }
             }
             // SAFETY: as above.
             unsafe {
-                match count {
-                    1 => $block::<1>($table, gradients, &slots, $steps),
-                    2 => $block::<2>($table, gradients, &slots, $steps),
-                    3 => $block::<3>($table, gradients, &slots, $steps),
-                    _ => (),
+                match count.div_ceil($pieces) {
+                    0 => (),
+                    1 => $block::<1, $pieces>($table, $gradients, &slots[..count], $steps),
+                    2 => $block::<2, $pieces>($table, $gradients, &slots[..count], $steps),
+                    3 => $block::<3, $pieces>($table, $gradients, &slots[..count], $steps),
+                    _ => $block::<4, $pieces>($table, $gradients, &slots[..count], $steps),
                 }
             }
         };
@@ -453,40 +454,132 @@ mod x86 {
 
     /// # Safety
     /// AVX-512 F; distinct rows of the table that nobody else refers to, and a gradient for each.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512vl")]
     pub unsafe fn run_avx512(table: &Shared, rows: &[u32], gradients: Option<&[f32]>, steps: &[AdamStep]) {
-        blocks!(table, rows, gradients, steps, 16, block_avx512);
+        let gradients = gradients.map_or(std::ptr::null(), <[f32]>::as_ptr);
+        // What is left over of several rows shares a vector where that saves more than it costs.
+        let rest = if steps.len() < 4 { 0 } else { table.dim % 16 };
+        let whole = if matches!(rest, 1..=8) {
+            table.dim - rest
+        } else {
+            table.dim
+        };
+        if whole > 0 {
+            blocks!(table, rows, gradients, steps, (0..whole).step_by(16), block_avx512, 1);
+        }
+        if whole < table.dim {
+            if rest <= 4 {
+                blocks!(table, rows, gradients, steps, [whole], block_avx512, 4);
+            } else {
+                blocks!(table, rows, gradients, steps, [whole], block_avx512, 2);
+            }
+        }
     }
 
     /// # Safety
     /// AVX2; otherwise as above.
     #[target_feature(enable = "avx2")]
     pub unsafe fn run_avx2(table: &Shared, rows: &[u32], gradients: Option<&[f32]>, steps: &[AdamStep]) {
-        blocks!(table, rows, gradients, steps, 8, block_avx2);
+        let gradients = gradients.map_or(std::ptr::null(), <[f32]>::as_ptr);
+        blocks!(table, rows, gradients, steps, (0..table.dim).step_by(8), block_avx2, 1);
     }
 
+    /// A vector of P parts at `from + at`, each of 16 / P floats at most.
+    ///
     /// # Safety
-    /// AVX-512 F; the first N slots lie in the table, and in the gradients unless that pointer is null.
-    #[target_feature(enable = "avx512f")]
+    /// AVX-512 F and VL; the parts can be read.
+    #[target_feature(enable = "avx512f,avx512vl")]
     #[inline]
-    unsafe fn block_avx512<const N: usize>(
-        table: &Shared,
-        gradients: *const f32,
-        slots: &[Slot; 4],
-        steps: &[AdamStep],
-    ) {
-        let mut masks = [0 as __mmask16; N];
-        let zero = _mm512_setzero_ps();
-        let (mut value, mut m, mut v, mut g) = ([zero; N], [zero; N], [zero; N], [zero; N]);
-        for (n, slot) in slots.iter().enumerate().take(N) {
-            masks[n] = (0xFFFF_u32 >> (16 - slot.left.min(16))) as __mmask16;
+    unsafe fn load<const P: usize>(from: *const f32, at: impl Fn(&Slot) -> usize, slots: &[Slot]) -> __m512 {
+        let mut vector = _mm512_setzero_ps();
+        for (piece, slot) in slots.iter().enumerate() {
+            let mask = (0xFFFF_u32 >> (16 - slot.left.min(16 / P))) as __mmask16;
             // SAFETY: masked lanes are not touched, the others are there.
             unsafe {
-                value[n] = _mm512_maskz_loadu_ps(masks[n], table.values.add(slot.at));
-                m[n] = _mm512_maskz_loadu_ps(masks[n], table.first.add(slot.at));
-                v[n] = _mm512_maskz_loadu_ps(masks[n], table.second.add(slot.at));
+                let from = from.add(at(slot));
+                match P {
+                    1 => vector = _mm512_maskz_loadu_ps(mask, from),
+                    2 => {
+                        let part = _mm512_castps256_ps512(_mm256_maskz_loadu_ps(mask as __mmask8, from));
+                        vector = if piece == 0 {
+                            part
+                        } else {
+                            _mm512_shuffle_f32x4::<0b01_00_01_00>(vector, part)
+                        };
+                    }
+                    _ => {
+                        let part = _mm_maskz_loadu_ps(mask as __mmask8, from);
+                        vector = match piece {
+                            0 => _mm512_insertf32x4::<0>(vector, part),
+                            1 => _mm512_insertf32x4::<1>(vector, part),
+                            2 => _mm512_insertf32x4::<2>(vector, part),
+                            _ => _mm512_insertf32x4::<3>(vector, part),
+                        };
+                    }
+                }
+            }
+        }
+        vector
+    }
+
+    /// The inverse of `load`.
+    ///
+    /// # Safety
+    /// AVX-512 F and VL; the parts can be written.
+    #[target_feature(enable = "avx512f,avx512vl")]
+    #[inline]
+    unsafe fn store<const P: usize>(to: *mut f32, slots: &[Slot], vector: __m512) {
+        for (piece, slot) in slots.iter().enumerate() {
+            let mask = (0xFFFF_u32 >> (16 - slot.left.min(16 / P))) as __mmask16;
+            // SAFETY: masked lanes are not touched, the others are there.
+            unsafe {
+                let to = to.add(slot.at);
+                match P {
+                    1 => _mm512_mask_storeu_ps(to, mask, vector),
+                    2 => {
+                        let part = if piece == 0 {
+                            vector
+                        } else {
+                            _mm512_shuffle_f32x4::<0b11_10_11_10>(vector, vector)
+                        };
+                        _mm256_mask_storeu_ps(to, mask as __mmask8, _mm512_castps512_ps256(part));
+                    }
+                    _ => {
+                        let part = match piece {
+                            0 => _mm512_extractf32x4_ps::<0>(vector),
+                            1 => _mm512_extractf32x4_ps::<1>(vector),
+                            2 => _mm512_extractf32x4_ps::<2>(vector),
+                            _ => _mm512_extractf32x4_ps::<3>(vector),
+                        };
+                        _mm_mask_storeu_ps(to, mask as __mmask8, part);
+                    }
+                }
+            }
+        }
+    }
+
+    /// N vectors of P slots, the last of which may be fewer.
+    ///
+    /// # Safety
+    /// AVX-512 F and VL; the slots lie in the table, and in the gradients unless that pointer is null.
+    #[target_feature(enable = "avx512f,avx512vl")]
+    #[inline]
+    unsafe fn block_avx512<const N: usize, const P: usize>(
+        table: &Shared,
+        gradients: *const f32,
+        slots: &[Slot],
+        steps: &[AdamStep],
+    ) {
+        let zero = _mm512_setzero_ps();
+        let (mut value, mut m, mut v, mut g) = ([zero; N], [zero; N], [zero; N], [zero; N]);
+        for (n, slots) in slots.chunks(P).enumerate().take(N) {
+            // SAFETY: as the caller vouches.
+            unsafe {
+                value[n] = load::<P>(table.values, |slot| slot.at, slots);
+                m[n] = load::<P>(table.first, |slot| slot.at, slots);
+                v[n] = load::<P>(table.second, |slot| slot.at, slots);
                 if !gradients.is_null() {
-                    g[n] = _mm512_maskz_loadu_ps(masks[n], gradients.add(slot.gradient));
+                    g[n] = load::<P>(gradients, |slot| slot.gradient, slots);
                 }
             }
         }
@@ -508,12 +601,12 @@ mod x86 {
                 value[n] = _mm512_sub_ps(value[n], _mm512_div_ps(_mm512_mul_ps(rate, m[n]), root));
             }
         }
-        for (n, slot) in slots.iter().enumerate().take(N) {
+        for (n, slots) in slots.chunks(P).enumerate().take(N) {
             // SAFETY: as above.
             unsafe {
-                _mm512_mask_storeu_ps(table.values.add(slot.at), masks[n], value[n]);
-                _mm512_mask_storeu_ps(table.first.add(slot.at), masks[n], m[n]);
-                _mm512_mask_storeu_ps(table.second.add(slot.at), masks[n], v[n]);
+                store::<P>(table.values, slots, value[n]);
+                store::<P>(table.first, slots, m[n]);
+                store::<P>(table.second, slots, v[n]);
             }
         }
     }
@@ -522,7 +615,12 @@ mod x86 {
     /// AVX2; otherwise as above.
     #[target_feature(enable = "avx2")]
     #[inline]
-    unsafe fn block_avx2<const N: usize>(table: &Shared, gradients: *const f32, slots: &[Slot; 4], steps: &[AdamStep]) {
+    unsafe fn block_avx2<const N: usize, const P: usize>(
+        table: &Shared,
+        gradients: *const f32,
+        slots: &[Slot],
+        steps: &[AdamStep],
+    ) {
         let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         let mut masks = [_mm256_setzero_si256(); N];
         let zero = _mm256_setzero_ps();
