@@ -10,8 +10,9 @@ import torch
 
 from kdrs import pipeline
 from kdrs.config import resolve
+from kdrs.data import Dataset
 from kdrs.errors import ArtefactError, ConfigError
-from kdrs.parts import expand
+from kdrs.parts import expand, size_of
 from kdrs.runs import Run
 
 RRD = {"interesting": 5, "uninteresting": 5, "pool": 20}
@@ -96,7 +97,10 @@ def test_parts_are_resumed_and_finished_ones_are_taken_as_they_are(toy_path, tmp
         resolve(described), tmp_path / "cut", on_epoch=rows.append, should_stop=lambda: len(rows) == 2
     )
     assert stopped.fit.stopped == "interrupted"
-    assert Run.open(tmp_path / "cut").status()["status"] == "interrupted"
+    assert Run.open(tmp_path / "cut").status() == {
+        "status": "interrupted", "epochs": 0, "part": "big", "part_epochs": 2
+    }  # fmt: skip
+    assert stopped.part == ("big", 2)
     assert Run.open(tmp_path / "cut/parts/big").status()["status"] == "interrupted"
     rows.clear()
     stopped = pipeline.execute(
@@ -158,7 +162,6 @@ def test_a_run_may_be_resumed_by_another_path(toy_path, tmp_path, monkeypatch):
 
 def test_two_models_of_one_kind_have_noise_of_their_own(toy_path, tmp_path):
     """Teacher and student of bidirectional distillation share the run's seed, not their dropout."""
-    from kdrs.data import Dataset
     from kdrs.tasks import Epoch
 
     described = values(
@@ -282,6 +285,87 @@ def test_sizes_that_make_no_chain(toy_path, trained, tmp_path, chain):
     term = {"method": "takd", "teacher": str(trained / "teacher"), "chain": chain}
     with pytest.raises(ConfigError, match="chain is"):
         expand(resolve(values(toy_path, distill=[term])), tmp_path)
+
+
+SIZED = [
+    ({"name": "bpr", "dim": 12}, 12),
+    ({"name": "neumf", "dim": 12}, 12),
+    ({"name": "neumf", "dim": 12, "hidden": "both"}, 24),
+    ({"name": "caser", "dim": 12}, 24),
+    ({"name": "sasrec", "dim": 12}, 12),
+    ({"name": "ngcf", "dim": 13, "layers": 2}, 13),
+    ({"name": "ngcf", "dim": 12, "layers": 2, "size": "block"}, 36),
+    ({"name": "lightgcn", "dim": 12}, 12),
+    ({"name": "sgl", "dim": 12}, 12),
+    ({"name": "cml", "dim": 12}, 12),
+    ({"name": "cdae", "dim": 12}, 12),
+    ({"name": "multvae", "dim": 12}, 12),
+    ({"name": "multvae", "dim": 5, "form": "mult_vae", "width": 12}, 12),
+    ({"name": "iae", "dim": 12}, 12),
+]
+
+
+@pytest.mark.parametrize(("model", "size"), SIZED, ids=lambda value: str(value))
+def test_the_size_of_representations_is_known_without_a_model(toy_path, model, size):
+    config = resolve(values(toy_path, model=model))
+    task = pipeline.build_task(config, Dataset.load(toy_path))
+    built = pipeline.build_model(config, task).eval()
+    view = built(task.queries(torch.arange(3)))
+    assert size_of(config.model) == built.dim == view.queries.shape[1] == view.items(torch.arange(3)).shape[1] == size
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "chain", "dims"),
+    [
+        ({"name": "bpr", "dim": 4}, {"name": "neumf", "dim": 12, "hidden": "both"}, 3, [19, 14, 9]),
+        ({"name": "neumf", "dim": 2, "hidden": "both"}, {"name": "bpr", "dim": 24}, 3, [9, 7, 4]),
+        ({"name": "caser", "dim": 2}, {"name": "caser", "dim": 12}, [6, 3], [6, 3]),
+        ({"name": "bpr", "dim": 4}, {"name": "multvae", "dim": 2, "form": "mult_vae", "width": 24}, 3, [19, 14, 9]),
+        ({"name": "ngcf", "dim": 2, "layers": 1, "size": "block"}, {"name": "bpr", "dim": 24}, 3, [9, 7, 4]),
+    ],
+)
+def test_chains_are_of_the_sizes_that_the_models_have(toy_path, tmp_path, student, teacher, chain, dims):
+    """Between 4 and 24 dimensions lie 19, 14 and 9; models whose representations have 2 dim take half of these."""
+    described = values(
+        toy_path, model=student, teachers={"big": {"model": teacher}},
+        distill=[{"method": "takd", "experts": 2, "teacher": "big", "chain": chain}],
+    )  # fmt: skip
+    parts, _ = expand(resolve(described), tmp_path / "run")
+    assert [part.config.model["dim"] for part in parts[1:]] == dims
+    pipeline.plan(resolve(described), tmp_path / "run")
+    described["train"]["epochs"] = 1
+    described.pop("teachers")
+    alone = values(toy_path, model=teacher, train={"epochs": 1, "batch_size": 64})
+    pipeline.execute(resolve(alone), tmp_path / "big")  # and of a run that is there already
+    described["distill"][0]["teacher"] = str(tmp_path / "big")
+    parts, _ = expand(resolve(described), tmp_path / "run")
+    assert [part.config.model["dim"] for part in parts] == dims
+
+
+@pytest.mark.parametrize("chain", [3, [10, 8]])
+def test_a_student_whose_size_is_not_its_dim_has_no_chain(toy_path, tmp_path, chain):
+    described = values(
+        toy_path, model={"name": "multvae", "dim": 4, "form": "mult_vae", "width": 10}, teachers={"big": teacher_table()},
+        distill=[{"method": "takd", "experts": 2, "teacher": "big", "chain": chain}],
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="10 dimensions whatever dim is"):
+        expand(resolve(described), tmp_path / "run")
+
+
+def test_a_chain_in_a_part_knows_the_parts_before_it(toy_path, tmp_path):
+    tables = {
+        "big": teacher_table(train={"epochs": 1}),
+        "mid": {
+            "model": {"name": "bpr", "dim": 8},
+            "train": {"epochs": 1},
+            "distill": [{"method": "takd", "experts": 2, "teacher": "big", "chain": 1}],
+        },
+    }
+    described = values(toy_path, teachers=tables, distill=[{"method": "cd", "items": 5, "pool": 30, "teacher": "mid"}])
+    pipeline.plan(resolve(described), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    pipeline.execute(resolve(described), tmp_path / "run")
+    assert Run.open(tmp_path / "run/parts/mid/parts/takd-12").status()["status"] == "finished"
 
 
 # --- trajectories ------------------------------------------------------------------------------------------------------

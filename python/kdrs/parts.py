@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kdrs.config import RunConfig, TermSettings, chain_of, resolve
 from kdrs.distillers import assistant_dims, distiller_class
-from kdrs.errors import ConfigError, nearest, shown
+from kdrs.errors import ConfigError, MissingKnowledge, nearest, shown
+from kdrs.models import model_class
 from kdrs.runs import Run
 from kdrs.teachers import read_safetensors
 
@@ -23,9 +25,11 @@ class Part:
     """Its run directory."""
 
 
-def expand(config: RunConfig, out: Path) -> tuple[list[Part], RunConfig]:
+def expand(
+    config: RunConfig, out: Path, models: Mapping[str, dict[str, Any]] | None = None
+) -> tuple[list[Part], RunConfig]:
     """The parts of a run whose directory is ``out``, in the order to carry them out, and the run itself with all
-    references to parts turned into their directories.
+    references to parts turned into their directories. ``models`` are those of runs that will be there by then, by directory.
 
     Raises ``ConfigError`` for references to parts that are declared later, and for chains without room.
     """
@@ -33,7 +37,7 @@ def expand(config: RunConfig, out: Path) -> tuple[list[Part], RunConfig]:
     folder = folder_of(config, out)
     parts: list[Part] = []
     places: dict[str, str] = {}
-    models: dict[str, int] = {}
+    sizes = {place: size_of(model) for place, model in (models or {}).items()}
 
     def known(reference: str, user: str) -> str:
         if reference in config.teachers and reference not in places:
@@ -56,21 +60,15 @@ def expand(config: RunConfig, out: Path) -> tuple[list[Part], RunConfig]:
         own = alone(model=part.model, train=part.train, distill=referring(part.distill, user), start=start)
         places[name] = str(folder / name)
         parts.append(Part(name, own, folder / name))
-        models[places[name]] = part.model["dim"]
+        sizes[places[name]] = size_of(part.model)
     terms = []
     for term in referring(config.distill, "the run"):
         if not term.chain:
             terms.append(term)
             continue
         method, kind, (teacher,) = term.method, chain_of(term.method), term.teacher
-        dims, size = term.chain, models[teacher] if teacher in models else _dim(teacher)
-        if isinstance(dims, int):
-            dims = assistant_dims(size, config.model["dim"], dims)[::-1]
-        elif list(dims) != sorted(set(dims), reverse=True) or not config.model["dim"] < dims[-1] <= dims[0] < size:
-            raise ConfigError(
-                f"chain is {list(dims)} between a teacher of {size} and a student of {config.model['dim']} dimensions",
-                "give the assistants' sizes, largest first, between the two",
-            )
+        size = sizes[teacher] if teacher in sizes else _size(teacher, term.method)
+        dims = _assistants(term.chain, size, config.model)
         options = term.options
         if kind == "given":
             method = "takd"
@@ -109,15 +107,62 @@ def teachers_of(config: RunConfig, out: Path) -> list[Path]:
     return [folder / name if name in config.teachers else Path(name).resolve() for name in names]
 
 
-def _dim(reference: str) -> int:
+def size_of(model: dict[str, Any]) -> int:
+    """Size of the representations of a resolved model, which ``dim`` need not be."""
+    cls = model_class(model["name"])
+    return cls.size_of(cls.Config(**{key: value for key, value in model.items() if key != "name"}))
+
+
+def _assistants(chain: int | tuple[int, ...], teacher: int, model: dict[str, Any]) -> list[int]:
+    """``dim`` of each assistant of the student's kind, largest first, between representations of ``teacher`` dimensions and
+    those of the student ``model``. ``chain`` is their number, or the very values of ``dim``.
+
+    Sizes are those of representations; a number of assistants gets for each size of `assistant_dims` the largest model that
+    does not exceed it.
+    """
+    dim, student = int(model["dim"]), size_of(model)
+
+    def size(value: int) -> int:
+        return size_of({**model, "dim": value})
+
+    grows = size(2 * dim) > student
+    if not isinstance(chain, int):
+        sizes = [size(value) for value in chain]
+        if list(chain) != sorted(set(chain), reverse=True) or not dim < chain[-1] or not (grows and sizes[0] < teacher):
+            stated = "" if sizes == list(chain) else f", whose representations have {sizes},"
+            own = f"{student} dimensions" if student == dim else f"{student} dimensions (dim {dim})"
+            raise ConfigError(
+                f"chain is {list(chain)}{stated} between a teacher of {teacher} and a student of {own}",
+                "give the assistants' dim, largest first, between the two"
+                if grows
+                else f"representations of this {model['name']} have {student} dimensions whatever dim is: take chain = 0",
+            )
+        return list(chain)
+    wanted = assistant_dims(teacher, student, chain)
+    if not grows:
+        raise ConfigError(
+            f"chain is {chain}, and representations of this {model['name']} have {student} dimensions whatever dim is",
+            "take chain = 0, or a student whose representations have the size dim",
+        )
+    found = {max(value for value in range(dim, most + 1) if value == dim or size(value) <= most) for most in wanted}
+    found.discard(dim)
+    if not found:
+        raise ConfigError(
+            f"no assistant fits between a teacher of {teacher} and a student of {student} dimensions",
+            "take a larger teacher, a smaller student, or chain = 0",
+        )
+    return sorted(found, reverse=True)
+
+
+def _size(reference: str, method: str) -> int:
     """Size of a teacher's representations, read without building it."""
     path = Path(reference)
     if path.is_dir():
-        return int(resolve(Run.open(path).config).model["dim"])
+        return size_of(resolve(Run.open(path).config).model)
     tensors, _ = read_safetensors(path)
     if "users" not in tensors:
-        raise ConfigError(
-            f"{shown(reference)} holds no user vectors, so that no sizes lie between it and the student",
-            f"give the sizes of the chain; {nearest('users', tensors)}",
+        raise MissingKnowledge(
+            f"teacher {shown(reference)} holds no user vectors; {method} needs embeddings",
+            "export user and item vectors, or use a method that needs a ranking alone, such as rrd",
         )
     return int(tensors["users"].shape[1])

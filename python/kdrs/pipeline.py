@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from kdrs.config import EvalSettings, RunConfig, TermSettings, resolve, with_see
 from kdrs.data import Dataset
 from kdrs.distillers import distiller_class
 from kdrs.distillers.base import seeded
-from kdrs.errors import ArtefactError, ConfigError, MachineError, shown
+from kdrs.errors import ArtefactError, ConfigError, KdrsError, MachineError, shown
 from kdrs.evaluate import Evaluator, Report, overlap, popularity
 from kdrs.models import ModelConfig, Recommender, model_class
 from kdrs.parts import Part, expand, teachers_of
@@ -41,6 +41,8 @@ class Outcome:
     """By part: ``valid`` and ``test`` of the best weights; empty if the run was interrupted."""
     teachers: dict[str, dict[str, Report]]
     """By teacher and part: the teachers' own quality on this split."""
+    part: tuple[str, int] | None = None
+    """Of a run that was interrupted while it trained a part: the part, and how many epochs of it are done."""
 
 
 def device_of(name: str) -> torch.device:
@@ -90,38 +92,54 @@ def build_term(settings: TermSettings, teachers: dict[str, Teacher], task: Task,
     return Term(settings.name, settings.weight, distiller)
 
 
-def load_teacher(reference: str | Path, dataset: Dataset, task: Task, *, live: bool = False) -> Teacher:
+def load_teacher(
+    reference: str | Path,
+    dataset: Dataset,
+    task: Task,
+    *,
+    live: bool = False,
+    planned: Mapping[str, Planned] | None = None,
+) -> Teacher:
     """A run directory or a teacher file as teacher for training on ``dataset``; ``live`` for one that is to be trained on.
+    Runs that are still ``planned`` are by their directories.
 
     Raises ``ArtefactError`` if it is neither, is damaged, or was made for other data.
     """
     path = Path(reference)
+    if planned and str(reference) in planned:
+        return planned[str(reference)].teacher(task, live=live)
     if path.is_dir():
         return LoadedRun.open(path, dataset, device=task.device).teacher(task, live=live)
     digests = {"users": dataset.users.digest, "items": dataset.items.digest}
     return FileTeacher(path, task, digests=digests)
 
 
-def load_teachers(config: RunConfig, dataset: Dataset, task: Task) -> dict[str, Teacher]:
+def load_teachers(
+    config: RunConfig, dataset: Dataset, task: Task, planned: Mapping[str, Planned] | None = None
+) -> dict[str, Teacher]:
     """All teachers that the run's terms name, each loaded once."""
     references = dict.fromkeys(reference for term in config.distill for reference in term.teacher)
-    return {reference: load_teacher(reference, dataset, task) for reference in references}
+    return {reference: load_teacher(reference, dataset, task, planned=planned) for reference in references}
 
 
 def build_learner(
-    config: RunConfig, dataset: Dataset, task: Task, teachers: dict[str, Teacher] | None = None
+    config: RunConfig,
+    dataset: Dataset,
+    task: Task,
+    teachers: dict[str, Teacher] | None = None,
+    planned: Mapping[str, Planned] | None = None,
 ) -> Learner:
     """The run's model, terms and optimizer, ready to fit."""
     if teachers is None:
-        teachers = load_teachers(config, dataset, task)
+        teachers = load_teachers(config, dataset, task, planned)
     model = build_model(config, task)
     if config.start is not None:
-        start_from(model, config, dataset)
+        start_from(model, config, dataset, planned)
     terms = []
     for settings in config.distill:
         known = teachers
         if distiller_class(settings.method).mutual:  # a copy of its own, to be trained on
-            known = {name: load_teacher(name, dataset, task, live=True) for name in settings.teacher}
+            known = {name: load_teacher(name, dataset, task, live=True, planned=planned) for name in settings.teacher}
         terms.append(build_term(settings, known, task, model.dim, config.train.seed))
     replaced = any(term.weight and term.distiller.replaces_base for term in terms)
     return Learner(
@@ -135,15 +153,21 @@ def build_learner(
     )
 
 
-def start_from(model: nn.Module, config: RunConfig, dataset: Dataset) -> None:
+def start_from(
+    model: nn.Module, config: RunConfig, dataset: Dataset, planned: Mapping[str, Planned] | None = None
+) -> None:
     """Gives a model the weights of the finished run that ``config.start`` names.
 
     Raises ``ArtefactError`` for a run of another model, or of other data.
     """
     assert config.start is not None
-    run = Run.open(config.start)
-    _check_same_data(run, dataset)
-    theirs = resolve(run.config).model
+    first = planned.get(config.start) if planned else None
+    if first is not None:
+        theirs = first.config.model
+    else:
+        run = Run.open(config.start)
+        _check_same_data(run, dataset)
+        theirs = resolve(run.config).model
     for key in ("name", "dim"):
         if theirs[key] != config.model[key]:
             raise ArtefactError(
@@ -151,7 +175,39 @@ def start_from(model: nn.Module, config: RunConfig, dataset: Dataset) -> None:
                 f"{config.model['name']} of {config.model['dim']}",
                 "start from a run of the same model and size",
             )
-    load_weights(model, run.load_model()[0], run.path)
+    weights = run.load_model()[0] if first is None else first.model.state_dict()
+    load_weights(model, weights, Path(config.start))
+
+
+@dataclass
+class Planned:
+    """A run that is still to be carried out: its model has the initial weights, which serve to build what others learn from
+    it and to find out beforehand what will not go together."""
+
+    config: RunConfig
+    model: nn.Module
+    task: Task
+    place: Path
+
+    def teacher(self, asked: Task, *, live: bool = False) -> ModelTeacher:
+        """As `LoadedRun.teacher`, with the stages that a run of all epochs will keep."""
+        train = self.config.train
+        model = build_model(self.config, self.task) if live else self.model
+        make = partial(ModelTeacher, model.eval(), self.task, asked=asked, name=str(self.place))
+        saved = _stage_epochs(self.config)
+        earlier = make()  # one for all stages: lists are then made once
+        stages = [Stage(epoch, lambda: earlier) for epoch in saved if epoch < train.epochs - 1]
+        if saved and not stages:
+            stages = [Stage(train.epochs - 1, lambda: earlier)]
+        return make(live=live, stages=stages, epoch=train.epochs - 1)
+
+
+def _stage_epochs(config: RunConfig) -> list[int]:
+    """Epochs whose weights a run of all its epochs keeps, ascending."""
+    train = config.train
+    every = train.stages_every
+    regular = range(every - 1, train.epochs, every) if every else ()
+    return sorted({*(epoch for epoch in train.stages if epoch < train.epochs), *regular})
 
 
 @dataclass
@@ -313,7 +369,8 @@ def execute(
     """Carries a run out, start to finish or from its last checkpoint, and leaves its directory at ``out``.
 
     ``on_start`` gets what is known before the first epoch (sizes, teachers' own metrics), ``on_epoch`` each line of
-    metrics.jsonl. Whatever is wrong with options, data, teachers and the directory is raised before training.
+    metrics.jsonl. Whatever is wrong with options, data, teachers and the directory is raised before training, that of parts
+    included: where parts are still to be trained, all of it is built once with untrained models first.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -323,14 +380,22 @@ def execute(
     evaluator = build_evaluator(config, dataset)
     selection = choose_selection(config, choose_protocol(config, dataset))
     _check_measured(selection, evaluator, dataset)
-    loaded = None if parts else _load(inner, dataset, task)
+    loaded = None
+    if not all(_is_done(part) for part in parts):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again when all is built for good
+            rehearse(config, Path(out), dataset)
+    else:
+        loaded = _load(inner, dataset, task)
     with Run.create(out, config.to_dict(), dataset, resume=resume) as run:
         try:
             for part in parts:
                 ended = _carry_out_part(part, on_start, on_epoch, should_stop)
                 if ended is not None and ended.fit.stopped == "interrupted":
-                    run.set_status("interrupted", epochs=0)
-                    return Outcome(run, Fit(stopped="interrupted"), {}, {})
+                    inner_part, epochs = ended.part or ("", ended.fit.epochs)
+                    name = f"{part.name}/{inner_part}" if inner_part else part.name
+                    run.set_status("interrupted", epochs=0, part=name, part_epochs=epochs)
+                    return Outcome(run, Fit(stopped="interrupted"), {}, {}, (name, epochs))
             teachers, learners = loaded or _load(inner, dataset, task)
             learner = learners[0]
             model = learner.model
@@ -348,7 +413,6 @@ def execute(
                 reports = evaluator(learner.knowledge, parts=names)
                 return {part: report.means() for part, report in reports.items()}
 
-            every = config.train.stages_every
             outcome = fit(
                 learners,
                 task,
@@ -359,10 +423,7 @@ def execute(
                 selection=selection,
                 run=run,
                 checkpoint_seconds=config.train.checkpoint_seconds,
-                stages={
-                    *config.train.stages,
-                    *range((every or 1) - 1, config.train.epochs if every else 0, every or 1),
-                },
+                stages=_stage_epochs(config),
                 on_epoch=on_epoch,
                 should_stop=should_stop,
                 resume=resume,
@@ -377,15 +438,58 @@ def execute(
             return Outcome(run, outcome, reports, measured)
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            run.set_status(status, error=shown(f"{type(error).__name__}: {error}", 500))
+            cause, remedy = (error.cause, error.remedy) if isinstance(error, KdrsError) else (str(error), None)
+            details = {"error": shown(f"{type(error).__name__}: {cause}", 500)}
+            run.set_status(status, **details, **({} if remedy is None else {"remedy": shown(remedy, 500)}))
             raise
 
 
-def _load(config: RunConfig, dataset: Dataset, task: Task) -> tuple[dict[str, Teacher], list[Learner]]:
+def _load(
+    config: RunConfig, dataset: Dataset, task: Task, planned: Mapping[str, Planned] | None = None
+) -> tuple[dict[str, Teacher], list[Learner]]:
     """The teachers, and all learners of a run: its own and those of teachers that are trained along."""
-    teachers = load_teachers(config, dataset, task)
-    learner = build_learner(config, dataset, task, teachers)
+    teachers = load_teachers(config, dataset, task, planned)
+    learner = build_learner(config, dataset, task, teachers, planned)
     return teachers, [learner, *learner.counterparts()]
+
+
+def rehearse(
+    config: RunConfig, out: Path, dataset: Dataset, planned: dict[str, Planned] | None = None
+) -> list[Learner]:
+    """Builds a run with all its parts, in order, and trains nothing: the learners of the run. Parts that are not finished
+    have untrained models, entered into ``planned`` by their directories.
+
+    Raises whatever building them for good will raise, for a part with its name.
+    """
+    planned = {} if planned is None else planned
+    parts, inner = expand(config, out, {place: plan.config.model for place, plan in planned.items()})
+    for part in parts:
+        try:
+            if not _is_done(part):
+                learner = rehearse(part.config, part.place, dataset, planned)[0]
+                planned[str(part.place)] = Planned(part.config, learner.model, learner.task, part.place)
+        except KdrsError as error:
+            raise type(error)(f"part {part.name!r}: {error.cause}", error.remedy) from error
+    task = build_task(inner, dataset)
+    _check_measured(choose_selection(inner, choose_protocol(inner, dataset)), build_evaluator(inner, dataset), dataset)
+    return _load(inner, dataset, task, planned)[1]
+
+
+def _is_done(part: Part) -> bool:
+    """Whether a part is finished as it was asked for. Raises ``ConfigError`` if its directory holds another run."""
+    if not (part.place / "config.toml").is_file():
+        return False
+    run = Run.open(part.place)
+    run.check_options(part.config.to_dict())
+    if run.status().get("status") != "finished":
+        return False
+    trained, asked = resolve(run.config).train, part.config.train
+    if trained.epochs > asked.epochs:
+        raise ConfigError(
+            f"part {shown(str(part.place))} had up to {trained.epochs} epochs, now {asked.epochs} are asked for",
+            "ask for as many or more, or name another folder of parts",
+        )
+    return (trained.epochs, trained.patience) == (asked.epochs, asked.patience)
 
 
 def _carry_out_part(
@@ -395,17 +499,9 @@ def _carry_out_part(
     should_stop: Callable[[], bool] | None,
 ) -> Outcome | None:
     """Starts, resumes or, finished as it was asked for, takes a part as it is (None)."""
+    if _is_done(part):
+        return None
     begun = (part.place / "config.toml").is_file()
-    if begun and (run := Run.open(part.place)).status().get("status") == "finished":
-        run.check_options(part.config.to_dict())
-        trained, asked = resolve(run.config).train, part.config.train
-        if trained.epochs > asked.epochs:
-            raise ConfigError(
-                f"part {shown(str(part.place))} had up to {trained.epochs} epochs, now {asked.epochs} are asked for",
-                "ask for as many or more, or name another folder of parts",
-            )
-        if (trained.epochs, trained.patience) == (asked.epochs, asked.patience):
-            return None
 
     def start(known: dict[str, Any]) -> None:
         if on_start is not None:
@@ -578,18 +674,14 @@ def summarise_seeds(results: dict[int, dict[str, Report] | Exception]) -> dict[s
 
 
 def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
-    """What a run would be, found out by building all of it and training nothing: parts, sizes, memory. Terms whose teachers
-    are parts still to be trained are only checked by their options."""
-    parts, inner = expand(config, Path(out))
-    if parts:
-        inner = inner.model_copy(update={"distill": (), "start": None})
+    """What a run would be, found out by building all of it and training nothing: parts, sizes, memory. Parts still to be
+    trained are built too, and teach with their initial weights."""
+    parts, _ = expand(config, Path(out))
     dataset = Dataset.load(config.data.path)
-    task = build_task(config, dataset)
-    evaluator = build_evaluator(config, dataset)
-    _check_measured(choose_selection(config, choose_protocol(config, dataset)), evaluator, dataset)
-    learner = build_learner(inner, dataset, task)
-    n_parameters = sum(parameter.numel() for parameter in learner.model.parameters())
-    trained = sum(parameter.numel() for parameter in learner.optimizer.parameters.values())
+    learners = rehearse(config, Path(out), dataset)
+    task = learners[0].task
+    n_parameters = sum(parameter.numel() for parameter in learners[0].model.parameters())
+    trained = sum(p.numel() for learner in learners for p in learner.optimizer.parameters.values())
     pairs = dataset.train.n_pairs
     return {
         "parts": [f"{part.name} ({part.config.model['name']}, dim {part.config.model['dim']})" for part in parts],

@@ -386,9 +386,9 @@ class _Progress:
 
 def _finish(outcome: Outcome, stopper: _Stopper, as_json: bool) -> None:
     if outcome.fit.stopped == "interrupted":
-        typer.echo(
-            f"interrupted after {outcome.fit.epochs} epochs; go on with: kdrs resume {outcome.run.path}", err=True
-        )
+        part, epochs = outcome.part or (None, outcome.fit.epochs)
+        where = "" if part is None else f" in part {part}"
+        typer.echo(f"interrupted{where} after {epochs} epochs; go on with: kdrs resume {outcome.run.path}", err=True)
         raise typer.Exit(128 + (stopper.signal or signal.SIGINT))
     if as_json:
         report = json.loads((outcome.run.path / "report.json").read_text("utf-8"))

@@ -47,7 +47,7 @@ class VariationalModel(RowModel):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.rows, (self.n_rows, n_columns) = Rows(seen, task.device), seen.shape
         self.latent, self.wide = config.dim, wide
-        width = self.dim = wide or config.dim
+        width = self.dim
         self.encoder = nn.Parameter(torch.empty(n_columns, width))
         self.encoder_bias = nn.Parameter(torch.empty(width))
         self.mean, self.log_sd = (nn.Linear(width, config.dim) for _ in range(2))

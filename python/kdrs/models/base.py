@@ -40,7 +40,12 @@ class Recommender(nn.Module):
 
     def __init__(self, config: ModelConfig, task: Task):
         super().__init__()
-        self.config, self.dim = config, config.dim
+        self.config, self.dim = config, self.size_of(config)
+
+    @classmethod
+    def size_of(cls, config: Any) -> int:
+        """Size of h(u) and h(i) in a model of these options: ``dim``, unless a model's representations are of another."""
+        return int(config.dim)
 
     @classmethod
     def train_defaults(cls, config: Any) -> dict[str, Any]:

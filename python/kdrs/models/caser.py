@@ -71,7 +71,6 @@ class Caser(SequentialRecommender):
         if not config.vertical and not config.horizontal:
             raise ConfigError("vertical and horizontal are both 0", "allowed: one of them may be 0")
         d, length = config.dim, config.length
-        self.dim = 2 * d
         self.users = nn.Embedding(task.n_users, d, sparse=True)
         self.items = nn.Embedding(task.n_items + 1, d, sparse=True)
         self.outputs = nn.Embedding(task.n_items + 1, 2 * d, sparse=True)
@@ -83,6 +82,10 @@ class Caser(SequentialRecommender):
         self.across = nn.ModuleList(nn.Linear(height * d, config.horizontal) for height in heights)
         self.dropout = Dropout(config.dropout)
         self.joined = nn.Linear(config.vertical * d + config.horizontal * len(heights), d)
+
+    @classmethod
+    def size_of(cls, config: CaserConfig) -> int:
+        return 2 * config.dim
 
     @classmethod
     def train_defaults(cls, config: CaserConfig) -> dict[str, Any]:

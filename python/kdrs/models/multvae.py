@@ -48,6 +48,10 @@ class MultVAE(VariationalModel):
         super().__init__(config, task, task.seen, config.width if config.form == "mult_vae" else None)
 
     @classmethod
+    def size_of(cls, config: MultVAEConfig) -> int:
+        return config.width if config.form == "mult_vae" else config.dim
+
+    @classmethod
     def train_defaults(cls, config: Any) -> dict[str, Any]:
         return {"batch_size": 512, "weight_decay": 0.0}
 

@@ -59,7 +59,6 @@ class NeuMF(Recommender):
                 f"allowed: 1 to {width.bit_length()}",
             )
         self.hidden, self.n_items = config.hidden, task.n_items
-        self.dim = width if config.hidden == "mf" else 2 * width
         self.users_mf, self.users_mlp = (nn.Embedding(task.n_users, width, sparse=True) for _ in range(2))
         self.items_mf, self.items_mlp = (nn.Embedding(task.n_items, width, sparse=True) for _ in range(2))
         for table in (self.users_mf, self.items_mf, self.users_mlp, self.items_mlp):
@@ -74,6 +73,10 @@ class NeuMF(Recommender):
             nn.init.zeros_(layer.bias)
         nn.init.kaiming_uniform_(self.final.weight, nonlinearity="relu")
         nn.init.zeros_(self.final.bias)
+
+    @classmethod
+    def size_of(cls, config: NeuMFConfig) -> int:
+        return config.dim if config.hidden == "mf" else 2 * config.dim
 
     def forward(self, queries: Queries) -> View:
         return NeuMFView(self, queries, Lazy(lambda: self.item_part(self.items_mlp.weight)))

@@ -73,7 +73,6 @@ class NGCF(Recommender):
             widths = [config.dim] * blocks
         else:
             widths = [config.dim // blocks + (block < config.dim % blocks) for block in range(blocks)]
-        self.dim = sum(widths)
         self.vectors = nn.Parameter(torch.empty(task.n_users + task.n_items, widths[0]))
         for table in self.vectors.detach().split([task.n_users, task.n_items]):
             nn.init.xavier_uniform_(table)
@@ -93,6 +92,10 @@ class NGCF(Recommender):
             self.register_buffer(name, torch.from_numpy(array).to(task.device), persistent=False)
         for name, matrix in zip(("graph", "transposed"), self._graphs(self.values), strict=True):
             self.register_buffer(name, matrix, persistent=False)
+
+    @classmethod
+    def size_of(cls, config: NGCFConfig) -> int:
+        return config.dim * (config.layers + 1) if config.size == "block" else config.dim
 
     def _graphs(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """The adjacency without its diagonal, and its transpose, which has the same structure."""

@@ -1,0 +1,171 @@
+"""Wrong combinations are refused with one clear error and the documented exit code before anything is trained, whether the
+teacher exists or is a part that the same run trains first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tomli_w
+import torch
+from safetensors.torch import save_file
+from tests.commands import fails, listing, ok
+from tests.conftest import toy_dataset
+
+from kdrs.data import Dataset
+
+BIG = {"model": {"name": "bpr", "dim": 16}}
+
+
+@pytest.fixture(scope="module")
+def unordered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_dataset(ordered=False).save(tmp_path_factory.mktemp("data") / "unordered")
+
+
+@pytest.fixture
+def lists_only(toy: Dataset, tmp_path: Path) -> str:
+    """A teacher file that holds a ranking and nothing else."""
+    best = torch.rand(toy.n_users, toy.n_items, generator=torch.Generator().manual_seed(0)).argsort(1)[:, :40]
+    path = tmp_path / "lists.safetensors"
+    digests = {"users_digest": toy.users.digest, "items_digest": toy.items.digest}
+    save_file({"topk": best.int()}, path, metadata={"kdrs": "teacher/1", **digests})
+    return str(path)
+
+
+def write(folder: Path, data: Path, **changes) -> Path:
+    values = {
+        "data": {"path": str(data)},
+        "model": {"name": "bpr", "dim": 4},
+        "train": {"epochs": 1, "batch_size": 64},
+        "device": "cpu",
+        **changes,
+    }
+    (folder / "run.toml").write_text(tomli_w.dumps(values))
+    return folder / "run.toml"
+
+
+def refused(code: int, words: list[str], folder: Path, data: Path, **changes) -> None:
+    """The run, and its dry run, end with ``code`` and leave nothing behind."""
+    file = write(folder, data, **changes)
+    before = listing(folder)
+    for dry in ((), ("--dry-run",)):
+        error = fails(code, "distill", file, "--out", folder / "run", *dry)
+        for word in words:
+            assert word in error, error
+        assert listing(folder) == before
+
+
+def with_part(term: dict, **part) -> dict:
+    return {"teachers": {"big": {**BIG, **part}}, "distill": [{"teacher": "big", **term}]}
+
+
+@pytest.fixture(scope="module")
+def big(toy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = tmp_path_factory.mktemp("runs") / "big"
+    ok(
+        "train",
+        "--data",
+        toy_path,
+        "--model",
+        "bpr",
+        "--dim",
+        16,
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "--out",
+        place,
+        "-q",
+    )
+    return str(place)
+
+
+@pytest.mark.parametrize("method", ["de", "phr", "takd", "hint", "ftd"])
+def test_vectors_wanted_of_a_ranking(toy_path, tmp_path, lists_only, method):
+    terms = [{"method": method, "teacher": lists_only}]
+    refused(4, ["lists.safetensors", "holds", "embeddings"], tmp_path, toy_path, distill=terms)
+    # the part would be trained first, and for nothing
+    terms.append({"method": "rrd", "pool": 20, "interesting": 5, "uninteresting": 5, "teacher": "big"})
+    refused(4, ["lists.safetensors", "holds", "embeddings"], tmp_path, toy_path, teachers={"big": BIG}, distill=terms)
+
+
+def test_rd_past_the_catalogue(toy_path, tmp_path, big):
+    words = ["items is 500, the catalogue has 80 items", "1 to 80"]
+    refused(2, words, tmp_path, toy_path, distill=[{"method": "rd", "items": 500, "teacher": big}])
+    refused(2, words, tmp_path, toy_path, **with_part({"method": "rd", "items": 500}))
+
+
+def test_hetcomp_without_stages(toy_path, tmp_path, big):
+    words = ["1 state(s) of its training", "train.stages_every"]
+    refused(4, words, tmp_path, toy_path, distill=[{"method": "hetcomp", "teacher": big}])
+    refused(4, words, tmp_path, toy_path, **with_part({"method": "hetcomp"}))
+    trains = {"epochs": 3, "stages_every": 1}
+    ok(
+        "distill", write(tmp_path, toy_path, **with_part({"method": "hetcomp", "states": 2}, train=trains)),
+        "--dry-run",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("term", "part", "words"),
+    [
+        ({"method": "takd", "chain": 3}, {"model": {"name": "bpr", "dim": 4}}, ["no assistant fits", "teacher of 4"]),
+        ({"method": "takd", "chain": [16, 8]}, {}, ["chain is [16, 8]", "teacher of 16", "student of 4"]),
+        ({"method": "dgkd", "chain": [3]}, {}, ["chain is [3]"]),
+        ({"method": "hyperkdma"}, {"model": {"name": "bpr", "dim": 4}}, ["no assistant fits"]),
+        ({"method": "de"}, {"model": {"name": "neumf", "dim": 4, "layers": 5}}, ["part 'big'", "layers is 5"]),
+        ({"method": "de"}, {"model": {"name": "ngcf", "dim": 2, "layers": 2}}, ["part 'big'", "dim is 2 for 3"]),
+    ],
+)
+def test_sizes_that_make_no_sense(toy_path, tmp_path, term, part, words):
+    refused(2, words, tmp_path, toy_path, **with_part(term, **part))
+
+
+@pytest.mark.parametrize("model", ["caser", "sasrec"])
+def test_sequences_of_data_without_order(unordered, tmp_path, big, model):
+    one = {"name": model, "dim": 4}
+    words = ["sequential model", "no order"]
+    error = fails(3, "train", write(tmp_path, unordered, model=one), "--out", tmp_path / "run")
+    assert all(word in error for word in words)
+    refused(3, [*words, "part 'big'"], tmp_path, unordered, **with_part({"method": "cd"}, model=one))
+
+
+def test_two_learners_of_different_data(toy_path, tmp_path):
+    part = {"model": {"name": "cdae", "dim": 4}}
+    refused(2, ["UserTask", "PairTask"], tmp_path, toy_path, **with_part({"method": "bd"}, **part))
+
+
+def test_a_start_of_another_size(toy_path, tmp_path):
+    refused(4, ["start", "16 dimensions"], tmp_path, toy_path, start="big", **with_part({"method": "cd"}))
+
+
+def test_a_wrong_term_of_a_later_part(toy_path, tmp_path):
+    """Two parts deep: the second part's own term is checked before the first is trained."""
+    tables = {"big": BIG, "mid": {**BIG, "distill": [{"method": "rd", "items": 500, "teacher": "big"}]}}
+    refused(
+        2, ["part 'mid'", "items is 500"], tmp_path, toy_path, teachers=tables,
+        distill=[{"method": "cd", "teacher": "mid"}],
+    )  # fmt: skip
+
+
+def test_a_part_whose_directory_holds_another(toy_path, tmp_path, big):
+    tables = {"first": BIG, "big": {"model": {"name": "bpr", "dim": 8}}}
+    terms = [{"method": "cd", "name": name, "items": 5, "pool": 20, "teacher": name} for name in tables]
+    place = Path(big).parent
+    before = sorted(place.iterdir())
+    file = write(tmp_path, toy_path, teachers=tables, distill=terms, parts=str(place))
+    assert "model.dim = 16, now it is 8" in fails(2, "distill", file, "--out", tmp_path / "run")
+    assert sorted(place.iterdir()) == before  # the first part is not there
+
+
+def test_what_went_wrong_is_told_in_one_line_each(toy_path, tmp_path):
+    """STATUS.json holds cause and remedy apart."""
+    file = write(tmp_path, toy_path, train={"epochs": 2, "lr": 1e38, "optimizer": "lazy-adam", "batch_size": 64})
+    fails(1, "train", file, "--out", tmp_path / "run")
+    status = json.loads((tmp_path / "run/STATUS.json").read_text())
+    assert status["status"] == "failed"
+    assert status["error"].startswith("TrainingError: the loss")
+    assert "\\n" not in status["error"]
+    assert "lower the learning rate" in status["remedy"]
