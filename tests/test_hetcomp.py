@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from conftest import toy_dataset
 from kdrs import losses
 from kdrs.data import Interactions
 from kdrs.distillers import HetComp
-from kdrs.distillers.hetcomp import best_seen, choose_stages, discrepancy, ensemble, ranks_of_seen
-from kdrs.errors import MissingKnowledge
+from kdrs.distillers.hetcomp import best_seen, choose_stages, discrepancy, ensemble, ranks_of_seen, stability
+from kdrs.errors import ArtefactError, ConfigError, MissingKnowledge
 from kdrs.models import BPR
 from kdrs.ranking import Ranking
 from kdrs.tasks import Batch, Epoch, PairTask, Queries
-from kdrs.teachers import ModelTeacher, Stage
+from kdrs.teachers import FileTeacher, ModelTeacher, Stage
 from kdrs.train import Learner, Term, fit
 
 
@@ -112,11 +113,16 @@ def test_states_nearest_to_quarters():
     base = model(task)
     stages = [Stage(epoch, lambda: None) for epoch in range(0, 120, 10)]
     teacher = ModelTeacher(base, task, stages=stages, epoch=123)
-    chosen = [stage.epoch for stage in choose_stages(teacher, HetComp.Config())]
+    stages = teacher.stages()
+    chosen = [stage.epoch for stage in choose_stages(teacher, stages, HetComp.Config())]
     assert chosen == [30, 60, 90, 123]
-    assert [s.epoch for s in choose_stages(teacher, HetComp.Config(choose="first", states=3))] == [0, 10, 20]
+    assert [s.epoch for s in choose_stages(teacher, stages, HetComp.Config(choose="first", states=3))] == [0, 10, 20]
+    unknown = [Stage(-1, lambda: None) for _ in range(8)]
+    for count, places in ((8, [1, 3, 5, 7]), (4, [0, 1, 2, 3]), (3, [0, 0, 1, 2]), (2, [0, 0, 0, 1])):
+        found = choose_stages(teacher, unknown[:count], HetComp.Config())
+        assert [next(i for i, stage in enumerate(unknown) if stage is own) for own in found] == places
     with pytest.raises(MissingKnowledge, match="stages_every"):
-        choose_stages(ModelTeacher(base, task), HetComp.Config())
+        choose_stages(teacher, stages[-1:], HetComp.Config())
 
 
 def test_sparse_ensemble_is_the_dense_one():
@@ -130,6 +136,99 @@ def test_sparse_ensemble_is_the_dense_one():
         for m in range(3):
             dense[lists[m, states[m, user], user]] += np.exp(-np.arange(100) / 10)
         assert found[user].tolist() == np.lexsort((np.arange(130), -dense))[:20].tolist()
+
+
+def by_hand(task, order):
+    """A model that ranks the items of every user in this order: float scores 1, 1/2, 1/3, ..."""
+    made = BPR(BPR.Config(dim=1), task)
+    with torch.no_grad():
+        made.users.weight.fill_(1.0)
+        made.items.weight[torch.tensor(order), 0] = 1 / torch.arange(1.0, len(order) + 1)
+    return made
+
+
+def test_consistency_worked():
+    """Ranks of the last state's items over three stages; nobody has seen items 1 to 4."""
+    task = PairTask(Interactions.from_pairs([0, 1], [0, 0], 2, 5))
+    orders = [[4, 3, 2, 1, 0], [1, 2, 3, 4, 0], [1, 2, 4, 3, 0]]
+    states = [ModelTeacher(by_hand(task, order), task) for order in orders]
+    stages = [Stage(epoch, lambda state=state: state) for epoch, state in enumerate(states)]
+    lists = np.array([[1, 2, 4, 3], [1, 2, 4, -1]], np.int32)
+    ranks = {1: [3, 0, 0], 2: [2, 1, 1], 4: [0, 3, 2], 3: [1, 2, 3]}
+    for count in (1, 2, 3, 9):
+        found = stability(stages, stages[2], lists, count)
+        expected = [np.exp(-np.std(ranks[item][-count:]) / 100) for item in (1, 2, 4, 3)]
+        assert found[0] == pytest.approx(expected, abs=1e-6)
+        assert found[1] == pytest.approx([*expected[:3], 0], abs=1e-6)
+    first = stability(stages, stages[0], lists, 3)
+    assert first[0] == pytest.approx(1)
+
+
+def test_consistency_is_added_to_the_importance(pairs):
+    """Once an item is in a list, a steady rank counts for more than some places."""
+    lists = np.array([[[[0, 1, 2]]], [[[2, 3, 0]]]], np.int32)  # two teachers of one state, one user
+    states = np.zeros((2, 1), np.int64)
+    stable = np.array([[[[0.1, 1.0, 0.0]]], [[[0.0, 1.0, 0.0]]]], np.float32)
+    config = HetComp.Config(target=4, states=1)
+    assert ensemble(lists, states, config)[0].tolist() == [0, 2, 1, 3]  # 0 and 2: 1 + exp(-.2); 1 and 3: exp(-.1)
+    assert ensemble(lists, states, config, stable)[0].tolist() == [0, 1, 3, 2]
+    teacher = trajectory(pairs)
+    made = HetComp(HetComp.Config(target=10, consistency=5), [teacher], pairs, 4)
+    plain = HetComp(HetComp.Config(target=10), [teacher], pairs, 4)
+    assert made.stability.shape == made.lists.shape
+    assert not torch.equal(made.targets, plain.targets) or (made.stability[:, 0] == 1).all()
+    made.v.fill_(3)
+    plain.v.fill_(3)
+    made._build()
+    plain._build()
+    assert not torch.equal(made.targets, plain.targets)
+    with pytest.raises(ConfigError, match="consistency is 5 with importance"):
+        HetComp(HetComp.Config(target=10, consistency=5, importance="ccd"), [teacher], pairs, 4)
+
+
+# --- trajectories from files ----------------------------------------------------------------------------------------
+
+
+def write_stages(folder, teacher, kind, names, length=100):
+    folder.mkdir()
+    for name, stage in zip(names, teacher.stages(), strict=True):
+        state = stage.load()
+        if kind == "vectors":
+            factors = state.factors()
+            tensors = {"users": factors.queries.contiguous(), "items": factors.items.contiguous()}
+        else:
+            tensors = {"topk": torch.from_numpy(np.ascontiguousarray(state.topk(length).items))}
+        save_file(tensors, folder / f"{name}.safetensors", metadata={"kdrs": "teacher/1"})
+    return FileTeacher.trajectory(folder, teacher.task)
+
+
+@pytest.mark.filterwarnings("ignore:.*taken on trust")
+@pytest.mark.parametrize("names", [["0", "10", "20", "30"], ["a", "b", "c", "d"]])
+@pytest.mark.parametrize("kind", ["vectors", "topk"])
+def test_a_trajectory_of_files_is_that_of_its_models(pairs, tmp_path, kind, names):
+    teacher = trajectory(pairs)
+    files = write_stages(tmp_path / "t", teacher, kind, names)
+    assert [stage.epoch for stage in files.stages()] == ([0, 10, 20, 30] if names[0] == "0" else [-1] * 4)
+    options = {"target": 10, "observed": "ensemble" if kind == "vectors" else "stored", "consistency": 2}
+    if names[0] == "a":  # of unknown epochs all four count; the quarters of 30 are 10, 10, 20 and 30
+        options["choose"] = "first"
+    ours, theirs = (HetComp(HetComp.Config(**options), [source], pairs, 4) for source in (files, teacher))
+    assert np.array_equal(ours.lists, theirs.lists)
+    assert np.array_equal(ours.stability, theirs.stability)
+    assert torch.equal(ours._observed, theirs._observed)
+    assert torch.equal(ours.targets, theirs.targets)
+
+
+@pytest.mark.filterwarnings("ignore:.*taken on trust")
+def test_trajectories_of_rankings_say_what_they_lack(pairs, tmp_path):
+    files = write_stages(tmp_path / "t", trajectory(pairs), "topk", ["9", "10", "100", "1000"])
+    assert [stage.epoch for stage in files.stages()] == [9, 10, 100, 1000]  # by number, not by letter
+    with pytest.raises(MissingKnowledge, match='observed = "stored"'):
+        HetComp(HetComp.Config(target=10), [files], pairs, 4)
+    with pytest.raises(MissingKnowledge, match="1 state"):
+        HetComp(HetComp.Config(target=10), [FileTeacher(tmp_path / "t/9.safetensors", pairs)], pairs, 4)
+    with pytest.raises(ArtefactError, match="no teacher files"):
+        FileTeacher.trajectory(tmp_path, pairs)
 
 
 def test_one_teacher_of_one_state_is_its_list_and_fine_from_the_start(pairs):

@@ -13,7 +13,14 @@ from conftest import toy_dataset
 from kdrs.data import Interactions
 from kdrs.distillers import DE, DGKD, PHR, TAKD, HintRegression, assistant_dims
 from kdrs.distillers._experts import Experts
-from kdrs.distillers._hidden import Entities, Neighbourhoods, PersonalConfig, PersonalHint, Vectors
+from kdrs.distillers._hidden import (
+    BatchNeighbourhoods,
+    Entities,
+    Neighbourhoods,
+    PersonalConfig,
+    PersonalHint,
+    Vectors,
+)
 from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.tasks import Epoch, PairTask
 from kdrs.teachers import FileTeacher, ModelTeacher
@@ -61,6 +68,33 @@ def test_phr_enrichment_worked_example():
     enriched = Neighbourhoods(knowledge, task).enrich(entities, entities.of_teacher(knowledge))
     assert enriched.users.tolist() == [[2.0, 1.0], [5.0, 2.0], [9.0, 9.0]]
     assert enriched.items.tolist() == [[1.0, 1.0], [4.0, 1.5], [7.0, 5.0]]
+
+
+def test_phr_enrichment_within_the_batch_worked_example():
+    """As above, but of the items only 1 and 2 and of the users only 0 and 2 are in the batch: user 0 sees item 1 alone, item
+    1 user 0 alone."""
+    task = PairTask(Interactions.from_pairs([0, 0, 1], [0, 1, 1], 3, 3))
+    teacher = bpr(task, 2)
+    with torch.no_grad():
+        teacher.users.weight.copy_(torch.tensor([[2.0, 0.0], [6.0, 2.0], [9.0, 9.0]]))
+        teacher.items.weight.copy_(torch.tensor([[0.0, 2.0], [4.0, 2.0], [7.0, 5.0]]))
+    knowledge = ModelTeacher(teacher, task)
+    entities = Entities(batch_of([0, 2, 0], [1, 1, 1], [2, 2, 2]), task)
+    enriched = BatchNeighbourhoods(task).enrich(entities, entities.of_teacher(knowledge))
+    assert enriched.users.tolist() == [[3.0, 1.0], [9.0, 9.0]]
+    assert enriched.items.tolist() == [[3.0, 1.0], [7.0, 5.0]]
+
+
+def test_phr_enrichment_of_a_batch_that_holds_everything_is_the_full_one(task):
+    knowledge = ModelTeacher(bpr(task, 6), task)
+    users = torch.arange(80) % task.n_users
+    entities = Entities(batch_of(users.tolist(), list(range(80)), list(range(80))), task)
+    vectors = entities.of_teacher(knowledge)
+    for mine, theirs in zip(
+        BatchNeighbourhoods(task).enrich(entities, vectors), Neighbourhoods(knowledge, task).enrich(entities, vectors),
+        strict=True,
+    ):  # fmt: skip
+        assert torch.allclose(mine, theirs, atol=1e-6)
 
 
 def test_phr_enrichment_against_a_loop(task, toy):
@@ -116,10 +150,11 @@ def test_phr_reads_the_enriched_vector_and_rebuilds_the_plain_one(task):
     knowledge, batch = ModelTeacher(teacher, task), batch_of([0, 4], [1, 2], [3, 3])
     entities = Entities(batch, task)
     target, source = entities.of_teacher(knowledge), entities.of_student(student(batch.queries))
-    for enrich in ("full", "none"):
+    ways = {"full": Neighbourhoods(knowledge, task), "batch": BatchNeighbourhoods(task), "none": None}
+    for enrich, way in ways.items():
         distiller = started(PHR(PHR.Config(enrich=enrich), [knowledge], task, 3, seed=2), student, task)
         hint = distiller._hint.hint
-        guide = Neighbourhoods(knowledge, task).enrich(entities, target) if enrich == "full" else target
+        guide = target if way is None else way.enrich(entities, target)
         expected = 0.0
         for kind, weights in (("users", torch.ones(2)), ("items", torch.full((3,), 0.5))):
             mapping = hint.second(torch.relu(hint.first(getattr(guide, kind)))).view(-1, 6, 3)

@@ -253,6 +253,103 @@ def test_cpd_ranks_by_the_student_when_its_period_is_over(task):
         assert (drawn[index].numpy() == np.sort(students[owner].topk(6).items, axis=1)).all()
 
 
+def test_pckd_pairs_are_drawn_by_their_laws(task, toy):
+    """Over many epochs: by rank the share of the guide's r-th item is e^(-r/10) / Σ; uniform draws are of unseen items."""
+    student, teacher = bpr(task, 3, seed=1), ModelTeacher(bpr(task, 6), task)
+    pool = teacher.topk(20).items
+    law = np.exp(-np.arange(1, 21) / 10)
+    law /= law.sum()
+    for pairs, laws in (("rank", "rr"), ("uniform", "uu"), ("hybrid", "ru")):
+        part = penalty(task, student, teacher, pairs=pairs, listwise_weight=0.0)
+        drawn = np.stack([part.draw(seed).pairs.numpy() for seed in range(400)])  # [epochs, Q, 2]
+        assert part.draw(0).lists is None
+        for side, kind in enumerate(laws):
+            if kind == "r":
+                ranks = (drawn[:, :, side, None] == pool).argmax(-1)
+                assert (np.take_along_axis(pool[None], ranks[..., None], 2)[..., 0] == drawn[:, :, side]).all()
+                shares = np.bincount(ranks.ravel(), minlength=20) / ranks.size
+                assert np.abs(shares - law).max() < 0.01
+            else:
+                user = 3
+                unseen = np.setdiff1d(np.arange(80), toy.train.row(user))
+                counts = np.bincount(drawn[:, user, side], minlength=80)
+                assert counts.sum() == counts[unseen].sum()
+                assert counts[unseen].max() < 5 * 400 / unseen.size
+        same = (drawn[..., 0] == drawn[..., 1]).mean()
+        expected = (law**2).sum() if laws == "rr" else None
+        assert expected is None or abs(same - expected) < 0.01  # independent draws: the same item now and then
+
+
+def test_pckd_pair_penalty_compares_the_drawn_items(task):
+    student, batch = bpr(task, 3), batch_of([4, 4, 9], [0, 1, 2], [3, 3, 3])
+    project = Projector(3, 6, 4, 2)
+    part = penalty(task, student, pairs="rank", pairwise="logistic", pairwise_weight=0.5, listwise_weight=0.0)
+    expected = 0.0
+    for user in (4, 4, 9):
+        u, both = student.users.weight[user], student.items.weight[part._pairs[user]]
+        before = both @ u
+        after = nn.functional.normalize(project(both)) @ nn.functional.normalize(project(u[None]))[0]
+        expected -= 0.5 * nn.functional.logsigmoid((after[0] - after[1]) * (before[0] - before[1])).item()
+    assert part(student(batch.queries), batch, project, project).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_pckd_lists_with_repeats(task):
+    student = bpr(task, 3)
+    once, freely = penalty(task, student), penalty(task, student, repeats=True)
+    distinct = [np.array([len(set(row)) for row in part._lists.tolist()]) for part in (once, freely)]
+    assert (distinct[0] == 5).all()
+    assert (distinct[1] < 5).any()
+
+
+def test_pckd_ranks_what_was_seen_if_told_to(task, toy):
+    student = bpr(task, 3)
+    seen = toy.train.to_csr().toarray() > 0
+    for keep in (False, True):
+        lists = penalty(task, student, keep_seen=keep)._lists.numpy()
+        assert seen[np.arange(50)[:, None], lists].any() == keep
+
+
+def test_pckd_experts_worked(task):
+    """One expert for all is DE's loss; the penalty reads the same mixture, not brought to length 1."""
+    student, teacher = bpr(task, 3), ModelTeacher(bpr(task, 6), task)
+    batch = batch_of([0, 1, 1], [1, 2, 3], [4, 5, 6])
+    options = {"projector": "experts", "experts": 1, "listwise_weight": 0.0, "pairwise": "logistic"}
+    made = {weight: CPD(CPD.Config(**options, pairwise_weight=weight), [teacher], task, 3) for weight in (0.0, 1.0)}
+    losses = [started(each, student, task).loss(student(batch.queries), batch) for each in made.values()]
+    plain = made[0.0]
+
+    def expert(experts, source):
+        return torch.relu(source @ experts.weight1[0] + experts.bias1[0]) @ experts.weight2[0] + experts.bias2[0]
+
+    users, items = student.users.weight, student.items.weight
+    errors = 0.0
+    for ids, table, known, networks, weight in (
+        ([0, 1], users, teacher.model.users.weight, plain.users, 1.0),
+        ([1, 2, 3, 4, 5, 6], items, teacher.model.items.weight, plain.items, 0.5),
+    ):
+        errors += weight * (known[ids] - expert(networks, table[ids])).square().sum()
+    assert losses[0].item() == pytest.approx(errors.item(), rel=1e-5)
+    expected = errors.item()
+    for user, i, j in ((0, 1, 4), (1, 2, 5), (1, 3, 6)):
+        before = items[[i, j]] @ users[user]
+        after = expert(plain.items, items[[i, j]]) @ expert(plain.users, users[[user]])[0]
+        expected -= nn.functional.logsigmoid((after[0] - after[1]) * (before[0] - before[1])).item()
+    assert losses[1].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_pckd_hybrid_trains_with_everything_on(task):
+    options = {"projector": "experts", "experts": 4, "pairs": "hybrid", "guide": "student", "keep_seen": True}
+    student = bpr(task, 3)
+    distiller = CPD(
+        CPD.Config(list_pool=20, listed=5, repeats=True, **options), [ModelTeacher(bpr(task, 6), task)], task, 3
+    )
+    started(distiller, student, task)
+    batch = batch_of([0, 1, 1], [1, 2, 3], [4, 5, 6])
+    distiller.loss(student(batch.queries), batch).backward()
+    assert all(torch.isfinite(p.grad).all() for p in distiller.parameters())
+    assert (distiller.items.selector.weight.grad != 0).any()
+
+
 # --- SLD ------------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from kdrs.distillers import assistant_dims, distiller_class
 from kdrs.errors import ConfigError, MissingKnowledge, nearest, shown
 from kdrs.models import model_class
 from kdrs.runs import Run
-from kdrs.teachers import read_safetensors
+from kdrs.teachers import read_safetensors, trajectory_files
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,10 @@ def _assistants(chain: int | tuple[int, ...], teacher: int, model: dict[str, Any
 def _size(reference: str, method: str) -> int:
     """Size of a teacher's representations, read without building it."""
     path = Path(reference)
-    if path.is_dir():
+    files = trajectory_files(path)
+    if path.is_dir() and not files:
         return size_of(resolve(Run.open(path).config).model)
-    tensors, _ = read_safetensors(path)
+    tensors, _ = read_safetensors(files[-1] if files else path)
     if "users" not in tensors:
         raise MissingKnowledge(
             f"teacher {shown(reference)} holds no user vectors; {method} needs embeddings",

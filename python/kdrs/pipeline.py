@@ -27,7 +27,7 @@ from kdrs.report import Comparison, Entry, compare, scoring_seconds
 from kdrs.runs import Run, describe_data, file_digest, write_json
 from kdrs.sampling import stream
 from kdrs.tasks import PairTask, Task
-from kdrs.teachers import FileTeacher, ModelTeacher, Stage, Teacher
+from kdrs.teachers import FileTeacher, ModelTeacher, Stage, Teacher, trajectory_files
 from kdrs.train import Fit, Learner, Term, fit
 
 
@@ -100,17 +100,19 @@ def load_teacher(
     live: bool = False,
     planned: Mapping[str, Planned] | None = None,
 ) -> Teacher:
-    """A run directory or a teacher file as teacher for training on ``dataset``; ``live`` for one that is to be trained on.
-    Runs that are still ``planned`` are by their directories.
+    """A run directory, a teacher file or a folder of such files (stages, the last one itself) as teacher for training on
+    ``dataset``; ``live`` for one that is to be trained on. Runs that are still ``planned`` are by their directories.
 
     Raises ``ArtefactError`` if it is neither, is damaged, or was made for other data.
     """
     path = Path(reference)
     if planned and str(reference) in planned:
         return planned[str(reference)].teacher(task, live=live)
+    digests = {"users": dataset.users.digest, "items": dataset.items.digest}
+    if trajectory_files(path):
+        return FileTeacher.trajectory(path, task, digests=digests)
     if path.is_dir():
         return LoadedRun.open(path, dataset, device=task.device).teacher(task, live=live)
-    digests = {"users": dataset.users.digest, "items": dataset.items.digest}
     return FileTeacher(path, task, digests=digests)
 
 

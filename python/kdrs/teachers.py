@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -251,11 +252,22 @@ class FileTeacher(Scored):
     ``items_digest`` of the id lists (``kdrs.data.Ids.digest``), so that a teacher of other ids is refused and not
     averaged in. Pickles are never loaded.
 
+    ``stages`` are earlier selves, ``epoch`` is this one's; `FileTeacher.trajectory` reads them from a folder.
+
     Raises ``ArtefactError`` for files that are no such thing, for shapes, values and ids that do not fit the task.
     """
 
-    def __init__(self, path: str | Path, task: Task, *, digests: dict[str, str] | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        task: Task,
+        *,
+        digests: dict[str, str] | None = None,
+        stages: Sequence[Stage] = (),
+        epoch: int = -1,
+    ):
         self.path, self.task, self.asked, self.name = Path(path), task, task, str(path)
+        self._stages, self.epoch = stages, epoch
         tensors, metadata = read_safetensors(self.path)
         if metadata.get("kdrs") != "teacher/1":
             raise ArtefactError(
@@ -273,6 +285,25 @@ class FileTeacher(Scored):
         self._ranked: Ranking | None = None
         if self._factors is None and self._lists is None:
             raise ArtefactError(f"{shown(self.name)} holds neither users and items nor topk", "export one of them")
+
+    @classmethod
+    def trajectory(cls, folder: str | Path, task: Task, *, digests: dict[str, str] | None = None) -> FileTeacher:
+        """A folder of teacher files as the stages of one teacher, the last file being the teacher itself.
+
+        Files named by numbers (``0010.safetensors``) are in that order, and the numbers are their epochs; any others are in
+        the order of their names.
+        """
+        files = trajectory_files(folder)
+        if not files:
+            raise ArtefactError(f"{shown(str(folder))} holds no teacher files", "check the path")
+        epochs = [int(path.stem) if path.stem.isdecimal() else -1 for path in files]
+        stages = [
+            Stage(epoch, partial(cls, path, task, digests=digests, epoch=epoch))
+            for epoch, path in zip(epochs[:-1], files[:-1], strict=True)
+        ]
+        teacher = cls(files[-1], task, digests=digests, stages=stages, epoch=epochs[-1])
+        teacher.name = str(folder)
+        return teacher
 
     @property
     def dim(self) -> int:
@@ -316,7 +347,7 @@ class FileTeacher(Scored):
         return super().top_users(k)
 
     def stages(self) -> Sequence[Stage]:
-        return (Stage(-1, lambda: self),)
+        return (*self._stages, Stage(self.epoch, lambda: self))
 
     def factors(self) -> Factors | None:
         return self._factors
@@ -405,6 +436,16 @@ class FileTeacher(Scored):
             scores = np.full(lists.shape, np.nan, np.float32)
         lists, scores = _drop_seen(lists, scores, self.task)
         return Ranking(lists.astype(np.int32), scores)
+
+
+def trajectory_files(folder: str | Path) -> list[Path]:
+    """The teacher files in a folder that is no run, the latest last; none if it is something else."""
+    folder = Path(folder)
+    if not folder.is_dir() or (folder / "config.toml").is_file():
+        return []
+    files = sorted(folder.glob("*.safetensors"))
+    numbered = all(path.stem.isdecimal() for path in files)
+    return sorted(files, key=lambda path: int(path.stem)) if numbered else files
 
 
 def per_query(ranked: Ranking, task: Task) -> Ranking:

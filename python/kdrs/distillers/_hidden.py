@@ -43,9 +43,10 @@ class ExpertConfig(EntityConfig):
 
 
 class PersonalConfig(EntityConfig):
-    enrich: Literal["full", "none"] = "full"
+    enrich: Literal["full", "batch", "none"] = "full"
     """What the personalisation network reads. ``full``: the mean of the teacher's vector and its training neighbours' mean
-    vector (paper). ``none``: the teacher's vector alone (code, and so the published tables)."""
+    vector (paper). ``batch``: of the neighbours only those that are in the batch (a routine of the code that it leaves
+    unused). ``none``: the teacher's vector alone (code, and so the published tables)."""
     hidden: Literal["half", "full"] = "half"
     """Width of its hidden layer: ⌊(d_T + d_T·d_S) / 2⌋ (paper), or d_T + d_T·d_S (code of PHR for BPR and NeuMF)."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -193,6 +194,31 @@ class Neighbourhoods:
         )
 
 
+class BatchNeighbourhoods:
+    """The same with those neighbours alone that are in the batch: a user's training items in I_B, an item's users in U_B."""
+
+    def __init__(self, task: Task):
+        self._seen = task.seen
+
+    def enrich(self, entities: Entities, vectors: Vectors) -> Vectors:
+        items = entities.items
+        found = self._seen.pairs_of(entities.queries.users.cpu().numpy())
+        rows, ids = (torch.from_numpy(part).to(items.device, torch.int64) for part in found)
+        places = torch.searchsorted(items, ids).clamp_(max=items.shape[0] - 1)
+        met = items[places] == ids
+        rows, places = rows[met], places[met]
+        return Vectors(
+            _met(vectors.users, vectors.items, rows, places), _met(vectors.items, vectors.users, places, rows)
+        )
+
+
+def _met(own: Tensor, others: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    """Each of the own vectors halfway to the mean of the other ones that the pairs (row, place) join it to."""
+    counts = torch.bincount(rows, minlength=own.shape[0]).unsqueeze(-1)
+    sums = own.new_zeros(own.shape).index_add_(0, rows, others[places])
+    return _halfway(own, sums / counts.clamp(min=1), counts.squeeze(-1) == 0)
+
+
 def _halfway(own: Tensor, neighbours: Tensor, lonely: Tensor) -> Tensor:
     return torch.where(lonely.unsqueeze(-1), own, (own + neighbours) / 2)
 
@@ -213,8 +239,10 @@ class TeacherHint:
 
     def __init__(self, teacher: Teacher, task: Task, config: EntityConfig, hint: Hint, *, enrich: bool = True):
         self.teacher, self.hint = teacher, hint
-        enrich = enrich and isinstance(hint, PersonalHint) and getattr(config, "enrich", None) == "full"
-        self.neighbourhoods = Neighbourhoods(teacher, task) if enrich else None
+        how = getattr(config, "enrich", "none") if enrich and isinstance(hint, PersonalHint) else "none"
+        self.neighbourhoods: Neighbourhoods | BatchNeighbourhoods | None = None
+        if how != "none":
+            self.neighbourhoods = Neighbourhoods(teacher, task) if how == "full" else BatchNeighbourhoods(task)
 
     def losses(self, entities: Entities, source: Vectors, target: Vectors | None = None) -> Vectors:
         """One loss an entity; ``target`` are the teacher's vectors where they are at hand."""

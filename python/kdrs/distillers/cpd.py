@@ -1,9 +1,9 @@
-"""Preference-preserving projectors, the intermediate part of MKD."""
+"""Preference-preserving projectors, the intermediate part of MKD, and PCKD."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +12,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdrs import sampling
+from kdrs.distillers._experts import Experts, temperature
 from kdrs.distillers._features import Projector, cosine_losses, entities
+from kdrs.distillers._hidden import ExpertConfig
 from kdrs.distillers.base import Distiller, distinct, only, seeded
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
+from kdrs.teachers import Teacher, owners_of
 from kdrs.view import View
 
 
@@ -25,11 +27,15 @@ class PenaltyConfig(Settings):
     """Options of the penalty on projectors that change the student's preferences."""
 
     pairwise_weight: float = Field(0.1, ge=0)
-    """α: of the penalty on the batch's triples."""
+    """α: of the penalty on pairs."""
     listwise_weight: float = Field(1.0, ge=0)
     """β: of the penalty on lists."""
     pairwise: Literal["relu", "logistic"] = "relu"
     """``relu``: Σ max(0, -Δ_post Δ_pre), the first revision's. ``logistic``: Σ -log σ(Δ_post Δ_pre), PCKD's."""
+    pairs: Literal["batch", "rank", "uniform", "hybrid"] = "batch"
+    """Pairs of items that the pairwise penalty compares: each batch row's positive and negatives (MKD); or one pair a query
+    and epoch, whose items are drawn independently, by the guide's ranks as lists are (PCKD), uniformly from the unseen ones,
+    or the first by rank and the second uniformly (PCKD's hybrid, whose two laws are a reconstruction)."""
     listed: int = Field(20, ge=1)
     """Items drawn for each query and epoch for the list: Q."""
     list_temperature: float = Field(5.0, gt=0)
@@ -38,15 +44,22 @@ class PenaltyConfig(Settings):
     """Length of the guide's list of unseen items that they come from."""
     list_sharpness: float = Field(10.0, gt=0)
     """T of the draw: weight of rank r is exp(-r / T)."""
+    repeats: bool = False
+    """Draw the items of a list independently, so that some may come twice (PCKD's pseudo-code), not without replacement."""
+    keep_seen: bool = False
+    """Rank what the user has seen too, as the public code of PCKD does."""
     guide: Literal["teacher", "student"] = "teacher"
     """Whose ranking the items are drawn from: the teacher's (MKD), or the student's own as it stands (PCKD)."""
     refresh: int = Field(1, ge=1)
     """Epochs between two rankings by a student guide."""
 
 
-class CPDConfig(PenaltyConfig):
+class CPDConfig(PenaltyConfig, ExpertConfig):
     experts: int = Field(5, ge=1)
-    """Networks whose mean is the projector."""
+    """Networks of the projector, for users and for items."""
+    projector: Literal["mean", "experts"] = "mean"
+    """``mean``: the networks' mean, compared by cosine (MKD). ``experts``: DE's mixture, selected by the teacher's vector and
+    compared by squared error (the public code of PCKD); the temperature and ``cutoff`` belong to it."""
 
 
 class CPD(Distiller):
@@ -60,8 +73,11 @@ class CPD(Distiller):
     F is the mean of E networks Linear(d_S, (d_S + d_T) // 2)-ReLU-Linear(., d_T), of length 1.
 
     The text of version 1 was not available: this follows the authors' first public revision. Differs from it: lists are drawn
-    and padded for all queries at once; lengths are guarded by 1e-12. PCKD's penalty is ``pairwise = "logistic"``,
-    ``guide = "student"``; its other projector, DE's experts, and its hybrid draw of pairs are not built.
+    and padded for all queries at once; lengths are guarded by 1e-12. PCKD's penalty is ``pairwise = "logistic"``, ``guide =
+    "student"``, ``pairs = "rank"`` (pair-wise, with ``listwise_weight = 0``), lists alone (list-wise, with
+    ``pairwise_weight = 0``) or both with ``pairs = "hybrid"``; its code projects by ``projector = "experts"``, whose penalty
+    takes the mixture as it is, with noise of its own. Which two laws the hybrid draws its pairs by and how it weighs its two
+    terms is not published.
     """
 
     Config = CPDConfig
@@ -77,99 +93,192 @@ class CPD(Distiller):
         super().__init__(config, teachers, task, student_dim, seed)
         self.teacher = only(teachers)
         target_dim = self.teacher.dim
+        hidden = max((student_dim + target_dim) // 2, 1)
+        self.users: Projector | Experts
+        self.items: Projector | Experts
         with seeded(stream(seed, "init")):
-            hidden = max((student_dim + target_dim) // 2, 1)
-            self.users, self.items = (Projector(student_dim, target_dim, hidden, config.experts) for _ in range(2))
+            if config.projector == "experts":
+                sizes = student_dim, target_dim, config.experts, config.cutoff, hidden
+                self.users, self.items = (Experts(*sizes) for _ in range(2))
+            else:
+                self.users, self.items = (Projector(student_dim, target_dim, hidden, config.experts) for _ in range(2))
         self.penalty = Penalty(config, self.teacher, task)
         self.to(task.device)
+        self._noise = torch.Generator(task.device)
+        self._temperature = 1.0
 
     def draw(self, epoch: Epoch) -> Any:
         return self.penalty.draw(self.stream(epoch, "lists"))
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
         self.penalty.start(epoch, samples, student, self.stream(epoch, "lists"))
+        self._noise.manual_seed(self.stream(epoch, "noise"))
+        self._temperature = temperature(epoch.index, self.config.schedule_epochs, self.config.final_temperature)
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         teacher = self.teacher.view(self.task.queries(batch.unique_queries.ids))
         loss = torch.zeros((), device=batch.positives.device)
         for own in entities(student, teacher, batch):
+            weights = own.weights if self.config.item_weight == "half" else torch.ones_like(own.weights)
             project = self.users if own.kind == "users" else self.items
-            loss = loss + (own.weights * cosine_losses(own.teacher, project(own.student))).sum()
-        return loss + self.penalty(student, batch, self.users, self.items)
+            if isinstance(project, Experts):
+                errors = (own.teacher - self._mixed(project, own.teacher)(own.student)).square().sum(-1)
+            else:
+                errors = cosine_losses(own.teacher, project(own.student))
+            loss = loss + (weights * errors).sum()
+        if not isinstance(self.users, Experts):
+            return loss + self.penalty(student, batch, self.users, self.items)
+        assert isinstance(self.items, Experts)
+        items = self.penalty.items(batch)
+        return loss + self.penalty(
+            student,
+            batch,
+            self._mixed(self.users, teacher.queries),
+            self._mixed(self.items, teacher.items(items)),
+            normalised=False,
+            items=items,
+        )
+
+    def _mixed(self, experts: Experts, target: Tensor) -> Project:
+        """The mixture that the teacher's vectors select, with noise of its own."""
+        return lambda source: experts(source, experts.shares(target, self._temperature, self._noise))
 
 
 Project = Callable[[Tensor], Tensor]
 
 
+class Draws(NamedTuple):
+    """What a penalty compares in an epoch; -1 pads."""
+
+    lists: Tensor | None
+    """int64 [Q, K]"""
+    pairs: Tensor | None
+    """int64 [Q, 2]"""
+
+
 class Penalty(nn.Module):
-    """What projectors pay for changing the order of the student's own scores. Their outputs are taken at length 1."""
+    """What projectors pay for changing the order of the student's own scores."""
 
     def __init__(self, config: PenaltyConfig, teacher: Teacher, task: Task):
         super().__init__()
         self.config, self.task = config, task
         width = min(config.list_pool, task.n_items)
         self._weights = np.exp(-np.arange(1, width + 1) / config.list_sharpness)
-        self._pool = np.ascontiguousarray(teacher.topk(config.list_pool).items) if self._taught else None
+        self._lists_on = config.listwise_weight > 0
+        self._pairs_on = config.pairwise_weight > 0 and config.pairs != "batch"
+        ranked = self._lists_on or (self._pairs_on and config.pairs != "uniform")
+        self._pool = self._best(teacher) if ranked and config.guide == "teacher" else None
+        self._asks_student = ranked and config.guide == "student"
         # a list that outlives its epoch belongs to the checkpoint
-        kept = not self._taught and config.refresh > 1
+        kept = self._asks_student and config.refresh > 1
         shape = (task.n_queries, width if kept else 0)
         self.register_buffer("ranked", torch.full(shape, -1, dtype=torch.int32), persistent=kept)
         self._lists: Tensor | None = None
+        self._pairs: Tensor | None = None
 
-    @property
-    def _taught(self) -> bool:
-        return self.config.guide == "teacher"
+    def draw(self, seed: int) -> Draws | None:
+        return None if self._asks_student else self._sample(self._pool, seed)
 
-    def draw(self, seed: int) -> Tensor | None:
-        return None if self._pool is None or not self.config.listwise_weight else self._sample(self._pool, seed)
-
-    def start(self, epoch: Epoch, samples: Tensor | None, student: Teacher, seed: int) -> None:
-        if self.config.listwise_weight and samples is None:
+    def start(self, epoch: Epoch, samples: Draws | None, student: Teacher, seed: int) -> None:
+        if samples is None:
             samples = self._sample(self._ranking(epoch, student), seed)
-        self._lists = samples
+        self._lists, self._pairs = samples
+
+    def _best(self, guide: Teacher) -> np.ndarray:
+        if not self.config.keep_seen:
+            return np.ascontiguousarray(guide.topk(self.config.list_pool).items)
+        blocks = guide.topk_blocks(self.config.list_pool, keep_seen=True)
+        return np.ascontiguousarray(np.concatenate([ranked.items for _, ranked in blocks]))
 
     def _ranking(self, epoch: Epoch, student: Teacher) -> np.ndarray:
         if self.config.refresh == 1:
-            return np.ascontiguousarray(student.topk(self.config.list_pool).items)
+            return self._best(student)
         ranked: Tensor = self.ranked  # type: ignore[assignment]
         if epoch.index % self.config.refresh == 0:
-            ranked.copy_(torch.from_numpy(np.ascontiguousarray(student.topk(self.config.list_pool).items)))
+            ranked.copy_(torch.from_numpy(self._best(student)))
         return ranked.cpu().numpy()
 
-    def _sample(self, pool: np.ndarray, seed: int) -> Tensor:
-        weights = self._weights[: pool.shape[1]]
-        return (
-            torch.from_numpy(sampling.weighted(pool, weights, self.config.listed, seed=seed))
-            .long()
-            .to(self.task.device)
-        )
+    def _sample(self, pool: np.ndarray | None, seed: int) -> Draws:
+        config = self.config
 
-    def forward(self, student: View, batch: Batch, project_users: Project, project_items: Project) -> Tensor:
+        def by_rank(count: int, *names: str | int) -> np.ndarray:
+            assert pool is not None
+            weights = self._weights[: pool.shape[1]]
+            return sampling.weighted(pool, weights, count, seed=stream(seed, *names) if names else seed)
+
+        def uniform(count: int) -> np.ndarray:
+            users = owners_of(self.task, np.arange(self.task.n_queries))
+            own = stream(seed, "uniform")
+            return sampling.negatives(self.task.seen, users, count, seed=own, exhausted="mask")
+
+        lists = pairs = None
+        if self._lists_on and config.repeats:
+            lists = np.concatenate([by_rank(1, "list", place) for place in range(config.listed)], axis=1)
+        elif self._lists_on:
+            lists = by_rank(config.listed)
+        if self._pairs_on and config.pairs == "uniform":
+            pairs = uniform(2)
+        elif self._pairs_on:
+            second = uniform(1) if config.pairs == "hybrid" else by_rank(1, "second")
+            pairs = np.concatenate([by_rank(1, "first"), second], axis=1)
+        return Draws(*(None if d is None else torch.from_numpy(d).long().to(self.task.device) for d in (lists, pairs)))
+
+    def items(self, batch: Batch) -> Tensor:
+        """int64 [M]: the distinct items that the penalty of a batch looks at, ascending."""
+        asked, wanted = batch.unique_queries.ids, []
+        if self.config.pairwise_weight:
+            wanted.append(self._compared(batch)[1].reshape(-1))
+        if self._lists is not None:
+            wanted.append(self._lists[asked].reshape(-1))
+        return distinct(torch.cat(wanted), self.task.n_items) if wanted else asked.new_empty(0)
+
+    def _compared(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Places of queries among the batch's distinct ones, [B], and items to compare the first of with the others, [B, 1 +
+        N]; -1 pads."""
+        rows, positives, negatives = batch.triples
+        asked = batch.queries.rows[rows]
+        places = torch.searchsorted(batch.unique_queries.ids, asked)
+        if self._pairs is not None:
+            return places, self._pairs[asked]
+        return places, torch.cat([positives.unsqueeze(1), negatives], dim=1)
+
+    def forward(
+        self,
+        student: View,
+        batch: Batch,
+        project_users: Project,
+        project_items: Project,
+        *,
+        normalised: bool = True,
+        items: Tensor | None = None,
+    ) -> Tensor:
+        """The penalty of projectors of the batch's distinct queries and of ``items``, which are `Penalty.items`; what they
+        return is brought to length 1 unless it is not to be ``normalised``."""
         config, total = self.config, torch.zeros((), device=batch.positives.device)
         if not config.pairwise_weight and not config.listwise_weight:
             return total
         asked = batch.unique_queries
-        rows, positives, negatives = batch.triples
-        place_of_row = torch.searchsorted(asked.ids, batch.queries.rows[rows])  # [B]
-        lists = None if self._lists is None or not config.listwise_weight else self._lists[asked.ids]  # [E, Q]
-        triples = torch.cat([positives.unsqueeze(1), negatives], dim=1)  # [B, 1 + N]
-        wanted = triples.reshape(-1) if lists is None else torch.cat([triples.reshape(-1), lists.reshape(-1)])
-        items = distinct(wanted, self.task.n_items)
+        items = self.items(batch) if items is None else items
+        if not items.numel():
+            return total
         before = student.queries[asked.first].detach(), student.items(items).detach()
-        after = (
-            F.normalize(project_users(before[0]), dim=-1, eps=1e-12),
-            F.normalize(project_items(before[1]), dim=-1, eps=1e-12),
-        )
+        after = project_users(before[0]), project_items(before[1])
+        if normalised:
+            after = F.normalize(after[0], dim=-1, eps=1e-12), F.normalize(after[1], dim=-1, eps=1e-12)
         if config.pairwise_weight:
-            places = torch.searchsorted(items, triples)
-            pre, post = ((u[place_of_row[rows]].unsqueeze(1) * i[places]).sum(-1) for u, i in (before, after))
+            place_of_row, compared = self._compared(batch)
+            places = torch.searchsorted(items, compared).clamp_(max=items.shape[0] - 1)
+            pre, post = ((u[place_of_row].unsqueeze(1) * i[places]).sum(-1) for u, i in (before, after))
             agreement = (post[:, :1] - post[:, 1:]) * (pre[:, :1] - pre[:, 1:])
             losses = torch.relu(-agreement) if config.pairwise == "relu" else F.softplus(-agreement)
-            total = total + config.pairwise_weight * losses.sum()
-        if lists is not None:
+            known = (compared[:, :1] >= 0) & (compared[:, 1:] >= 0)
+            total = total + config.pairwise_weight * (losses * known).sum()
+        if self._lists is not None:
+            lists = self._lists[asked.ids]  # [E, Q]
             places = torch.searchsorted(items, lists).clamp_(max=items.shape[0] - 1)
             pre, post = (torch.bmm(i[places], u.unsqueeze(-1)).squeeze(-1) for u, i in (before, after))  # [E, Q]
-            times = torch.bincount(place_of_row, minlength=asked.ids.shape[0])
+            times = torch.searchsorted(asked.ids, batch.queries.rows[batch.triples.rows])
+            times = torch.bincount(times, minlength=asked.ids.shape[0])
             losses = list_losses(pre, post, config.list_temperature, lists >= 0)
             total = total + config.listwise_weight * (times * losses).sum()
         return total

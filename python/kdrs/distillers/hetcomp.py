@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kdrs import losses, sampling
 from kdrs.distillers.base import Distiller
+from kdrs.distillers.dcd import item_ranks
 from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Queries, Task
@@ -46,6 +47,9 @@ class HetCompConfig(Settings):
     """Advance also where the student moves away from the next state (released code), so that every user arrives."""
     importance: Literal["exp", "ccd"] = "exp"
     """Importance of rank ρ (from 0) in a permutation: exp(-ρ / 10), or (1 / (ρ + 1))^0.05."""
+    consistency: int = Field(0, ge=0)
+    """Add the stability exp(-s / 100) to each importance, s being the standard deviation of the item's rank over so many
+    saved stages up to the state: ConCF's rule, which takes 5. 0: without."""
     observed: Literal["ensemble", "stored"] = "ensemble"
     """Training items of a user that are ranked too: the ensemble's best ones, or the first in stored order (KDs)."""
     observed_items: int | None = Field(10, ge=1)
@@ -92,7 +96,9 @@ class HetComp(Distiller):
     config: HetCompConfig
     purpose = "compress an ensemble of different teachers, along their training trajectories, from easy to hard"
     reference = "Kang et al., Distillation from heterogeneous models for top-K recommendation, WWW 2023"
-    needs = "saved stages (`train.stages_every`) of each teacher, and scores; one teacher or several"
+    needs = (
+        "saved stages (`train.stages_every`, or a folder of teacher files) of each teacher, and scores; one or several"
+    )
     default_weight = 1.0
 
     v: Tensor
@@ -104,17 +110,26 @@ class HetComp(Distiller):
         super().__init__(config, teachers, task, student_dim, seed)
         if not teachers:
             raise ConfigError("got no teachers", "give one or several, each with saved stages")
+        if config.consistency and config.importance != "exp":
+            raise ConfigError(
+                f"consistency is {config.consistency} with importance = {config.importance!r}",
+                'it belongs to importance = "exp"; leave one of the two out',
+            )
         self.replaces_base = not config.base
-        chosen = [choose_stages(teacher, config) for teacher in teachers]
+        trajectories = [list(teacher.stages()) for teacher in teachers]
+        chosen = [choose_stages(*pair, config) for pair in zip(teachers, trajectories, strict=True)]
         listed = min(LISTED, task.n_items)
         users = np.arange(task.n_users)
         self.lists = np.full((len(teachers), config.states, task.n_users, listed), -1, np.int32)
+        self.stability = np.zeros(self.lists.shape if config.consistency else (0,), np.float32)
         observed = np.zeros(task.seen.n_pairs)
         for m, stages in enumerate(chosen):
             for e, stage in enumerate(stages):
                 state = stage.load()
                 found = np.asarray(state.topk(listed).items)[users]
                 self.lists[m, e, :, : found.shape[1]] = found
+                if config.consistency:
+                    self.stability[m, e] = stability(trajectories[m], stage, self.lists[m, e], config.consistency)
                 if e == config.states - 1 and config.observed == "ensemble":
                     observed += np.exp(-ranks_of_seen(state, task) / 10)
         device = task.device
@@ -226,7 +241,8 @@ class HetComp(Distiller):
     def _build(self) -> None:
         """Target lists of the present states, and who is at the final ones."""
         states, device = self.v.cpu().numpy(), self.targets.device
-        self.targets.copy_(torch.from_numpy(ensemble(self.lists, states, self.config)).to(device))
+        best = ensemble(self.lists, states, self.config, self.stability if self.config.consistency else None)
+        self.targets.copy_(torch.from_numpy(best).to(device))
         arrived = (self.v == self.config.states - 1).all(0)
         self.fine.copy_(arrived if self.config.stage == "user" else arrived.all().expand_as(arrived))
 
@@ -282,38 +298,81 @@ class _MaskedLogSumExp(torch.autograd.Function):
         return shares * gradients[0].unsqueeze(1), None, None
 
 
-def choose_stages(teacher: Teacher, config: HetCompConfig) -> list[Stage]:
-    """A teacher's E states, oldest first.
+def choose_stages(teacher: Teacher, stages: Sequence[Stage], config: HetCompConfig) -> list[Stage]:
+    """A teacher's E states, oldest first, out of its stages.
 
     Raises ``MissingKnowledge`` for a teacher without saved stages (with ``states=1`` none is needed).
     """
-    stages = list(teacher.stages())
     # a teacher that was at its best early has few stages: one may then stand for several states
     if len(stages) < (config.states if config.choose == "first" else min(config.states, 2)):
         raise MissingKnowledge(
             f"teacher {teacher.name!r} holds {len(stages)} state(s) of its training; {config.states} were asked for",
-            "train it with train.stages_every, so that earlier weights are kept, or lower `states`",
+            "train it with train.stages_every, so that earlier weights are kept, give a folder of teacher files, or lower "
+            "`states`",
         )
     if config.choose == "first":
-        return stages[: config.states]
+        return list(stages[: config.states])
     best = stages[-1].epoch
     if best < 0 or any(stage.epoch < 0 for stage in stages):
-        places = [round((len(stages) - 1) * (e + 1) / config.states) for e in range(config.states)]
-        return [stages[place] for place in places]
+        # of unknown epochs: taken as evenly spaced, the nearest place counted from 1, ties to the earlier
+        places = np.ceil(len(stages) * (np.arange(config.states) + 1) / config.states - 0.5).astype(int)
+        return [stages[max(place - 1, 0)] for place in places]
     epochs = np.array([stage.epoch for stage in stages])
     wanted = best * (np.arange(config.states) + 1) / config.states
     return [stages[int(np.abs(epochs - epoch).argmin())] for epoch in wanted[:-1]] + [stages[-1]]
 
 
+def stability(stages: Sequence[Stage], stage: Stage, lists: np.ndarray, evaluations: int) -> np.ndarray:
+    """exp(-s / 100) of the items in the lists of one of a teacher's stages, int32 [U, N] -> float32 [U, N], 0 where a list is
+    padded.
+
+    s is the standard deviation of the item's rank, among unseen items and from 0, over the last ``evaluations`` of the
+    ``stages`` up to this one, fewer where there are fewer. A stage that is a ranking alone places items outside its list
+    right behind it.
+    """
+    place = next(index for index, other in enumerate(stages) if other is stage)
+    window = stages[max(place + 1 - evaluations, 0) : place + 1]
+    total, squares = np.zeros(lists.shape), np.zeros(lists.shape)
+    for other in window:
+        ranks = _ranks_in(other.load(), lists).astype(np.float64)
+        total += ranks
+        squares += ranks * ranks
+    mean = total / len(window)
+    deviation = np.sqrt(np.maximum(squares / len(window) - mean * mean, 0))
+    return np.where(lists >= 0, np.exp(-deviation / 100), 0).astype(np.float32)
+
+
+def _ranks_in(state: Teacher, lists: np.ndarray) -> np.ndarray:
+    """Ranks of the items of each user's list by a teacher, whole or of lists alone: float32 [U, N]."""
+    try:
+        return item_ranks(state, lists, unseen=True)
+    except MissingKnowledge:
+        own = np.asarray(state.topk(lists.shape[1]).items)[: lists.shape[0]]
+    out = np.empty(lists.shape, np.float32)
+    for rows in _blocks(lists.shape[0], lists.shape[1] ** 2):
+        same = (lists[rows][:, :, None] == own[rows][:, None, :]) & (own[rows] >= 0)[:, None, :]
+        out[rows] = np.where(same.any(2), same.argmax(2), (own[rows] >= 0).sum(1, keepdims=True))
+    return out
+
+
 def ranks_of_seen(teacher: Teacher, task: Task) -> np.ndarray:
-    """Rank, from 0, of each training pair among its user's training items by the teacher's scores: int64 [pairs]."""
+    """Rank, from 0, of each training pair among its user's training items by the teacher's scores: int64 [pairs].
+
+    Raises ``MissingKnowledge`` for a teacher that is a ranking alone.
+    """
     seen = task.seen
     rows = seen.row_of_pair.astype(np.int64)
     scores = np.empty(seen.n_pairs, np.float32)
     for start in range(0, seen.n_pairs, 1 << 18):
         part = slice(start, start + (1 << 18))
         users, within = np.unique(rows[part], return_inverse=True)
-        view = teacher.view(task.queries(torch.from_numpy(users).to(task.device)))
+        try:
+            view = teacher.view(task.queries(torch.from_numpy(users).to(task.device)))
+        except MissingKnowledge as error:
+            raise MissingKnowledge(
+                f"teacher {teacher.name!r} holds only a ranking; hetcomp needs scores to rank the training items",
+                'set observed = "stored", or export user and item vectors',
+            ) from error
         items = torch.from_numpy(seen.indices[part].astype(np.int64)).to(task.device)
         scores[part] = view.pairs(torch.from_numpy(within).to(task.device), items).cpu().numpy()
     order = np.lexsort((seen.indices, -scores, rows))
@@ -334,10 +393,13 @@ def best_seen(task: Task, values: np.ndarray, count: int) -> np.ndarray:
     return lists
 
 
-def ensemble(lists: np.ndarray, states: np.ndarray, config: HetCompConfig) -> np.ndarray:
+def ensemble(
+    lists: np.ndarray, states: np.ndarray, config: HetCompConfig, stable: np.ndarray | None = None
+) -> np.ndarray:
     """The first K items a user by summed importance, ties by id: int32 [U, K], padded with -1.
 
-    ``lists`` int32 [M, E, U, N], ``states`` int [M, U]. A merge of at most M·N candidates a user.
+    ``lists`` int32 [M, E, U, N], ``states`` int [M, U]; ``stable`` float32 like lists is added to the importances. A
+    merge of at most M·N candidates a user.
     """
     n_teachers, _, n_users, listed = lists.shape
     rho = np.arange(listed)
@@ -348,7 +410,12 @@ def ensemble(lists: np.ndarray, states: np.ndarray, config: HetCompConfig) -> np
         items = np.stack([lists[m, states[m, users], users] for m in range(n_teachers)], axis=1)  # [b, M, N]
         known = items >= 0
         keys = (np.arange(users.size)[:, None, None] * np.int64(2**31) + items)[known]
-        values = np.broadcast_to(weights, items.shape)[known]
+        importances = np.broadcast_to(weights, items.shape)
+        if stable is not None:
+            importances = importances + np.stack(
+                [stable[m, states[m, users], users] for m in range(n_teachers)], axis=1
+            )
+        values = importances[known]
         distinct, inverse = np.unique(keys, return_inverse=True)
         sums = np.bincount(inverse, values, minlength=distinct.size)
         user, item = distinct >> 31, (distinct & (2**31 - 1)).astype(np.int32)

@@ -20,8 +20,8 @@ class PHR(HintDistiller):
     ``v_e = ½ (h_T(e) + mean over neighbours of h_T)``, ``Θ_e = W2 relu(W1 v_e + b1) + b2`` of shape d_T x d_S,
     ``ℓ(e) = ‖h_T(e) - Θ_e h_S(e)‖²``, summed as DE's. One network serves users and items.
 
-    Differs from the code of HyperKDMA: neighbours are used (it skips them: ``enrich = "none"``; its unused routine would
-    average over those of the batch only), the hidden layer has the paper's half width (``hidden``), and LightGCN's student
+    Differs from the code of HyperKDMA: neighbours are used (it skips them: ``enrich = "none"``; its unused routine averages
+    over those of the batch: ``"batch"``), the hidden layer has the paper's half width (``hidden``), and LightGCN's student
     vector is the propagated one (the code takes the raw one). The formula prints non-interacted items as neighbours; its
     text, the code and this class take the interacted ones. Adding the two spaces of users and items in v_e makes sense
     where they are one space, as in dot-product models.
