@@ -12,7 +12,7 @@ from conftest import toy_dataset
 from kdrs.data import Interactions
 from kdrs.distillers import BD, DE
 from kdrs.errors import ConfigError
-from kdrs.models import BPR, CDAE
+from kdrs.models import BPR, CDAE, IAE, Caser, SASRec
 from kdrs.tasks import Batch, Epoch, PairTask
 from kdrs.teachers import ModelTeacher
 from kdrs.train import Learner, Term, fit
@@ -223,6 +223,62 @@ def test_models_of_whole_users_have_negatives_of_their_own():
         assert not torch.equal(ours.negatives, theirs.negatives)
     drawn = {tuple(batch.negatives.tolist()) for batches in seen for batch in batches}
     assert len(drawn) == 8
+
+
+KINDS = {
+    "users": (CDAE, {}),
+    "items": (IAE, {}),
+    "windows of two targets": (Caser, {"length": 3, "targets": 2}),
+    "whole sequences": (SASRec, {"length": 6}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_for_a_positive_are_used_once_whatever_the_batches_are(kind):
+    """Five items a positive of the batch, and over an epoch each of its draws in one batch: nothing twice, nothing left."""
+    cls, options = KINDS[kind]
+    toy = toy_dataset()
+    torch.manual_seed(0)
+    configs = [cls.Config(dim=dim, **options) for dim in (4, 8)]
+    task = cls.make_task(configs[0], toy.train, order=toy.order, batch_size=16)
+    own, other = pools(task, *(cls(config, task) for config in configs), refresh=2, idle="uniform")
+    seen = toy.train.to_csr().toarray() > 0
+    for distiller in (own, other):
+        start = distiller._first.tolist()
+        expected = {user: distiller._drawn[start[user] : start[user] + n].tolist()
+                    for user, n in enumerate(distiller._count.tolist())}  # fmt: skip
+        positives = torch.zeros(task.n_users, dtype=torch.int64)
+        for batch in task.draw(Epoch(0, 0, 100)):
+            users = batch.queries.users
+            per_row = torch.bincount(batch.positive_rows, minlength=len(users))
+            found = set(zip(*(part.tolist() for part in distiller._of_batch(batch)), strict=True))
+            wanted = set()
+            for row, (user, count) in enumerate(zip(users.tolist(), per_row.tolist(), strict=True)):
+                wanted |= {(row, expected[user].pop(0)) for _ in range(5 * count)}
+                positives[user] += count
+                assert not seen[user, [item for at, item in found if at == row]].any()
+            assert found == wanted
+        assert not any(expected.values())
+        assert positives.tolist() == task.positives_per_user.tolist()
+
+
+@pytest.mark.parametrize("kind", ["users", "windows of two targets", "whole sequences"])
+def test_the_two_models_have_negatives_of_their_own(kind):
+    cls, options = KINDS[kind]
+    toy = toy_dataset()
+    configs = [cls.Config(dim=dim, **options) for dim in (4, 8)]
+    task = cls.make_task(configs[0], toy.train, order=toy.order, batch_size=16)
+    own, other = pools(task, *(cls(config, task) for config in configs))
+    seen = toy.train.to_csr().toarray() > 0
+    for batch in task.draw(Epoch(0, 0, 100)):
+        ours, theirs = own.base_batch(batch), other.base_batch(batch)
+        assert torch.equal(ours.negatives, batch.negatives)
+        assert theirs.negatives.numel() > 0
+        assert not torch.equal(ours.negatives, theirs.negatives)
+        rows = theirs.negative_rows
+        assert not seen[batch.queries.users[rows], theirs.negatives].any()
+        if kind != "users":
+            assert torch.equal(rows, batch.negative_rows)
 
 
 def test_half_a_pair_is_refused():

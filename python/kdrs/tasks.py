@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -175,6 +175,10 @@ class Task(Protocol):
     """Training pairs that can't be used, for want of a negative."""
 
     @property
+    def positives_per_user(self) -> NDArray[np.int64]:
+        """int64 [U]: how many positives an epoch holds of each user, as often as it holds them."""
+
+    @property
     def n_rows(self) -> int:
         """Training rows an epoch."""
 
@@ -251,6 +255,10 @@ class PairTask:
         """int32 [n_rows], ascending: the user of each training row, in the order of ``Batch.places``."""
         return np.repeat(self._users, self.n_negatives) if self.layout == "triples" else self._users
 
+    @property
+    def positives_per_user(self) -> NDArray[np.int64]:
+        return np.bincount(self.row_users, minlength=self.n_users)
+
     def negatives(self, seed: int) -> np.ndarray:
         """int32 [n_rows, N]: fresh negatives for every training row."""
         drawn = sampling.negatives(self.seen, self._users, self.n_negatives, seed=seed, threads=self.threads)
@@ -306,12 +314,8 @@ class PairBatches:
             yield Batch(Queries(asked, asked), positives, drawn, places)
 
 
-class UserTask:
-    """One training row for each user who has seen something: autoencoders over users.
-
-    A batch is ``batch_size`` users with all their training items as positives, flat. Each batch draws
-    ``int(ratio · |O_u|)`` items a user, uniformly with replacement from those the user has not seen; items drawn twice
-    count once. Users who have seen every item get none.
+class RowTask:
+    """What tasks share whose training rows are whole rows of a matrix: those of ``rows`` that hold something.
 
     Raises ``DataError`` if nobody has seen anything.
     """
@@ -319,24 +323,17 @@ class UserTask:
     owners: NDArray[np.int64] | None = None
     n_skipped = 0
 
-    def __init__(
-        self,
-        seen: Interactions,
-        *,
-        batch_size: int = 128,
-        ratio: float = 0.0,
-        device: torch.device | str = "cpu",
-        threads: int | None = None,
-    ):
-        if batch_size < 1 or not 0 <= ratio < 2**31:
-            raise ConfigError(f"batch_size is {batch_size} and ratio {ratio}", "allowed: from 1, and from 0")
-        self.seen, self.batch_size, self.ratio = seen, batch_size, ratio
+    def __init__(self, seen: Interactions, rows: Interactions, batch_size: int, device: torch.device | str):
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}", "allowed: from 1")
+        self.seen, self.batch_size, self.device = seen, batch_size, torch.device(device)
         self.n_queries = self.n_users = seen.shape[0]
         self.n_items = seen.shape[1]
-        self.device, self.threads = torch.device(device), threads
-        self._rows = _not_empty(seen)
-        unseen = seen.row_degrees < self.n_items
-        self._draws = np.where(unseen, (seen.row_degrees * ratio).astype(np.int64), 0)
+        self._rows = np.flatnonzero(rows.row_degrees)
+        if not self._rows.size:
+            raise DataError(
+                "no training pair is left", "check the data set's filters and split with `kdrs data describe`"
+            )
 
     def queries(self, rows: Tensor) -> Queries:
         return Queries(rows, rows)
@@ -350,14 +347,48 @@ class UserTask:
     def n_batches(self) -> int:
         return -(-self.n_rows // self.batch_size)
 
-    def draw(self, epoch: Epoch) -> RowBatches:
-        def batch(users: np.ndarray, index: int) -> Batch:
-            rows, items = self.seen.pairs_of(users)
-            drawn_rows, drawn = self._drawn(users, epoch.stream("negatives", index))
-            asked, positives, negatives, at, at_drawn = _tensors(self.device, users, items, drawn, rows, drawn_rows)
-            return Batch(Queries(asked, asked), positives, negatives, rows=(at, at_drawn))
+    @property
+    def positives_per_user(self) -> NDArray[np.int64]:
+        return self.seen.row_degrees
 
-        return RowBatches(_shuffled(self._rows, epoch), self.batch_size, batch)
+    def draw(self, epoch: Epoch) -> RowBatches:
+        order = np.random.default_rng(epoch.stream("order")).permutation(self._rows)
+        return RowBatches(order, self.batch_size, partial(self.batch, epoch))
+
+    def batch(self, epoch: Epoch, rows: np.ndarray, index: int) -> Batch:
+        """The batch of these rows, which is number ``index`` of the epoch."""
+        raise NotImplementedError
+
+
+class UserTask(RowTask):
+    """One training row for each user who has seen something: autoencoders over users.
+
+    A batch is ``batch_size`` users with all their training items as positives, flat. Each batch draws
+    ``int(ratio · |O_u|)`` items a user, uniformly with replacement from those the user has not seen; items drawn twice
+    count once. Users who have seen every item get none.
+    """
+
+    def __init__(
+        self,
+        seen: Interactions,
+        *,
+        batch_size: int = 128,
+        ratio: float = 0.0,
+        device: torch.device | str = "cpu",
+        threads: int | None = None,
+    ):
+        if not 0 <= ratio < 2**31:
+            raise ConfigError(f"ratio is {ratio}", "allowed: from 0")
+        super().__init__(seen, seen, batch_size, device)
+        self.ratio, self.threads = ratio, threads
+        unseen = seen.row_degrees < self.n_items
+        self._draws = np.where(unseen, (seen.row_degrees * ratio).astype(np.int64), 0)
+
+    def batch(self, epoch: Epoch, rows: np.ndarray, index: int) -> Batch:
+        at, items = self.seen.pairs_of(rows)
+        at_drawn, drawn = self._drawn(rows, epoch.stream("negatives", index))
+        asked, positives, negatives, places, drawn_places = _tensors(self.device, rows, items, drawn, at, at_drawn)
+        return Batch(Queries(asked, asked), positives, negatives, rows=(places, drawn_places))
 
     def redrawn(self, batch: Batch, seed: int) -> Batch:
         """A batch of this task with other negatives, for a model that learns from the same users beside another one."""
@@ -376,48 +407,22 @@ class UserTask:
         return np.divmod(keys[np.diff(keys, prepend=-1) > 0], self.n_items)
 
 
-class ItemTask:
+class ItemTask(RowTask):
     """One training row for each item that somebody has seen: autoencoders over items.
 
     A batch is ``batch_size`` items. Its queries are the users who have seen any of them, each once, ascending; its
     positives, flat, are all training pairs of these items. Nothing is drawn.
-
-    Raises ``DataError`` if nobody has seen anything.
     """
 
-    owners: NDArray[np.int64] | None = None
-    n_skipped = 0
-
     def __init__(self, seen: Interactions, *, batch_size: int = 512, device: torch.device | str = "cpu"):
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}", "allowed: from 1")
-        self.seen, self.batch_size, self.device = seen, batch_size, torch.device(device)
-        self.n_queries = self.n_users = seen.shape[0]
-        self.n_items = seen.shape[1]
         self._users_of = seen.transpose()
-        self._rows = _not_empty(self._users_of)
+        super().__init__(seen, self._users_of, batch_size, device)
 
-    def queries(self, rows: Tensor) -> Queries:
-        return Queries(rows, rows)
-
-    @property
-    def n_rows(self) -> int:
-        """Training rows an epoch."""
-        return self._rows.size
-
-    @property
-    def n_batches(self) -> int:
-        return -(-self.n_rows // self.batch_size)
-
-    def draw(self, epoch: Epoch) -> RowBatches:
-        def batch(items: np.ndarray, index: int) -> Batch:
-            places, users = self._users_of.pairs_of(items)
-            asked, rows = np.unique(users, return_inverse=True)
-            none = np.zeros(0, np.int64)
-            queries, positives, negatives, at = _tensors(self.device, asked, items[places], none, rows)
-            return Batch(Queries(queries, queries), positives, negatives, rows=(at, negatives))
-
-        return RowBatches(_shuffled(self._rows, epoch), self.batch_size, batch)
+    def batch(self, epoch: Epoch, rows: np.ndarray, index: int) -> Batch:
+        places, users = self._users_of.pairs_of(rows)
+        asked, at = np.unique(users, return_inverse=True)
+        queries, positives, negatives, query_rows = _tensors(self.device, asked, rows[places], np.zeros(0), at)
+        return Batch(Queries(queries, queries), positives, negatives, rows=(query_rows, negatives))
 
 
 class RowBatches:
@@ -434,17 +439,6 @@ class RowBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[index] for index in range(len(self)))
-
-
-def _not_empty(seen: Interactions) -> np.ndarray:
-    rows = np.flatnonzero(seen.row_degrees)
-    if not rows.size:
-        raise DataError("no training pair is left", "check the data set's filters and split with `kdrs data describe`")
-    return rows
-
-
-def _shuffled(rows: np.ndarray, epoch: Epoch) -> np.ndarray:
-    return np.random.default_rng(epoch.stream("order")).permutation(rows)
 
 
 def _tensors(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
@@ -571,6 +565,17 @@ class SequenceTask:
         """int32 [n_rows], ascending: the user of each training row, in the order of ``Batch.places``; None where rows have
         several targets."""
         return None if self.flat else self._instance_owners
+
+    @property
+    def positives_per_user(self) -> NDArray[np.int64]:
+        return np.bincount(np.repeat(self._instance_owners, self._counts), minlength=self.n_users)
+
+    def redrawn(self, batch: Batch, seed: int) -> Batch:
+        """A batch of this task with other negatives, for a model that learns from the same instances beside another one."""
+        owners = batch.queries.users[batch.positive_rows].cpu().numpy()
+        drawn = sampling.negatives(self.seen, owners, self.n_negatives, seed=seed, threads=self.threads)
+        (negatives,) = _tensors(self.device, drawn.reshape(-1) if self.flat else drawn)
+        return replace(batch, negatives=negatives)
 
     def negatives(self, seed: int) -> NDArray[np.int32]:
         """int32 [targets, N]: fresh negatives for every target of every instance."""

@@ -34,7 +34,8 @@ class BDConfig(Settings):
     refresh: int = Field(10, ge=1)
     """Epochs between rankings by the two models; draws in between come from the frozen weights."""
     draws: int = Field(5, ge=1)
-    """Models trained on whole users: items a user, direction and step, as a multiple of the user's training items."""
+    """Models that are not trained on single pairs: items a user, direction and step, as a multiple of the user's positives in
+    the batch (models of whole users: of all the user's training items)."""
     negatives: Literal["own", "shared"] = "own"
     """Negatives of the models' own loss: uniform, drawn for each model (abstract); ``shared``: the drawn item (notebook)."""
     direction: Literal["paper", "notebook"] = "paper"
@@ -58,10 +59,9 @@ class BD(Distiller):
     the teacher on items that the student places higher, w = exp(ε_e (r_T - r_S)), the student on items that it underrates,
     w = tanh(max(ε_t (r_S - r_T), 0)); ranks count from 1 among unseen items. Ranks are taken every ``refresh`` epochs and
     frozen in between; labels always come from the parameters of the step, out of the same forward pass as the source's own
-    loss. One item a training row and direction (models of whole users: ``draws`` times the user's items, repeats
-    counted once; where a user comes up in several batches of an epoch, as with models of whole items or of sequences with
-    several targets, the epoch's draws serve all of them, and the two models share the negatives of their own loss). Losses
-    are summed over the batch.
+    loss. One item a training row and direction; models of whole users, of whole items and of sequences with several
+    targets have ``draws`` items a positive, which are used once, repeats within a query of a batch counted once (published for
+    whole users alone). Losses are summed over the batch.
 
     This object is the student's term; ``counterpart`` makes the teacher's. The term's weight is lambda_S.
 
@@ -101,20 +101,18 @@ class BD(Distiller):
         self._taught = False
         self._negatives: Tensor | None = None
         self._redraws = (0, 0)
-        users = getattr(task, "row_users", None)
-        self._by_row = users is not None
+        self._by_row = getattr(task, "row_users", None) is not None
         if config.negatives == "shared" and not self._by_row:
             raise ConfigError(
                 "negatives is 'shared' with a model that does not train on pairs", 'allowed: negatives = "own"'
             )
-        counts = (
-            np.bincount(users, minlength=task.n_users) if users is not None else config.draws * task.seen.row_degrees
-        ).astype(np.int64)
+        counts = (task.positives_per_user * (1 if self._by_row else config.draws)).astype(np.int64)
         first = np.cumsum(counts) - counts
         owner = np.repeat(np.arange(task.n_users), counts)
         # entry e of user u in the epoch k after a refresh lies in the pool at refresh·first[u] + k·counts[u] + (e - first[u])
         self._count = torch.from_numpy(counts).to(task.device)
         self._first = torch.from_numpy(first).to(task.device)
+        self._used = torch.zeros_like(self._count)
         self._start = torch.from_numpy(first[owner] * (config.refresh - 1) + np.arange(owner.size)).to(task.device)
         self._stride = torch.from_numpy(counts[owner]).to(task.device)
         self.register_buffer("pool", torch.full((owner.size * config.refresh,), -1, dtype=torch.int32))
@@ -130,12 +128,13 @@ class BD(Distiller):
 
     def draw(self, epoch: Epoch) -> np.ndarray | None:
         redraw = getattr(self.task, "negatives", None)
-        if redraw is None or self._other or self.config.negatives == "shared":
+        if redraw is None or not self._by_row or self._other or self.config.negatives == "shared":
             return None
         return redraw(self.stream(epoch, "negatives"))
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
         self._redraws = (self.stream(epoch, "negatives"), 0)
+        self._used.zero_()
         since = epoch.index % self.config.refresh
         if self._other and since == 0:
             self._refresh(epoch, student)
@@ -151,7 +150,7 @@ class BD(Distiller):
         return batch if self._negatives is None else replace(batch, negatives=self._negatives[batch.places])
 
     def _redrawn(self, batch: Batch) -> Batch:
-        """A batch of whole users with the teacher's own negatives."""
+        """A batch of whole users, or of instances with several targets, with the teacher's own negatives."""
         redrawn = getattr(self.task, "redrawn", None)
         if redrawn is None or self._other:
             return batch
@@ -171,17 +170,26 @@ class BD(Distiller):
             known, ids = drawn >= 0, drawn.clamp(min=0)
             own, theirs = student.scores(ids), source.scores(ids)
         else:
-            rows, ids = self._of_users(batch.queries.users)  # [P]
+            rows, ids = self._of_batch(batch)  # [P]
             known = None
             own, theirs = student.pairs(rows, ids), source.pairs(rows, ids)
         return losses.soft_pointwise(own, torch.sigmoid(theirs / self.temperature), known)
 
-    def _of_users(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """The epoch's draws of the batch's users as (batch row, item), repeats once."""
-        counts = self._count[users]
-        rows = torch.arange(users.shape[0], device=users.device).repeat_interleave(counts)
-        within = torch.arange(rows.shape[0], device=users.device) - (counts.cumsum(0) - counts)[rows]
-        ids = self._drawn[self._first[users][rows] + within]
+    def _of_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The next of the epoch's draws for each positive of the batch as (batch row, item), repeats within a row once."""
+        users, n = batch.queries.users, len(batch.queries)
+        counts = torch.bincount(batch.positive_rows, minlength=n) * self.config.draws
+        order = torch.argsort(users, stable=True)  # a user may be asked several times in a batch
+        before = counts[order].cumsum(0) - counts[order]
+        _, sizes = torch.unique_consecutive(users[order], return_counts=True)
+        of_group = torch.repeat_interleave(sizes)
+        within = before - before[sizes.cumsum(0) - sizes][of_group]
+        starts = torch.empty_like(counts)
+        starts[order] = self._used[users[order]] + within
+        self._used.index_add_(0, users, counts)
+        rows = torch.arange(n, device=users.device).repeat_interleave(counts)
+        place = torch.arange(rows.shape[0], device=users.device) - (counts.cumsum(0) - counts)[rows]
+        ids = self._drawn[self._first[users][rows] + starts[rows] + place]
         keys = torch.unique(rows[ids >= 0] * self.task.n_items + ids[ids >= 0])
         return keys // self.task.n_items, keys % self.task.n_items
 
