@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
+from commands import ok
 from kdrs import pipeline
 from kdrs.config import resolve
 from kdrs.data import Dataset
@@ -158,6 +160,43 @@ def test_a_run_may_be_resumed_by_another_path(toy_path, tmp_path, monkeypatch):
     pipeline.execute(resolve(described), "run", on_epoch=rows.append, should_stop=lambda: len(rows) == 7)
     pipeline.execute(resolve(described), tmp_path / "run", resume=True)
     assert Run.open(tmp_path / "run").status()["status"] == "finished"
+
+
+def test_a_run_goes_on_and_is_read_from_any_folder(toy_path, tmp_path, monkeypatch):
+    """Relative paths, of the data set, a teacher and a part's teacher, are those of the folder the run was started in."""
+    home, away = tmp_path / "home", tmp_path / "away"
+    for folder in (home, away):
+        folder.mkdir()
+    (home / "toy").symlink_to(toy_path)
+    monkeypatch.chdir(home)
+    alone = {**values(Path("toy"), model={"name": "bpr", "dim": 8}), "parts": "shared"}
+    alone["train"]["epochs"] = 1
+    pipeline.execute(resolve(alone), "old")
+    described = values(
+        Path("toy"),
+        teachers={"big": teacher_table(distill=[{"method": "rrd", "teacher": "old", **RRD}])},
+        distill=[{"method": "de", "experts": 2, "teacher": ["big"]}, {"method": "rrd", "teacher": "old", **RRD}],
+        parts="shared",
+    )
+    pipeline.execute(resolve(described), "whole")
+    described["parts"] = "others"
+    rows = []
+    pipeline.execute(resolve(described), "cut", on_epoch=rows.append, should_stop=lambda: len(rows) == 6)
+    assert Run.open("cut").config["data"]["path"] == "toy"
+    monkeypatch.chdir(away)
+    (away / "old").mkdir()  # something of that name is here too
+    ok("resume", home / "cut", "-q")
+    ok("distill", home / "whole/config.toml", "--out", home / "again", "-q")
+    for name in ("cut", "again"):
+        assert (home / name / "model.safetensors").read_bytes() == (home / "whole/model.safetensors").read_bytes()
+    assert sorted(path.name for path in away.iterdir()) == ["old"]
+    compared = ok("eval", home / "cut", home / "old", "--json").document
+    assert {entry["name"]: entry["role"] for entry in compared["runs"]} == {"cut": "student", "old": "teacher"}
+    monkeypatch.chdir(home)
+    pipeline.execute(resolve(described), "cut", resume=True)  # absolute by now, and still the same run
+    home.rename(tmp_path / "moved")  # data and runs together, to another place
+    monkeypatch.chdir(tmp_path / "moved")
+    ok("eval", "whole", "--json")
 
 
 def test_two_models_of_one_kind_have_noise_of_their_own(toy_path, tmp_path):
@@ -411,6 +450,41 @@ def test_bidirectional_distillation_keeps_both_models(toy_path, trained, tmp_pat
     assert after.model.dim == 16
     assert not torch.equal(before.model.users.weight, after.model.users.weight)
     assert after.report()["test"].n == 50
+    compared = pipeline.comparison([tmp_path / "run", tmp_path / "run/peers/bd-teacher"], time_scoring=False)
+    assert [line.role for line in compared.lines] == ["student", "teacher"]
+
+
+def test_a_plan_counts_both_learners(toy_path, trained, tmp_path):
+    found = pipeline.plan(resolve(bidirectional(toy_path, trained)), tmp_path / "run")
+    assert found["parameters"] == 130 * 4
+    assert found["trained_parameters"] == 130 * (4 + 16)
+    alone = pipeline.plan(resolve(values(toy_path)), tmp_path / "run")
+    assert alone["trained_parameters"] == 130 * 4
+    assert found["memory_bytes"] - alone["memory_bytes"] == 4 * 4 * 130 * 16
+
+
+def test_a_run_counts_once_in_a_comparison(trained):
+    with pytest.raises(ConfigError, match="given twice"):
+        pipeline.comparison([trained / "student", trained / "teacher/../student"])
+    with pytest.raises(ArtefactError, match="no run directory or teacher file"):
+        pipeline.comparison([trained / "student", trained / "nothing"])
+
+
+def test_an_interruption_within_a_part_is_told(toy_path, tmp_path, capsys):
+    from kdrs.cli.running import _finish, _Stopper
+
+    described = values(
+        toy_path,
+        teachers={"big": teacher_table()},
+        distill=[{"method": "cd", "items": 5, "pool": 30, "teacher": "big"}],
+    )
+    rows = []
+    outcome = pipeline.execute(
+        resolve(described), tmp_path / "run", on_epoch=rows.append, should_stop=lambda: len(rows) == 2
+    )
+    with pytest.raises(typer.Exit):
+        _finish(outcome, _Stopper(), False)
+    assert "interrupted in part big after 2 epochs; go on with: kdrs resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])

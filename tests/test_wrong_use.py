@@ -10,9 +10,9 @@ import pytest
 import tomli_w
 import torch
 from safetensors.torch import save_file
-from tests.commands import fails, listing, ok
-from tests.conftest import toy_dataset
 
+from commands import fails, listing, ok
+from conftest import toy_dataset
 from kdrs.data import Dataset
 
 BIG = {"model": {"name": "bpr", "dim": 16}}

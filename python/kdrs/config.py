@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from kdrs.errors import ConfigError, nearest, shown
+from kdrs.runs import Run
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 
@@ -145,7 +146,8 @@ PRESETS = {path.stem: path for path in sorted((Path(__file__).parent / "presets"
 
 
 def read_run_file(path: Path) -> dict[str, Any]:
-    """The values of a TOML run file, or of the preset of that name where there is no such file.
+    """The values of a TOML run file, or of the preset of that name where there is no such file. A run's own ``config.toml``
+    holds in any folder.
 
     Raises ``ConfigError`` with the line for what is no TOML.
     """
@@ -153,6 +155,8 @@ def read_run_file(path: Path) -> dict[str, Any]:
         path = PRESETS[str(path)]
     elif not path.exists() and not path.suffix:
         raise ConfigError(f"no run file and no preset {shown(str(path))}", nearest(str(path), PRESETS))
+    if path.name == "config.toml" and (path.parent / "env.json").is_file():
+        return Run.open(path.parent).config
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:

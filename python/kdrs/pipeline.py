@@ -718,9 +718,16 @@ def comparison(
 
     Folders named ``seed-N`` of one parent are seeds of one model. A run that another one was distilled from is a teacher;
     ``teacher`` and ``baseline`` name others by their path. The data set is the first run's unless given; ``protocol_name``
-    likewise. Raises ``ArtefactError`` for runs that are unfinished, damaged or of other data.
+    likewise. Raises ``ArtefactError`` for runs that are unfinished, damaged or of other data, ``ConfigError`` for a run that is
+    given twice.
     """
     paths = [Path(run) for run in runs]
+    places = [path.resolve() for path in paths]
+    for index, path in enumerate(paths):
+        if not path.exists():
+            raise ArtefactError(f"there is no run directory or teacher file {shown(str(path))}", "check the path")
+        if places[index] in places[:index]:
+            raise ConfigError(f"{shown(str(path))} is given twice", "name every run once")
     folders = [path for path in paths if path.is_dir()]
     if not folders and dataset is None:
         raise ConfigError("no run directory is given, so the data set is unknown", "give the data set with --data")
@@ -740,7 +747,7 @@ def comparison(
     entries = []
     for path in paths:
         config = configs.get(path)
-        is_teacher = path.resolve() in taught_by | wanted or config is None
+        is_teacher = path.resolve() in taught_by | wanted or config is None or _is_peer(path)
         role = "teacher" if is_teacher else "student" if config is not None and config.distill else "alone"
         scorers[path] = scorer = _scorer(path, dataset)
         model = scorer.model if isinstance(scorer, ModelTeacher) else None
@@ -780,6 +787,12 @@ def comparison(
         baseline=None if baseline is None else names.get(Path(baseline).resolve(), baseline),
         test=test,
     )
+
+
+def _is_peer(path: Path) -> bool:
+    """Whether a run is a teacher that another one trained along."""
+    place = path.resolve()
+    return place.parent.name == "peers" and (place.parents[1] / "config.toml").is_file()
 
 
 def _scorer(path: Path, dataset: Dataset) -> Teacher:

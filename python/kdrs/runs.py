@@ -32,7 +32,7 @@ import sys
 import time
 import tomllib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -97,6 +97,8 @@ class Run:
                     orphan.unlink()
             if exists:
                 run._check_same(config, dataset)
+                if run._folder() not in (None, os.getcwd()):
+                    config = with_paths(config, os.path.abspath)
                 write_bytes(head, _toml(config))  # as it is now: more epochs, another device
             else:
                 run._write_head(config, dataset)
@@ -123,12 +125,30 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
+        """The resolved options. Relative paths, which are those of the folder that the run was started in, are made to hold
+        in the present one."""
         try:
-            return tomllib.loads((self.path / "config.toml").read_text("utf-8"))
+            return self._placed(tomllib.loads((self.path / "config.toml").read_text("utf-8")))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ArtefactError(
                 f"{shown(str(self.path / 'config.toml'), PATH)} cannot be read: {shown(str(error))}"
             ) from error
+
+    def _placed(self, values: dict[str, Any]) -> dict[str, Any]:
+        folder = self._folder()
+        if folder is None or folder == os.getcwd():
+            return values
+
+        def here(path: str) -> str:
+            there = os.path.join(folder, path)
+            moved = not os.path.exists(there) and os.path.exists(path)  # everything together, to another place
+            return path if moved else there
+
+        return with_paths(values, here)
+
+    def _folder(self) -> str | None:
+        """Where the run was started, if that is known."""
+        return self._read_json("env.json").get("folder") if (self.path / "env.json").is_file() else None
 
     @property
     def data(self) -> dict[str, Any]:
@@ -336,7 +356,7 @@ class Run:
         write_bytes(ids / "users.json", dataset.users.to_json())
         write_bytes(ids / "items.json", dataset.items.to_json())
         write_json(self.path / "data.json", describe_data(dataset))
-        write_json(self.path / "env.json", environment(config.get("threads")))
+        write_json(self.path / "env.json", {**environment(config.get("threads")), "folder": os.getcwd()})
         # last: a directory without config.toml is no run yet
         write_bytes(self.path / "config.toml", _toml(config))
 
@@ -366,7 +386,7 @@ class Run:
             # a part's own directory decides about the part
             if re.sub(r"^teachers\.[^.]+\.(?=train\.)|^teachers\..+\.(?=train\.)", "", key) in MAY_CHANGE:
                 continue
-            if before.get(key) != now.get(key):
+            if before.get(key) != now.get(key) and not (_is_path(key) and _same_places(before.get(key), now.get(key))):
                 raise ConfigError(
                     f"the run was started with {key} = {shown(before.get(key))}, now it is {shown(now.get(key))}",
                     f"on resume only these may differ: {', '.join(sorted(MAY_CHANGE))}",
@@ -377,6 +397,34 @@ class Run:
             return json.loads((self.path / name).read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise ArtefactError(f"{shown(str(self.path / name), PATH)} cannot be read: {shown(str(error))}") from error
+
+
+def with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """A run's plain values with every path in them changed. Names of parts are no paths."""
+    parts = config.get("teachers", {})
+
+    def placed(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: placed(f"{key}.{name}", entry) for name, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [placed(key, entry) for entry in value]
+        return change(value) if isinstance(value, str) and _is_path(key) and value not in parts else value
+
+    return {key: placed(key, value) for key, value in config.items()}
+
+
+def _is_path(key: str) -> bool:
+    """Whether a run's option, named by dots, holds paths: data, parts, and what may stand for teachers or a start."""
+    return key in ("data.path", "parts") or re.fullmatch(r"(.+\.)?(start|teacher)", key) is not None
+
+
+def _same_places(one: Any, other: Any) -> bool:
+    """Whether two paths, or two lists of them, are the same places."""
+    pair = [[value] if isinstance(value, str) else value for value in (one, other)]
+    if not all(isinstance(paths, list) for paths in pair):
+        return False
+    left, right = ([os.path.realpath(path) for path in paths] for paths in pair)
+    return left == right
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:

@@ -441,7 +441,7 @@ class FileTeacher(Scored):
 def trajectory_files(folder: str | Path) -> list[Path]:
     """The teacher files in a folder that is no run, the latest last; none if it is something else."""
     folder = Path(folder)
-    if not folder.is_dir() or (folder / "config.toml").is_file():
+    if not folder.is_dir() or any((folder / name).is_file() for name in ("config.toml", "data.json", "STATUS.json")):
         return []
     files = sorted(folder.glob("*.safetensors"))
     numbered = all(path.stem.isdecimal() for path in files)

@@ -83,7 +83,7 @@ def _compare(
     from kdrs import pipeline
     from kdrs.cli.running import messages
     from kdrs.data import Dataset
-    from kdrs.errors import ArtefactError, ConfigError, nearest, shown
+    from kdrs.errors import ConfigError, nearest, shown
 
     for option, value, allowed in (
         ("--part", part, ("valid", "test")),
@@ -91,12 +91,6 @@ def _compare(
     ):
         if value not in allowed:
             raise ConfigError(f"{option} is {shown(value)}", nearest(value, allowed))
-    places = [path.resolve() for path in runs]
-    for index, path in enumerate(runs):
-        if not path.exists():
-            raise ArtefactError(f"there is no run directory or teacher file {shown(str(path))}", "check the path")
-        if places[index] in places[:index]:
-            raise ConfigError(f"{shown(str(path))} is given twice", "name every run once")
     options: dict[str, Any] = {"protocol_name": protocol, "part": part, "teacher": teacher, "baseline": baseline}
     if metrics is not None:
         options["metrics"] = tuple(name.strip() for name in metrics.split(","))
