@@ -31,6 +31,9 @@ class TrainSettings(Settings):
     """Fresh negatives for each observed pair and epoch."""
     layout: Literal["triples", "rows"] = "triples"
     """With several negatives: a training row of each, or one row a pair."""
+    leak_held_out: bool = False
+    """Never draw a user's validation and test items as negatives, which betrays them to the model: BD's notebook does, and
+    its printed numbers need it."""
     lr: float = Field(1e-3, gt=0)
     """Learning rate."""
     weight_decay: float = Field(1e-3, ge=0)
@@ -46,6 +49,8 @@ class TrainSettings(Settings):
     """Validation metrics that select the best epoch, the first deciding; the protocol's own unless given."""
     every: int = Field(1, ge=1)
     """Epochs between evaluations."""
+    keep: Literal["best", "last"] = "best"
+    """The weights that the run ends with: those of the best epoch, or of the last, as code that selects none has it."""
     test_every_epoch: bool | None = None
     """Log test metrics at every evaluation, for learning curves; they never select. Default: only where candidates make
     them cheap, or the protocol reports each K from its own best epoch."""

@@ -61,9 +61,11 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device | None 
     """The training data in the form that the run's model learns from, on the run's device unless another is given."""
     train = config.train
     cls, options = _model_of(config)
+    leak = {"never": dataset.full} if train.leak_held_out else {}
     return cls.make_task(
         options,
         dataset.train,
+        **leak,
         order=dataset.order,
         batch_size=train.batch_size,
         n_negatives=train.negatives,
@@ -423,6 +425,7 @@ def execute(
                 evaluate=evaluate if dataset.valid.n_pairs else None,
                 every=config.train.every,
                 selection=selection,
+                keep=config.train.keep,
                 run=run,
                 checkpoint_seconds=config.train.checkpoint_seconds,
                 stages=_stage_epochs(config),

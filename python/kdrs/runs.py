@@ -381,7 +381,11 @@ class Run:
 
     def check_options(self, config: dict[str, Any]) -> None:
         """Raises ``ConfigError`` naming the first option in which the run differs, but for those that may change."""
-        before, now = _flat(self.config), _flat(_without_none(config))
+        from kdrs.config import resolve
+
+        # with the defaults of options that are younger than the run
+        before = _flat(_without_none(resolve(self.config).to_dict()))
+        now = _flat(_without_none(config))
         for key in sorted({*before, *now}):
             # a part's own directory decides about the part
             if re.sub(r"^teachers\.[^.]+\.(?=train\.)|^teachers\..+\.(?=train\.)", "", key) in MAY_CHANGE:

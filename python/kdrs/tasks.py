@@ -197,8 +197,9 @@ class PairTask:
     """One training row for each observed (user, item) pair: BPR-MF, NeuMF, graph models, metric learning.
 
     Each epoch every pair gets ``n_negatives`` fresh items drawn uniformly from those its user has not seen, with
-    replacement across pairs; validation and test items are legal negatives. ``layout="triples"`` makes a row of each
-    (pair, negative), as the papers' code does; ``"rows"`` keeps a pair's negatives together, [B, N].
+    replacement across pairs; validation and test items are legal negatives, unless ``never`` holds them: pairs that are not
+    drawn, those of ``seen`` among them. ``layout="triples"`` makes a row of each (pair, negative), as the papers' code does;
+    ``"rows"`` keeps a pair's negatives together, [B, N].
 
     Users who have seen every item have no negative: their pairs are left out and counted in ``n_skipped``. Raises
     ``DataError`` if that leaves nothing.
@@ -213,6 +214,7 @@ class PairTask:
         batch_size: int = 1024,
         n_negatives: int = 1,
         layout: str = "triples",
+        never: Interactions | None = None,
         device: torch.device | str = "cpu",
         threads: int | None = None,
     ):
@@ -224,8 +226,9 @@ class PairTask:
         self.n_queries = self.n_users = seen.shape[0]
         self.n_items = seen.shape[1]
         self.device, self.threads = torch.device(device), threads
+        self._never = seen if never is None else never
         users = seen.row_of_pair
-        full = seen.row_degrees >= self.n_items
+        full = self._never.row_degrees >= self.n_items
         self.n_skipped = int(seen.row_degrees[full].sum())
         self._users, self._items = users, seen.indices
         if self.n_skipped:
@@ -261,7 +264,7 @@ class PairTask:
 
     def negatives(self, seed: int) -> np.ndarray:
         """int32 [n_rows, N]: fresh negatives for every training row."""
-        drawn = sampling.negatives(self.seen, self._users, self.n_negatives, seed=seed, threads=self.threads)
+        drawn = sampling.negatives(self._never, self._users, self.n_negatives, seed=seed, threads=self.threads)
         return drawn.reshape(-1, 1) if self.layout == "triples" else drawn
 
     def draw(self, epoch: Epoch) -> PairBatches:
@@ -364,8 +367,8 @@ class UserTask(RowTask):
     """One training row for each user who has seen something: autoencoders over users.
 
     A batch is ``batch_size`` users with all their training items as positives, flat. Each batch draws
-    ``int(ratio · |O_u|)`` items a user, uniformly with replacement from those the user has not seen; items drawn twice
-    count once. Users who have seen every item get none.
+    ``int(ratio · |O_u|)`` items a user, uniformly with replacement from those the user has not seen (``never``: the pairs that
+    are not drawn, if not those of ``seen``); items drawn twice count once. Users who have seen every item get none.
     """
 
     def __init__(
@@ -374,6 +377,7 @@ class UserTask(RowTask):
         *,
         batch_size: int = 128,
         ratio: float = 0.0,
+        never: Interactions | None = None,
         device: torch.device | str = "cpu",
         threads: int | None = None,
     ):
@@ -381,7 +385,8 @@ class UserTask(RowTask):
             raise ConfigError(f"ratio is {ratio}", "allowed: from 0")
         super().__init__(seen, seen, batch_size, device)
         self.ratio, self.threads = ratio, threads
-        unseen = seen.row_degrees < self.n_items
+        self._never = seen if never is None else never
+        unseen = self._never.row_degrees < self.n_items
         self._draws = np.where(unseen, (seen.row_degrees * ratio).astype(np.int64), 0)
 
     def batch(self, epoch: Epoch, rows: np.ndarray, index: int) -> Batch:
@@ -401,7 +406,7 @@ class UserTask(RowTask):
         rows = np.repeat(np.arange(users.size), self._draws[users])
         if not rows.size:
             return rows, rows
-        items = sampling.negatives(self.seen, users[rows], 1, seed=seed, threads=self.threads)[:, 0]
+        items = sampling.negatives(self._never, users[rows], 1, seed=seed, threads=self.threads)[:, 0]
         keys = rows * self.n_items + items
         keys.sort()
         return np.divmod(keys[np.diff(keys, prepend=-1) > 0], self.n_items)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -241,6 +241,7 @@ def fit(
     evaluate: Evaluate | None = None,
     every: int = 1,
     selection: Selection | None = None,
+    keep: Literal["best", "last"] = "best",
     run: Run | None = None,
     checkpoint_seconds: float = 30.0,
     stages: Collection[int] = (),
@@ -248,7 +249,7 @@ def fit(
     should_stop: Callable[[], bool] | None = None,
     resume: bool = False,
 ) -> Fit:
-    """Trains the learners and leaves the first one's model with its best weights.
+    """Trains the learners and leaves the first one's model with its best weights, or with the last ones (``keep``).
 
     In every batch all learners' forward passes come first, then all losses, all backward passes and all steps, so that
     learners which teach each other see one state, and one pass of it. The first learner is the one that is evaluated,
@@ -320,7 +321,7 @@ def fit(
                 row.update(parts)
                 row["evaluation_seconds"] = round(time.perf_counter() - began, 4)
                 verdict = stopping.update(index, parts.get("valid", {}))
-                if verdict.improved:
+                if verdict.improved or keep == "last":
                     best = _copy(first.model, best)
                     result.best_epoch = index
                 if verdict.stop:

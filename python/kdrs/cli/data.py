@@ -65,9 +65,13 @@ def prepare(
     on_bad_line: Annotated[str | None, typer.Option(help="error, or skip up to 1 % of the lines.")] = None,
     strip_ids: Annotated[bool | None, typer.Option("--strip-ids", help="Take blanks off around ids.")] = None,
     float_ids: Annotated[str | None, typer.Option(help="Ids such as 12.0: error, whole (12) or exact.")] = None,
+    keep_counts: Annotated[
+        bool | None,
+        typer.Option("--keep-counts", help="Take the counts of users.dat for items, as BD's notebook does."),
+    ] = None,
     time_unit: Annotated[str | None, typer.Option(help="auto, s, ms, us, ns, or order for bare order numbers.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Published protocol: loo-499, fr-811, hetcomp, bd or fr-caser.")
+        str | None, typer.Option(help="Published protocol: loo-499, fr-811, hetcomp, bd, bd-notebook or fr-caser.")
     ] = None,
     duplicates: Annotated[
         str | None, typer.Option(help="Row of a pair that stays: first, last, max, sum, error.")
@@ -114,7 +118,7 @@ def prepare(
     if preset is not None:
         if preset not in PRESETS:
             raise ConfigError(f"unknown preset {preset!r}", nearest(preset, PRESETS))
-        recipe = Recipe(recipe.read, **PRESETS[preset], seed=recipe.seed)
+        recipe = with_options(Recipe(recipe.read, seed=recipe.seed), **PRESETS[preset])
     given = "all" not in files
     if given and split is None and preset is None:
         split = "given"
@@ -132,6 +136,7 @@ def prepare(
         strip_ids=strip_ids,
         float_ids=float_ids,
         time_unit=time_unit,
+        keep_counts=keep_counts,
         duplicates=duplicates,
         min_rating=min_rating,
         k_core=k_core,

@@ -88,13 +88,19 @@ def read(
 def read_with(path: str | os.PathLike[str], options: Options) -> Table:
     """``read``, its arguments in one object."""
     chosen = _binary_format(Path(path)) if options.format == "auto" else options.format
+    text = None if chosen in ("parquet", "npy", "npz") else read_text(path)
+    if text is not None and chosen in (None, "auto"):
+        chosen = text_format(text, options)
+    if options.keep_counts and chosen != "counted-lists":
+        raise ConfigError(
+            f"keep-counts with {shown(str(path))}, which is {chosen}",
+            "leave it out: only counted-lists (users.dat) hold counts",
+        )
     if chosen in ("parquet", "npy", "npz"):
         from kdrs.data import _arrays
 
         return _arrays.READERS[chosen](path, options)
-    text = read_text(path)
-    if chosen in (None, "auto"):
-        chosen = text_format(text, options)
+    assert text is not None and chosen is not None  # noqa: PT018
     return _TEXT_READERS[chosen](text, options)
 
 

@@ -67,7 +67,7 @@ class BD(Distiller):
 
     Everything that is drawn until the next refresh is drawn at the refresh, which is the same law, and kept as ids in the
     checkpoint. Differs from the released notebook in what ``direction``, ``mask``, ``negatives`` and ``idle`` say: their
-    other values imitate it.
+    other values imitate it, as ``train.leak_held_out`` and ``train.keep = "last"`` do (the presets bd-mf and bd-cdae).
     """
 
     Config = BDConfig

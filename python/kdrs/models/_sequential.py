@@ -43,6 +43,11 @@ class SequentialRecommender(Recommender):
     ) -> SequenceTask:
         """A `SequenceTask` of the options of `PairTask`. ``layout`` has no meaning there: an instance is encoded once, and
         keeps all its negatives."""
+        if "never" in options:
+            raise ConfigError(
+                f"train.leak_held_out is true with {cls.__name__}",
+                "leave it out: no published code of sequences has it",
+            )
         return SequenceTask(train, order, **{key: value for key, value in options.items() if key != "layout"}, **form)
 
     def encode(self, queries: Queries) -> Tensor:

@@ -73,6 +73,11 @@ class Recommender(nn.Module):
                 f"which are about training pairs; {cls.__name__} learns from whole rows",
                 "leave both out; what a row draws is an option of the model",
             )
+        if "never" in options and "never" not in names:
+            raise ConfigError(
+                f"train.leak_held_out is true, and {cls.__name__} draws no negatives that it could change",
+                "leave it out",
+            )
         return {name: options[name] for name in names if name in options}
 
     def forward(self, queries: Queries) -> View:

@@ -35,8 +35,8 @@ class CDAE(RowModel):
     training are those of the pass with dropout.
 
     Differs from the notebook: negatives are drawn from everything that training does not show, where it also leaves out
-    validation and test items. The first layer adds up the columns of the user's items and the last one is worked out for the
-    drawn items alone: the same loss without a row of the catalogue's length.
+    validation and test items (``train.leak_held_out``). The first layer adds up the columns of the user's items and the last
+    one is worked out for the drawn items alone: the same loss without a row of the catalogue's length.
     """
 
     Config = CDAEConfig
@@ -65,7 +65,7 @@ class CDAE(RowModel):
 
     @classmethod
     def make_task(cls, config: CDAEConfig, train: Interactions, **options: Any) -> Task:
-        own = cls._row_options(options, "batch_size", "device", "threads")
+        own = cls._row_options(options, "batch_size", "never", "device", "threads")
         return UserTask(train, ratio=config.negatives, **own)
 
     def encode(self, users: Tensor, seed: int | None = None) -> Tensor:
