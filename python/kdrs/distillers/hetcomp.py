@@ -442,7 +442,7 @@ def discrepancy(own: np.ndarray, lists: np.ndarray, *, by_position: bool = False
         same = (own[rows][:, :, None] == lists[rows][:, None, :]) & (own[rows] >= 0)[:, :, None]  # [b, own, list]
         gains = same.any(2) * gain if by_position else same @ gain
         out[rows] = (gains / discount).sum(1) / (gain / discount).sum()
-    return 1 - (np.round(out, 4) if by_position else out)
+    return 1 - np.minimum(np.round(out, 4) if by_position else out, 1)
 
 
 def _blocks(n_rows: int, width: int) -> Iterator[slice]:
