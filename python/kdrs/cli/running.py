@@ -61,6 +61,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
+SETTINGS = {
+    "data": "data.path", "model": "model.name", "dim": "model.dim", "epochs": "train.epochs", "lr": "train.lr",
+    "weight_decay": "train.weight_decay", "batch_size": "train.batch_size", "optimizer": "train.optimizer",
+    "patience": "train.patience", "seed": "train.seed", "protocol": "eval.protocol", "start": "start", "device": "device",
+    "threads": "threads",
+}  # fmt: skip
+"""Options of the command line and the settings that they state."""
+HOW = ("out", "seeds", "resume", "dry_run", "as_json", "quiet")
+"""Options that say how a run is carried out."""
+
+
 def register(app: typer.Typer) -> None:
     app.command("train")(train)
     app.command("distill")(distill)
@@ -79,27 +90,11 @@ def train(
 
     kdrs train --data datasets/ml-100k --model bpr --dim 200 --out runs/teacher
     """
-    values = _values(
-        file,
-        data,
-        model,
-        dim,
-        epochs,
-        lr,
-        weight_decay,
-        batch_size,
-        optimizer,
-        patience,
-        protocol,
-        start,
-        seed,
-        device,
-        threads,
-        assignments,
-    )
+    given = locals()
+    values = _values(given)
     if values.get("distill"):
         raise ConfigError("the run file has [[distill]] terms", "use kdrs distill")
-    _carry_out(values, out, seeds, resume, dry_run, as_json, quiet)
+    _carry_out(values, **{name: given[name] for name in HOW})
 
 
 def distill(
@@ -116,6 +111,7 @@ def distill(
 
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --method rrd --model bpr --dim 20 --out runs/student
     """
+    given = locals()
     terms: list[dict[str, Any]] = []
     for index, name in enumerate(method):
         if not teacher:
@@ -125,30 +121,12 @@ def distill(
             terms[-1]["weight"] = weight[index]
     if len(weight) > len(method):
         raise ConfigError(f"got {len(weight)} weights for {len(method)} methods", "give one --weight a --method")
-    values = _values(
-        file,
-        data,
-        model,
-        dim,
-        epochs,
-        lr,
-        weight_decay,
-        batch_size,
-        optimizer,
-        patience,
-        protocol,
-        start,
-        seed,
-        device,
-        threads,
-        assignments,
-        terms,
-    )
+    values = _values(given, terms)
     if not values.get("distill"):
         raise ConfigError(
             "nothing to distil: no method is given", "give --teacher and --method, or [[distill]] in the run file"
         )
-    _carry_out(values, out, seeds, resume, dry_run, as_json, quiet)
+    _carry_out(values, **{name: given[name] for name in HOW})
 
 
 def resume(
@@ -164,28 +142,17 @@ def resume(
     _carry_out(values, run, None, True, False, as_json, quiet)
 
 
-def _values(
-    file: Path | None, data: str | None, model: str | None, dim: int | None, epochs: int | None, lr: float | None,
-    weight_decay: float | None, batch_size: int | None, optimizer: str | None, patience: int | None, protocol: str | None,
-    start: str | None, seed: int | None, device: str | None, threads: int | None, assignments: list[str],
-    terms: list[dict[str, Any]] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """A run's plain values: the file's, then --set, then the options."""
+def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """A run's plain values out of a command's arguments: the file's, then --set, then the options."""
     from kdrs.config import assign, read_run_file
 
-    values = {} if file is None else read_run_file(file)
+    values = {} if given["file"] is None else read_run_file(given["file"])
     if terms:
         values["distill"] = terms
-    for setting in assignments:
+    for setting in given["assignments"]:
         assign(values, setting)
-    options = {
-        "data.path": data, "model.name": model, "model.dim": dim, "train.epochs": epochs, "train.lr": lr,
-        "train.weight_decay": weight_decay, "train.batch_size": batch_size, "train.optimizer": optimizer,
-        "train.patience": patience, "train.seed": seed, "eval.protocol": protocol, "start": start,
-        "device": device, "threads": threads,
-    }  # fmt: skip
-    for key, value in options.items():
-        if value is not None:
+    for option, key in SETTINGS.items():
+        if (value := given[option]) is not None:
             group, _, name = key.rpartition(".")
             place = values.setdefault(group, {}) if group else values
             if not isinstance(place, dict):
