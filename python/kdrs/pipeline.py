@@ -197,13 +197,13 @@ class Planned:
         """As `LoadedRun.teacher`, with the stages that a run of all epochs will keep."""
         train = self.config.train
         model = build_model(self.config, self.task) if live else self.model
-        make = partial(ModelTeacher, model.eval(), self.task, asked=asked, name=str(self.place))
-        saved = _stage_epochs(self.config)
-        earlier = make()  # one for all stages: lists are then made once
-        stages = [Stage(epoch, lambda: earlier) for epoch in saved if epoch < train.epochs - 1]
-        if saved and not stages:
-            stages = [Stage(train.epochs - 1, lambda: earlier)]
-        return make(live=live, stages=stages, epoch=train.epochs - 1)
+        last, saved = train.epochs - 1, _stage_epochs(self.config)
+        earlier = [epoch for epoch in saved if epoch < last] or saved[:1]
+        stages = [Stage(epoch, lambda: teacher) for epoch in earlier]  # all the same: lists are made once
+        teacher = ModelTeacher(
+            model.eval(), self.task, asked=asked, name=str(self.place), live=live, stages=stages, epoch=last
+        )
+        return teacher
 
 
 def _stage_epochs(config: RunConfig) -> list[int]:

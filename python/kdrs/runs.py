@@ -3,7 +3,7 @@
 ::
 
     config.toml           resolved options; `kdrs train` (or `distill`) `config.toml` repeats the run
-    env.json              versions, machine, threads, commit, command line
+    env.json              versions, machine, threads, commit, command line, folder
     data.json, ids/       fingerprint, counts, split; the id lists, so that the model can be served
     metrics.jsonl         one line an epoch
     model.safetensors     the best epoch's weights

@@ -175,7 +175,8 @@ def _carry_out(
     if resume and not (out / "config.toml").is_file() and seeds is None:
         raise ConfigError(f"{shown(str(out))} holds no run to resume", "leave --resume out, or check --out")
     if dry_run:
-        _print_plan(config, out, as_json)
+        with messages():
+            _print_plan(config, out, as_json)
         return
     from kdrs import pipeline
 
