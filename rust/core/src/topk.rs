@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::quantised::{BytePanels, ByteTile, Catch, Lanes, BATCH};
+use crate::score::quantised::{BytePanels, ByteTile, Catch, Lanes};
 use crate::score::{
     check_finite, length, pack_tile, rounding, square, Form, Goals, Matrix, Net, Panels, SimdPath, Sink, COLUMNS, LINE,
     ROWS,
@@ -16,8 +16,6 @@ use crate::select::{item_of, ordered, rank_key, score_of, unordered, Best};
 const GROUP: usize = 20;
 /// Multiply-adds of one task: a tenth of a second at most.
 const TASK_PRODUCTS: usize = 20_000_000_000;
-/// Bytes of packed items that stay in L1 while a group passes over them, where L2 is too slow.
-const TILE_BLOCK_BYTES: usize = 1 << 15;
 /// Bytes of packed items that stay in L2 while a group passes over them.
 const BLOCK_BYTES: usize = 1 << 19;
 
@@ -105,7 +103,7 @@ impl Catalogue {
         keyed.sort_unstable_by(|a, b| b.cmp(a));
         // A sixteenth of a large catalogue; a small one is not worth it.
         let sampled = if n >= 4096 {
-            (n / 16).clamp(512, 4096) / COLUMNS
+            (n / 8).clamp(512, 8192) / COLUMNS
         } else {
             0
         };
@@ -331,11 +329,6 @@ impl Call<'_> {
         })
     }
 
-    /// Panels that stay in L2, of so many bytes a item.
-    fn block(width: usize) -> usize {
-        (BLOCK_BYTES / (COLUMNS * width.max(1))).max(1)
-    }
-
     /// The best of the queries `ids`, left in `best`.
     fn scan_floats<'a>(
         &self,
@@ -362,7 +355,7 @@ impl Call<'_> {
             }
         }
         floats.best.iter_mut().for_each(Best::clear);
-        let block = Self::block(4 * self.items.dim);
+        let block = (BLOCK_BYTES / (COLUMNS * 4 * self.items.dim).max(1)).max(1);
         let sampled = if guess < self.k { self.catalogue.sampled } else { 0 };
         let mut start = 0;
         while start < panels.count() {
@@ -435,28 +428,15 @@ impl Call<'_> {
             catch.len = 0;
             catch.widen(room(self.k));
         }
-        let block = if panels.chunk > 0 {
-            // Tile registers take them in faster than L2 gives them.
-            (TILE_BLOCK_BYTES / (COLUMNS * 4 * panels.groups)).max(BATCH)
-        } else {
-            Self::block(4 * panels.groups)
+        let ByteScratch { tiles, catches, sieve, .. } = bytes;
+        let mut net = Full {
+            call: self,
+            ids,
+            seen,
+            sieve,
+            lists: PhantomData,
         };
-        for start in (0..panels.count()).step_by(block) {
-            let end = panels.count().min(start + block);
-            for (t, goals) in goals.iter_mut().enumerate() {
-                let rows = t * ROWS..ids.len().min((t + 1) * ROWS);
-                let mut net = Full {
-                    call: self,
-                    ids: &ids[rows.clone()],
-                    seen,
-                    thresholds: goals.thresholds,
-                    sieve: &mut bytes.sieve,
-                    lists: PhantomData,
-                };
-                let catches = &mut bytes.catches[rows];
-                simd.scan_bytes(&bytes.tiles[t], panels, start..end, goals, catches, &mut net);
-            }
-        }
+        simd.scan_bytes(&tiles[..goals.len()], panels, goals, &mut catches[..ids.len()], &mut net);
         Ok(())
     }
 
@@ -574,13 +554,11 @@ impl Sieve {
     }
 }
 
-/// Makes room in the catches of one tile.
+/// Makes room in catches.
 struct Full<'c, 'a, F> {
     call: &'c Call<'c>,
-    /// The tile's queries.
     ids: &'c [usize],
     seen: &'c F,
-    thresholds: [f32; LINE],
     sieve: &'c mut Sieve,
     lists: PhantomData<&'a [i32]>,
 }
@@ -588,11 +566,11 @@ struct Full<'c, 'a, F> {
 impl<'a, F: Fn(usize) -> &'a [i32]> Net for Full<'_, 'a, F> {
     #[cold]
     #[inline(never)]
-    fn relieve(&mut self, row: usize, catch: &mut Catch) -> f32 {
+    fn relieve(&mut self, place: usize, threshold: f32, catch: &mut Catch) -> f32 {
         let (k, simd) = (self.call.k, self.call.exec.simd);
-        let seen = (self.seen)(self.ids[row]);
+        let seen = (self.seen)(self.ids[place]);
         self.sieve.drop_seen(simd, &self.call.catalogue.ids, seen, catch);
-        let threshold = self.thresholds[row].max(self.sieve.surest(simd, k, catch));
+        let threshold = threshold.max(self.sieve.surest(simd, k, catch));
         let mut kept = 0;
         for place in 0..catch.len {
             let up = catch.ups[place];
@@ -603,7 +581,6 @@ impl<'a, F: Fn(usize) -> &'a [i32]> Net for Full<'_, 'a, F> {
         }
         catch.len = kept;
         catch.widen(2 * kept + room(k) / 2);
-        self.thresholds[row] = threshold;
         threshold
     }
 }

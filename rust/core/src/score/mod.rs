@@ -274,9 +274,9 @@ pub trait Sink {
     fn take(&mut self, row: usize, position: usize, score: f32) -> f32;
 }
 
-/// Makes room in the full catch of a row; returns the row's threshold from then on.
+/// Makes room in the full catch of a query; returns the query's threshold from then on.
 pub trait Net {
-    fn relieve(&mut self, row: usize, catch: &mut Catch) -> f32;
+    fn relieve(&mut self, place: usize, threshold: f32, catch: &mut Catch) -> f32;
 }
 
 impl SimdPath {
@@ -320,24 +320,24 @@ impl SimdPath {
         }
     }
 
-    /// Catches every item whose score may reach its row's threshold; only with [`SimdPath::has_bytes`].
+    /// Catches every item whose score may reach its query's threshold, tile by tile; only with
+    /// [`SimdPath::has_bytes`].
     pub fn scan_bytes(
         self,
-        queries: &ByteTile,
+        queries: &[ByteTile],
         panels: &BytePanels,
-        range: Range<usize>,
-        goals: &mut Goals,
+        goals: &mut [Goals],
         catches: &mut [Catch],
         net: &mut impl Net,
     ) {
-        self.check_bytes(queries, panels, &range);
+        queries.iter().for_each(|queries| self.check_bytes(queries, panels));
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has the instructions, and sizes and layout agree, as checked.
         unsafe {
             if panels.chunk > 0 {
-                x86::scan_bytes::<true>(queries, panels, range, goals, catches, net);
+                x86::scan_bytes::<true>(queries, panels, goals, catches, net);
             } else {
-                x86::scan_bytes::<false>(queries, panels, range, goals, catches, net);
+                x86::scan_bytes::<false>(queries, panels, goals, catches, net);
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -356,7 +356,8 @@ impl SimdPath {
         seen: &[u64],
         lanes: &mut Lanes,
     ) {
-        self.check_bytes(queries, panels, &range);
+        self.check_bytes(queries, panels);
+        assert!(range.end <= panels.count());
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has the instructions, and sizes and layout agree, as checked.
         unsafe {
@@ -372,13 +373,13 @@ impl SimdPath {
         }
     }
 
-    fn check_bytes(self, queries: &ByteTile, panels: &BytePanels, range: &Range<usize>) {
+    fn check_bytes(self, queries: &ByteTile, panels: &BytePanels) {
         assert_eq!(
             queries.bytes.len(),
             panels.groups * ROWS,
             "tile and panels have one dim"
         );
-        assert!(range.end <= panels.count() && self.has_bytes());
+        assert!(self.has_bytes());
         assert!(panels.chunk == 0 || self.has_tiles() && panels.groups.is_multiple_of(panels.chunk));
     }
 }

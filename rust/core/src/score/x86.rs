@@ -85,39 +85,43 @@ fn transposed(rows: &[*const f32; LINE], load: impl Fn(*const f32) -> __m128) ->
 /// [`super::SimdPath::scan_bytes`].
 ///
 /// # Safety
-/// The processor has the features, and with `TILES` those of [`amx`]; `queries` holds panels.groups x ROWS lanes, laid
-/// out as `TILES` says, and `range` lies within the panels.
+/// The processor has the features, and with `TILES` those of [`amx`]; each of `queries` holds panels.groups x ROWS
+/// lanes, laid out as `TILES` says.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,popcnt,bmi1,bmi2")]
 pub unsafe fn scan_bytes<const TILES: bool>(
-    queries: &ByteTile,
+    queries: &[ByteTile],
     panels: &BytePanels,
-    range: Range<usize>,
-    goals: &mut Goals,
+    goals: &mut [Goals],
     catches: &mut [Catch],
     net: &mut impl Net,
 ) {
     // SAFETY: the caller's word.
     let _tiles = TILES.then(|| unsafe { amx::Configured::new(panels.chunk) });
     let mut totals = [Totals::ZERO; BATCH];
-    // SAFETY: 16 floats, aligned to 64 bytes by their structure.
-    let lengths = unsafe { _mm512_load_ps(goals.lengths.as_ptr()) };
-    let mut next = range.start;
-    while next < range.end {
-        // SAFETY: as above.
-        let thresholds = unsafe { _mm512_load_ps(goals.thresholds.as_ptr()) };
-        let (mut batch, mut len) = ([0; BATCH], 0);
-        while next < range.end && len < BATCH {
-            let length = _mm512_set1_ps(panels.bounds[next].length);
-            let bound = _mm512_fmadd_ps(lengths, length, _mm512_set1_ps(f32::MIN_POSITIVE));
-            batch[len] = next;
-            len += usize::from(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(bound, thresholds) != 0);
-            next += 1;
-        }
-        let batch = &batch[..len];
-        // SAFETY: the panels lie in the range, and the rest is the caller's word.
-        unsafe { sums::<TILES>(queries, panels, batch, &mut totals) };
-        for (&panel, totals) in batch.iter().zip(&totals) {
-            sift(queries, panels, panel, totals, goals, catches, net);
+    for first in (0..panels.count()).step_by(BATCH) {
+        let range = first..panels.count().min(first + BATCH);
+        // A batch stays in L1 while all queries pass over it.
+        for (tile, (queries, goals)) in queries.iter().zip(&mut *goals).enumerate() {
+            // SAFETY: 16 floats each, aligned to 64 bytes by their structure.
+            let (lengths, thresholds) = unsafe {
+                (
+                    _mm512_load_ps(goals.lengths.as_ptr()),
+                    _mm512_load_ps(goals.thresholds.as_ptr()),
+                )
+            };
+            let (mut batch, mut len) = ([0; BATCH], 0);
+            for panel in range.clone() {
+                let length = _mm512_set1_ps(panels.bounds[panel].length);
+                let bound = _mm512_fmadd_ps(lengths, length, _mm512_set1_ps(f32::MIN_POSITIVE));
+                batch[len] = panel;
+                len += usize::from(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(bound, thresholds) != 0);
+            }
+            let batch = &batch[..len];
+            // SAFETY: the panels exist, and the rest is the caller's word.
+            unsafe { sums::<TILES>(queries, panels, batch, &mut totals) };
+            for (&panel, totals) in batch.iter().zip(&totals) {
+                sift(queries, panels, panel, totals, goals, catches, tile * ROWS, net);
+            }
         }
     }
 }
@@ -125,7 +129,7 @@ pub unsafe fn scan_bytes<const TILES: bool>(
 /// [`super::SimdPath::sample_bytes`].
 ///
 /// # Safety
-/// As of [`scan_bytes`].
+/// As of [`scan_bytes`]; `range` lies within the panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,popcnt,bmi1,bmi2")]
 pub unsafe fn sample_bytes<const TILES: bool>(
     queries: &ByteTile,
@@ -228,7 +232,8 @@ unsafe fn sums<const TILES: bool>(
     }
 }
 
-/// Catches the items of a panel whose scores may reach their row's threshold.
+/// Catches the items of a panel whose scores may reach their row's threshold; the tile's catches begin at `first`.
+#[allow(clippy::too_many_arguments)]
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,popcnt,bmi1,bmi2")]
 fn sift(
@@ -238,6 +243,7 @@ fn sift(
     totals: &Totals,
     goals: &mut Goals,
     catches: &mut [Catch],
+    first: usize,
     net: &mut impl Net,
 ) {
     #[repr(C, align(64))]
@@ -311,7 +317,7 @@ fn sift(
     while rows != 0 {
         let row = rows.trailing_zeros() as usize;
         rows &= rows - 1;
-        let catch = &mut catches[row];
+        let catch = &mut catches[first + row];
         assert!(catch.has_room());
         let limit = _mm512_set1_epi32(limits.0[row]);
         let (error, scale) = (_mm512_set1_ps(row_errors.0[row]), _mm512_set1_ps(row_scales.0[row]));
@@ -320,8 +326,8 @@ fn sift(
             unsafe {
                 let sums = _mm512_load_si512(totals.0[row].as_ptr().add(half * LINE).cast());
                 let mask = _mm512_cmpgt_epi32_mask(sums, limit);
-                let first = _mm512_set1_epi32((panel * COLUMNS + half * LINE) as i32);
-                let positions = _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(first, lanes));
+                let start = _mm512_set1_epi32((panel * COLUMNS + half * LINE) as i32);
+                let positions = _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(start, lanes));
                 _mm512_storeu_si512(catch.positions.as_mut_ptr().add(catch.len).cast(), positions);
                 let scores = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_maskz_compress_epi32(mask, sums)), scale);
                 _mm512_storeu_ps(catch.lows.as_mut_ptr().add(catch.len), _mm512_sub_ps(scores, error));
@@ -330,7 +336,7 @@ fn sift(
             }
         }
         if catch.len > catch.full {
-            goals.thresholds[row] = net.relieve(row, catch);
+            goals.thresholds[row] = net.relieve(first + row, goals.thresholds[row], catch);
         }
     }
 }
