@@ -428,7 +428,9 @@ impl Call<'_> {
             catch.len = 0;
             catch.widen(room(self.k));
         }
-        let ByteScratch { tiles, catches, sieve, .. } = bytes;
+        let ByteScratch {
+            tiles, catches, sieve, ..
+        } = bytes;
         let mut net = Full {
             call: self,
             ids,
@@ -436,7 +438,13 @@ impl Call<'_> {
             sieve,
             lists: PhantomData,
         };
-        simd.scan_bytes(&tiles[..goals.len()], panels, goals, &mut catches[..ids.len()], &mut net);
+        simd.scan_bytes(
+            &tiles[..goals.len()],
+            panels,
+            goals,
+            &mut catches[..ids.len()],
+            &mut net,
+        );
         Ok(())
     }
 
@@ -462,7 +470,9 @@ impl Call<'_> {
         for low in [surest..f32::INFINITY, f32::NEG_INFINITY..surest] {
             simd.reaching(catch, low, floor, &mut sieve.places);
             let first = sieve.chosen.len();
-            sieve.chosen.extend(sieve.places.iter().map(|&position| ids[position as usize]));
+            sieve
+                .chosen
+                .extend(sieve.places.iter().map(|&position| ids[position as usize]));
             sieve.scores.resize(sieve.chosen.len(), 0.0);
             let (chosen, scores) = (&sieve.chosen[first..], &mut sieve.scores[first..]);
             simd.dots(query, items, bias, chosen, scores);
@@ -528,14 +538,17 @@ impl Sieve {
             return f32::MIN;
         }
         self.lows.clear();
-        self.lows.extend(catch.lows[..catch.len].iter().map(|&low| ordered(low)));
+        self.lows
+            .extend(catch.lows[..catch.len].iter().map(|&low| ordered(low)));
         unordered(simd.nth(&self.lows, keep))
     }
 
     /// The best `k` of the keys, in order.
     fn order(&mut self, simd: SimdPath, k: usize) -> &[u64] {
         const FEW: usize = 256;
-        let Sieve { keys, ordered, places, .. } = self;
+        let Sieve {
+            keys, ordered, places, ..
+        } = self;
         if keys.len() > FEW {
             if keys.len() > k {
                 keys.select_nth_unstable_by(k - 1, |a, b| b.cmp(a));

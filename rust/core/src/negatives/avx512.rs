@@ -254,7 +254,9 @@ unsafe fn search<const N: usize>(
     lens: [__m512i; N],
     r: [__m512i; N],
 ) -> [__m512i; N] {
-    let longest = lens.into_iter().fold(_mm512_setzero_si512(), |a, b| _mm512_max_epi32(a, b));
+    let longest = lens
+        .into_iter()
+        .fold(_mm512_setzero_si512(), |a, b| _mm512_max_epi32(a, b));
     let largest = _mm512_reduce_max_epi32(longest);
     let mut passed = [_mm512_setzero_si512(); N];
     let mut step = if largest == 0 {

@@ -194,6 +194,50 @@ impl SimdPath {
         }
     }
 
+    /// [`crate::ranks::count`].
+    #[inline]
+    pub fn count(self, scores: &[f32], goal: f32) -> (i32, i32) {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::count_avx512(scores, goal) },
+            _ => crate::ranks::count(scores, goal),
+        }
+    }
+
+    /// [`crate::ranks::occurrences`].
+    #[inline]
+    pub fn occurrences(self, ids: &[i32], id: i32) -> i32 {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::occurrences_avx512(ids, id) },
+            _ => crate::ranks::occurrences(ids, id),
+        }
+    }
+
+    /// [`crate::ranks::within`].
+    #[inline]
+    pub fn within(self, ids: &[i32], items: usize) -> bool {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::within_avx512(ids, items) },
+            _ => crate::ranks::within(ids, items),
+        }
+    }
+
+    /// [`crate::weighted::choose`].
+    #[inline]
+    pub fn choose(self, clocks: &[u64], keep: usize, out: &mut [i32]) -> usize {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::choose_avx512(clocks, keep, out) },
+            _ => crate::weighted::choose(clocks, keep, out),
+        }
+    }
+
     /// [`crate::weighted::clocks`].
     #[inline]
     pub fn clocks(self, row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64]) {
@@ -227,7 +271,7 @@ impl SimdPath {
     pub fn dots(self, query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {
         assert!(query.len() == items.dim && ids.len() == out.len());
         assert!(bias.is_none_or(|bias| bias.len() == items.rows));
-        assert!(ids.iter().fold(0, |largest, &id| largest.max(id as u32)) < items.rows.max(1) as u32 || ids.is_empty());
+        assert!(self.within(ids, items.rows.max(1)));
         match self.0 {
             Path::Portable => portable::dots(query, items, bias, ids, out),
             // SAFETY: a value of this path exists only if the processor has its features; the function is safe code.

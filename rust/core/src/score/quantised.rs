@@ -388,13 +388,7 @@ impl Default for ByteTile {
 }
 
 impl ByteTile {
-    pub fn pack(
-        &mut self,
-        queries: Matrix,
-        ids: impl Iterator<Item = usize>,
-        panels: &BytePanels,
-        simd: SimdPath,
-    ) {
+    pub fn pack(&mut self, queries: Matrix, ids: impl Iterator<Item = usize>, panels: &BytePanels, simd: SimdPath) {
         self.bytes.clear();
         self.bytes.resize(panels.groups * ROWS, [128; GROUP]);
         let mut padded = vec![0.0f32; panels.groups * GROUP];

@@ -21,7 +21,11 @@ pub fn dots_fma(query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32],
 pub unsafe fn dots_avx512(query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {
     let dim = query.len();
     // Short rows are found sooner without: the processor looks far enough ahead by itself.
-    let mut ahead = if dim < 4 * LINE { [].chunks(LINE) } else { ids.chunks(LINE) };
+    let mut ahead = if dim < 4 * LINE {
+        [].chunks(LINE)
+    } else {
+        ids.chunks(LINE)
+    };
     ahead.next();
     for (ids, out) in ids.chunks(LINE).zip(out.chunks_mut(LINE)) {
         let ahead = ahead.next().unwrap_or_default();
@@ -151,7 +155,10 @@ pub unsafe fn sample_bytes<const TILES: bool>(
     // SAFETY: the caller's word.
     let _tiles = TILES.then(|| unsafe { amx::Configured::new(panels.chunk) });
     let mut totals = [Totals::ZERO; BATCH];
-    let mut seen = seen.iter().map(|&place| (place as usize / LINE, place as usize % LINE)).peekable();
+    let mut seen = seen
+        .iter()
+        .map(|&place| (place as usize / LINE, place as usize % LINE))
+        .peekable();
     // SAFETY: 16 floats, aligned to 64 bytes by their structure.
     let scales = unsafe { _mm512_load_ps(queries.scales.as_ptr()) };
     let mut next = range.start;
@@ -172,7 +179,12 @@ pub unsafe fn sample_bytes<const TILES: bool>(
                 _mm512_storeu_ps(scale.as_mut_ptr(), scales);
             }
             let stride = lanes.stride();
-            for ((sums, lines), &scale) in totals.0.iter().zip(lanes.of_panel(panel).chunks_mut(stride)).zip(&scale) {
+            for ((sums, lines), &scale) in totals
+                .0
+                .iter()
+                .zip(lanes.of_panel(panel).chunks_mut(stride))
+                .zip(&scale)
+            {
                 for (sums, line) in sums.as_chunks::<LINE>().0.iter().zip(lines) {
                     // SAFETY: 16 integers and 16 floats, each aligned to 64 bytes by its structure.
                     unsafe {
@@ -435,6 +447,72 @@ pub fn places_avx512(keys: &[u64], places: &mut [u32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub fn round_avx512(row: &[f32], inverse: f32, bytes: &mut [i8]) -> Rounded {
     quantised::round(row, inverse, bytes)
+}
+
+/// [`crate::ranks::count`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
+pub fn count_avx512(scores: &[f32], goal: f32) -> (i32, i32) {
+    let (blocks, rest) = scores.as_chunks::<LINE>();
+    let goals = _mm512_set1_ps(goal);
+    let counted = blocks.iter().fold((0, 0), |(above, equal), block| {
+        // SAFETY: 16 floats.
+        let block = unsafe { _mm512_loadu_ps(block.as_ptr()) };
+        (
+            above + _mm512_cmp_ps_mask::<_CMP_GT_OQ>(block, goals).count_ones() as i32,
+            equal + _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(block, goals).count_ones() as i32,
+        )
+    });
+    let rest = crate::ranks::count(rest, goal);
+    (counted.0 + rest.0, counted.1 + rest.1)
+}
+
+/// [`crate::ranks::occurrences`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn occurrences_avx512(ids: &[i32], id: i32) -> i32 {
+    crate::ranks::occurrences(ids, id)
+}
+
+/// [`crate::ranks::within`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn within_avx512(ids: &[i32], items: usize) -> bool {
+    crate::ranks::within(ids, items)
+}
+
+/// [`crate::weighted::choose`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
+pub fn choose_avx512(clocks: &[u64], keep: usize, out: &mut [i32]) -> usize {
+    const HALF: usize = LINE / 2;
+    let (bound, sharp) = crate::weighted::bound(clocks, keep, |middle| {
+        let (blocks, rest) = clocks.as_chunks::<HALF>();
+        let middles = _mm512_set1_epi64(middle as i64);
+        let counted: u32 = blocks.iter().fold(0, |count, block| {
+            // SAFETY: 8 integers.
+            let block = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
+            count + _mm512_cmple_epu64_mask(block, middles).count_ones()
+        });
+        counted as usize + rest.iter().filter(|&&clock| clock <= middle).count()
+    });
+    if !sharp || out.len() < keep {
+        return crate::weighted::gather(clocks, bound, keep, out);
+    }
+    let bounds = _mm512_set1_epi64(bound as i64);
+    let mut taken = 0;
+    for (place, block) in clocks.chunks(HALF).enumerate() {
+        let inside = lanes(block.len()) as u8;
+        let places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let places = _mm256_add_epi32(places, _mm256_set1_epi32((place * HALF) as i32));
+        // SAFETY: what is loaded and stored is masked: as many lanes as the block has, and as many as are taken, which
+        // are `keep` in all.
+        unsafe {
+            let block = _mm512_maskz_loadu_epi64(inside, block.as_ptr().cast());
+            let chosen = _mm512_mask_cmple_epu64_mask(inside, block, bounds);
+            let count = (chosen.count_ones() as usize).min(out.len() - taken);
+            let places = _mm256_maskz_compress_epi32(chosen, places);
+            _mm256_mask_storeu_epi32(out.as_mut_ptr().add(taken), lanes(count) as u8, places);
+            taken += count;
+        }
+    }
+    taken
 }
 
 /// [`crate::weighted::clocks`].
