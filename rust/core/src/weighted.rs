@@ -166,3 +166,35 @@ fn inverses(weights: impl ExactSizeIterator<Item = f64>, row: usize, out: &mut V
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::score::SimdPath;
+
+    #[test]
+    fn the_least_clocks_are_chosen_ties_by_place() {
+        let word = |c: u64| rng::at(11, c);
+        for simd in SimdPath::NAMES.into_iter().filter_map(SimdPath::named) {
+            for (round, width) in [1usize, 7, 8, 9, 33, 100].into_iter().enumerate() {
+                for few in [3, 1_000_000] {
+                    let clocks: Vec<u64> = (0..width as u64)
+                        .map(|c| match word(c + 1000 * round as u64) % 5 {
+                            0 => NEVER,
+                            _ => word(c) % few,
+                        })
+                        .collect();
+                    let mut order: Vec<usize> = (0..width).filter(|&place| clocks[place] < NEVER).collect();
+                    order.sort_by_key(|&place| (clocks[place], place));
+                    for keep in 1..=width {
+                        let mut expected: Vec<i32> = order.iter().take(keep).map(|&place| place as i32).collect();
+                        expected.sort_unstable();
+                        let mut out = vec![-7; keep];
+                        let taken = simd.choose(&clocks, keep, &mut out);
+                        assert_eq!(out[..taken], expected, "{} {keep} of {clocks:?}", simd.name());
+                    }
+                }
+            }
+        }
+    }
+}
