@@ -252,6 +252,17 @@ impl SimdPath {
         }
     }
 
+    /// [`crate::discrepancy::tie`].
+    #[inline]
+    pub fn tie(self, order: &[u64]) -> Option<usize> {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::tie_avx512(order) },
+            _ => crate::discrepancy::tie(order),
+        }
+    }
+
     /// [`crate::discrepancy::codes`].
     #[inline]
     pub fn codes(self, scores: &[f32], out: &mut [u32]) {

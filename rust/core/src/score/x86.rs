@@ -527,6 +527,29 @@ pub fn clocks_avx2(row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64])
     crate::weighted::clocks(row_key, list, inverse, out);
 }
 
+/// [`crate::discrepancy::tie`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi1")]
+pub fn tie_avx512(order: &[u64]) -> Option<usize> {
+    const HALF: usize = LINE / 2;
+    let upper = _mm512_set1_epi64(!0xFFFF_FFFF);
+    let mut start = 0;
+    while start + HALF < order.len() {
+        // SAFETY: 8 keys from start, and from the one after; both end at or before the last.
+        let (these, next) = unsafe {
+            (
+                _mm512_loadu_si512(order.as_ptr().add(start).cast()),
+                _mm512_loadu_si512(order.as_ptr().add(start + 1).cast()),
+            )
+        };
+        let same = _mm512_testn_epi64_mask(_mm512_xor_si512(these, next), upper);
+        if same != 0 {
+            return Some(start + same.trailing_zeros() as usize);
+        }
+        start += HALF;
+    }
+    crate::discrepancy::tie(&order[start..]).map(|place| start + place)
+}
+
 /// [`crate::discrepancy::codes`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub fn codes_avx512(scores: &[f32], out: &mut [u32]) {
