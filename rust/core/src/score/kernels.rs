@@ -86,6 +86,12 @@ impl SimdPath {
         false
     }
 
+    /// Whether AVX2 and FMA can be used.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_avx2(self) -> bool {
+        self.0 == Path::Avx2 || self.is_avx512()
+    }
+
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn is_avx512(self) -> bool {
         matches!(self.0, Path::Avx512 | Path::Amx)
