@@ -22,6 +22,8 @@ DATA = Path(os.environ.get("KDRS_DATA", ROOT.parent / "shared" / "data"))
 
 
 BEST = False
+# OpenMP's and OpenBLAS's threads keep spinning for up to 30 ms after a call, on processors that the next call needs.
+SETTLE = 0.05
 
 
 def times(calls: dict[str, Callable[[], Any]], repeats: int, seconds: float = 20.0) -> dict[str, float]:
@@ -39,6 +41,7 @@ def times(calls: dict[str, Callable[[], Any]], repeats: int, seconds: float = 20
     for _ in range(repeats):
         for name, call in calls.items():
             if sum(taken[name]) < seconds:
+                time.sleep(SETTLE)
                 start = time.perf_counter()
                 call()
                 taken[name].append(time.perf_counter() - start)

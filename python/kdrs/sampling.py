@@ -301,7 +301,7 @@ def _quota() -> int:
 
 
 def simd_path() -> str | None:
-    """KDRS_SIMD: avx512, avx2, neon or portable; the machine's best where it is unset."""
+    """KDRS_SIMD: amx, avx512, avx2, neon or portable; the machine's best where it is unset."""
     name = os.environ.get("KDRS_SIMD")
     if name is not None and name not in _core.simd_paths():
         raise ConfigError(f"KDRS_SIMD is {shown(name)}", f"allowed here: {', '.join(_core.simd_paths())}, or unset")

@@ -304,12 +304,9 @@ fn sort(simd: SimdPath, scores: &[f32], codes: &mut [u32], order: &mut [u64], sw
         put(2, key, order);
     }
     let mut start = 0;
-    while start + 1 < order.len() {
+    while let Some(tie) = simd.tie(&order[start..]) {
+        start += tie;
         let code = order[start] >> 32;
-        if order[start + 1] >> 32 != code {
-            start += 1;
-            continue;
-        }
         let end = start + order[start..].iter().take_while(|&&key| key >> 32 == code).count();
         if code < u64::from(LAST) {
             let best = |&key: &u64| (!ordered(scores[key as u32 as usize]), key as u32);
@@ -319,6 +316,12 @@ fn sort(simd: SimdPath, scores: &[f32], codes: &mut [u32], order: &mut [u64], sw
         }
         start = end;
     }
+}
+
+/// The place of the first key that shares its upper half with the next.
+#[inline(always)]
+pub fn tie(order: &[u64]) -> Option<usize> {
+    order.windows(2).position(|pair| (pair[0] ^ pair[1]) >> 32 == 0)
 }
 
 /// Codes of scores: linear from the best (0) to the worst, [`LAST`] for what is not a number.

@@ -71,8 +71,12 @@ impl Exec<'_> {
         let run = &run;
         match self.pool {
             Some(pool) if count > 1 => pool.in_place_scope(|scope| {
+                let home = processor();
                 for _ in 0..pool.current_num_threads().min(count - 1) {
-                    scope.spawn(move |_| run(None));
+                    scope.spawn(move |_| {
+                        leave(home);
+                        run(None);
+                    });
                 }
                 run(self.stop);
             }),
@@ -82,6 +86,41 @@ impl Exec<'_> {
         failure.map_or(Ok(()), |(_, error)| Err(error))
     }
 }
+
+/// Where this thread runs.
+#[cfg(target_os = "linux")]
+fn processor() -> Option<usize> {
+    Some(rustix::thread::sched_getcpu())
+}
+
+/// Moves this thread off the processor `home`, if it is there and may be elsewhere.
+///
+/// Where all processors are busy a helper is woken on that of its caller, and the two share it: calls are shorter than
+/// the time after which the system looks for a better place. It is told once, and stays where it went.
+#[cfg(target_os = "linux")]
+fn leave(home: Option<usize>) {
+    use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
+    let Some(home) = home.filter(|&home| processor() == Some(home) && home < CpuSet::MAX_CPU) else {
+        return;
+    };
+    let Ok(allowed) = sched_getaffinity(None) else {
+        return;
+    };
+    let mut others = allowed;
+    others.unset(home);
+    if others.count() > 0 && sched_setaffinity(None, &others).is_ok() {
+        // What was allowed a moment ago is allowed still; if not, the thread is where it may be.
+        let _ = sched_setaffinity(None, &allowed);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn processor() -> Option<usize> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+fn leave(_: Option<usize>) {}
 
 #[cfg(test)]
 mod tests {
@@ -107,6 +146,20 @@ mod tests {
             );
             assert_eq!(result, Err(Error::SeenEverything { row: 3, items: 1 }));
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn whoever_leaves_is_elsewhere_and_may_return() {
+        use rustix::thread::sched_getaffinity;
+        let allowed = sched_getaffinity(None).unwrap();
+        for _ in 0..20 {
+            let home = processor();
+            leave(home);
+            assert_eq!(sched_getaffinity(None).unwrap(), allowed);
+        }
+        leave(Some(1 << 20));
+        assert_eq!(sched_getaffinity(None).unwrap(), allowed);
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod metrics;
 mod negatives;
 mod outside;
 mod pairwise;
-mod ranks;
+pub(crate) mod ranks;
 pub mod rng;
 pub mod score;
 mod select;

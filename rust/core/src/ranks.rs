@@ -3,7 +3,7 @@
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::{check_finite, pack_tile, Form, Matrix, Panels, Tile, COLUMNS, ROWS};
+use crate::score::{check_finite, pack_tile, Form, Matrix, Panels, SimdPath, Tile, COLUMNS, ROWS};
 
 /// For each target: items strictly better, and other items with an equal score. A target that is absent (-1) has -1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub fn list_ranks(
                 exec.simd.tile(Form::Dot, packed, lines, bias, tile);
                 let valid = COLUMNS.min(panels.items - panel * COLUMNS);
                 for (goals, scores) in goals.iter_mut().zip(&tile.0) {
-                    goals.count(&scores[..valid], 1);
+                    goals.count(exec.simd, &scores[..valid], 1);
                 }
             }
             for (row, (better, tied)) in pieces.iter_mut().enumerate() {
@@ -88,7 +88,7 @@ pub fn list_ranks(
                 check_items(seen, items.rows, "seen", query)?;
                 seen_scores.resize(seen.len(), 0.0);
                 exec.simd.dots(queries.row(query), items, bias, seen, seen_scores);
-                goals[row].count(seen_scores, -1);
+                goals[row].count(exec.simd, seen_scores, -1);
                 goals[row].write(&targets[start..ends[query]], seen, better, tied);
             }
             Ok(())
@@ -126,12 +126,10 @@ pub fn list_ranks_scores(
             let seen = seen.of(query);
             check_items(seen, row.len(), "seen", query)?;
             let mut goals = Goals::new(present.iter().map(|&t| row[t as usize]).collect());
-            for block in row.chunks(COLUMNS) {
-                goals.count(block, 1);
-            }
+            goals.count(exec.simd, row, 1);
             seen_scores.clear();
             seen_scores.extend(seen.iter().map(|&item| row[item as usize]));
-            goals.count(seen_scores, -1);
+            goals.count(exec.simd, seen_scores, -1);
             goals.write(targets, seen, better, tied);
             Ok(())
         },
@@ -167,8 +165,8 @@ pub fn candidate_ranks(
         .enumerate();
     exec.each(
         tasks,
-        || (Vec::new(), Vec::new()),
-        |(ids, scores): &mut (Vec<i32>, Vec<f32>), (task, (better, tied))| {
+        || (Vec::new(), Vec::new(), Vec::new()),
+        |(ids, own, scores): &mut (Vec<i32>, Vec<i32>, Vec<f32>), (task, (better, tied))| {
             for (offset, (better, tied)) in better.chunks_mut(t).zip(tied.chunks_mut(t)).enumerate() {
                 let place = task * STEP + offset;
                 let query = match rows {
@@ -182,22 +180,29 @@ pub fn candidate_ranks(
                         })?,
                 };
                 let targets = &targets[place * t..][..t];
+                let all = &candidates[place * c..][..c];
                 ids.clear();
-                ids.extend(targets.iter().filter(|&&id| id != -1));
-                let present = ids.len();
-                ids.extend(candidates[place * c..][..c].iter().filter(|&&id| id != -1));
-                check_items(&ids[..present], items.rows, "targets", place)?;
-                check_items(&ids[present..], items.rows, "candidates", place)?;
-                scores.resize(ids.len(), 0.0);
-                exec.simd.dots(queries.row(query), items, bias, ids, scores);
-                let (own, others) = scores.split_at(present);
-                let mut own = ids[..present].iter().zip(own);
+                // Most lists have no padding and are read as they stand.
+                let others = if exec.simd.within(all, items.rows) {
+                    all
+                } else {
+                    ids.extend(all.iter().filter(|&&id| id != -1));
+                    check_items(ids, items.rows, "candidates", place)?;
+                    ids.as_slice()
+                };
+                own.clear();
+                own.extend(targets.iter().filter(|&&id| id != -1));
+                check_items(own, items.rows, "targets", place)?;
+                scores.resize(own.len() + others.len(), 0.0);
+                let (of_own, of_others) = scores.split_at_mut(own.len());
+                exec.simd.dots(queries.row(query), items, bias, own, of_own);
+                exec.simd.dots(queries.row(query), items, bias, others, of_others);
+                let mut of_own = of_own.iter();
                 for ((&target, better), tied) in targets.iter().zip(better).zip(tied) {
                     if target != -1 {
-                        let (_, &score) = own.next().expect("one score for each target that is present");
-                        *better = others.iter().map(|&s| i32::from(s > score)).sum();
-                        let itself: i32 = ids[present..].iter().map(|&id| i32::from(id == target)).sum();
-                        *tied = others.iter().map(|&s| i32::from(s == score)).sum::<i32>() - itself;
+                        let &score = of_own.next().expect("one score for each target that is present");
+                        (*better, *tied) = exec.simd.count(of_others, score);
+                        *tied -= exec.simd.occurrences(others, target);
                     }
                 }
             }
@@ -251,8 +256,7 @@ pub fn candidate_ranks_scores(
                 });
             }
             if !score.is_nan() {
-                *better = kept.iter().map(|&s| i32::from(s > score)).sum();
-                *tied = kept.iter().map(|&s| i32::from(s == score)).sum();
+                (*better, *tied) = exec.simd.count(kept, score);
             }
         }
         Ok(())
@@ -272,6 +276,26 @@ fn check_items(ids: &[i32], items: usize, what: &'static str, row: usize) -> Res
     }
 }
 
+/// How many scores are larger than `goal`, and how many equal to it.
+#[inline(always)]
+pub fn count(scores: &[f32], goal: f32) -> (i32, i32) {
+    scores.iter().fold((0, 0), |(above, equal), &score| {
+        (above + i32::from(score > goal), equal + i32::from(score == goal))
+    })
+}
+
+/// How often `id` occurs.
+#[inline(always)]
+pub fn occurrences(ids: &[i32], id: i32) -> i32 {
+    ids.iter().map(|&other| i32::from(other == id)).sum()
+}
+
+/// Whether all ids are those of items.
+#[inline(always)]
+pub fn within(ids: &[i32], items: usize) -> bool {
+    ids.iter().fold(0, |largest, &id| largest.max(id as u32)) < items as u32 || ids.is_empty()
+}
+
 /// Target scores of one query and the counts so far.
 struct Goals {
     scores: Vec<f32>,
@@ -289,10 +313,11 @@ impl Goals {
     }
 
     #[inline]
-    fn count(&mut self, scores: &[f32], sign: i32) {
+    fn count(&mut self, simd: SimdPath, scores: &[f32], sign: i32) {
         for ((&goal, better), tied) in self.scores.iter().zip(&mut self.better).zip(&mut self.tied) {
-            *better += sign * scores.iter().map(|&s| i32::from(s > goal)).sum::<i32>();
-            *tied += sign * scores.iter().map(|&s| i32::from(s == goal)).sum::<i32>();
+            let (above, equal) = simd.count(scores, goal);
+            *better += sign * above;
+            *tied += sign * equal;
         }
     }
 

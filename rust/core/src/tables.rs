@@ -358,13 +358,17 @@ pub(crate) enum Update {
 
 impl Update {
     pub fn of(path: SimdPath) -> Update {
-        match path.name() {
-            #[cfg(target_arch = "x86_64")]
-            "avx512" => Update::Avx512,
-            #[cfg(target_arch = "x86_64")]
-            "avx2" => Update::Avx2,
-            _ => Update::Portable,
+        #[cfg(target_arch = "x86_64")]
+        {
+            if path.is_avx512() {
+                return Update::Avx512;
+            }
+            if path.has_avx2() {
+                return Update::Avx2;
+            }
         }
+        let _ = path;
+        Update::Portable
     }
 
     /// Rows take steps one after the other, with a gradient [rows, dim] or with 0.
@@ -730,7 +734,7 @@ mod tests {
     proptest! {
         #[test]
         fn owed_steps_are_the_steps_of_one_after_the_other(
-            dim in 1usize..70, rows in 1usize..60, threads in 1usize..4, lazy: bool, seed: u64, path in 0usize..4,
+            dim in 1usize..70, rows in 1usize..60, threads in 1usize..4, lazy: bool, seed: u64, path in 0..SimdPath::NAMES.len(),
             settled in proptest::collection::vec(any::<bool>(), 6),
             touched in proptest::collection::vec(proptest::collection::vec(0usize..60, 0..20), 1..6),
         ) {

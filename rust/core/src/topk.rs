@@ -1,13 +1,16 @@
 //! Top-k lists: scoring, masking and selection in one pass; the score matrix never reaches memory.
 
+use std::marker::PhantomData;
+
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::quantised::{BytePanels, ByteTile, Catch};
+use crate::score::quantised::{BytePanels, ByteTile, Catch, Lanes};
 use crate::score::{
-    check_finite, length, pack_tile, rounding, square, Form, Goals, Matrix, Net, Panels, Sink, COLUMNS, ROWS,
+    check_finite, length, pack_tile, rounding, square, Form, Goals, Matrix, Net, Panels, SimdPath, Sink, COLUMNS, LINE,
+    ROWS,
 };
-use crate::select::{item_of, rank_key, score_of, Best};
+use crate::select::{item_of, ordered, rank_key, score_of, unordered, Best};
 
 /// Query tiles that share a pass over a block of panels.
 const GROUP: usize = 20;
@@ -100,7 +103,7 @@ impl Catalogue {
         keyed.sort_unstable_by(|a, b| b.cmp(a));
         // A sixteenth of a large catalogue; a small one is not worth it.
         let sampled = if n >= 4096 {
-            (n / 16).clamp(512, 4096) / COLUMNS
+            (n / 8).clamp(512, 8192) / COLUMNS
         } else {
             0
         };
@@ -146,15 +149,37 @@ impl Catalogue {
 }
 
 struct Scratch {
-    tiles: Vec<Vec<f32>>,
-    bytes: Vec<ByteTile>,
-    contenders: Vec<Contenders>,
-    catches: [Catch; ROWS],
     goals: Vec<Goals>,
+    floats: FloatScratch,
+    bytes: ByteScratch,
+}
+
+struct FloatScratch {
+    tiles: Vec<Vec<f32>>,
     best: Vec<Best>,
     seen: Vec<i32>,
     /// Of each query: where its part of `seen` ends, and how far it has been passed.
     spans: Vec<(usize, usize)>,
+}
+
+struct ByteScratch {
+    tiles: Vec<ByteTile>,
+    catches: Vec<Catch>,
+    lanes: Lanes,
+    sampled: Vec<u64>,
+    sieve: Sieve,
+}
+
+/// What a call is about.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    exec: Exec<'a>,
+    form: Form,
+    queries: Matrix<'a>,
+    items: Matrix<'a>,
+    bias: Option<&'a [f32]>,
+    catalogue: &'a Catalogue,
+    k: usize,
 }
 
 fn select<'a>(
@@ -170,7 +195,16 @@ fn select<'a>(
     if out.items.is_empty() {
         return Ok(out);
     }
-    let catalogue = Catalogue::new(exec, form, queries, items, bias, k)?;
+    let catalogue = &Catalogue::new(exec, form, queries, items, bias, k)?;
+    let call = Call {
+        exec,
+        form,
+        queries,
+        items,
+        bias,
+        catalogue,
+        k,
+    };
     // A task ends soon enough for the calling thread to ask whether to stop.
     let tile_products = (ROWS * items.rows * items.dim).max(1);
     let group = GROUP
@@ -185,58 +219,50 @@ fn select<'a>(
         .enumerate();
     exec.each(
         tasks,
-        || Scratch {
-            tiles: vec![Vec::new(); group],
-            bytes: vec![ByteTile::default(); group],
-            contenders: vec![Contenders::default(); group * ROWS],
-            catches: Default::default(),
-            goals: Vec::new(),
-            best: vec![Best::new(k); group * ROWS],
-            seen: Vec::new(),
-            spans: Vec::new(),
-        },
+        || Scratch::new(group, catalogue, k),
         |scratch, (task, (out_items, out_scores))| {
             let first = task * group * ROWS;
             let mut ids: Vec<usize> = (first..queries.rows.min(first + group * ROWS)).collect();
             let mut guess = catalogue.guess;
             while !ids.is_empty() {
-                scan(
-                    exec,
-                    form,
-                    Factors { queries, items, bias },
-                    &catalogue,
-                    k,
-                    guess,
-                    &ids,
-                    &seen,
-                    scratch,
-                )?;
                 let mut again = Vec::new();
-                for (place, &query) in ids.iter().enumerate() {
-                    let best = &mut scratch.best[place];
-                    let possible = k.min(items.rows.saturating_sub(seen(query).len()));
-                    let certain = match &catalogue.packed {
-                        Packed::Floats(_) => best.len() == k,
-                        Packed::Bytes(panels) => {
-                            let at = At {
-                                panels,
-                                tile: &scratch.bytes[place / ROWS],
-                                row: place % ROWS,
-                            };
-                            let contenders = &mut scratch.contenders[place];
-                            let factors = Factors { queries, items, bias };
-                            settle(exec, factors, &catalogue.ids, at, query, contenders, best, k);
-                            // A threshold that was a guess may have turned out too high.
-                            best.len() == k && best.threshold() >= contenders.threshold
+                let slots = |query: usize| (query - first) * k..(query - first + 1) * k;
+                match &catalogue.packed {
+                    Packed::Floats(panels) => {
+                        call.scan_floats(panels, guess, &ids, &seen, scratch)?;
+                        for (&query, best) in ids.iter().zip(&mut scratch.floats.best) {
+                            let possible = k.min(items.rows.saturating_sub(seen(query).len()));
+                            if guess < k && best.len() < possible {
+                                again.push(query);
+                            } else {
+                                best.finish(&mut out_items[slots(query)], &mut out_scores[slots(query)]);
+                            }
                         }
-                    };
-                    let everything = possible < k && best.len() == possible;
-                    if guess < k && !certain && !everything {
-                        again.push(query);
-                        continue;
                     }
-                    let place = (query - first) * k;
-                    best.finish(&mut out_items[place..place + k], &mut out_scores[place..place + k]);
+                    Packed::Bytes(panels) => {
+                        call.scan_bytes(panels, guess, &ids, &seen, scratch)?;
+                        for (place, &query) in ids.iter().enumerate() {
+                            let (tile, row) = (place / ROWS, place % ROWS);
+                            let threshold = scratch.goals[tile].thresholds[row];
+                            let ByteScratch { catches, sieve, .. } = &mut scratch.bytes;
+                            let found = call.settle(threshold, query, seen(query), &mut catches[place], sieve);
+                            let possible = k.min(items.rows.saturating_sub(seen(query).len()));
+                            // A threshold that was a guess may have turned out too high.
+                            let certain = if possible < k {
+                                found.len() == possible
+                            } else {
+                                found.len() == k && found.last().is_none_or(|&key| score_of(key) >= threshold)
+                            };
+                            if guess < k && !certain {
+                                again.push(query);
+                                continue;
+                            }
+                            let places = out_items[slots(query)].iter_mut().zip(&mut out_scores[slots(query)]);
+                            for ((item, score), &key) in places.zip(found) {
+                                (*item, *score) = (item_of(key), score_of(key));
+                            }
+                        }
+                    }
                 }
                 ids = again;
                 guess = k;
@@ -247,143 +273,329 @@ fn select<'a>(
     Ok(out)
 }
 
-/// The best of the queries `ids`, left in `scratch.best`.
-#[allow(clippy::too_many_arguments)]
-fn scan<'a>(
-    exec: Exec,
-    form: Form,
-    factors: Factors,
-    catalogue: &Catalogue,
-    k: usize,
-    guess: usize,
-    ids: &[usize],
-    seen: &impl Fn(usize) -> &'a [i32],
-    scratch: &mut Scratch,
-) -> Result<(), Error> {
-    let Factors { queries, items, .. } = factors;
-    let panels = items.rows.div_ceil(COLUMNS);
-    let inflate = 1.0 + rounding(items.dim);
-    scratch.goals.clear();
-    scratch.seen.clear();
-    scratch.spans.clear();
-    for (tile, ids) in ids.chunks(ROWS).enumerate() {
-        // Bytes bound lengths with the bias as a dimension of the query, floats with the bias beside.
-        let unit = match &catalogue.packed {
-            Packed::Floats(_) => {
-                pack_tile(queries, ids.iter().copied(), &mut scratch.tiles[tile]);
-                0.0
-            }
-            Packed::Bytes(panels) => {
-                scratch.bytes[tile].pack(queries, ids.iter().copied(), panels);
-                f64::from(panels.unit)
-            }
+impl Scratch {
+    fn new(group: usize, catalogue: &Catalogue, k: usize) -> Self {
+        let (floats, bytes) = match catalogue.packed {
+            Packed::Floats(_) => (group, 0),
+            Packed::Bytes(_) => (0, group),
         };
+        Scratch {
+            goals: Vec::with_capacity(group),
+            floats: FloatScratch {
+                tiles: vec![Vec::new(); floats],
+                best: vec![Best::new(k); floats * ROWS],
+                seen: Vec::new(),
+                spans: Vec::new(),
+            },
+            bytes: ByteScratch {
+                tiles: vec![ByteTile::default(); bytes],
+                catches: vec![Catch::default(); bytes * ROWS],
+                lanes: Lanes::default(),
+                sampled: Vec::new(),
+                sieve: Sieve::new(catalogue.ids.len()),
+            },
+        }
+    }
+}
+
+impl Call<'_> {
+    /// Of a tile of queries, each with `unit` as one coordinate more: nothing to beat yet.
+    fn goals(&self, ids: &[usize], unit: f32) -> Goals {
+        let inflate = 1.0 + rounding(self.items.dim);
         let mut goals = Goals {
-            thresholds: [f32::INFINITY; 16],
-            lengths: [0.0; 16],
+            thresholds: [f32::INFINITY; LINE],
+            lengths: [0.0; LINE],
         };
         for (row, &query) in ids.iter().enumerate() {
             goals.thresholds[row] = f32::MIN;
-            goals.lengths[row] = match form {
-                Form::Dot => length(square(queries.row(query)) + unit * unit) * inflate,
+            goals.lengths[row] = match self.form {
+                Form::Dot => length(square(self.queries.row(query)) + f64::from(unit) * f64::from(unit)) * inflate,
                 Form::Distance => f32::INFINITY,
             };
-            let start = scratch.seen.len();
-            for &item in seen(query) {
-                let position = usize::try_from(item)
-                    .ok()
-                    .and_then(|item| catalogue.positions.get(item));
-                scratch.seen.push(*position.ok_or(Error::ItemRange {
-                    what: "seen",
-                    row: query,
-                    item: i64::from(item),
-                    items: items.rows,
-                })?);
-            }
-            scratch.seen[start..].sort_unstable();
-            scratch.spans.push((start, scratch.seen.len()));
         }
-        scratch.goals.push(goals);
+        goals
     }
-    let best = &mut scratch.best[..ids.len()];
-    best.iter_mut().for_each(Best::clear);
-    for contenders in &mut scratch.contenders[..ids.len()] {
-        contenders.clear(guess);
+
+    /// Where an item that `query` has seen stands in the catalogue.
+    fn position(&self, query: usize, item: i32) -> Result<i32, Error> {
+        let position = usize::try_from(item)
+            .ok()
+            .and_then(|item| self.catalogue.positions.get(item));
+        position.copied().ok_or(Error::ItemRange {
+            what: "seen",
+            row: query,
+            item: i64::from(item),
+            items: self.items.rows,
+        })
     }
-    let width = match &catalogue.packed {
-        Packed::Floats(_) => 4 * items.dim,
-        Packed::Bytes(panels) => 4 * panels.groups,
-    };
-    let block = (BLOCK_BYTES / (COLUMNS * width.max(1))).max(1);
-    let sampled = if guess < k { catalogue.sampled } else { 0 };
-    let mut start = 0;
-    while start < panels {
-        let keep = if start < sampled { guess } else { k };
-        let end = if start < sampled { sampled } else { panels }.min(start + block);
-        for (t, goals) in scratch.goals.iter_mut().enumerate() {
-            let rows = t * ROWS..ids.len().min((t + 1) * ROWS);
-            let spans = &mut scratch.spans[rows.clone()];
-            let seen = &scratch.seen;
-            match &catalogue.packed {
-                Packed::Floats(panels) => {
-                    let mut sink = Scores {
-                        ids: &catalogue.ids,
-                        keep,
-                        best: &mut best[rows.clone()],
-                        spans,
-                        seen,
-                    };
-                    exec.simd
-                        .scan(form, &scratch.tiles[t], panels, start..end, goals, &mut sink);
-                    if end == sampled {
-                        for (best, threshold) in best[rows].iter_mut().zip(&mut goals.thresholds) {
-                            best.cut(guess);
-                            *threshold = best.threshold().max(f32::MIN);
-                        }
-                    }
+
+    /// The best of the queries `ids`, left in `best`.
+    fn scan_floats<'a>(
+        &self,
+        panels: &Panels,
+        guess: usize,
+        ids: &[usize],
+        seen: &impl Fn(usize) -> &'a [i32],
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
+        let Scratch { goals, floats, .. } = scratch;
+        goals.clear();
+        floats.seen.clear();
+        floats.spans.clear();
+        for (tile, ids) in floats.tiles.iter_mut().zip(ids.chunks(ROWS)) {
+            pack_tile(self.queries, ids.iter().copied(), tile);
+            goals.push(self.goals(ids, 0.0));
+            for &query in ids {
+                let start = floats.seen.len();
+                for &item in seen(query) {
+                    floats.seen.push(self.position(query, item)?);
                 }
-                Packed::Bytes(panels) => {
-                    let tile = &scratch.bytes[t];
-                    let mut net = Bounds {
-                        panels,
-                        tile,
-                        keep,
-                        contenders: &mut scratch.contenders[rows.clone()],
-                        spans,
-                        seen,
-                    };
-                    exec.simd
-                        .scan_bytes(tile, panels, start..end, goals, &mut scratch.catches, &mut net);
-                    for (row, catch) in scratch.catches.iter_mut().enumerate().take(rows.len()) {
-                        goals.thresholds[row] = net.empty(row, catch);
-                    }
-                    if end == sampled {
-                        for (row, contenders) in scratch.contenders[rows.clone()].iter_mut().enumerate() {
-                            let (best, query) = (&mut best[rows.start + row], ids[rows.start + row]);
-                            let at = At { panels, tile, row };
-                            settle(exec, factors, &catalogue.ids, at, query, contenders, best, guess);
-                            if best.len() == guess {
-                                contenders.threshold = contenders.threshold.max(best.threshold());
-                                contenders.drop_hopeless(at);
-                            }
-                            contenders.full = contenders.keys.len() + Contenders::room(k);
-                            goals.thresholds[row] = contenders.threshold;
-                            best.clear();
-                        }
+                floats.seen[start..].sort_unstable();
+                floats.spans.push((start, floats.seen.len()));
+            }
+        }
+        floats.best.iter_mut().for_each(Best::clear);
+        let block = (BLOCK_BYTES / (COLUMNS * 4 * self.items.dim).max(1)).max(1);
+        let sampled = if guess < self.k { self.catalogue.sampled } else { 0 };
+        let mut start = 0;
+        while start < panels.count() {
+            let keep = if start < sampled { guess } else { self.k };
+            let end = if start < sampled { sampled } else { panels.count() }.min(start + block);
+            for (t, goals) in goals.iter_mut().enumerate() {
+                let rows = t * ROWS..ids.len().min((t + 1) * ROWS);
+                let mut sink = Scores {
+                    ids: &self.catalogue.ids,
+                    keep,
+                    best: &mut floats.best[rows.clone()],
+                    spans: &mut floats.spans[rows.clone()],
+                    seen: &floats.seen,
+                };
+                let simd = self.exec.simd;
+                simd.scan(self.form, &floats.tiles[t], panels, start..end, goals, &mut sink);
+                if end == sampled {
+                    for (best, threshold) in floats.best[rows].iter_mut().zip(&mut goals.thresholds) {
+                        best.cut(guess);
+                        *threshold = best.threshold().max(f32::MIN);
                     }
                 }
             }
+            start = end;
         }
-        start = end;
+        Ok(())
     }
-    Ok(())
+
+    /// Items that may be among the best of the queries `ids`, left in the catches; the thresholds that they were held
+    /// against in the goals.
+    fn scan_bytes<'a>(
+        &self,
+        panels: &BytePanels,
+        guess: usize,
+        ids: &[usize],
+        seen: &impl Fn(usize) -> &'a [i32],
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
+        let Scratch { goals, bytes, .. } = scratch;
+        let simd = self.exec.simd;
+        goals.clear();
+        let sampled = if guess < self.k { self.catalogue.sampled } else { 0 };
+        for (tile, ids) in bytes.tiles.iter_mut().zip(ids.chunks(ROWS)) {
+            tile.pack(self.queries, ids.iter().copied(), panels, simd);
+            let mut goal = self.goals(ids, panels.unit);
+            bytes.sampled.clear();
+            for (row, &query) in ids.iter().enumerate() {
+                for &item in seen(query) {
+                    let position = self.position(query, item)? as usize;
+                    if position < sampled * COLUMNS {
+                        bytes.sampled.push((position * LINE + row) as u64);
+                    }
+                }
+            }
+            if sampled > 0 {
+                bytes.sampled.sort_unstable();
+                // With four times as many lanes as are counted, few of the best share one.
+                bytes.lanes.clear((4 * guess).div_ceil(COLUMNS).min(sampled));
+                simd.sample_bytes(tile, panels, 0..sampled, &bytes.sampled, &mut bytes.lanes);
+                for (row, threshold) in goal.thresholds.iter_mut().enumerate().take(ids.len()) {
+                    let best = bytes.lanes.row(row).iter().flat_map(|line| line.0).map(ordered);
+                    bytes.sieve.lows.clear();
+                    bytes.sieve.lows.extend(best);
+                    *threshold = unordered(simd.nth(&bytes.sieve.lows, guess)).max(f32::MIN);
+                }
+            }
+            goals.push(goal);
+        }
+        for catch in &mut bytes.catches[..ids.len()] {
+            catch.len = 0;
+            catch.widen(room(self.k));
+        }
+        let ByteScratch {
+            tiles, catches, sieve, ..
+        } = bytes;
+        let mut net = Full {
+            call: self,
+            ids,
+            seen,
+            sieve,
+            lists: PhantomData,
+        };
+        simd.scan_bytes(
+            &tiles[..goals.len()],
+            panels,
+            goals,
+            &mut catches[..ids.len()],
+            &mut net,
+        );
+        Ok(())
+    }
+
+    /// The best of what a query has caught, by their exact scores, as keys in order.
+    fn settle<'s>(
+        &self,
+        threshold: f32,
+        query: usize,
+        seen: &[i32],
+        catch: &mut Catch,
+        sieve: &'s mut Sieve,
+    ) -> &'s [u64] {
+        let simd = self.exec.simd;
+        let ids = &self.catalogue.ids;
+        sieve.drop_seen(simd, ids, seen, catch);
+        let surest = sieve.surest(simd, self.k, catch);
+        // First those whose lower bounds are best, then those that can still be better.
+        let threshold = threshold.max(surest);
+        let (query, items, bias) = (self.queries.row(query), self.items, self.bias);
+        let mut floor = threshold;
+        sieve.chosen.clear();
+        sieve.scores.clear();
+        for low in [surest..f32::INFINITY, f32::NEG_INFINITY..surest] {
+            simd.reaching(catch, low, floor, &mut sieve.places);
+            let first = sieve.chosen.len();
+            sieve
+                .chosen
+                .extend(sieve.places.iter().map(|&position| ids[position as usize]));
+            sieve.scores.resize(sieve.chosen.len(), 0.0);
+            let (chosen, scores) = (&sieve.chosen[first..], &mut sieve.scores[first..]);
+            simd.dots(query, items, bias, chosen, scores);
+            if sieve.scores.len() >= self.k {
+                // At least k items reach the lowest of them all.
+                floor = floor.max(sieve.scores.iter().copied().fold(f32::INFINITY, f32::min));
+            }
+        }
+        sieve.keys.clear();
+        let scored = sieve.chosen.iter().zip(&sieve.scores);
+        sieve.keys.extend(scored.map(|(&id, &score)| rank_key(score, id)));
+        sieve.order(simd, self.k)
+    }
 }
 
-#[derive(Clone, Copy)]
-struct Factors<'a> {
-    queries: Matrix<'a>,
-    items: Matrix<'a>,
-    bias: Option<&'a [f32]>,
+/// Catches are sieved when so many are held: a sieve costs as much as some hundreds of entries that come in for lack of
+/// one.
+fn room(keep: usize) -> usize {
+    (4 * keep).max(512)
+}
+
+/// Takes what has been caught apart; scratch of one thread.
+struct Sieve {
+    /// A bit an item, all clear between uses.
+    seen: Vec<u32>,
+    lows: Vec<u32>,
+    chosen: Vec<i32>,
+    scores: Vec<f32>,
+    keys: Vec<u64>,
+    ordered: Vec<u64>,
+    places: Vec<u32>,
+}
+
+impl Sieve {
+    fn new(items: usize) -> Self {
+        Sieve {
+            seen: vec![0; items.div_ceil(32)],
+            lows: Vec::new(),
+            chosen: Vec::new(),
+            scores: Vec::new(),
+            keys: Vec::new(),
+            ordered: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+
+    fn drop_seen(&mut self, simd: SimdPath, ids: &[i32], seen: &[i32], catch: &mut Catch) {
+        if seen.is_empty() {
+            return;
+        }
+        for &item in seen {
+            self.seen[item as usize / 32] |= 1 << (item % 32);
+        }
+        simd.drop_seen(&self.seen, ids, catch);
+        for &item in seen {
+            self.seen[item as usize / 32] = 0;
+        }
+    }
+
+    /// What `keep` or more of the scores are certain to reach.
+    fn surest(&mut self, simd: SimdPath, keep: usize, catch: &Catch) -> f32 {
+        if catch.len < keep {
+            return f32::MIN;
+        }
+        self.lows.clear();
+        self.lows
+            .extend(catch.lows[..catch.len].iter().map(|&low| ordered(low)));
+        unordered(simd.nth(&self.lows, keep))
+    }
+
+    /// The best `k` of the keys, in order.
+    fn order(&mut self, simd: SimdPath, k: usize) -> &[u64] {
+        const FEW: usize = 256;
+        let Sieve {
+            keys, ordered, places, ..
+        } = self;
+        if keys.len() > FEW {
+            if keys.len() > k {
+                keys.select_nth_unstable_by(k - 1, |a, b| b.cmp(a));
+                keys.truncate(k);
+            }
+            keys.sort_unstable_by(|a, b| b.cmp(a));
+            return keys;
+        }
+        places.resize(keys.len(), 0);
+        simd.places(keys, places);
+        ordered.resize(keys.len(), 0);
+        for (&key, &place) in keys.iter().zip(&*places) {
+            ordered[place as usize] = key;
+        }
+        &ordered[..k.min(keys.len())]
+    }
+}
+
+/// Makes room in catches.
+struct Full<'c, 'a, F> {
+    call: &'c Call<'c>,
+    ids: &'c [usize],
+    seen: &'c F,
+    sieve: &'c mut Sieve,
+    lists: PhantomData<&'a [i32]>,
+}
+
+impl<'a, F: Fn(usize) -> &'a [i32]> Net for Full<'_, 'a, F> {
+    #[cold]
+    #[inline(never)]
+    fn relieve(&mut self, place: usize, threshold: f32, catch: &mut Catch) -> f32 {
+        let (k, simd) = (self.call.k, self.call.exec.simd);
+        let seen = (self.seen)(self.ids[place]);
+        self.sieve.drop_seen(simd, &self.call.catalogue.ids, seen, catch);
+        let threshold = threshold.max(self.sieve.surest(simd, k, catch));
+        let mut kept = 0;
+        for place in 0..catch.len {
+            let up = catch.ups[place];
+            catch.positions[kept] = catch.positions[place];
+            catch.lows[kept] = catch.lows[place];
+            catch.ups[kept] = up;
+            kept += usize::from(up >= threshold);
+        }
+        catch.len = kept;
+        catch.widen(2 * kept + room(k) / 2);
+        threshold
+    }
 }
 
 /// Which items a query has seen, read along a pass over the catalogue.
@@ -430,138 +642,6 @@ impl Sink for Scores<'_> {
             }
         }
         best.threshold().max(f32::MIN)
-    }
-}
-
-/// Items that may be among a query's best, by what their score is at least.
-#[derive(Clone, Debug, Default)]
-struct Contenders {
-    /// (lower bound, position), ordered by the bound.
-    keys: Vec<u64>,
-    /// The number of keys at which to cut.
-    full: usize,
-    /// What the upper bound of a score must reach.
-    threshold: f32,
-}
-
-impl Contenders {
-    fn clear(&mut self, keep: usize) {
-        self.keys.clear();
-        self.full = Self::room(keep);
-        self.threshold = f32::MIN;
-    }
-
-    /// A cut costs as much as some hundreds of entries that come in for lack of one.
-    fn room(keep: usize) -> usize {
-        (4 * keep).max(256)
-    }
-
-    fn position(key: u64) -> usize {
-        !(key as u32) as usize
-    }
-
-    fn upper(key: u64, at: At) -> f32 {
-        score_of(key) + 2.0 * at.panels.error(at.tile, at.row, Self::position(key) / COLUMNS)
-    }
-
-    /// Raises the threshold to the `keep`-th lower bound, and drops what cannot reach it.
-    #[cold]
-    #[inline(never)]
-    fn cut(&mut self, at: At, keep: usize) {
-        if keep > 0 && self.keys.len() >= keep {
-            self.keys.select_nth_unstable_by(keep - 1, |a, b| b.cmp(a));
-            self.threshold = self.threshold.max(score_of(self.keys[keep - 1]));
-            self.drop_hopeless(at);
-        }
-        self.full = 2 * self.keys.len() + Self::room(keep) / 2;
-    }
-
-    fn drop_hopeless(&mut self, at: At) {
-        let threshold = self.threshold;
-        self.keys.retain(|&key| Self::upper(key, at) >= threshold);
-    }
-}
-
-/// A row of a tile of bytes, and the panels it is scored against.
-#[derive(Clone, Copy)]
-struct At<'a> {
-    panels: &'a BytePanels,
-    tile: &'a ByteTile,
-    row: usize,
-}
-
-/// Where the catches of one tile go.
-struct Bounds<'a> {
-    panels: &'a BytePanels,
-    tile: &'a ByteTile,
-    keep: usize,
-    contenders: &'a mut [Contenders],
-    spans: &'a mut [(usize, usize)],
-    seen: &'a [i32],
-}
-
-impl Net for Bounds<'_> {
-    #[inline(never)]
-    fn empty(&mut self, row: usize, catch: &mut Catch) -> f32 {
-        let Bounds { panels, tile, .. } = *self;
-        let at = At { panels, tile, row };
-        let contenders = &mut self.contenders[row];
-        let mut seen = Seen {
-            positions: self.seen,
-            span: &mut self.spans[row],
-        };
-        for (&position, &sum) in catch.positions.iter().zip(&*catch.sums).take(catch.len) {
-            let panel = position as usize / COLUMNS;
-            let (score, error) = (panels.score(tile, row, panel, sum), panels.error(tile, row, panel));
-            if score + error >= contenders.threshold && !seen.has(position as usize) {
-                contenders.keys.push(rank_key(score - error, position as i32));
-            }
-        }
-        catch.len = 0;
-        if contenders.keys.len() >= contenders.full {
-            contenders.cut(at, self.keep);
-        }
-        contenders.threshold
-    }
-}
-
-/// The `keep` best of a query's contenders by their exact scores: first of those whose lower bounds are best, then of
-/// those that can still be better.
-#[allow(clippy::too_many_arguments)]
-fn settle(
-    exec: Exec,
-    factors: Factors,
-    ids: &[i32],
-    at: At,
-    query: usize,
-    contenders: &mut Contenders,
-    best: &mut Best,
-    keep: usize,
-) {
-    contenders.cut(at, keep);
-    let Factors { queries, items, bias } = factors;
-    let mut chosen = [0i32; 64];
-    let mut scores = [0.0f32; 64];
-    let (first, rest) = contenders.keys.split_at(keep.min(contenders.keys.len()));
-    for keys in [first, rest] {
-        let floor = best.threshold();
-        let mut keys = keys.iter().filter(|&&key| Contenders::upper(key, at) >= floor);
-        loop {
-            let mut len = 0;
-            for (id, &key) in chosen.iter_mut().zip(&mut keys) {
-                *id = ids[Contenders::position(key)];
-                len += 1;
-            }
-            if len == 0 {
-                break;
-            }
-            exec.simd
-                .dots(queries.row(query), items, bias, &chosen[..len], &mut scores[..len]);
-            for (&id, &score) in chosen.iter().zip(&scores).take(len) {
-                best.push(rank_key(score, id), keep);
-            }
-        }
-        best.cut(keep);
     }
 }
 

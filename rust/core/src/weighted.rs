@@ -64,8 +64,8 @@ pub fn weighted(
     }
     let step = (16_384 / width).max(1);
     let tasks = lists.chunks(step * width).zip(out.chunks_mut(step * n)).enumerate();
-    let scratch = || (vec![0u64; width], vec![0u64; width], vec![0.0f64; width]);
-    exec.each(tasks, scratch, |(clocks, order, own), (task, (lists, out))| {
+    let scratch = || (vec![0u64; width], vec![0.0f64; width]);
+    exec.each(tasks, scratch, |(clocks, own), (task, (lists, out))| {
         for (offset, (list, out)) in lists.chunks(width).zip(out.chunks_mut(n)).enumerate() {
             let row = task * step + offset;
             let inverse: &[f64] = match weights {
@@ -80,20 +80,7 @@ pub fn weighted(
                 }
             };
             exec.simd.clocks(rng::at(key, row as u64), list, inverse, clocks);
-            order.copy_from_slice(clocks);
-            let last = n.min(width) - 1;
-            let (_, &mut bound, _) = order.select_nth_unstable(last);
-            let bound = bound.min(NEVER - 1);
-            // Of places with the very same clock the first are taken.
-            let mut level = last + 1 - clocks.iter().filter(|&&clock| clock < bound).count().min(last + 1);
-            let mut taken = 0;
-            for (place, &clock) in clocks.iter().enumerate() {
-                if clock < bound || (clock == bound && level > 0) {
-                    level -= usize::from(clock == bound);
-                    out[taken] = place as i32;
-                    taken += 1;
-                }
-            }
+            let taken = exec.simd.choose(clocks, n.min(width), out);
             let out = &mut out[..taken];
             if sequence == Order::Draw {
                 out.sort_unstable_by_key(|&place| (clocks[place as usize], place));
@@ -107,6 +94,55 @@ pub fn weighted(
 
 /// The clock of a place that is never drawn: infinity, as the bits of a float.
 const NEVER: u64 = 0x7FF0_0000_0000_0000;
+
+/// The places of the `keep` least clocks, in order, of equal ones the first; fewer where [`NEVER`] would be among them.
+#[inline(always)]
+pub fn choose(clocks: &[u64], keep: usize, out: &mut [i32]) -> usize {
+    let count = |middle| clocks.iter().map(|&clock| usize::from(clock <= middle)).sum();
+    let (bound, _) = bound(clocks, keep, count);
+    gather(clocks, bound, keep, out)
+}
+
+/// A clock below [`NEVER`] that the `keep` least do not pass, and no others but its equals; and whether there are just
+/// `keep` of them. `count` tells how many do not pass a clock.
+#[inline(always)]
+pub fn bound(clocks: &[u64], keep: usize, count: impl Fn(u64) -> usize) -> (u64, bool) {
+    let (mut low, mut high) = (NEVER - 1, 0);
+    for &clock in clocks {
+        (low, high) = (low.min(clock), high.max(clock));
+    }
+    high = high.min(NEVER - 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match count(middle) {
+            few if few < keep => low = middle + 1,
+            many => {
+                high = middle;
+                if many == keep {
+                    return (middle, true);
+                }
+            }
+        }
+    }
+    (high, false)
+}
+
+/// The places of the `keep` least clocks, `bound` being the largest of them.
+#[inline(always)]
+pub fn gather(clocks: &[u64], bound: u64, keep: usize, out: &mut [i32]) -> usize {
+    let below = clocks.iter().filter(|&&clock| clock < bound).count();
+    // Of places with the very same clock the first are taken.
+    let mut level = keep - below.min(keep);
+    let mut taken = 0;
+    for (place, &clock) in clocks.iter().enumerate() {
+        if clock < bound || (clock == bound && level > 0) {
+            level -= usize::from(clock == bound);
+            out[taken] = place as i32;
+            taken += 1;
+        }
+    }
+    taken
+}
 
 /// The clock of each place, as the bits of a positive float: they order as integers.
 #[inline(always)]
@@ -129,4 +165,36 @@ fn inverses(weights: impl ExactSizeIterator<Item = f64>, row: usize, out: &mut V
         out.push(1.0 / value);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::score::SimdPath;
+
+    #[test]
+    fn the_least_clocks_are_chosen_ties_by_place() {
+        let word = |c: u64| rng::at(11, c);
+        for simd in SimdPath::NAMES.into_iter().filter_map(SimdPath::named) {
+            for (round, width) in [1usize, 7, 8, 9, 33, 100].into_iter().enumerate() {
+                for few in [3, 1_000_000] {
+                    let clocks: Vec<u64> = (0..width as u64)
+                        .map(|c| match word(c + 1000 * round as u64) % 5 {
+                            0 => NEVER,
+                            _ => word(c) % few,
+                        })
+                        .collect();
+                    let mut order: Vec<usize> = (0..width).filter(|&place| clocks[place] < NEVER).collect();
+                    order.sort_by_key(|&place| (clocks[place], place));
+                    for keep in 1..=width {
+                        let mut expected: Vec<i32> = order.iter().take(keep).map(|&place| place as i32).collect();
+                        expected.sort_unstable();
+                        let mut out = vec![-7; keep];
+                        let taken = simd.choose(&clocks, keep, &mut out);
+                        assert_eq!(out[..taken], expected, "{} {keep} of {clocks:?}", simd.name());
+                    }
+                }
+            }
+        }
+    }
 }

@@ -45,61 +45,103 @@ fn draw_each<R: RowId>(key: u64, seen: Csr, rows: &[R], counter: u64, out: &mut 
             let rows = &rows[start..rows.len().min(start + len)];
             rows.iter().fold(0, |other, row| other | (row.as_i64() ^ first)) == 0
         };
-        let (whole, len) = if agree(LANES * BLOCKS) {
-            (true, LANES * BLOCKS)
+        let left = rows.len() - start;
+        // Several blocks where there are as many rows, whether one row's or those of several.
+        let (whole, len) = if left >= LANES * BLOCKS {
+            (agree(LANES * BLOCKS), LANES * BLOCKS)
         } else {
             (agree(LANES), LANES)
         };
         let end = rows.len().min(start + len);
         let (rows, out, counter) = (&rows[start..end], &mut out[start..end], counter + start as u64);
         start = end;
-        if whole {
-            let Some((low, len)) = span(seen, first) else {
-                return false;
-            };
-            let positives = &seen.arrays().1[low as usize..(low + len) as usize];
-            let bound = _mm512_set1_epi64(seen.items() as i64 - len);
-            let drawn = if rows.len() > LANES {
-                let words = std::array::from_fn(|block| {
-                    [
-                        words(key, counter + (block * LANES) as u64),
-                        words(key, counter + (block * LANES) as u64 + 8),
-                    ]
-                });
-                below::<BLOCKS>(words, [bound; 2]).map(|r| store(among(positives, r), out))
-            } else {
-                let words = [[words(key, counter), words(key, counter + 8)]];
-                below::<1>(words, [bound; 2]).map(|r| store(among(positives, r), out))
-            };
-            if drawn.is_none() {
-                scalar(key, seen, rows, counter, out);
-            }
-            continue;
-        }
-        let mut lows = [0i64; LANES];
-        let mut lens = [0i64; LANES];
-        for (lane, row) in rows.iter().enumerate() {
-            let Some((low, len)) = span(seen, row.as_i64()) else {
-                return false;
-            };
-            (lows[lane], lens[lane]) = (low, len);
-        }
-        // SAFETY: two vectors of 8 of each array of 16.
-        let (lows, lens): ([__m512i; 2], [__m512i; 2]) = unsafe {
-            (
-                std::array::from_fn(|half| _mm512_loadu_si512(lows.as_ptr().add(8 * half).cast())),
-                std::array::from_fn(|half| _mm512_loadu_si512(lens.as_ptr().add(8 * half).cast())),
-            )
+        let drawn = match (whole, rows.len() > LANES) {
+            (true, true) => of_row::<BLOCKS>(key, seen, first, counter, out),
+            (true, false) => of_row::<1>(key, seen, first, counter, out),
+            (false, true) => of_rows::<R, BLOCKS>(key, seen, rows, counter, out),
+            (false, false) => of_rows::<R, 1>(key, seen, rows, counter, out),
         };
-        let all = _mm512_set1_epi64(seen.items() as i64);
-        let bounds = [_mm512_sub_epi64(all, lens[0]), _mm512_sub_epi64(all, lens[1])];
-        match below::<1>([[words(key, counter), words(key, counter + 8)]], bounds) {
-            // SAFETY: each span lies within the pairs, whose number fits 32 bits, as checked above.
-            Some(r) => store(unsafe { search(seen.arrays().1, narrow(lows), narrow(lens), r) }, out),
-            None => scalar(key, seen, rows, counter, out),
+        match drawn {
+            Drawn::All => {}
+            Drawn::Again => scalar(key, seen, rows, counter, out),
+            Drawn::Not => return false,
         }
     }
     true
+}
+
+/// How blocks went.
+enum Drawn {
+    All,
+    /// A word may have to be replaced.
+    Again,
+    /// A row cannot be drawn for.
+    Not,
+}
+
+/// Blocks of draws for one row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn of_row<const N: usize>(key: u64, seen: Csr, row: i64, counter: u64, out: &mut [i32]) -> Drawn {
+    let Some((low, len)) = span(seen, row) else {
+        return Drawn::Not;
+    };
+    let positives = &seen.arrays().1[low as usize..(low + len) as usize];
+    let bound = _mm512_set1_epi64(seen.items() as i64 - len);
+    match below::<N>(blocks(key, counter), [[bound; 2]; N]) {
+        Some(r) => store(among(positives, r), out),
+        None => return Drawn::Again,
+    }
+    Drawn::All
+}
+
+/// Blocks of draws, each for a row of its own.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn of_rows<R: RowId, const N: usize>(key: u64, seen: Csr, rows: &[R], counter: u64, out: &mut [i32]) -> Drawn {
+    let (mut lows, mut lens) = ([0i32; LANES * BLOCKS], [0i32; LANES * BLOCKS]);
+    let (mut last, mut low, mut len) = (-1, 0, 0);
+    for ((row, to_low), to_len) in rows.iter().zip(&mut lows).zip(&mut lens) {
+        // Rows come in runs more often than not; -1 is none.
+        let row = row.as_i64();
+        if row != last || row < 0 {
+            let Some(found) = span(seen, row) else {
+                return Drawn::Not;
+            };
+            (last, low, len) = (row, found.0 as i32, found.1 as i32);
+        }
+        (*to_low, *to_len) = (low, len);
+    }
+    let load = |lanes: &[i32; LANES * BLOCKS]| -> [__m512i; N] {
+        let blocks = lanes.as_chunks::<LANES>().0;
+        // SAFETY: 16 integers.
+        std::array::from_fn(|block| unsafe { _mm512_loadu_si512(blocks[block].as_ptr().cast()) })
+    };
+    let (lows, lens) = (load(&lows), load(&lens));
+    let all = _mm512_set1_epi64(seen.items() as i64);
+    let bounds = std::array::from_fn(|block| {
+        let halves = [
+            _mm512_castsi512_si256(lens[block]),
+            _mm512_extracti32x8_epi32::<1>(lens[block]),
+        ];
+        halves.map(|lens| _mm512_sub_epi64(all, _mm512_cvtepi32_epi64(lens)))
+    });
+    match below::<N>(blocks(key, counter), bounds) {
+        // SAFETY: each span lies within the pairs, whose number fits 32 bits, as checked before.
+        Some(r) => store(unsafe { search(seen.arrays().1, lows, lens, r) }, out),
+        None => return Drawn::Again,
+    }
+    Drawn::All
+}
+
+/// The words of several blocks.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn blocks<const N: usize>(key: u64, counter: u64) -> [[__m512i; 2]; N] {
+    std::array::from_fn(|block| {
+        let counter = counter + (block * LANES) as u64;
+        [words(key, counter), words(key, counter + 8)]
+    })
 }
 
 /// Start and length of a row that exists, has something unseen, and lies within the pairs.
@@ -153,10 +195,11 @@ fn words(key: u64, counter: u64) -> __m512i {
 /// Lemire's step on sixteen words at a time, for bounds of 31 bits; none if a word may have to be replaced.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-fn below<const N: usize>(words: [[__m512i; 2]; N], bounds: [__m512i; 2]) -> Option<[__m512i; N]> {
+fn below<const N: usize>(words: [[__m512i; 2]; N], bounds: [[__m512i; 2]; N]) -> Option<[__m512i; N]> {
     let low_half = _mm512_set1_epi64(0xFFFF_FFFF);
     let mut rare = 0;
-    let drawn = words.map(|words| {
+    let drawn = std::array::from_fn(|block| {
+        let (words, bounds): ([__m512i; 2], [__m512i; 2]) = (words[block], bounds[block]);
         narrow(std::array::from_fn(|half| {
             let low = _mm512_mul_epu32(words[half], bounds[half]);
             let high = _mm512_mul_epu32(_mm512_srli_epi64::<32>(words[half]), bounds[half]);
@@ -196,17 +239,25 @@ fn among<const N: usize>(positives: &[i32], r: [__m512i; N]) -> [__m512i; N] {
     }
     let len = _mm512_set1_epi32(positives.len() as i32);
     // SAFETY: the span is the whole slice.
-    unsafe { search(positives, _mm512_setzero_si512(), len, r) }
+    unsafe { search(positives, [_mm512_setzero_si512(); N], [len; N], r) }
 }
 
-/// Unseen items number `r` of sixteen rows, by halving.
+/// Unseen items number `r` of sixteen rows a block, by halving.
 ///
 /// # Safety
-/// Each span from `low` of `len` lies within `indices`, whose length fits 32 bits.
+/// Each span from `lows` of `lens` lies within `indices`, whose length fits 32 bits.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-unsafe fn search<const N: usize>(indices: &[i32], low: __m512i, len: __m512i, r: [__m512i; N]) -> [__m512i; N] {
-    let largest = _mm512_reduce_max_epi32(len);
+unsafe fn search<const N: usize>(
+    indices: &[i32],
+    lows: [__m512i; N],
+    lens: [__m512i; N],
+    r: [__m512i; N],
+) -> [__m512i; N] {
+    let longest = lens
+        .into_iter()
+        .fold(_mm512_setzero_si512(), |a, b| _mm512_max_epi32(a, b));
+    let largest = _mm512_reduce_max_epi32(longest);
     let mut passed = [_mm512_setzero_si512(); N];
     let mut step = if largest == 0 {
         0
@@ -216,10 +267,11 @@ unsafe fn search<const N: usize>(indices: &[i32], low: __m512i, len: __m512i, r:
     // Positive number `passed` has as many positives before it; the rest of its id is unseen items.
     while step > 0 {
         let ahead = _mm512_set1_epi32(step - 1);
-        for (passed, &r) in passed.iter_mut().zip(&r) {
+        for block in 0..N {
+            let (passed, r) = (&mut passed[block], r[block]);
             let number = _mm512_add_epi32(*passed, ahead);
-            let inside = _mm512_cmplt_epi32_mask(number, len);
-            let place = _mm512_add_epi32(low, number);
+            let inside = _mm512_cmplt_epi32_mask(number, lens[block]);
+            let place = _mm512_add_epi32(lows[block], number);
             // SAFETY: lanes outside their span are not read.
             let positive = unsafe { _mm512_mask_i32gather_epi32::<4>(number, inside, place, indices.as_ptr()) };
             let before = _mm512_sub_epi32(positive, number);

@@ -14,7 +14,7 @@ use crate::rng;
 const KERNEL: u64 = 1;
 const WEIGHTED_KERNEL: u64 = 2;
 /// Draws in one task.
-const TASK: usize = 8_192;
+const TASK: usize = 4_096;
 
 /// `n` unseen items for each of `rows`, uniformly and independently: int32 `[rows, n]`.
 ///

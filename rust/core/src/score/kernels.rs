@@ -1,5 +1,8 @@
 //! Which instructions to use: found out at run time, or forced.
 
+use std::ops::Range;
+
+use super::quantised::Catch;
 use super::{portable, Form, Line, Matrix, Tile, COLUMNS, LINE, ROWS};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +12,9 @@ enum Path {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512, and tile registers for bytes.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -24,7 +30,7 @@ impl Default for SimdPath {
 }
 
 impl SimdPath {
-    pub const NAMES: [&'static str; 4] = ["avx512", "avx2", "neon", "portable"];
+    pub const NAMES: [&'static str; 5] = ["amx", "avx512", "avx2", "neon", "portable"];
 
     /// The fastest path of this machine.
     pub fn best() -> Self {
@@ -47,9 +53,16 @@ impl SimdPath {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma") =>
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("popcnt")
+                    && is_x86_feature_detected!("bmi1")
+                    && is_x86_feature_detected!("bmi2") =>
             {
                 Some(SimdPath(Path::Avx512))
+            }
+            #[cfg(target_arch = "x86_64")]
+            "amx" if Self::named("avx512").is_some_and(Self::has_bytes) && super::amx::available() => {
+                Some(SimdPath(Path::Amx))
             }
             #[cfg(target_arch = "aarch64")]
             "neon" if std::arch::is_aarch64_feature_detected!("neon") => Some(SimdPath(Path::Neon)),
@@ -60,14 +73,28 @@ impl SimdPath {
     /// Whether [`SimdPath::scan_bytes`] can run.
     pub fn has_bytes(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return self.0 == Path::Avx512 && is_x86_feature_detected!("avx512vnni");
+        return self.is_avx512() && is_x86_feature_detected!("avx512vnni");
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
 
+    /// Whether bytes are multiplied in tile registers.
+    pub fn has_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 == Path::Amx;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// Whether AVX2 and FMA can be used.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_avx2(self) -> bool {
+        self.0 == Path::Avx2 || self.is_avx512()
+    }
+
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn is_avx512(self) -> bool {
-        self.0 == Path::Avx512
+        matches!(self.0, Path::Avx512 | Path::Amx)
     }
 
     pub fn name(self) -> &'static str {
@@ -77,6 +104,8 @@ impl SimdPath {
             Path::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Path::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Path::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
             Path::Neon => "neon",
         }
@@ -98,7 +127,7 @@ impl SimdPath {
             Path::Avx2 => unsafe { super::x86::tile_avx2(form, queries, panel, bias, out) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => unsafe { super::x86::tile_avx512(form, queries, panel, bias, out) },
+            Path::Avx512 | Path::Amx => unsafe { super::x86::tile_avx512(form, queries, panel, bias, out) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             Path::Neon => unsafe { super::neon::tile(form, queries, panel, bias, out) },
@@ -111,7 +140,7 @@ impl SimdPath {
         match self.0 {
             // SAFETY: a value of this path exists only if the processor has its features; the function is safe code.
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => unsafe { super::x86::round_avx512(row, inverse, bytes) },
+            Path::Avx512 | Path::Amx => unsafe { super::x86::round_avx512(row, inverse, bytes) },
             _ => super::quantised::round(row, inverse, bytes),
         }
     }
@@ -122,8 +151,96 @@ impl SimdPath {
         match self.0 {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => unsafe { super::x86::magnitude_avx512(row) },
+            Path::Avx512 | Path::Amx => unsafe { super::x86::magnitude_avx512(row) },
             _ => super::quantised::magnitude(row),
+        }
+    }
+
+    /// [`super::quantised::drop_seen`].
+    #[inline]
+    pub fn drop_seen(self, seen: &[u32], ids: &[i32], catch: &mut Catch) {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::drop_seen_avx512(seen, ids, catch) },
+            _ => super::quantised::drop_seen(seen, ids, catch),
+        }
+    }
+
+    /// [`super::quantised::reaching`].
+    #[inline]
+    pub fn reaching(self, catch: &Catch, low: Range<f32>, up: f32, out: &mut Vec<u32>) {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::reaching_avx512(catch, low, up, out) },
+            _ => super::quantised::reaching(catch, low, up, out),
+        }
+    }
+
+    /// [`super::quantised::nth`].
+    #[inline]
+    pub fn nth(self, values: &[u32], keep: usize) -> u32 {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::nth_avx512(values, keep) },
+            _ => super::quantised::nth(values, keep),
+        }
+    }
+
+    /// [`super::quantised::places`].
+    #[inline]
+    pub fn places(self, keys: &[u64], places: &mut [u32]) {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::places_avx512(keys, places) },
+            _ => super::quantised::places(keys, places),
+        }
+    }
+
+    /// [`crate::ranks::count`].
+    #[inline]
+    pub fn count(self, scores: &[f32], goal: f32) -> (i32, i32) {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::count_avx512(scores, goal) },
+            _ => crate::ranks::count(scores, goal),
+        }
+    }
+
+    /// [`crate::ranks::occurrences`].
+    #[inline]
+    pub fn occurrences(self, ids: &[i32], id: i32) -> i32 {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::occurrences_avx512(ids, id) },
+            _ => crate::ranks::occurrences(ids, id),
+        }
+    }
+
+    /// [`crate::ranks::within`].
+    #[inline]
+    pub fn within(self, ids: &[i32], items: usize) -> bool {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::within_avx512(ids, items) },
+            _ => crate::ranks::within(ids, items),
+        }
+    }
+
+    /// [`crate::weighted::choose`].
+    #[inline]
+    pub fn choose(self, clocks: &[u64], keep: usize, out: &mut [i32]) -> usize {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::choose_avx512(clocks, keep, out) },
+            _ => crate::weighted::choose(clocks, keep, out),
         }
     }
 
@@ -133,11 +250,22 @@ impl SimdPath {
         match self.0 {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => unsafe { super::x86::clocks_avx512(row_key, list, inverse, out) },
+            Path::Avx512 | Path::Amx => unsafe { super::x86::clocks_avx512(row_key, list, inverse, out) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 => unsafe { super::x86::clocks_avx2(row_key, list, inverse, out) },
             _ => crate::weighted::clocks(row_key, list, inverse, out),
+        }
+    }
+
+    /// [`crate::discrepancy::tie`].
+    #[inline]
+    pub fn tie(self, order: &[u64]) -> Option<usize> {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::tie_avx512(order) },
+            _ => crate::discrepancy::tie(order),
         }
     }
 
@@ -147,7 +275,7 @@ impl SimdPath {
         match self.0 {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => unsafe { super::x86::codes_avx512(scores, out) },
+            Path::Avx512 | Path::Amx => unsafe { super::x86::codes_avx512(scores, out) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 => unsafe { super::x86::codes_avx2(scores, out) },
@@ -160,7 +288,7 @@ impl SimdPath {
     pub fn dots(self, query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {
         assert!(query.len() == items.dim && ids.len() == out.len());
         assert!(bias.is_none_or(|bias| bias.len() == items.rows));
-        assert!(ids.iter().fold(0, |largest, &id| largest.max(id as u32)) < items.rows.max(1) as u32 || ids.is_empty());
+        assert!(self.within(ids, items.rows.max(1)));
         match self.0 {
             Path::Portable => portable::dots(query, items, bias, ids, out),
             // SAFETY: a value of this path exists only if the processor has its features; the function is safe code.
@@ -168,7 +296,7 @@ impl SimdPath {
             Path::Avx2 => unsafe { super::x86::dots_fma(query, items, bias, ids, out) },
             // SAFETY: as above, and ids are rows of the matrix, as asserted.
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => unsafe { super::x86::dots_avx512(query, items, bias, ids, out) },
+            Path::Avx512 | Path::Amx => unsafe { super::x86::dots_avx512(query, items, bias, ids, out) },
             #[cfg(target_arch = "aarch64")]
             Path::Neon => portable::dots(query, items, bias, ids, out),
         }

@@ -4,6 +4,8 @@
 //! without one). Every path below rounds that chain alike, so all give the same bytes. Items are packed once into
 //! panels of [`COLUMNS`], queries into tiles of [`ROWS`]; a kernel computes one tile against one panel.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod kernels;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -16,7 +18,7 @@ pub use kernels::SimdPath;
 
 use std::ops::Range;
 
-use self::quantised::{BytePanels, ByteTile, Catch};
+use self::quantised::{BytePanels, ByteTile, Catch, Lanes};
 use crate::error::Error;
 use crate::exec::Exec;
 
@@ -25,7 +27,7 @@ pub const ROWS: usize = 12;
 /// Items in a panel.
 pub const COLUMNS: usize = 32;
 /// Floats in a line of cache.
-const LINE: usize = 16;
+pub const LINE: usize = 16;
 
 /// One cache line of floats, so that no load of a panel crosses two.
 #[repr(C, align(64))]
@@ -272,9 +274,9 @@ pub trait Sink {
     fn take(&mut self, row: usize, position: usize, score: f32) -> f32;
 }
 
-/// Takes in what a row of the tile has caught, and leaves the catch empty; returns the row's threshold from then on.
+/// Makes room in the full catch of a query; returns the query's threshold from then on.
 pub trait Net {
-    fn empty(&mut self, row: usize, catch: &mut Catch) -> f32;
+    fn relieve(&mut self, place: usize, threshold: f32, catch: &mut Catch) -> f32;
 }
 
 impl SimdPath {
@@ -318,32 +320,67 @@ impl SimdPath {
         }
     }
 
-    /// Catches every item whose score may reach its row's threshold; only with [`SimdPath::has_bytes`].
-    #[inline]
+    /// Catches every item whose score may reach its query's threshold, tile by tile; only with
+    /// [`SimdPath::has_bytes`].
     pub fn scan_bytes(
         self,
-        queries: &ByteTile,
+        queries: &[ByteTile],
         panels: &BytePanels,
-        range: Range<usize>,
-        goals: &mut Goals,
-        catches: &mut [Catch; ROWS],
+        goals: &mut [Goals],
+        catches: &mut [Catch],
         net: &mut impl Net,
     ) {
-        assert_eq!(
-            queries.bytes.len(),
-            panels.groups * ROWS,
-            "tile and panels have one dim"
-        );
-        assert!(range.end <= panels.count() && self.has_bytes());
+        queries.iter().for_each(|queries| self.check_bytes(queries, panels));
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the processor has the instructions, and the sizes agree, as asserted.
+        // SAFETY: the processor has the instructions, and sizes and layout agree, as checked.
         unsafe {
-            x86::scan_vnni(queries, panels, range, goals, catches, net);
+            if panels.chunk > 0 {
+                x86::scan_bytes::<true>(queries, panels, goals, catches, net);
+            } else {
+                x86::scan_bytes::<false>(queries, panels, goals, catches, net);
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
             let _ = (goals, catches, net);
         }
+    }
+
+    /// Takes the approximate scores of a range of panels into `lanes`, but for those `seen`: position x 16 + row each,
+    /// ascending, none before the range. Only with [`SimdPath::has_bytes`].
+    pub fn sample_bytes(
+        self,
+        queries: &ByteTile,
+        panels: &BytePanels,
+        range: Range<usize>,
+        seen: &[u64],
+        lanes: &mut Lanes,
+    ) {
+        self.check_bytes(queries, panels);
+        assert!(range.end <= panels.count());
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the processor has the instructions, and sizes and layout agree, as checked.
+        unsafe {
+            if panels.chunk > 0 {
+                x86::sample_bytes::<true>(queries, panels, range, seen, lanes);
+            } else {
+                x86::sample_bytes::<false>(queries, panels, range, seen, lanes);
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = (seen, lanes);
+        }
+    }
+
+    fn check_bytes(self, queries: &ByteTile, panels: &BytePanels) {
+        assert_eq!(
+            queries.bytes.len(),
+            panels.groups * ROWS,
+            "tile and panels have one dim"
+        );
+        assert!(self.has_bytes());
+        assert!(panels.chunk == 0 || self.has_tiles() && panels.groups.is_multiple_of(panels.chunk));
     }
 }
 

@@ -6,12 +6,18 @@
 //! and is then computed exactly: the result does not depend on this module, only the time does. A bias is one more
 //! dimension, in which every query has the same coordinate.
 
-use super::{length, rounding, Matrix, COLUMNS, LINE, ROWS};
+use std::ops::Range;
+
+use super::{length, rounding, Line, Matrix, SimdPath, COLUMNS, LINE, ROWS};
 use crate::error::Error;
 use crate::exec::Exec;
 
 /// Dimensions that one 32-bit lane holds.
 pub const GROUP: usize = 4;
+/// Groups that a tile register holds at most.
+const CHUNK: usize = 16;
+/// Fewer groups are multiplied sooner by vector instructions than tiles are stored.
+const WORTHWHILE: usize = 8;
 /// Past this, sums of products of bytes could leave 32 bits.
 const MAX_DIM: usize = 1 << 16;
 
@@ -46,6 +52,8 @@ pub struct BytePanels {
     pub bounds: Vec<PanelBounds>,
     /// Groups of four dimensions.
     pub groups: usize,
+    /// Groups that a tile register takes at once; 0 where there are none, and then queries are laid out differently.
+    pub chunk: usize,
     /// The queries' coordinate in the dimension of the bias; 0 without bias.
     pub unit: f32,
     pub items: usize,
@@ -61,12 +69,21 @@ impl BytePanels {
         let unit = if bias.is_some() { unit } else { 0.0 };
         let panels = items.rows.div_ceil(COLUMNS);
         let groups = (items.dim + usize::from(bias.is_some())).div_ceil(GROUP);
+        let (groups, chunk) = if exec.simd.has_tiles() && groups >= WORTHWHILE {
+            // As few chunks as there can be, all alike.
+            let chunks = groups.div_ceil(CHUNK);
+            let chunk = groups.div_ceil(chunks);
+            (chunk * chunks, chunk)
+        } else {
+            (groups, 0)
+        };
         let per_panel = groups * 2;
         let mut packed = BytePanels {
             lines: vec![Bytes([[0; GROUP]; LINE]); panels * per_panel],
             starts: vec![[Sums([i32::MIN; LINE]); 2]; panels],
             bounds: vec![PanelBounds::default(); panels],
             groups,
+            chunk,
             unit,
             items: items.rows,
         };
@@ -194,28 +211,153 @@ pub fn magnitude(row: &[f32]) -> f32 {
     f32::from_bits(row.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7FFF_FFFF)))
 }
 
-/// Items of a tile whose scores may reach their row's threshold, in the order of their positions.
+/// Sums of a tile of queries and a panel.
+#[repr(C, align(64))]
 #[derive(Clone, Debug)]
+pub struct Totals(pub [[i32; COLUMNS]; ROWS]);
+
+/// Panels whose sums are taken together.
+pub const BATCH: usize = 4;
+
+impl Totals {
+    pub const ZERO: Totals = Totals([[0; COLUMNS]; ROWS]);
+}
+
+/// Items whose scores may reach a query's threshold, in the order of their positions.
+#[derive(Clone, Debug, Default)]
 pub struct Catch {
-    pub positions: Box<[u32; Catch::ROOM]>,
-    pub sums: Box<[i32; Catch::ROOM]>,
+    pub positions: Vec<u32>,
+    /// What the scores are at least and at most.
+    pub lows: Vec<f32>,
+    pub ups: Vec<f32>,
     pub len: usize,
+    /// At most so many are held when a panel is begun.
+    pub full: usize,
 }
 
 impl Catch {
-    /// At most so many are held when a panel is begun.
-    pub const FULL: usize = 128;
     /// A panel adds up to 32, and writes whole vectors.
-    pub const ROOM: usize = Catch::FULL + COLUMNS + LINE;
+    const SPARE: usize = COLUMNS + LINE;
+
+    /// Lets it hold so many.
+    pub fn widen(&mut self, full: usize) {
+        let room = full + Self::SPARE;
+        if self.positions.len() < room {
+            self.positions.resize(room, 0);
+            self.lows.resize(room, 0.0);
+            self.ups.resize(room, 0.0);
+        }
+        self.full = full;
+    }
+
+    /// Whether it can take what a panel adds.
+    #[inline(always)]
+    pub fn has_room(&self) -> bool {
+        self.len <= self.full && self.holds(Self::SPARE)
+    }
+
+    /// Whether so many entries after the last are there to be read and written.
+    #[inline(always)]
+    pub fn holds(&self, more: usize) -> bool {
+        let room = self.len.saturating_add(more);
+        self.positions.len() >= room && self.lows.len() >= room && self.ups.len() >= room
+    }
 }
 
-impl Default for Catch {
-    fn default() -> Self {
-        Catch {
-            positions: Box::new([0; Catch::ROOM]),
-            sums: Box::new([0; Catch::ROOM]),
-            len: 0,
+/// Leaves out the items whose bits are set in `seen`; `ids` are those of the positions.
+#[inline(always)]
+pub fn drop_seen(seen: &[u32], ids: &[i32], catch: &mut Catch) {
+    let mut kept = 0;
+    for place in 0..catch.len {
+        let position = catch.positions[place];
+        let id = ids[position as usize] as usize;
+        catch.positions[kept] = position;
+        catch.lows[kept] = catch.lows[place];
+        catch.ups[kept] = catch.ups[place];
+        kept += usize::from(seen[id / 32] >> (id % 32) & 1 == 0);
+    }
+    catch.len = kept;
+}
+
+/// The positions of those whose lower bound lies in `low` and whose upper bound reaches `up`.
+#[inline(always)]
+pub fn reaching(catch: &Catch, low: Range<f32>, up: f32, out: &mut Vec<u32>) {
+    out.clear();
+    for place in 0..catch.len {
+        if low.contains(&catch.lows[place]) && catch.ups[place] >= up {
+            out.push(catch.positions[place]);
         }
+    }
+}
+
+/// The best approximate scores of a sample of panels: of each query, the largest of every `lanes` places. The g-th
+/// largest of a row's lanes is reached by g items of the sample at least.
+#[derive(Clone, Debug, Default)]
+pub struct Lanes {
+    lines: Vec<Line>,
+    /// Panels after which a lane is used again.
+    panels: usize,
+}
+
+impl Lanes {
+    /// `panels` x 32 lanes a row, nothing in them.
+    pub fn clear(&mut self, panels: usize) {
+        self.panels = panels;
+        self.lines.clear();
+        self.lines
+            .resize(ROWS * panels * (COLUMNS / LINE), Line([f32::NEG_INFINITY; LINE]));
+    }
+
+    pub fn panels(&self) -> usize {
+        self.panels
+    }
+
+    /// The lines of a row.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> &[Line] {
+        let width = self.panels * (COLUMNS / LINE);
+        &self.lines[row * width..(row + 1) * width]
+    }
+
+    /// Two lines of each row, [`Lanes::stride`] lines apart, that take in a panel.
+    #[inline(always)]
+    pub fn of_panel(&mut self, panel: usize) -> &mut [Line] {
+        &mut self.lines[panel % self.panels * (COLUMNS / LINE)..]
+    }
+
+    pub fn stride(&self) -> usize {
+        self.panels * (COLUMNS / LINE)
+    }
+}
+
+/// The largest of the values that `keep` or more of them reach; `keep` > 0 and no more than there are.
+#[inline(always)]
+pub fn nth(values: &[u32], keep: usize) -> u32 {
+    let (mut low, mut high) = (u32::MAX, 0);
+    for &value in values {
+        (low, high) = (low.min(value), high.max(value));
+    }
+    while low < high {
+        let middle = high - (high - low) / 2;
+        let count: u32 = values.iter().map(|&value| u32::from(value >= middle)).sum();
+        if count as usize >= keep {
+            low = middle;
+            if count as usize == keep {
+                // What is reached by so many and no more serves as well as the value itself.
+                break;
+            }
+        } else {
+            high = middle - 1;
+        }
+    }
+    low
+}
+
+/// How many of the keys pass each of them: its place, if all differ.
+#[inline(always)]
+pub fn places(keys: &[u64], places: &mut [u32]) {
+    for (place, &key) in places.iter_mut().zip(keys) {
+        *place = keys.iter().map(|&other| u32::from(other > key)).sum();
     }
 }
 
@@ -229,7 +371,7 @@ pub struct ByteTile {
     /// Error for each unit of an item's length, and for each unit of an item's error.
     pub per_length: [f32; LINE],
     pub per_error: [f32; LINE],
-    /// `[groups][ROWS]`, four bytes each.
+    /// `[groups][ROWS]`, four bytes each; `[ROWS][groups]` for tile registers.
     pub bytes: Vec<[u8; GROUP]>,
 }
 
@@ -246,7 +388,7 @@ impl Default for ByteTile {
 }
 
 impl ByteTile {
-    pub fn pack(&mut self, queries: Matrix, ids: impl Iterator<Item = usize>, panels: &BytePanels) {
+    pub fn pack(&mut self, queries: Matrix, ids: impl Iterator<Item = usize>, panels: &BytePanels, simd: SimdPath) {
         self.bytes.clear();
         self.bytes.resize(panels.groups * ROWS, [128; GROUP]);
         let mut padded = vec![0.0f32; panels.groups * GROUP];
@@ -256,10 +398,15 @@ impl ByteTile {
             if panels.unit > 0.0 {
                 padded[queries.dim] = panels.unit;
             }
-            let inverse = inverse_scale(magnitude(&padded));
-            let known = round(&padded, inverse, &mut rounded);
+            let inverse = inverse_scale(simd.magnitude(&padded));
+            let known = simd.round(&padded, inverse, &mut rounded);
             for (group, bytes) in rounded.as_chunks::<GROUP>().0.iter().enumerate() {
-                self.bytes[group * ROWS + row] = bytes.map(|byte| (i16::from(byte) + 128) as u8);
+                let place = if panels.chunk > 0 {
+                    row * panels.groups + group
+                } else {
+                    group * ROWS + row
+                };
+                self.bytes[place] = bytes.map(|byte| (byte as u8) ^ 128);
             }
             let kept: i64 = rounded.iter().map(|&byte| i64::from(byte) * i64::from(byte)).sum();
             self.inverse_scales[row] = inverse;
@@ -286,6 +433,56 @@ mod tests {
             (300.0, 127),
         ] {
             assert_eq!(nearest(x), expected);
+        }
+    }
+
+    #[test]
+    fn the_nth_is_reached_by_so_many() {
+        for simd in SimdPath::NAMES.into_iter().filter_map(SimdPath::named) {
+            for len in [1usize, 2, 15, 16, 17, 100] {
+                let values: Vec<u32> = (0..len as u64).map(|c| crate::rng::at(3, c) as u32 % 40).collect();
+                let mut sorted = values.clone();
+                sorted.sort_unstable_by(|a, b| b.cmp(a));
+                for keep in 1..=len {
+                    let found = simd.nth(&values, keep);
+                    let reached = values.iter().filter(|&&value| value >= found).count();
+                    // Ties with the keep-th largest count, and nothing below it.
+                    assert!(reached >= keep && found <= sorted[keep - 1]);
+                    assert_eq!(
+                        reached,
+                        values.iter().filter(|&&value| value >= sorted[keep - 1]).count()
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn seen_items_leave_a_catch_and_the_rest_stay_in_order() {
+        for simd in SimdPath::NAMES.into_iter().filter_map(SimdPath::named) {
+            for len in [0usize, 1, 15, 16, 17, 70] {
+                let mut catch = Catch::default();
+                catch.widen(100);
+                for place in 0..len {
+                    catch.positions[place] = 2 * place as u32;
+                    (catch.lows[place], catch.ups[place]) = (place as f32, place as f32 + 2.0);
+                }
+                catch.len = len;
+                let ids: Vec<i32> = (0..200).map(|position| 199 - position).collect();
+                let mut seen = vec![0u32; 200usize.div_ceil(32)];
+                let hidden = |position: u32| position.is_multiple_of(6);
+                for position in (0..200).filter(|&position| hidden(position)) {
+                    let id = ids[position as usize] as usize;
+                    seen[id / 32] |= 1 << (id % 32);
+                }
+                simd.drop_seen(&seen, &ids, &mut catch);
+                let expected: Vec<u32> = (0..len as u32).map(|place| 2 * place).filter(|&p| !hidden(p)).collect();
+                assert_eq!(catch.positions[..catch.len], expected);
+                let mut found = Vec::new();
+                simd.reaching(&catch, 3.0..9.0, 6.0, &mut found);
+                let within = |position: &u32| (4..9).contains(&(position / 2));
+                assert_eq!(found, expected.into_iter().filter(within).collect::<Vec<_>>());
+            }
         }
     }
 }

@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 use std::ops::Range;
 
-use super::quantised::{self, BytePanels, ByteTile, Catch, Rounded};
-use super::{portable, Form, Goals, Line, Matrix, Net, Panels, Sink, Tile, COLUMNS, LINE, ROWS};
+use super::quantised::{self, BytePanels, ByteTile, Catch, Lanes, Rounded, Totals, BATCH};
+use super::{amx, portable, Form, Goals, Line, Matrix, Net, Panels, Sink, Tile, COLUMNS, LINE, ROWS};
 
 #[target_feature(enable = "avx2,fma")]
 pub fn dots_fma(query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {
@@ -20,7 +20,15 @@ pub fn dots_fma(query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32],
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,fma")]
 pub unsafe fn dots_avx512(query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {
     let dim = query.len();
+    // Short rows are found sooner without: the processor looks far enough ahead by itself.
+    let mut ahead = if dim < 4 * LINE {
+        [].chunks(LINE)
+    } else {
+        ids.chunks(LINE)
+    };
+    ahead.next();
     for (ids, out) in ids.chunks(LINE).zip(out.chunks_mut(LINE)) {
+        let ahead = ahead.next().unwrap_or_default();
         let mut rows = [items.data.as_ptr(); LINE];
         let mut start = [0.0f32; LINE];
         for (lane, &id) in ids.iter().enumerate() {
@@ -34,6 +42,12 @@ pub unsafe fn dots_avx512(query: &[f32], items: Matrix, bias: Option<&[f32]>, id
         let mut sums = unsafe { _mm512_loadu_ps(start.as_ptr()) };
         let mut d = 0;
         while d + 4 <= dim {
+            if d % LINE == 0 {
+                for &id in ahead {
+                    let next = items.data.as_ptr().wrapping_add(id as usize * dim + d);
+                    _mm_prefetch::<_MM_HINT_T0>(next.cast());
+                }
+            }
             // SAFETY: dimensions d to d + 3 of rows of dim values, and of the query.
             unsafe {
                 let columns = transposed(&rows, |row| _mm_loadu_ps(row.add(d)));
@@ -85,68 +99,125 @@ fn transposed(rows: &[*const f32; LINE], load: impl Fn(*const f32) -> __m128) ->
 /// [`super::SimdPath::scan_bytes`].
 ///
 /// # Safety
-/// The processor has the features; `queries` holds panels.groups x ROWS lanes and `range` lies within the panels.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")]
-pub unsafe fn scan_vnni(
+/// The processor has the features, and with `TILES` those of [`amx`]; each of `queries` holds panels.groups x ROWS
+/// lanes, laid out as `TILES` says.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,popcnt,bmi1,bmi2")]
+pub unsafe fn scan_bytes<const TILES: bool>(
+    queries: &[ByteTile],
+    panels: &BytePanels,
+    goals: &mut [Goals],
+    catches: &mut [Catch],
+    net: &mut impl Net,
+) {
+    // SAFETY: the caller's word.
+    let _tiles = TILES.then(|| unsafe { amx::Configured::new(panels.chunk) });
+    let mut totals = [Totals::ZERO; BATCH];
+    for first in (0..panels.count()).step_by(BATCH) {
+        let range = first..panels.count().min(first + BATCH);
+        // A batch stays in L1 while all queries pass over it.
+        for (tile, (queries, goals)) in queries.iter().zip(&mut *goals).enumerate() {
+            // SAFETY: 16 floats each, aligned to 64 bytes by their structure.
+            let (lengths, thresholds) = unsafe {
+                (
+                    _mm512_load_ps(goals.lengths.as_ptr()),
+                    _mm512_load_ps(goals.thresholds.as_ptr()),
+                )
+            };
+            let (mut batch, mut len) = ([0; BATCH], 0);
+            for panel in range.clone() {
+                let length = _mm512_set1_ps(panels.bounds[panel].length);
+                let bound = _mm512_fmadd_ps(lengths, length, _mm512_set1_ps(f32::MIN_POSITIVE));
+                batch[len] = panel;
+                len += usize::from(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(bound, thresholds) != 0);
+            }
+            let batch = &batch[..len];
+            // SAFETY: the panels exist, and the rest is the caller's word.
+            unsafe { sums::<TILES>(queries, panels, batch, &mut totals) };
+            for (&panel, totals) in batch.iter().zip(&totals) {
+                sift(queries, panels, panel, totals, goals, catches, tile * ROWS, net);
+            }
+        }
+    }
+}
+
+/// [`super::SimdPath::sample_bytes`].
+///
+/// # Safety
+/// As of [`scan_bytes`]; `range` lies within the panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,popcnt,bmi1,bmi2")]
+pub unsafe fn sample_bytes<const TILES: bool>(
     queries: &ByteTile,
     panels: &BytePanels,
     range: Range<usize>,
-    goals: &mut Goals,
-    catches: &mut [Catch; ROWS],
-    net: &mut impl Net,
+    seen: &[u64],
+    lanes: &mut Lanes,
 ) {
-    #[repr(C, align(64))]
-    struct Limits([i32; LINE]);
-    #[repr(C, align(64))]
-    struct Totals([[i32; COLUMNS]; ROWS]);
-    #[repr(C, align(32))]
-    struct Masks([u16; LINE]);
-
-    assert!(catches.iter().all(|catch| catch.len <= Catch::FULL));
-    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-
-    let groups = panels.groups;
-    let mut limits = Limits([0; LINE]);
-    let mut totals = Totals([[0; COLUMNS]; ROWS]);
-    // SAFETY: arrays of 16 floats, aligned to 64 bytes by their structures.
-    let (scales, per_length, per_error, lengths, mut thresholds) = unsafe {
-        (
-            _mm512_load_ps(queries.inverse_scales.as_ptr()),
-            _mm512_load_ps(queries.per_length.as_ptr()),
-            _mm512_load_ps(queries.per_error.as_ptr()),
-            _mm512_load_ps(goals.lengths.as_ptr()),
-            _mm512_load_ps(goals.thresholds.as_ptr()),
-        )
-    };
-    for panel in range {
-        let bounds = &panels.bounds[panel];
-        let length = _mm512_set1_ps(bounds.length);
-        let bound = _mm512_fmadd_ps(lengths, length, _mm512_set1_ps(f32::MIN_POSITIVE));
-        if _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(bound, thresholds) == 0 {
-            continue;
+    // SAFETY: the caller's word.
+    let _tiles = TILES.then(|| unsafe { amx::Configured::new(panels.chunk) });
+    let mut totals = [Totals::ZERO; BATCH];
+    let mut seen = seen
+        .iter()
+        .map(|&place| (place as usize / LINE, place as usize % LINE))
+        .peekable();
+    // SAFETY: 16 floats, aligned to 64 bytes by their structure.
+    let scales = unsafe { _mm512_load_ps(queries.scales.as_ptr()) };
+    let mut next = range.start;
+    while next < range.end {
+        let batch: [usize; BATCH] = std::array::from_fn(|place| next + place);
+        let batch = &batch[..BATCH.min(range.end - next)];
+        next += batch.len();
+        // SAFETY: the panels lie in the range, and the rest is the caller's word.
+        unsafe { sums::<TILES>(queries, panels, batch, &mut totals) };
+        for (&panel, totals) in batch.iter().zip(&mut totals) {
+            while let Some((position, row)) = seen.next_if(|&(position, _)| position < (panel + 1) * COLUMNS) {
+                totals.0[row][position % COLUMNS] = i32::MIN;
+            }
+            let mut scale = [0.0f32; LINE];
+            // SAFETY: 16 floats.
+            unsafe {
+                let scales = _mm512_mul_ps(scales, _mm512_set1_ps(panels.bounds[panel].scale));
+                _mm512_storeu_ps(scale.as_mut_ptr(), scales);
+            }
+            let stride = lanes.stride();
+            for ((sums, lines), &scale) in totals
+                .0
+                .iter()
+                .zip(lanes.of_panel(panel).chunks_mut(stride))
+                .zip(&scale)
+            {
+                for (sums, line) in sums.as_chunks::<LINE>().0.iter().zip(lines) {
+                    // SAFETY: 16 integers and 16 floats, each aligned to 64 bytes by its structure.
+                    unsafe {
+                        let sums = _mm512_cvtepi32_ps(_mm512_load_si512(sums.as_ptr().cast()));
+                        let scores = _mm512_mul_ps(sums, _mm512_set1_ps(scale));
+                        let best = _mm512_max_ps(_mm512_load_ps(line.0.as_ptr()), scores);
+                        _mm512_store_ps(line.0.as_mut_ptr(), best);
+                    }
+                }
+            }
         }
-        // The least integer sum whose score can reach the threshold: (threshold - error) / scales, less what computing
-        // this in float32 can be off by, less 1 since the comparison is strict.
-        let error = _mm512_fmadd_ps(
-            per_length,
-            length,
-            _mm512_fmadd_ps(
-                per_error,
-                _mm512_set1_ps(bounds.error),
-                _mm512_set1_ps(f32::MIN_POSITIVE),
-            ),
-        );
-        let scale = _mm512_mul_ps(scales, _mm512_set1_ps(bounds.inverse_scale));
-        let limit = _mm512_mul_ps(_mm512_sub_ps(thresholds, error), scale);
-        let size = _mm512_mul_ps(_mm512_add_ps(_mm512_abs_ps(thresholds), error), scale);
-        let slack = _mm512_fmadd_ps(size, _mm512_set1_ps(1e-6), _mm512_set1_ps(1.5));
-        let limit = _mm512_min_ps(_mm512_sub_ps(limit, slack), _mm512_set1_ps(2e9));
-        let limit = _mm512_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(limit);
-        // SAFETY: 16 integers, aligned to 64 bytes.
-        unsafe { _mm512_store_si512(limits.0.as_mut_ptr().cast(), limit) };
-        // Without the barrier the limits are taken apart in registers, on the port that the sums need.
-        let limits = std::hint::black_box(&limits);
+    }
+}
 
+/// The sums of a batch of panels.
+///
+/// # Safety
+/// As of [`scan_bytes`]; every panel of `batch`, BATCH at most, is one of the panels, and with `TILES` the registers
+/// are configured.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn sums<const TILES: bool>(
+    queries: &ByteTile,
+    panels: &BytePanels,
+    batch: &[usize],
+    totals: &mut [Totals; BATCH],
+) {
+    if TILES {
+        // SAFETY: the caller's word.
+        unsafe { amx::sums(queries, panels, batch, totals) };
+        return;
+    }
+    for (&panel, totals) in batch.iter().zip(totals) {
         let starts = &panels.starts[panel];
         // SAFETY: two lines of 16 integers, aligned to 64 bytes.
         let start = unsafe {
@@ -158,8 +229,8 @@ pub unsafe fn scan_vnni(
         let mut sums = [start; ROWS];
         let mut q = queries.bytes.as_ptr().cast::<i32>();
         // SAFETY: panel is below count, and each panel has 2 * groups lines.
-        let mut x = unsafe { panels.lines.as_ptr().add(panel * 2 * groups) };
-        for _ in 0..groups {
+        let mut x = unsafe { panels.lines.as_ptr().add(panel * 2 * panels.groups) };
+        for _ in 0..panels.groups {
             // SAFETY: both pointers advance by one group in each of `groups` steps; lines are aligned to 64 bytes, and
             // the queries' bytes are read as unaligned 32-bit words.
             unsafe {
@@ -173,21 +244,6 @@ pub unsafe fn scan_vnni(
                 x = x.add(2);
             }
         }
-        let mut reached = Masks([0; LINE]);
-        for (row, sums) in sums.iter().enumerate() {
-            let pair = _mm512_max_epi32(sums[0], sums[1]);
-            reached.0[row] = _mm512_cmpgt_epi32_mask(pair, _mm512_set1_epi32(limits.0[row]));
-        }
-        // The barrier keeps the masks from being put together on the port that the sums need.
-        let reached = std::hint::black_box(&reached);
-        // SAFETY: 16 masks of 16 bits, aligned to 32 bytes.
-        let mut rows = unsafe {
-            let masks = _mm256_load_si256(reached.0.as_ptr().cast());
-            _mm256_test_epi16_mask(masks, masks)
-        };
-        if rows == 0 {
-            continue;
-        }
         for (row, sums) in totals.0.iter_mut().zip(&sums) {
             // SAFETY: a row is 32 integers, two vectors, aligned to 64 bytes.
             unsafe {
@@ -195,43 +251,268 @@ pub unsafe fn scan_vnni(
                 _mm512_store_si512(row.as_mut_ptr().add(LINE).cast(), sums[1]);
             }
         }
-        let mut raised = false;
-        while rows != 0 {
-            let row = rows.trailing_zeros() as usize;
-            rows &= rows - 1;
-            let catch = &mut catches[row];
-            let limit = _mm512_set1_epi32(limits.0[row]);
-            for half in 0..2 {
-                // SAFETY: the vector lies within the tile's row. A catch holds at most FULL before a panel, so two
-                // vectors written at len <= FULL + 16 stay within its ROOM.
-                unsafe {
-                    let sums = _mm512_load_si512(totals.0[row].as_ptr().add(half * LINE).cast());
-                    let mask = _mm512_cmpgt_epi32_mask(sums, limit);
-                    let first = _mm512_set1_epi32((panel * COLUMNS + half * LINE) as i32);
-                    let positions = _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(first, lanes));
-                    _mm512_storeu_si512(catch.positions.as_mut_ptr().add(catch.len).cast(), positions);
-                    let sums = _mm512_maskz_compress_epi32(mask, sums);
-                    _mm512_storeu_si512(catch.sums.as_mut_ptr().add(catch.len).cast(), sums);
-                    catch.len += mask.count_ones() as usize;
-                }
-            }
-            if catch.len > Catch::FULL {
-                goals.thresholds[row] = net.empty(row, catch);
-                assert!(catch.len <= Catch::FULL);
-                raised = true;
+    }
+}
+
+/// Catches the items of a panel whose scores may reach their row's threshold; the tile's catches begin at `first`.
+#[allow(clippy::too_many_arguments)]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,popcnt,bmi1,bmi2")]
+fn sift(
+    queries: &ByteTile,
+    panels: &BytePanels,
+    panel: usize,
+    totals: &Totals,
+    goals: &mut Goals,
+    catches: &mut [Catch],
+    first: usize,
+    net: &mut impl Net,
+) {
+    #[repr(C, align(64))]
+    struct Ints([i32; LINE]);
+    #[repr(C, align(64))]
+    struct Floats([f32; LINE]);
+
+    let bounds = &panels.bounds[panel];
+    // SAFETY: arrays of 16 floats, aligned to 64 bytes by their structures.
+    let (inverse_scales, scales, per_length, per_error, thresholds) = unsafe {
+        (
+            _mm512_load_ps(queries.inverse_scales.as_ptr()),
+            _mm512_load_ps(queries.scales.as_ptr()),
+            _mm512_load_ps(queries.per_length.as_ptr()),
+            _mm512_load_ps(queries.per_error.as_ptr()),
+            _mm512_load_ps(goals.thresholds.as_ptr()),
+        )
+    };
+    // The least integer sum whose score can reach the threshold: (threshold - error) / scales, less what computing
+    // this in float32 can be off by, less 1 since the comparison is strict.
+    let error = _mm512_fmadd_ps(
+        per_length,
+        _mm512_set1_ps(bounds.length),
+        _mm512_fmadd_ps(
+            per_error,
+            _mm512_set1_ps(bounds.error),
+            _mm512_set1_ps(f32::MIN_POSITIVE),
+        ),
+    );
+    let inverse = _mm512_mul_ps(inverse_scales, _mm512_set1_ps(bounds.inverse_scale));
+    let limit = _mm512_mul_ps(_mm512_sub_ps(thresholds, error), inverse);
+    let size = _mm512_mul_ps(_mm512_add_ps(_mm512_abs_ps(thresholds), error), inverse);
+    let slack = _mm512_fmadd_ps(size, _mm512_set1_ps(1e-6), _mm512_set1_ps(1.5));
+    let limit = _mm512_min_ps(_mm512_sub_ps(limit, slack), _mm512_set1_ps(2e9));
+    let limit = _mm512_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(limit);
+    let mut limits = Ints([0; LINE]);
+    // SAFETY: 16 integers, aligned to 64 bytes.
+    unsafe { _mm512_store_si512(limits.0.as_mut_ptr().cast(), limit) };
+    // Without the barrier the limits are taken apart in registers, on the port that comparisons need.
+    let limits = std::hint::black_box(&limits);
+    // A bit for each pair of columns (c, c + 16), four rows a word.
+    let mut words = [0u64; ROWS / 4];
+    for (row, sums) in totals.0.iter().enumerate() {
+        // SAFETY: 32 integers, aligned to 64 bytes.
+        let pair = unsafe {
+            _mm512_max_epi32(
+                _mm512_load_si512(sums.as_ptr().cast()),
+                _mm512_load_si512(sums.as_ptr().add(LINE).cast()),
+            )
+        };
+        let reached = _mm512_cmpgt_epi32_mask(pair, _mm512_set1_epi32(limits.0[row]));
+        words[row / 4] |= u64::from(reached) << (16 * (row % 4));
+    }
+    if words[0] | words[1] | words[2] == 0 {
+        return;
+    }
+    // A bit a row: the top bit of each of a word's parts that is not 0, put together.
+    const LOW: u64 = 0x7FFF_7FFF_7FFF_7FFF;
+    let mut rows = words.iter().enumerate().fold(0, |rows, (part, word)| {
+        rows | _pext_u64(((word & LOW) + LOW) | word, !LOW) << (4 * part)
+    });
+    let (mut row_errors, mut row_scales) = (Floats([0.0; LINE]), Floats([0.0; LINE]));
+    // SAFETY: 16 floats each, aligned to 64 bytes.
+    unsafe {
+        _mm512_store_ps(row_errors.0.as_mut_ptr(), error);
+        let scales = _mm512_mul_ps(scales, _mm512_set1_ps(bounds.scale));
+        _mm512_store_ps(row_scales.0.as_mut_ptr(), scales);
+    }
+    let (row_errors, row_scales) = (std::hint::black_box(&row_errors), std::hint::black_box(&row_scales));
+    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    while rows != 0 {
+        let row = rows.trailing_zeros() as usize;
+        rows &= rows - 1;
+        let catch = &mut catches[first + row];
+        assert!(catch.has_room());
+        let limit = _mm512_set1_epi32(limits.0[row]);
+        let (error, scale) = (_mm512_set1_ps(row_errors.0[row]), _mm512_set1_ps(row_scales.0[row]));
+        for half in 0..2 {
+            // SAFETY: the vector lies within the tile's row. The catch has room for two vectors and 16 entries more.
+            unsafe {
+                let sums = _mm512_load_si512(totals.0[row].as_ptr().add(half * LINE).cast());
+                let mask = _mm512_cmpgt_epi32_mask(sums, limit);
+                let start = _mm512_set1_epi32((panel * COLUMNS + half * LINE) as i32);
+                let positions = _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(start, lanes));
+                _mm512_storeu_si512(catch.positions.as_mut_ptr().add(catch.len).cast(), positions);
+                let scores = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_maskz_compress_epi32(mask, sums)), scale);
+                _mm512_storeu_ps(catch.lows.as_mut_ptr().add(catch.len), _mm512_sub_ps(scores, error));
+                _mm512_storeu_ps(catch.ups.as_mut_ptr().add(catch.len), _mm512_add_ps(scores, error));
+                catch.len += mask.count_ones() as usize;
             }
         }
-        if raised {
-            // SAFETY: as above.
-            thresholds = unsafe { _mm512_load_ps(goals.thresholds.as_ptr()) };
+        if catch.len > catch.full {
+            goals.thresholds[row] = net.relieve(first + row, goals.thresholds[row], catch);
         }
     }
+}
+
+/// [`quantised::drop_seen`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
+pub fn drop_seen_avx512(seen: &[u32], ids: &[i32], catch: &mut Catch) {
+    assert!(catch.holds(LINE));
+    let (mut kept, mut place) = (0, 0);
+    while place < catch.len {
+        let inside = lanes(catch.len - place);
+        let last = _mm512_set1_epi32(ids.len() as i32);
+        // SAFETY: the catch holds 16 entries past its last; what is written ends at or before what has been
+        // read. Positions are compared with the number of ids before they are followed, ids with the words of `seen`.
+        unsafe {
+            let positions = _mm512_loadu_si512(catch.positions.as_ptr().add(place).cast());
+            let (lows, ups) = (
+                _mm512_loadu_ps(catch.lows.as_ptr().add(place)),
+                _mm512_loadu_ps(catch.ups.as_ptr().add(place)),
+            );
+            let inside = _mm512_mask_cmplt_epu32_mask(inside, positions, last);
+            let id = _mm512_mask_i32gather_epi32::<4>(last, inside, positions, ids.as_ptr());
+            let word = _mm512_srli_epi32::<5>(id);
+            let inside = _mm512_mask_cmplt_epu32_mask(inside, word, _mm512_set1_epi32(seen.len() as i32));
+            let word = _mm512_mask_i32gather_epi32::<4>(last, inside, word, seen.as_ptr().cast());
+            let bit = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_and_si512(id, _mm512_set1_epi32(31)));
+            let keep = _mm512_mask_testn_epi32_mask(inside, word, bit);
+            let positions = _mm512_maskz_compress_epi32(keep, positions);
+            _mm512_storeu_si512(catch.positions.as_mut_ptr().add(kept).cast(), positions);
+            _mm512_storeu_ps(catch.lows.as_mut_ptr().add(kept), _mm512_maskz_compress_ps(keep, lows));
+            _mm512_storeu_ps(catch.ups.as_mut_ptr().add(kept), _mm512_maskz_compress_ps(keep, ups));
+            kept += keep.count_ones() as usize;
+        }
+        place += LINE;
+    }
+    catch.len = kept;
+}
+
+/// [`quantised::reaching`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
+pub fn reaching_avx512(catch: &Catch, low: Range<f32>, up: f32, out: &mut Vec<u32>) {
+    assert!(catch.holds(LINE));
+    out.resize(catch.len + LINE, 0);
+    let (mut kept, mut place) = (0, 0);
+    while place < catch.len {
+        // SAFETY: the catch holds 16 entries past its last, and so does `out`, of which no more is written
+        // than has been read.
+        unsafe {
+            let positions = _mm512_loadu_si512(catch.positions.as_ptr().add(place).cast());
+            let (lows, ups) = (
+                _mm512_loadu_ps(catch.lows.as_ptr().add(place)),
+                _mm512_loadu_ps(catch.ups.as_ptr().add(place)),
+            );
+            let keep = lanes(catch.len - place);
+            let keep = _mm512_mask_cmp_ps_mask::<_CMP_GE_OQ>(keep, lows, _mm512_set1_ps(low.start));
+            let keep = _mm512_mask_cmp_ps_mask::<_CMP_LT_OQ>(keep, lows, _mm512_set1_ps(low.end));
+            let keep = _mm512_mask_cmp_ps_mask::<_CMP_GE_OQ>(keep, ups, _mm512_set1_ps(up));
+            let positions = _mm512_maskz_compress_epi32(keep, positions);
+            _mm512_storeu_si512(out.as_mut_ptr().add(kept).cast(), positions);
+            kept += keep.count_ones() as usize;
+        }
+        place += LINE;
+    }
+    out.truncate(kept);
+}
+
+/// The first so many of a vector's lanes.
+#[inline(always)]
+fn lanes(count: usize) -> u16 {
+    ((1u32 << count.min(LINE)) - 1) as u16
+}
+
+/// [`quantised::nth`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn nth_avx512(values: &[u32], keep: usize) -> u32 {
+    quantised::nth(values, keep)
+}
+
+/// [`quantised::places`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn places_avx512(keys: &[u64], places: &mut [u32]) {
+    quantised::places(keys, places);
 }
 
 /// [`super::quantised::round`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub fn round_avx512(row: &[f32], inverse: f32, bytes: &mut [i8]) -> Rounded {
     quantised::round(row, inverse, bytes)
+}
+
+/// [`crate::ranks::count`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
+pub fn count_avx512(scores: &[f32], goal: f32) -> (i32, i32) {
+    let (blocks, rest) = scores.as_chunks::<LINE>();
+    let goals = _mm512_set1_ps(goal);
+    let counted = blocks.iter().fold((0, 0), |(above, equal), block| {
+        // SAFETY: 16 floats.
+        let block = unsafe { _mm512_loadu_ps(block.as_ptr()) };
+        (
+            above + _mm512_cmp_ps_mask::<_CMP_GT_OQ>(block, goals).count_ones() as i32,
+            equal + _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(block, goals).count_ones() as i32,
+        )
+    });
+    let rest = crate::ranks::count(rest, goal);
+    (counted.0 + rest.0, counted.1 + rest.1)
+}
+
+/// [`crate::ranks::occurrences`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn occurrences_avx512(ids: &[i32], id: i32) -> i32 {
+    crate::ranks::occurrences(ids, id)
+}
+
+/// [`crate::ranks::within`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub fn within_avx512(ids: &[i32], items: usize) -> bool {
+    crate::ranks::within(ids, items)
+}
+
+/// [`crate::weighted::choose`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
+pub fn choose_avx512(clocks: &[u64], keep: usize, out: &mut [i32]) -> usize {
+    const HALF: usize = LINE / 2;
+    let (bound, sharp) = crate::weighted::bound(clocks, keep, |middle| {
+        let (blocks, rest) = clocks.as_chunks::<HALF>();
+        let middles = _mm512_set1_epi64(middle as i64);
+        let counted: u32 = blocks.iter().fold(0, |count, block| {
+            // SAFETY: 8 integers.
+            let block = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
+            count + _mm512_cmple_epu64_mask(block, middles).count_ones()
+        });
+        counted as usize + rest.iter().filter(|&&clock| clock <= middle).count()
+    });
+    if !sharp || out.len() < keep {
+        return crate::weighted::gather(clocks, bound, keep, out);
+    }
+    let bounds = _mm512_set1_epi64(bound as i64);
+    let mut taken = 0;
+    for (place, block) in clocks.chunks(HALF).enumerate() {
+        let inside = lanes(block.len()) as u8;
+        let places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let places = _mm256_add_epi32(places, _mm256_set1_epi32((place * HALF) as i32));
+        // SAFETY: what is loaded and stored is masked: as many lanes as the block has, and as many as are taken, which
+        // are `keep` in all.
+        unsafe {
+            let block = _mm512_maskz_loadu_epi64(inside, block.as_ptr().cast());
+            let chosen = _mm512_mask_cmple_epu64_mask(inside, block, bounds);
+            let count = (chosen.count_ones() as usize).min(out.len() - taken);
+            let places = _mm256_maskz_compress_epi32(chosen, places);
+            _mm256_mask_storeu_epi32(out.as_mut_ptr().add(taken), lanes(count) as u8, places);
+            taken += count;
+        }
+    }
+    taken
 }
 
 /// [`crate::weighted::clocks`].
@@ -244,6 +525,29 @@ pub fn clocks_avx512(row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64
 #[target_feature(enable = "avx2")]
 pub fn clocks_avx2(row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64]) {
     crate::weighted::clocks(row_key, list, inverse, out);
+}
+
+/// [`crate::discrepancy::tie`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi1")]
+pub fn tie_avx512(order: &[u64]) -> Option<usize> {
+    const HALF: usize = LINE / 2;
+    let upper = _mm512_set1_epi64(!0xFFFF_FFFF);
+    let mut start = 0;
+    while start + HALF < order.len() {
+        // SAFETY: 8 keys from start, and from the one after; both end at or before the last.
+        let (these, next) = unsafe {
+            (
+                _mm512_loadu_si512(order.as_ptr().add(start).cast()),
+                _mm512_loadu_si512(order.as_ptr().add(start + 1).cast()),
+            )
+        };
+        let same = _mm512_testn_epi64_mask(_mm512_xor_si512(these, next), upper);
+        if same != 0 {
+            return Some(start + same.trailing_zeros() as usize);
+        }
+        start += HALF;
+    }
+    crate::discrepancy::tie(&order[start..]).map(|place| start + place)
 }
 
 /// [`crate::discrepancy::codes`].
