@@ -11,7 +11,7 @@ use crate::exec::Exec;
 use crate::score::SimdPath;
 
 /// Floats of a table that one task updates.
-const TASK_FLOATS: usize = 1 << 14;
+const TASK_FLOATS: usize = 1 << 15;
 
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
@@ -422,6 +422,21 @@ mod x86 {
         left: usize,
     }
 
+    /// Floats between what is asked for and what is worked on.
+    const AHEAD: usize = 256;
+
+    /// Asks for a row, which may lie anywhere.
+    #[inline(always)]
+    fn prefetch(table: &Shared, row: u32) {
+        let start = row as usize * table.dim;
+        for part in [table.values, table.first, table.second] {
+            for at in (start..start + table.dim).step_by(16) {
+                // SAFETY: a hint, which reads nothing; the address lies in the table if the row does.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(part.wrapping_add(at).cast()) };
+            }
+        }
+    }
+
     /// Hands the parts of all rows to `block`, four vectors of `pieces` parts at a time: the `lanes` floats from each of
     /// `starts`.
     macro_rules! blocks {
@@ -429,6 +444,9 @@ mod x86 {
             let mut slots = [Slot::default(); 4 * $pieces];
             let mut count = 0;
             for (n, &row) in $rows.iter().enumerate() {
+                if let Some(&ahead) = $rows.get(n + AHEAD.div_ceil($table.dim)) {
+                    prefetch($table, ahead);
+                }
                 for start in $starts {
                     slots[count] = Slot {
                         at: row as usize * $table.dim + start,
