@@ -143,3 +143,17 @@ def test_soft_pointwise_is_the_entropy_at_its_minimum():
     assert loss.item() == pytest.approx(0.582203, abs=1e-6)
     assert at.grad.item() == pytest.approx(0, abs=1e-6)
     assert losses.soft_pointwise(torch.zeros(1, 1), target).item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_squared_distances_and_their_gradient(wanted):
+    rng = torch.Generator().manual_seed(0)
+    sides = [torch.randn(5, 7, generator=rng, dtype=torch.float64) for _ in range(2)]
+    weights = torch.rand(5, generator=rng, dtype=torch.float64)
+    found = []
+    for distances in (losses.squared_distances, lambda a, b: (a - b).square().sum(-1)):
+        leaves = [side.clone().requires_grad_(needed) for side, needed in zip(sides, wanted, strict=True)]
+        (distances(*leaves) * weights).sum().backward()
+        found.append([distances(*leaves).detach(), *(leaf.grad for leaf in leaves if leaf.requires_grad)])
+    for left, right in zip(*found, strict=True):
+        assert torch.allclose(left, right, rtol=1e-12, atol=1e-12)

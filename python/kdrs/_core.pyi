@@ -1,4 +1,4 @@
-"""The Rust core. ``kdrs.sampling`` and ``kdrs.ranking`` are its only users and document what it computes.
+"""The Rust core. ``kdrs.sampling``, ``kdrs.ranking`` and ``kdrs.kernels`` are its only users and document what it computes.
 
 Arrays are C-contiguous and of exactly the stated dtype; results are new arrays. Refusals are ``kdrs.errors.DataError``.
 """
@@ -15,12 +15,18 @@ __all__ = [
     "candidate_ranks",
     "candidate_ranks_scores",
     "discrepancy",
+    "gate",
+    "gate_back",
     "metrics",
     "negatives",
     "neighbours",
     "outside",
+    "product_scatter",
+    "product_sums",
+    "products",
     "ranks",
     "ranks_scores",
+    "relaxed_ranking",
     "simd_paths",
     "topk",
     "topk_scores",
@@ -128,6 +134,35 @@ def metrics(
     ranked: _Ints, truth: _Seen, rows: _Rows | None, ks: list[int], names: list[str], threads: int
 ) -> NDArray[np.float64]: ...
 def neighbours(vectors: _Floats, k: int, metric: str, threads: int, simd_path: str | None) -> tuple[_Ints, _Floats]: ...
+def products(own: _Floats, table: _Floats, ids: _Rows, threads: int, simd_path: str | None) -> _Floats:
+    """Products of each of R own vectors [R, D] with its ids' [R, K] in a table [M, D]: [R, K]."""
+
+def product_sums(weights: _Floats, table: _Floats, ids: _Rows, threads: int, simd_path: str | None) -> _Floats:
+    """``sum_k weights[r, k] table[ids[r, k]]``: [R, D]."""
+
+def product_scatter(
+    groups: list[tuple[_Floats, _Floats, _Rows]],
+    items: int,
+    dim: int,
+    dense: bool,
+    threads: int,
+    simd_path: str | None,
+) -> tuple[_Rows, _Floats]:
+    """Sums of ``weights[r, k] own[r]`` by ``ids[r, k]`` over all groups (weights, own, ids): the ids that occur, ascending,
+    and their sums [T, dim]; ``dense``, no ids and the sums of all, [items, dim]."""
+
+def relaxed_ranking(
+    scores: _Floats, listed: int, known: NDArray[np.bool_] | None, threads: int, simd_path: str | None
+) -> tuple[_Floats, _Floats]:
+    """The relaxed ranking loss of rows [B, W] whose first ``listed`` entries are in order, [B], and its gradient [B, W]."""
+
+def gate(hidden: _Floats, shares: _Floats, threads: int, simd_path: str | None) -> None:
+    """``hidden`` [E, M H] to ``share * max(hidden, 0)``, in place; shares are [E, M]."""
+
+def gate_back(hidden: _Floats, back: _Floats, shares: _Floats, threads: int, simd_path: str | None) -> _Floats:
+    """``hidden`` as `gate` leaves it and ``back``, the gradient of that, to the gradient of ``hidden``, both in place; returns
+    the gradient of the shares [E, M]."""
+
 def simd_paths() -> list[str]:
     """The names that KDRS_SIMD may have on this machine, the fastest first."""
 

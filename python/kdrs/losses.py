@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdrs.kernels import RelaxedRanking, supported
+
 
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
     """Bayesian personalised ranking: sum of -log sigmoid(s_ui - s_uj) (Rendle et al., UAI 2009).
@@ -45,12 +47,34 @@ def relaxed_ranking(
     background ``uninteresting`` [B, L] whose inner order does not matter. Masks (bool, True = entry exists) leave
     padding out. Computed through log-sum-exp; the authors' code exponentiates raw scores and overflows past 88.
     """
-    losses: Tensor = _RelaxedRanking.apply(interesting, uninteresting, interesting_mask, uninteresting_mask)
+    listed, background, mask = interesting, uninteresting, None
+    if not supported(listed, background):
+        losses: Tensor = _RelaxedRanking.apply(listed, background, interesting_mask, uninteresting_mask)
+        return losses
+    if interesting_mask is not None or uninteresting_mask is not None:
+        pairs = ((listed, interesting_mask), (background, uninteresting_mask))
+        mask = torch.cat([torch.ones_like(s, dtype=torch.bool) if m is None else m for s, m in pairs], dim=1)
+    return relaxed_ranking_of(torch.cat([listed, background], dim=1), listed.shape[1], mask)
+
+
+def relaxed_ranking_of(scores: Tensor, listed: int, mask: Tensor | None = None) -> Tensor:
+    """`relaxed_ranking` of lists side by side: ``scores`` [B, K + L], whose first ``listed`` = K are the interesting ones;
+    ``mask`` (bool [B, K + L], or None) leaves padding out. float32 [B].
+
+    With e the exponentials and t_k the sums inside the logarithm: dℓ/ds_m = e_m Σ_{k<=m} 1/t_k, less 1 where m is listed.
+    """
+    if scores.shape[1] and supported(scores):
+        losses: Tensor = RelaxedRanking.apply(scores, listed, mask)
+    else:
+        masks = (None, None) if mask is None else (mask[:, :listed], mask[:, listed:])
+        losses = _RelaxedRanking.apply(scores[:, :listed], scores[:, listed:], *masks)
     return losses
 
 
 class _RelaxedRanking(torch.autograd.Function):
-    """The loss with its gradient in closed form. With the log-tails t_k = log( Σ_{i>=k} exp s_i + Σ_j exp s_j ):
+    """The loss with its gradient in closed form, for what the kernel does not take.
+
+    With the log-tails t_k = log( Σ_{i>=k} exp s_i + Σ_j exp s_j ):
     d/ds_m = exp(s_m) Σ_{k<=m} exp(-t_k) - 1 and d/ds_j = exp(s_j) Σ_k exp(-t_k). Padding is a score of -inf."""
 
     @staticmethod
@@ -99,6 +123,28 @@ def logcumsumexp(x: Tensor) -> Tensor:
     if ((sums < tiny) & (x > -torch.inf)).any():
         return torch.logcumsumexp(x, dim=-1)
     return sums.log_().add_(top)
+
+
+def squared_distances(left: Tensor, right: Tensor) -> Tensor:
+    """float32 [E]: ‖left_e - right_e‖² of rows [E, D], with one array [E, D] each way."""
+    distances: Tensor = _SquaredDistances.apply(left, right)
+    return distances
+
+
+class _SquaredDistances(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
+        gap = left - right
+        ctx.save_for_backward(gap)
+        return torch.linalg.vecdot(gap, gap)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (gap,) = ctx.saved_tensors
+        to_left = gap * (2 * gradients[0]).unsqueeze(-1) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return to_left, None
+        return to_left, gap * (-2 * gradients[0]).unsqueeze(-1) if to_left is None else to_left.neg()
 
 
 def logsumexp_products(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from kdrs.kernels import gate_, gate_back_, weighted_sum
 
 NO_EFFECT = 20.0
 """exp(-20) = 2e-9, a thirtieth of float32's rounding unit: a share this small is lost in the sums it enters, and smaller ones
@@ -38,8 +39,8 @@ class Experts(nn.Module):
         if self.n_experts == 1:
             return torch.softmax(logits, dim=-1)
         uniform = torch.rand(logits.shape, generator=noise, device=logits.device, dtype=logits.dtype)
-        tiny = torch.finfo(logits.dtype).tiny
-        gumbel = -torch.log(-torch.log(uniform.clamp(min=tiny, max=1 - 2**-24)))
+        uniform.clamp_(min=torch.finfo(logits.dtype).tiny, max=1 - 2**-24)
+        gumbel = uniform.log_().neg_().log_().neg_()
         logits = (logits + gumbel) / temperature
         best = logits.max(dim=-1, keepdim=True).values
         return torch.softmax(logits.masked_fill(best - logits >= self.cutoff, -torch.inf), dim=-1)
@@ -78,9 +79,11 @@ class _Mixture(torch.autograd.Function):
         first, second = _Mixture._flat(weight1, bias1, weight2)
         extended = _Mixture._extended(source)
         out = shares @ bias2
-        for rows in _Mixture._blocks(source, first):
-            weighted = torch.mm(extended[rows], first).relu_().view(-1, *bias1.shape).mul_(shares[rows].unsqueeze(-1))
-            out[rows].addmm_(weighted.view(-1, second.shape[0]), second)
+        blocks = _Mixture._blocks(source, first)
+        buffer = source.new_empty(blocks[0].stop if blocks else 0, first.shape[1])
+        for rows in blocks:
+            hidden = torch.mm(extended[rows], first, out=buffer[: rows.stop - rows.start])
+            out[rows].addmm_(gate_(hidden, shares[rows]), second)
         ctx.save_for_backward(source, shares, weight1, bias1, weight2, bias2)
         return out
 
@@ -92,16 +95,14 @@ class _Mixture(torch.autograd.Function):
         extended = _Mixture._extended(source)
         to_source, to_shares = torch.empty_like(source), gradient @ bias2.T
         to_first, to_second = torch.zeros_like(first), torch.zeros_like(second)
-        shape, width = (-1, *bias1.shape), second.shape[0]
-        for rows in _Mixture._blocks(source, first):
-            own = shares[rows].unsqueeze(-1)
-            hidden = torch.mm(extended[rows], first).relu_()  # [b, M H]
-            back = torch.mm(gradient[rows], second.T)
-            to_shares[rows] += torch.linalg.vecdot(back.view(shape), hidden.view(shape))
-            torch.ops.aten.threshold_backward.grad_input(back, hidden, 0, grad_input=back)
-            back.view(shape).mul_(own)
-            hidden.view(shape).mul_(own)
-            to_second.addmm_(hidden.view(-1, width).T, gradient[rows])
+        blocks = _Mixture._blocks(source, first)
+        buffers = source.new_empty(2, blocks[0].stop if blocks else 0, first.shape[1])
+        for rows in blocks:
+            hidden, back = buffers[:, : rows.stop - rows.start]  # [b, M H]
+            torch.mm(extended[rows], first, out=hidden)
+            torch.mm(gradient[rows], second.T, out=back)
+            to_shares[rows] += gate_back_(hidden, back, shares[rows])
+            to_second.addmm_(hidden.T, gradient[rows])
             to_first.addmm_(extended[rows].T, back)
             torch.mm(back, first[:-1].T, out=to_source[rows])
         experts, hidden_dim = bias1.shape
@@ -126,9 +127,9 @@ class _Mixture(torch.autograd.Function):
         return F.pad(source, (0, 1), value=1.0)
 
     @staticmethod
-    def _blocks(source: Tensor, weight: Tensor) -> Iterator[slice]:
-        size = max(1, _Mixture.BLOCK_FLOATS // weight.shape[1])
-        return (slice(start, start + size) for start in range(0, source.shape[0], size))
+    def _blocks(source: Tensor, weight: Tensor) -> list[slice]:
+        count, size = source.shape[0], max(1, _Mixture.BLOCK_FLOATS // weight.shape[1])
+        return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 class _Grouped(torch.autograd.Function):
@@ -145,47 +146,45 @@ class _Grouped(torch.autograd.Function):
         inputs = source.index_select(0, entity)  # [P, d_S]
         hidden = inputs.new_empty(inputs.shape[0], weight1.shape[-1])
         outputs = inputs.new_empty(inputs.shape[0], weight2.shape[-1])
-        parts = list(_Grouped._parts(sizes))
-        for m, rows in parts:
-            torch.addmm(bias1[m], inputs[rows], weight1[m], out=hidden[rows])
+        layers = (inputs, hidden, outputs)
+        for x, h, w, b in zip(*(t.split(sizes) for t in layers[:2]), weight1.unbind(), bias1.unbind(), strict=True):
+            torch.addmm(b, x, w, out=h)
         hidden.relu_()
-        for m, rows in parts:
-            torch.addmm(bias2[m], hidden[rows], weight2[m], out=outputs[rows])
+        for h, y, w, b in zip(*(t.split(sizes) for t in layers[1:]), weight2.unbind(), bias2.unbind(), strict=True):
+            torch.addmm(b, h, w, out=y)
         ctx.save_for_backward(inputs, shares, entity, hidden, outputs, weight1, weight2)
         ctx.sizes, ctx.n_entities = sizes, source.shape[0]
-        total = outputs.new_zeros(source.shape[0], outputs.shape[1])
-        return total.index_add_(0, entity, outputs * shares.unsqueeze(-1))
+        return weighted_sum(outputs, shares, entity, source.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         inputs, shares, entity, hidden, outputs, weight1, weight2 = ctx.saved_tensors
+        sizes, count = ctx.sizes, weight1.shape[0]
         back = gradients[0].index_select(0, entity)  # [P, d_T]
         to_shares = torch.linalg.vecdot(back, outputs)
-        back = back * shares.unsqueeze(-1)
-        to_weight1, to_weight2 = torch.zeros_like(weight1), torch.zeros_like(weight2)
-        to_bias1 = weight1.new_zeros(weight1.shape[0], weight1.shape[2])
-        to_bias2 = weight2.new_zeros(weight2.shape[0], weight2.shape[2])
+        back.mul_(shares.unsqueeze(-1))
+        to_weight1, to_weight2 = torch.empty_like(weight1), torch.empty_like(weight2)
         to_inputs, back_hidden = torch.empty_like(inputs), torch.empty_like(hidden)
-        parts = list(_Grouped._parts(ctx.sizes))
-        for m, rows in parts:
-            torch.mm(hidden[rows].T, back[rows], out=to_weight2[m])
-            torch.mm(back[rows], weight2[m].T, out=back_hidden[rows])
-            torch.sum(back[rows], 0, out=to_bias2[m])
+        layers = (t.split(sizes) for t in (hidden, back, back_hidden))
+        for h, g, out, w, to_w in zip(*layers, weight2.unbind(), to_weight2.unbind(), strict=True):
+            torch.mm(h.T, g, out=to_w)
+            torch.mm(g, w.T, out=out)
         torch.ops.aten.threshold_backward.grad_input(back_hidden, hidden, 0, grad_input=back_hidden)
-        for m, rows in parts:
-            torch.mm(inputs[rows].T, back_hidden[rows], out=to_weight1[m])
-            torch.mm(back_hidden[rows], weight1[m].T, out=to_inputs[rows])
-            torch.sum(back_hidden[rows], 0, out=to_bias1[m])
-        to_source = inputs.new_zeros(ctx.n_entities, inputs.shape[1]).index_add_(0, entity, to_inputs)
-        return to_source, to_shares, None, None, to_weight1, to_bias1, to_weight2, to_bias2
-
-    @staticmethod
-    def _parts(sizes: list[int]) -> Iterator[tuple[int, slice]]:
-        start = 0
-        for m, size in enumerate(sizes):
-            if size:
-                yield m, slice(start, start + size)
-            start += size
+        layers = (t.split(sizes) for t in (inputs, back_hidden, to_inputs))
+        for x, g, out, w, to_w in zip(*layers, weight1.unbind(), to_weight1.unbind(), strict=True):
+            torch.mm(x.T, g, out=to_w)
+            torch.mm(g, w.T, out=out)
+        expert = torch.repeat_interleave(torch.tensor(sizes, device=entity.device))
+        return (
+            weighted_sum(to_inputs, None, entity, ctx.n_entities),
+            to_shares,
+            None,
+            None,
+            to_weight1,
+            weighted_sum(back_hidden, None, expert, count),
+            to_weight2,
+            weighted_sum(back, None, expert, count),
+        )
 
 
 def temperature(epoch: int, planned: int, final: float) -> float:

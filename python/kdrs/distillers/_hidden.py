@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from kdrs import losses
 from kdrs.distillers import _bfloat16
 from kdrs.distillers._experts import NO_EFFECT, Experts, temperature
 from kdrs.distillers.base import Distiller, seeded
@@ -138,7 +139,7 @@ class ExpertHint(Hint):
     def losses(self, kind: Kind, target: Tensor, source: Tensor, guide: Tensor | None = None) -> Tensor:
         experts = self.users if kind == "users" else self.items
         shares = experts.shares(target if guide is None else guide, self.temperature, self._noise)
-        return (target - experts(source, shares)).square().sum(-1)
+        return losses.squared_distances(target, experts(source, shares))
 
 
 class PersonalHint(Hint):
@@ -158,7 +159,7 @@ class PersonalHint(Hint):
         code = torch.relu(self._linear(target if guide is None else guide, first.weight, first.bias))
         mapping = self._linear(code, second.weight, second.bias).view(-1, target.shape[1], source.shape[1])
         rebuilt = torch.bmm(mapping, source.unsqueeze(-1)).squeeze(-1)
-        return (target - rebuilt).square().sum(-1)
+        return losses.squared_distances(target, rebuilt)
 
 
 def make_hint(config: HintConfig, source_dim: int, target_dim: int, seed: int, device: torch.device) -> Hint:

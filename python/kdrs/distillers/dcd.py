@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import losses, sampling
+from kdrs import sampling
 from kdrs.data.interactions import Interactions
 from kdrs.distillers.base import distinct
 from kdrs.distillers.ir_rrd import user_ranking
@@ -98,7 +98,7 @@ class DCD(RRD):
                     kept.copy_(drawn)
             else:
                 drawn = kept
-            drawn = drawn.long().to(self.task.device)
+            drawn = drawn.to(self.task.device)
             self._corrections[side] = Lists(drawn[:, : self.config.under], drawn[:, self.config.under :])
 
     def loss(self, student: View, batch: Batch) -> Tensor:
@@ -114,9 +114,8 @@ class DCD(RRD):
     def user_loss(self, student: View, batch: Batch) -> Tensor:
         """L_UCD: Σ over the batch's distinct queries."""
         asked, lists = batch.unique_queries, self._corrections["users"]
-        ids, masks = lists.rows(asked.ids)
-        scores = student.pairs(asked.first.unsqueeze(1), ids)
-        return losses.relaxed_ranking(*lists.split(scores), *masks).sum()
+        ids, mask = lists.rows(asked.ids)
+        return lists.loss(student.pairs(asked.first.unsqueeze(1), ids), mask)
 
     def item_loss(self, student: View, batch: Batch) -> Tensor:
         """L_ICD: Σ over the batch's distinct items."""

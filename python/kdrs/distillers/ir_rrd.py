@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import losses, sampling
+from kdrs import sampling
 from kdrs.distillers.base import distinct
 from kdrs.distillers.rrd import RRD, Lists, RRDConfig
 from kdrs.tasks import Batch, Epoch, Task
@@ -66,7 +66,7 @@ class IRRRD(RRD):
         device = self.task.device
         return (
             *super().draw(epoch),
-            *(torch.from_numpy(ids).long().to(device) for ids in (interesting, uninteresting)),
+            *(torch.from_numpy(ids).to(device) for ids in (interesting, uninteresting)),
         )
 
     def on_epoch_start(self, epoch: Epoch, samples: tuple[Tensor, ...], student: Teacher) -> None:
@@ -81,16 +81,16 @@ class IRRRD(RRD):
         """Σ ℓ_IR over the items on the lists of the batch's users."""
         assert self._lists is not None
         rows = batch.unique_queries.ids
-        drawn = torch.cat([self._lists.ordered[rows], self._lists.background[rows]], dim=1)
+        drawn = torch.cat([self._lists.ordered[rows], self._lists.background[rows]], dim=1).long()
         assert self._user_lists is not None
         return user_ranking(student, self.task, distinct(drawn, self.task.n_items), self._user_lists)
 
 
 def user_ranking(student: View, task: Task, items: Tensor, lists: Lists) -> Tensor:
     """Σ over items, int64 [J], of the relaxed ranking loss over each item's lists of users."""
-    users, masks = lists.rows(items)  # [J, P + N]
+    users, mask = lists.rows(items)  # [J, P + N]
     asked = distinct(users, task.n_users)
     places = torch.empty(task.n_users, dtype=torch.int64, device=asked.device)
     places[asked] = torch.arange(asked.shape[0], device=asked.device)
     scores = student.at(task.queries(asked)).pairs(places[users], items.unsqueeze(1))
-    return losses.relaxed_ranking(*lists.split(scores), *masks).sum()
+    return lists.loss(scores, mask)

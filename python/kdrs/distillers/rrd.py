@@ -75,7 +75,9 @@ class RRD(Distiller):
             seed=self.stream(epoch, "uninteresting"),
         )
         device = self.task.device
-        return torch.from_numpy(interesting).long().to(device), torch.from_numpy(uninteresting).long().to(device)
+        return torch.from_numpy(np.ascontiguousarray(interesting)).to(device), torch.from_numpy(uninteresting).to(
+            device
+        )
 
     def on_epoch_start(self, epoch: Epoch, samples: tuple[Tensor, ...], student: Teacher) -> None:
         self._lists = Lists(*samples)
@@ -83,34 +85,38 @@ class RRD(Distiller):
     def loss(self, student: View, batch: Batch) -> Tensor:
         assert self._lists is not None
         users = batch.unique_queries
-        ids, masks = self._lists.rows(users.ids)
-        best, rest = self._lists.split(student.pairs(users.first.unsqueeze(1), ids))
-        return losses.relaxed_ranking(best, rest, *masks).sum()
+        ids, mask = self._lists.rows(users.ids)
+        return self._lists.loss(student.pairs(users.first.unsqueeze(1), ids), mask)
 
 
 class Lists:
-    """An ordered list and its background for each query: int64 [Q, K] and [Q, L], -1 where there is no entry."""
+    """An ordered list and its background for each query: integers [Q, K] and [Q, L], -1 where there is no entry. Kept as int32
+    side by side."""
 
     def __init__(self, ordered: Tensor, background: Tensor):
-        self.ordered, self.background = ordered, background
-        ids = torch.cat([ordered, background], dim=1)
-        self._masks = None if bool((ids >= 0).all()) else ids >= 0
-        self._ids = ids if self._masks is None else ids.clamp_(min=0)
+        self.width = ordered.shape[1]
+        self._ids = torch.cat([ordered.int(), background.int()], dim=1)
+        self.complete = not bool((self._ids < 0).any())
+        """Whether no entry is missing."""
 
     @property
-    def complete(self) -> bool:
-        """Whether no entry is missing."""
-        return self._masks is None
+    def ordered(self) -> Tensor:
+        """int32 [Q, K]"""
+        return self._ids[:, : self.width]
 
-    def rows(self, rows: Tensor) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
-        """Both lists of the given queries side by side, int64 [B, K + L], and the masks of the two, None if all are full."""
-        ids = self._ids.index_select(0, rows)
-        if self._masks is None:
-            return ids, (None, None)
-        ordered, background = self.split(self._masks.index_select(0, rows))
-        return ids, (ordered, background)
+    @property
+    def background(self) -> Tensor:
+        """int32 [Q, L]"""
+        return self._ids[:, self.width :]
 
-    def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, K + L] -> [B, K] and [B, L]."""
-        width = self.ordered.shape[1]
-        return values[:, :width], values[:, width:]
+    def rows(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Both lists of the given queries side by side, int64 [B, K + L], and which entries exist, None if all do."""
+        ids = self._ids.index_select(0, rows).long()
+        if self.complete:
+            return ids, None
+        mask = ids >= 0
+        return ids.clamp_(min=0), mask
+
+    def loss(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        """The relaxed ranking losses of such scores [B, K + L], summed."""
+        return losses.relaxed_ranking_of(scores, self.width, mask).sum()

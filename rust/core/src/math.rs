@@ -89,6 +89,46 @@ pub fn sigmoid_softplus(x: f64) -> (f64, f64) {
     (if x < 0.0 { e * inverse } else { inverse }, positive + ln(1.0 + e))
 }
 
+/// e^x for x <= 0, the same without a branch or a division, for loops over many; error below 2 ulp, 0 below -700.
+#[inline(always)]
+pub fn exp_neg_each(x: f64) -> f64 {
+    const LN2_HI: f64 = 6.931_471_803_691_238e-1;
+    const LN2_LO: f64 = 1.908_214_929_270_587_7e-10;
+    // 1.5 * 2^52: a sum with it is rounded to an integer, which its lowest bits then are.
+    const ROUNDER: f64 = 6_755_399_441_055_744.0;
+    let bounded = if x < -700.0 { -700.0 } else { x }; // not max, which would lose NaN
+    let rounded = bounded * std::f64::consts::LOG2_E + ROUNDER;
+    let n = rounded - ROUNDER;
+    let r = (bounded - n * LN2_HI) - n * LN2_LO;
+    // |r| <= 0.35: 1 / k! up to r^13.
+    const C: [f64; 14] = [
+        1.0,
+        1.0,
+        1.0 / 2.0,
+        1.0 / 6.0,
+        1.0 / 24.0,
+        1.0 / 120.0,
+        1.0 / 720.0,
+        1.0 / 5_040.0,
+        1.0 / 40_320.0,
+        1.0 / 362_880.0,
+        1.0 / 3_628_800.0,
+        1.0 / 39_916_800.0,
+        1.0 / 479_001_600.0,
+        1.0 / 6_227_020_800.0,
+    ];
+    let mut sum = C[13];
+    for c in C[..13].iter().rev() {
+        sum = sum * r + c;
+    }
+    let power = f64::from_bits(rounded.to_bits().wrapping_add(1023) << 52);
+    if x < -700.0 {
+        0.0
+    } else {
+        sum * power
+    }
+}
+
 /// tanh(x) for x >= 0.
 #[inline(always)]
 pub fn tanh(x: f64) -> f64 {
@@ -116,6 +156,8 @@ mod tests {
             assert!((ln(tiny) - tiny.ln()).abs() <= 4e-16 * tiny.ln().abs(), "ln {tiny:e}");
             let x = -u * 40.0;
             assert!((exp_neg(x) - x.exp()).abs() <= 1e-15 * x.exp(), "exp {x}");
+            assert!((exp_neg_each(x) - x.exp()).abs() <= 1e-15 * x.exp(), "exp {x}");
+            assert!((exp_neg_each(17.0 * x) - (17.0 * x).exp()).abs() <= 1e-15 * (17.0 * x).exp());
             let y = (u - 0.5) * 60.0;
             let (sigmoid, softplus) = sigmoid_softplus(y);
             assert!((sigmoid * (1.0 + (-y).exp()) - 1.0).abs() <= 1e-10, "sigmoid {y}");
@@ -129,6 +171,9 @@ mod tests {
         assert_eq!(exp_neg(0.0), 1.0);
         assert_eq!(tanh(0.0), 0.0);
         assert_eq!(exp_neg(-1e9), 0.0);
+        assert_eq!(exp_neg_each(0.0), 1.0);
+        assert_eq!(exp_neg_each(-1e9), 0.0);
+        assert_eq!(exp_neg_each(f64::NEG_INFINITY), 0.0);
         let low = sigmoid_softplus(f64::NEG_INFINITY);
         assert!(low.0 < 1e-300 && low.1 == 0.0, "{low:?}");
         assert_eq!(sigmoid_softplus(0.0).0, 0.5);

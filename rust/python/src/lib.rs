@@ -19,6 +19,8 @@ use pool::run;
 use pyo3::prelude::*;
 
 type Ints<'py> = Bound<'py, PyArray2<i32>>;
+type Floats2<'py> = Bound<'py, PyArray2<f32>>;
+type Wide<'py> = PyReadonlyArray2<'py, i64>;
 type Ranking<'py> = (Bound<'py, PyArray2<i32>>, Bound<'py, PyArray2<f32>>);
 
 fn ranking(py: Python, ranking: core::Ranking, rows: usize, k: usize) -> PyResult<Ranking> {
@@ -611,6 +613,134 @@ fn bpr_step<'py>(
 }
 
 #[pyfunction]
+#[pyo3(signature = (own, table, ids, threads, simd_path))]
+fn products<'py>(
+    py: Python<'py>,
+    own: Factors<'py>,
+    table: Factors<'py>,
+    ids: Wide<'py>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<Floats2<'py>> {
+    let (own, table, shape) = (matrix(&own)?, matrix(&table)?, [ids.shape()[0], ids.shape()[1]]);
+    let ids = ids.as_slice()?;
+    let scores = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::products(exec, own, table, ids, shape[1])
+    })?;
+    scores.into_pyarray(py).reshape(shape)
+}
+
+#[pyfunction]
+#[pyo3(signature = (weights, table, ids, threads, simd_path))]
+fn product_sums<'py>(
+    py: Python<'py>,
+    weights: Factors<'py>,
+    table: Factors<'py>,
+    ids: Wide<'py>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<Floats2<'py>> {
+    let (table, shape) = (matrix(&table)?, [ids.shape()[0], ids.shape()[1]]);
+    let (weights, ids) = (weights.as_slice()?, ids.as_slice()?);
+    let sums = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::product_sums(exec, weights, table, ids, shape[1])
+    })?;
+    sums.into_pyarray(py).reshape([shape[0], table.dim])
+}
+
+#[pyfunction]
+#[pyo3(signature = (groups, items, dim, dense, threads, simd_path))]
+fn product_scatter<'py>(
+    py: Python<'py>,
+    groups: Vec<(Factors<'py>, Factors<'py>, Wide<'py>)>,
+    items: usize,
+    dim: usize,
+    dense: bool,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<(Bound<'py, PyArray1<i64>>, Floats2<'py>)> {
+    let pairs = groups
+        .iter()
+        .map(|(weights, own, ids)| {
+            Ok(core::Gathered {
+                weights: weights.as_slice()?,
+                own: matrix(own)?,
+                ids: ids.as_slice()?,
+                width: ids.shape()[1],
+            })
+        })
+        .collect::<PyResult<Vec<_>>>()?;
+    let found = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::product_scatter(exec, &pairs, items, dense)
+    })?;
+    let rows = if dense { items } else { found.rows.len() };
+    let values = found.values.into_pyarray(py).reshape([rows, dim])?;
+    Ok((found.rows.into_pyarray(py), values))
+}
+
+#[pyfunction]
+#[pyo3(signature = (scores, listed, known, threads, simd_path))]
+fn relaxed_ranking<'py>(
+    py: Python<'py>,
+    scores: Factors<'py>,
+    listed: usize,
+    known: Option<PyReadonlyArray2<'py, bool>>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<(Bound<'py, PyArray1<f32>>, Floats2<'py>)> {
+    let shape = [scores.shape()[0], scores.shape()[1]];
+    let scores = scores.as_slice()?;
+    let known = known.as_ref().map(|known| known.as_slice()).transpose()?;
+    let found = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::relaxed_ranking(exec, scores, shape[1], listed, known)
+    })?;
+    Ok((
+        found.losses.into_pyarray(py),
+        found.gradients.into_pyarray(py).reshape(shape)?,
+    ))
+}
+
+#[pyfunction]
+#[pyo3(signature = (hidden, shares, threads, simd_path))]
+fn gate<'py>(
+    py: Python<'py>,
+    mut hidden: PyReadwriteArray2<'py, f32>,
+    shares: Factors<'py>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<()> {
+    let width = per_share(hidden.shape()[1], shares.shape()[1]);
+    let (hidden, shares) = (hidden.as_slice_mut()?, shares.as_slice()?);
+    run(py, threads, simd(py, simd_path)?, |exec| {
+        core::gate(exec, hidden, shares, width)
+    })
+}
+
+#[pyfunction]
+#[pyo3(signature = (hidden, back, shares, threads, simd_path))]
+fn gate_back<'py>(
+    py: Python<'py>,
+    mut hidden: PyReadwriteArray2<'py, f32>,
+    mut back: PyReadwriteArray2<'py, f32>,
+    shares: Factors<'py>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<Floats2<'py>> {
+    let shape = [shares.shape()[0], shares.shape()[1]];
+    let width = per_share(hidden.shape()[1], shape[1]);
+    let (hidden, back, shares) = (hidden.as_slice_mut()?, back.as_slice_mut()?, shares.as_slice()?);
+    let to_shares = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::gate_back(exec, hidden, back, shares, width)
+    })?;
+    to_shares.into_pyarray(py).reshape(shape)
+}
+
+/// Columns that belong to one share.
+fn per_share(columns: usize, shares: usize) -> usize {
+    columns.checked_div(shares).unwrap_or(0)
+}
+
+#[pyfunction]
 fn simd_paths() -> Vec<&'static str> {
     core::SimdPath::NAMES
         .into_iter()
@@ -622,8 +752,8 @@ fn simd_paths() -> Vec<&'static str> {
 mod _core {
     #[pymodule_export]
     use super::{
-        adam_catch_up, adam_step_rows, bpr_step, candidate_ranks, candidate_ranks_scores, discrepancy, metrics,
-        negatives, neighbours, outside, ranks, ranks_scores, simd_paths, topk, topk_scores, weighted,
-        weighted_negatives,
+        adam_catch_up, adam_step_rows, bpr_step, candidate_ranks, candidate_ranks_scores, discrepancy, gate, gate_back,
+        metrics, negatives, neighbours, outside, product_scatter, product_sums, products, ranks, ranks_scores,
+        relaxed_ranking, simd_paths, topk, topk_scores, weighted, weighted_negatives,
     };
 }

@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use super::quantised::Catch;
 use super::{portable, Form, Line, Matrix, Tile, COLUMNS, LINE, ROWS};
+use crate::experts;
+use crate::products::{self, Share};
+use crate::relaxed;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Path {
@@ -299,6 +302,105 @@ impl SimdPath {
             Path::Avx512 | Path::Amx => unsafe { super::x86::dots_avx512(query, items, bias, ids, out) },
             #[cfg(target_arch = "aarch64")]
             Path::Neon => portable::dots(query, items, bias, ids, out),
+        }
+    }
+
+    /// Products of a vector with the rows `ids` of a table; false, and nothing done, if one of them is no row.
+    #[inline]
+    pub(crate) fn products(self, own: &[f32], table: Matrix, ids: &[i64], out: &mut [f32]) -> bool {
+        assert!(own.len() == table.dim && ids.len() == out.len());
+        if !products::within(ids, table.rows) {
+            return false;
+        }
+        match self.0 {
+            // SAFETY: a value of this path exists only if the processor has its features; the function is safe code.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { products::x86::products_fma(own, table, ids, out) },
+            // SAFETY: as above, and ids are rows of the table, as just seen.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { products::x86::products_avx512(own, table, ids, out) },
+            _ => products::products_portable(own, table, ids, out),
+        }
+        true
+    }
+
+    /// [`products::weighted_sums_portable`].
+    pub(crate) fn weighted_sums(
+        self,
+        shares: &[Share],
+        bounds: &[u32],
+        matrix: Matrix,
+        goals: products::Goals,
+        out: &mut [f32],
+    ) {
+        assert!(bounds.is_sorted());
+        let used = &shares[bounds[0] as usize..bounds[bounds.len() - 1] as usize];
+        assert!(used
+            .iter()
+            .fold(true, |all, share| all & ((share.row as usize) < matrix.rows)));
+        match self.0 {
+            // SAFETY: a value of this path exists only if the processor has its features; the function is safe code.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { products::x86::weighted_sums_fma(shares, bounds, matrix, goals, out) },
+            // SAFETY: as above, and the shares within the bounds are of rows of the matrix, as asserted.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe {
+                products::x86::weighted_sums_avx512(shares, bounds, matrix, goals, out)
+            },
+            _ => products::weighted_sums_portable(shares, bounds, matrix, goals, out),
+        }
+    }
+
+    /// [`crate::relaxed::row`].
+    #[inline]
+    pub(crate) fn relaxed(
+        self,
+        scores: &[f32],
+        known: Option<&[bool]>,
+        scratch: &mut relaxed::Scratch,
+        gradient: &mut [f32],
+    ) -> f32 {
+        match self.0 {
+            // SAFETY: a value of this path exists only if the processor has its features; the function is safe code.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { super::x86::relaxed_avx2(scores, known, scratch, gradient) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::relaxed_avx512(scores, known, scratch, gradient) },
+            _ => relaxed::row(scores, known, scratch, gradient),
+        }
+    }
+
+    /// [`crate::experts::gate_rows`].
+    pub(crate) fn gate(self, hidden: &mut [f32], shares: &[f32], width: usize) {
+        match self.0 {
+            // SAFETY: a value of this path exists only if the processor has its features; the function is safe code.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { super::x86::gate_avx2(hidden, shares, width) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::gate_avx512(hidden, shares, width) },
+            _ => experts::gate_rows(hidden, shares, width),
+        }
+    }
+
+    /// [`crate::experts::gate_back_rows`].
+    pub(crate) fn gate_back(
+        self,
+        hidden: &mut [f32],
+        back: &mut [f32],
+        shares: &[f32],
+        to_shares: &mut [f32],
+        width: usize,
+    ) {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { super::x86::gate_back_avx2(hidden, back, shares, to_shares, width) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::gate_back_avx512(hidden, back, shares, to_shares, width) },
+            _ => experts::gate_back_rows(hidden, back, shares, to_shares, width),
         }
     }
 }

@@ -6,10 +6,42 @@ use std::ops::Range;
 
 use super::quantised::{self, BytePanels, ByteTile, Catch, Lanes, Rounded, Totals, BATCH};
 use super::{amx, portable, Form, Goals, Line, Matrix, Net, Panels, Sink, Tile, COLUMNS, LINE, ROWS};
+use crate::relaxed::Scratch;
 
 #[target_feature(enable = "avx2,fma")]
 pub fn dots_fma(query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32], out: &mut [f32]) {
     portable::dots(query, items, bias, ids, out);
+}
+
+#[target_feature(enable = "avx2")]
+pub fn gate_avx2(hidden: &mut [f32], shares: &[f32], width: usize) {
+    crate::experts::gate_rows(hidden, shares, width);
+}
+
+#[target_feature(enable = "avx2")]
+pub fn gate_back_avx2(hidden: &mut [f32], back: &mut [f32], shares: &[f32], to_shares: &mut [f32], width: usize) {
+    crate::experts::gate_back_rows(hidden, back, shares, to_shares, width);
+}
+
+#[target_feature(enable = "avx512f,avx512vl,avx512dq")]
+pub fn gate_avx512(hidden: &mut [f32], shares: &[f32], width: usize) {
+    crate::experts::gate_rows(hidden, shares, width);
+}
+
+#[target_feature(enable = "avx512f,avx512vl,avx512dq")]
+pub fn gate_back_avx512(hidden: &mut [f32], back: &mut [f32], shares: &[f32], to_shares: &mut [f32], width: usize) {
+    crate::experts::gate_back_rows(hidden, back, shares, to_shares, width);
+}
+
+/// Without fused multiply-adds, which the portable path does not have here.
+#[target_feature(enable = "avx2")]
+pub fn relaxed_avx2(scores: &[f32], known: Option<&[bool]>, scratch: &mut Scratch, gradient: &mut [f32]) -> f32 {
+    crate::relaxed::row(scores, known, scratch, gradient)
+}
+
+#[target_feature(enable = "avx512f,avx512vl,avx512dq")]
+pub fn relaxed_avx512(scores: &[f32], known: Option<&[bool]>, scratch: &mut Scratch, gradient: &mut [f32]) -> f32 {
+    crate::relaxed::row(scores, known, scratch, gradient)
 }
 
 /// Sixteen items at a time: four dimensions of each are loaded and transposed, so that a vector holds one dimension of

@@ -1,0 +1,164 @@
+"""Kernels of the training step that have a gradient: products of gathered vectors, the relaxed ranking loss. For float32 on the
+CPU; what calls them has torch's own operations for everything else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdrs import _core
+from kdrs.sampling import simd_path
+
+
+def supported(*tensors: Tensor) -> bool:
+    """Whether the kernels take these tensors."""
+    return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+
+
+class Table:
+    """A table [M, D] whose rows the products of a step read.
+
+    ``sparse`` hands its gradient on as the rows that were touched. However often it is read, its gradient is worked out once,
+    when all gradients of products have come in: with most rows touched, adding tables up costs more than the products.
+    """
+
+    def __init__(self, values: Tensor, *, sparse: bool = False):
+        self.values, self.sparse = values, sparse
+        self._supported = supported(values)
+        if self._supported:
+            self._shares = _Shares(values.detach().contiguous(), sparse)
+            # stands for the table in the graph
+            self._token: Tensor = _Token.apply(values, self._shares)
+
+    def products(self, own: Tensor, ids: Tensor) -> Tensor:
+        """Products of own vectors [R, D] with those of each row's ids, int64 [R, K]: [R, K]."""
+        if self._supported and supported(own):
+            scores: Tensor = _Products.apply(own, self._token, ids, self._shares)
+            return scores
+        return torch.bmm(F.embedding(ids, self.values, sparse=self.sparse), own.unsqueeze(-1)).squeeze(-1)
+
+
+class _Shares:
+    """What the products of a table leave for its gradient. Knows nothing of the graph, which knows it."""
+
+    def __init__(self, values: Tensor, sparse: bool):
+        self.values, self.sparse = values, sparse
+        self.groups: list[tuple[Any, Any, Any]] = []
+
+    def gradient(self) -> Tensor | None:
+        """Of all shares that came in since it was last asked for."""
+        groups, self.groups = self.groups, []
+        if not groups:
+            return None
+        (size, dim), threads = self.values.shape, torch.get_num_threads()
+        parts = _core.product_scatter(groups, size, dim, not self.sparse, threads, simd_path())
+        rows, values = (torch.from_numpy(part) for part in parts)
+        if not self.sparse:
+            return values
+        return torch.sparse_coo_tensor(rows.unsqueeze(0), values, self.values.shape, check_invariants=False)
+
+
+class _Token(torch.autograd.Function):
+    """An empty tensor between a table and its products: its gradient is empty too, the table's is that of the shares."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, shares: _Shares) -> Tensor:
+        ctx.shares = shares
+        return values.new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
+        return ctx.shares.gradient(), None
+
+
+class _Products(torch.autograd.Function):
+    """`Table.products` without an array [R, K, D].
+
+    Backward sums the weighted vectors of each own vector's ids, and of each id's own vectors, for which the pairs are first
+    ordered by id; touched rows come once each, ascending. The results are the same bytes for any number of threads.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, token: Tensor, ids: Tensor, shares: _Shares) -> Tensor:
+        own, ids = own.contiguous(), ids.contiguous()
+        ctx.save_for_backward(own, ids)
+        ctx.shares = shares
+        scores = _core.products(_array(own), _array(shares.values), ids.numpy(), torch.get_num_threads(), simd_path())
+        return torch.from_numpy(scores)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        own, ids = ctx.saved_tensors
+        shares: _Shares = ctx.shares
+        weights = _array(gradients[0].contiguous())
+        to_own = to_token = None
+        if ctx.needs_input_grad[0]:
+            sums = _core.product_sums(weights, _array(shares.values), ids.numpy(), torch.get_num_threads(), simd_path())
+            to_own = torch.from_numpy(sums)
+        if ctx.needs_input_grad[1]:
+            shares.groups.append((weights, _array(own), ids.numpy()))
+            to_token = own.new_empty(0)
+        return to_own, to_token, None, None
+
+
+class RelaxedRanking(torch.autograd.Function):
+    """The relaxed ranking loss of score rows [B, W] whose first ``listed`` entries are in order, float32 [B]; ``known`` (bool
+    [B, W], or None) leaves padding out. The gradient is worked out along with the loss."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, listed: int, known: Tensor | None) -> Tensor:
+        mask = None if known is None else known.contiguous().numpy()
+        losses, gradient = _core.relaxed_ranking(
+            _array(scores.contiguous()), listed, mask, torch.get_num_threads(), simd_path()
+        )
+        ctx.save_for_backward(torch.from_numpy(gradient))
+        return torch.from_numpy(losses)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradients[0].unsqueeze(-1), None, None
+
+
+def gate_(hidden: Tensor, shares: Tensor) -> Tensor:
+    """``hidden`` [E, M H] to share · relu(hidden), in place, without gradient; M networks' hidden layers and their shares
+    [E, M]."""
+    if supported(hidden, shares):
+        _core.gate(hidden.numpy(), _array(shares.contiguous()), torch.get_num_threads(), simd_path())
+    else:
+        hidden.relu_().view(*shares.shape, hidden.shape[1] // shares.shape[1]).mul_(shares.unsqueeze(-1))
+    return hidden
+
+
+def gate_back_(hidden: Tensor, back: Tensor, shares: Tensor) -> Tensor:
+    """Backward of `gate_`: ``hidden`` as it leaves it and ``back``, its gradient, to the gradient of ``hidden``, both in
+    place; returns the gradient of the shares [E, M]."""
+    if supported(hidden, back, shares):
+        arrays = (hidden.numpy(), back.numpy(), _array(shares.contiguous()))
+        return torch.from_numpy(_core.gate_back(*arrays, torch.get_num_threads(), simd_path()))
+    shape, own = (*shares.shape, hidden.shape[1] // shares.shape[1]), shares.unsqueeze(-1)
+    hidden.relu_()
+    to_shares = torch.linalg.vecdot(back.view(shape), hidden.view(shape))
+    torch.ops.aten.threshold_backward.grad_input(back, hidden, 0, grad_input=back)
+    back.view(shape).mul_(own)
+    hidden.view(shape).mul_(own)
+    return to_shares
+
+
+def weighted_sum(values: Tensor, weights: Tensor | None, places: Tensor, size: int) -> Tensor:
+    """Σ weight · values by place, float [size, D]: ``values`` [N, D], ``weights`` [N] (1 for None), int64 ``places`` [N];
+    without gradient."""
+    if not supported(values):
+        own = values if weights is None else values * weights.unsqueeze(-1)
+        return values.new_zeros(size, values.shape[1]).index_add_(0, places, own)
+    weights = values.new_ones(values.shape[0]) if weights is None else weights
+    group = (_array(weights.contiguous().unsqueeze(1)), _array(values.contiguous()), places.unsqueeze(1).numpy())
+    _, sums = _core.product_scatter([group], size, values.shape[1], True, torch.get_num_threads(), simd_path())
+    return torch.from_numpy(sums)
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().numpy()
