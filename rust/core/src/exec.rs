@@ -20,10 +20,21 @@ pub struct Exec<'a> {
     pub simd: SimdPath,
 }
 
+/// Numbers that must be read or written for helpers to be worth waking, which takes some 50 µs.
+const WORTH_WAKING: usize = 1 << 18;
+
 impl Exec<'_> {
     /// The calling thread alone.
     pub fn serial() -> Exec<'static> {
         Exec::default()
+    }
+
+    /// The same without helpers, if a call touches too few `numbers` to be worth waking them.
+    pub fn for_work(self, numbers: usize) -> Self {
+        match numbers {
+            0..WORTH_WAKING => Exec { pool: None, ..self },
+            _ => self,
+        }
     }
 
     pub fn threads(&self) -> usize {

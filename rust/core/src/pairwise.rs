@@ -67,7 +67,9 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
     let (items_owed, items_from) = by_item.owing(item_ledger, items.rows)?;
 
     // Both tables' rows in one sequence of tasks.
-    let height = users.task_rows();
+    // As few as keep all threads busy to the end: rows that owe the same steps should meet in one task.
+    let rows = by_user.rows.len() + by_item.rows.len();
+    let height = rows.div_ceil(2 * exec.threads()).clamp(64, users.task_rows().max(64));
     let user_tasks = by_user.rows.len().div_ceil(height);
     let tasks = user_tasks + by_item.rows.len().div_ceil(height);
     let part = |task: usize| {
@@ -105,7 +107,8 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
     let negative = |pair: usize| unsafe { items.values(pairs.negatives[pair] as usize) };
     let mut slopes = vec![0f32; total];
     let mut losses = vec![0f64; total.div_ceil(TASK_PAIRS)];
-    exec.each(
+    let short = exec.for_work(3 * total * dim);
+    short.each(
         slopes.chunks_mut(TASK_PAIRS).zip(&mut losses).enumerate(),
         || (),
         |(), (task, (slopes, loss))| {
@@ -125,7 +128,7 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
             .chunks_mut(height * dim)
             .chain(to_items.chunks_mut(height * dim));
         let chunks: Vec<&mut [f32]> = chunks.collect();
-        exec.each(
+        short.each(
             chunks.into_iter().enumerate(),
             || (),
             |(), (task, sums)| {
@@ -156,7 +159,7 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
             },
         )?;
         let (to_users, to_items) = gradients.split_at(split);
-        exec.each(
+        short.each(
             0..tasks,
             || (),
             |(), task| {

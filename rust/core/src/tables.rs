@@ -176,7 +176,7 @@ pub fn step_rows(
     let height = shared.task_rows();
     // Distinct rows stand in their own order.
     let distinct = groups.rows.len() == touched.rows.len();
-    exec.each(
+    exec.for_work(4 * groups.rows.len() * dim).each(
         groups.rows.chunks(height).enumerate(),
         || (Batch::default(), vec![0f32; if distinct { 0 } else { height * dim }]),
         |(batch, sums), (task, rows)| {
