@@ -35,19 +35,44 @@ def test_dense_adam_is_torchs_adam_on_dense_gradients(weight_decay: float):
     assert torch.equal(ours[20:], table(True).weight[20:]) is (weight_decay == 0)
 
 
-def test_lazy_adam_is_torchs_sparse_adam():
-    ours, theirs = table(True), table(True)
-    theirs = train(theirs, torch.optim.SparseAdam(theirs.parameters(), lr=1e-2))
-    ours = train(ours, Adam({"t": ours.weight}, lr=1e-2, lazy=True))
-    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+def wide(dtype: torch.dtype, steps: int, lazy: bool, weight_decay: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """A table of 60 rows of which 6 are touched at a time, none of the last 20; its values before and after."""
+    torch.manual_seed(1)
+    model = nn.Embedding(60, 5, sparse=True).to(dtype)
+    before = model.weight.detach().clone()
+    optimizer = Adam({"t": model.weight}, lr=1e-2, weight_decay=weight_decay, lazy=lazy)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        ids, target = torch.randint(0, 40, (6,), generator=generator), torch.randn(6, 5, generator=generator)
+        optimizer.zero_grad()
+        (model(ids) * target.to(dtype)).sum().backward()
+        optimizer.step()
+    optimizer.settle()
+    return before, model.weight.detach()
 
 
-def test_lazy_adam_leaves_untouched_rows_alone():
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["core", "torch"])
+def test_lazy_adam_ends_where_dense_adam_ends(dtype: torch.dtype, weight_decay: float):
+    """Rows that are touched, and those that only decay: the estimate misses by a small part of the way."""
+    before, dense = wide(dtype, 120, False, weight_decay)
+    _, lazy = wide(dtype, 120, True, weight_decay)
+    for rows in (slice(0, 40), slice(40, 60)):
+        way, miss = (dense[rows] - before[rows]).norm(), (dense[rows] - lazy[rows]).norm()
+        # torch's form takes all that is owed at once, the core 32 steps at a time
+        assert miss <= (0.08 if dtype == torch.float32 else 0.15) * way, (miss / way, rows)
+    assert torch.equal(dense[40:], before[40:]) is (weight_decay == 0)
+
+
+def test_lazy_adam_touches_the_batch_alone_until_it_settles():
     ours = table(True)
     before = ours.weight.detach().clone()
-    after = train(ours, Adam({"t": ours.weight}, lr=1e-2, weight_decay=0.1, lazy=True))
+    optimizer = Adam({"t": ours.weight}, lr=1e-2, weight_decay=0.1, lazy=True)
+    after = train(ours, optimizer).clone()
     assert torch.equal(after[20:], before[20:])
     assert not torch.equal(after[:20], before[:20])
+    assert optimizer.state()["t/step"] == 30  # asking for the state settles
+    assert (ours.weight[20:].abs() < before[20:].abs()).float().mean() > 0.9
 
 
 def test_a_parameter_without_gradient_is_skipped_and_one_with_zero_gradient_is_not():
@@ -139,6 +164,7 @@ def test_every_optimizer_goes_on_where_it_was(name: str):
     first, second = (make_optimizer(name, {"t": t.weight}, lr=1e-2, weight_decay=1e-3) for t in (one, other))
     train(one, first)
     train(other, second)
+    first.state()  # rows take what they owe, as in a run that is kept
     restored = make_optimizer(name, {"t": other.weight}, lr=1e-2, weight_decay=1e-3)
     restored.load_state({key: tensor.clone() for key, tensor in second.state().items()})
     assert torch.equal(train(one, first), train(other, restored))

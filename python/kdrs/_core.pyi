@@ -39,7 +39,7 @@ _Rows: TypeAlias = NDArray[np.int64]
 _Floats: TypeAlias = NDArray[np.float32]
 _Seen: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32], int]
 _Table: TypeAlias = tuple[_Floats, _Floats, _Floats]
-_Ledger: TypeAlias = tuple[_Floats, _Ints]
+_Ledger: TypeAlias = tuple[_Floats, _Ints, bool]
 _Step: TypeAlias = tuple[float, float, float]
 _Scorer: TypeAlias = _Floats | tuple[_Floats, _Floats] | tuple[_Floats, _Floats, _Floats]
 
@@ -169,7 +169,7 @@ def simd_paths() -> list[str]:
 def adam_catch_up(arrays: _Table, owed: _Ledger, threads: int, simd_path: str | None) -> None: ...
 def adam_step_rows(
     arrays: _Table,
-    owed: _Ledger | None,
+    owed: _Ledger,
     rows: _Rows,
     gradients: _Floats,
     step: _Step,
@@ -177,8 +177,8 @@ def adam_step_rows(
     simd_path: str | None,
 ) -> None: ...
 def bpr_step(
-    users: tuple[_Table, _Ledger | None, _Step],
-    items: tuple[_Table, _Ledger | None, _Step],
+    users: tuple[_Table, _Ledger, _Step],
+    items: tuple[_Table, _Ledger, _Step],
     rows: _Rows,
     positives: _Rows,
     negatives: _Rows,

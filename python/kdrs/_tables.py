@@ -40,27 +40,30 @@ Step = tuple[float, float, float]
 class AdamTable:
     """A table and its moments, float32 [rows, D] each, stepped in place.
 
-    Steps that rows may still owe are kept, with the number that each row has taken.
+    Steps that rows may still owe are kept, with the number that each row has taken; rows that are ``lazy`` take an estimate of
+    them in closed form, at the cost of one.
     """
 
-    def __init__(self, parameter: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor):
+    KEPT = 128
+    """Steps that a row may owe at most."""
+
+    def __init__(self, parameter: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, lazy: bool):
         self._at = parameter.data_ptr()
         self._arrays = (parameter.detach().numpy(), exp_avg.numpy(), exp_avg_sq.numpy())
+        self._lazy = lazy
         self._taken = np.zeros(parameter.shape[0], np.int32)
-        self._steps = np.empty((128, 3), np.float32)
+        self._steps = np.empty((self.KEPT, 3), np.float32)
         self._count = 0
 
     def holds(self, parameter: Tensor) -> bool:
         """Whether this is still the parameter's memory."""
         return parameter.data_ptr() == self._at
 
-    def step_rows(self, gradient: RowGradient, step: Step, lazy: bool) -> None:
-        """A step of the touched rows, after those that they owe; unless ``lazy`` the others owe it from then on."""
+    def step_rows(self, gradient: RowGradient, step: Step) -> None:
+        """A step of the touched rows, after those that they owe; the others owe it from then on."""
         rows, values = gradient.rows.contiguous().numpy(), gradient.values.contiguous().numpy()
-        owed = None if lazy else self._owed
-        _core.adam_step_rows(self._arrays, owed, rows, values, step, torch.get_num_threads(), simd_path())
-        if not lazy:
-            self._add(step)
+        _core.adam_step_rows(self._arrays, self._owed, rows, values, step, torch.get_num_threads(), simd_path())
+        self._add(step)
 
     def settle(self) -> None:
         """All rows take the steps they owe."""
@@ -70,14 +73,14 @@ class AdamTable:
             self._count = 0
 
     @property
-    def _owed(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        return self._steps[: self._count], self._taken
+    def _owed(self) -> tuple[NDArray[np.float32], NDArray[np.int32], bool]:
+        return self._steps[: self._count], self._taken, self._lazy
 
     def _add(self, step: Step) -> None:
-        if self._count == len(self._steps):
-            self._steps = np.concatenate([self._steps, np.empty_like(self._steps)])
         self._steps[self._count] = step
         self._count += 1
+        if self._count == self.KEPT:
+            self.settle()
 
 
 def bpr_step(
@@ -86,14 +89,13 @@ def bpr_step(
     asked: Tensor,
     positives: Tensor,
     negatives: Tensor,
-    lazy: bool,
 ) -> float:
     """A step of both tables on Σ softplus(s_uj - s_ui), s = p · q; returns the sum before it. Rows outside the batch owe the
-    step unless ``lazy``.
+    step.
 
     ``asked`` and ``positives`` are int64 [B], ``negatives`` int64 [B, N].
     """
-    own, others = ((table._arrays, None if lazy else table._owed, step) for table, step in (users, items))
+    own, others = ((table._arrays, table._owed, step) for table, step in (users, items))
     loss = _core.bpr_step(
         own,
         others,
@@ -103,7 +105,6 @@ def bpr_step(
         torch.get_num_threads(),
         simd_path(),
     )
-    if not lazy:
-        for table, step in (users, items):
-            table._add(step)
+    for table, step in (users, items):
+        table._add(step)
     return loss

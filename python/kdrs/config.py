@@ -39,8 +39,8 @@ class TrainSettings(Settings):
     weight_decay: float = Field(1e-3, ge=0)
     """L2 weight, coupled (inside the optimizer's gradient)."""
     optimizer: Literal["adam", "lazy-adam", "adagrad"] = "adam"
-    """``adam`` steps every row of every table in each iteration, as the papers do; ``lazy-adam`` the touched rows only;
-    ``adagrad`` with accumulators from 0.1 on, for CML."""
+    """``adam`` steps every row of every table in each iteration, as the papers do; ``lazy-adam`` the touched rows only,
+    which then make up for what they missed by an estimate; ``adagrad`` with accumulators from 0.1 on, for CML."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Start of every random stream."""
     patience: int | None = Field(None, ge=1)

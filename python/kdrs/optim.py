@@ -27,6 +27,8 @@ class _State:
     """Dense gradient buffer of a table that torch steps, all zero between steps."""
     table: AdamTable | None = None
     """Of a table that the Rust core steps."""
+    last: Tensor | None = None
+    """float [rows]: the step that each row took last, of a lazy table that torch steps."""
 
 
 class Adam:
@@ -41,9 +43,12 @@ class Adam:
     **owe** it until ``settle``, or until they are next in a batch, and take all such steps at once, in registers: the
     same bytes, without the whole table passing through memory in every iteration.
 
-    **Lazy** (``lazy=True``): of such tables only the touched rows take a step, moments, decay and all; bias correction
-    counts the table's steps. Another algorithm, not a faster form of the same one: a step costs what the batch costs,
-    whatever the size of the table, but rows that are seldom drawn are hardly decayed.
+    **Lazy** (``lazy=True``): of such tables only the touched rows take a step. What an untouched row would have done, decay
+    and momentum, it makes up for when it is next touched or at ``settle``, all its steps at once by an estimate in closed form:
+    moments as if θ stood still meanwhile, the decay of θ as an exponential. A step then costs what the batch costs, whatever
+    the size of the table, and training ends where dense Adam ends, within the noise of seeds. (torch's SparseAdam makes up for
+    nothing: rows seldom drawn are hardly decayed.) Autograd reads rows as they were when last touched; ``bpr_step`` lets them
+    catch up first.
 
     A parameter without gradient is skipped; one whose gradient is zero is stepped. State is created at a parameter's
     first step.
@@ -89,15 +94,16 @@ class Adam:
             if gradient is None and touching is None:
                 continue
             state = self._state.get(name) or self._new_state(name)
-            if state.table is not None:
-                state.table.settle()
-                if touching is not None:
-                    state.table.step_rows(touching, self._next(name), self.lazy)
-                    state.table.settle()
-                    continue
+            if touching is None:
+                self._settle(name)
+            elif (table := self._table(name)) is not None:
+                table.step_rows(touching, self._next(name))
+                if not self.lazy:
+                    table.settle()
+                continue
             if touching is not None:
                 if self.lazy:
-                    self._step_rows(parameter, touching, state, self.multiplicities.get(name, 1.0))
+                    self._step_rows(name, touching)
                     continue
                 if state.gradient is None:
                     state.gradient = torch.zeros_like(parameter)
@@ -115,10 +121,25 @@ class Adam:
                 buffer.index_fill_(0, rows, 0.0)
 
     def settle(self) -> None:
-        """All rows take the steps they owe after ``bpr_step``."""
-        for state in self._state.values():
-            if state.table is not None:
-                state.table.settle()
+        """All rows take the steps they owe."""
+        for name in self._state:
+            self._settle(name)
+
+    @torch.no_grad()
+    def _settle(self, name: str) -> None:
+        table, state = self._table(name), self._state[name]
+        if table is not None:
+            table.settle()
+        if state.last is not None:
+            rows = (state.last < state.step).nonzero()[:, 0]
+            self._catch_up(name, rows, state.step)
+
+    def _table(self, name: str) -> AdamTable | None:
+        """What the core steps in the place of torch."""
+        state, parameter = self._state[name], self.parameters[name]
+        if state.table is not None and not state.table.holds(parameter):  # the parameter was given other memory
+            state.table = AdamTable(parameter, state.exp_avg, state.exp_avg_sq, self.lazy)
+        return state.table
 
     def can_step(self, users: str, items: str) -> bool:
         """Whether ``bpr_step`` is there for these two parameters: float32 tables on the CPU."""
@@ -130,16 +151,15 @@ class Adam:
         ``users`` and ``items`` name the parameters; ``asked`` and ``positives`` are int64 [B], ``negatives`` int64 [B, N]. Call
         ``settle`` before the tables are read: rows outside the batch owe the step.
         """
-        tables = []
+        trained = []
         for name in (users, items):
-            state = self._state.get(name) or self._new_state(name)
-            assert state.table is not None
-            if not state.table.holds(self.parameters[name]):  # the parameter was given other memory
-                state.table = AdamTable(self.parameters[name], state.exp_avg, state.exp_avg_sq)
-            tables.append(state.table)
-        first, second = tables
-        own, others = (first, self._next(users)), (second, self._next(items))
-        return _tables.bpr_step(own, others, asked, positives, negatives, self.lazy)
+            if name not in self._state:
+                self._new_state(name)
+            table = self._table(name)
+            assert table is not None, f"{name} is not for the core: see can_step"
+            trained.append((table, self._next(name)))
+        own, others = trained
+        return _tables.bpr_step(own, others, asked, positives, negatives)
 
     def _next(self, name: str) -> Step:
         """Counts a step of a table, and gives its numbers."""
@@ -150,17 +170,44 @@ class Adam:
         rate = self.lr * correction / (1 - BETA1**taken)
         return rate, EPS * multiplicity * correction, self.weight_decay * multiplicity
 
-    def _step_rows(self, parameter: Tensor, gradient: RowGradient, state: _State, multiplicity: float) -> None:
+    def _step_rows(self, name: str, gradient: RowGradient) -> None:
+        """torch's form of a lazy step, for what the core does not take."""
+        parameter, state = self.parameters[name], self._state[name]
         rows, places = torch.unique(gradient.rows, return_inverse=True)
         summed = gradient.values.new_zeros(rows.shape[0], gradient.values.shape[1]).index_add_(
             0, places, gradient.values
         )
+        if state.last is None:
+            state.last = torch.full((parameter.shape[0],), float(state.step), device=parameter.device)
+        self._catch_up(name, rows, state.step)
         part = _State(state.step, state.exp_avg.index_select(0, rows), state.exp_avg_sq.index_select(0, rows))
         values = parameter.index_select(0, rows)
-        self._update([values], [summed], [part], multiplicity)
+        self._update([values], [summed], [part], self.multiplicities.get(name, 1.0))
         parameter.index_copy_(0, rows, values)
         state.exp_avg.index_copy_(0, rows, part.exp_avg)
         state.exp_avg_sq.index_copy_(0, rows, part.exp_avg_sq)
+        state.last.index_copy_(0, rows, state.step.to(state.last.dtype).expand(rows.shape[0]))
+
+    def _catch_up(self, name: str, rows: Tensor, now: Tensor) -> None:
+        """The estimate of the core (rust/core/src/tables.rs, ``Span``) in torch, with the rate of the step half way."""
+        parameter, state, multiplicity = self.parameters[name], self._state[name], self.multiplicities.get(name, 1.0)
+        assert state.last is not None
+        k = (now - state.last.index_select(0, rows)).unsqueeze(1).to(parameter.dtype)  # [N, 1] steps owed
+        middle = (now - (k - 1) / 2).clamp(min=1)
+        correction = (1 - BETA2**middle).sqrt()
+        rate, eps = self.lr * correction / (1 - BETA1**middle), EPS * multiplicity * correction
+        value, m, v = (part.index_select(0, rows) for part in (parameter, state.exp_avg, state.exp_avg_sq))
+        drift = self.weight_decay * multiplicity * value
+        half = BETA2 ** ((k + 1) / 2)
+        root = (v * half + (1 - half) * drift.square()).sqrt() + eps
+        momentum = BETA1 * (1 - BETA1**k) / (1 - BETA1)
+        shrink = rate * self.weight_decay * multiplicity * (k - momentum) / root
+        moved = value / (1 + shrink + 0.5 * shrink.square()) - rate * momentum * m / root
+        owing = k > 0
+        parameter.index_copy_(0, rows, torch.where(owing, moved, value))
+        state.exp_avg.index_copy_(0, rows, torch.where(owing, drift + (m - drift) * BETA1**k, m))
+        state.exp_avg_sq.index_copy_(0, rows, v * BETA2**k + (1 - BETA2**k) * drift.square())
+        state.last.index_copy_(0, rows, now.to(state.last.dtype).expand(rows.shape[0]))
 
     def _update(
         self, parameters: list[Tensor], gradients: list[Tensor], states: list[_State], multiplicity: float
@@ -189,7 +236,7 @@ class Adam:
 
     def _keep(self, name: str, step: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor) -> _State:
         parameter = self.parameters[name]
-        table = AdamTable(parameter, exp_avg, exp_avg_sq) if _tables.fits(parameter) else None
+        table = AdamTable(parameter, exp_avg, exp_avg_sq, self.lazy) if _tables.fits(parameter) else None
         self._state[name] = _State(step, exp_avg, exp_avg_sq, table=table)
         return self._state[name]
 

@@ -23,10 +23,10 @@ pub struct Pairs<'a> {
     pub width: usize,
 }
 
-/// A table in training: its ledger, unless its other rows stay as they are (lazy Adam), and the step to take.
+/// A table in training, and the step to take.
 pub struct Trained<'a> {
     pub table: Table<'a>,
-    pub ledger: Option<Ledger<'a>>,
+    pub ledger: Ledger<'a>,
     pub step: AdamStep,
 }
 
@@ -63,6 +63,7 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
     item_rows.extend_from_slice(pairs.positives);
     let by_user = Groups::of(pairs.users, users.rows);
     let by_item = Groups::of(&item_rows, items.rows);
+    let (users_lazy, items_lazy) = (user_ledger.lazy, item_ledger.lazy);
     let (users_owed, users_from) = by_user.owing(user_ledger, users.rows)?;
     let (items_owed, items_from) = by_item.owing(item_ledger, items.rows)?;
 
@@ -83,19 +84,15 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
     let update = Update::of(exec.simd);
     if !(users_owed.is_empty() && items_owed.is_empty()) {
         exec.each(0..tasks, Batch::default, |batch, task| {
-            let (table, groups, owed, from) = if task < user_tasks {
-                (&users, &by_user, users_owed, &users_from)
+            let (table, groups, owed, from, lazy) = if task < user_tasks {
+                (&users, &by_user, users_owed, &users_from, users_lazy)
             } else {
-                (&items, &by_item, items_owed, &items_from)
+                (&items, &by_item, items_owed, &items_from, items_lazy)
             };
             let part = part(task);
-            batch.fill_from(
-                &groups.rows[part.clone()],
-                from.get(part).unwrap_or_default(),
-                owed.len(),
-            );
+            batch.fill_from(&groups.rows[part.clone()], &from[part], owed.len());
             // SAFETY: groups are of distinct rows inside the table, and each belongs to one task.
-            unsafe { batch.replay(update, table, owed) };
+            unsafe { batch.replay(update, table, owed, lazy) };
             Ok(())
         })?;
     }
@@ -307,13 +304,15 @@ mod tests {
     fn trained<'a>(
         parts: &'a mut Parts,
         dim: usize,
-        ledger: Option<(&'a [AdamStep], &'a mut Vec<i32>)>,
+        steps: &'a [AdamStep],
+        taken: &'a mut [i32],
+        lazy: bool,
         step: AdamStep,
     ) -> Trained<'a> {
         let [values, first, second] = parts;
         Trained {
             table: Table::new(values, first, second, dim).unwrap(),
-            ledger: ledger.map(|(steps, taken)| Ledger::new(steps, taken).unwrap()),
+            ledger: Ledger::new(steps, taken, lazy).unwrap(),
             step,
         }
     }
@@ -371,38 +370,38 @@ mod tests {
                 let pairs = Pairs { users: &asked, positives: &positives, negatives: &negatives, width };
                 let loss = bpr_step(
                     exec,
-                    trained(&mut users, dim, (!lazy).then_some((&steps[..t], &mut users_taken)), step),
-                    trained(&mut items, dim, (!lazy).then_some((&steps[..t], &mut items_taken)), step),
+                    trained(&mut users, dim, &steps[..t], &mut users_taken, lazy, step),
+                    trained(&mut items, dim, &steps[..t], &mut items_taken, lazy, step),
                     pairs,
                 ).unwrap();
                 let alone = bpr_step(
                     Exec { simd: SimdPath::named("portable").unwrap(), ..Exec::serial() },
-                    trained(&mut other_users, dim, (!lazy).then_some((&steps[..t], &mut other_users_taken)), step),
-                    trained(&mut other_items, dim, (!lazy).then_some((&steps[..t], &mut other_items_taken)), step),
+                    trained(&mut other_users, dim, &steps[..t], &mut other_users_taken, lazy, step),
+                    trained(&mut other_items, dim, &steps[..t], &mut other_items_taken, lazy, step),
                     pairs,
                 ).unwrap();
                 prop_assert_eq!(loss, alone);
                 prop_assert_eq!(&users, &other_users);
 
                 let (expected, dp, dq) = formula(&slow_users[0], &slow_items[0], dim, pairs);
-                prop_assert!((loss - expected).abs() <= 1e-4 * (1.0 + expected), "{} {}", loss, expected);
-                let all_items: Vec<i64> = positives.iter().chain(&negatives).copied().collect();
-                for (parts, gradient, seen) in [(&mut slow_users, dp, &asked), (&mut slow_items, dq, &all_items)] {
-                    let rows: Vec<i64> = (0..(gradient.len() / dim) as i64).filter(|r| !lazy || seen.contains(r)).collect();
-                    let of = |r: &i64| &gradient[*r as usize * dim..(*r as usize + 1) * dim];
-                    let values: Vec<f32> = rows.iter().flat_map(of).map(|&x| x as f32).collect();
-                    let Trained { table, .. } = trained(parts, dim, None, step);
-                    step_rows(Exec::serial(), table, None, Touched { rows: &rows, values: &values }, step).unwrap();
+                let allowed = if lazy { 5e-2 } else { 1e-4 };
+                prop_assert!((loss - expected).abs() <= allowed * (1.0 + expected), "{} {}", loss, expected);
+                for (parts, gradient) in [(&mut slow_users, dp), (&mut slow_items, dq)] {
+                    let rows: Vec<i64> = (0..(gradient.len() / dim) as i64).collect();
+                    let values: Vec<f32> = gradient.iter().map(|&x| x as f32).collect();
+                    let mut taken = vec![0; rows.len()];
+                    let Trained { table, ledger, .. } = trained(parts, dim, &[], &mut taken, false, step);
+                    step_rows(Exec::serial(), table, ledger, Touched { rows: &rows, values: &values }, step).unwrap();
                 }
             }
-            if !lazy {
-                for (parts, taken) in [(&mut users, &mut users_taken), (&mut items, &mut items_taken)] {
-                    let Trained { table, ledger, .. } = trained(parts, dim, Some((&steps, taken)), steps[0]);
-                    catch_up(exec, table, ledger.unwrap()).unwrap();
-                }
+            for (parts, taken) in [(&mut users, &mut users_taken), (&mut items, &mut items_taken)] {
+                let Trained { table, ledger, .. } = trained(parts, dim, &steps, taken, lazy, steps[0]);
+                catch_up(exec, table, ledger).unwrap();
             }
+            // with so large an epsilon a step is nearly linear, and its estimate close
+            let tolerance = if lazy { 2e-2 } else { 1e-3 };
             for (ours, slow) in users.iter().chain(&items).flatten().zip(slow_users.iter().chain(&slow_items).flatten()) {
-                prop_assert!((ours - slow).abs() < 1e-3, "{} {}", ours, slow);
+                prop_assert!((ours - slow).abs() < tolerance, "{} {}", ours, slow);
             }
         }
     }
@@ -424,8 +423,8 @@ mod tests {
         };
         let result = bpr_step(
             Exec::serial(),
-            trained(&mut parts, 2, None, step),
-            trained(&mut others, 2, None, step),
+            trained(&mut parts, 2, &[], &mut [0; 2], false, step),
+            trained(&mut others, 2, &[], &mut [0; 2], false, step),
             pairs,
         );
         assert_eq!(result, Err(Error::RowRange { row: 2, rows: 2 }));

@@ -486,8 +486,8 @@ type Table<'py> = (
     PyReadwriteArray2<'py, f32>,
     PyReadwriteArray2<'py, f32>,
 );
-/// Steps [N, 3] of rate, epsilon and decay, and how many of them each row has taken.
-type Ledger<'py> = (Factors<'py>, PyReadwriteArray1<'py, i32>);
+/// Steps [N, 3] of rate, epsilon and decay, how many of them each row has taken, and whether the others are estimated.
+type Ledger<'py> = (Factors<'py>, PyReadwriteArray1<'py, i32>, bool);
 
 fn adam_step(numbers: &[f32]) -> core::AdamStep {
     core::AdamStep {
@@ -497,11 +497,8 @@ fn adam_step(numbers: &[f32]) -> core::AdamStep {
     }
 }
 
-fn adam_steps(ledger: &Option<Ledger>) -> PyResult<Vec<core::AdamStep>> {
-    Ok(match ledger {
-        None => Vec::new(),
-        Some(ledger) => ledger.0.as_slice()?.chunks_exact(3).map(adam_step).collect(),
-    })
+fn adam_steps(ledger: &Ledger) -> PyResult<Vec<core::AdamStep>> {
+    Ok(ledger.0.as_slice()?.chunks_exact(3).map(adam_step).collect())
 }
 
 fn table<'a>(py: Python, arrays: &'a mut Table) -> PyResult<core::Table<'a>> {
@@ -516,17 +513,8 @@ fn table<'a>(py: Python, arrays: &'a mut Table) -> PyResult<core::Table<'a>> {
     .map_err(|error| error::raise(py, error))
 }
 
-fn ledger<'a>(
-    py: Python,
-    arrays: &'a mut Option<Ledger>,
-    steps: &'a [core::AdamStep],
-) -> PyResult<Option<core::Ledger<'a>>> {
-    match arrays {
-        None => Ok(None),
-        Some((_, taken)) => core::Ledger::new(steps, taken.as_slice_mut()?)
-            .map(Some)
-            .map_err(|error| error::raise(py, error)),
-    }
+fn ledger<'a>(py: Python, arrays: &'a mut Ledger, steps: &'a [core::AdamStep]) -> PyResult<core::Ledger<'a>> {
+    core::Ledger::new(steps, arrays.1.as_slice_mut()?, arrays.2).map_err(|error| error::raise(py, error))
 }
 
 #[pyfunction]
@@ -534,16 +522,13 @@ fn ledger<'a>(
 fn adam_catch_up<'py>(
     py: Python<'py>,
     mut arrays: Table<'py>,
-    owed: Ledger<'py>,
+    mut owed: Ledger<'py>,
     threads: usize,
     simd_path: Option<&str>,
 ) -> PyResult<()> {
-    let mut owed = Some(owed);
     let steps = adam_steps(&owed)?;
     let table = table(py, &mut arrays)?;
-    let Some(ledger) = ledger(py, &mut owed, &steps)? else {
-        return Ok(());
-    };
+    let ledger = ledger(py, &mut owed, &steps)?;
     run(py, threads, simd(py, simd_path)?, |exec| {
         core::catch_up(exec, table, ledger)
     })
@@ -555,7 +540,7 @@ fn adam_catch_up<'py>(
 fn adam_step_rows<'py>(
     py: Python<'py>,
     mut arrays: Table<'py>,
-    mut owed: Option<Ledger<'py>>,
+    mut owed: Ledger<'py>,
     rows: Ints64<'py>,
     gradients: Factors<'py>,
     step: [f32; 3],
@@ -574,8 +559,8 @@ fn adam_step_rows<'py>(
     })
 }
 
-/// A table, what its rows owe (None: nothing, lazy Adam), and its step.
-type Trained<'py> = (Table<'py>, Option<Ledger<'py>>, [f32; 3]);
+/// A table, what its rows owe, and its step.
+type Trained<'py> = (Table<'py>, Ledger<'py>, [f32; 3]);
 
 #[pyfunction]
 #[pyo3(signature = (users, items, rows, positives, negatives, threads, simd_path))]
