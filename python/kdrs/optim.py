@@ -16,6 +16,8 @@ from kdrs._tables import AdamTable, RowGradient, Step
 from kdrs.errors import ConfigError, shown
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+SPAN = 32
+"""Steps that are estimated at once."""
 
 
 @dataclass
@@ -29,6 +31,8 @@ class _State:
     """Of a table that the Rust core steps."""
     last: Tensor | None = None
     """float [rows]: the step that each row took last, of a lazy table that torch steps."""
+    owed: int = 0
+    """Steps since all rows had taken theirs."""
 
 
 class Adam:
@@ -131,8 +135,8 @@ class Adam:
         if table is not None:
             table.settle()
         if state.last is not None:
-            rows = (state.last < state.step).nonzero()[:, 0]
-            self._catch_up(name, rows, state.step)
+            self._catch_up(name, (state.last < state.step).nonzero()[:, 0], state.step)
+            state.owed = 0
 
     def _table(self, name: str) -> AdamTable | None:
         """What the core steps in the place of torch."""
@@ -187,6 +191,9 @@ class Adam:
         state.exp_avg.index_copy_(0, rows, part.exp_avg)
         state.exp_avg_sq.index_copy_(0, rows, part.exp_avg_sq)
         state.last.index_copy_(0, rows, state.step.to(state.last.dtype).expand(rows.shape[0]))
+        state.owed += 1
+        if state.owed == SPAN:
+            self._settle(name)
 
     def _catch_up(self, name: str, rows: Tensor, now: Tensor) -> None:
         """The estimate of the core (rust/core/src/tables.rs, ``Span``) in torch, with the rate of the step half way."""
