@@ -59,7 +59,7 @@ def test_lazy_adam_ends_where_dense_adam_ends(dtype: torch.dtype, weight_decay: 
     _, lazy = wide(dtype, 120, True, weight_decay)
     for rows in (slice(0, 40), slice(40, 60)):
         way, miss = (dense[rows] - before[rows]).norm(), (dense[rows] - lazy[rows]).norm()
-        assert miss <= 0.1 * way, (miss / way, rows)
+        assert miss <= 0.12 * way, (miss / way, rows)
     assert torch.equal(dense[40:], before[40:]) is (weight_decay == 0)
 
 
