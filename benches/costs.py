@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+
 OPTIONS: dict[str, dict[str, Any]] = {"hyperkdma": {"assistants": 8}, "hyperkdma bf16": {"precision": "bf16"}}
 MODELS_DIM = 64
 
@@ -55,7 +57,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     from kdrs.models import BPR
     from kdrs.tasks import Epoch, PairTask
     from kdrs.teachers import ModelTeacher, Stage
-    from kdrs.train import Learner, Term, flushing_subnormals
+    from kdrs.train import Learner, Term, flushing_subnormals, step_of
 
     torch.set_num_threads(options.threads)
     train = interactions(options.data)
@@ -105,13 +107,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     with flushing_subnormals():
         for step, batch in enumerate(batches):
             wall, cpu = time.perf_counter(), time.process_time()
-            for learner in learners:
-                learner.look(batch)
-            parts = [learner.forward(batch) for learner in learners]
-            for learner, own_parts in zip(learners, parts, strict=True):
-                learner.backward(own_parts)
-            for learner in learners:
-                learner.step()
+            step_of(learners, batch)
             if step:
                 taken.append(time.perf_counter() - wall)
                 used.append(time.process_time() - cpu)

@@ -45,6 +45,7 @@ def examine() -> dict[str, Any]:
         for name in (
             "KDRS_NUM_THREADS",
             "OMP_NUM_THREADS",
+            "OMP_WAIT_POLICY",
             "MKL_NUM_THREADS",
             "OPENBLAS_NUM_THREADS",
             "OPENBLAS_CORETYPE",

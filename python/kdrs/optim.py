@@ -98,17 +98,15 @@ class Adam:
             if gradient is None and touching is None:
                 continue
             state = self._state.get(name) or self._new_state(name)
-            if touching is None:
-                self._settle(name)
-            elif (table := self._table(name)) is not None:
-                table.step_rows(touching, self._next(name))
-                if not self.lazy:
-                    table.settle()
-                continue
-            if touching is not None:
-                if self.lazy:
+            if touching is not None and self.lazy:
+                table = self._table(name)
+                if table is None:
                     self._step_rows(name, touching)
-                    continue
+                else:
+                    table.step_rows(touching, self._next(name))
+                continue
+            self._settle(name)
+            if touching is not None:
                 if state.gradient is None:
                     state.gradient = torch.zeros_like(parameter)
                 state.gradient.index_add_(0, *touching)

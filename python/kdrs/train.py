@@ -370,7 +370,7 @@ def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[
         columns = sum(len(learner.parts) for learner in learners)
         history = torch.empty(len(draws.batches), columns, device=next(learners[0].model.parameters()).device)
         for step, batch in enumerate(draws.batches):
-            parts = _step(learners, batch)
+            parts = step_of(learners, batch)
             for column, value in enumerate(value for part in parts for value in part):
                 history[step, column] = value
         for learner in learners:
@@ -392,7 +392,7 @@ def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[
     return row
 
 
-def _step(learners: Sequence[Learner], batch: Batch) -> list[list[Tensor | float]]:
+def step_of(learners: Sequence[Learner], batch: Batch) -> list[list[Tensor | float]]:
     """A step of all learners; the parts of their losses."""
     if len(learners) == 1 and (done := learners[0].step_alone(batch)) is not None:
         return [done]

@@ -63,7 +63,6 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
     item_rows.extend_from_slice(pairs.positives);
     let by_user = Groups::of(pairs.users, users.rows);
     let by_item = Groups::of(&item_rows, items.rows);
-    let (users_lazy, items_lazy) = (user_ledger.lazy, item_ledger.lazy);
     let (users_owed, users_from) = by_user.owing(user_ledger, users.rows)?;
     let (items_owed, items_from) = by_item.owing(item_ledger, items.rows)?;
 
@@ -82,17 +81,17 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
         task * height..groups.rows.len().min((task + 1) * height)
     };
     let update = Update::of(exec.simd);
-    if !(users_owed.is_empty() && items_owed.is_empty()) {
+    if users_owed.len() + items_owed.len() > 0 {
         exec.each(0..tasks, Batch::default, |batch, task| {
-            let (table, groups, owed, from, lazy) = if task < user_tasks {
-                (&users, &by_user, users_owed, &users_from, users_lazy)
+            let (table, groups, owed, from) = if task < user_tasks {
+                (&users, &by_user, &users_owed, &users_from)
             } else {
-                (&items, &by_item, items_owed, &items_from, items_lazy)
+                (&items, &by_item, &items_owed, &items_from)
             };
             let part = part(task);
             batch.fill_from(&groups.rows[part.clone()], &from[part], owed.len());
             // SAFETY: groups are of distinct rows inside the table, and each belongs to one task.
-            unsafe { batch.replay(update, table, owed, lazy) };
+            unsafe { batch.replay(update, table, owed) };
             Ok(())
         })?;
     }

@@ -34,7 +34,7 @@ const SPAN: usize = 32;
 /// S = Σ β1^j; both parts are divided by √v + ε half way. The part of the decay is taken as the exponential that it is if v stands
 /// still, so that it never carries θ past 0.
 #[derive(Clone, Copy)]
-struct Span {
+pub(crate) struct Span {
     /// The mean rate times S, and times wd (k - S).
     momentum: f32,
     shrinking: f32,
@@ -44,6 +44,32 @@ struct Span {
     decay1: f32,
     decay2: f32,
     half: f32,
+}
+
+/// Steps of a ledger, to be taken one by one; or for each of them the span that begins there.
+pub(crate) enum Owed<'a> {
+    Steps(&'a [AdamStep]),
+    Spans(Vec<Span>),
+}
+
+impl<'a> Owed<'a> {
+    pub fn new(steps: &'a [AdamStep], lazy: bool) -> Self {
+        match lazy {
+            false => Owed::Steps(steps),
+            true => Owed::Spans(
+                (0..steps.len())
+                    .map(|from| Span::of(&steps[from..steps.len().min(from + SPAN)]))
+                    .collect(),
+            ),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Owed::Steps(steps) => steps.len(),
+            Owed::Spans(spans) => spans.len(),
+        }
+    }
 }
 
 impl Span {
@@ -86,12 +112,6 @@ fn estimate(values: &mut [f32], first: &mut [f32], second: &mut [f32], span: Spa
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn estimate_avx2(values: &mut [f32], first: &mut [f32], second: &mut [f32], span: Span) {
-    estimate(values, first, second, span);
-}
-
 /// A table [rows, dim] and its two moments.
 pub struct Table<'a> {
     values: &'a mut [f32],
@@ -129,7 +149,7 @@ pub struct Ledger<'a> {
     steps: &'a [AdamStep],
     taken: &'a mut [i32],
     /// Lazy Adam: steps owed are estimated.
-    pub(crate) lazy: bool,
+    lazy: bool,
 }
 
 impl<'a> Ledger<'a> {
@@ -156,6 +176,7 @@ pub fn catch_up(exec: Exec, table: Table, ledger: Ledger) -> Result<(), Error> {
     let now = steps.len() as i32;
     let shared = Shared::new(table);
     let height = shared.task_rows();
+    let owed = Owed::new(steps, lazy);
     let tasks = taken.chunks_mut(height).enumerate();
     exec.each(tasks, Batch::default, |batch, (task, taken)| {
         let owing = taken.iter_mut().enumerate().filter_map(|(n, taken)| {
@@ -164,7 +185,7 @@ pub fn catch_up(exec: Exec, table: Table, ledger: Ledger) -> Result<(), Error> {
         });
         batch.fill(owing, steps.len());
         // SAFETY: a task has the rows of its own chunk, each once.
-        unsafe { batch.replay(update, &shared, steps, lazy) };
+        unsafe { batch.replay(update, &shared, &owed) };
         Ok(())
     })
 }
@@ -209,20 +230,21 @@ impl Batch {
 
     /// # Safety
     /// The rows are distinct rows of the table, and nobody else refers to them.
-    pub unsafe fn replay(&self, update: Update, table: &Shared, steps: &[AdamStep], lazy: bool) {
+    pub unsafe fn replay(&self, update: Update, table: &Shared, owed: &Owed) {
         let mut start = 0;
         for (from, &end) in self.ends.iter().enumerate() {
             let rows = &self.rows[start..end as usize];
             start = end as usize;
-            let owed = &steps[from..];
             // SAFETY: as the caller vouches.
             unsafe {
-                if lazy && !rows.is_empty() {
-                    for span in owed.chunks(SPAN) {
-                        update.estimate(table, rows, Span::of(span));
+                match owed {
+                    Owed::Steps(steps) => update.run(table, rows, None, &steps[from..]),
+                    Owed::Spans(spans) if !rows.is_empty() => {
+                        for span in spans[from..].iter().step_by(SPAN) {
+                            update.estimate(table, rows, *span);
+                        }
                     }
-                } else {
-                    update.run(table, rows, None, owed);
+                    Owed::Spans(_) => (),
                 }
             }
         }
@@ -242,7 +264,6 @@ pub fn step_rows(exec: Exec, table: Table, ledger: Ledger, touched: Touched, ste
         )));
     }
     let groups = Groups::of(touched.rows, count);
-    let lazy = ledger.lazy;
     let (owed, from) = groups.owing(ledger, count)?;
     let update = Update::of(exec.simd);
     let shared = Shared::new(table);
@@ -256,7 +277,7 @@ pub fn step_rows(exec: Exec, table: Table, ledger: Ledger, touched: Touched, ste
             let start = task * height;
             batch.fill_from(rows, &from[start..], owed.len());
             // SAFETY: groups are of distinct rows, and every row is inside the table.
-            unsafe { batch.replay(update, &shared, owed, lazy) };
+            unsafe { batch.replay(update, &shared, &owed) };
             let gradients = if distinct {
                 &touched.values[start * dim..(start + rows.len()) * dim]
             } else {
@@ -342,15 +363,15 @@ impl Groups {
     }
 
     /// The ledger's steps, and how many of them each group's row has taken; it will have taken all of them and one more.
-    pub fn owing<'a>(&self, ledger: Ledger<'a>, count: usize) -> Result<(&'a [AdamStep], Vec<i32>), Error> {
-        let Ledger { steps, taken, .. } = ledger;
+    pub fn owing<'a>(&self, ledger: Ledger<'a>, count: usize) -> Result<(Owed<'a>, Vec<i32>), Error> {
+        let Ledger { steps, taken, lazy } = ledger;
         check_clock(count, taken)?;
         let after = steps.len() as i32 + 1;
         let from = self
             .rows
             .iter()
             .map(|&row| std::mem::replace(&mut taken[row as usize], after));
-        Ok((steps, from.collect()))
+        Ok((Owed::new(steps, lazy), from.collect()))
     }
 
     /// Where the row of a group appears, ascending.
@@ -444,14 +465,19 @@ impl Update {
     /// # Safety
     /// As of `run`.
     unsafe fn estimate(self, table: &Shared, rows: &[u32], span: Span) {
-        for &row in rows {
+        for (n, &row) in rows.iter().enumerate() {
+            #[cfg(target_arch = "x86_64")]
+            if let Some(&ahead) = rows.get(n + 2) {
+                x86::prefetch(table, ahead);
+            }
+            let _ = n;
             // SAFETY: as the caller vouches.
             let (values, first, second) = unsafe { table.row(row) };
             match self {
                 Update::Portable => estimate(values, first, second, span),
-                // SAFETY: these paths exist only if the processor has AVX2.
+                // SAFETY: these paths exist only if the processor has AVX2; all three are rows of one length.
                 #[cfg(target_arch = "x86_64")]
-                _ => unsafe { estimate_avx2(values, first, second, span) },
+                _ => unsafe { x86::estimate(values, first, second, span) },
             }
         }
     }
@@ -495,7 +521,7 @@ mod x86 {
 
     use std::arch::x86_64::*;
 
-    use super::{AdamStep, Shared, BETA1, BETA2};
+    use super::{AdamStep, Shared, Span, BETA1, BETA2};
 
     /// Part of a row that a vector holds.
     #[derive(Clone, Copy, Default)]
@@ -512,7 +538,7 @@ mod x86 {
 
     /// Asks for a row, which may lie anywhere.
     #[inline(always)]
-    fn prefetch(table: &Shared, row: u32) {
+    pub fn prefetch(table: &Shared, row: u32) {
         let start = row as usize * table.dim;
         for part in [table.values, table.first, table.second] {
             for at in (start..start + table.dim).step_by(16) {
@@ -557,6 +583,52 @@ mod x86 {
                 }
             }
         };
+    }
+
+    /// [`super::estimate`], operation for operation.
+    ///
+    /// # Safety
+    /// AVX2; all slices of one length.
+    #[target_feature(enable = "avx2")]
+    pub unsafe fn estimate(values: &mut [f32], first: &mut [f32], second: &mut [f32], span: Span) {
+        let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let (one, all) = (_mm256_set1_ps(1.0), _mm256_set1_ps);
+        let normal = |x: __m256| {
+            let size = _mm256_andnot_ps(_mm256_set1_ps(-0.0), x);
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(size, _mm256_set1_ps(f32::MIN_POSITIVE)), x)
+        };
+        let len = values.len();
+        for start in (0..len).step_by(8) {
+            let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32((len - start).min(8) as i32), lanes);
+            // SAFETY: masked lanes are not touched, the others are there.
+            unsafe {
+                let (values, first, second) = (
+                    values.as_mut_ptr().add(start),
+                    first.as_mut_ptr().add(start),
+                    second.as_mut_ptr().add(start),
+                );
+                let (value, m, v) = (
+                    _mm256_maskload_ps(values, mask),
+                    _mm256_maskload_ps(first, mask),
+                    _mm256_maskload_ps(second, mask),
+                );
+                let drift = _mm256_mul_ps(all(span.weight_decay), value);
+                let square = _mm256_mul_ps(drift, drift);
+                let kept = _mm256_mul_ps(v, all(span.half));
+                let new = _mm256_mul_ps(all(1.0 - span.half), square);
+                let root = _mm256_add_ps(_mm256_sqrt_ps(_mm256_add_ps(kept, new)), all(span.eps));
+                let shrink = _mm256_div_ps(all(span.shrinking), root);
+                let twice = _mm256_mul_ps(_mm256_mul_ps(all(0.5), shrink), shrink);
+                let shrunk = _mm256_div_ps(value, _mm256_add_ps(_mm256_add_ps(one, shrink), twice));
+                let carried = _mm256_div_ps(_mm256_mul_ps(all(span.momentum), m), root);
+                _mm256_maskstore_ps(values, mask, _mm256_sub_ps(shrunk, carried));
+                let left = _mm256_mul_ps(_mm256_sub_ps(m, drift), all(span.decay1));
+                _mm256_maskstore_ps(first, mask, normal(_mm256_add_ps(drift, left)));
+                let kept = _mm256_mul_ps(v, all(span.decay2));
+                let new = _mm256_mul_ps(all(1.0 - span.decay2), square);
+                _mm256_maskstore_ps(second, mask, normal(_mm256_add_ps(kept, new)));
+            }
+        }
     }
 
     /// # Safety
