@@ -88,6 +88,16 @@ def test_bpr_in_one_pass_is_the_loop_of_autograd(toy_path: Path, optimizer: str,
         assert tensor.shape == plain.state()[name].shape, name
 
 
+def test_a_frozen_table_stays_as_it_is(toy_path: Path):
+    task = PairTask(Dataset.load(toy_path).train, batch_size=64)
+    model = BPR(BPR.Config(dim=4), task)
+    model.items.weight.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fit(Learner(model, task, lr=1e-2), task, epochs=1)
+    assert torch.equal(model.items.weight, before["items.weight"])
+    assert not torch.equal(model.users.weight, before["users.weight"])
+
+
 def test_rows_that_owe_steps_have_taken_them_when_anybody_looks(toy_path: Path):
     task = PairTask(Dataset.load(toy_path).train, batch_size=16)
     torch.manual_seed(0)

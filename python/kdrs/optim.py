@@ -140,12 +140,13 @@ class Adam:
         """What the core steps in the place of torch."""
         state, parameter = self._state[name], self.parameters[name]
         if state.table is not None and not state.table.holds(parameter):  # the parameter was given other memory
-            state.table = AdamTable(parameter, state.exp_avg, state.exp_avg_sq, self.lazy)
+            fits = _tables.fits(parameter)
+            state.table = AdamTable(parameter, state.exp_avg, state.exp_avg_sq, self.lazy) if fits else None
         return state.table
 
     def can_step(self, users: str, items: str) -> bool:
-        """Whether ``bpr_step`` is there for these two parameters: float32 tables on the CPU."""
-        return all(_tables.fits(self.parameters[name]) for name in (users, items) if name in self.parameters)
+        """Whether ``bpr_step`` is there for these two parameters: trained, float32 tables on the CPU."""
+        return all(name in self.parameters and _tables.fits(self.parameters[name]) for name in (users, items))
 
     def bpr_step(self, users: str, items: str, asked: Tensor, positives: Tensor, negatives: Tensor) -> float:
         """A step of two tables on L = Σ softplus(s_uj - s_ui) with s = p · q, by the gradient in closed form; returns L.
