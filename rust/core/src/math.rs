@@ -53,37 +53,10 @@ pub fn exp_neg(x: f64) -> f64 {
     sum * f64::from_bits(((1023 + n) as u64) << 52)
 }
 
-/// 1 / (1 + e^-x) and ln(1 + e^x), to a relative 1e-10; branch-free, so that loops over it use vectors.
+/// 1 / (1 + e^-x) and ln(1 + e^x), to a relative 1e-10; branch-free, so that loops over it use vectors. NaN stays NaN.
 #[inline(always)]
 pub fn sigmoid_softplus(x: f64) -> (f64, f64) {
-    const LN2_HI: f64 = 6.931_471_803_691_238e-1;
-    const LN2_LO: f64 = 1.908_214_929_270_587_7e-10;
-    /// 1.5 * 2^52: adding it rounds to an integer, which then stands in the low bits.
-    const ROUND: f64 = 6_755_399_441_055_744.0;
-    const INVERSE_FACTORIALS: [f64; 11] = [
-        1.0,
-        1.0,
-        1.0 / 2.0,
-        1.0 / 6.0,
-        1.0 / 24.0,
-        1.0 / 120.0,
-        1.0 / 720.0,
-        1.0 / 5_040.0,
-        1.0 / 40_320.0,
-        1.0 / 362_880.0,
-        1.0 / 3_628_800.0,
-    ];
-    // e = e^-|x|; below e^-700 it adds nothing to either. NaN stays NaN.
-    let t = if -x.abs() < -700.0 { -700.0 } else { -x.abs() };
-    let shifted = t * std::f64::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (t - n * LN2_HI) - n * LN2_LO;
-    let mut sum = INVERSE_FACTORIALS[10];
-    for k in (0..10).rev() {
-        sum = sum * r + INVERSE_FACTORIALS[k];
-    }
-    let power = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
-    let e = sum * power;
+    let e = exp_neg_each(-x.abs());
     let inverse = 1.0 / (1.0 + e);
     let positive = if x < 0.0 { 0.0 } else { x };
     (if x < 0.0 { e * inverse } else { inverse }, positive + ln(1.0 + e))

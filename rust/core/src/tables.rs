@@ -465,14 +465,10 @@ impl Update {
     /// # Safety
     /// As of `run`.
     unsafe fn estimate(self, table: &Shared, rows: &[u32], span: Span) {
-        for (n, &row) in rows.iter().enumerate() {
-            #[cfg(target_arch = "x86_64")]
-            if let Some(&ahead) = rows.get(n + 2) {
-                x86::prefetch(table, ahead);
-            }
-            let _ = n;
+        for (row, ahead) in rows.iter().zip((2..).map(|n| rows.get(n))) {
+            prefetch(table, ahead);
             // SAFETY: as the caller vouches.
-            let (values, first, second) = unsafe { table.row(row) };
+            let (values, first, second) = unsafe { table.row(*row) };
             match self {
                 Update::Portable => estimate(values, first, second, span),
                 // SAFETY: these paths exist only if the processor has AVX2; all three are rows of one length.
@@ -512,6 +508,17 @@ impl Update {
             Update::Avx512 => unsafe { x86::run_avx512(table, rows, gradients, steps) },
         }
     }
+}
+
+/// Asks for a row, which may lie anywhere, where that can be asked.
+#[inline(always)]
+fn prefetch(table: &Shared, row: Option<&u32>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(&row) = row {
+        x86::prefetch(table, row);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (table, row);
 }
 
 #[cfg(target_arch = "x86_64")]
