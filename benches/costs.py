@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # both as the command line does, before torch is loaded
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 OPTIONS: dict[str, dict[str, Any]] = {"hyperkdma": {"assistants": 8}, "hyperkdma bf16": {"precision": "bf16"}}
 MODELS_DIM = 64

@@ -46,6 +46,7 @@ def examine() -> dict[str, Any]:
             "KDRS_NUM_THREADS",
             "OMP_NUM_THREADS",
             "OMP_WAIT_POLICY",
+            "THP_MEM_ALLOC_ENABLE",
             "MKL_NUM_THREADS",
             "OPENBLAS_NUM_THREADS",
             "OPENBLAS_CORETYPE",

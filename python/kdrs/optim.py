@@ -29,6 +29,8 @@ class _State:
     """Dense gradient buffer of a table that torch steps, all zero between steps."""
     table: AdamTable | None = None
     """Of a table that the Rust core steps."""
+    taken: int | None = None
+    """Iterations, where the core has stepped the table since they were last written to ``step``."""
     last: Tensor | None = None
     """float [rows]: the step that each row took last, of a lazy table that torch steps."""
     owed: int = 0
@@ -132,6 +134,9 @@ class Adam:
         table, state = self._table(name), self._state[name]
         if table is not None:
             table.settle()
+        if state.taken is not None:
+            state.step.fill_(state.taken)
+            state.taken = None
         if state.last is not None:
             self._catch_up(name, (state.last < state.step).nonzero()[:, 0], state.step)
             state.owed = 0
@@ -166,9 +171,8 @@ class Adam:
 
     def _next(self, name: str) -> Step:
         """Counts a step of a table, and gives its numbers."""
-        count, multiplicity = self._state[name].step, self.multiplicities.get(name, 1.0)
-        count += 1
-        taken = int(count)
+        state, multiplicity = self._state[name], self.multiplicities.get(name, 1.0)
+        state.taken = taken = 1 + (int(state.step) if state.taken is None else state.taken)
         correction = math.sqrt(1 - BETA2**taken)
         rate = self.lr * correction / (1 - BETA1**taken)
         return rate, EPS * multiplicity * correction, self.weight_decay * multiplicity

@@ -14,6 +14,8 @@ from kdrs.errors import KdrsError, shown
 # Before torch is loaded. Its workers would spin for milliseconds after each of its calls, on the processors that the core's
 # threads need meanwhile: a step of RRD on two processors takes 7 ms instead of 17.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Large tensors in large pages: rows of a table lie anywhere, and with small pages the processor looks most of them up anew.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 EPILOG = (
     "Exit codes: 0 success · 1 the run failed · 2 wrong options or configuration · 3 unusable data · "

@@ -1,20 +1,24 @@
 //! Work shared among threads, without the result ever depending on how.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::score::SimdPath;
+use crate::team::{spin_until, Team};
 
 /// How often the calling thread asks whether to stop.
 const POLL_EVERY: Duration = Duration::from_millis(40);
 
-/// Where a kernel runs: on the calling thread, and on the threads of `pool` beside it.
+/// How long a thread looks whether the others have ended a stage before it lets the system run something else.
+const PATIENCE: Duration = Duration::from_micros(100);
+
+/// Where a kernel runs: on the calling thread, and on those of `team` beside it that are there in time.
 #[derive(Clone, Copy, Default)]
 pub struct Exec<'a> {
     /// Helpers; `None` for the calling thread alone.
-    pub pool: Option<&'a rayon::ThreadPool>,
+    pub team: Option<&'a Team>,
     /// Asked on the calling thread between tasks of a long call; true stops the call.
     pub stop: Option<&'a (dyn Fn() -> bool + Sync)>,
     pub simd: SimdPath,
@@ -32,13 +36,13 @@ impl Exec<'_> {
     /// The same without helpers, if a call touches too few `numbers` to be worth waking them.
     pub fn for_work(self, numbers: usize) -> Self {
         match numbers {
-            0..WORTH_WAKING => Exec { pool: None, ..self },
+            0..WORTH_WAKING => Exec { team: None, ..self },
             _ => self,
         }
     }
 
     pub fn threads(&self) -> usize {
-        1 + self.pool.map_or(0, rayon::ThreadPool::current_num_threads)
+        1 + self.team.map_or(0, Team::threads)
     }
 
     /// Runs `work` on every task, each thread with its own `scratch`. Tasks are handed out in order; of several errors
@@ -60,7 +64,8 @@ impl Exec<'_> {
                 *first = Some((place, error));
             }
         };
-        let run = |poll: Option<&(dyn Fn() -> bool + Sync)>| {
+        let run = |here: bool| {
+            let poll = self.stop.filter(|_| here);
             let mut scratch = scratch();
             let mut polled = Instant::now();
             while !stopped.load(Ordering::Relaxed) {
@@ -79,22 +84,65 @@ impl Exec<'_> {
                 }
             }
         };
-        let run = &run;
-        match self.pool {
-            Some(pool) if count > 1 => pool.in_place_scope(|scope| {
-                let home = processor();
-                for _ in 0..pool.current_num_threads().min(count - 1) {
-                    scope.spawn(move |_| {
-                        leave(home);
-                        run(None);
-                    });
-                }
-                run(self.stop);
-            }),
-            _ => run(self.stop),
-        }
+        self.share(count, &run);
         let failure = failure.into_inner().expect("no thread panics while it holds this lock");
         failure.map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// Runs `work(scratch, stage, task)` for `tasks[stage]` tasks of every stage; a stage begins when the one before has ended.
+    ///
+    /// For calls too short to wake helpers for every stage: they come once and stay to the end.
+    pub fn stages<S>(
+        &self,
+        tasks: &[usize],
+        scratch: impl Fn() -> S + Sync,
+        work: impl Fn(&mut S, usize, usize) + Sync,
+    ) {
+        let clocks: Vec<[AtomicUsize; 2]> = tasks.iter().map(|_| Default::default()).collect();
+        let ended = |stage: usize| clocks[stage][1].load(Ordering::Acquire) == tasks[stage];
+        let run = |_| {
+            let mut scratch = scratch();
+            for (stage, &count) in tasks.iter().enumerate() {
+                let [next, done] = &clocks[stage];
+                loop {
+                    let task = next.fetch_add(1, Ordering::Relaxed);
+                    if task >= count {
+                        break;
+                    }
+                    let _done = AddsOne(done); // also if work panics: nobody must wait for it forever
+                    work(&mut scratch, stage, task);
+                }
+                while !spin_until(|| ended(stage), PATIENCE) {
+                    std::thread::yield_now();
+                }
+            }
+        };
+        self.share(tasks.iter().copied().max().unwrap_or(0), &run);
+    }
+
+    /// Runs `work` here (true) and on helpers (false), where there is more than one of `tasks`.
+    fn share(&self, tasks: usize, work: &(dyn Fn(bool) + Sync)) {
+        match self.team {
+            Some(team) if tasks > 1 => {
+                let (home, here) = (processor(), std::thread::current().id());
+                team.share(tasks - 1, &|| {
+                    let here = std::thread::current().id() == here;
+                    if !here {
+                        leave(home);
+                    }
+                    work(here);
+                });
+            }
+            _ => work(true),
+        }
+    }
+}
+
+struct AddsOne<'a>(&'a AtomicUsize);
+
+impl Drop for AddsOne<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -139,9 +187,9 @@ mod tests {
 
     #[test]
     fn the_earliest_error_wins() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let team = Team::new(3).unwrap();
         let exec = Exec {
-            pool: Some(&pool),
+            team: Some(&team),
             ..Exec::default()
         };
         for _ in 0..200 {
@@ -156,6 +204,33 @@ mod tests {
                 },
             );
             assert_eq!(result, Err(Error::SeenEverything { row: 3, items: 1 }));
+        }
+    }
+
+    #[test]
+    fn a_stage_sees_all_of_the_one_before() {
+        let team = Team::new(2).unwrap();
+        for team in [None, Some(&team)] {
+            let exec = Exec {
+                team,
+                ..Exec::default()
+            };
+            for _ in 0..200 {
+                let tasks = [7, 0, 1, 30];
+                let counts: [AtomicUsize; 4] = Default::default();
+                exec.stages(
+                    &tasks,
+                    || (),
+                    |(), stage, task| {
+                        assert!(task < tasks[stage]);
+                        for (before, count) in counts.iter().take(stage).enumerate() {
+                            assert_eq!(count.load(Ordering::Relaxed), tasks[before]);
+                        }
+                        counts[stage].fetch_add(1, Ordering::Relaxed);
+                    },
+                );
+                assert_eq!(counts.map(AtomicUsize::into_inner), tasks);
+            }
         }
     }
 

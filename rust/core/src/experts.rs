@@ -121,10 +121,7 @@ mod tests {
 
     #[test]
     fn all_paths_and_threads_agree_with_the_definition() {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(2)
-            .build()
-            .expect("two threads");
+        let team = crate::Team::new(2).expect("two threads");
         for (shares, width) in [(1, 1), (7, 5), (30, 16), (900, 110), (3, 131_072), (0, 4), (5, 0)] {
             let numbers = |count: usize, seed: u64| -> Vec<f32> {
                 let word = |c| crate::rng::unit(crate::rng::at(seed, c)) as f32 - 0.5;
@@ -138,9 +135,9 @@ mod tests {
             let mut first = None;
             for name in SimdPath::NAMES {
                 let Some(simd) = SimdPath::named(name) else { continue };
-                for pool in [None, Some(&pool)] {
+                for team in [None, Some(&team)] {
                     let exec = Exec {
-                        pool,
+                        team,
                         simd,
                         ..Exec::default()
                     };

@@ -23,6 +23,7 @@ pub mod rng;
 pub mod score;
 mod select;
 mod tables;
+mod team;
 mod topk;
 pub(crate) mod weighted;
 
@@ -40,5 +41,6 @@ pub use ranks::{candidate_ranks, candidate_ranks_scores, list_ranks, list_ranks_
 pub use relaxed::{relaxed_ranking, Relaxed};
 pub use score::{Matrix, SimdPath};
 pub use tables::{catch_up, step_rows, AdamStep, Ledger, Table, Touched};
+pub use team::Team;
 pub use topk::{neighbours, topk, topk_scores, Distance, Ranking};
 pub use weighted::{weighted, Order, Weights};

@@ -66,10 +66,11 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
     let (users_owed, users_from) = by_user.owing(user_ledger, users.rows)?;
     let (items_owed, items_from) = by_item.owing(item_ledger, items.rows)?;
 
-    // Both tables' rows in one sequence of tasks.
-    // As few as keep all threads busy to the end: rows that owe the same steps should meet in one task.
+    // Both tables' rows in one sequence of tasks: few enough that rows which owe about the same steps meet in one, and enough
+    // for all threads to be busy to the end.
     let rows = by_user.rows.len() + by_item.rows.len();
-    let height = rows.div_ceil(2 * exec.threads()).clamp(64, users.task_rows().max(64));
+    let exec = exec.for_work(8 * rows * dim);
+    let height = rows.div_ceil(4 * exec.threads()).clamp(64, users.task_rows().max(64));
     let user_tasks = by_user.rows.len().div_ceil(height);
     let tasks = user_tasks + by_item.rows.len().div_ceil(height);
     let part = |task: usize| {
@@ -81,53 +82,62 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
         task * height..groups.rows.len().min((task + 1) * height)
     };
     let update = Update::of(exec.simd);
-    if users_owed.len() + items_owed.len() > 0 {
-        exec.each(0..tasks, Batch::default, |batch, task| {
-            let (table, groups, owed, from) = if task < user_tasks {
-                (&users, &by_user, &users_owed, &users_from)
-            } else {
-                (&items, &by_item, &items_owed, &items_from)
-            };
-            let part = part(task);
-            batch.fill_from(&groups.rows[part.clone()], &from[part], owed.len());
-            // SAFETY: groups are of distinct rows inside the table, and each belongs to one task.
-            unsafe { batch.replay(update, table, owed) };
-            Ok(())
-        })?;
-    }
-
     let kernel = Kernel::of(exec.simd);
-    // SAFETY: ids were checked, and nobody changes a table between here and the last loop.
-    let user = |row: usize| unsafe { users.values(pairs.users[row] as usize) };
-    let positive = |row: usize| unsafe { items.values(pairs.positives[row] as usize) };
-    let negative = |pair: usize| unsafe { items.values(pairs.negatives[pair] as usize) };
-    let mut slopes = vec![0f32; total];
-    let mut losses = vec![0f64; total.div_ceil(TASK_PAIRS)];
-    let short = exec.for_work(3 * total * dim);
-    short.each(
-        slopes.chunks_mut(TASK_PAIRS).zip(&mut losses).enumerate(),
-        || (),
-        |(), (task, (slopes, loss))| {
-            for (pair, slope) in (task * TASK_PAIRS..).zip(slopes.iter_mut()) {
-                *slope = kernel.product(user(pair / width), positive(pair / width), negative(pair));
-            }
-            *loss = kernel.slopes(slopes);
-            Ok(())
-        },
-    )?;
+    let (mut slopes, mut losses) = (vec![0f32; total], vec![0f64; total.div_ceil(TASK_PAIRS)]);
+    let products = losses.len();
+    let (slopes, loss_of) = (Parts::new(&mut slopes, TASK_PAIRS), Parts::new(&mut losses, 1));
 
     GRADIENTS.with_borrow_mut(|gradients| {
         let split = by_user.rows.len() * dim;
         gradients.resize(split + by_item.rows.len() * dim, 0.0);
         let (to_users, to_items) = gradients.split_at_mut(split);
-        let chunks = to_users
-            .chunks_mut(height * dim)
-            .chain(to_items.chunks_mut(height * dim));
-        let chunks: Vec<&mut [f32]> = chunks.collect();
-        short.each(
-            chunks.into_iter().enumerate(),
-            || (),
-            |(), (task, sums)| {
+        let (to_users, to_items) = (Parts::new(to_users, height * dim), Parts::new(to_items, height * dim));
+        let gradient = |task: usize| {
+            if task < user_tasks {
+                (&to_users, task)
+            } else {
+                (&to_items, task - user_tasks)
+            }
+        };
+        let stages = [tasks, products, tasks, tasks];
+        exec.stages(&stages, Batch::default, |batch, stage, task| match stage {
+            0 => {
+                let (table, groups, owed, from) = if task < user_tasks {
+                    (&users, &by_user, &users_owed, &users_from)
+                } else {
+                    (&items, &by_item, &items_owed, &items_from)
+                };
+                let part = part(task);
+                batch.fill_from(&groups.rows[part.clone()], &from[part], owed.len());
+                // SAFETY: groups are of distinct rows inside the table, and each belongs to one task of this stage, which
+                // alone refers to tables.
+                unsafe { batch.replay(update, table, owed) };
+            }
+            1 => {
+                // SAFETY: every task has parts of its own; ids were checked; tables stand still in this stage.
+                let (slopes, loss) = unsafe { (slopes.part(task), loss_of.part(task)) };
+                for (pair, slope) in (task * TASK_PAIRS..).zip(slopes.iter_mut()) {
+                    let (user, positive) = (pairs.users[pair / width], pairs.positives[pair / width]);
+                    // SAFETY: as above.
+                    let (user, positive, negative) = unsafe {
+                        (
+                            users.values(user as usize),
+                            items.values(positive as usize),
+                            items.values(pairs.negatives[pair] as usize),
+                        )
+                    };
+                    *slope = kernel.product(user, positive, negative);
+                }
+                loss[0] = kernel.slopes(slopes);
+            }
+            2 => {
+                let (gradient, number) = gradient(task);
+                // SAFETY: every task has a part of its own; slopes and tables stand still in this stage; ids were checked.
+                let (sums, slopes) = unsafe { (gradient.part(number), slopes.whole()) };
+                // SAFETY: as above.
+                let user = |row: usize| unsafe { users.values(pairs.users[row] as usize) };
+                // SAFETY: as above.
+                let item = |ids: &[i64], at: usize| unsafe { items.values(ids[at] as usize) };
                 for (group, sum) in part(task).zip(sums.chunks_exact_mut(dim)) {
                     sum.fill(0.0);
                     if task < user_tasks {
@@ -135,7 +145,7 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
                             let row = row as usize;
                             let own = row * width..(row + 1) * width;
                             for (pair, &slope) in own.clone().zip(&slopes[own]) {
-                                kernel.add_gap(sum, slope, negative(pair), positive(row));
+                                kernel.add_gap(sum, slope, item(pairs.negatives, pair), item(pairs.positives, row));
                             }
                         }
                         continue;
@@ -151,29 +161,63 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
                         }
                     }
                 }
-                Ok(())
-            },
-        )?;
-        let (to_users, to_items) = gradients.split_at(split);
-        short.each(
-            0..tasks,
-            || (),
-            |(), task| {
-                let part = part(task);
-                let floats = part.start * dim..part.end * dim;
-                // SAFETY: groups are of distinct rows inside the table, each belongs to one task, and nobody reads any more.
+            }
+            _ => {
+                let (gradient, number) = gradient(task);
+                // SAFETY: groups are of distinct rows inside the table, each belongs to one task of this stage, which alone
+                // refers to tables; gradients stand still.
                 unsafe {
+                    let gradient = gradient.part(number);
                     if task < user_tasks {
-                        update.run(&users, &by_user.rows[part], Some(&to_users[floats]), &[users_step]);
+                        update.step(&users, &by_user.rows[part(task)], gradient, users_step);
                     } else {
-                        update.run(&items, &by_item.rows[part], Some(&to_items[floats]), &[items_step]);
+                        update.step(&items, &by_item.rows[part(task)], gradient, items_step);
                     }
                 }
-                Ok(())
-            },
-        )
-    })?;
+            }
+        });
+    });
     Ok(losses.iter().sum())
+}
+
+/// A slice in parts of `size`, which go to several threads.
+struct Parts<'a, T> {
+    first: *mut T,
+    len: usize,
+    size: usize,
+    /// Keeps the slice borrowed.
+    _slice: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: the slice is borrowed mutably for as long as this lives, and `part`'s callers hand each part to one thread.
+unsafe impl<T: Send + Sync> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    fn new(slice: &'a mut [T], size: usize) -> Self {
+        Parts {
+            first: slice.as_mut_ptr(),
+            len: slice.len(),
+            size,
+            _slice: std::marker::PhantomData,
+        }
+    }
+
+    /// # Safety
+    /// No other reference to this part or to the whole lives.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn part(&self, number: usize) -> &mut [T] {
+        let start = (number * self.size).min(self.len);
+        let end = (start + self.size).min(self.len);
+        // SAFETY: inside the slice; the caller vouches for its being alone.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(start), end - start) }
+    }
+
+    /// # Safety
+    /// No part is being changed.
+    unsafe fn whole(&self) -> &[T] {
+        // SAFETY: the slice that was borrowed.
+        unsafe { std::slice::from_raw_parts(self.first, self.len) }
+    }
 }
 
 /// The instructions to use; the same bytes from all.
@@ -355,9 +399,9 @@ mod tests {
             let (mut slow_users, mut slow_items) = (users.clone(), items.clone());
             let mut word = words(seed ^ 0x1234);
             let mut ids = |n: usize, below: usize| (0..n).map(|_| (word() % below as u64) as i64).collect::<Vec<i64>>();
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let team = crate::Team::new(threads).unwrap();
             let simd = SimdPath::named(SimdPath::NAMES[path]).unwrap_or_default();
-            let exec = Exec { pool: Some(&pool), simd, ..Exec::default() };
+            let exec = Exec { team: Some(&team), simd, ..Exec::default() };
             // a large epsilon, so that a step follows the gradient's size and not its sign alone
             let steps: Vec<AdamStep> = (0..batches)
                 .map(|t| AdamStep { rate: 0.1 / (1.0 + t as f32), eps: 0.5, weight_decay: 0.01 })

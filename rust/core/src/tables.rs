@@ -104,9 +104,10 @@ fn estimate(values: &mut [f32], first: &mut [f32], second: &mut [f32], span: Spa
         let drift = span.weight_decay * value;
         let square = drift * drift;
         let root = (v * span.half + (1.0 - span.half) * square).sqrt() + span.eps;
-        let shrink = span.shrinking / root;
+        let inverse = 1.0 / root;
+        let shrink = span.shrinking * inverse;
         let shrunk = value / (1.0 + shrink + 0.5 * shrink * shrink);
-        values[i] = shrunk - span.momentum * m / root;
+        values[i] = shrunk - span.momentum * m * inverse;
         first[i] = normal(drift + (m - drift) * span.decay1);
         second[i] = normal(v * span.decay2 + (1.0 - span.decay2) * square);
     }
@@ -154,10 +155,13 @@ pub struct Ledger<'a> {
 
 impl<'a> Ledger<'a> {
     pub fn new(steps: &'a [AdamStep], taken: &'a mut [i32], lazy: bool) -> Result<Self, Error> {
-        match taken.iter().find(|&&t| t < 0 || t as usize > steps.len()) {
-            Some(t) => Err(Error::Shape(format!("a row took {t} of {} steps", steps.len()))),
-            None => Ok(Ledger { steps, taken, lazy }),
+        let outside = |t: i32| t < 0 || t as usize > steps.len();
+        // The whole of it, many at a time: nothing is ever found.
+        if taken.iter().fold(false, |any, &t| any | outside(t)) {
+            let found = taken.iter().find(|&&t| outside(t)).expect("it was seen");
+            return Err(Error::Shape(format!("a row took {found} of {} steps", steps.len())));
         }
+        Ok(Ledger { steps, taken, lazy })
     }
 }
 
@@ -190,12 +194,13 @@ pub fn catch_up(exec: Exec, table: Table, ledger: Ledger) -> Result<(), Error> {
     })
 }
 
-/// Rows in the order of the steps they have taken, so that neighbours owe the same and are stepped side by side: a step waits
-/// long for its root and its quotient, and one row alone would leave the processor idle.
+/// Rows in the order of the steps they have taken, so that neighbours owe about the same and are stepped side by side: a step
+/// waits long for its root and its quotient, and one row alone would leave the processor idle.
 #[derive(Default)]
 pub(crate) struct Batch {
     owing: Vec<(u32, i32)>,
     rows: Vec<u32>,
+    from: Vec<i32>,
     ends: Vec<u32>,
 }
 
@@ -211,6 +216,8 @@ impl Batch {
         }
         self.rows.clear();
         self.rows.resize(self.owing.len(), 0);
+        self.from.clear();
+        self.from.resize(self.owing.len(), 0);
         let mut start = 0;
         for end in &mut self.ends {
             start += std::mem::replace(end, start);
@@ -218,6 +225,7 @@ impl Batch {
         for &(row, from) in &self.owing {
             let end = &mut self.ends[from as usize];
             self.rows[*end as usize] = row;
+            self.from[*end as usize] = from;
             *end += 1;
         }
     }
@@ -231,21 +239,11 @@ impl Batch {
     /// # Safety
     /// The rows are distinct rows of the table, and nobody else refers to them.
     pub unsafe fn replay(&self, update: Update, table: &Shared, owed: &Owed) {
-        let mut start = 0;
-        for (from, &end) in self.ends.iter().enumerate() {
-            let rows = &self.rows[start..end as usize];
-            start = end as usize;
-            // SAFETY: as the caller vouches.
-            unsafe {
-                match owed {
-                    Owed::Steps(steps) => update.run(table, rows, None, &steps[from..]),
-                    Owed::Spans(spans) if !rows.is_empty() => {
-                        for span in spans[from..].iter().step_by(SPAN) {
-                            update.estimate(table, rows, *span);
-                        }
-                    }
-                    Owed::Spans(_) => (),
-                }
+        // SAFETY: as the caller vouches.
+        unsafe {
+            match owed {
+                Owed::Steps(steps) => update.replay(table, &self.rows, &self.from, steps),
+                Owed::Spans(spans) => update.estimate(table, &self.rows, &self.from, spans),
             }
         }
     }
@@ -293,7 +291,7 @@ pub fn step_rows(exec: Exec, table: Table, ledger: Ledger, touched: Touched, ste
                 &sums[..rows.len() * dim]
             };
             // SAFETY: as above.
-            unsafe { update.run(&shared, rows, Some(gradients), &[step]) };
+            unsafe { update.step(&shared, rows, gradients, step) };
             Ok(())
         },
     )
@@ -462,50 +460,80 @@ impl Update {
         Update::Portable
     }
 
+    /// Rows take the spans that begin with the steps `from`.
+    ///
     /// # Safety
-    /// As of `run`.
-    unsafe fn estimate(self, table: &Shared, rows: &[u32], span: Span) {
-        for (row, ahead) in rows.iter().zip((2..).map(|n| rows.get(n))) {
-            prefetch(table, ahead);
+    /// As of `step`.
+    unsafe fn estimate(self, table: &Shared, rows: &[u32], from: &[i32], spans: &[Span]) {
+        for (n, (&row, &from)) in rows.iter().zip(from).enumerate() {
+            prefetch(table, rows.get(n + 2));
             // SAFETY: as the caller vouches.
-            let (values, first, second) = unsafe { table.row(*row) };
-            match self {
-                Update::Portable => estimate(values, first, second, span),
-                // SAFETY: these paths exist only if the processor has AVX2; all three are rows of one length.
-                #[cfg(target_arch = "x86_64")]
-                _ => unsafe { x86::estimate(values, first, second, span) },
+            let (values, first, second) = unsafe { table.row(row) };
+            for &span in spans[from as usize..].iter().step_by(SPAN) {
+                match self {
+                    Update::Portable => estimate(values, first, second, span),
+                    // SAFETY: these paths exist only if the processor has AVX2; all three are rows of one length.
+                    #[cfg(target_arch = "x86_64")]
+                    _ => unsafe { x86::estimate(values, first, second, span) },
+                }
             }
         }
     }
 
-    /// Rows take steps one after the other, with a gradient [rows, dim] or with 0.
+    /// Rows take a step, with a gradient [rows, dim].
     ///
     /// # Safety
     /// The rows are distinct rows of the table, and nobody else refers to them.
-    pub unsafe fn run(self, table: &Shared, rows: &[u32], gradients: Option<&[f32]>, steps: &[AdamStep]) {
-        assert!(gradients.is_none_or(|gradients| gradients.len() == rows.len() * table.dim));
-        if steps.is_empty() {
-            return;
-        }
+    pub unsafe fn step(self, table: &Shared, rows: &[u32], gradients: &[f32], step: AdamStep) {
+        assert!(gradients.len() == rows.len() * table.dim);
+        // SAFETY: as the caller vouches, and the gradients are as many.
+        unsafe { self.run(table, rows, |_| 0, gradients.as_ptr(), &[step]) }
+    }
+
+    /// Rows take steps one after the other, each with gradient 0: those of `steps` after the first `from`, which ascend.
+    ///
+    /// # Safety
+    /// As of `step`.
+    unsafe fn replay(self, table: &Shared, rows: &[u32], from: &[i32], steps: &[AdamStep]) {
+        assert!(from.len() == rows.len());
+        // SAFETY: as the caller vouches.
+        unsafe { self.run(table, rows, |n| from[n] as usize, std::ptr::null(), steps) }
+    }
+
+    /// # Safety
+    /// The rows are distinct rows of the table, and nobody else refers to them; gradients are [rows, dim] or null.
+    #[inline]
+    unsafe fn run(
+        self,
+        table: &Shared,
+        rows: &[u32],
+        from: impl Fn(usize) -> usize,
+        gradients: *const f32,
+        steps: &[AdamStep],
+    ) {
         match self {
             Update::Portable => {
                 for (n, &row) in rows.iter().enumerate() {
                     // SAFETY: as the caller vouches.
                     let (values, first, second) = unsafe { table.row(row) };
                     for i in 0..table.dim {
-                        let gradient = gradients.map_or(0.0, |gradients| gradients[n * table.dim + i]);
-                        for step in steps {
+                        // SAFETY: as the caller vouches.
+                        let gradient = match gradients.is_null() {
+                            true => 0.0,
+                            false => unsafe { *gradients.add(n * table.dim + i) },
+                        };
+                        for step in &steps[from(n)..] {
                             element(&mut values[i], &mut first[i], &mut second[i], gradient, *step);
                         }
                     }
                 }
             }
             // SAFETY: paths of these names exist only if the processor has AVX2, or AVX-512 F and VL; the caller vouches for
-            // the rows, and the gradients are as many, as asserted.
+            // the rows and the gradients.
             #[cfg(target_arch = "x86_64")]
-            Update::Avx2 => unsafe { x86::run_avx2(table, rows, gradients, steps) },
+            Update::Avx2 => unsafe { x86::run_avx2(table, rows, from, gradients, steps) },
             #[cfg(target_arch = "x86_64")]
-            Update::Avx512 => unsafe { x86::run_avx512(table, rows, gradients, steps) },
+            Update::Avx512 => unsafe { x86::run_avx512(table, rows, from, gradients, steps) },
         }
     }
 }
@@ -538,6 +566,8 @@ mod x86 {
         gradient: usize,
         /// Floats of the row from there on.
         left: usize,
+        /// Steps before its first.
+        from: usize,
     }
 
     /// Floats between what is asked for and what is worked on.
@@ -558,10 +588,11 @@ mod x86 {
     /// Hands the parts of all rows to `block`, four vectors of `pieces` parts at a time: the `lanes` floats from each of
     /// `starts`.
     macro_rules! blocks {
-        ($table:ident, $rows:ident, $gradients:ident, $steps:ident, $starts:expr, $block:ident, $pieces:literal) => {
+        ($table:ident, $rows:ident, $from:ident, $range:expr, $gradients:ident, $steps:ident, $starts:expr, $block:ident, $pieces:literal) => {
             let mut slots = [Slot::default(); 4 * $pieces];
             let mut count = 0;
-            for (n, &row) in $rows.iter().enumerate() {
+            for n in $range {
+                let row = $rows[n];
                 if let Some(&ahead) = $rows.get(n + AHEAD.div_ceil($table.dim)) {
                     prefetch($table, ahead);
                 }
@@ -570,6 +601,7 @@ mod x86 {
                         at: row as usize * $table.dim + start,
                         gradient: n * $table.dim + start,
                         left: $table.dim - start,
+                        from: $from(n),
                     };
                     count += 1;
                     if count == 4 * $pieces {
@@ -624,10 +656,11 @@ mod x86 {
                 let kept = _mm256_mul_ps(v, all(span.half));
                 let new = _mm256_mul_ps(all(1.0 - span.half), square);
                 let root = _mm256_add_ps(_mm256_sqrt_ps(_mm256_add_ps(kept, new)), all(span.eps));
-                let shrink = _mm256_div_ps(all(span.shrinking), root);
+                let inverse = _mm256_div_ps(one, root);
+                let shrink = _mm256_mul_ps(all(span.shrinking), inverse);
                 let twice = _mm256_mul_ps(_mm256_mul_ps(all(0.5), shrink), shrink);
                 let shrunk = _mm256_div_ps(value, _mm256_add_ps(_mm256_add_ps(one, shrink), twice));
-                let carried = _mm256_div_ps(_mm256_mul_ps(all(span.momentum), m), root);
+                let carried = _mm256_mul_ps(_mm256_mul_ps(all(span.momentum), m), inverse);
                 _mm256_maskstore_ps(values, mask, _mm256_sub_ps(shrunk, carried));
                 let left = _mm256_mul_ps(_mm256_sub_ps(m, drift), all(span.decay1));
                 _mm256_maskstore_ps(first, mask, normal(_mm256_add_ps(drift, left)));
@@ -638,36 +671,100 @@ mod x86 {
         }
     }
 
+    /// Steps from which on rows share vectors: what is left over of several rows in one saves more than it costs.
+    const WORTH_SHARING: usize = 4;
+
     /// # Safety
-    /// AVX-512 F; distinct rows of the table that nobody else refers to, and a gradient for each.
+    /// AVX-512 F and VL; distinct rows of the table that nobody else refers to; a gradient for each, or null.
     #[target_feature(enable = "avx512f,avx512vl")]
-    pub unsafe fn run_avx512(table: &Shared, rows: &[u32], gradients: Option<&[f32]>, steps: &[AdamStep]) {
-        let gradients = gradients.map_or(std::ptr::null(), <[f32]>::as_ptr);
-        // What is left over of several rows shares a vector where that saves more than it costs.
-        let rest = if steps.len() < 4 { 0 } else { table.dim % 16 };
-        let whole = if matches!(rest, 1..=8) {
-            table.dim - rest
-        } else {
-            table.dim
+    pub unsafe fn run_avx512(
+        table: &Shared,
+        rows: &[u32],
+        from: impl Fn(usize) -> usize,
+        gradients: *const f32,
+        steps: &[AdamStep],
+    ) {
+        let rest = table.dim % 16;
+        // Those with few steps come last.
+        let sharing = match rest {
+            1..=8 => (0..rows.len())
+                .rposition(|n| steps.len() - from(n) >= WORTH_SHARING)
+                .map_or(0, |n| n + 1),
+            _ => 0,
         };
-        if whole > 0 {
-            blocks!(table, rows, gradients, steps, (0..whole).step_by(16), block_avx512, 1);
+        let whole = table.dim - rest;
+        if whole > 0 && sharing > 0 {
+            blocks!(
+                table,
+                rows,
+                from,
+                0..sharing,
+                gradients,
+                steps,
+                (0..whole).step_by(16),
+                block_avx512,
+                1
+            );
         }
-        if whole < table.dim {
-            if rest <= 4 {
-                blocks!(table, rows, gradients, steps, [whole], block_avx512, 4);
-            } else {
-                blocks!(table, rows, gradients, steps, [whole], block_avx512, 2);
-            }
+        if rest <= 4 {
+            blocks!(
+                table,
+                rows,
+                from,
+                0..sharing,
+                gradients,
+                steps,
+                [whole],
+                block_avx512,
+                4
+            );
+        } else {
+            blocks!(
+                table,
+                rows,
+                from,
+                0..sharing,
+                gradients,
+                steps,
+                [whole],
+                block_avx512,
+                2
+            );
         }
+        blocks!(
+            table,
+            rows,
+            from,
+            sharing..rows.len(),
+            gradients,
+            steps,
+            (0..table.dim).step_by(16),
+            block_avx512,
+            1
+        );
     }
 
     /// # Safety
     /// AVX2; otherwise as above.
     #[target_feature(enable = "avx2")]
-    pub unsafe fn run_avx2(table: &Shared, rows: &[u32], gradients: Option<&[f32]>, steps: &[AdamStep]) {
-        let gradients = gradients.map_or(std::ptr::null(), <[f32]>::as_ptr);
-        blocks!(table, rows, gradients, steps, (0..table.dim).step_by(8), block_avx2, 1);
+    pub unsafe fn run_avx2(
+        table: &Shared,
+        rows: &[u32],
+        from: impl Fn(usize) -> usize,
+        gradients: *const f32,
+        steps: &[AdamStep],
+    ) {
+        blocks!(
+            table,
+            rows,
+            from,
+            0..rows.len(),
+            gradients,
+            steps,
+            (0..table.dim).step_by(8),
+            block_avx2,
+            1
+        );
     }
 
     /// A vector of P parts at `from + at`, each of 16 / P floats at most.
@@ -744,7 +841,41 @@ mod x86 {
         }
     }
 
-    /// N vectors of P slots, the last of which may be fewer.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn step_avx512(value: __m512, m: __m512, v: __m512, gradient: __m512, step: &AdamStep) -> (__m512, __m512, __m512) {
+        let normal = |x: __m512| {
+            let kept = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(_mm512_abs_ps(x), _mm512_set1_ps(f32::MIN_POSITIVE));
+            _mm512_maskz_mov_ps(kept, x)
+        };
+        let gradient = _mm512_add_ps(gradient, _mm512_mul_ps(_mm512_set1_ps(step.weight_decay), value));
+        let change = _mm512_mul_ps(_mm512_sub_ps(gradient, m), _mm512_set1_ps(1.0 - BETA1));
+        let m = normal(_mm512_add_ps(m, change));
+        let square = _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(1.0 - BETA2), gradient), gradient);
+        let v = normal(_mm512_add_ps(_mm512_mul_ps(v, _mm512_set1_ps(BETA2)), square));
+        let root = _mm512_add_ps(_mm512_sqrt_ps(v), _mm512_set1_ps(step.eps));
+        let change = _mm512_div_ps(_mm512_mul_ps(_mm512_set1_ps(step.rate), m), root);
+        (_mm512_sub_ps(value, change), m, v)
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn step_avx2(value: __m256, m: __m256, v: __m256, gradient: __m256, step: &AdamStep) -> (__m256, __m256, __m256) {
+        let normal = |x: __m256| {
+            let size = _mm256_andnot_ps(_mm256_set1_ps(-0.0), x);
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(size, _mm256_set1_ps(f32::MIN_POSITIVE)), x)
+        };
+        let gradient = _mm256_add_ps(gradient, _mm256_mul_ps(_mm256_set1_ps(step.weight_decay), value));
+        let change = _mm256_mul_ps(_mm256_sub_ps(gradient, m), _mm256_set1_ps(1.0 - BETA1));
+        let m = normal(_mm256_add_ps(m, change));
+        let square = _mm256_mul_ps(_mm256_mul_ps(_mm256_set1_ps(1.0 - BETA2), gradient), gradient);
+        let v = normal(_mm256_add_ps(_mm256_mul_ps(v, _mm256_set1_ps(BETA2)), square));
+        let root = _mm256_add_ps(_mm256_sqrt_ps(v), _mm256_set1_ps(step.eps));
+        let change = _mm256_div_ps(_mm256_mul_ps(_mm256_set1_ps(step.rate), m), root);
+        (_mm256_sub_ps(value, change), m, v)
+    }
+
+    /// N vectors of P slots, the last of which may be fewer; `from` ascends.
     ///
     /// # Safety
     /// AVX-512 F and VL; the slots lie in the table, and in the gradients unless that pointer is null.
@@ -769,22 +900,31 @@ mod x86 {
                 }
             }
         }
-        let least = _mm512_set1_ps(f32::MIN_POSITIVE);
-        for step in steps {
-            let (rate, eps) = (_mm512_set1_ps(step.rate), _mm512_set1_ps(step.eps));
-            let decay = _mm512_set1_ps(step.weight_decay);
+        // Until the last of them has begun, the others go on alone.
+        let (first, last) = (slots[0].from, slots[slots.len() - 1].from);
+        if first < last {
+            let mut from = [_mm512_setzero_si512(); N];
+            for (from, slots) in from.iter_mut().zip(slots.chunks(P)) {
+                let mut lanes = [0i32; 16];
+                for (lanes, slot) in lanes.chunks_mut(16 / P).zip(slots) {
+                    lanes.fill(slot.from as i32);
+                }
+                // SAFETY: sixteen numbers.
+                *from = unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) };
+            }
+            for (number, step) in (first as i32..).zip(&steps[first..last]) {
+                for n in 0..N {
+                    let begun = _mm512_cmple_epi32_mask(from[n], _mm512_set1_epi32(number));
+                    let after = step_avx512(value[n], m[n], v[n], g[n], step);
+                    value[n] = _mm512_mask_mov_ps(value[n], begun, after.0);
+                    m[n] = _mm512_mask_mov_ps(m[n], begun, after.1);
+                    v[n] = _mm512_mask_mov_ps(v[n], begun, after.2);
+                }
+            }
+        }
+        for step in &steps[last..] {
             for n in 0..N {
-                let gradient = _mm512_add_ps(g[n], _mm512_mul_ps(decay, value[n]));
-                let change = _mm512_mul_ps(_mm512_sub_ps(gradient, m[n]), _mm512_set1_ps(1.0 - BETA1));
-                let moved = _mm512_add_ps(m[n], change);
-                let normal = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(_mm512_abs_ps(moved), least);
-                m[n] = _mm512_maskz_mov_ps(normal, moved);
-                let square = _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(1.0 - BETA2), gradient), gradient);
-                let moved = _mm512_add_ps(_mm512_mul_ps(v[n], _mm512_set1_ps(BETA2)), square);
-                let normal = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(_mm512_abs_ps(moved), least);
-                v[n] = _mm512_maskz_mov_ps(normal, moved);
-                let root = _mm512_add_ps(_mm512_sqrt_ps(v[n]), eps);
-                value[n] = _mm512_sub_ps(value[n], _mm512_div_ps(_mm512_mul_ps(rate, m[n]), root));
+                (value[n], m[n], v[n]) = step_avx512(value[n], m[n], v[n], g[n], step);
             }
         }
         for (n, slots) in slots.chunks(P).enumerate().take(N) {
@@ -823,22 +963,17 @@ mod x86 {
                 }
             }
         }
-        let (least, sign) = (_mm256_set1_ps(f32::MIN_POSITIVE), _mm256_set1_ps(-0.0));
-        for step in steps {
-            let (rate, eps) = (_mm256_set1_ps(step.rate), _mm256_set1_ps(step.eps));
-            let decay = _mm256_set1_ps(step.weight_decay);
+        let (first, last) = (slots[0].from, slots[slots.len() - 1].from);
+        for (number, step) in (first..).zip(&steps[first..last]) {
+            for (n, slot) in slots.iter().enumerate().take(N) {
+                if slot.from <= number {
+                    (value[n], m[n], v[n]) = step_avx2(value[n], m[n], v[n], g[n], step);
+                }
+            }
+        }
+        for step in &steps[last..] {
             for n in 0..N {
-                let gradient = _mm256_add_ps(g[n], _mm256_mul_ps(decay, value[n]));
-                let change = _mm256_mul_ps(_mm256_sub_ps(gradient, m[n]), _mm256_set1_ps(1.0 - BETA1));
-                let moved = _mm256_add_ps(m[n], change);
-                let normal = _mm256_cmp_ps::<_CMP_NLT_UQ>(_mm256_andnot_ps(sign, moved), least);
-                m[n] = _mm256_and_ps(normal, moved);
-                let square = _mm256_mul_ps(_mm256_mul_ps(_mm256_set1_ps(1.0 - BETA2), gradient), gradient);
-                let moved = _mm256_add_ps(_mm256_mul_ps(v[n], _mm256_set1_ps(BETA2)), square);
-                let normal = _mm256_cmp_ps::<_CMP_NLT_UQ>(_mm256_andnot_ps(sign, moved), least);
-                v[n] = _mm256_and_ps(normal, moved);
-                let root = _mm256_add_ps(_mm256_sqrt_ps(v[n]), eps);
-                value[n] = _mm256_sub_ps(value[n], _mm256_div_ps(_mm256_mul_ps(rate, m[n]), root));
+                (value[n], m[n], v[n]) = step_avx2(value[n], m[n], v[n], g[n], step);
             }
         }
         for (n, slot) in slots.iter().enumerate().take(N) {
@@ -885,9 +1020,9 @@ mod tests {
             .collect()
     }
 
-    fn exec(pool: &rayon::ThreadPool, simd: SimdPath) -> Exec<'_> {
+    fn exec(team: &crate::Team, simd: SimdPath) -> Exec<'_> {
         Exec {
-            pool: Some(pool),
+            team: Some(team),
             simd,
             ..Exec::default()
         }
@@ -931,9 +1066,9 @@ mod tests {
             let mut table = [fill(rows * dim), fill(rows * dim), fill(rows * dim).iter().map(|v| v * v).collect()];
             let mut expected = table.clone();
             slow(&mut expected, dim, &batches, &steps);
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let team = crate::Team::new(threads).unwrap();
             let simd = SimdPath::named(SimdPath::NAMES[path]).unwrap_or_default();
-            let exec = exec(&pool, simd);
+            let exec = exec(&team, simd);
             let mut taken = vec![0; rows];
             for (t, (rows, values)) in batches.iter().enumerate() {
                 let [v, m, s] = &mut table;

@@ -5,7 +5,7 @@
 
 mod args;
 mod error;
-mod pool;
+mod threads;
 
 use args::{csr, matrix, simd, targets, with_rows, Factors, Floats, Ints64, Lists, Rows, Seen};
 use error::refuse;
@@ -15,8 +15,8 @@ use numpy::{
     IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray1,
     PyReadwriteArray2, PyUntypedArrayMethods,
 };
-use pool::run;
 use pyo3::prelude::*;
+use threads::run;
 
 type Ints<'py> = Bound<'py, PyArray2<i32>>;
 type Floats2<'py> = Bound<'py, PyArray2<f32>>;

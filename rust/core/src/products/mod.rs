@@ -344,10 +344,7 @@ mod tests {
 
     #[test]
     fn all_paths_and_threads_agree_with_the_definition() {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(2)
-            .build()
-            .expect("two threads");
+        let team = crate::Team::new(2).expect("two threads");
         for (rows, width, items, dim) in [
             (1, 1, 1, 1),
             (40, 1, 9, 20),
@@ -387,9 +384,9 @@ mod tests {
             let mut first = None;
             for name in SimdPath::NAMES {
                 let Some(simd) = SimdPath::named(name) else { continue };
-                for pool in [None, Some(&pool)] {
+                for team in [None, Some(&team)] {
                     let exec = Exec {
-                        pool,
+                        team,
                         simd,
                         ..Exec::default()
                     };

@@ -4,49 +4,43 @@ use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, Mutex};
 
-use kdrs_core::{Error, Exec, SimdPath};
+use kdrs_core::{Error, Exec, SimdPath, Team};
 use pyo3::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::raise;
 
 #[derive(Default)]
-struct Pools {
+struct Teams {
     pid: u32,
-    by_helpers: HashMap<usize, Arc<ThreadPool>>,
+    by_helpers: HashMap<usize, Arc<Team>>,
 }
 
-static POOLS: Mutex<Option<Pools>> = Mutex::new(None);
+static TEAMS: Mutex<Option<Teams>> = Mutex::new(None);
 
 /// `helpers` threads beside the caller, or none if they cannot be had.
 ///
-/// A child of fork has the parent's bookkeeping but none of its threads, so pools carry the pid they were made in; the
+/// A child of fork has the parent's bookkeeping but none of its threads, so teams carry the pid they were made in; the
 /// parent's are forgotten, not dropped, since dropping would signal threads that do not exist. The lock is only tried:
 /// a fork may have copied it in the locked state, and the calling thread alone gives the same result.
-fn helpers(helpers: usize) -> Option<Arc<ThreadPool>> {
+fn helpers(helpers: usize) -> Option<Arc<Team>> {
     if helpers == 0 {
         return None;
     }
-    let mut guard = POOLS.try_lock().ok()?;
+    let mut guard = TEAMS.try_lock().ok()?;
     let pid = std::process::id();
-    if guard.as_ref().is_none_or(|pools| pools.pid != pid) {
-        mem::forget(guard.replace(Pools {
+    if guard.as_ref().is_none_or(|teams| teams.pid != pid) {
+        mem::forget(guard.replace(Teams {
             pid,
             by_helpers: HashMap::new(),
         }));
     }
-    let pools = guard.as_mut()?;
-    if let Some(pool) = pools.by_helpers.get(&helpers) {
-        return Some(pool.clone());
+    let teams = guard.as_mut()?;
+    if let Some(team) = teams.by_helpers.get(&helpers) {
+        return Some(team.clone());
     }
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(helpers)
-        .thread_name(|number| format!("kdrs-{number}"))
-        .build()
-        .ok()?;
-    let pool = Arc::new(pool);
-    pools.by_helpers.insert(helpers, pool.clone());
-    Some(pool)
+    let team = Arc::new(Team::new(helpers).ok()?);
+    teams.by_helpers.insert(helpers, team.clone());
+    Some(team)
 }
 
 /// Runs `call` without the GIL on `threads` threads; Ctrl-C ends it.
@@ -56,7 +50,7 @@ pub fn run<T: Send>(
     simd: SimdPath,
     call: impl FnOnce(Exec) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
-    let pool = helpers(threads.saturating_sub(1));
+    let team = helpers(threads.saturating_sub(1));
     let raised: Mutex<Option<PyErr>> = Mutex::new(None);
     let stop = || {
         Python::attach(|py| match py.check_signals() {
@@ -69,7 +63,7 @@ pub fn run<T: Send>(
     };
     let result = py.detach(|| {
         call(Exec {
-            pool: pool.as_deref(),
+            team: team.as_deref(),
             stop: Some(&stop),
             simd,
         })
