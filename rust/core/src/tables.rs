@@ -571,7 +571,7 @@ mod x86 {
     }
 
     /// Floats between what is asked for and what is worked on.
-    const AHEAD: usize = 256;
+    const AHEAD: usize = 64;
 
     /// Asks for a row, which may lie anywhere.
     #[inline(always)]
