@@ -1,11 +1,12 @@
 """Seconds an epoch and peak memory of every method and every model.
 
-    python benches/costs.py [--data citeulike|gowalla|N] [--only rrd,de] [--dims 200,20] [--models] [--steps 12] [--json]
+    python benches/costs.py [--data citeulike|gowalla|N|NxI] [--only rrd,de] [--dims 200,20] [--models] [--steps 12] [--json]
 
 Methods train a BPR student of 20 dimensions with a BPR teacher of 200 (the paper's sizes; random vectors, whose cost is the
-same), batch 1,024. ``N`` is a synthetic set of N users x N / 5 items x 20 N pairs, for growth. Each case runs in a process of
-its own: what is built once, what an epoch begins with, and the median of some steps, from which the epoch is put together;
-with ``--annealed`` the steps are those of epoch 300, when temperatures have fallen. No training is carried to its end.
+same), batch 1,024. ``NxI`` is a synthetic set of N users x I items with 20 pairs a user, ``N`` of N / 5 items. Each case runs
+in a process of its own: what is built once, what an epoch begins with, and the median of some steps, from which the epoch is
+put together; with ``--annealed`` the steps are those of epoch 300, when temperatures have fallen. No training is carried to
+its end.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ def interactions(name: str) -> Any:
         return citeulike()
     if name == "gowalla":
         return prepared(name)[0]
-    n_users = int(name)
-    n_items, rng = n_users // 5, np.random.default_rng(0)
+    sizes = [int(size) for size in name.split("x")]
+    n_users, n_items = sizes if len(sizes) == 2 else (sizes[0], sizes[0] // 5)
+    rng = np.random.default_rng(0)
     users = np.repeat(np.arange(n_users), 20)
     items = (n_items * rng.random(users.size) ** 2).astype(np.int64)  # popular items are drawn more often
     keys = np.unique(users * n_items + items)
@@ -95,7 +97,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
         learners = [first, *first.counterparts()]
     built = time.perf_counter() - began
     epoch = Epoch(300 if options.annealed else 0, 0, 1000)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     batches = task.draw(epoch)
     samples = [[term.distiller.draw(epoch) for term in learner.terms] for learner in learners]
     drawn = time.perf_counter() - began
@@ -103,6 +105,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     for learner, own in zip(learners, samples, strict=True):
         learner.start(epoch, own)
     started = time.perf_counter() - began
+    worked = time.process_time() - worked
     taken: list[float] = []
     used: list[float] = []
     with flushing_subnormals():
@@ -124,6 +127,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
         "step ms of processor": round(1e3 * statistics.median(used), 1),
         "steps": len(batches),
         "epoch s": round(max(drawn, median * len(batches)) + started, 2),
+        "epoch s of processor": round(worked + statistics.median(used) * len(batches), 3),
         "peak MB": round(megabytes()),
         "of which data and libraries": round(before),
     }

@@ -180,3 +180,36 @@ def test_every_optimizer_goes_on_where_it_was(name: str):
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ConfigError, match="optimizer is 'sgd'"):
         make_optimizer("sgd", {}, lr=0.1)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_step_that_is_interrupted_leaves_an_optimizer_that_goes_on(lazy: bool, moment: str, monkeypatch):
+    from kdrs import _core
+
+    users, items = table(False).weight, table(False).weight
+    optimizer = Adam({"u": users, "i": items}, lr=1e-2, lazy=lazy)
+    ids = torch.randint(0, 40, (16,), generator=torch.Generator().manual_seed(0))
+
+    def step() -> float:
+        return optimizer.bpr_step("u", "i", ids, ids.flip(0), (ids[:, None] + 1) % 40)
+
+    for _ in range(130):  # past the steps that are kept
+        step()
+    before = step()
+    core = _core.bpr_step
+
+    def interrupted(*arguments: object) -> float:
+        if moment == "after":
+            core(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_core, "bpr_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        step()
+    monkeypatch.setattr(_core, "bpr_step", core)
+    for _ in range(130):
+        after = step()
+    optimizer.settle()
+    assert after < before
+    assert optimizer.state()["u/step"] == optimizer.state()["i/step"] == 262

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdrs import _core
+from kdrs.kernels import torch_threads
 from kdrs.sampling import simd_path
 
 
@@ -51,9 +52,9 @@ class AdamTable:
         self._at = parameter.data_ptr()
         self._arrays = (parameter.detach().numpy(), exp_avg.numpy(), exp_avg_sq.numpy())
         self._lazy = lazy
-        self._taken = np.zeros(parameter.shape[0], np.int32)
         self._steps = np.empty((self.KEPT, 3), np.float32)
-        self._count = 0
+        # how many of how many steps each row has taken, changed together: an interruption may come between any two lines
+        self._clock = np.zeros(parameter.shape[0], np.int32), 0
 
     def holds(self, parameter: Tensor) -> bool:
         """Whether this is still the parameter's memory."""
@@ -62,25 +63,23 @@ class AdamTable:
     def step_rows(self, gradient: RowGradient, step: Step) -> None:
         """A step of the touched rows, after those that they owe; the others owe it from then on."""
         rows, values = gradient.rows.contiguous().numpy(), gradient.values.contiguous().numpy()
-        _core.adam_step_rows(self._arrays, self._owed, rows, values, step, torch.get_num_threads(), simd_path())
-        self._add(step)
+        _core.adam_step_rows(self._arrays, self._begin(step), rows, values, step, torch_threads(), simd_path())
 
     def settle(self) -> None:
         """All rows take the steps they owe."""
-        if self._count:
-            _core.adam_catch_up(self._arrays, self._owed, torch.get_num_threads(), simd_path())
-            self._taken.fill(0)
-            self._count = 0
+        taken, count = self._clock
+        if count:
+            _core.adam_catch_up(self._arrays, (self._steps[:count], taken, self._lazy), torch_threads(), simd_path())
+            self._clock = np.zeros_like(taken), 0
 
-    @property
-    def _owed(self) -> tuple[NDArray[np.float32], NDArray[np.int32], bool]:
-        return self._steps[: self._count], self._taken, self._lazy
-
-    def _add(self, step: Step) -> None:
-        self._steps[self._count] = step
-        self._count += 1
-        if self._count == self.KEPT:
+    def _begin(self, step: Step) -> tuple[NDArray[np.float32], NDArray[np.int32], bool]:
+        """Counts a step, which all rows owe until it is taken; those before it, and how many each row has taken."""
+        if self._clock[1] == self.KEPT:
             self.settle()
+        taken, count = self._clock
+        self._steps[count] = step
+        self._clock = taken, count + 1
+        return self._steps[:count], taken, self._lazy
 
 
 def bpr_step(
@@ -95,16 +94,13 @@ def bpr_step(
 
     ``asked`` and ``positives`` are int64 [B], ``negatives`` int64 [B, N].
     """
-    own, others = ((table._arrays, table._owed, step) for table, step in (users, items))
-    loss = _core.bpr_step(
+    own, others = ((table._arrays, table._begin(step), step) for table, step in (users, items))
+    return _core.bpr_step(
         own,
         others,
         asked.contiguous().numpy(),
         positives.contiguous().numpy(),
         negatives.contiguous().numpy(),
-        torch.get_num_threads(),
+        torch_threads(),
         simd_path(),
     )
-    for table, step in (users, items):
-        table._add(step)
-    return loss

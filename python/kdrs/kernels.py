@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdrs import _core
-from kdrs.sampling import simd_path
+from kdrs.sampling import simd_path, threads_of
+
+
+def torch_threads() -> int:
+    """torch's number of threads, or that of the processors this process may use if it is less: the core's threads wait for each
+    other."""
+    return min(torch.get_num_threads(), threads_of(None))
 
 
 def supported(*tensors: Tensor) -> bool:
@@ -53,7 +59,7 @@ class _Shares:
         groups, self.groups = self.groups, []
         if not groups:
             return None
-        (size, dim), threads = self.values.shape, torch.get_num_threads()
+        (size, dim), threads = self.values.shape, torch_threads()
         parts = _core.product_scatter(groups, size, dim, not self.sparse, threads, simd_path())
         rows, values = (torch.from_numpy(part) for part in parts)
         if not self.sparse:
@@ -86,7 +92,7 @@ class _Products(torch.autograd.Function):
         own, ids = own.contiguous(), ids.contiguous()
         ctx.save_for_backward(own, ids)
         ctx.shares = shares
-        scores = _core.products(_array(own), _array(shares.values), ids.numpy(), torch.get_num_threads(), simd_path())
+        scores = _core.products(_array(own), _array(shares.values), ids.numpy(), torch_threads(), simd_path())
         return torch.from_numpy(scores)
 
     @staticmethod
@@ -96,7 +102,7 @@ class _Products(torch.autograd.Function):
         weights = _array(gradients[0].contiguous())
         to_own = to_token = None
         if ctx.needs_input_grad[0]:
-            sums = _core.product_sums(weights, _array(shares.values), ids.numpy(), torch.get_num_threads(), simd_path())
+            sums = _core.product_sums(weights, _array(shares.values), ids.numpy(), torch_threads(), simd_path())
             to_own = torch.from_numpy(sums)
         if ctx.needs_input_grad[1]:
             shares.groups.append((weights, _array(own), ids.numpy()))
@@ -112,7 +118,7 @@ class RelaxedRanking(torch.autograd.Function):
     def forward(ctx: Any, scores: Tensor, listed: int, known: Tensor | None) -> Tensor:
         mask = None if known is None else known.contiguous().numpy()
         losses, gradient = _core.relaxed_ranking(
-            _array(scores.contiguous()), listed, mask, torch.get_num_threads(), simd_path()
+            _array(scores.contiguous()), listed, mask, torch_threads(), simd_path()
         )
         ctx.save_for_backward(torch.from_numpy(gradient))
         return torch.from_numpy(losses)
@@ -127,7 +133,7 @@ def gate_(hidden: Tensor, shares: Tensor) -> Tensor:
     """``hidden`` [E, M H] to share · relu(hidden), in place, without gradient; M networks' hidden layers and their shares
     [E, M]."""
     if supported(hidden, shares):
-        _core.gate(hidden.numpy(), _array(shares.contiguous()), torch.get_num_threads(), simd_path())
+        _core.gate(hidden.numpy(), _array(shares.contiguous()), torch_threads(), simd_path())
     else:
         hidden.relu_().view(*shares.shape, hidden.shape[1] // shares.shape[1]).mul_(shares.unsqueeze(-1))
     return hidden
@@ -138,7 +144,7 @@ def gate_back_(hidden: Tensor, back: Tensor, shares: Tensor) -> Tensor:
     place; returns the gradient of the shares [E, M]."""
     if supported(hidden, back, shares):
         arrays = (hidden.numpy(), back.numpy(), _array(shares.contiguous()))
-        return torch.from_numpy(_core.gate_back(*arrays, torch.get_num_threads(), simd_path()))
+        return torch.from_numpy(_core.gate_back(*arrays, torch_threads(), simd_path()))
     shape, own = (*shares.shape, hidden.shape[1] // shares.shape[1]), shares.unsqueeze(-1)
     hidden.relu_()
     to_shares = torch.linalg.vecdot(back.view(shape), hidden.view(shape))
@@ -156,7 +162,7 @@ def weighted_sum(values: Tensor, weights: Tensor | None, places: Tensor, size: i
         return values.new_zeros(size, values.shape[1]).index_add_(0, places, own)
     weights = values.new_ones(values.shape[0]) if weights is None else weights
     group = (_array(weights.contiguous().unsqueeze(1)), _array(values.contiguous()), places.unsqueeze(1).numpy())
-    _, sums = _core.product_scatter([group], size, values.shape[1], True, torch.get_num_threads(), simd_path())
+    _, sums = _core.product_scatter([group], size, values.shape[1], True, torch_threads(), simd_path())
     return torch.from_numpy(sums)
 
 

@@ -1,7 +1,7 @@
 //! Work shared among threads, without the result ever depending on how.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
@@ -11,8 +11,8 @@ use crate::team::{spin_until, Team};
 /// How often the calling thread asks whether to stop.
 const POLL_EVERY: Duration = Duration::from_millis(40);
 
-/// How long a thread looks whether the others have ended a stage before it lets the system run something else.
-const PATIENCE: Duration = Duration::from_micros(100);
+/// How long a thread looks whether the others have ended a stage before it sleeps.
+const PATIENCE: Duration = Duration::from_micros(40);
 
 /// Where a kernel runs: on the calling thread, and on those of `team` beside it that are there in time.
 #[derive(Clone, Copy, Default)]
@@ -66,12 +66,13 @@ impl Exec<'_> {
         };
         let run = |here: bool| {
             let poll = self.stop.filter(|_| here);
-            let mut scratch = scratch();
+            let mut own = None;
             let mut polled = Instant::now();
+            let _stops = StopsOnPanic(&stopped); // or the others would do all that is left
             while !stopped.load(Ordering::Relaxed) {
                 let next = queue.lock().expect("a task iterator does not panic").next();
                 let Some((place, task)) = next else { break };
-                if let Err(error) = work(&mut scratch, task) {
+                if let Err(error) = work(own.get_or_insert_with(&scratch), task) {
                     fail(place, error);
                 }
                 if let Some(stop) = poll {
@@ -98,22 +99,31 @@ impl Exec<'_> {
         scratch: impl Fn() -> S + Sync,
         work: impl Fn(&mut S, usize, usize) + Sync,
     ) {
-        let clocks: Vec<[AtomicUsize; 2]> = tasks.iter().map(|_| Default::default()).collect();
-        let ended = |stage: usize| clocks[stage][1].load(Ordering::Acquire) == tasks[stage];
+        let stages: Vec<Stage> = tasks
+            .iter()
+            .map(|&count| Stage {
+                count,
+                next: AtomicUsize::new(0),
+                done: AtomicUsize::new(0),
+            })
+            .collect();
+        let gate = (Mutex::new(()), Condvar::new());
         let run = |_| {
             let mut scratch = scratch();
-            for (stage, &count) in tasks.iter().enumerate() {
-                let [next, done] = &clocks[stage];
+            for (number, stage) in stages.iter().enumerate() {
                 loop {
-                    let task = next.fetch_add(1, Ordering::Relaxed);
-                    if task >= count {
+                    let task = stage.next.fetch_add(1, Ordering::Relaxed);
+                    if task >= stage.count {
                         break;
                     }
-                    let _done = AddsOne(done); // also if work panics: nobody must wait for it forever
-                    work(&mut scratch, stage, task);
+                    let _task = Task { stage, gate: &gate };
+                    work(&mut scratch, number, task);
                 }
-                while !spin_until(|| ended(stage), PATIENCE) {
-                    std::thread::yield_now();
+                if !spin_until(|| stage.has_ended(), PATIENCE) {
+                    let mut guard = gate.0.lock().expect("nobody panics while holding it");
+                    while !stage.has_ended() {
+                        guard = gate.1.wait(guard).expect("nobody panics while holding it");
+                    }
                 }
             }
         };
@@ -138,11 +148,42 @@ impl Exec<'_> {
     }
 }
 
-struct AddsOne<'a>(&'a AtomicUsize);
+struct StopsOnPanic<'a>(&'a AtomicBool);
 
-impl Drop for AddsOne<'_> {
+impl Drop for StopsOnPanic<'_> {
     fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::Release);
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Tasks of a stage.
+struct Stage {
+    count: usize,
+    next: AtomicUsize,
+    done: AtomicUsize,
+}
+
+impl Stage {
+    fn has_ended(&self) -> bool {
+        self.done.load(Ordering::Acquire) == self.count
+    }
+}
+
+/// Counts a task as done when it is dropped, also by a panic: nobody must wait for it forever.
+struct Task<'a> {
+    stage: &'a Stage,
+    gate: &'a (Mutex<()>, Condvar),
+}
+
+impl Drop for Task<'_> {
+    fn drop(&mut self) {
+        if self.stage.done.fetch_add(1, Ordering::AcqRel) + 1 == self.stage.count {
+            let (lock, ended) = self.gate;
+            drop(lock.lock());
+            ended.notify_all();
+        }
     }
 }
 

@@ -63,6 +63,8 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
     item_rows.extend_from_slice(pairs.positives);
     let by_user = Groups::of(pairs.users, users.rows);
     let by_item = Groups::of(&item_rows, items.rows);
+    user_ledger.check(users.rows)?;
+    item_ledger.check(items.rows)?;
     let (users_owed, users_from) = by_user.owing(user_ledger, users.rows)?;
     let (items_owed, items_from) = by_item.owing(item_ledger, items.rows)?;
 

@@ -165,6 +165,16 @@ impl<'a> Ledger<'a> {
     }
 }
 
+impl Ledger<'_> {
+    /// Whether it is that of a table of so many rows.
+    pub(crate) fn check(&self, rows: usize) -> Result<(), Error> {
+        if self.taken.len() != rows {
+            return Err(Error::Shape(format!("a clock of {} for {rows} rows", self.taken.len())));
+        }
+        Ok(())
+    }
+}
+
 /// The rows that hold a batch's gradient: `rows` [N] of the table, `values` [N, dim]; repeated rows add up in the order given.
 #[derive(Clone, Copy)]
 pub struct Touched<'a> {
@@ -174,8 +184,8 @@ pub struct Touched<'a> {
 
 /// Takes the steps that rows still owe, each with gradient 0.
 pub fn catch_up(exec: Exec, table: Table, ledger: Ledger) -> Result<(), Error> {
+    ledger.check(table.rows())?;
     let Ledger { steps, taken, lazy } = ledger;
-    check_clock(table.rows(), taken)?;
     let update = Update::of(exec.simd);
     let now = steps.len() as i32;
     let shared = Shared::new(table);
@@ -268,6 +278,8 @@ pub fn step_rows(exec: Exec, table: Table, ledger: Ledger, touched: Touched, ste
     let height = shared.task_rows();
     // Distinct rows stand in their own order.
     let distinct = groups.rows.len() == touched.rows.len();
+    // Not to be stopped half way: the ledger counts the step as taken.
+    let exec = Exec { stop: None, ..exec };
     exec.for_work(4 * groups.rows.len() * dim).each(
         groups.rows.chunks(height).enumerate(),
         || (Batch::default(), vec![0f32; if distinct { 0 } else { height * dim }]),
@@ -295,13 +307,6 @@ pub fn step_rows(exec: Exec, table: Table, ledger: Ledger, touched: Touched, ste
             Ok(())
         },
     )
-}
-
-pub(crate) fn check_clock(rows: usize, taken: &[i32]) -> Result<(), Error> {
-    if taken.len() != rows {
-        return Err(Error::Shape(format!("a clock of {} for {rows} rows", taken.len())));
-    }
-    Ok(())
 }
 
 pub(crate) fn check_rows(rows: &[i64], count: usize) -> Result<(), Error> {
@@ -362,8 +367,8 @@ impl Groups {
 
     /// The ledger's steps, and how many of them each group's row has taken; it will have taken all of them and one more.
     pub fn owing<'a>(&self, ledger: Ledger<'a>, count: usize) -> Result<(Owed<'a>, Vec<i32>), Error> {
+        ledger.check(count)?;
         let Ledger { steps, taken, lazy } = ledger;
-        check_clock(count, taken)?;
         let after = steps.len() as i32 + 1;
         let from = self
             .rows

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ pub struct Team {
 struct Shared {
     board: Mutex<Board>,
     posted: Condvar,
-    /// Jobs posted so far; changes when there may be something to do.
+    /// Jobs posted so far, changed under the board's lock; to be looked at without it.
     count: AtomicU64,
 }
 
@@ -82,10 +82,16 @@ impl Team {
             left: Condvar::new(),
             panic: Mutex::new(None),
         });
-        self.shared.board().jobs.push(job.clone());
+        let mut board = self.shared.board();
+        board.jobs.push(job.clone());
         self.shared.count.fetch_add(1, Ordering::Release);
-        for _ in 0..helpers {
-            self.shared.posted.notify_one();
+        drop(board);
+        if helpers == self.threads() {
+            self.shared.posted.notify_all();
+        } else {
+            for _ in 0..helpers {
+                self.shared.posted.notify_one();
+            }
         }
         let posted = Posted {
             shared: &self.shared,
@@ -102,8 +108,10 @@ impl Team {
 
 impl Drop for Team {
     fn drop(&mut self) {
-        self.shared.board().closed = true;
+        let mut board = self.shared.board();
+        board.closed = true;
         self.shared.count.fetch_add(1, Ordering::Release);
+        drop(board);
         self.shared.posted.notify_all();
         for thread in self.threads.drain(..) {
             // A helper's panics are its callers'.
@@ -127,11 +135,7 @@ impl Drop for Posted<'_> {
         spin_until(|| self.job.inside.load(Ordering::Acquire) == 0, LOOKS_FOR);
         let mut board = self.shared.board();
         while self.job.inside.load(Ordering::Acquire) > 0 {
-            board = self
-                .job
-                .left
-                .wait(board)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            board = self.job.left.wait(board).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -143,12 +147,10 @@ impl Shared {
 
     /// The life of a helper.
     fn help(&self) {
-        let mut seen = 0;
+        let mut board = self.board();
         loop {
-            spin_until(|| self.count.load(Ordering::Acquire) != seen, LOOKS_FOR);
-            let mut board = self.board();
+            let mut looked = false;
             let job = loop {
-                seen = self.count.load(Ordering::Acquire);
                 if board.closed {
                     return;
                 }
@@ -158,10 +160,15 @@ impl Shared {
                     job.inside.fetch_add(1, Ordering::Relaxed);
                     break job.clone();
                 }
-                board = self
-                    .posted
-                    .wait(board)
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                if looked {
+                    board = self.posted.wait(board).unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                }
+                looked = true;
+                let seen = self.count.load(Ordering::Relaxed);
+                drop(board);
+                spin_until(|| self.count.load(Ordering::Relaxed) != seen, LOOKS_FOR);
+                board = self.board();
             };
             drop(board);
             // SAFETY: the job counts this thread as inside, and its caller stays in `share` until it has left.
@@ -169,17 +176,16 @@ impl Shared {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
                 lock(&job.panic).get_or_insert(panic);
             }
-            let board = self.board();
+            board = self.board();
             job.inside.fetch_sub(1, Ordering::Release);
             job.left.notify_one();
-            drop(board);
         }
     }
 }
 
 /// A lock whose data is whole even if its holder panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Looks again and again whether something has happened, for some time; whether it has.
