@@ -318,8 +318,9 @@ class TestProcesses:
     def test_ctrl_c_ends_a_long_call(self):
         """A call of minutes ends within seconds of the signal, with KeyboardInterrupt."""
         program = """if True:
-            import numpy as np, sys
+            import numpy as np, signal, sys
             from kdrs import ranking
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
             x = np.random.default_rng(0).standard_normal((200_000, 64), dtype=np.float32)
             print("ready", flush=True)
             try:
