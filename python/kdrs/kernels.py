@@ -14,8 +14,8 @@ from kdrs.sampling import simd_path, threads_of
 
 
 def torch_threads() -> int:
-    """torch's number of threads, or that of the processors this process may use if it is less: the core's threads wait for each
-    other."""
+    """torch's number of threads, or, if it is less, KDRS_NUM_THREADS or the processors this process may use: the core's threads
+    wait for each other."""
     return min(torch.get_num_threads(), threads_of(None))
 
 
