@@ -23,6 +23,7 @@ METHODS: dict[str, list[Term]] = {
     "de+rrd": [("de", {}), ("rrd", {})],
     "ir-rrd": [("ir-rrd", {})],
     "cd": [("cd", {})],
+    "cd-2": [("cd", {"items": 2})],
     "rd": [("rd", {})],
     "score-matching": [("score-matching", {})],
     "hint": [("hint", {})],
@@ -43,8 +44,9 @@ METHODS: dict[str, list[Term]] = {
     "dgkd": [("dgkd", {"chain": 4})],
     "hyperkdma": [("hyperkdma", {"assistants": 4})],
     "hyperkdma-anchor": [("hyperkdma", {"assistants": 4, "anchor": 1.0})],
+    "hyperkdma-bf16": [("hyperkdma", {"assistants": 4, "precision": "bf16"})],
 }
-"""Each with its own default weight and options, but for the number of assistants."""
+"""Each with its own default weight and options, but for the number of assistants; and variants that docs/results speaks of."""
 
 
 def kdrs(*arguments: str) -> None:

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from conftest import toy_dataset
+from kdrs import optim
 from kdrs.distillers import DISTILLERS
 from kdrs.models import MODELS
 from kdrs.sampling import stream
 from kdrs.tasks import Epoch, Task
 from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, Term, _Draws, _train_epoch, fit
+from kdrs.train import Learner, Term, _Draws, _train_epoch, fit, step_of
 
 SMALL = {
     "de": {"experts": 3},
@@ -142,6 +143,43 @@ def test_a_teacher_of_another_kind_of_task(method: str, kinds: tuple[str, str]):
 def test_optimizers(method: str, optimizer: str, task: Task):
     learner = distil(task, method, "bpr", build(task, "bpr", 8), optimizer=optimizer)
     assert all(torch.isfinite(parameter).all() for parameter in learner.model.parameters())
+
+
+ROW_TABLES = ("bpr", "neumf", "caser", "cdae", "sasrec")
+"""Models of tables whose rows may owe steps."""
+
+
+@pytest.mark.parametrize("model", ROW_TABLES)
+@pytest.mark.parametrize("method", ["rrd", "hint", "ir-rrd", "score-matching", "bd"])
+def test_rows_take_the_steps_they_owe_before_anything_reads_them(method: str, model: str, monkeypatch):
+    """Tables that torch steps as a whole end where those do whose rows wait."""
+    ends = []
+    for few in (10**9, 0):
+        monkeypatch.setattr(optim, "FEW", few)
+        task = task_of(model)
+        learner = distil(task, method, model, build(task, model, 8))
+        assert learner._row_tables
+        assert all(table.due is None for table in learner._row_tables.values())
+        ends.append(state(learner.model))
+    for name, whole in ends[0].items():
+        assert torch.allclose(whole, ends[1][name], atol=1e-3), name
+
+
+@pytest.mark.parametrize("model", ROW_TABLES)
+def test_lazy_rows_catch_up_before_anything_reads_them(model: str):
+    """A table read row by row is read as it is after all have caught up."""
+    task = task_of(model)
+    learner = Learner(build(task, model, 4), task, lr=1e-2, weight_decay=0.1, optimizer="lazy-adam")
+    learner._bpr_tables = learner._row_gradients = None  # by autograd
+    epoch = Epoch(0, 0, 1)
+    learner.start(epoch, [])
+    for batch in task.draw(epoch):
+        step_of([learner], batch)
+    assert learner._row_tables
+    for name, table in learner._row_tables.items():
+        read = table(torch.arange(table.num_embeddings)[::2]).detach()
+        learner.optimizer.catch_up(name)
+        assert torch.equal(read, table.weight[::2])
 
 
 def test_weight_zero_is_the_plain_student(task: Task):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from kdrs._tables import RowTable
 from kdrs.tasks import Queries
 from kdrs.view import DotView
 
@@ -20,16 +20,14 @@ class Tables(nn.Module):
         super().__init__()
         rng = torch.Generator().manual_seed(1)
         make = lambda *shape: nn.Parameter(torch.randn(*shape, generator=rng).to(dtype))
-        self.sparse = sparse
-        self.users, self.items = make(USERS, DIM), make(ITEMS, DIM)
+        table = RowTable if sparse else nn.Embedding
+        self.users, self.items = table(USERS, DIM), table(ITEMS, DIM)
+        self.users.weight, self.items.weight = make(USERS, DIM), make(ITEMS, DIM)
         self.bias = make(ITEMS) if bias else None
 
     def forward(self, queries: Queries) -> DotView:
-        def rows(ids):
-            return F.embedding(ids, self.items, sparse=self.sparse)
-
-        users = lambda asked: F.embedding(asked.users, self.users, sparse=self.sparse)
-        return DotView(queries, users, rows, lambda: self.items, self.bias, sparse=self.sparse)
+        table = self.items if isinstance(self.items, RowTable) else lambda: self.items.weight
+        return DotView(queries, lambda asked: self.users(asked.users), self.items, table, self.bias)
 
 
 def gradients(tables: Tables, kind: str) -> list[torch.Tensor]:
@@ -70,6 +68,6 @@ def test_a_sparse_table_gets_the_touched_rows_alone(width, dtype):
     asked = torch.arange(20)
     ids = torch.randint(0, ITEMS // 2, (20, width), generator=torch.Generator().manual_seed(0))
     tables(Queries(asked, asked)).pairs(torch.arange(20)[:, None], ids).sum().backward()
-    gradient = tables.items.grad
+    gradient = tables.items.weight.grad
     assert gradient.is_sparse
     assert set(gradient._indices()[0].tolist()) == set(ids.flatten().tolist())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "adam_catch_up",
+    "adam_catch_up_rows",
     "adam_step_rows",
     "bpr_step",
     "candidate_ranks",
@@ -167,6 +168,7 @@ def simd_paths() -> list[str]:
     """The names that KDRS_SIMD may have on this machine, the fastest first."""
 
 def adam_catch_up(arrays: _Table, owed: _Ledger, threads: int, simd_path: str | None) -> None: ...
+def adam_catch_up_rows(arrays: _Table, owed: _Ledger, rows: _Rows, threads: int, simd_path: str | None) -> None: ...
 def adam_step_rows(
     arrays: _Table,
     owed: _Ledger,

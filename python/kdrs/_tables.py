@@ -1,17 +1,40 @@
-"""Embedding tables on the CPU, trained by the Rust core."""
+"""Embedding tables of which a step reads few rows, and their training by the Rust core on the CPU."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdrs import _core
 from kdrs.kernels import torch_threads
 from kdrs.sampling import simd_path
+
+
+class RowTable(nn.Embedding):
+    """A table of vectors, of which a step reads few, with the rows that were touched as its gradient.
+
+    In training rows may owe steps of the optimizer until they are read (`kdrs.optim.Adam`): ``due`` then brings rows up to
+    date, int64 [...] or None for all. What reads the table in training calls it, or takes its values from ``read``.
+    """
+
+    def __init__(self, rows: int, dim: int, **options: Any):
+        super().__init__(rows, dim, sparse=True, **options)
+        self.due: Callable[[Tensor | None], None] | None = None
+
+    def read(self, rows: Tensor | None = None) -> Tensor:
+        """The table, float32 [M, D], with these rows up to date; with all of them for None."""
+        if self.due is not None:
+            self.due(rows)
+        return self.weight
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return F.embedding(rows, self.read(rows), self.padding_idx, sparse=True)
 
 
 class RowGradient(NamedTuple):
@@ -64,6 +87,13 @@ class AdamTable:
         """A step of the touched rows, after those that they owe; the others owe it from then on."""
         rows, values = gradient.rows.contiguous().numpy(), gradient.values.contiguous().numpy()
         _core.adam_step_rows(self._arrays, self._begin(step), rows, values, step, torch_threads(), simd_path())
+
+    def catch_up(self, rows: Tensor) -> None:
+        """The rows, int64 [N], take the steps they owe."""
+        taken, count = self._clock
+        if count:
+            owed, ids = (self._steps[:count], taken, self._lazy), rows.contiguous().numpy()
+            _core.adam_catch_up_rows(self._arrays, owed, ids, torch_threads(), simd_path())
 
     def settle(self) -> None:
         """All rows take the steps they owe."""

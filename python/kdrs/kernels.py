@@ -3,6 +3,7 @@ CPU; what calls them has torch's own operations for everything else."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,12 +28,13 @@ def supported(*tensors: Tensor) -> bool:
 class Table:
     """A table [M, D] whose rows the products of a step read.
 
-    ``sparse`` hands its gradient on as the rows that were touched. However often it is read, its gradient is worked out once,
-    when all gradients of products have come in: with most rows touched, adding tables up costs more than the products.
+    ``sparse`` hands its gradient on as the rows that were touched; ``asked`` is told the ids before their rows are read.
+    However often it is read, its gradient is worked out once, when all gradients of products have come in: with most rows
+    touched, adding tables up costs more than the products.
     """
 
-    def __init__(self, values: Tensor, *, sparse: bool = False):
-        self.values, self.sparse = values, sparse
+    def __init__(self, values: Tensor, *, sparse: bool = False, asked: Callable[[Tensor], object] | None = None):
+        self.values, self.sparse, self._asked = values, sparse, asked
         self._supported = supported(values)
         if self._supported:
             self._shares = _Shares(values.detach().contiguous(), sparse)
@@ -41,6 +43,8 @@ class Table:
 
     def products(self, own: Tensor, ids: Tensor) -> Tensor:
         """Products of own vectors [R, D] with those of each row's ids, int64 [R, K]: [R, K]."""
+        if self._asked is not None:
+            self._asked(ids)
         if self._supported and supported(own):
             scores: Tensor = _Products.apply(own, self._token, ids, self._shares)
             return scores

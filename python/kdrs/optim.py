@@ -16,6 +16,8 @@ from kdrs._tables import AdamTable, RowGradient, Step
 from kdrs.errors import ConfigError, shown
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+FEW = 4
+"""The core steps a table whose readers ask where less than a part of this many of its rows was touched."""
 SPAN = 32
 """Steps that are estimated at once."""
 
@@ -42,19 +44,18 @@ class Adam:
 
     **Dense** (``lazy=False``, the default): every row of every table takes a step in every iteration, rows absent from
     the batch too, whose gradient is wd·θ and whose momentum keeps moving. That is what the published numbers were
-    obtained with. Gradients of ``nn.Embedding(sparse=True)`` arrive as the rows that were touched. On the CPU the Rust core
-    steps such tables, elsewhere they are added into one dense buffer for torch's fused pass.
+    obtained with. Gradients of ``nn.Embedding(sparse=True)`` arrive as the rows that were touched; they are added into one
+    dense buffer for torch's fused pass, or the Rust core steps the rows:
 
-    A step of a row without gradient reads nothing but the row. After ``bpr_step`` the rows outside the batch therefore
-    **owe** it until ``settle``, or until they are next in a batch, and take all such steps at once, in registers: the
-    same bytes, without the whole table passing through memory in every iteration.
+    A step of a row without gradient reads nothing but the row. Rows outside the batch therefore **owe** it, after
+    ``bpr_step`` and where a table's readers are ``asking``, until they are next read or until ``settle``, and take all such
+    steps at once, in registers: the same bytes, without the whole table passing through memory in every iteration.
 
     **Lazy** (``lazy=True``): of such tables only the touched rows take a step. What an untouched row would have done, decay
     and momentum, it makes up for when it is next touched or at ``settle``, all its steps at once by an estimate in closed form:
     moments as if θ stood still meanwhile, the decay of θ as an exponential. A step then costs what the batch costs, whatever
     the size of the table, and training ends where dense Adam ends, within the noise of seeds. (torch's SparseAdam makes up for
-    nothing: rows seldom drawn are hardly decayed.) Autograd reads rows as they were when last touched; ``bpr_step`` lets them
-    catch up first.
+    nothing: rows seldom drawn are hardly decayed.) Readers that do not ask see rows as they were when last touched.
 
     A parameter without gradient is skipped; one whose gradient is zero is stepped. State is created at a parameter's
     first step.
@@ -76,6 +77,8 @@ class Adam:
         self.parameters = dict(parameters)
         self.multiplicities = _multiplicities(multiplicities, self.parameters)
         self.lr, self.weight_decay, self.lazy = lr, weight_decay, lazy
+        self.asking: set[str] = set()
+        """Tables whose readers call ``catch_up`` first."""
         self._state: dict[str, _State] = {}
         self._row_gradients: dict[str, RowGradient] = {}
 
@@ -100,13 +103,15 @@ class Adam:
             if gradient is None and touching is None:
                 continue
             state = self._state.get(name) or self._new_state(name)
-            if touching is not None and self.lazy:
+            few = touching is not None and name in self.asking and FEW * touching.rows.shape[0] < parameter.shape[0]
+            if touching is not None and (self.lazy or few):
                 table = self._table(name)
-                if table is None:
-                    self._step_rows(name, touching)
-                else:
+                if table is not None:
                     table.step_rows(touching, self._next(name))
-                continue
+                    continue
+                if self.lazy:
+                    self._step_rows(name, touching)
+                    continue
             self._settle(name)
             if touching is not None:
                 if state.gradient is None:
@@ -123,6 +128,19 @@ class Adam:
                 buffer.zero_()
             else:
                 buffer.index_fill_(0, rows, 0.0)
+
+    @torch.no_grad()
+    def catch_up(self, name: str, rows: Tensor | None = None) -> None:
+        """Rows of a table, int64 [...], or all, take the steps they owe."""
+        state = self._state.get(name)
+        if state is None:
+            return
+        if rows is None:
+            self._settle(name)
+        elif (table := self._table(name)) is not None:
+            table.catch_up(rows.reshape(-1))
+        elif state.last is not None:
+            self._catch_up(name, torch.unique(rows), state.step)
 
     def settle(self) -> None:
         """All rows take the steps they owe."""

@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from kdrs._tables import RowTable
 from kdrs.distillers.base import Distiller
 from kdrs.errors import ArtefactError, ConfigError, TrainingError, shown
 from kdrs.optim import Adam, make_optimizer
@@ -90,6 +92,8 @@ class Learner:
         own = vars(type(model)) if alone else {}
         self._row_gradients = own["row_gradients"].__get__(model) if "row_gradients" in own else None
         self._bpr_tables = self._find_bpr_tables(own.get("bpr_tables"))
+        tables = {f"model.{key}.weight": part for key, part in model.named_modules() if isinstance(part, RowTable)}
+        self._row_tables = {name: table for name, table in tables.items() if name in trained}
 
     def _find_bpr_tables(self, named: tuple[str, str] | None) -> tuple[str, str] | None:
         """The parameters of those names, if the optimizer can train them in one pass."""
@@ -119,8 +123,15 @@ class Learner:
         return found
 
     def start(self, epoch: Epoch, samples: Sequence[Any]) -> None:
-        """Begins an epoch with the samples that were drawn for its terms."""
+        """Begins an epoch with the samples that were drawn for its terms.
+
+        Until ``finish`` rows of the model's tables may owe steps, which they take before the model reads them.
+        """
         self.model.train()
+        if isinstance(self.optimizer, Adam):
+            for name, table in self._row_tables.items():
+                table.due = partial(self.optimizer.catch_up, name)
+                self.optimizer.asking.add(name)
         if self._on_epoch_start is not None:
             # two models of one kind must not share their noise
             own = replace(epoch, seed=epoch.stream(self.name)) if self._counterpart else epoch
@@ -184,9 +195,12 @@ class Learner:
         return [loss]
 
     def finish(self) -> None:
-        """Ends an epoch."""
+        """Ends an epoch: the model is up to date."""
         if isinstance(self.optimizer, Adam):
             self.optimizer.settle()
+            self.optimizer.asking.clear()
+        for table in self._row_tables.values():
+            table.due = None
 
     @property
     def parts(self) -> list[str]:
@@ -369,12 +383,14 @@ def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[
         # allocator could reuse no hole (a megabyte lost a step, seen with glibc)
         columns = sum(len(learner.parts) for learner in learners)
         history = torch.empty(len(draws.batches), columns, device=next(learners[0].model.parameters()).device)
-        for step, batch in enumerate(draws.batches):
-            parts = step_of(learners, batch)
-            for column, value in enumerate(value for part in parts for value in part):
-                history[step, column] = value
-        for learner in learners:
-            learner.finish()
+        try:
+            for step, batch in enumerate(draws.batches):
+                parts = step_of(learners, batch)
+                for column, value in enumerate(value for part in parts for value in part):
+                    history[step, column] = value
+        finally:
+            for learner in learners:
+                learner.finish()
     table = history.double().cpu()  # [batches, parts]
     if not torch.isfinite(table).all():
         _raise_divergence(learners, draws, table)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdrs._tables import RowTable
 from kdrs.kernels import Table
 
 if TYPE_CHECKING:
@@ -90,10 +91,9 @@ class Lazy(Generic[T]):
 class DotView:
     """A view whose score is a dot product of two vectors, plus an item bias where there is one.
 
-    ``user_rows`` and ``item_rows`` look vectors up by id (int64 [...] -> [..., D]); ``item_table`` is the whole
-    catalogue [I, D], for ``all_scores``; ``encode`` turns queries into vectors [B, D]. ``represent`` gives h(u) of
+    ``encode`` turns queries into vectors [B, D]; ``item_rows`` looks vectors up by id (int64 [...] -> [..., D]);
+    ``item_table`` gives the whole catalogue [I, D], or is the table that holds it. ``represent`` gives h(u) of
     queries and h(i) of ids where these are others than the vectors that are multiplied, which may carry noise in training.
-    ``sparse`` says that the catalogue is a parameter whose gradient should arrive as the rows that were touched.
     """
 
     def __init__(
@@ -101,15 +101,13 @@ class DotView:
         queries: Queries,
         encode: Callable[[Queries], Tensor],
         item_rows: Callable[[Tensor], Tensor],
-        item_table: Callable[[], Tensor],
+        item_table: Callable[[], Tensor] | RowTable,
         bias: Tensor | None = None,
         represent: tuple[Callable[[Queries], Tensor], Callable[[Tensor], Tensor]] | None = None,
-        *,
-        sparse: bool = False,
     ):
         self._encode, self._item_rows, self._item_table, self._bias = encode, item_rows, item_table, bias
-        self._represent, self._sparse = represent, sparse
-        self._table = Lazy(lambda: Table(item_table(), sparse=sparse))
+        self._represent = represent
+        self._table = Lazy(self._make_table)
         self._scored = Lazy(lambda: encode(queries))
         self._queries = self._scored if represent is None else Lazy(lambda: represent[0](queries))
 
@@ -133,17 +131,23 @@ class DotView:
             scores = (F.embedding(rows, self._scored()) * self._item_rows(ids)).sum(-1)
         return self._with_bias(scores, ids)
 
+    def _make_table(self) -> Table:
+        source = self._item_table
+        if isinstance(source, RowTable):
+            return Table(source.weight, sparse=True, asked=source.read)
+        return Table(source())
+
     def _with_bias(self, scores: Tensor, ids: Tensor) -> Tensor:
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
     def all_scores(self) -> Tensor:
-        scores = self._scored() @ self._item_table().T  # [B, I]
+        source = self._item_table
+        catalogue = source.read() if isinstance(source, RowTable) else source()
+        scores = self._scored() @ catalogue.T  # [B, I]
         return scores if self._bias is None else scores + self._bias
 
     def at(self, queries: Queries) -> DotView:
-        view = DotView(
-            queries, self._encode, self._item_rows, self._item_table, self._bias, self._represent, sparse=self._sparse
-        )
+        view = DotView(queries, self._encode, self._item_rows, self._item_table, self._bias, self._represent)
         view._table = self._table
         return view
 

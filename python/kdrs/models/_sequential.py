@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdrs._tables import RowTable
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models.base import ModelConfig, Recommender
@@ -83,9 +84,7 @@ class PaddedView(DotView):
         return super().all_scores()[:, :-1]
 
     def at(self, queries: Queries) -> PaddedView:
-        return PaddedView(
-            queries, self._encode, self._item_rows, self._item_table, self._bias, self._represent, sparse=self._sparse
-        )
+        return PaddedView(queries, self._encode, self._item_rows, self._item_table, self._bias, self._represent)
 
 
 class StatesView(PaddedView):
@@ -96,12 +95,10 @@ class StatesView(PaddedView):
         queries: Queries,
         states: Callable[[Queries], Tensor],
         item_rows: Callable[[Tensor], Tensor],
-        item_table: Callable[[], Tensor],
-        *,
-        sparse: bool,
+        item_table: Callable[[], Tensor] | RowTable,
     ):
         self._states_of, self._states = states, Lazy(lambda: states(queries))
-        super().__init__(queries, lambda _: self._states()[:, -1], item_rows, item_table, sparse=sparse)
+        super().__init__(queries, lambda _: self._states()[:, -1], item_rows, item_table)
 
     @property
     def states(self) -> Tensor:
@@ -109,4 +106,4 @@ class StatesView(PaddedView):
         return self._states()
 
     def at(self, queries: Queries) -> StatesView:
-        return StatesView(queries, self._states_of, self._item_rows, self._item_table, sparse=self._sparse)
+        return StatesView(queries, self._states_of, self._item_rows, self._item_table)

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdrs import losses
+from kdrs._tables import RowGradient, RowTable
 from kdrs.models.base import ModelConfig, Recommender
-from kdrs.optim import RowGradient
 from kdrs.tasks import Batch, Queries, Task
 from kdrs.view import DotView, Factors, View
 
@@ -32,16 +32,13 @@ class BPR(Recommender):
 
     def __init__(self, config: BPRConfig, task: Task):
         super().__init__(config, task)
-        # sparse=True: a step's gradient is the rows it touched, whatever the size of the table
-        self.users = nn.Embedding(task.n_users, config.dim, sparse=True)
-        self.items = nn.Embedding(task.n_items, config.dim, sparse=True)
+        self.users = RowTable(task.n_users, config.dim)
+        self.items = RowTable(task.n_items, config.dim)
         for table in (self.users, self.items):
             nn.init.normal_(table.weight, std=config.init_std)
 
     def forward(self, queries: Queries) -> View:
-        return DotView(
-            queries, lambda asked: self.users(asked.users), self.items, lambda: self.items.weight, sparse=True
-        )
+        return DotView(queries, lambda asked: self.users(asked.users), self.items, self.items)
 
     def factors(self) -> Factors:
         return Factors(self.users.weight.detach(), self.items.weight.detach())
@@ -61,8 +58,8 @@ class BPR(Recommender):
         negatives, positives = batch.negatives.reshape(-1), batch.positives
         if count > 1:
             users, positives = users.repeat_interleave(count), positives.repeat_interleave(count)
-        p = self.users.weight.index_select(0, users)
-        gap = self.items.weight.index_select(0, negatives).sub_(self.items.weight.index_select(0, positives))
+        p = self.users(users)
+        gap = self.items(negatives).sub_(self.items(positives))
         x = (p * gap) @ p.new_ones(self.dim)  # not .sum(-1): slow over short rows
         g = torch.sigmoid(x).unsqueeze(-1)
         to_negatives = p.mul_(g)

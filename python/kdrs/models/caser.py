@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdrs import losses
+from kdrs._tables import RowTable
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models._dropout import Dropout
@@ -71,9 +72,9 @@ class Caser(SequentialRecommender):
         if not config.vertical and not config.horizontal:
             raise ConfigError("vertical and horizontal are both 0", "allowed: one of them may be 0")
         d, length = config.dim, config.length
-        self.users = nn.Embedding(task.n_users, d, sparse=True)
-        self.items = nn.Embedding(task.n_items + 1, d, sparse=True)
-        self.outputs = nn.Embedding(task.n_items + 1, 2 * d, sparse=True)
+        self.users = RowTable(task.n_users, d)
+        self.items = RowTable(task.n_items + 1, d)
+        self.outputs = RowTable(task.n_items + 1, 2 * d)
         for table in (self.users, self.items, self.outputs):
             nn.init.normal_(table.weight, std=1 / table.embedding_dim)
         self.bias = nn.Parameter(torch.zeros(task.n_items + 1))
@@ -128,7 +129,7 @@ class Caser(SequentialRecommender):
         return self.outputs.weight[: self.n_items], self.bias[: self.n_items]
 
     def forward(self, queries: Queries) -> View:
-        return PaddedView(queries, self.encode, self.outputs, lambda: self.outputs.weight, self.bias, sparse=True)
+        return PaddedView(queries, self.encode, self.outputs, self.outputs, self.bias)
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         ids = torch.cat([batch.positives.unsqueeze(1), batch.negatives.view(len(batch.positives), -1)], dim=1)

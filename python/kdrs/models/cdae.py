@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdrs import losses
+from kdrs._tables import RowTable
 from kdrs.data.interactions import Interactions
 from kdrs.models._rows import RowModel, Rows
 from kdrs.models.base import ModelConfig
@@ -47,10 +48,10 @@ class CDAE(RowModel):
         super().__init__(config, task)
         self.n_users = task.n_users
         self.rows = Rows(task.seen, task.device)
-        self.users = nn.Embedding(task.n_users, config.dim, sparse=True)
+        self.users = RowTable(task.n_users, config.dim)
         self.encoder = nn.Parameter(torch.empty(task.n_items, config.dim))
         self.encoder_bias = nn.Parameter(torch.empty(config.dim))
-        self.items = nn.Embedding(task.n_items, config.dim, sparse=True)
+        self.items = RowTable(task.n_items, config.dim)
         self.item_bias = nn.Parameter(torch.empty(task.n_items))
         for fan_in, parameters in (
             (task.n_items, (self.encoder, self.encoder_bias)),
@@ -79,10 +80,9 @@ class CDAE(RowModel):
             queries,
             lambda asked: self.encode(asked.users, seed),
             self.items,
-            lambda: self.items.weight,
+            self.items,
             self.item_bias,
             None if seed is None else (lambda asked: self.encode(asked.users), self.items),
-            sparse=True,
         )
 
     @torch.no_grad()

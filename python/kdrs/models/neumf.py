@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kdrs import losses
+from kdrs._tables import RowTable
 from kdrs.errors import ConfigError
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.tasks import Batch, Queries, Task
@@ -59,8 +60,8 @@ class NeuMF(Recommender):
                 f"allowed: 1 to {width.bit_length()}",
             )
         self.hidden, self.n_items = config.hidden, task.n_items
-        self.users_mf, self.users_mlp = (nn.Embedding(task.n_users, width, sparse=True) for _ in range(2))
-        self.items_mf, self.items_mlp = (nn.Embedding(task.n_items, width, sparse=True) for _ in range(2))
+        self.users_mf, self.users_mlp = (RowTable(task.n_users, width) for _ in range(2))
+        self.items_mf, self.items_mlp = (RowTable(task.n_items, width) for _ in range(2))
         for table in (self.users_mf, self.items_mf, self.users_mlp, self.items_mlp):
             nn.init.normal_(table.weight, std=config.init_std)
         self.first = nn.Linear(2 * width, width)
@@ -79,7 +80,7 @@ class NeuMF(Recommender):
         return config.dim if config.hidden == "mf" else 2 * config.dim
 
     def forward(self, queries: Queries) -> View:
-        return NeuMFView(self, queries, Lazy(lambda: self.item_part(self.items_mlp.weight)))
+        return NeuMFView(self, queries, Lazy(lambda: self.item_part(self.items_mlp.read())))
 
     def user_part(self, users: Tensor) -> Tensor:
         """The users' share of the first layer, its bias included."""
@@ -138,7 +139,7 @@ class NeuMFView:
 
     def all_scores(self) -> Tensor:
         users, items = self._user_part(), self._item_table()
-        mf = self._weighted() @ self._model.items_mf.weight.T  # [B, I]
+        mf = self._weighted() @ self._model.items_mf.read().T  # [B, I]
         rows = [
             torch.cat([self._tile(block, tile) for tile in items.split(TILE_ITEMS)], dim=1)
             for block in users.split(max(1, TILE_FLOATS // (TILE_ITEMS * items.shape[1])))

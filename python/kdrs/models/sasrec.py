@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdrs import losses
+from kdrs._tables import RowTable
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models._dropout import Dropout
@@ -65,12 +66,11 @@ class SASRec(SequentialRecommender):
         if config.dim % config.heads:
             raise ConfigError(f"dim is {config.dim} and heads {config.heads}; heads must divide dim")
         # the softmax over the catalogue touches every row
-        self.items = nn.Embedding(
-            task.n_items + 1, config.dim, padding_idx=task.n_items, sparse=config.objective != "softmax"
-        )
+        table = nn.Embedding if config.objective == "softmax" else RowTable
+        self.items = table(task.n_items + 1, config.dim, padding_idx=task.n_items)
         self.positions = nn.Parameter(torch.empty(config.length, config.dim))
-        for table in (self.items.weight, self.positions):
-            nn.init.normal_(table, std=config.init_std)
+        for parameter in (self.items.weight, self.positions):
+            nn.init.normal_(parameter, std=config.init_std)
         with torch.no_grad():
             self.items.weight[task.n_items] = 0.0
         self.dropout = Dropout(config.dropout)
@@ -113,7 +113,8 @@ class SASRec(SequentialRecommender):
         return self.items.weight[: self.n_items], None
 
     def forward(self, queries: Queries) -> View:
-        return StatesView(queries, self.states, self.items, lambda: self.items.weight, sparse=self.items.sparse)
+        table = self.items if isinstance(self.items, RowTable) else lambda: self.items.weight
+        return StatesView(queries, self.states, self.items, table)
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         assert isinstance(view, StatesView)

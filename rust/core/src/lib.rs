@@ -40,7 +40,7 @@ pub use products::{product_scatter, product_sums, products, Gathered, TableGradi
 pub use ranks::{candidate_ranks, candidate_ranks_scores, list_ranks, list_ranks_scores, Ranks};
 pub use relaxed::{relaxed_ranking, Relaxed};
 pub use score::{Matrix, SimdPath};
-pub use tables::{catch_up, step_rows, AdamStep, Ledger, Table, Touched};
+pub use tables::{catch_up, catch_up_rows, step_rows, AdamStep, Ledger, Table, Touched};
 pub use team::Team;
 pub use topk::{neighbours, topk, topk_scores, Distance, Ranking};
 pub use weighted::{weighted, Order, Weights};

@@ -204,6 +204,37 @@ pub fn catch_up(exec: Exec, table: Table, ledger: Ledger) -> Result<(), Error> {
     })
 }
 
+/// The same for some rows, which may repeat.
+pub fn catch_up_rows(exec: Exec, table: Table, ledger: Ledger, rows: &[i64]) -> Result<(), Error> {
+    ledger.check(table.rows())?;
+    check_rows(rows, table.rows())?;
+    let Ledger { steps, taken, lazy } = ledger;
+    let now = steps.len() as i32;
+    // A row that has been met owes nothing any more, so that none is taken twice.
+    let owing: Vec<(u32, i32)> = rows
+        .iter()
+        .filter_map(|&row| {
+            let from = std::mem::replace(&mut taken[row as usize], now);
+            (from < now).then_some((row as u32, from))
+        })
+        .collect();
+    let update = Update::of(exec.simd);
+    let shared = Shared::new(table);
+    let owed = Owed::new(steps, lazy);
+    // Not to be stopped half way: the ledger counts the steps as taken.
+    let exec = Exec { stop: None, ..exec };
+    exec.for_work(4 * owing.len() * shared.dim).each(
+        owing.chunks(shared.task_rows()),
+        Batch::default,
+        |batch, owing| {
+            batch.fill(owing.iter().copied(), steps.len());
+            // SAFETY: the rows are distinct and inside the table.
+            unsafe { batch.replay(update, &shared, &owed) };
+            Ok(())
+        },
+    )
+}
+
 /// Rows in the order of the steps they have taken, so that neighbours owe about the same and are stepped side by side: a step
 /// waits long for its root and its quotient, and one row alone would leave the processor idle.
 #[derive(Default)]
@@ -1054,7 +1085,7 @@ mod tests {
         #[test]
         fn owed_steps_are_the_steps_of_one_after_the_other(
             dim in 1usize..70, rows in 1usize..60, threads in 1usize..4, seed: u64, path in 0..SimdPath::NAMES.len(),
-            settled in proptest::collection::vec(any::<bool>(), 6),
+            settled in proptest::collection::vec(any::<bool>(), 6), read in proptest::collection::vec(any::<bool>(), 6),
             touched in proptest::collection::vec(proptest::collection::vec(0usize..60, 0..20), 1..6),
         ) {
             let mut state = seed | 1;
@@ -1080,6 +1111,11 @@ mod tests {
                 if settled[t] {
                     let ledger = Ledger::new(&steps[..t], &mut taken, false).unwrap();
                     catch_up(exec, Table::new(v, m, s, dim).unwrap(), ledger).unwrap();
+                }
+                if read[t] {
+                    let ledger = Ledger::new(&steps[..t], &mut taken, false).unwrap();
+                    catch_up_rows(exec, Table::new(v, m, s, dim).unwrap(), ledger, rows).unwrap();
+                    prop_assert!(rows.iter().all(|&row| taken[row as usize] as usize == t));
                 }
                 let ledger = Ledger::new(&steps[..t], &mut taken, false).unwrap();
                 step_rows(exec, Table::new(v, m, s, dim).unwrap(), ledger, Touched { rows, values }, steps[t]).unwrap();

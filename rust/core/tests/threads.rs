@@ -1,7 +1,8 @@
 //! Calls large enough for several threads give the same bytes with any number of them, on every path.
 
 use kdrs_core::{
-    bpr_step, catch_up, step_rows, AdamStep, Exec, Ledger, Pairs, SimdPath, Table, Team, Touched, Trained,
+    bpr_step, catch_up, catch_up_rows, step_rows, AdamStep, Exec, Ledger, Pairs, SimdPath, Table, Team, Touched,
+    Trained,
 };
 
 /// Values and both moments.
@@ -78,6 +79,8 @@ fn tables() {
             let equal = same_everywhere(|exec| {
                 let mut parts = table.clone();
                 let mut taken: Vec<i32> = taken.iter().map(|&t| t as i32).collect();
+                let ledger = Ledger::new(&steps[..owed], &mut taken, lazy).unwrap();
+                catch_up_rows(exec, whole(&mut parts, dim), ledger, &touched[count / 2..]).unwrap();
                 let ledger = Ledger::new(&steps[..owed], &mut taken, lazy).unwrap();
                 let touched = Touched {
                     rows: &touched,

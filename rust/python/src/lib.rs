@@ -535,6 +535,25 @@ fn adam_catch_up<'py>(
 }
 
 #[pyfunction]
+#[pyo3(signature = (arrays, owed, rows, threads, simd_path))]
+fn adam_catch_up_rows<'py>(
+    py: Python<'py>,
+    mut arrays: Table<'py>,
+    mut owed: Ledger<'py>,
+    rows: Ints64<'py>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<()> {
+    let rows = rows.as_slice()?;
+    let steps = adam_steps(&owed)?;
+    let table = table(py, &mut arrays)?;
+    let ledger = ledger(py, &mut owed, &steps)?;
+    run(py, threads, simd(py, simd_path)?, |exec| {
+        core::catch_up_rows(exec, table, ledger, rows)
+    })
+}
+
+#[pyfunction]
 #[pyo3(signature = (arrays, owed, rows, gradients, step, threads, simd_path))]
 #[allow(clippy::too_many_arguments)]
 fn adam_step_rows<'py>(
@@ -737,8 +756,8 @@ fn simd_paths() -> Vec<&'static str> {
 mod _core {
     #[pymodule_export]
     use super::{
-        adam_catch_up, adam_step_rows, bpr_step, candidate_ranks, candidate_ranks_scores, discrepancy, gate, gate_back,
-        metrics, negatives, neighbours, outside, product_scatter, product_sums, products, ranks, ranks_scores,
-        relaxed_ranking, simd_paths, topk, topk_scores, weighted, weighted_negatives,
+        adam_catch_up, adam_catch_up_rows, adam_step_rows, bpr_step, candidate_ranks, candidate_ranks_scores,
+        discrepancy, gate, gate_back, metrics, negatives, neighbours, outside, product_scatter, product_sums, products,
+        ranks, ranks_scores, relaxed_ranking, simd_paths, topk, topk_scores, weighted, weighted_negatives,
     };
 }
