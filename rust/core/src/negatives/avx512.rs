@@ -17,16 +17,21 @@ pub unsafe fn draw<R: RowId>(key: u64, seen: Csr, rows: &[R], n: usize, counter:
     if n == 1 {
         return draw_each(key, seen, rows, counter, out);
     }
-    // Sixteen draws of one row are sixteen rows that agree.
-    rows.iter()
-        .zip(out.chunks_mut(n))
-        .enumerate()
-        .all(|(place, (&row, out))| {
-            out.chunks_mut(LANES).enumerate().all(|(block, out)| {
-                let counter = counter + (place * n + block * LANES) as u64;
-                draw_each(key, seen, &[row; LANES][..out.len()], counter, out)
-            })
-        })
+    // Every draw with its row, as if they were rows: those of one row, and of its next appearance, agree.
+    let Some(&first) = rows.first() else { return true };
+    let mut owners = [first; LANES * BLOCKS];
+    let (mut place, mut drawn) = (0, 0);
+    out.chunks_mut(owners.len()).enumerate().all(|(chunk, out)| {
+        let owners = &mut owners[..out.len()];
+        for owner in owners.iter_mut() {
+            *owner = rows[place];
+            drawn += 1;
+            let next = drawn == n;
+            place += usize::from(next);
+            drawn = if next { 0 } else { drawn };
+        }
+        draw_each(key, seen, owners, counter + (chunk * LANES * BLOCKS) as u64, out)
+    })
 }
 
 /// Blocks of one row that are drawn side by side, so that one's loads hide behind another's.
