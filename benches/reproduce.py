@@ -31,6 +31,7 @@ METHODS: dict[str, list[Term]] = {
     "htd": [("htd", {})],
     "unkd": [("unkd", {})],
     "dcd": [("dcd", {})],
+    "dcd-1e-3": [("dcd", {"weight": 1e-3})],
     "rce-kd": [("rce-kd", {})],
     "nkd": [("nkd", {})],
     "cpd": [("cpd", {})],
