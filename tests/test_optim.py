@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
+from conftest import toy_dataset
 from kdrs.errors import ConfigError
+from kdrs.models import BPR
 from kdrs.optim import Adagrad, Adam, RowGradient, make_optimizer
+from kdrs.tasks import Epoch, PairTask
+from kdrs.train import Learner, step_of
 
 
 def train(model: nn.Embedding, optimizer, steps: int = 30) -> torch.Tensor:
@@ -163,6 +170,78 @@ def test_adagrad_first_step_by_hand():
     adagrad.set_rows({"p": RowGradient(torch.tensor([1, 1]), torch.ones(2, 1))})
     adagrad.step()
     assert parameter.flatten().tolist() == pytest.approx([0.0, -0.2 / 4.1**0.5, 0.0])
+
+
+def test_a_lazy_table_that_torch_steps_takes_dense_gradients_too():
+    """In float64, which the core does not take: one sparse gradient, then dense ones."""
+    ours, reference = (torch.nn.Parameter(torch.ones(6, 2, dtype=torch.float64)) for _ in range(2))
+    lazy, torchs = Adam({"t": ours}, lr=1e-2, lazy=True), torch.optim.Adam([reference], lr=1e-2)
+    for step in range(11):
+        lazy.zero_grad(), torchs.zero_grad()
+        read = ours if step else torch.nn.functional.embedding(torch.arange(6), ours, sparse=True)
+        read.sum().backward(), reference.sum().backward()
+        lazy.step(), torchs.step()
+    lazy.settle()
+    assert torch.allclose(ours, reference, atol=1e-8)
+
+
+def behind(kind: type[BPR] = BPR) -> Learner:
+    """A learner in the middle of an epoch, of a table most of whose rows owe steps."""
+    task = PairTask(toy_dataset().train, batch_size=8)
+    torch.manual_seed(0)
+    learner = Learner(kind(BPR.Config(dim=4, init_std=1.0), task), task, lr=5e-2, weight_decay=0.1)
+    learner._bpr_tables = None  # by autograd
+    epoch = Epoch(0, 0, 1)
+    learner.start(epoch, [])
+    for batch, _ in zip(task.draw(epoch), range(12), strict=False):
+        step_of([learner], batch)
+    return learner
+
+
+def test_whoever_looks_in_the_middle_of_an_epoch_sees_rows_up_to_date():
+    learner = behind()
+    owing = learner.model.items.weight.detach().clone()
+    learner.optimizer.settle()
+    expected = learner.model.items.weight.detach()
+    assert not torch.equal(owing, expected)
+    assert torch.equal(behind().knowledge.factors().items, expected)
+    for copied in (copy.deepcopy(behind().model), pickle.loads(pickle.dumps(behind().model))):
+        assert copied.items.due is None
+        assert torch.equal(copied.items.weight, expected)
+    moved = behind().model
+    moved.items.weight.data = moved.items.weight.data.clone()
+    assert torch.equal(moved.items(torch.arange(len(expected), dtype=torch.int32)), expected)
+    stated = behind()
+    assert torch.equal(stated.state()["model.items.weight"], expected)
+    assert stated.model.items.due is not None  # the epoch goes on
+
+
+def test_tables_wait_only_where_every_holder_of_the_parameter_asks():
+    class Tied(BPR):
+        def __init__(self, config, task):
+            super().__init__(config, task)
+            self.twin = type(self.items)(task.n_items, config.dim)
+            self.twin.weight = self.items.weight
+
+    class Shared(BPR):
+        def __init__(self, config, task):
+            super().__init__(config, task)
+            self.twin = torch.nn.Linear(config.dim, task.n_items, bias=False)
+            self.twin.weight = self.items.weight
+
+    class Unit(BPR):
+        @torch.no_grad()
+        def after_step(self):
+            for table in (self.users, self.items):
+                table.weight.div_(table.weight.norm(dim=1, keepdim=True))
+
+    tied, shared = behind(Tied), behind(Shared)
+    expected = tied.model.items(torch.arange(80)).detach()
+    assert torch.equal(behind(Tied).model.twin(torch.arange(80)), expected)
+    assert set(shared._row_tables) == {"model.users.weight"}
+    unit = behind(Unit)
+    unit.finish()
+    assert torch.allclose(unit.model.items.weight.norm(dim=1), torch.ones(80))
 
 
 @pytest.mark.parametrize("name", ["adam", "lazy-adam", "adagrad"])

@@ -36,6 +36,11 @@ class RowTable(nn.Embedding):
     def forward(self, rows: Tensor) -> Tensor:
         return F.embedding(rows, self.read(rows), self.padding_idx, sparse=True)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies are up to date and owe nothing."""
+        self.read()
+        return {**self.__dict__, "due": None}
+
 
 class RowGradient(NamedTuple):
     """The gradient of a table that a batch touches in few rows; repeated rows add up."""
@@ -71,13 +76,18 @@ class AdamTable:
     KEPT = 128
     """Steps that a row may owe at most."""
 
-    def __init__(self, parameter: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, lazy: bool):
+    def __init__(
+        self, parameter: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, lazy: bool, before: AdamTable | None = None
+    ):
+        """``before`` is the same table in other memory, whose rows owe what these owe."""
         self._at = parameter.data_ptr()
         self._arrays = (parameter.detach().numpy(), exp_avg.numpy(), exp_avg_sq.numpy())
         self._lazy = lazy
-        self._steps = np.empty((self.KEPT, 3), np.float32)
+        self._steps: NDArray[np.float32] = np.empty((self.KEPT, 3), np.float32)
         # how many of how many steps each row has taken, changed together: an interruption may come between any two lines
-        self._clock = np.zeros(parameter.shape[0], np.int32), 0
+        self._clock: tuple[NDArray[np.int32], int] = np.zeros(parameter.shape[0], np.int32), 0
+        if before is not None:
+            self._steps, self._clock = before._steps, before._clock
 
     def holds(self, parameter: Tensor) -> bool:
         """Whether this is still the parameter's memory."""
@@ -92,7 +102,7 @@ class AdamTable:
         """The rows, int64 [N], take the steps they owe."""
         taken, count = self._clock
         if count:
-            owed, ids = (self._steps[:count], taken, self._lazy), rows.contiguous().numpy()
+            owed, ids = (self._steps[:count], taken, self._lazy), rows.long().contiguous().numpy()
             _core.adam_catch_up_rows(self._arrays, owed, ids, torch_threads(), simd_path())
 
     def settle(self) -> None:

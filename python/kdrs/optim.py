@@ -34,7 +34,7 @@ class _State:
     taken: int | None = None
     """Iterations, where the core has stepped the table since they were last written to ``step``."""
     last: Tensor | None = None
-    """float [rows]: the step that each row took last, of a lazy table that torch steps."""
+    """float [rows]: the step that each row took last, of a lazy table that torch steps and whose rows may owe some."""
     owed: int = 0
     """Steps since all rows had taken theirs."""
 
@@ -49,13 +49,14 @@ class Adam:
 
     A step of a row without gradient reads nothing but the row. Rows outside the batch therefore **owe** it, after
     ``bpr_step`` and where a table's readers are ``asking``, until they are next read or until ``settle``, and take all such
-    steps at once, in registers: the same bytes, without the whole table passing through memory in every iteration.
+    steps at once, in registers: the same bytes, without the whole table passing through memory in every iteration. Who reads a
+    table in between without ``catch_up`` sees rows as they were when last read or touched.
 
     **Lazy** (``lazy=True``): of such tables only the touched rows take a step. What an untouched row would have done, decay
     and momentum, it makes up for when it is next touched or at ``settle``, all its steps at once by an estimate in closed form:
     moments as if θ stood still meanwhile, the decay of θ as an exponential. A step then costs what the batch costs, whatever
     the size of the table, and training ends where dense Adam ends, within the noise of seeds. (torch's SparseAdam makes up for
-    nothing: rows seldom drawn are hardly decayed.) Readers that do not ask see rows as they were when last touched.
+    nothing: rows seldom drawn are hardly decayed.)
 
     A parameter without gradient is skipped; one whose gradient is zero is stepped. State is created at a parameter's
     first step.
@@ -157,14 +158,15 @@ class Adam:
             state.taken = None
         if state.last is not None:
             self._catch_up(name, (state.last < state.step).nonzero()[:, 0], state.step)
-            state.owed = 0
+            state.last, state.owed = None, 0
 
     def _table(self, name: str) -> AdamTable | None:
         """What the core steps in the place of torch."""
         state, parameter = self._state[name], self.parameters[name]
         if state.table is not None and not state.table.holds(parameter):  # the parameter was given other memory
             fits = _tables.fits(parameter)
-            state.table = AdamTable(parameter, state.exp_avg, state.exp_avg_sq, self.lazy) if fits else None
+            parts = (parameter, state.exp_avg, state.exp_avg_sq)
+            state.table = AdamTable(*parts, self.lazy, state.table) if fits else None
         return state.table
 
     def can_step(self, users: str, items: str) -> bool:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kdrs._tables import RowTable
 from kdrs.distillers.base import Distiller
 from kdrs.errors import ArtefactError, ConfigError, TrainingError, shown
+from kdrs.models.base import Recommender
 from kdrs.optim import Adam, make_optimizer
 from kdrs.protocols import EarlyStopping, Selection
 from kdrs.runs import Checkpoint, Run
@@ -92,8 +93,22 @@ class Learner:
         own = vars(type(model)) if alone else {}
         self._row_gradients = own["row_gradients"].__get__(model) if "row_gradients" in own else None
         self._bpr_tables = self._find_bpr_tables(own.get("bpr_tables"))
-        tables = {f"model.{key}.weight": part for key, part in model.named_modules() if isinstance(part, RowTable)}
-        self._row_tables = {name: table for name, table in tables.items() if name in trained}
+        self._row_tables = self._find_row_tables(trained)
+
+    def _find_row_tables(self, trained: Mapping[str, nn.Parameter]) -> dict[str, list[RowTable]]:
+        """The parameters of the model that nothing but row tables holds, with these; none where a hook works on parameters."""
+        if getattr(type(self.model), "after_step", Recommender.after_step) is not Recommender.after_step:
+            return {}
+        holders: dict[int, list[nn.Module]] = {}
+        for module in self.model.modules():
+            for parameter in module.parameters(recurse=False):
+                holders.setdefault(id(parameter), []).append(module)
+        found = {name: holders.get(id(parameter), []) for name, parameter in trained.items()}
+        return {
+            name: [module for module in own if isinstance(module, RowTable)]
+            for name, own in found.items()
+            if own and all(isinstance(module, RowTable) for module in own)
+        }
 
     def _find_bpr_tables(self, named: tuple[str, str] | None) -> tuple[str, str] | None:
         """The parameters of those names, if the optimizer can train them in one pass."""
@@ -125,12 +140,13 @@ class Learner:
     def start(self, epoch: Epoch, samples: Sequence[Any]) -> None:
         """Begins an epoch with the samples that were drawn for its terms.
 
-        Until ``finish`` rows of the model's tables may owe steps, which they take before the model reads them.
+        Until ``finish`` rows of the model's tables (`RowTable`) may owe steps, which they take when they are read.
         """
         self.model.train()
         if isinstance(self.optimizer, Adam):
-            for name, table in self._row_tables.items():
-                table.due = partial(self.optimizer.catch_up, name)
+            for name, tables in self._row_tables.items():
+                for table in tables:
+                    table.due = partial(self.optimizer.catch_up, name)
                 self.optimizer.asking.add(name)
         if self._on_epoch_start is not None:
             # two models of one kind must not share their noise
@@ -199,8 +215,9 @@ class Learner:
         if isinstance(self.optimizer, Adam):
             self.optimizer.settle()
             self.optimizer.asking.clear()
-        for table in self._row_tables.values():
-            table.due = None
+        for tables in self._row_tables.values():
+            for table in tables:
+                table.due = None
 
     @property
     def parts(self) -> list[str]:
@@ -209,7 +226,8 @@ class Learner:
 
     def state(self) -> dict[str, Tensor]:
         """Parameters, buffers and optimizer state by name; live tensors."""
-        self.finish()
+        if isinstance(self.optimizer, Adam):
+            self.optimizer.settle()
         tensors = {
             f"{key}.{name}": t for key, module in self._modules.items() for name, t in module.state_dict().items()
         }
@@ -383,14 +401,13 @@ def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[
         # allocator could reuse no hole (a megabyte lost a step, seen with glibc)
         columns = sum(len(learner.parts) for learner in learners)
         history = torch.empty(len(draws.batches), columns, device=next(learners[0].model.parameters()).device)
-        try:
+        with ExitStack() as ends:
+            for learner in learners:
+                ends.callback(learner.finish)
             for step, batch in enumerate(draws.batches):
                 parts = step_of(learners, batch)
                 for column, value in enumerate(value for part in parts for value in part):
                     history[step, column] = value
-        finally:
-            for learner in learners:
-                learner.finish()
     table = history.double().cpu()  # [batches, parts]
     if not torch.isfinite(table).all():
         _raise_divergence(learners, draws, table)

@@ -101,7 +101,7 @@ class DotView:
         queries: Queries,
         encode: Callable[[Queries], Tensor],
         item_rows: Callable[[Tensor], Tensor],
-        item_table: Callable[[], Tensor] | RowTable,
+        item_table: Callable[[], Tensor] | nn.Embedding,
         bias: Tensor | None = None,
         represent: tuple[Callable[[Queries], Tensor], Callable[[Tensor], Tensor]] | None = None,
     ):
@@ -135,14 +135,17 @@ class DotView:
         source = self._item_table
         if isinstance(source, RowTable):
             return Table(source.weight, sparse=True, asked=source.read)
-        return Table(source())
+        return Table(source.weight, sparse=source.sparse) if isinstance(source, nn.Embedding) else Table(source())
 
     def _with_bias(self, scores: Tensor, ids: Tensor) -> Tensor:
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
     def all_scores(self) -> Tensor:
         source = self._item_table
-        catalogue = source.read() if isinstance(source, RowTable) else source()
+        if isinstance(source, RowTable):
+            catalogue = source.read()
+        else:
+            catalogue = source.weight if isinstance(source, nn.Embedding) else source()
         scores = self._scored() @ catalogue.T  # [B, I]
         return scores if self._bias is None else scores + self._bias
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdrs._tables import RowTable
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models.base import ModelConfig, Recommender
@@ -95,7 +94,7 @@ class StatesView(PaddedView):
         queries: Queries,
         states: Callable[[Queries], Tensor],
         item_rows: Callable[[Tensor], Tensor],
-        item_table: Callable[[], Tensor] | RowTable,
+        item_table: Callable[[], Tensor] | nn.Embedding,
     ):
         self._states_of, self._states = states, Lazy(lambda: states(queries))
         super().__init__(queries, lambda _: self._states()[:, -1], item_rows, item_table)

@@ -41,7 +41,7 @@ class BPR(Recommender):
         return DotView(queries, lambda asked: self.users(asked.users), self.items, self.items)
 
     def factors(self) -> Factors:
-        return Factors(self.users.weight.detach(), self.items.weight.detach())
+        return Factors(self.users.read().detach(), self.items.read().detach())
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         scores = view.scores(torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1))  # [B, 1 + N]

@@ -126,7 +126,7 @@ class Caser(SequentialRecommender):
         return torch.cat(best, dim=1) + torch.cat([filters.bias for filters in self.across])  # type: ignore[misc]
 
     def item_vectors(self) -> tuple[Tensor, Tensor]:
-        return self.outputs.weight[: self.n_items], self.bias[: self.n_items]
+        return self.outputs.read()[: self.n_items], self.bias[: self.n_items]
 
     def forward(self, queries: Queries) -> View:
         return PaddedView(queries, self.encode, self.outputs, self.outputs, self.bias)

@@ -89,7 +89,7 @@ class CDAE(RowModel):
     def factors(self) -> Factors:
         users = torch.arange(self.n_users, device=self.item_bias.device)
         encoded = torch.cat([self.encode(block) for block in users.split(BLOCK_USERS)])
-        return Factors(encoded, self.items.weight.detach(), self.item_bias.detach())
+        return Factors(encoded, self.items.read().detach(), self.item_bias.detach())
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         positive = view.pairs(batch.positive_rows, batch.positives.reshape(-1))

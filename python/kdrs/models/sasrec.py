@@ -110,11 +110,11 @@ class SASRec(SequentialRecommender):
         return self.states(queries)[:, -1]
 
     def item_vectors(self) -> tuple[Tensor, None]:
-        return self.items.weight[: self.n_items], None
+        table = self.items.read() if isinstance(self.items, RowTable) else self.items.weight
+        return table[: self.n_items], None
 
     def forward(self, queries: Queries) -> View:
-        table = self.items if isinstance(self.items, RowTable) else lambda: self.items.weight
-        return StatesView(queries, self.states, self.items, table)
+        return StatesView(queries, self.states, self.items, self.items)
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         assert isinstance(view, StatesView)
