@@ -2,7 +2,8 @@
 
     python benches/comparison.py --runs runs/reproduce [--costs costs.json] --out docs/results/methods.md
 
-Reads what ``benches/reproduce.py`` left. ``--costs`` takes the output of ``benches/costs.py --json`` for peak memory.
+Reads what ``benches/reproduce.py`` left. ``--costs`` takes the output of ``benches/costs.py --json`` for peak memory. A second
+table has the runs that were begun and not carried to their end.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import argparse
 import json
 import statistics
 from pathlib import Path
+from typing import Any
+
+from reproduce import METHODS
 
 PUBLISHED = {
     "student": "0.4486 (log)",
@@ -23,6 +27,19 @@ PUBLISHED = {
     "teacher": "0.5135 (DE-RRD's table)",
 }
 """Test H@5, own candidates and splits each."""
+EARLY = 10
+"""Epoch, from 0, at which unfinished runs are compared."""
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def unfinished(runs: Path) -> list[Path]:
+    """Runs of methods without a report that are past epoch ``EARLY``."""
+    begun = (path.parent for path in sorted(runs.glob("*/seed-0/metrics.jsonl")))
+    left = [run for run in begun if run.parent.name in METHODS and not (run / "report.json").exists()]
+    return [run for run in left if len(history(run)) > EARLY]
 
 
 def main() -> None:
@@ -45,7 +62,7 @@ def main() -> None:
     for name, runs in found.items():
         ends = [json.loads((run / "report.json").read_text("utf-8")) for run in runs]
         own = [end["per_metric_best"] for end in ends]
-        lines = [json.loads(line) for run in runs for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+        lines = [line for run in runs for line in history(run)]
         values = {metric: [end[metric]["test"] for end in own] for metric in ("hit@5", "hit@10", "ndcg@5")}
         rows.append(
             {
@@ -65,10 +82,10 @@ def main() -> None:
         "# Every method on CiteULike, BPR 200 -> 20",
         "",
         "Leave-one-out, 499 candidates (`citeulike-loo`); each method once with its defaults, Adam with learning rate and "
-        "weight decay 1e-3, batch 1,024, patience 20 (bd: 100 epochs from the trained student). Test values at the epoch with "
-        "the best validation value of the same K. One standard error of H@5 on 5,219 users is 0.007: differences below 0.014 "
-        "from one seed say little. Written by `python benches/comparison.py` from the runs of "
-        "`python benches/reproduce.py --only all`.",
+        "weight decay 1e-3, batch 1,024, patience 20 (ftd: 100; bd: at most 100 epochs, from the trained student). Test "
+        "values at the epoch with the best validation value of the same K. One standard error of H@5 on 5,219 users is 0.007: "
+        "differences below 0.014 from one seed say little. cd-2 draws 2 items, dcd-1e-3 has that weight. Written by "
+        "`python benches/comparison.py` from the runs of `python benches/reproduce.py --only all`.",
         "",
         f"Machine: {environment['processor']}, {environment['cores']} cores, torch {environment['torch']}, "
         f"{environment['torch_threads']} thread a run, others beside it: seconds an epoch are those of a shared machine, "
@@ -83,6 +100,24 @@ def main() -> None:
             f"| {row['name']} | {row['hit@5']:.4f}{spread} | {row['hit@10']:.4f} | {row['ndcg@5']:.4f} | {row['seeds']} | "
             f"{row['epochs']} | {row['seconds']:.2f} | {row['peak'] or '-'} | {row['published']} |"
         )
+    begun = unfinished(options.runs)
+    if begun:
+        text += [
+            "",
+            "## Begun and not carried to their end",
+            "",
+            f"Test H@5 after epoch {EARLY}, counted from 0; below the student alone, DE and RRD at the same epoch.",
+            "",
+            f"| method | H@5 after epoch {EARLY} | s an epoch |",
+            "|---|---|---|",
+        ]
+        same = [options.runs / name / "seed-0" for name in ("student", "de", "rrd")]
+        for run in [*begun, *same]:
+            lines = history(run)
+            early, seconds = lines[EARLY]["test"]["hit@5"], statistics.median(line["seconds"] for line in lines)
+            text.append(f"| {run.parent.name} | {early:.4f} | {seconds:.2f} |")
+            if run in begun:
+                found[run.parent.name] = [run]
     text += ["", "## Commands", ""]
     for runs in found.values():
         for run in runs:
