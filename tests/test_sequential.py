@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,42 @@ def test_the_first_queries_are_the_users_as_of_now():
     assert queries.history.tolist() == [padded(own, 3) for own in USERS]
     assert task.owners[:5].tolist() == [0, 1, 2, 3, 4]
     assert task.seen.shape == (5, N_ITEMS)
+
+
+def test_a_task_once_users_have_another_item():
+    later = [[8], [], [5], [], [3]]
+    more = Interactions.from_pairs(np.array([0, 2, 4]), np.array([8, 5, 3]), 5, N_ITEMS)
+    task = task_of()
+    after = task.after(more)
+    assert after is task.after(more)
+    assert after.queries(torch.arange(5)).history.tolist() == [
+        padded(own + new, 3) for own, new in zip(USERS, later, strict=True)
+    ]
+    assert task.queries(torch.arange(5)).history.tolist() == [padded(own, 3) for own in USERS]
+    two = Interactions.from_pairs(np.array([0, 0]), np.array([8, 3]), 5, N_ITEMS)
+    with pytest.raises(DataError, match="user 0 has 2 later items"):
+        task.after(two)
+
+
+@pytest.mark.parametrize("name", ["caser", "sasrec"])
+def test_the_validation_item_is_known_when_the_test_item_is_asked_for(name: str):
+    data = toy_dataset(candidates=None)
+    ordered = replace(data, split={"kind": "last-n", "n_valid": 1, "n_test": 1, "last": "test", "order": "file"})
+    assert ordered.test_follows_valid
+    assert not data.test_follows_valid
+    assert not replace(ordered, split={**ordered.split, "last": "valid"}).test_follows_valid
+    task = toy_task(name)
+    teacher = ModelTeacher(built(name, task), task)
+    known = Evaluator.of(ordered)(teacher)
+    plain = Evaluator.of(data)(teacher)
+    by_hand = Evaluator.of(data)(ModelTeacher(teacher.model, task.after(data.valid)))
+    for metric, values in known["test"].values.items():
+        assert np.array_equal(values, by_hand["test"].values[metric]), metric
+        assert np.array_equal(known["valid"].values[metric], plain["valid"].values[metric]), metric
+    assert not all(np.array_equal(known["test"].values[m], plain["test"].values[m]) for m in plain["test"].values)
+    users = PairTask(data.train)
+    factors = ModelTeacher(built("bpr", users), users)
+    assert Evaluator.of(ordered)(factors)["test"].means() == Evaluator.of(data)(factors)["test"].means()
 
 
 @pytest.mark.parametrize(("length", "targets"), [(3, 1), (2, 1), (2, 2), (5, 1), (9, 1), (3, 3), (1, 1)])

@@ -185,6 +185,8 @@ class Evaluator:
     * ``average``: ``with-truth`` keeps queries that have a held-out item; ``all-queries`` counts the others as 0.
     * ``formulas``: ``standard`` (``kdrs.ranking.metrics``); ``bd`` and ``caser`` as ``kdrs.protocols`` describes.
     * ``leaks``: a held-out item that is also masked is an ``error``, or a ``miss`` that stays in the denominators.
+    * ``earlier``: by part, pairs that come between ``seen`` and that part, at most one a query: what a scorer that has
+      ``after(pairs)`` (a model of sequences) knows besides ``seen`` when it is asked for the part.
     * ``beyond``: also take coverage, popularity, Gini and novelty of the lists (full ranking only).
     * ``threads``: for the kernels; ``block``: queries at once, by default as many as a few tens of megabytes hold.
 
@@ -209,6 +211,7 @@ class Evaluator:
         average: str = "with-truth",
         formulas: str = "standard",
         leaks: str = "error",
+        earlier: Mapping[str, Any] | None = None,
         beyond: bool = True,
         threads: int | None = None,
         block: int | None = None,
@@ -222,6 +225,7 @@ class Evaluator:
         for name, truth in self.truths.items():
             if truth.shape != self.seen.shape:
                 raise DataError(f"{name} is {truth.shape}, train is {self.seen.shape}; both count queries x items")
+        self.earlier = {str(name): as_interactions(pairs, name) for name, pairs in (earlier or {}).items()}
         self.n_queries, self.n_items = self.seen.shape
         self.ks = _checked_ks(ks, self.n_items)
         self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
@@ -262,7 +266,8 @@ class Evaluator:
     def of(cls, dataset: Dataset, protocol: str | Protocol | None = None, **options: Any) -> Evaluator:
         """The evaluator of a data set's validation and test parts under a protocol; ``options`` override it.
 
-        By default ``loo-499`` where the data set stores candidates, else ``default`` (full ranking).
+        By default ``loo-499`` where the data set stores candidates, else ``default`` (full ranking). Where each user's
+        validation item comes before the test items, models of sequences know it when these are asked for.
         """
         if protocol is None:
             protocol = "default" if dataset.candidates is None else "loo-499"
@@ -279,6 +284,8 @@ class Evaluator:
         held_out = {name: part for name, part in parts.items() if part.n_pairs}
         if not held_out:
             raise DataError("the data set holds nothing out", "prepare it with a split")
+        if dataset.test_follows_valid:
+            chosen.setdefault("earlier", {"test": dataset.valid})
         return cls(dataset.train, held_out, **chosen)
 
     @property
@@ -291,7 +298,7 @@ class Evaluator:
         return tuple(name for metric in self.metrics for name in self._names_of(metric))
 
     def __call__(self, scorer: Any, parts: str | Sequence[str] | None = None) -> dict[str, Report]:
-        """Reports by part, all of them from one pass over the queries.
+        """Reports by part, from one pass over the queries for all parts that the scorer answers alike.
 
         Raises ``DataError`` for scores that are not finite, naming the first query, and for shapes that do not fit.
         """
@@ -299,8 +306,23 @@ class Evaluator:
         for name in wanted:
             if name not in self.truths:
                 raise ConfigError(f"unknown part {shown(name)!r}", nearest(str(name), self.truths))
+        passes: dict[int, tuple[Any, list[str]]] = {}
+        for name in dict.fromkeys(wanted):
+            asked = self._at(scorer, name)
+            passes.setdefault(id(asked), (asked, []))[1].append(name)
+        reports = {}
+        for asked, names in passes.values():
+            reports.update(self._measure(asked, names))
+        return {name: reports[name] for name in wanted}
+
+    def _at(self, scorer: Any, part: str) -> Any:
+        """The scorer as it is asked for a part."""
+        after = getattr(scorer, "after", None)
+        return after(self.earlier[part]) if part in self.earlier and after is not None else scorer
+
+    def _measure(self, scorer: Any, parts: Sequence[str]) -> dict[str, Report]:
         source = as_source(scorer, self.n_queries, self.n_items, self.threads)
-        ledgers = {name: _Ledger(self, name) for name in dict.fromkeys(wanted)}
+        ledgers = {name: _Ledger(self, name) for name in parts}
         asked = np.logical_or.reduce([ledger.keeps for ledger in ledgers.values()]) if ledgers else np.zeros(0, bool)
         rows = np.flatnonzero(asked)
         with no_grad():

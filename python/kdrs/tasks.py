@@ -511,6 +511,8 @@ class SequenceTask:
         self.flat = form == "whole" or targets > 1
         """Whether instances may have several targets, so that batches are `SequenceBatch`es."""
         self.device, self.threads = torch.device(device), threads
+        self._targets = targets
+        self._after: tuple[Interactions, SequenceTask] | None = None
         self.items = _checked_order(order, seen)
         owners, ends, firsts, counts = _instances(seen, length, targets, form)
         self.n_short = int(np.count_nonzero(seen.row_degrees > 0) - np.count_nonzero(np.bincount(owners)))
@@ -534,6 +536,35 @@ class SequenceTask:
         self._starts = torch.from_numpy(seen.indptr[:-1].copy()).to(self.device)
         self._order = torch.from_numpy(self.items).to(self.device)
         self._window = torch.arange(-length, 0, device=self.device)
+
+    def after(self, pairs: Interactions) -> SequenceTask:
+        """This task once users have these items too, [U, I], after those of training. Made once for the same pairs.
+
+        Raises ``DataError`` if a user has more than one, whose order would be unknown.
+        """
+        if self._after is None or self._after[0] is not pairs:
+            more = pairs.row_degrees
+            if more.size and more.max() > 1:
+                raise DataError(
+                    f"user {int(more.argmax())} has {int(more.max())} later items, whose order is unknown",
+                    "allowed: at most one a user",
+                )
+            order = np.insert(self.items, self.seen.indptr[1:][more > 0], pairs.indices)
+            users = np.repeat(np.arange(self.n_users), self.seen.row_degrees + more)
+            seen = Interactions.from_pairs(users, order.astype(np.int64), *self.seen.shape)
+            task = SequenceTask(
+                seen,
+                order,
+                length=self.length,
+                targets=self._targets,
+                form=self.form,
+                batch_size=self.batch_size,
+                n_negatives=self.n_negatives,
+                device=self.device,
+                threads=self.threads,
+            )
+            self._after = pairs, task
+        return self._after[1]
 
     def queries(self, rows: Tensor) -> Queries:
         users = self._users[rows]

@@ -16,7 +16,7 @@ from kdrs import ranking
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, MissingKnowledge, shown
 from kdrs.ranking import Ranking
-from kdrs.tasks import Queries, Task, translated
+from kdrs.tasks import Queries, SequenceTask, Task, translated
 from kdrs.view import DetachedView, DotView, Factors, FrozenView, View, frozen
 
 BLOCK_BYTES = 64 << 20
@@ -232,8 +232,15 @@ class ModelTeacher(Scored):
         return (*self._stages, Stage(self.epoch, lambda: self))
 
     def factors(self) -> Factors | None:
+        of_task = getattr(self.model, "factors_of", None)
         with frozen(self.model):
-            return self.model.factors()  # type: ignore[operator]
+            return self.model.factors() if of_task is None else of_task(self.task)  # type: ignore[operator]
+
+    def after(self, pairs: Interactions) -> ModelTeacher:
+        """A model of sequences asked when users have these items too, [U, I], one each at most; any other as it is."""
+        if not isinstance(self.task, SequenceTask) or not hasattr(self.model, "factors_of"):
+            return self
+        return ModelTeacher(self.model, self.task.after(pairs), name=self.name, live=self.live)
 
     @property
     def _ranks_users(self) -> bool:

@@ -132,6 +132,13 @@ class Dataset:
         """Train, validation and test together."""
         return self.train.union(self.valid).union(self.test)
 
+    @property
+    def test_follows_valid(self) -> bool:
+        """Whether users have at most one validation item each, between the training items and the test items."""
+        kind, held = self.split.get("kind"), self.valid.row_degrees
+        ordered = kind in ("ordered", "time") or (kind == "last-n" and self.split.get("last") == "test")
+        return ordered and self.order is not None and held.size > 0 and int(held.max()) == 1
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over ids, arrays and split: two data sets with one fingerprint give the same run.

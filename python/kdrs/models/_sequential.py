@@ -69,9 +69,13 @@ class SequentialRecommender(Recommender):
         return queries.history
 
     def factors(self) -> Factors:
+        return self.factors_of(self.task)
+
+    def factors_of(self, task: SequenceTask) -> Factors:
+        """``factors`` with the users' histories of another task of the same users, items and length."""
         with torch.no_grad():
-            everyone = torch.arange(self.task.n_users, device=self.task.device)
-            vectors = [self.encode(self.task.queries(rows)) for rows in everyone.split(BLOCK)]
+            everyone = torch.arange(task.n_users, device=task.device)
+            vectors = [self.encode(task.queries(rows)) for rows in everyone.split(BLOCK)]
         items, bias = self.item_vectors()
         return Factors(torch.cat(vectors), items.detach(), None if bias is None else bias.detach())
 
