@@ -261,25 +261,46 @@ def test_sgl_views_depend_on_the_epoch_alone(task: PairTask):
 # --- a softmax over a catalogue -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", [1, 70, 1 << 21])
-def test_logsumexp_of_products_is_torchs(monkeypatch, block: int):
-    monkeypatch.setattr(losses._LogSumExp, "BLOCK_FLOATS", block)
+@pytest.mark.parametrize(("floats", "rows"), [(1, 1), (12, 3), (70, 2048), (1 << 19, 2048)])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("bound", [None, 1.5])
+def test_logsumexp_of_products_is_torchs(monkeypatch, floats: int, rows: int, biased: bool, bound: float | None):
+    monkeypatch.setattr(losses._LogSumExp, "TILE_FLOATS", floats)
+    monkeypatch.setattr(losses._LogSumExp, "TILE_ROWS", rows)
     torch.manual_seed(0)
-    inputs = [torch.randn(7, 3), torch.randn(20, 3), torch.randn(20)]
+    inputs = [torch.randn(7, 3), torch.randn(20, 3), torch.randn(20)][: 2 + biased]
     weights, results = torch.randn(7), []
-    for function in (
-        losses.logsumexp_products,
-        lambda left, right, bias: torch.logsumexp(left @ right.T + bias, dim=1),
-    ):
-        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
-        value = function(*leaves)
-        (value * weights).sum().backward()
-        results.append([value.detach(), *(leaf.grad for leaf in leaves)])
-    for ours, theirs in zip(*results, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5)
-    assert torch.allclose(
-        losses.logsumexp_products(*inputs[:2]), torch.logsumexp(inputs[0] @ inputs[1].T, dim=1), atol=1e-5
+    chosen = torch.rand(7, 20) < 0.3
+    chosen[2] = True  # of this row nothing is left
+    for hidden in (None, chosen):
+        pairs = None if hidden is None else hidden.nonzero().flip(0).unbind(1)
+
+        def slow(left, right, bias=None, hidden=hidden):
+            scores = left @ right.T if bias is None else left @ right.T + bias
+            scores = scores if bound is None else scores.clamp(-bound, bound)
+            return torch.logsumexp(scores if hidden is None else scores.masked_fill(hidden, -torch.inf), dim=1)
+
+        def fast(*parts, pairs=pairs):
+            return losses.logsumexp_products(*parts, hidden=pairs, bound=bound)
+
+        results = []
+        for function in (fast, slow):
+            leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+            value = function(*leaves)
+            kept = torch.ones(7, dtype=torch.bool) if hidden is None else ~hidden.all(1)
+            if function is fast:
+                assert (value[~kept] == torch.finfo(torch.float32).min).all()
+            (value * weights)[kept].sum().backward()
+            results.append([value.detach()[kept], *(leaf.grad for leaf in leaves)])
+        for ours, theirs in zip(*results, strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_logsumexp_of_no_products():
+    assert (
+        losses.logsumexp_products(torch.zeros(2, 3), torch.zeros(0, 3)).tolist() == [torch.finfo(torch.float32).min] * 2
     )
+    assert losses.logsumexp_products(torch.zeros(0, 3), torch.zeros(4, 3)).shape == (0,)
 
 
 def test_logsumexp_of_products_does_not_overflow():

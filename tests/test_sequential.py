@@ -21,7 +21,6 @@ from kdrs.data import Dataset, Interactions
 from kdrs.errors import ConfigError, DataError
 from kdrs.evaluate import Evaluator
 from kdrs.models import BPR, MODELS, Caser, SASRec
-from kdrs.models import sasrec as sasrec_module
 from kdrs.tasks import Epoch, PairTask, SequenceBatch, SequenceTask, translated
 from kdrs.teachers import FileTeacher, ModelTeacher
 from test_train import final_bytes, stop_after
@@ -359,7 +358,7 @@ def test_a_user_without_items_has_finite_scores():
 
 @pytest.mark.parametrize("objective", ["bce", "sampled-softmax", "softmax"])
 def test_sasrecs_losses_by_hand(objective: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sasrec_module, "BLOCK_FLOATS", 2 * N_ITEMS)
+    monkeypatch.setattr("kdrs.losses._LogSumExp.TILE_FLOATS", 20)
     task = task_of(length=4, form="whole", n_negatives=2, batch_size=3)
     model = built("sasrec", task, length=4, objective=objective, init_std=0.5)
     batch = task.draw(Epoch(0, 0, 1))[0]

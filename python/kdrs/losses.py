@@ -147,41 +147,114 @@ class _SquaredDistances(torch.autograd.Function):
         return to_left, gap * (-2 * gradients[0]).unsqueeze(-1) if to_left is None else to_left.neg()
 
 
-def logsumexp_products(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+def logsumexp_products(
+    left: Tensor,
+    right: Tensor,
+    bias: Tensor | None = None,
+    *,
+    hidden: tuple[Tensor, Tensor] | None = None,
+    bound: float | None = None,
+) -> Tensor:
     """float32 [B]: log Σ_n exp(left_b · right_n + bias_n) for ``left`` [B, D], ``right`` [N, D], ``bias`` [N].
 
-    The denominator of a softmax over a whole catalogue. Scores are made in blocks and again in the backward pass, so the
-    array [B, N] never exists.
+    The denominator of a softmax over a whole catalogue. ``hidden``, two int64 [H], leaves (row, column) pairs out of their
+    rows' sums; a row of which nothing is left gets the least finite number. ``bound`` holds the products, bias
+    included, within ±bound, and none gets a gradient beyond. Scores are made in tiles that stay in the processor's cache,
+    and again in the backward pass, so the array [B, N] never exists.
     """
-    if bias is None:
-        bias = right.new_zeros(right.shape[0])
-    return _LogSumExp.apply(left, right, bias)
+    sums: Tensor = _LogSumExp.apply(left, right, bias, hidden, bound)
+    return sums
 
 
 class _LogSumExp(torch.autograd.Function):
-    BLOCK_FLOATS = 1 << 21
+    TILE_FLOATS = 1 << 19
+    """Scores made at a time on a CPU, a megabyte for each of two threads; elsewhere 32 times as many."""
+    TILE_ROWS = 2048
 
     @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor, bias: Tensor) -> Tensor:
-        out = left.new_empty(left.shape[0])
-        for rows in _LogSumExp._blocks(left, right):
-            out[rows] = torch.logsumexp(torch.addmm(bias, left[rows], right.T), dim=1)
+    def forward(
+        ctx: Any,
+        left: Tensor,
+        right: Tensor,
+        bias: Tensor | None,
+        hidden: tuple[Tensor, Tensor] | None,
+        bound: float | None,
+    ) -> Tensor:
+        least = torch.finfo(left.dtype).min
+        top, sums = left.new_full(left.shape[:1], least), left.new_zeros(left.shape[0])
+        ctx.hidden = None if hidden is None else _HiddenPairs(*hidden, _LogSumExp._steps(left, right), right.shape[0])
+        for rows, _, scores, _ in _LogSumExp._tiles(left, right, bias, ctx.hidden, bound):
+            raised = torch.maximum(top[rows], scores.amax(1))
+            scores.sub_(raised.unsqueeze(1)).exp_()
+            sums[rows] = sums[rows] * (top[rows] - raised).exp_() + scores.sum(1)
+            top[rows] = raised
+        out = sums.log_().add_(top).clamp_(min=least)
         ctx.save_for_backward(left, right, bias, out)
+        ctx.bound = bound
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         left, right, bias, out = ctx.saved_tensors
-        to_left, to_right, to_bias = torch.empty_like(left), torch.zeros_like(right), torch.zeros_like(bias)
-        for rows in _LogSumExp._blocks(left, right):
-            shares = torch.addmm(bias, left[rows], right.T).sub_(out[rows].unsqueeze(1)).exp_()
-            shares.mul_(gradients[0][rows].unsqueeze(1))
-            torch.mm(shares, right, out=to_left[rows])
-            to_right.addmm_(shares.T, left[rows])
-            to_bias += shares.sum(0)
-        return to_left, to_right, to_bias
+        weighted = left * gradients[0].unsqueeze(1)
+        if bias is not None:
+            weighted = torch.cat([weighted, gradients[0].unsqueeze(1)], dim=1)  # its last column sums the shares
+        to_left, to_right = torch.zeros_like(left), right.new_zeros(right.shape[0], weighted.shape[1])
+        for rows, columns, shares, free in _LogSumExp._tiles(left, right, bias, ctx.hidden, ctx.bound):
+            shares.sub_(out[rows].unsqueeze(1)).exp_()
+            if free is not None:  # beyond the bound nothing passes
+                torch.ops.aten.hardtanh_backward.grad_input(shares, free, -ctx.bound, ctx.bound, grad_input=shares)
+            to_left[rows].addmm_(shares, right[columns])
+            to_right[columns].addmm_(shares.T, weighted[rows])
+        to_bias = None if bias is None else to_right[:, -1]
+        return to_left.mul_(gradients[0].unsqueeze(1)), to_right[:, : right.shape[1]], to_bias, None, None
 
     @staticmethod
-    def _blocks(left: Tensor, right: Tensor) -> Iterator[slice]:
-        size = max(1, _LogSumExp.BLOCK_FLOATS // max(right.shape[0], 1))
-        return (slice(start, start + size) for start in range(0, left.shape[0], size))
+    def _steps(left: Tensor, right: Tensor) -> tuple[int, int]:
+        """Rows and columns of a tile."""
+        floats = _LogSumExp.TILE_FLOATS * (1 if left.device.type == "cpu" else 32)
+        rows = max(1, min(left.shape[0], _LogSumExp.TILE_ROWS))
+        return rows, max(1, min(floats // rows, right.shape[0]))
+
+    @staticmethod
+    def _tiles(
+        left: Tensor, right: Tensor, bias: Tensor | None, hidden: _HiddenPairs | None, bound: float | None
+    ) -> Iterator[tuple[slice, slice, Tensor, Tensor | None]]:
+        """Rows, columns, their scores, hidden ones -inf, and, where there is a bound, their scores without it; in buffers that
+        the next tile overwrites."""
+        height, width = _LogSumExp._steps(left, right)
+        if bias is not None:  # as one more dimension
+            left = torch.cat([left, left.new_ones(left.shape[0], 1)], dim=1)
+            right = torch.cat([right, bias.unsqueeze(1)], dim=1)
+        buffers = left.new_empty(1 if bound is None else 2, height * width)
+        for top in range(0, left.shape[0], height):
+            own, rows = left[top : top + height], slice(top, top + height)
+            for start in range(0, right.shape[0], width):
+                others, columns, free = right[start : start + width], slice(start, start + width), None
+                scores = buffers[0, : own.shape[0] * others.shape[0]].view(own.shape[0], -1)
+                torch.mm(own, others.T, out=scores)
+                if bound is not None:
+                    free, scores = scores, buffers[1, : scores.numel()].view_as(scores)
+                    torch.clamp(free, -bound, bound, out=scores)
+                if hidden is not None:
+                    scores[hidden.within(top // height, start // width)] = -torch.inf
+                yield rows, columns, scores, free
+
+
+class _HiddenPairs:
+    """(row, column) pairs, sorted by the tiles of ``steps`` rows and columns that they lie in."""
+
+    def __init__(self, rows: Tensor, columns: Tensor, steps: tuple[int, int], n_columns: int):
+        height, width = steps
+        self._across = -(-n_columns // width)
+        tiles, order = torch.sort(rows // height * self._across + columns // width)
+        self._rows, self._columns = rows[order] % height, columns[order] % width
+        self._ends = tiles.bincount().cumsum(0).tolist()
+
+    def within(self, down: int, across: int) -> tuple[Tensor, Tensor]:
+        """Those of a tile, counted from its corner."""
+        tile = down * self._across + across
+        if tile >= len(self._ends):
+            return self._rows[:0], self._columns[:0]
+        pairs = slice(self._ends[tile - 1] if tile else 0, self._ends[tile])
+        return self._rows[pairs], self._columns[pairs]

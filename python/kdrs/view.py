@@ -141,13 +141,18 @@ class DotView:
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
     def all_scores(self) -> Tensor:
+        own, items, bias = self.factored()
+        scores = own @ items.T  # [B, I]
+        return scores if bias is None else scores + bias
+
+    def factored(self) -> Factors:
+        """What the whole catalogue's scores are products of, with gradient: vectors of this view's queries and of items."""
         source = self._item_table
         if isinstance(source, RowTable):
             catalogue = source.read()
         else:
             catalogue = source.weight if isinstance(source, nn.Embedding) else source()
-        scores = self._scored() @ catalogue.T  # [B, I]
-        return scores if self._bias is None else scores + self._bias
+        return Factors(self._scored(), catalogue, self._bias)
 
     def at(self, queries: Queries) -> DotView:
         view = DotView(queries, self._encode, self._item_rows, self._item_table, self._bias, self._represent)

@@ -16,9 +16,9 @@ from kdrs.distillers.base import Distiller
 from kdrs.distillers.dcd import item_ranks
 from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Queries, Task
+from kdrs.tasks import Batch, Epoch, Task
 from kdrs.teachers import Stage, Teacher
-from kdrs.view import View
+from kdrs.view import DotView, View
 
 LISTED = 100
 """Items of a permutation that count; exp(-rho / 10) is taken as 0 behind them."""
@@ -215,16 +215,18 @@ class HetComp(Distiller):
             sums = scores.masked_fill(~known, torch.finfo(scores.dtype).min).logsumexp(1)
             left = self.task.n_items - self._counts[users] - (targets >= 0).sum(1)
             return sums + torch.log(left / known.sum(1).clamp(min=1))
-        asked = batch.queries
+        asked, hidden = student.at(batch.queries.at(first)), self._hidden(users, targets)
+        if isinstance(asked, DotView):
+            own, items, bias = asked.factored()
+            return losses.logsumexp_products(own, items, bias, hidden=hidden, bound=CLAMP)
         size = max(1, BLOCK_FLOATS // self.task.n_items)
+        if first.shape[0] <= size:
+            return _sums(asked, *hidden)
         parts = []
-        for start in range(0, first.shape[0], size):
+        for start in range(0, first.shape[0], size):  # the scores of one block at a time, made again for the gradient
             rows = slice(start, start + size)
-            arguments = student, asked.at(first[rows]), *self._hidden(users[rows], targets[rows])
-            if first.shape[0] <= size:
-                parts.append(_sums(*arguments))
-            else:  # many blocks: the scores of one at a time, made again for the gradient
-                parts.append(checkpoint(_sums, *arguments, use_reentrant=False))
+            arguments = student.at(batch.queries.at(first[rows])), *self._hidden(users[rows], targets[rows])
+            parts.append(checkpoint(_sums, *arguments, use_reentrant=False))
         return torch.cat(parts)
 
     def _hidden(self, users: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,8 +276,8 @@ class HetComp(Distiller):
         return discrepancy(own, lists[:, :DEPTH], by_position=self.config.dkc_gain == "position")
 
 
-def _sums(student: View, queries: Queries, rows: Tensor, columns: Tensor) -> Tensor:
-    sums: Tensor = _MaskedLogSumExp.apply(student.at(queries).all_scores(), rows, columns)
+def _sums(view: View, rows: Tensor, columns: Tensor) -> Tensor:
+    sums: Tensor = _MaskedLogSumExp.apply(view.all_scores(), rows, columns)
     return sums
 
 

@@ -83,8 +83,9 @@ class SequentialRecommender(Recommender):
 class PaddedView(DotView):
     """A view whose item table ends with the padding's row, which is never scored."""
 
-    def all_scores(self) -> Tensor:
-        return super().all_scores()[:, :-1]
+    def factored(self) -> Factors:
+        own, items, bias = super().factored()
+        return Factors(own, items[:-1], None if bias is None else bias[:-1])
 
     def at(self, queries: Queries) -> PaddedView:
         return PaddedView(queries, self._encode, self._item_rows, self._item_table, self._bias, self._represent)

@@ -20,9 +20,6 @@ from kdrs.models.base import ModelConfig
 from kdrs.tasks import Batch, Queries, SequenceBatch, SequenceTask, Task
 from kdrs.view import View
 
-BLOCK_FLOATS = 1 << 22
-"""Scores of the full softmax that exist at a time."""
-
 
 class SASRecConfig(ModelConfig):
     length: int = Field(50, ge=1)
@@ -123,7 +120,8 @@ class SASRec(SequentialRecommender):
         missing = self.config.length - states.shape[1]
         states = states[batch.positive_rows, batch.steps - missing]  # [P, D]
         if self.config.objective == "softmax":
-            loss = _FullSoftmax.apply(states, self.items.weight, batch.positives, self.n_items)
+            sums = losses.logsumexp_products(states, self.items.weight[: self.n_items])
+            loss = (sums - (states * self.items(batch.positives)).sum(-1)).sum()
         else:
             ids = torch.cat([batch.positives.unsqueeze(1), batch.negatives.view(len(states), -1)], dim=1)
             scores = torch.bmm(self.items(ids), states.unsqueeze(-1)).squeeze(-1)  # [P, 1 + N]
@@ -165,31 +163,3 @@ class Block(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, S, D / H]
-
-
-class _FullSoftmax(torch.autograd.Function):
-    """Σ_p [logsumexp_i(x_p · m_i) - x_p · m_target], block by block of positions: no score outlives its block."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, table: Tensor, targets: Tensor, n_items: int) -> Tensor:
-        items = table[:n_items]
-        size = max(1, BLOCK_FLOATS // n_items)
-        to_states, to_table = torch.empty_like(states), torch.zeros_like(table)
-        total = states.new_zeros(())
-        for start in range(0, states.shape[0], size):
-            rows = slice(start, start + size)
-            scores = states[rows] @ items.T
-            own = targets[rows].unsqueeze(1)
-            log_sum = torch.logsumexp(scores, dim=1, keepdim=True)
-            total += (log_sum - scores.gather(1, own)).sum()
-            shares = scores.sub_(log_sum).exp_()
-            shares.scatter_add_(1, own, -torch.ones_like(own, dtype=shares.dtype))
-            to_states[rows] = shares @ items
-            to_table[:n_items].addmm_(shares.T, states[rows])
-        ctx.save_for_backward(to_states, to_table)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        to_states, to_table = ctx.saved_tensors
-        return to_states * gradients[0], to_table * gradients[0], None, None
