@@ -11,7 +11,7 @@ import torch
 from kdrs.data import Interactions
 from kdrs.distillers import FreqD, freqd
 from kdrs.distillers._features import cosine_losses
-from kdrs.distillers.freqd import Graph, low_pass, shared_graph
+from kdrs.distillers.freqd import Graph, shared_graph
 from kdrs.errors import MissingKnowledge
 from kdrs.teachers import FileTeacher, ModelTeacher
 from test_distillers import batch_of, bpr, started
@@ -82,10 +82,30 @@ def test_rows_of_a_graph():
 
 def test_filter_of_two_linked_entities():
     """A = [[0, 1], [1, 0]], a = ½: the constant passes, the alternating vector is gone."""
-    starts, linked, values = Graph(scipy.sparse.csr_array(np.array([[0, 1.0], [1.0, 0]])), CPU).rows(torch.arange(2))
+    low_pass = Graph(scipy.sparse.csr_array(np.array([[0, 1.0], [1.0, 0]])), CPU).low_pass(torch.arange(2), 0.5)
     for vector, expected in (([1.0, 1.0], [1.0, 1.0]), ([1.0, -1.0], [0.0, 0.0])):
-        found = low_pass(torch.tensor(vector)[:, None], torch.arange(2), linked, starts, values, 0.5)
+        found = low_pass(torch.tensor(vector)[:, None])
         assert found[:, 0].tolist() == expected
+
+
+def test_a_part_of_the_filter_and_its_gradient(task):
+    graph = Graph(shared_graph(task.seen.transpose(), 3), CPU)
+    table = torch.randn(graph.size, 4, dtype=torch.float32, requires_grad=True)
+    ids = torch.tensor([1, 5, 20, 40])
+    low_pass = graph.low_pass(ids, 0.3)
+    found = low_pass(table[low_pass.needed])
+    expected = filtered(graph, table, 0.3)[ids]
+    assert torch.allclose(found, expected, atol=1e-6)
+    weights = torch.randn(4, 4)
+    gradients = [torch.autograd.grad((weights * part).sum(), table, retain_graph=True)[0] for part in (found, expected)]
+    assert torch.allclose(*gradients, atol=1e-6)
+    links = graph.rows(ids)[1]
+    assert low_pass.needed.tolist() == sorted({*ids.tolist(), *links.tolist()})
+    noise = torch.Generator().manual_seed(0)
+    thinned = [graph.low_pass(ids, 0.3, 0.5, noise) for _ in range(400)]
+    assert min(len(part.needed) for part in thinned) < len(low_pass.needed)
+    mean = torch.stack([part(table[part.needed].detach()) for part in thinned]).mean(0)
+    assert torch.allclose(mean, expected.detach(), atol=0.2)
 
 
 @pytest.mark.parametrize("cosine", [True, False])

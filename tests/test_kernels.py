@@ -242,3 +242,43 @@ def test_weighted_sums_by_place(seed, count, dim, size, weighted):
     expected = kernels.weighted_sum(values.double(), None if weights is None else weights.double(), places, size)
     assert found.shape == expected.shape == (size, dim)
     assert torch.allclose(found.double(), expected, atol=1e-5)
+
+
+@SMALL
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=3),
+    st.sampled_from([0.0, 0.2, 0.5, 0.99999]),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
+def test_dropout_and_its_gradient(shape, share, relu, seed):
+    noise = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=noise, requires_grad=True)
+    state = noise.get_state()
+    out = kernels.dropout(x, share, noise, relu=relu)
+    noise.set_state(state)
+    kept = kernels.dropout(torch.ones(shape), share, noise)  # the same places, scaled
+    assert torch.equal(out, (x.relu() if relu else x) * kept)
+    weights = torch.randn(shape)
+    if x.numel():
+        (out * weights).sum().backward()
+        assert torch.equal(x.grad, weights * kept * ((x > 0) if relu else 1))
+
+
+@pytest.mark.parametrize("share", [0.25, 0.7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dropout_keeps_means_and_neighbours_are_independent(share, dtype):
+    torch.manual_seed(0)
+    out = kernels.dropout(torch.ones(400, 1001, dtype=dtype).T, share)
+    assert out[out != 0].unique().tolist() == pytest.approx([1 / (1 - share)], rel=1e-3)
+    assert out.mean().item() == pytest.approx(1.0, abs=0.02)
+    kept = (out.reshape(-1, 8) > 0).float()
+    assert torch.corrcoef(kept.T).fill_diagonal_(0).abs().max() < 0.02
+    torch.manual_seed(0)
+    assert torch.equal(kernels.dropout(torch.ones(1001, 400, dtype=dtype), share), out)
+    assert not torch.equal(kernels.dropout(torch.ones(1001, 400, dtype=dtype), share), out)
+
+
+def test_dropout_shows_what_diverged():
+    x = torch.tensor([float("nan"), -1.0, 2.0])
+    assert kernels.dropout(x, 0.0, relu=True).isnan().tolist() == [True, False, False]

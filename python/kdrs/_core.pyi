@@ -16,6 +16,7 @@ __all__ = [
     "candidate_ranks",
     "candidate_ranks_scores",
     "discrepancy",
+    "dropout",
     "gate",
     "gate_back",
     "metrics",
@@ -163,6 +164,19 @@ def gate(hidden: _Floats, shares: _Floats, threads: int, simd_path: str | None) 
 def gate_back(hidden: _Floats, back: _Floats, shares: _Floats, threads: int, simd_path: str | None) -> _Floats:
     """``hidden`` as `gate` leaves it and ``back``, the gradient of that, to the gradient of ``hidden``, both in place; returns
     the gradient of the shares [E, M]."""
+
+def dropout(
+    values: _Floats | None,
+    out: _Floats,
+    gate: _Floats | None,
+    relu: bool,
+    seed: int,
+    dropped: int,
+    threads: int,
+    simd_path: str | None,
+) -> None:
+    """``values`` [N], those of ``out`` for None, to ``out``: 0 with the probability ``dropped`` / 65,536, or where ``relu`` (of
+    the value) or ``gate`` [N] is not positive, and scaled otherwise. What is dropped belongs to (``seed``, place)."""
 
 def simd_paths() -> list[str]:
     """The names that KDRS_SIMD may have on this machine, the fastest first."""

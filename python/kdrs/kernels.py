@@ -158,6 +158,53 @@ def gate_back_(hidden: Tensor, back: Tensor, shares: Tensor) -> Tensor:
     return to_shares
 
 
+LEVELS = 1 << 16
+"""What `dropout` counts shares in."""
+
+
+def dropout(x: Tensor, share: float, noise: torch.Generator | None = None, *, relu: bool = False) -> Tensor:
+    """Inverted dropout of a tensor of any shape, after a ReLU if asked for; ``noise`` is torch's own generator for None.
+
+    On the CPU in one pass, in which random numbers of 16 bits are made, and made again for the gradient instead of being
+    kept: ``share`` is rounded to 1/65,536, and what is kept is scaled by that, so that means are exact.
+    """
+    dropped = min(round(share * LEVELS), LEVELS - 1)
+    if not dropped and not relu:
+        return x
+    if supported(x):
+        seed = int(torch.empty((), dtype=torch.int64).random_(generator=noise)) if dropped else 0
+        out: Tensor = _Dropout.apply(x, seed, dropped, relu)
+        return out
+    x = torch.relu(x) if relu else x
+    if not dropped:
+        return x
+    kept = torch.rand(x.shape, generator=noise, device=x.device) >= dropped / LEVELS
+    return x * kept.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, seed: int, dropped: int, relu: bool) -> Tensor:
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        _drop(x.contiguous(), out, None, relu, seed, dropped)
+        ctx.chance = seed, dropped
+        if relu:
+            ctx.save_for_backward(out)  # positive where a value lives
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        to_x = torch.empty_like(gradients[0], memory_format=torch.contiguous_format)
+        _drop(gradients[0].contiguous(), to_x, ctx.saved_tensors[0] if ctx.saved_tensors else None, False, *ctx.chance)
+        return to_x, None, None, None
+
+
+def _drop(values: Tensor, out: Tensor, gate: Tensor | None, relu: bool, seed: int, dropped: int) -> None:
+    gates = None if gate is None else _array(gate).reshape(-1)
+    source, goal = _array(values).reshape(-1), _array(out).reshape(-1)
+    _core.dropout(source, goal, gates, relu, seed, dropped, torch_threads(), simd_path())
+
+
 def weighted_sum(values: Tensor, weights: Tensor | None, places: Tensor, size: int) -> Tensor:
     """Σ weight · values by place, float [size, D]: ``values`` [N, D], ``weights`` [N] (1 for None), int64 ``places`` [N];
     without gradient."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdrs import kernels
 from kdrs.tasks import Batch, Task
 from kdrs.teachers import Teacher
 from kdrs.view import View
@@ -36,31 +38,22 @@ class Projector(nn.Module):
         short, since it is applied before the second layers, with which it commutes."""
         n_experts, source_dim, hidden = self.weight1.shape
         out_dim, bias = self.weight2.shape[-1], self.bias2.mean(dim=0)
-        dropping = self.dropout and noise is not None
-        if not dropping and combine is None:
+        share = 0.0 if noise is None else self.dropout
+        if not share and combine is None:
             first = self.weight1.transpose(0, 1).reshape(source_dim, -1)
             layer = torch.addmm(self.bias1.view(-1), source, first).relu()  # [X, E H]
             # the sum of all second layers is one product
             return layer @ self.weight2.reshape(n_experts * hidden, out_dim) / n_experts + bias
+        drop = partial(kernels.dropout, share=share, noise=noise)
         out: Tensor | None = None
         for m in range(n_experts):
-            layer = torch.addmm(self.bias1[m], self._drop(source, noise), self.weight1[m]).relu()
-            layer = self._drop(layer, noise)
+            layer = torch.addmm(self.bias1[m], drop(source), self.weight1[m])
+            layer = drop(layer, relu=True)
             layer = layer if combine is None else combine(layer)
             out = layer @ self.weight2[m] if out is None else torch.addmm(out, layer, self.weight2[m])
         assert out is not None
         ones = 1.0 if combine is None else combine(source.new_ones(source.shape[0], 1))
         return out / n_experts + ones * bias
-
-    def _drop(self, values: Tensor, noise: torch.Generator | None) -> Tensor:
-        if not self.dropout or noise is None:
-            return values
-        # 16 bits an element, four out of each draw: a quarter of the time of bernoulli_
-        share = round(self.dropout * 65536)
-        bits = torch.empty((values.numel() + 3) // 4, dtype=torch.int64, device=values.device)
-        bits.random_(-(2**63), None, generator=noise)
-        kept = bits.view(torch.int16)[: values.numel()].view(values.shape) >= share - 32768
-        return values * kept.to(values.dtype).div_(1 - share / 65536)
 
 
 def _linear(n_experts: int, fan_in: int, fan_out: int) -> tuple[nn.Parameter, nn.Parameter]:

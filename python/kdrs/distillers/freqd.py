@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -16,6 +16,7 @@ from kdrs import ranking
 from kdrs.data.interactions import Interactions
 from kdrs.distillers._features import Kind, Projector, cosine_losses, vectors
 from kdrs.distillers.base import Distiller, distinct, only, seeded
+from kdrs.models._graph import propagate, sparse_csr
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
@@ -86,31 +87,27 @@ class FreqD(Distiller):
         return of_users + (of_items[0] + of_items[1]) / 2
 
     def _loss(self, student: View, teacher: View, kind: Kind, ids: Tensor) -> Tensor:
-        starts, linked, values = self.graphs[kind].rows(ids)
-        if self.config.keep < 1:
-            kept = torch.rand(values.shape, generator=self._noise, device=values.device) < self.config.keep
-            values = values * kept / self.config.keep
-        needed = distinct(torch.cat([ids, linked]), self.graphs[kind].size)
-        own, linked = torch.searchsorted(needed, ids), torch.searchsorted(needed, linked)
+        low_pass = self.graphs[kind].low_pass(ids, self.config.strength, self.config.keep, self._noise)
         projector = self.users if kind == "users" else self.items
-
-        def filtered(table: Tensor) -> Tensor:
-            return low_pass(table, own, linked, starts, values, self.config.strength)
-
-        target = filtered(vectors(teacher, self.task, kind, needed))
-        rebuilt = projector(vectors(student, self.task, kind, needed), self._noise, filtered)
+        target = low_pass(vectors(teacher, self.task, kind, low_pass.needed))
+        rebuilt = projector(vectors(student, self.task, kind, low_pass.needed), self._noise, low_pass)
         if self.config.cosine:
             return cosine_losses(target, rebuilt).sum()
         return (target - rebuilt).square().sum()
 
 
-def low_pass(table: Tensor, own: Tensor, linked: Tensor, starts: Tensor, values: Tensor, strength: float) -> Tensor:
-    """Rows ``own``, int64 [X], of (1 - a) T + a A T: [M, D] -> [X, D]. ``linked``, ``starts`` and ``values`` are A's entries,
-    row after row, by place in the table."""
-    if not strength:
-        return table[own]
-    smooth = F.embedding_bag(linked, table, starts, mode="sum", per_sample_weights=values)
-    return (1 - strength) * table[own] + strength * smooth
+class LowPass(NamedTuple):
+    """Some rows of the filter (1 - a) I + a A, over those entities that they need."""
+
+    needed: Tensor
+    """int64 [M], ascending"""
+    matrix: Tensor
+    """Sparse CSR [X, M]"""
+    transposed: Tensor
+
+    def __call__(self, table: Tensor) -> Tensor:
+        """Vectors of the needed entities [M, D] -> filtered ones of the X asked for [X, D]."""
+        return propagate(self.matrix, table, self.transposed)
 
 
 class Graph:
@@ -134,6 +131,35 @@ class Graph:
         places = torch.repeat_interleave(first - starts, lengths)
         places += torch.arange(places.shape[0], device=places.device)
         return starts, self._columns[places], self._values[places]
+
+    def low_pass(
+        self, ids: Tensor, strength: float, keep: float = 1.0, noise: torch.Generator | None = None
+    ) -> LowPass:
+        """The filter's rows of the distinct ``ids``, int64 [X]; each entry of the graph is kept with the probability ``keep``,
+        by ``noise``, and scaled up by its inverse."""
+        starts, linked, values = self.rows(ids)
+        own = torch.arange(ids.shape[0], device=ids.device)
+        rows = torch.repeat_interleave(own, starts.diff(append=starts.new_tensor([linked.shape[0]])))
+        if keep < 1:
+            kept = torch.rand(values.shape, generator=noise, device=values.device) < keep
+            rows, linked, values = rows[kept], linked[kept], values[kept] / keep
+        if not strength:
+            rows, linked, values = rows[:0], linked[:0], values[:0]
+        both = torch.cat([ids, linked])
+        needed = distinct(both, self.size)
+        rows, columns = torch.cat([own, rows]), torch.searchsorted(needed, both)
+        weights = torch.cat([values.new_full(own.shape, 1 - strength), strength * values])
+        return LowPass(
+            needed,
+            _csr(rows, columns, weights, ids.shape[0], needed.shape[0]),
+            _csr(columns, rows, weights, needed.shape[0], ids.shape[0]),
+        )
+
+
+def _csr(rows: Tensor, columns: Tensor, values: Tensor, n_rows: int, n_columns: int) -> Tensor:
+    order = torch.argsort(rows, stable=True)
+    indptr = F.pad(torch.bincount(rows, minlength=n_rows).cumsum(0), (1, 0))
+    return sparse_csr(indptr, columns[order], values[order], n_columns)
 
 
 def shared_graph(seen: Interactions, count: int) -> scipy.sparse.csr_array:

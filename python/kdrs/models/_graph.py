@@ -52,14 +52,14 @@ class BipartiteGraph:
             indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=self.n_nodes))])
         scale = np.zeros(self.n_nodes)
         np.divide(1.0, np.sqrt(np.diff(indptr)), out=scale, where=np.diff(indptr) > 0)
-        return sparse_csr(
-            *(torch.from_numpy(a) for a in (indptr, columns, (scale[rows] * scale[columns]).astype(np.float32)))
-        )
+        values = (scale[rows] * scale[columns]).astype(np.float32)
+        return sparse_csr(torch.from_numpy(indptr), torch.from_numpy(columns), torch.from_numpy(values))
 
 
-def sparse_csr(indptr: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-    """A square sparse CSR tensor."""
-    size = (indptr.shape[0] - 1,) * 2
+def sparse_csr(indptr: Tensor, columns: Tensor, values: Tensor, n_columns: int | None = None) -> Tensor:
+    """A sparse CSR tensor, square unless its columns are counted."""
+    n_rows = indptr.shape[0] - 1
+    size = (n_rows, n_rows if n_columns is None else n_columns)
     return torch.sparse_csr_tensor(indptr, columns, values, size=size, check_invariants=False)
 
 

@@ -8,6 +8,7 @@
 
 mod csr;
 pub(crate) mod discrepancy;
+pub(crate) mod dropout;
 mod error;
 mod exec;
 pub(crate) mod experts;
@@ -29,6 +30,7 @@ pub(crate) mod weighted;
 
 pub use csr::{Csr, Mask, RowId};
 pub use discrepancy::{discrepancy, Law, Model};
+pub use dropout::{dropout, Chance, Gate};
 pub use error::Error;
 pub use exec::Exec;
 pub use experts::{gate, gate_back};

@@ -739,6 +739,38 @@ fn gate_back<'py>(
     to_shares.into_pyarray(py).reshape(shape)
 }
 
+#[pyfunction]
+#[pyo3(signature = (values, out, gate, relu, seed, dropped, threads, simd_path))]
+#[allow(clippy::too_many_arguments)]
+fn dropout<'py>(
+    py: Python<'py>,
+    values: Option<Floats<'py>>,
+    mut out: PyReadwriteArray1<'py, f32>,
+    gate: Option<Floats<'py>>,
+    relu: bool,
+    seed: u64,
+    dropped: u16,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<()> {
+    let values = values.as_ref().map(|values| values.as_slice()).transpose()?;
+    let gate = match &gate {
+        Some(gate) => core::Gate::Of(gate.as_slice()?),
+        None if relu => core::Gate::Relu,
+        None => core::Gate::Open,
+    };
+    let out = out.as_slice_mut()?;
+    run(py, threads, simd(py, simd_path)?, |exec| {
+        core::dropout(
+            exec.for_work(out.len()),
+            values,
+            out,
+            gate,
+            core::Chance { seed, dropped },
+        )
+    })
+}
+
 /// Columns that belong to one share.
 fn per_share(columns: usize, shares: usize) -> usize {
     columns.checked_div(shares).unwrap_or(0)
@@ -757,7 +789,7 @@ mod _core {
     #[pymodule_export]
     use super::{
         adam_catch_up, adam_catch_up_rows, adam_step_rows, bpr_step, candidate_ranks, candidate_ranks_scores,
-        discrepancy, gate, gate_back, metrics, negatives, neighbours, outside, product_scatter, product_sums, products,
-        ranks, ranks_scores, relaxed_ranking, simd_paths, topk, topk_scores, weighted, weighted_negatives,
+        discrepancy, dropout, gate, gate_back, metrics, negatives, neighbours, outside, product_scatter, product_sums,
+        products, ranks, ranks_scores, relaxed_ranking, simd_paths, topk, topk_scores, weighted, weighted_negatives,
     };
 }

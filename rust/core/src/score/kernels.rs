@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::quantised::Catch;
 use super::{portable, Form, Line, Matrix, Tile, COLUMNS, LINE, ROWS};
+use crate::dropout::{self, Gate};
 use crate::experts;
 use crate::products::{self, Share};
 use crate::relaxed;
@@ -401,6 +402,19 @@ impl SimdPath {
             #[cfg(target_arch = "x86_64")]
             Path::Avx512 | Path::Amx => unsafe { super::x86::gate_back_avx512(hidden, back, shares, to_shares, width) },
             _ => experts::gate_back_rows(hidden, back, shares, to_shares, width),
+        }
+    }
+
+    /// [`crate::dropout::part`].
+    pub(crate) fn dropout(self, values: &mut [f32], gate: Gate, key: u64, first: u64, dropped: u16, scale: f32) {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { super::x86::dropout_avx2(values, gate, key, first, dropped, scale) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::dropout_avx512(values, gate, key, first, dropped, scale) },
+            _ => dropout::part(values, gate, key, first, dropped, scale),
         }
     }
 }
