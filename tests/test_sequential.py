@@ -98,6 +98,7 @@ def test_the_validation_item_is_known_when_the_test_item_is_asked_for(name: str)
         assert np.array_equal(values, by_hand["test"].values[metric]), metric
         assert np.array_equal(known["valid"].values[metric], plain["valid"].values[metric]), metric
     assert not all(np.array_equal(known["test"].values[m], plain["test"].values[m]) for m in plain["test"].values)
+    assert (known["test"].history, known["valid"].history, plain["test"].history) == ("train+valid", "train", "train")
     users = PairTask(data.train)
     factors = ModelTeacher(built("bpr", users), users)
     assert Evaluator.of(ordered)(factors)["test"].means() == Evaluator.of(data)(factors)["test"].means()

@@ -14,7 +14,7 @@ import os
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,9 @@ class Report:
     """``coverage@K``, ``popularity@K``, ``gini@K``, ``novelty@K`` of the lists, see ``beyond_accuracy``."""
     tied: float | None = None
     """Share of queries where equal scores touch the result: a list (full) or a target (sampled) is tied."""
+    history: str = "train"
+    """What the scorer knew of each user: ``train``, or ``train+valid`` for a model of sequences that was asked for a test part
+    whose validation items come before it (``train+earlier`` where these are no part)."""
 
     @property
     def n(self) -> int:
@@ -116,6 +119,7 @@ class Report:
             "metrics": means,
             "beyond": dict(self.beyond),
             "tied": self.tied,
+            "history": self.history,
         }
 
     def save(self, path: str | Path) -> None:
@@ -159,6 +163,7 @@ class Report:
                     rules=head["rules"],
                     beyond=head["beyond"],
                     tied=head["tied"],
+                    history=head.get("history", "train"),
                 )
         except (KeyError, ValueError) as problem:
             raise ArtefactError(f"{path} is damaged: {shown(str(problem))}", remedy) from problem
@@ -313,12 +318,18 @@ class Evaluator:
         reports = {}
         for asked, names in passes.values():
             reports.update(self._measure(asked, names))
+            if asked is not scorer:
+                for name in names:
+                    reports[name] = replace(reports[name], history=f"train+{self._name_of(self.earlier[name])}")
         return {name: reports[name] for name in wanted}
 
     def _at(self, scorer: Any, part: str) -> Any:
         """The scorer as it is asked for a part."""
         after = getattr(scorer, "after", None)
         return after(self.earlier[part]) if part in self.earlier and after is not None else scorer
+
+    def _name_of(self, pairs: Interactions) -> str:
+        return next((name for name, part in self.truths.items() if part is pairs), "earlier")
 
     def _measure(self, scorer: Any, parts: Sequence[str]) -> dict[str, Report]:
         source = as_source(scorer, self.n_queries, self.n_items, self.threads)
