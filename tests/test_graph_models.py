@@ -296,6 +296,13 @@ def test_logsumexp_of_products_is_torchs(monkeypatch, floats: int, rows: int, bi
             assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+def test_logsumexp_of_products_with_an_infinite_one():
+    bias = torch.zeros(5)
+    bias[3] = torch.inf
+    left, right = torch.randn(2, 3, requires_grad=True), torch.randn(5, 3)
+    assert losses.logsumexp_products(left, right, bias).tolist() == [torch.inf, torch.inf]
+
+
 def test_logsumexp_of_no_products():
     assert (
         losses.logsumexp_products(torch.zeros(2, 3), torch.zeros(0, 3)).tolist() == [torch.finfo(torch.float32).min] * 2

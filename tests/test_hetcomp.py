@@ -11,9 +11,9 @@ from conftest import toy_dataset
 from kdrs import losses
 from kdrs.data import Interactions
 from kdrs.distillers import HetComp
-from kdrs.distillers.hetcomp import best_seen, choose_stages, discrepancy, ensemble, ranks_of_seen, stability
+from kdrs.distillers.hetcomp import CLAMP, best_seen, choose_stages, discrepancy, ensemble, ranks_of_seen, stability
 from kdrs.errors import ArtefactError, ConfigError, MissingKnowledge
-from kdrs.models import BPR
+from kdrs.models import BPR, MODELS
 from kdrs.ranking import Ranking
 from kdrs.tasks import Batch, Epoch, PairTask, Queries
 from kdrs.teachers import FileTeacher, ModelTeacher, Stage
@@ -342,18 +342,36 @@ def test_a_target_does_not_compete_with_another_in_the_first_stage():
     assert torch.allclose(gradient[:3], alone, atol=1e-6)
 
 
-def test_blocks_of_users_and_one_block_agree(pairs, monkeypatch):
-    distiller = HetComp(HetComp.Config(target=10), [trajectory(pairs)], pairs, 4)
-    batch = next(iter(pairs.draw(Epoch(0, 0, 1))))
+@pytest.mark.parametrize("name", ["bpr", "lightgcn", "neumf", "cml", "iae"])
+def test_the_sum_below_the_target_whatever_the_model_and_the_blocks(pairs, monkeypatch, name: str):
+    """Models whose scores are no products go through blocks of users whose scores are made twice."""
+    teacher = trajectory(pairs)
+    task = MODELS[name].make_task(MODELS[name].Config(dim=4), pairs.seen, batch_size=16, n_negatives=1)
+    distiller = HetComp(HetComp.Config(target=10), [teacher], task, 4)
+    batch = next(iter(task.draw(Epoch(0, 0, 1))))
+    users = batch.unique_queries
+    targets = distiller.targets[batch.queries.users[users.first]].long()
+    hidden = torch.zeros(len(users.ids), task.n_items, dtype=torch.bool)
+    hidden[distiller._hidden(batch.queries.users[users.first], targets)] = True
+
+    def ours(view):
+        return distiller._below(view, batch, users.first, batch.queries.users[users.first], targets)
+
+    def dense(view):
+        scores = view.at(batch.queries.at(users.first)).all_scores().clamp(-CLAMP, CLAMP)
+        return scores.masked_fill(hidden, -torch.inf).logsumexp(1)
+
     results = []
-    for size in (1 << 26, 300):
-        student = model(pairs, seed=3)
+    for function, size in ((dense, 0), (ours, 1 << 26), (ours, 300)):
         monkeypatch.setattr("kdrs.distillers.hetcomp.BLOCK_FLOATS", size)
-        loss = distiller.loss(student(batch.queries), batch)
-        loss.backward()
-        results.append((loss.item(), student.items.weight.grad.to_dense()))
-    assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
-    assert torch.allclose(results[0][1], results[1][1], atol=1e-6)
+        torch.manual_seed(3)
+        student = MODELS[name](MODELS[name].Config(dim=4), task)
+        value = function(student(batch.queries))
+        (value * torch.arange(1.0, 1 + len(value))).sum().backward()
+        gradients = [p.grad.to_dense() for p in student.parameters() if p.grad is not None]
+        results.append([value.detach(), *gradients])
+    for other in results[1:]:
+        assert all(torch.allclose(*pair, atol=1e-4) for pair in zip(results[0], other, strict=True))
 
 
 def test_drawn_background_estimates_the_exact_sum(pairs):

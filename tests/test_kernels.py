@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -282,3 +283,24 @@ def test_dropout_keeps_means_and_neighbours_are_independent(share, dtype):
 def test_dropout_shows_what_diverged():
     x = torch.tensor([float("nan"), -1.0, 2.0])
     assert kernels.dropout(x, 0.0, relu=True).isnan().tolist() == [True, False, False]
+
+
+def test_dropout_within_a_checkpoint_and_its_second_derivative():
+    x = torch.randn(5, 8, requires_grad=True)
+    noise = torch.Generator().manual_seed(1)
+    state = noise.get_state()
+
+    def forward(values):
+        noise.set_state(state)
+        return kernels.dropout(values, 0.5, noise, relu=True)
+
+    torch.utils.checkpoint.checkpoint(forward, x, use_reentrant=False).sum().backward()
+    again = torch.autograd.grad(forward(x).sum(), x)[0]
+    assert torch.equal(x.grad, again)
+    for relu in (False, True):
+        noise.set_state(state)
+        y = kernels.dropout(x, 0.5, noise, relu=relu)
+        slope = (y / x).detach()
+        (first,) = torch.autograd.grad((y * y * x).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), x)
+        assert torch.allclose(second, 6 * slope.square() * x, atol=1e-4)

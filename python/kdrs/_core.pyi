@@ -166,17 +166,16 @@ def gate_back(hidden: _Floats, back: _Floats, shares: _Floats, threads: int, sim
     the gradient of the shares [E, M]."""
 
 def dropout(
-    values: _Floats | None,
+    values: _Floats,
     out: _Floats,
     gate: _Floats | None,
-    relu: bool,
     seed: int,
     dropped: int,
     threads: int,
     simd_path: str | None,
 ) -> None:
-    """``values`` [N], those of ``out`` for None, to ``out``: 0 with the probability ``dropped`` / 65,536, or where ``relu`` (of
-    the value) or ``gate`` [N] is not positive, and scaled otherwise. What is dropped belongs to (``seed``, place)."""
+    """``values`` [N] to ``out`` [N]: 0 with the probability ``dropped`` / 65,536 or where ``gate`` [N] is 0 or less, and scaled
+    otherwise. What is dropped belongs to (``seed``, place)."""
 
 def simd_paths() -> list[str]:
     """The names that KDRS_SIMD may have on this machine, the fastest first."""

@@ -173,36 +173,34 @@ def dropout(x: Tensor, share: float, noise: torch.Generator | None = None, *, re
         return x
     if supported(x):
         seed = int(torch.empty((), dtype=torch.int64).random_(generator=noise)) if dropped else 0
-        out: Tensor = _Dropout.apply(x, seed, dropped, relu)
+        out: Tensor = _Dropout.apply(x, None, seed, dropped, relu)
         return out
     x = torch.relu(x) if relu else x
     if not dropped:
         return x
-    kept = torch.rand(x.shape, generator=noise, device=x.device) >= dropped / LEVELS
-    return x * kept.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
+    lost = torch.rand(x.shape, generator=noise, device=x.device) < dropped / LEVELS
+    return x.masked_fill(lost, 0.0) * (LEVELS / (LEVELS - dropped))
 
 
 class _Dropout(torch.autograd.Function):
+    """0 also where ``gate``, or x itself for a ReLU, is 0 or less. Linear but for that, so that its gradient is another one."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, seed: int, dropped: int, relu: bool) -> Tensor:
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        _drop(x.contiguous(), out, None, relu, seed, dropped)
+    def forward(ctx: Any, x: Tensor, gate: Tensor | None, seed: int, dropped: int, relu: bool) -> Tensor:
+        x = x.contiguous()
+        gate, out = x if relu else gate, torch.empty_like(x)
+        gates = None if gate is None else _array(gate).reshape(-1)
+        source, goal = _array(x).reshape(-1), _array(out).reshape(-1)
+        _core.dropout(source, goal, gates, seed, dropped, torch_threads(), simd_path())
         ctx.chance = seed, dropped
-        if relu:
-            ctx.save_for_backward(out)  # positive where a value lives
+        ctx.save_for_backward(out if relu else gate)  # what came out of a ReLU is positive where a value lives
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        to_x = torch.empty_like(gradients[0], memory_format=torch.contiguous_format)
-        _drop(gradients[0].contiguous(), to_x, ctx.saved_tensors[0] if ctx.saved_tensors else None, False, *ctx.chance)
-        return to_x, None, None, None
-
-
-def _drop(values: Tensor, out: Tensor, gate: Tensor | None, relu: bool, seed: int, dropped: int) -> None:
-    gates = None if gate is None else _array(gate).reshape(-1)
-    source, goal = _array(values).reshape(-1), _array(out).reshape(-1)
-    _core.dropout(source, goal, gates, relu, seed, dropped, torch_threads(), simd_path())
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gate,) = ctx.saved_tensors
+        to_x: Tensor = _Dropout.apply(gradients[0], gate, *ctx.chance, False)
+        return to_x, None, None, None, None
 
 
 def weighted_sum(values: Tensor, weights: Tensor | None, places: Tensor, size: int) -> Tensor:

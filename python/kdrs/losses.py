@@ -168,7 +168,7 @@ def logsumexp_products(
 
 class _LogSumExp(torch.autograd.Function):
     TILE_FLOATS = 1 << 19
-    """Scores made at a time on a CPU, a megabyte for each of two threads; elsewhere 32 times as many."""
+    """Scores made at a time on a CPU, 2 MB and as much again where there is a bound; elsewhere 32 times as many."""
     TILE_ROWS = 2048
 
     @staticmethod
@@ -182,9 +182,10 @@ class _LogSumExp(torch.autograd.Function):
     ) -> Tensor:
         least = torch.finfo(left.dtype).min
         top, sums = left.new_full(left.shape[:1], least), left.new_zeros(left.shape[0])
-        ctx.hidden = None if hidden is None else _HiddenPairs(*hidden, _LogSumExp._steps(left, right), right.shape[0])
+        shape = left.shape[0], right.shape[0]
+        ctx.hidden = None if hidden is None else _HiddenPairs(*hidden, _LogSumExp._steps(left, right), shape)
         for rows, _, scores, _ in _LogSumExp._tiles(left, right, bias, ctx.hidden, bound):
-            raised = torch.maximum(top[rows], scores.amax(1))
+            raised = torch.maximum(top[rows], scores.amax(1)).clamp_(max=-least)  # inf - inf is no number
             scores.sub_(raised.unsqueeze(1)).exp_()
             sums[rows] = sums[rows] * (top[rows] - raised).exp_() + scores.sum(1)
             top[rows] = raised
@@ -196,18 +197,19 @@ class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         left, right, bias, out = ctx.saved_tensors
-        weighted = left * gradients[0].unsqueeze(1)
-        if bias is not None:
-            weighted = torch.cat([weighted, gradients[0].unsqueeze(1)], dim=1)  # its last column sums the shares
-        to_left, to_right = torch.zeros_like(left), right.new_zeros(right.shape[0], weighted.shape[1])
+        weights = gradients[0]
+        weighted = left * weights.unsqueeze(1)
+        to_left, to_right = torch.zeros_like(left), torch.zeros_like(right)
+        to_bias = None if bias is None else torch.zeros_like(bias)
         for rows, columns, shares, free in _LogSumExp._tiles(left, right, bias, ctx.hidden, ctx.bound):
             shares.sub_(out[rows].unsqueeze(1)).exp_()
             if free is not None:  # beyond the bound nothing passes
                 torch.ops.aten.hardtanh_backward.grad_input(shares, free, -ctx.bound, ctx.bound, grad_input=shares)
             to_left[rows].addmm_(shares, right[columns])
             to_right[columns].addmm_(shares.T, weighted[rows])
-        to_bias = None if bias is None else to_right[:, -1]
-        return to_left.mul_(gradients[0].unsqueeze(1)), to_right[:, : right.shape[1]], to_bias, None, None
+            if to_bias is not None:
+                to_bias[columns].addmv_(shares.T, weights[rows])
+        return to_left.mul_(weights.unsqueeze(1)), to_right, to_bias, None, None
 
     @staticmethod
     def _steps(left: Tensor, right: Tensor) -> tuple[int, int]:
@@ -223,16 +225,16 @@ class _LogSumExp(torch.autograd.Function):
         """Rows, columns, their scores, hidden ones -inf, and, where there is a bound, their scores without it; in buffers that
         the next tile overwrites."""
         height, width = _LogSumExp._steps(left, right)
-        if bias is not None:  # as one more dimension
-            left = torch.cat([left, left.new_ones(left.shape[0], 1)], dim=1)
-            right = torch.cat([right, bias.unsqueeze(1)], dim=1)
         buffers = left.new_empty(1 if bound is None else 2, height * width)
         for top in range(0, left.shape[0], height):
             own, rows = left[top : top + height], slice(top, top + height)
             for start in range(0, right.shape[0], width):
                 others, columns, free = right[start : start + width], slice(start, start + width), None
                 scores = buffers[0, : own.shape[0] * others.shape[0]].view(own.shape[0], -1)
-                torch.mm(own, others.T, out=scores)
+                if bias is None:
+                    torch.mm(own, others.T, out=scores)
+                else:
+                    torch.addmm(bias[columns], own, others.T, out=scores)
                 if bound is not None:
                     free, scores = scores, buffers[1, : scores.numel()].view_as(scores)
                     torch.clamp(free, -bound, bound, out=scores)
@@ -242,19 +244,17 @@ class _LogSumExp(torch.autograd.Function):
 
 
 class _HiddenPairs:
-    """(row, column) pairs, sorted by the tiles of ``steps`` rows and columns that they lie in."""
+    """(row, column) pairs of a matrix, sorted by the tiles of ``steps`` rows and columns that they lie in."""
 
-    def __init__(self, rows: Tensor, columns: Tensor, steps: tuple[int, int], n_columns: int):
-        height, width = steps
+    def __init__(self, rows: Tensor, columns: Tensor, steps: tuple[int, int], shape: tuple[int, int]):
+        (n_rows, n_columns), (height, width) = shape, steps
         self._across = -(-n_columns // width)
         tiles, order = torch.sort(rows // height * self._across + columns // width)
         self._rows, self._columns = rows[order] % height, columns[order] % width
-        self._ends = tiles.bincount().cumsum(0).tolist()
+        self._ends = [0, *tiles.bincount(minlength=-(-n_rows // height) * self._across).cumsum(0).tolist()]
 
     def within(self, down: int, across: int) -> tuple[Tensor, Tensor]:
         """Those of a tile, counted from its corner."""
         tile = down * self._across + across
-        if tile >= len(self._ends):
-            return self._rows[:0], self._columns[:0]
-        pairs = slice(self._ends[tile - 1] if tile else 0, self._ends[tile])
+        pairs = slice(self._ends[tile], self._ends[tile + 1])
         return self._rows[pairs], self._columns[pairs]

@@ -16,7 +16,7 @@ from kdrs.distillers.base import Distiller
 from kdrs.distillers.dcd import item_ranks
 from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Task
+from kdrs.tasks import Batch, Epoch, Queries, Task
 from kdrs.teachers import Stage, Teacher
 from kdrs.view import DotView, View
 
@@ -86,8 +86,8 @@ class HetComp(Distiller):
     - after that, order: L_R = RR(observed; lower) + RR(target; lower), the relaxed ranking loss.
 
     Weighted 0.01 and 0.005 as in the code; there is no other base loss unless ``base``. Scores are held in [-40, 40].
-    Only permutations of 100 items a state are kept, int32 [M, E, U, 100]; the sums over the catalogue are exact, over blocks
-    of users. Differs from the code: masked log-sum-exp where the code subtracts sums; seen items cannot be targets; ties by
+    Only permutations of 100 items a state are kept, int32 [M, E, U, 100]; the sums over the catalogue are exact, a
+    part of the scores at a time. Differs from the code: masked log-sum-exp where the code subtracts sums; seen items cannot be targets; ties by
     item id; D = 0 counts as arrived. How trajectories, importances and observed lists were made is not in the code: states
     nearest to the best epoch's quarters, the group's ConCF rule and the teachers' final states stand here.
     """
@@ -215,17 +215,19 @@ class HetComp(Distiller):
             sums = scores.masked_fill(~known, torch.finfo(scores.dtype).min).logsumexp(1)
             left = self.task.n_items - self._counts[users] - (targets >= 0).sum(1)
             return sums + torch.log(left / known.sum(1).clamp(min=1))
-        asked, hidden = student.at(batch.queries.at(first)), self._hidden(users, targets)
-        if isinstance(asked, DotView):
-            own, items, bias = asked.factored()
-            return losses.logsumexp_products(own, items, bias, hidden=hidden, bound=CLAMP)
+        asked = batch.queries
+        if isinstance(student, DotView):
+            own, items, bias = student.at(asked.at(first)).factored()
+            return losses.logsumexp_products(own, items, bias, hidden=self._hidden(users, targets), bound=CLAMP)
         size = max(1, BLOCK_FLOATS // self.task.n_items)
         if first.shape[0] <= size:
-            return _sums(asked, *hidden)
+            return _sums(student, asked.at(first), *self._hidden(users, targets))
+        # what all views share is made here: made within a block, its second pass would not find it again
+        _ = student.at(asked.at(first[:1])).all_scores()
         parts = []
         for start in range(0, first.shape[0], size):  # the scores of one block at a time, made again for the gradient
             rows = slice(start, start + size)
-            arguments = student.at(batch.queries.at(first[rows])), *self._hidden(users[rows], targets[rows])
+            arguments = student, asked.at(first[rows]), *self._hidden(users[rows], targets[rows])
             parts.append(checkpoint(_sums, *arguments, use_reentrant=False))
         return torch.cat(parts)
 
@@ -276,8 +278,8 @@ class HetComp(Distiller):
         return discrepancy(own, lists[:, :DEPTH], by_position=self.config.dkc_gain == "position")
 
 
-def _sums(view: View, rows: Tensor, columns: Tensor) -> Tensor:
-    sums: Tensor = _MaskedLogSumExp.apply(view.all_scores(), rows, columns)
+def _sums(student: View, queries: Queries, rows: Tensor, columns: Tensor) -> Tensor:
+    sums: Tensor = _MaskedLogSumExp.apply(student.at(queries).all_scores(), rows, columns)
     return sums
 
 

@@ -13,17 +13,6 @@ const GROUP: usize = 4 * WORDS;
 /// What a share of dropped values is counted in.
 pub const LEVELS: u32 = 1 << 16;
 
-/// Which values live besides those that chance keeps.
-#[derive(Clone, Copy, Debug)]
-pub enum Gate<'a> {
-    /// All.
-    Open,
-    /// Positive ones: a ReLU before the dropout.
-    Relu,
-    /// Those where these numbers are positive.
-    Of(&'a [f32]),
-}
-
 /// What is dropped: `dropped` in [`LEVELS`], each value by numbers that belong to (`seed`, its place) alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Chance {
@@ -39,62 +28,40 @@ impl Chance {
     }
 }
 
-/// `values`, dropped and scaled, to `out`; those of `out` itself for `None`.
+/// `values`, dropped and scaled, to `out`; 0 also where `gate` is 0 or less, as a ReLU before the dropout would make them with the
+/// values as their own gate. NaN shuts no gate, so that it shows.
 ///
 /// The gradient is the same of the gradient, with what came out as its gate where there was one.
-pub fn dropout(exec: Exec, values: Option<&[f32]>, out: &mut [f32], gate: Gate, chance: Chance) -> Result<(), Error> {
-    let gates = match gate {
-        Gate::Of(gates) => gates.len(),
-        _ => out.len(),
-    };
-    let given = values.map_or(out.len(), <[f32]>::len);
-    if given != out.len() || gates != out.len() {
+pub fn dropout(exec: Exec, values: &[f32], out: &mut [f32], gate: Option<&[f32]>, chance: Chance) -> Result<(), Error> {
+    let gates = gate.map_or(out.len(), <[f32]>::len);
+    if values.len() != out.len() || gates != out.len() {
         return Err(Error::Shape(format!(
-            "{given} values and a gate of {gates} for {} results",
+            "{} values and a gate of {gates} for {} results",
+            values.len(),
             out.len()
         )));
     }
     let key = rng::key(chance.seed, 0xD209);
     exec.each(
-        out.chunks_mut(TASK).enumerate(),
+        out.chunks_mut(TASK).zip(values.chunks(TASK)).enumerate(),
         || (),
-        |(), (task, out)| {
-            let span = task * TASK..task * TASK + out.len();
-            if let Some(values) = values {
-                out.copy_from_slice(&values[span.clone()]);
-            }
-            let gate = match gate {
-                Gate::Of(gates) => Gate::Of(&gates[span]),
-                other => other,
+        |(), (task, (out, values))| {
+            out.copy_from_slice(values);
+            let thin = Thin {
+                key,
+                first: (task * TASK / GROUP * WORDS) as u64,
+                dropped: u64::from(chance.dropped),
+                scale: chance.scale(),
             };
-            let first = (task * TASK / GROUP * WORDS) as u64;
-            exec.simd.dropout(out, gate, key, first, chance.dropped, chance.scale());
+            let gate = gate.map(|gate| &gate[task * TASK..][..out.len()]);
+            exec.simd.dropout(&thin, out, gate);
             Ok(())
         },
     )
 }
 
-/// Values whose words begin at number `first`.
-#[inline(always)]
-pub(crate) fn part(values: &mut [f32], gate: Gate, key: u64, first: u64, dropped: u16, scale: f32) {
-    let thin = Thin {
-        key,
-        first,
-        dropped: u64::from(dropped),
-        scale,
-    };
-    match gate {
-        Gate::Open => thin.all::<OPEN>(values, &[]),
-        Gate::Relu => thin.all::<RELU>(values, &[]),
-        Gate::Of(gates) => thin.all::<GATED>(values, gates),
-    }
-}
-
-const OPEN: u8 = 0;
-const RELU: u8 = 1;
-const GATED: u8 = 2;
-
-struct Thin {
+/// One task: values whose words begin at number `first`.
+pub(crate) struct Thin {
     key: u64,
     first: u64,
     dropped: u64,
@@ -103,39 +70,39 @@ struct Thin {
 
 impl Thin {
     #[inline(always)]
-    fn all<const GATE: u8>(&self, values: &mut [f32], gates: &[f32]) {
+    pub(crate) fn each(&self, values: &mut [f32], gate: Option<&[f32]>) {
+        match gate {
+            None => self.groups::<false>(values, &[]),
+            Some(gate) => self.groups::<true>(values, gate),
+        }
+    }
+
+    #[inline(always)]
+    fn groups<const GATED: bool>(&self, values: &mut [f32], gate: &[f32]) {
         let (groups, rest) = values.as_chunks_mut::<GROUP>();
-        let (gate_groups, rest_of_gates) = gates.as_chunks::<GROUP>();
+        let (gates, rest_of_gate) = gate.as_chunks::<GROUP>();
         let count = groups.len();
         for (number, values) in groups.iter_mut().enumerate() {
-            let gates = if GATE == GATED {
-                &gate_groups[number]
-            } else {
-                &[0.0; GROUP]
-            };
-            self.group::<GATE>(number, values, gates);
+            let gate = if GATED { &gates[number] } else { &[0.0; GROUP] };
+            self.group::<GATED>(number, values, gate);
         }
-        let (mut last, mut gate) = ([0.0; GROUP], [0.0; GROUP]);
+        let (mut last, mut last_gate) = ([0.0; GROUP], [0.0; GROUP]);
         last[..rest.len()].copy_from_slice(rest);
-        gate[..rest_of_gates.len()].copy_from_slice(rest_of_gates);
-        self.group::<GATE>(count, &mut last, &gate);
+        last_gate[..rest_of_gate.len()].copy_from_slice(rest_of_gate);
+        self.group::<GATED>(count, &mut last, &last_gate);
         rest.copy_from_slice(&last[..rest.len()]);
     }
 
     /// Value `8 q + l` of a group is decided by bits `16 q` to `16 q + 15` of its word `l`. Nothing here branches.
     #[inline(always)]
-    fn group<const GATE: u8>(&self, number: usize, values: &mut [f32; GROUP], gates: &[f32; GROUP]) {
+    fn group<const GATED: bool>(&self, number: usize, values: &mut [f32; GROUP], gate: &[f32; GROUP]) {
         let first = self.first + (number * WORDS) as u64;
         let words: [u64; WORDS] = std::array::from_fn(|l| rng::at(self.key, first + l as u64));
         for q in 0..GROUP / WORDS {
             for l in 0..WORDS {
-                let (value, gate) = (values[q * WORDS + l], gates[q * WORDS + l]);
+                let (value, gate) = (values[q * WORDS + l], gate[q * WORDS + l]);
                 let dropped = ((words[l] >> (16 * q)) & 0xFFFF) < self.dropped;
-                let shut = match GATE {
-                    OPEN => false,
-                    RELU => value <= 0.0, // not of NaN, which is to show
-                    _ => gate <= 0.0,
-                };
+                let shut = GATED && gate <= 0.0;
                 values[q * WORDS + l] = if dropped | shut { 0.0 } else { value * self.scale };
             }
         }
@@ -151,11 +118,16 @@ mod tests {
         Chance { seed: 7, dropped }
     }
 
+    fn of_ones(count: usize, dropped: u16) -> Vec<f32> {
+        let mut out = vec![0.0; count];
+        dropout(Exec::serial(), &vec![1.0; count], &mut out, None, chance(dropped)).expect("sizes agree");
+        out
+    }
+
     #[test]
     fn shares_and_means_are_kept() {
         for dropped in [0, 6_554, 32_768, 58_982] {
-            let mut values = vec![1.0f32; 400_001];
-            dropout(Exec::serial(), None, &mut values, Gate::Open, chance(dropped)).expect("sizes agree");
+            let values = of_ones(400_001, dropped);
             let zeros = values.iter().filter(|&&x| x == 0.0).count() as f64 / values.len() as f64;
             assert!((zeros - f64::from(dropped) / 65_536.0).abs() < 0.003, "{zeros}");
             let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len() as f64;
@@ -165,8 +137,7 @@ mod tests {
 
     #[test]
     fn neighbours_are_independent() {
-        let mut values = vec![1.0f32; 1 << 20];
-        dropout(Exec::serial(), None, &mut values, Gate::Open, chance(32_768)).expect("sizes agree");
+        let values = of_ones(1 << 20, 32_768);
         for lag in [1, 2, 7, 8, 16, 24, 32, 64] {
             let pairs = values.iter().zip(&values[lag..]);
             let both = pairs.filter(|(&x, &y)| x > 0.0 && y > 0.0).count() as f64 / (values.len() - lag) as f64;
@@ -183,16 +154,11 @@ mod tests {
                 (0..count as u64).map(word).collect()
             };
             let (values, gates) = (numbers(1), numbers(2));
-            let mut all = vec![1.0f32; count];
-            dropout(Exec::serial(), None, &mut all, Gate::Open, chance(20_000)).expect("sizes agree");
-            for gate in [Gate::Open, Gate::Relu, Gate::Of(&gates)] {
+            let all = of_ones(count, 20_000);
+            for gate in [None, Some(&values[..]), Some(&gates[..])] {
+                let open = |n: usize| gate.is_none_or(|gate| gate[n] > 0.0);
                 let expected: Vec<f32> = (0..count)
-                    .map(|n| match gate {
-                        Gate::Open => all[n] * values[n],
-                        Gate::Relu => all[n] * values[n].max(0.0),
-                        Gate::Of(gates) if gates[n] > 0.0 => all[n] * values[n],
-                        Gate::Of(_) => 0.0,
-                    })
+                    .map(|n| if open(n) { all[n] * values[n] } else { 0.0 })
                     .collect();
                 for name in SimdPath::NAMES {
                     let Some(simd) = SimdPath::named(name) else { continue };
@@ -202,12 +168,9 @@ mod tests {
                             simd,
                             ..Exec::default()
                         };
-                        let mut here = values.clone();
-                        dropout(exec, None, &mut here, gate, chance(20_000)).expect("sizes agree");
-                        assert_eq!(here, expected, "{name}");
-                        let mut there = vec![9.0; count];
-                        dropout(exec, Some(&values), &mut there, gate, chance(20_000)).expect("sizes agree");
-                        assert_eq!(there, expected, "{name}");
+                        let mut out = vec![9.0; count];
+                        dropout(exec, &values, &mut out, gate, chance(20_000)).expect("sizes agree");
+                        assert_eq!(out, expected, "{name}");
                     }
                 }
             }
@@ -216,11 +179,11 @@ mod tests {
 
     #[test]
     fn what_diverged_shows_and_sizes_must_agree() {
-        let mut values = [f32::NAN, -1.0, 2.0];
-        dropout(Exec::serial(), None, &mut values, Gate::Relu, chance(0)).expect("sizes agree");
-        assert!(values[0].is_nan());
-        assert_eq!(values[1..], [0.0, 2.0]);
-        assert!(dropout(Exec::serial(), Some(&[0.0; 2]), &mut values, Gate::Open, chance(0)).is_err());
-        assert!(dropout(Exec::serial(), None, &mut values, Gate::Of(&[0.0; 2]), chance(0)).is_err());
+        let (values, mut out) = ([f32::NAN, -1.0, 2.0], [0.0; 3]);
+        dropout(Exec::serial(), &values, &mut out, Some(&values), chance(0)).expect("sizes agree");
+        assert!(out[0].is_nan());
+        assert_eq!(out[1..], [0.0, 2.0]);
+        assert!(dropout(Exec::serial(), &values[..2], &mut out, None, chance(0)).is_err());
+        assert!(dropout(Exec::serial(), &values, &mut out, Some(&values[..2]), chance(0)).is_err());
     }
 }

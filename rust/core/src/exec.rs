@@ -134,11 +134,12 @@ impl Exec<'_> {
     fn share(&self, tasks: usize, work: &(dyn Fn(bool) + Sync)) {
         match self.team {
             Some(team) if tasks > 1 => {
-                let (home, here) = (processor(), std::thread::current().id());
+                let (home, here, subnormals) = (processor(), std::thread::current().id(), Subnormals::here());
                 team.share(tasks - 1, &|| {
                     let here = std::thread::current().id() == here;
                     if !here {
                         leave(home);
+                        subnormals.take_over();
                     }
                     work(here);
                 });
@@ -147,6 +148,72 @@ impl Exec<'_> {
         }
     }
 }
+
+/// Whether this thread takes numbers below the normal ones as 0, which a training may ask of its thread: helpers must do as their
+/// caller does, or results would depend on who does what.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Subnormals(u64);
+
+impl Subnormals {
+    fn here() -> Self {
+        Subnormals(float_control() & FLUSHING)
+    }
+
+    fn take_over(self) {
+        let now = float_control();
+        if now & FLUSHING != self.0 {
+            set_float_control(now & !FLUSHING | self.0);
+        }
+    }
+}
+
+/// MXCSR: results flushed to zero, and operands.
+#[cfg(target_arch = "x86_64")]
+const FLUSHING: u64 = 1 << 15 | 1 << 6;
+
+#[cfg(target_arch = "x86_64")]
+fn float_control() -> u64 {
+    let mut control = 0u32;
+    // SAFETY: stores the register's 32 bits.
+    unsafe { std::arch::asm!("stmxcsr [{}]", in(reg) &raw mut control, options(nostack, preserves_flags)) };
+    u64::from(control)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn set_float_control(control: u64) {
+    let control = control as u32;
+    // SAFETY: loads what was stored, but for the two bits on subnormal numbers; rounding and exceptions stay as they were.
+    unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const control, options(nostack, preserves_flags, readonly)) };
+}
+
+/// FPCR: flush to zero.
+#[cfg(target_arch = "aarch64")]
+const FLUSHING: u64 = 1 << 24;
+
+#[cfg(target_arch = "aarch64")]
+fn float_control() -> u64 {
+    let control: u64;
+    // SAFETY: reads the register.
+    unsafe { std::arch::asm!("mrs {}, fpcr", out(reg) control, options(nomem, nostack, preserves_flags)) };
+    control
+}
+
+#[cfg(target_arch = "aarch64")]
+fn set_float_control(control: u64) {
+    // SAFETY: writes what was read, but for the bit on subnormal numbers.
+    unsafe { std::arch::asm!("msr fpcr, {}", in(reg) control, options(nomem, nostack, preserves_flags)) };
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const FLUSHING: u64 = 0;
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn float_control() -> u64 {
+    0
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn set_float_control(_: u64) {}
 
 struct StopsOnPanic<'a>(&'a AtomicBool);
 
@@ -245,6 +312,34 @@ mod tests {
                 },
             );
             assert_eq!(result, Err(Error::SeenEverything { row: 3, items: 1 }));
+        }
+    }
+
+    #[test]
+    fn helpers_take_subnormal_numbers_as_their_caller_does() {
+        let team = Team::new(2).unwrap();
+        let exec = Exec {
+            team: Some(&team),
+            ..Exec::default()
+        };
+        let before = Subnormals::here();
+        for flushing in [0, FLUSHING, 0] {
+            Subnormals(flushing).take_over();
+            let alike = AtomicUsize::new(0);
+            let result = exec.each(
+                0..64usize,
+                || (),
+                |(), _| {
+                    std::thread::sleep(Duration::from_micros(100)); // so that helpers come in time
+                    let half = std::hint::black_box(f32::MIN_POSITIVE) * std::hint::black_box(0.5);
+                    let zero = half == 0.0;
+                    alike.fetch_add(usize::from(zero == (flushing != 0)), Ordering::Relaxed);
+                    Ok(())
+                },
+            );
+            before.take_over();
+            assert_eq!(result, Ok(()));
+            assert_eq!(alike.into_inner(), 64);
         }
     }
 

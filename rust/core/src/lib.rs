@@ -30,7 +30,7 @@ pub(crate) mod weighted;
 
 pub use csr::{Csr, Mask, RowId};
 pub use discrepancy::{discrepancy, Law, Model};
-pub use dropout::{dropout, Chance, Gate};
+pub use dropout::{dropout, Chance};
 pub use error::Error;
 pub use exec::Exec;
 pub use experts::{gate, gate_back};

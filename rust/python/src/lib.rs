@@ -740,26 +740,20 @@ fn gate_back<'py>(
 }
 
 #[pyfunction]
-#[pyo3(signature = (values, out, gate, relu, seed, dropped, threads, simd_path))]
+#[pyo3(signature = (values, out, gate, seed, dropped, threads, simd_path))]
 #[allow(clippy::too_many_arguments)]
 fn dropout<'py>(
     py: Python<'py>,
-    values: Option<Floats<'py>>,
+    values: Floats<'py>,
     mut out: PyReadwriteArray1<'py, f32>,
     gate: Option<Floats<'py>>,
-    relu: bool,
     seed: u64,
     dropped: u16,
     threads: usize,
     simd_path: Option<&str>,
 ) -> PyResult<()> {
-    let values = values.as_ref().map(|values| values.as_slice()).transpose()?;
-    let gate = match &gate {
-        Some(gate) => core::Gate::Of(gate.as_slice()?),
-        None if relu => core::Gate::Relu,
-        None => core::Gate::Open,
-    };
-    let out = out.as_slice_mut()?;
+    let gate = gate.as_ref().map(|gate| gate.as_slice()).transpose()?;
+    let (values, out) = (values.as_slice()?, out.as_slice_mut()?);
     run(py, threads, simd(py, simd_path)?, |exec| {
         core::dropout(
             exec.for_work(out.len()),

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::quantised::Catch;
 use super::{portable, Form, Line, Matrix, Tile, COLUMNS, LINE, ROWS};
-use crate::dropout::{self, Gate};
+use crate::dropout::Thin;
 use crate::experts;
 use crate::products::{self, Share};
 use crate::relaxed;
@@ -405,16 +405,16 @@ impl SimdPath {
         }
     }
 
-    /// [`crate::dropout::part`].
-    pub(crate) fn dropout(self, values: &mut [f32], gate: Gate, key: u64, first: u64, dropped: u16, scale: f32) {
+    /// [`Thin::each`].
+    pub(crate) fn dropout(self, thin: &Thin, out: &mut [f32], gate: Option<&[f32]>) {
         match self.0 {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2 => unsafe { super::x86::dropout_avx2(values, gate, key, first, dropped, scale) },
+            Path::Avx2 => unsafe { super::x86::dropout_avx2(thin, out, gate) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 | Path::Amx => unsafe { super::x86::dropout_avx512(values, gate, key, first, dropped, scale) },
-            _ => dropout::part(values, gate, key, first, dropped, scale),
+            Path::Avx512 | Path::Amx => unsafe { super::x86::dropout_avx512(thin, out, gate) },
+            _ => thin.each(out, gate),
         }
     }
 }

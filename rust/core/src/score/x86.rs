@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::quantised::{self, BytePanels, ByteTile, Catch, Lanes, Rounded, Totals, BATCH};
 use super::{amx, portable, Form, Goals, Line, Matrix, Net, Panels, Sink, Tile, COLUMNS, LINE, ROWS};
-use crate::dropout::Gate;
+use crate::dropout::Thin;
 use crate::relaxed::Scratch;
 
 #[target_feature(enable = "avx2,fma")]
@@ -35,13 +35,13 @@ pub fn gate_back_avx512(hidden: &mut [f32], back: &mut [f32], shares: &[f32], to
 }
 
 #[target_feature(enable = "avx2")]
-pub fn dropout_avx2(values: &mut [f32], gate: Gate, key: u64, first: u64, dropped: u16, scale: f32) {
-    crate::dropout::part(values, gate, key, first, dropped, scale);
+pub fn dropout_avx2(thin: &Thin, out: &mut [f32], gate: Option<&[f32]>) {
+    thin.each(out, gate);
 }
 
 #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
-pub fn dropout_avx512(values: &mut [f32], gate: Gate, key: u64, first: u64, dropped: u16, scale: f32) {
-    crate::dropout::part(values, gate, key, first, dropped, scale);
+pub fn dropout_avx512(thin: &Thin, out: &mut [f32], gate: Option<&[f32]>) {
+    thin.each(out, gate);
 }
 
 /// Without fused multiply-adds, which the portable path does not have here.
