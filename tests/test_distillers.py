@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from conftest import toy_dataset
-from kdrs.distillers import CD, DE, RRD
+from kdrs import losses
+from kdrs.distillers import CD, DE, IRRRD, RRD
 from kdrs.distillers._experts import Experts, temperature
 from kdrs.distillers.cd import CDConfig, rank_weights
-from kdrs.errors import MissingKnowledge
+from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.models import BPR
 from kdrs.tasks import Batch, Epoch, PairTask, Queries
 from kdrs.teachers import ModelTeacher
@@ -225,10 +226,102 @@ def test_rrd_topk_takes_the_head_of_the_pool(task):
 
 
 def test_cd_tournament_of_three():
-    weights = rank_weights(np.array([3, 3]), 3, CDConfig())
+    weights = rank_weights(np.array([3, 3]), 3, np.array([9, 9]), CDConfig())
     assert (weights / weights.sum()).tolist() == pytest.approx([5 / 9, 3 / 9, 1 / 9])
-    ragged = rank_weights(np.array([3, 1]), 3, CDConfig())
+    ragged = rank_weights(np.array([3, 1]), 3, np.array([9, 9]), CDConfig())
     assert ragged.tolist() == [[5.0, 3.0, 1.0], [1.0, 0.0, 0.0]]
+
+
+def test_cds_exponential_law_counts_in_all_unseen_items():
+    config = CDConfig(law="exponential", sharpness=2.0)
+    weights = rank_weights(np.array([3, 2]), 3, np.array([10, 4]), config)
+    shares = weights / weights.sum(1, keepdims=True)
+    first = np.exp(-2.0 * np.arange(1, 4) / 10)
+    second = np.exp(-2.0 * np.arange(1, 3) / 4)
+    assert shares[0].tolist() == pytest.approx((first / first.sum()).tolist())
+    assert shares[1].tolist() == pytest.approx([*(second / second.sum()), 0.0])
+    sharp = rank_weights(np.array([3]), 3, np.array([10]), CDConfig(law="exponential", sharpness=1e6))
+    assert sharp.tolist() == [[1.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("guide", ["student", "teacher"])
+def test_cds_uniform_law_draws_from_all_unseen_items(task, toy, guide):
+    teacher, student = bpr(task, 6), bpr(task, 3, seed=1)
+    config = CD.Config(items=9, pool=3, law="uniform", guide=guide)
+    counts = np.zeros((task.n_users, task.n_items))
+    distiller = CD(config, [ModelTeacher(teacher, task)], task, 3)
+    for index in range(60):
+        epoch = Epoch(index, 0, 100)
+        distiller.on_epoch_start(epoch, distiller.draw(epoch), ModelTeacher(student, task))
+        drawn = distiller._drawn.numpy()
+        assert all(len(set(row)) == 9 for row in drawn.tolist())
+        np.add.at(counts, (np.arange(task.n_users)[:, None], drawn), 1)
+    seen = toy.train.to_csr().toarray() > 0
+    assert (counts[seen] == 0).all()
+    assert (counts[~seen] > 0).mean() > 0.99
+    with pytest.raises(ConfigError, match="items is 9, drawn from a pool of 3"):
+        CD(CD.Config(items=9, pool=3), [ModelTeacher(teacher, task)], task, 3)
+
+
+def test_cds_gradient_is_the_students_probability_less_the_label(task):
+    teacher, student = bpr(task, 6), bpr(task, 3, seed=1)
+    distiller = started(CD(CD.Config(items=9, pool=30), [ModelTeacher(teacher, task)], task, 3), student, task)
+    batch, asked = batch_of([5, 8], [0, 1], [3, 4]), torch.tensor([5, 8])
+    drawn = distiller._drawn[asked]
+    scores = student(Queries(asked, asked)).scores(drawn).detach().requires_grad_()
+    label = torch.sigmoid(teacher(Queries(asked, asked)).scores(drawn).detach() / 2)
+
+    def loss():
+        return distiller.loss(Scored(scores, drawn), batch)
+
+    (gradient,) = torch.autograd.grad(loss(), scores)
+    assert torch.allclose(gradient, torch.sigmoid(scores.detach()) - label, atol=1e-6)
+    before = loss().item()
+    distiller._drawn = distiller._drawn.flip(1)  # the order of a user's items does not matter
+    assert loss().item() == pytest.approx(before, rel=1e-6)
+    with torch.no_grad():
+        teacher.users.weight[5] *= 2  # but the scale of the teacher's scores does
+    distiller.teacher = ModelTeacher(teacher, task)
+    assert loss().item() != pytest.approx(before, rel=1e-3)
+
+
+class Scored:
+    """A view of given scores of given items."""
+
+    def __init__(self, values, ids):
+        self.values, self.ids = values, ids
+
+    def pairs(self, rows, ids):
+        places = (self.ids[rows.squeeze(1)].unsqueeze(1) == ids.unsqueeze(2)).int().argmax(2)
+        return self.values[rows, places]
+
+
+@pytest.mark.parametrize("method", [RRD, IRRRD])
+def test_weights_that_vanish_are_refused(task, method):
+    config = method.Config(interesting=10, pool=30, temperature=0.01)
+    with pytest.raises(ConfigError, match="only the first 7 ranks have a weight above 0; 10 are drawn"):
+        method(config, [ModelTeacher(bpr(task, 6), task)], task, 3)
+    RRD(
+        RRD.Config(interesting=10, pool=30, temperature=0.01, choice="topk"),
+        [ModelTeacher(bpr(task, 6), task)],
+        task,
+        3,
+    )
+
+
+def test_rrd_pulls_the_first_up_and_pushes_the_background_down(task):
+    teacher, student = bpr(task, 6), bpr(task, 3, seed=1)
+    config = RRD.Config(interesting=6, uninteresting=9, pool=20)
+    distiller = started(RRD(config, [ModelTeacher(teacher, task)], task, 3), student, task)
+    batch = batch_of([5], [0], [3])
+    listed, background = distiller._lists.ordered[5].long(), distiller._lists.background[5].long()
+    ids = torch.cat([listed, background])[None]
+    scores = student(batch.queries).scores(ids).detach().requires_grad_()
+    loss = losses.relaxed_ranking_of(scores, 6).sum()
+    assert loss.item() == pytest.approx(distiller.loss(student(batch.queries), batch).item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss, scores)
+    assert gradient[0, 0] < 0
+    assert (gradient[0, 6:] > 0).all()
 
 
 @pytest.mark.parametrize("guide", ["student", "teacher"])

@@ -19,7 +19,7 @@ from kdrs.data.dataset import Dataset
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError
 from kdrs.evaluate import Evaluator, Report, beyond_accuracy, overlap, popularity, rank_metrics, top_lists
-from kdrs.protocols import PROTOCOLS
+from kdrs.protocols import PROTOCOLS, protocol
 from kdrs.ranking import Ranking
 
 ALL = ("hit", "recall", "precision", "ndcg", "mrr", "map")
@@ -369,6 +369,20 @@ def test_zeroed_seen_items_keep_a_place():
         assert {k: report.mean(f"hit@{k}") for k in hits} == hits
         factors = evaluator((np.ones((1, 1)), scores.T.copy()))["test"]
         assert_same(report, factors)
+
+
+def test_bds_notebook_of_cdae_ranks_probabilities():
+    """Seen items, at 0, come behind all others, whose scores are above 0 there; logits are not."""
+    rng = np.random.default_rng(0)
+    train = Interactions.from_pairs([0, 0, 0, 1], [0, 3, 5, 2], 2, 9)
+    logits = rng.normal(-1.0, 1.0, (2, 9))
+    test = Interactions.from_pairs([0, 1], [1, 4], 2, 9)
+    options = protocol("bd-cdae").options() | {"ks": (1, 2, 4, 6)}
+    report = Evaluator(train, test, **options)(lambda rows: logits[rows])["test"]
+    shown = np.where(train.to_csr().toarray() > 0, 0.0, 1 / (1 + np.exp(-logits)))
+    ranks = [(shown[user] > shown[user, item]).sum() + 1 for user, item in ((0, 1), (1, 4))]
+    for k in options["ks"]:
+        assert report.values[f"hit@{k}"].tolist() == [float(rank < k) for rank in ranks]
 
 
 def test_mean_over_all_queries_counts_those_without_truth_as_zero():

@@ -117,6 +117,10 @@ def test_states_nearest_to_quarters():
     chosen = [stage.epoch for stage in choose_stages(teacher, stages, HetComp.Config())]
     assert chosen == [30, 60, 90, 123]
     assert [s.epoch for s in choose_stages(teacher, stages, HetComp.Config(choose="first", states=3))] == [0, 10, 20]
+    # after 10 to 60 epochs of training, which are numbers 9 to 59; half way between two the earlier one counts
+    for epochs, expected in (((9, 19), [9, 9, 9, 19]), (range(9, 60, 10), [9, 29, 39, 59])):
+        some = [Stage(epoch, lambda: None) for epoch in epochs]
+        assert [stage.epoch for stage in choose_stages(teacher, some, HetComp.Config())] == expected
     unknown = [Stage(-1, lambda: None) for _ in range(8)]
     for count, places in ((8, [1, 3, 5, 7]), (4, [0, 1, 2, 3]), (3, [0, 0, 1, 2]), (2, [0, 0, 0, 1])):
         found = choose_stages(teacher, unknown[:count], HetComp.Config())
@@ -410,3 +414,33 @@ def test_the_second_stage_restarts_patience_once(pairs):
     assert sum(seen) == 1
     assert distiller.fine.all()
     assert distiller.replaces_base
+
+
+def test_the_second_stage_begins_when_rounded_means_are_final(pairs):
+    teacher = trajectory(pairs)
+    by_stage = {
+        stage: HetComp(HetComp.Config(target=10, stage=stage), [teacher], pairs, 4)
+        for stage in ("all", "rounded", "user")
+    }
+    for distiller in by_stage.values():
+        distiller.v.fill_(3)
+        distiller.v[0, 5] = 2
+        distiller._build()
+    last = pairs.n_users - 1
+    assert not by_stage["all"].fine.any()
+    assert not by_stage["rounded"].fine.any()  # 1 of 50 users: the mean is 2.98
+    assert by_stage["user"].fine.sum() == last
+    many = by_stage["rounded"]
+    many.v = torch.full((2, 400), 3, dtype=torch.int64)
+    many.v[0, 5] = 2
+    many.fine, many.targets = torch.zeros(400, dtype=torch.bool), torch.zeros(400, 10, dtype=torch.int32)
+    many.lists = np.zeros((2, 4, 400, 10), np.int32)
+    many._build()  # 2.9975 rounds to 3
+    assert many.fine.all()
+
+
+def test_a_target_is_no_longer_than_the_lists(pairs):
+    with pytest.raises(ConfigError, match="target is 101 with 1 teacher"):
+        HetComp(HetComp.Config(target=101), [trajectory(pairs)], pairs, 4)
+    two = HetComp(HetComp.Config(target=150), [trajectory(pairs), trajectory(pairs)], pairs, 4)
+    assert two.targets.shape == (pairs.n_users, 150)

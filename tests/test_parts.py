@@ -285,7 +285,7 @@ def test_a_chain_of_assistants_is_made_and_each_sees_the_one_before(toy_path, tr
     ]
     assert student.distill[0].teacher == (str(folder / "takd-8"),)
     assert [part.config.model["dim"] for part in parts] == [12, 8]
-    assert [part.config.train.seed for part in parts] == [1, 2]
+    assert len({part.config.train.seed for part in parts} | {config.train.seed}) == 3
     pipeline.execute(config, tmp_path / "run")
     assert sorted(p.name for p in folder.iterdir()) == ["takd-12", "takd-8"]
 

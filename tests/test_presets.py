@@ -19,7 +19,13 @@ from kdrs.runs import Run
 from kdrs.tasks import Epoch, PairTask, UserTask
 from kdrs.train import Learner, fit
 
-SOURCES = {"bd-cdae": "bd-notebook", "bd-mf": "bd-notebook", "hetcomp": "hetcomp", "rce-kd": "fr-811"}
+SOURCES = {
+    "bd-cdae": "bd-notebook",
+    "bd-mf": "bd-notebook",
+    "hetcomp": "hetcomp",
+    "rce-kd": "fr-811",
+    "rd-caser": "fr-caser",
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +43,16 @@ def test_every_preset_runs_end_to_end(users_dat, tmp_path, name):
     source = SOURCES.get(name, "loo-499")
     assert f"--preset {source}" in PRESETS[name].read_text()
     more = ("--candidates", 50) if source == "loo-499" else ()
+    if source == "fr-caser":  # needs an order
+        table = tmp_path / "clicks.csv"
+        lines = [line.split()[1:] for line in users_dat.read_text().splitlines()]
+        rows = [
+            f"u{user},{item},{1_500_000_000 + 60 * place}"
+            for user, items in enumerate(lines)
+            for place, item in enumerate(items)
+        ]
+        table.write_text("\n".join(["user,item,time", *rows]))
+        users_dat = table
     ok("data", "prepare", users_dat, "--preset", source, *more, "--out", tmp_path / "d")
     stated = tomllib.loads(PRESETS[name].read_text())
     short = ["--epochs", 2, "--set", f"data.path={tmp_path / 'd'}", "--device", "cpu"]
@@ -45,12 +61,15 @@ def test_every_preset_runs_end_to_end(users_dat, tmp_path, name):
         if "stages_every" in stated["teachers"][part].get("train", {}):
             short += ["--set", f"teachers.{part}.train.stages_every=1"]
     plan = ok("distill", name, *short, "--out", tmp_path / "run", "--dry-run", "--json").document
-    assert len(plan["parts"]) == len(stated["teachers"])
+    chains = sum(term.get("chain", 0) for term in stated["distill"])
+    assert len(plan["parts"]) == len(stated["teachers"]) + chains
     ok("distill", name, *short, "--out", tmp_path / "run", "-q")
     run = Run.open(tmp_path / "run")
     assert run.status()["status"] == "finished"
     for term in stated["distill"]:
         assert all(np.isfinite(row["losses"][term["method"]]) for row in run.rows())
+        if term["method"] == "bd":  # the notebook prints both
+            assert all(row["bd-teacher.test"].keys() == row["test"].keys() for row in run.rows())
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert report["parts"]["test"]
     assert all((tmp_path / f"run/parts/{part}/model.safetensors").is_file() for part in stated["teachers"])

@@ -273,7 +273,7 @@ def test_casers_loss_by_hand(targets: int):
     """softplus(-s) of targets and softplus(s) of negatives, summed or averaged over instances."""
     task = task_of(length=2, targets=targets, n_negatives=3, batch_size=3)
     options = {"length": 2, "targets": targets}
-    model = built("caser", task, **options)
+    model = built("caser", task, reduction="sum", **options)
     batch = task.draw(Epoch(0, 0, 1))[0]
     every = model(batch.queries).all_scores()
     rows = batch.positive_rows if targets > 1 else torch.arange(3)
@@ -282,7 +282,7 @@ def test_casers_loss_by_hand(targets: int):
         expected += math.log1p(math.exp(-every[row, batch.positives[n]].item()))
         expected += sum(math.log1p(math.exp(every[row, j].item())) for j in batch.negatives.view(-1, 3)[n].tolist())
     assert model.loss(model(batch.queries), batch).item() == pytest.approx(expected, rel=1e-5)
-    mean = built("caser", task, reduction="mean", **options)
+    mean = built("caser", task, **options)
     assert mean.loss(mean(batch.queries), batch).item() == pytest.approx(expected / 3, rel=1e-5)
 
 
@@ -292,7 +292,7 @@ def test_casers_first_loss_is_that_of_chance():
     with torch.no_grad():
         model.outputs.weight.zero_()
     batch = task.draw(Epoch(0, 0, 1))[0]
-    assert model.loss(model(batch.queries), batch).item() == pytest.approx(16 * 2 * math.log(2), rel=1e-6)
+    assert model.loss(model(batch.queries), batch).item() == pytest.approx(2 * math.log(2), rel=1e-6)
     with pytest.raises(ConfigError, match="vertical and horizontal are both 0"):
         built("caser", task, vertical=0, horizontal=0)
     for options in ({"vertical": 0}, {"horizontal": 0}):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdrs.config import RunConfig, TermSettings, chain_of, resolve
+from kdrs.config import RunConfig, TermSettings, chain_of, part_seed, resolve
 from kdrs.distillers import assistant_dims, distiller_class
 from kdrs.errors import ConfigError, MissingKnowledge, nearest, shown
 from kdrs.models import model_class
@@ -74,7 +74,7 @@ def expand(
             method = "takd"
             options = {k: v for k, v in options.items() if k in distiller_class("takd").Config.model_fields}
         made = [teacher]
-        for index, dim in enumerate(dims):
+        for dim in dims:
             sources = tuple(made) if kind == "all" else (made[-1],)
             own_term = TermSettings(
                 method=method, teacher=sources, weight=term.weight, name=term.name, chain=0, options=options
@@ -83,7 +83,7 @@ def expand(
             if name in places:
                 raise ConfigError(f"part {name!r} would be made twice", "give the term, or the part, another name")
             train = config.train.model_copy(
-                update={"seed": config.train.seed + index + 1, "stages": (), "stages_every": None}
+                update={"seed": part_seed(config.train.seed, name), "stages": (), "stages_every": None}
             )
             made_as = alone(model={**config.model, "dim": dim}, distill=(own_term,), train=train)
             parts.append(Part(name, made_as, own_folder / name))

@@ -413,9 +413,16 @@ def execute(
                 test_too = selection.per_metric_best or evaluator.setting != "full"
             names = [part for part in (("valid", "test") if test_too else ("valid",)) if part in evaluator.truths]
 
+            # where every epoch is shown, so are those of teachers that are trained along
+            shown_learners = learners if config.train.test_every_epoch else learners[:1]
+
             def evaluate(candidate: nn.Module) -> dict[str, dict[str, float]]:
-                reports = evaluator(learner.knowledge, parts=names)
-                return {part: report.means() for part, report in reports.items()}
+                found = {}
+                for one in shown_learners:
+                    prefix = "" if one is learner else f"{one.name}."
+                    reports = evaluator(one.knowledge, parts=names)
+                    found.update({f"{prefix}{part}": report.means() for part, report in reports.items()})
+                return found
 
             outcome = fit(
                 learners,

@@ -29,7 +29,7 @@ class BDConfig(Settings):
     """Divides the teacher's score in the labels that teach the student. The paper's code uses 2 with CDAE."""
     exp_sharpness: float = Field(1e-4, ge=0)
     """Sharpness of the draws for the teacher, exp(ε (r_T - r_S))."""
-    tanh_sharpness: float = Field(1e-2, ge=0)
+    tanh_sharpness: float = Field(1e-2, gt=0)
     """Sharpness of the draws for the student, tanh(max(ε (r_S - r_T), 0)). The paper's code uses 1e-4 with CDAE."""
     refresh: int = Field(10, ge=1)
     """Epochs between rankings by the two models; draws in between come from the frozen weights."""

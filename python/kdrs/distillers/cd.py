@@ -12,11 +12,12 @@ from torch import Tensor
 
 from kdrs import losses, sampling
 from kdrs.distillers.base import Distiller, only
+from kdrs.errors import ConfigError
 from kdrs.ranking import Ranking
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
+from kdrs.teachers import Teacher, owners_of
 from kdrs.view import View
 
 HELD_BYTES = 1 << 28
@@ -27,7 +28,8 @@ class CDConfig(Settings):
     guide: Literal["student", "teacher"] = "student"
     """Whose ranking the items are drawn from: the student's own, renewed each epoch (CD-SG), or the teacher's (CD-TG)."""
     law: Literal["linear", "exponential", "uniform"] = "linear"
-    """Probability of an item at relative rank x in [0, 1]: ∝ 1 - x (the tournament of two), ∝ exp(-γx), or equal."""
+    """Probability of an item of the pool: falling linearly over it (the better of two uniform draws); ∝ exp(-γ π) at the rank π
+    as a share of all unseen items; or equal for all unseen items, whatever guide and pool (CD-Base)."""
     sharpness: float = Field(1.0, gt=0)
     """γ of the exponential law."""
     items: int = Field(50, ge=1)
@@ -63,13 +65,20 @@ class CD(Distiller):
     def __init__(self, config: CDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)
         self.teacher = only(teachers)
+        if config.items > config.pool and config.law != "uniform":
+            raise ConfigError(f"items is {config.items}, drawn from a pool of {config.pool}", "make the pool longer")
         _ = self.teacher.view(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device)))  # refuse early
         self._drawn: Tensor | None = None
-        fixed = config.guide == "teacher"
+        fixed = config.guide == "teacher" and config.law != "uniform"
         held = fixed and 8 * task.n_queries * min(config.pool, task.n_items) <= HELD_BYTES
         self._pool = list(self.teacher.topk_blocks(config.pool)) if held else None  # otherwise ranked again each epoch
 
     def draw(self, epoch: Epoch) -> Tensor | None:
+        if self.config.law == "uniform":
+            nothing = np.full((self.task.n_queries, 1), -1, np.int32)
+            seed = self.stream(epoch, "items")
+            drawn = sampling.outside(self.task.seen, nothing, self.config.items, rows=self.task.owners, seed=seed)
+            return torch.from_numpy(drawn).long().to(self.task.device)
         if self.config.guide == "student":
             return None
         return self._sample(self.teacher.topk_blocks(self.config.pool) if self._pool is None else self._pool, epoch)
@@ -93,25 +102,27 @@ class CD(Distiller):
         seed, drawn = self.stream(epoch, "items"), []
         for part, ranked in guide:
             lists = np.ascontiguousarray(ranked.items)  # [b, W]
-            weights = rank_weights((lists >= 0).sum(axis=1), lists.shape[1], self.config)
+            owners = owners_of(self.task, np.arange(part.start, part.start + len(lists)))
+            unseen = self.task.n_items - self.task.seen.row_degrees[owners]
+            weights = rank_weights((lists >= 0).sum(axis=1), lists.shape[1], unseen, self.config)
             own = stream(seed, part.start) if part.start else seed
             drawn.append(sampling.weighted(lists, weights, self.config.items, seed=own))
         return torch.from_numpy(np.concatenate(drawn)).long().to(self.task.device)
 
 
-def rank_weights(lengths: np.ndarray, width: int, config: CDConfig) -> np.ndarray:
-    """Weights of ranks 1 to ``width`` for lists of the given lengths: float64 [W] if all are full, else [Q, W].
+def rank_weights(lengths: np.ndarray, width: int, unseen: np.ndarray, config: CDConfig) -> np.ndarray:
+    """Weights of ranks 1 to ``width`` for lists of the given lengths, out of so many ``unseen`` items [Q] each.
+
+    float64 [Q, W], or [W] where the law is linear and all lists are full.
 
     With N entries the linear law gives rank r the weight 2(N - r) + 1: exactly the better of two uniform draws.
     """
-    full = bool((lengths == width).all())
-    n = np.array([width]) if full else lengths
+    alike = config.law == "linear" and bool((lengths == width).all())
+    n = np.array([width]) if alike else lengths
     ranks = np.arange(1, width + 1)[None, :]
     if config.law == "linear":
         weights = 2.0 * (n[:, None] - ranks) + 1.0
-    elif config.law == "exponential":
-        weights = np.exp(-config.sharpness * ranks / np.maximum(n[:, None], 1))
-    else:
-        weights = np.ones((n.size, width))
+    else:  # from the first on: its weight is 1 however sharp the law is
+        weights = np.exp(config.sharpness * (1 - ranks) / np.maximum(unseen[:, None], 1))
     weights = np.where(ranks <= n[:, None], weights, 0.0)
-    return weights[0] if full else weights
+    return weights[0] if alike else weights

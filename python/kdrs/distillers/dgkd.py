@@ -59,6 +59,12 @@ class DGKD(Distiller):
         super().__init__(config, teachers, task, student_dim, seed)
         if not teachers:
             raise ConfigError("got no teacher; this method takes the teacher and any number of assistants", "give one")
+        if config.drop_probability is not None and "n_drop" in config.model_fields_set:
+            raise ConfigError(
+                f"n_drop is {config.n_drop} and drop_probability {config.drop_probability}", "leave one of them out"
+            )
+        if not config.teacher_weight and not (config.assistant_weight and len(teachers) > 1):
+            raise ConfigError("nothing has a weight: neither the teacher nor an assistant", "give one a weight above 0")
         hints = [
             make_hint(config, student_dim, teacher.dim, init_seed(seed, index), task.device)
             for index, teacher in enumerate(teachers)

@@ -31,12 +31,13 @@ CLAMP = 40.0
 
 
 class HetCompConfig(Settings):
-    target: int = Field(100, ge=1, le=LISTED)
-    """Unobserved items that the ensemble's list holds for each user: K."""
+    target: int = Field(100, ge=1)
+    """Unobserved items that the ensemble's list holds for each user: K; at most 100 for each teacher."""
     states: int = Field(4, ge=1)
     """States taken from each teacher's trajectory, the converged one last: E."""
     choose: Literal["quarters", "first"] = "quarters"
-    """Which stages: nearest to best epoch · (e + 1) / E, or the first E that were saved (KDs)."""
+    """Which stages: nearest to (e + 1) / E of the epochs up to the best, ties to the earlier, or the first E that were
+    saved (KDs)."""
     every: int = Field(10, ge=1)
     """Epochs between looks at the student's progress: p. A look is taken after each epoch whose number it divides."""
     alpha: float = Field(1.05, gt=0)
@@ -51,7 +52,8 @@ class HetCompConfig(Settings):
     """Add the stability exp(-s / 100) to each importance, s being the standard deviation of the item's rank over so many
     saved stages up to the state: ConCF's rule, which takes 5. 0: without."""
     observed: Literal["ensemble", "stored"] = "ensemble"
-    """Training items of a user that are ranked too: the ensemble's best ones, or the first in stored order (KDs)."""
+    """Training items of a user that are ranked too: the ensemble's best ones, or the first by id, which is the stored order of
+    CiteULike (KDs)."""
     observed_items: int | None = Field(10, ge=1)
     """How many; None: as many as the user with fewest has (KDs)."""
     fine: Literal["submitted", "released"] = "submitted"
@@ -60,8 +62,9 @@ class HetCompConfig(Settings):
     """Weight of the first stage's loss, on top of the term's."""
     fine_weight: float = Field(0.005, ge=0)
     """Weight of the second stage's loss, on top of the term's."""
-    stage: Literal["all", "user"] = "all"
-    """Go over to the second stage when all users have arrived at all final states, or each user when it has."""
+    stage: Literal["all", "rounded", "user"] = "all"
+    """Go over to the second stage when all users have arrived at all final states; when their mean states, each rounded to
+    two decimals, are the final ones (code); or each user when it has."""
     background: int | None = Field(None, ge=1)
     """Estimate the sum over lower-ranked items from so many uniform draws a user and epoch; None: exact."""
     base: bool = False
@@ -86,10 +89,10 @@ class HetComp(Distiller):
     - after that, order: L_R = RR(observed; lower) + RR(target; lower), the relaxed ranking loss.
 
     Weighted 0.01 and 0.005 as in the code; there is no other base loss unless ``base``. Scores are held in [-40, 40].
-    Only permutations of 100 items a state are kept, int32 [M, E, U, 100]; the sums over the catalogue are exact, a
-    part of the scores at a time. Differs from the code: masked log-sum-exp where the code subtracts sums; seen items cannot be targets; ties by
-    item id; D = 0 counts as arrived. How trajectories, importances and observed lists were made is not in the code: states
-    nearest to the best epoch's quarters, the group's ConCF rule and the teachers' final states stand here.
+    Only permutations of 100 items a state are kept, int32 [M, E, U, 100]; the sums over the catalogue are exact, a part of
+    the scores at a time. Differs from the code: masked log-sum-exp where the code subtracts sums; seen items cannot be
+    targets; ties by item id; D = 0 counts as arrived. How trajectories, importances and observed lists were made is not in
+    the code: states nearest to the best epoch's quarters, the group's ConCF rule and the teachers' final states stand here.
     """
 
     Config = HetCompConfig
@@ -114,6 +117,11 @@ class HetComp(Distiller):
             raise ConfigError(
                 f"consistency is {config.consistency} with importance = {config.importance!r}",
                 'it belongs to importance = "exp"; leave one of the two out',
+            )
+        if config.target > LISTED * len(teachers):
+            raise ConfigError(
+                f"target is {config.target} with {len(teachers)} teacher(s), of whose lists {LISTED} items count",
+                f"allowed: 1 to {LISTED * len(teachers)}",
             )
         self.replaces_base = not config.base
         trajectories = [list(teacher.stages()) for teacher in teachers]
@@ -248,7 +256,11 @@ class HetComp(Distiller):
         best = ensemble(self.lists, states, self.config, self.stability if self.config.consistency else None)
         self.targets.copy_(torch.from_numpy(best).to(device))
         arrived = (self.v == self.config.states - 1).all(0)
-        self.fine.copy_(arrived if self.config.stage == "user" else arrived.all().expand_as(arrived))
+        if self.config.stage == "rounded":
+            means = np.round(states.mean(axis=1), 2)
+            self.fine.fill_(bool(means.sum() >= (self.config.states - 1) * len(means)))
+        else:
+            self.fine.copy_(arrived if self.config.stage == "user" else arrived.all().expand_as(arrived))
 
     def _advance(self, ended: int, student: Teacher) -> None:
         """One step of dynamic knowledge construction, after epoch ``ended``."""
@@ -322,7 +334,8 @@ def choose_stages(teacher: Teacher, stages: Sequence[Stage], config: HetCompConf
         places = np.ceil(len(stages) * (np.arange(config.states) + 1) / config.states - 0.5).astype(int)
         return [stages[max(place - 1, 0)] for place in places]
     epochs = np.array([stage.epoch for stage in stages])
-    wanted = best * (np.arange(config.states) + 1) / config.states
+    # epochs are counted from 0: best + 1 of them are trained
+    wanted = (best + 1) * (np.arange(config.states) + 1) / config.states - 1
     return [stages[int(np.abs(epochs - epoch).argmin())] for epoch in wanted[:-1]] + [stages[-1]]
 
 

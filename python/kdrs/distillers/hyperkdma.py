@@ -93,6 +93,8 @@ class HyperKDMA(Distiller):
         self.given = _given(config, teachers)
         self.teacher = teachers[0]
         self.dims = _dims(config, self.teacher.dim, student_dim, self.given)
+        if config.anchor and (config.ta_sum == "none" or not config.assistant_weight):
+            raise ConfigError(f"anchor is {config.anchor:g} without assistants that count", "leave anchor out")
         if config.ta_sum == "none" or not config.assistant_weight:
             self.dims = ()  # what has no weight is not built: the term is the plain hint
         count = len(self.dims)
@@ -232,7 +234,11 @@ def _dims(
 ) -> tuple[int, ...]:
     if given is not None:
         return tuple(teacher.dim for teacher in given)
-    if config.ta_dims is not None:
-        return config.ta_dims
     assert isinstance(config.assistants, int)
+    if config.ta_dims is not None:
+        if "assistants" in config.model_fields_set and config.assistants != len(config.ta_dims):
+            raise ConfigError(
+                f"assistants is {config.assistants}, ta_dims names {len(config.ta_dims)} sizes", "leave one of them out"
+            )
+        return config.ta_dims
     return assistant_dims(teacher_dim, student_dim, config.assistants)

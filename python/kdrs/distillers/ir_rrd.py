@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from kdrs import sampling
 from kdrs.distillers.base import distinct
-from kdrs.distillers.rrd import RRD, Lists, RRDConfig
+from kdrs.distillers.rrd import RRD, Lists, RRDConfig, falling
 from kdrs.tasks import Batch, Epoch, Task
 from kdrs.teachers import Teacher
 from kdrs.view import View
@@ -51,7 +50,8 @@ class IRRRD(RRD):
     def __init__(self, config: IRRRDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)
         self.user_pool = teachers[0].top_users(config.user_pool)  # [I, W]
-        self.user_weights = np.exp(-np.arange(1, self.user_pool.shape[1] + 1) / config.user_temperature)
+        width, drawn = self.user_pool.shape[1], config.interesting_users
+        self.user_weights = falling(width, config.user_temperature, drawn, "user_temperature")
         self._seen_by = task.seen.transpose()
         self._user_lists: Lists | None = None
 

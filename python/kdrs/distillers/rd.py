@@ -43,15 +43,15 @@ class RDConfig(Settings):
     re-implementation); int32 [queries, samples] are held, twice."""
     unique: bool = False
     """Count each query once a batch. Otherwise a query is as often in the loss as it has rows in the batch."""
-    reduction: Literal["sum", "mean"] = "sum"
-    """Over the batch's queries; the authors' code takes the mean, as for their base loss."""
+    reduction: Literal["base", "sum", "mean"] = "base"
+    """Over the batch's queries; ``base``: as the student's own loss (the model's option ``reduction``), sum if it has none."""
 
 
 class RD(Distiller):
     """Ranking distillation (Tang & Wang, KDD 2018).
 
     The teacher's best K unseen items π_1 … π_K are extra positives: ``L(q) = -Σ_r w_r log σ(s(q, π_r))``, summed over the
-    rows of the batch. ``w_r = a_r`` in the warm-up, then ``a_r b_r / Σ a b``:
+    rows of the batch, or averaged where the student's own loss is. ``w_r = a_r`` in the warm-up, then ``a_r b_r / Σ a b``:
 
     - position importance ``a_r = exp(-r / λ) / Σ exp(-r' / λ)``
     - ranking discrepancy ``b_r = tanh(max(μ (r̂_r - r), 0))`` with ``r̂_r = ⌊(I - 1) c_r / ε⌋ + 1``, c_r of ε random unseen
@@ -62,9 +62,9 @@ class RD(Distiller):
 
     The paper mixes (1-α) L_R + α L_D, its code adds α L_D with α = 1; here the term's weight is the code's α (α/(1-α) gives
     the paper's mix up to a common factor). Differs from the authors' code by default: w is normalised (``weights``), the
-    list leaves out everything seen (``exclude``; the padding id is never in it), losses are summed (``reduction``), and
-    samples are drawn batch by batch instead of for the whole epoch: the same law where each query is one training instance.
-    Their setting: ``weights="product"``, ``exclude="target-only"``, ``reduction="mean"`` in student and method.
+    list leaves out everything seen (``exclude``; the padding id is never in it), and samples are drawn batch by batch instead
+    of for the whole epoch: the same law where each query is one training instance. Their setting: ``weights="product"``,
+    ``exclude="target-only"``, with Caser (the preset rd-caser).
     """
 
     Config = RDConfig
@@ -91,10 +91,12 @@ class RD(Distiller):
             lists = np.concatenate([ranked.items for _, ranked in blocks])
         self.lists = torch.from_numpy(np.ascontiguousarray(lists)).to(task.device)  # int32 [Q, K or 2K]
         ranks = torch.arange(1, config.items + 1, device=task.device)
-        self._ranks, self._importance = ranks, torch.exp(-ranks / config.temperature)
+        # the first weight is 1 however small λ is
+        self._ranks, self._importance = ranks, torch.exp((1 - ranks) / config.temperature)
         self._all_have_unseen = bool((task.seen.row_degrees < task.n_items).all())
         self._drawn: Tensor | None = None
         self._epoch, self._step, self._warming_up = Epoch(0, seed, 1), 0, True
+        self._base_is_mean = False
 
     def draw(self, epoch: Epoch) -> Tensor | None:
         if self.config.draws == "batch" or epoch.index < self.config.warmup_epochs:
@@ -105,6 +107,8 @@ class RD(Distiller):
     def on_epoch_start(self, epoch: Epoch, samples: Tensor | None, student: Teacher) -> None:
         self._epoch, self._step, self._drawn = epoch, 0, samples
         self._warming_up = epoch.index < self.config.warmup_epochs
+        own = getattr(getattr(student, "model", None), "config", None)
+        self._base_is_mean = getattr(own, "reduction", "sum") == "mean"
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         queries, rows = self._queries(batch)
@@ -124,7 +128,8 @@ class RD(Distiller):
                 if self.config.weights == "normalised":
                     weights = weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
         loss = (weights * F.softplus(-scores)).sum()
-        return loss / max(rows.shape[0], 1) if self.config.reduction == "mean" else loss
+        mean = self._base_is_mean if self.config.reduction == "base" else self.config.reduction == "mean"
+        return loss / max(rows.shape[0], 1) if mean else loss
 
     def _queries(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The queries that count, int64 [E], and a batch row of each."""

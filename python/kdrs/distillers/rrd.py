@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdrs import losses, sampling
 from kdrs.distillers.base import Distiller, only
+from kdrs.errors import ConfigError
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
 from kdrs.teachers import Teacher
@@ -55,8 +56,9 @@ class RRD(Distiller):
     def __init__(self, config: RRDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)
         self.pool = np.ascontiguousarray(only(teachers).topk(config.pool).items)  # [Q, W]
-        ranks = np.arange(1, self.pool.shape[1] + 1)
-        self.weights = np.exp(-ranks / config.temperature)
+        self.weights = np.ones(self.pool.shape[1])
+        if config.choice != "topk":
+            self.weights = falling(self.pool.shape[1], config.temperature, config.interesting, "temperature")
         self._lists: Lists | None = None
 
     def draw(self, epoch: Epoch) -> tuple[Tensor, ...]:
@@ -120,3 +122,18 @@ class Lists:
     def loss(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         """The relaxed ranking losses of such scores [B, K + L], summed."""
         return losses.relaxed_ranking_of(scores, self.width, mask).sum()
+
+
+def falling(width: int, temperature: float, count: int, option: str) -> np.ndarray:
+    """The weights exp(-r / T) of ranks 1 to ``width``, float64.
+
+    Raises ``ConfigError`` where fewer than ``count`` of them are above 0.
+    """
+    weights = np.exp(-np.arange(1, width + 1) / temperature)
+    above = int(np.count_nonzero(weights))
+    if above < min(count, width):
+        raise ConfigError(
+            f"{option} is {temperature:g}, at which only the first {above} ranks have a weight above 0; {count} are drawn",
+            f"allowed: from {count / 700:.2g} on",
+        )
+    return weights

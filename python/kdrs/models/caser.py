@@ -42,8 +42,8 @@ class CaserConfig(ModelConfig):
     """After horizontal filters. The Caser paper has relu."""
     activation: Activation = "sigmoid"
     """After the fully connected layer. The Caser paper has relu."""
-    reduction: Literal["sum", "mean"] = "sum"
-    """Over the batch's instances; the authors' code takes the mean. Adam is the same for both up to weight decay."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Over the batch's instances. Adam is the same for both up to weight decay, which is meant for the mean."""
 
 
 class Caser(SequentialRecommender):
@@ -51,11 +51,10 @@ class Caser(SequentialRecommender):
 
     The vectors of the last L items are a matrix [L, d]. Vertical filters mix its rows, horizontal filters of each height
     slide over them and keep their largest value; a layer on all outputs gives z, joined by the user's vector p_u. Loss, an
-    instance: softplus(-s) of the targets, softplus(s) of the drawn items, **summed** over the batch.
+    instance: softplus(-s) of the targets, softplus(s) of the drawn items; its **mean** over the batch.
 
     Defaults are those of the Gowalla experiments of ranking distillation (Tang & Wang, KDD 2018), teacher ``dim=100`` and
-    student ``dim=50``; the rest of that setting is in the training defaults, but for the loss averaged over the batch
-    (``reduction="mean"``, for which the weight decay is meant) and the protocol ``caser``.
+    student ``dim=50``; the rest of that setting is in the training defaults, and in the protocol ``caser``.
 
     Differs from the authors' code: histories shorter than L never contain the target (there it leaks into the padding); the
     padding id is never scored. Its rows are in the tables, so that sizes are the published ones.

@@ -22,19 +22,23 @@ class LightGCNConfig(ModelConfig):
     init_std: float = Field(0.1, gt=0)
     """Standard deviation of the initial vectors. HyperKDMA's code uses 0.01."""
     reg: float = Field(0.0, ge=0)
-    """Weight of the explicit L2 term on the batch's 0th-layer vectors, summed with multiplicity. HyperKDMA's code amounts
-    to 2e-4; the authors' own ``1e-4 / 2``, averaged over the batch."""
+    """Weight of the explicit L2 term on the batch's 0th-layer vectors, with multiplicity. HyperKDMA's code amounts to 2e-4;
+    the authors' own to ``1e-4 / 2``."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Over the batch's rows, of both terms; the authors' code takes the mean."""
     hidden: Literal["propagated", "layer0"] = "propagated"
-    """What h(u) and h(i) are to methods that read representations: the output vectors, or those of the 0th layer, as
-    HyperKDMA's code reads them of the student for PHR and teacher assistants."""
+    """What h(u) and h(i) of the model in training are to methods that read representations: the output vectors, or those of
+    the 0th layer, as HyperKDMA's code reads them of the student for PHR and assistants. As a teacher it gives the
+    output."""
 
 
 class LightGCN(Recommender):
     """LightGCN (He et al., SIGIR 2020): E^(l+1) = D^-1/2 A D^-1/2 E^(l) over the training graph, output the layers' mean.
 
     Defaults are those of the KDs benchmark: 3 layers, N(0, 0.1²), BPR **summed** over the batch, no explicit L2. For the
-    setting of HyperKDMA's experiments use ``layers=1, init_std=0.01, reg=2e-4`` with weight decay 1e-3. The authors'
-    PyTorch code averages the loss over the batch and draws users uniformly; here every training pair is a row.
+    setting of HyperKDMA's experiments use ``layers=1, init_std=0.01, reg=2e-4`` with weight decay 1e-3 (the preset
+    hyperkdma-lightgcn), for the authors' own ``reduction="mean", reg=5e-5`` with batches of 2,048. Their PyTorch code draws
+    users uniformly; here every training pair is a row.
     """
 
     Config: ClassVar[type[ModelConfig]] = LightGCNConfig
@@ -46,6 +50,7 @@ class LightGCN(Recommender):
         super().__init__(config, task)
         self.n_users, self.n_items = task.n_users, task.n_items
         self.layers, self.reg = config.layers, config.reg
+        self.mean = getattr(config, "reduction", "sum") == "mean"
         self.vectors = nn.Parameter(torch.empty(task.n_users + task.n_items, config.dim))
         self._initialise()
         # not persistent: the graph is the training data, which travels with the run already
@@ -72,7 +77,9 @@ class LightGCN(Recommender):
             lambda asked: nn.functional.embedding(asked.users, output),
             lambda ids: nn.functional.embedding(ids, items),
             lambda: items,
-            represent=(self._first_users, self._first_items) if self.config.hidden == "layer0" else None,
+            represent=(self._first_users, self._first_items)
+            if self.config.hidden == "layer0" and self.training
+            else None,
         )
 
     def _first_users(self, asked: Queries) -> Tensor:
@@ -91,7 +98,7 @@ class LightGCN(Recommender):
         loss = losses.bpr(scores[:, :1], scores[:, 1:])
         if self.reg:
             loss = loss + self.reg * self._squared(batch)
-        return loss
+        return loss / len(batch.queries) if self.mean else loss
 
     def _squared(self, batch: Batch) -> Tensor:
         """Squared length of the batch's 0th-layer vectors, with multiplicity."""

@@ -18,11 +18,11 @@ BLOCK_USERS = 4096
 
 class MultVAEConfig(VariationalConfig):
     dim: int = Field(64, ge=1)
-    """Size of the latent vectors."""
+    """Size of the latent vectors; the original network has 200."""
     form: Literal["ccd", "mult_vae"] = "ccd"
     """The form of CCD's code, which HetComp's teacher has, or the original network."""
     width: int = Field(600, ge=1)
-    """Width of the hidden layers of ``mult_vae``; its latent vectors have 200 dimensions."""
+    """Width of the hidden layers of ``mult_vae``."""
 
 
 class MultVAE(VariationalModel):

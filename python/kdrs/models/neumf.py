@@ -41,8 +41,8 @@ class NeuMF(Recommender):
     Xavier-uniform, final ones uniform within ±√(6 / fan-in). The original's setting: 4 negatives, batches of 256, no decay,
     four layers.
 
-    Methods that read representations see the factorisation's alone (``hidden``). With ``both`` a method has one set of
-    helpers for the two vectors together, where HyperKDMA's code allocates a set for each and never trains the second.
+    Methods that read representations see the factorisation's alone (``hidden``). With ``both``, kdrs's own, a method has one
+    set of helpers for the two vectors together, where HyperKDMA's code allocates a set for each and never trains the second.
 
     Differs from the authors' code in cost alone: the first layer is split into a users' and an items' part, so that a
     catalogue is scored without a product for each pair.

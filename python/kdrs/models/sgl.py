@@ -33,7 +33,8 @@ class SGLConfig(ModelConfig):
     reg: float = Field(1e-4, ge=0)
     """Weight of ½‖·‖² of the batch's 0th-layer vectors, summed with multiplicity."""
     hidden: Literal["propagated", "layer0"] = "propagated"
-    """What h(u) and h(i) are to methods that read representations: the output vectors, or those of the 0th layer."""
+    """What h(u) and h(i) of the model in training are to methods that read representations: the output vectors, or those of
+    the 0th layer. As a teacher it gives the output."""
 
 
 class SGL(LightGCN):
