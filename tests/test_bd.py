@@ -299,3 +299,27 @@ def test_a_teacher_of_another_kind_of_training_data_is_refused():
         BD(BD.Config(), [teacher], task, 4)
     with pytest.raises(ConfigError, match="shared"):
         BD(BD.Config(negatives="shared"), [ModelTeacher(teacher.model, users, live=True)], users, 4)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lazy-adam"])
+@pytest.mark.parametrize("negatives", ["own", "shared"])
+def test_the_closed_form_trains_as_autograd_does(toy, negatives, optimizer):
+    task = PairTask(toy.train, batch_size=32)
+    ends = []
+    for closed in (True, False):
+        torch.manual_seed(0)
+        student, teacher = (BPR(BPR.Config(dim=dim, init_std=0.3), task) for dim in (4, 8))
+        bd = BD(BD.Config(negatives=negatives, refresh=2), [ModelTeacher(teacher, task, live=True)], task, 4, 7)
+        learner = Learner(student, task, [Term("bd", 0.3, bd)], lr=0.01, weight_decay=1e-3, optimizer=optimizer)
+        learners = [learner, *learner.counterparts()]
+        assert all(one._row_gradients is not None for one in learners)
+        if not closed:
+            for one in learners:
+                one._row_gradients = None
+        result = fit(learners, task, epochs=3)
+        ends.append(([p.detach() for one in learners for p in one.model.parameters()], result.rows))
+    for left, right in zip(ends[0][0], ends[1][0], strict=True):
+        assert torch.allclose(left, right, atol=1e-4)
+    for left, right in zip(ends[0][1], ends[1][1], strict=True):
+        assert left["losses"] == pytest.approx(right["losses"], rel=1e-4)
+        assert left["bd-teacher.losses"] == pytest.approx(right["bd-teacher.losses"], rel=1e-4)

@@ -3,8 +3,8 @@ the published weights of distillation terms are calibrated for sums."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,23 @@ def soft_pointwise(scores: Tensor, targets: Tensor, mask: Tensor | None = None) 
     """Binary cross-entropy with logits against soft targets in [0, 1]; ``mask`` (bool, same shape) keeps entries."""
     losses = F.binary_cross_entropy_with_logits(scores, targets, reduction="none")
     return losses.sum() if mask is None else losses.masked_fill(~mask, 0.0).sum()
+
+
+class ScoreLoss(NamedTuple):
+    """A loss that reads nothing of a model but its scores of a few items for every query of a batch."""
+
+    ids: Tensor
+    """int64 [B, K]"""
+    of: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """Scores float32 [B, K] -> the loss, a scalar, and its gradient [B, K]."""
+
+
+def soft_pointwise_gradient(scores: Tensor, targets: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`soft_pointwise` and its gradient in the scores, sigmoid(s) - target, without autograd."""
+    losses, gradient = F.softplus(scores).sub_(targets * scores), torch.sigmoid(scores).sub_(targets)
+    if mask is not None:
+        losses, gradient = losses.masked_fill_(~mask, 0.0), gradient.masked_fill_(~mask, 0.0)
+    return losses.sum(), gradient
 
 
 def relaxed_ranking(

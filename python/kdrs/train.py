@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kdrs._tables import RowTable
+from kdrs._tables import RowGradient, RowTable
 from kdrs.distillers.base import Distiller
 from kdrs.errors import ArtefactError, ConfigError, TrainingError, shown
+from kdrs.losses import ScoreLoss
 from kdrs.models.base import Recommender
 from kdrs.optim import Adam, make_optimizer
 from kdrs.protocols import EarlyStopping, Selection
@@ -88,11 +89,13 @@ class Learner:
         self._on_epoch_start = getattr(model, "on_epoch_start", None)
         self._after_step = getattr(model, "after_step", None)
         self._counterpart = False
-        alone = base == "model" and not any(term.weight for term in terms)
+        active = [term for term in terms if term.weight]
+        by_scores = all(type(term.distiller).score_loss is not Distiller.score_loss for term in active)
         # of the very class: one that inherits may have another loss
-        own = vars(type(model)) if alone else {}
+        own = vars(type(model)) if base == "model" and by_scores else {}
         self._row_gradients = own["row_gradients"].__get__(model) if "row_gradients" in own else None
-        self._bpr_tables = self._find_bpr_tables(own.get("bpr_tables"))
+        self._closed_form: dict[str, RowGradient] | None = None
+        self._bpr_tables = None if active else self._find_bpr_tables(own.get("bpr_tables"))
         self._row_tables = self._find_row_tables(trained)
 
     def _find_row_tables(self, trained: Mapping[str, nn.Parameter]) -> dict[str, list[RowTable]]:
@@ -158,7 +161,7 @@ class Learner:
 
     def look(self, batch: Batch) -> None:
         """The step's forward pass, which peers read too: every learner looks before any loss is taken."""
-        if self._row_gradients is None:
+        if self._row_gradients is None or self._active:
             self.knowledge.look(batch.queries, self.model(batch.queries))
 
     def losses(self, batch: Batch) -> list[Tensor]:
@@ -167,27 +170,45 @@ class Learner:
         if view is None:
             view = self.model(batch.queries)
             self.knowledge.look(batch.queries, view)
-        active = [term for term in self.terms if term.weight]
         if self.base is None:
             base = torch.zeros((), device=batch.queries.rows.device)
         else:
-            own = batch
-            for term in self.terms if self._counterpart else active:
-                own = term.distiller.base_batch(own)
-            base = self.base(view, own)
-        return [base, *(term.weight * term.distiller.loss(view, batch) for term in active)]
+            base = self.base(view, self._own_batch(batch))
+        return [base, *(term.weight * term.distiller.loss(view, batch) for term in self._active)]
+
+    @property
+    def _active(self) -> list[Term]:
+        return [term for term in self.terms if term.weight]
+
+    def _own_batch(self, batch: Batch) -> Batch:
+        """What the model's own loss gets."""
+        for term in self.terms if self._counterpart else self._active:
+            batch = term.distiller.base_batch(batch)
+        return batch
 
     def forward(self, batch: Batch) -> list[Tensor]:
-        """``losses``; where the model alone is trained and knows its gradient in closed form, that is taken along."""
-        if self._row_gradients is None:
-            return self.losses(batch)
-        loss, self._closed_form = self._row_gradients(batch)
-        return [loss]
+        """``losses``; where the model knows the gradient of all of them in closed form, that is taken along."""
+        self._closed_form = None
+        if self._row_gradients is not None and (more := self._score_losses(batch)) is not None:
+            found, self._closed_form = self._row_gradients(self._own_batch(batch), more)
+            return found
+        return self.losses(batch)
+
+    @torch.no_grad()
+    def _score_losses(self, batch: Batch) -> list[ScoreLoss] | None:
+        """The terms' losses of scores, weights applied; None if one reads more than scores."""
+        found = []
+        for term in self._active:
+            own = term.distiller.score_loss(batch)
+            if own is None:
+                return None
+            found.append(ScoreLoss(own.ids, partial(_weighed, own, term.weight)))
+        return found
 
     def backward(self, parts: Sequence[Tensor]) -> None:
         """Leaves the gradients of what ``forward`` returned with the optimizer."""
         self.optimizer.zero_grad()
-        if self._row_gradients is None:
+        if self._closed_form is None:
             (parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum()).backward()
         else:
             self.optimizer.set_rows({f"model.{name}": rows for name, rows in self._closed_form.items()})
@@ -222,7 +243,7 @@ class Learner:
     @property
     def parts(self) -> list[str]:
         """Names of what ``losses`` returns."""
-        return ["base", *(term.name for term in self.terms if term.weight)]
+        return ["base", *(term.name for term in self._active)]
 
     def state(self) -> dict[str, Tensor]:
         """Parameters, buffers and optimizer state by name; live tensors."""
@@ -244,6 +265,11 @@ class Learner:
                 raise ArtefactError(f"the checkpoint does not fit {key}: {detail}") from None
         prefix = "optimizer/"
         self.optimizer.load_state({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+
+
+def _weighed(part: ScoreLoss, weight: float, scores: Tensor) -> tuple[Tensor, Tensor]:
+    loss, gradient = part.of(scores)
+    return weight * loss, gradient.mul_(weight)
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrs.errors import ConfigError
+from kdrs.losses import ScoreLoss
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
@@ -75,6 +76,11 @@ class Distiller(nn.Module):
     def loss(self, student: View, batch: Batch) -> Tensor:
         """The method's loss on a batch: a scalar, unweighted, summed over queries or entities."""
         raise NotImplementedError
+
+    def score_loss(self, batch: Batch) -> ScoreLoss | None:
+        """``loss`` of methods that read a few scores of the student alone, which a model may then differentiate without
+        autograd; None of others. Called without gradients."""
+        return None
 
     def base_batch(self, batch: Batch) -> Batch:
         """The batch that the model's own loss gets while this term is on: for methods that choose its negatives."""

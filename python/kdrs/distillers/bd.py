@@ -159,21 +159,39 @@ class BD(Distiller):
         return redrawn(batch, sampling.stream(seed, count))
 
     def loss(self, student: View, batch: Batch) -> Tensor:
-        if not (self._other or self._taught):
-            raise ConfigError(
-                "bd's teacher is not trained along", "call fit([learner, *learner.counterparts()], ...) with both"
-            )
-        source = self.source.view(batch.queries)
+        source = self._look_up(batch)
         if self._by_row:
-            assert batch.places is not None
-            drawn = self._drawn[batch.places].unsqueeze(1)  # [B, 1]
-            known, ids = drawn >= 0, drawn.clamp(min=0)
+            known, ids = self._of_rows(batch)
             own, theirs = student.scores(ids), source.scores(ids)
         else:
             rows, ids = self._of_batch(batch)  # [P]
             known = None
             own, theirs = student.pairs(rows, ids), source.pairs(rows, ids)
-        return losses.soft_pointwise(own, torch.sigmoid(theirs / self.temperature), known)
+        return losses.soft_pointwise(own, self._labels(theirs), known)
+
+    def score_loss(self, batch: Batch) -> losses.ScoreLoss | None:
+        if not self._by_row:
+            return None
+        known, ids = self._of_rows(batch)
+        labels = self._labels(self._look_up(batch).scores(ids))
+        return losses.ScoreLoss(ids, lambda own: losses.soft_pointwise_gradient(own, labels, known))
+
+    def _look_up(self, batch: Batch) -> View:
+        """What the other model answers to the batch."""
+        if not (self._other or self._taught):
+            raise ConfigError(
+                "bd's teacher is not trained along", "call fit([learner, *learner.counterparts()], ...) with both"
+            )
+        return self.source.view(batch.queries)
+
+    def _labels(self, theirs: Tensor) -> Tensor:
+        return torch.sigmoid(theirs / self.temperature)
+
+    def _of_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Each row's item, [B, 1], and whether there is one."""
+        assert batch.places is not None
+        drawn = self._drawn[batch.places].unsqueeze(1)
+        return drawn >= 0, drawn.clamp(min=0)
 
     def _of_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The next of the epoch's draws for each positive of the batch as (batch row, item), repeats within a row once."""

@@ -59,7 +59,7 @@ class DGKD(Distiller):
         super().__init__(config, teachers, task, student_dim, seed)
         if not teachers:
             raise ConfigError("got no teacher; this method takes the teacher and any number of assistants", "give one")
-        if config.drop_probability is not None and "n_drop" in config.model_fields_set:
+        if config.drop_probability is not None and config.n_drop != type(config).model_fields["n_drop"].default:
             raise ConfigError(
                 f"n_drop is {config.n_drop} and drop_probability {config.drop_probability}", "leave one of them out"
             )

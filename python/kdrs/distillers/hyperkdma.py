@@ -236,7 +236,8 @@ def _dims(
         return tuple(teacher.dim for teacher in given)
     assert isinstance(config.assistants, int)
     if config.ta_dims is not None:
-        if "assistants" in config.model_fields_set and config.assistants != len(config.ta_dims):
+        # saved options state defaults too
+        if config.assistants not in (len(config.ta_dims), type(config).model_fields["assistants"].default):
             raise ConfigError(
                 f"assistants is {config.assistants}, ta_dims names {len(config.ta_dims)} sizes", "leave one of them out"
             )

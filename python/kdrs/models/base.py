@@ -28,9 +28,10 @@ class Recommender(nn.Module):
 
     A model of your own need not inherit from this class: any ``nn.Module`` with ``dim``, ``__call__(queries)``,
     ``factors()`` and ``loss(view, batch)`` is trained, distilled and evaluated alike. The two hooks are optional, and so is
-    ``row_gradients(batch) -> (loss, {parameter: RowGradient})``: the loss with its gradient in closed form, used where the
-    model is trained by its own loss alone; and ``bpr_tables``, the names of two parameters whose rows' dot products are the
-    score, where that loss is BPR's and nothing else, for which there is a step in one pass.
+    ``row_gradients(batch, more) -> (losses, {parameter: RowGradient})``: the model's own loss, then those of ``more``
+    (`kdrs.losses.ScoreLoss`), and the gradient of their sum in closed form, used where nothing else trains the model; and
+    ``bpr_tables``, the names of two parameters whose rows' dot products are the score, where that loss is BPR's and nothing
+    else, for which there is a step in one pass.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
