@@ -323,3 +323,55 @@ def test_the_closed_form_trains_as_autograd_does(toy, negatives, optimizer):
     for left, right in zip(ends[0][1], ends[1][1], strict=True):
         assert left["losses"] == pytest.approx(right["losses"], rel=1e-4)
         assert left["bd-teacher.losses"] == pytest.approx(right["bd-teacher.losses"], rel=1e-4)
+
+
+def test_nothing_flows_back_to_the_one_who_teaches(toy):
+    task = PairTask(toy.train, batch_size=16)
+    student, teacher = (BPR(BPR.Config(dim=dim, init_std=0.3), task) for dim in (4, 8))
+    learners = mutual(task, student, teacher)
+    epoch = Epoch(0, 0, 9)
+    for learner in learners:
+        learner.start(epoch, [term.distiller.draw(epoch) for term in learner.terms])
+    batch = next(iter(task.draw(epoch)))
+    for learner, other in ((learners[0], teacher), (learners[1], student)):
+        (term,) = learner.terms
+        loss = term.distiller.loss(learner.model(batch.queries), batch)
+        gradients = torch.autograd.grad(loss, list(other.parameters()), allow_unused=True)
+        assert all(gradient is None for gradient in gradients)
+
+
+@pytest.mark.parametrize("mask", ["exclude", "multiply"])
+@pytest.mark.parametrize("block", [4 * 6, 1 << 20])
+@pytest.mark.parametrize(
+    ("options", "law"),
+    [
+        ({"exp_sharpness": 0.0, "tanh_sharpness": 1e-9}, (lambda gap: 1.0 + 0 * gap, lambda gap: gap.clip(0))),
+        ({"exp_sharpness": 0.5, "tanh_sharpness": 1e9}, (lambda gap: np.exp(-0.5 * gap), lambda gap: 1.0 * (gap > 0))),
+    ],
+    ids=["blunt", "sharp"],
+)
+def test_draws_follow_both_laws_at_their_limits(monkeypatch, mask, block, options, law):
+    """By Pearson's statistic, whatever the blocks; ``gap`` is the student's rank less the teacher's."""
+    monkeypatch.setattr("kdrs.distillers.bd.BLOCK_BYTES", block)
+    n_items, n_users = 6, 4
+    task = PairTask(Interactions.from_pairs(np.arange(n_users), [0] * n_users, n_users, n_items), batch_size=4)
+    student, teacher = fixed(task, [9.0, 5.0, 4.0, 3.0, 2.0, 1.0]), fixed(task, [9.0, 1.0, 3.0, 2.0, 5.0, 4.0])
+    learners = mutual(task, student, teacher, mask=mask, refresh=3000, **options)
+    learners[0].start(Epoch(0, 0, 9), [None])
+    own = learners[0].terms[0].distiller
+    drawn = {"teacher": own._other[0].pool.numpy(), "student": own.pool.numpy()}
+    scores = [model.items.weight[:, 0].detach().numpy().copy() for model in (student, teacher)]
+    if mask == "multiply":
+        for one in scores:
+            one[0] = 0.0
+    ranks = [(-one).argsort().argsort() for one in scores]
+    gap = (ranks[0] - ranks[1]).astype(float)
+    for name, weights in zip(("teacher", "student"), (law[0](gap), law[1](gap)), strict=True):
+        if mask == "exclude":
+            weights = np.where(np.arange(n_items) == 0, 0.0, weights)
+        expected = weights / weights.sum() * drawn[name].size
+        counts = np.bincount(drawn[name], minlength=n_items)
+        assert (counts[expected == 0] == 0).all()
+        inside = expected > 0
+        statistic = ((counts - expected)[inside] ** 2 / expected[inside]).sum()
+        assert statistic < 25, (name, counts, expected)  # 5 degrees of freedom: once in 7,000

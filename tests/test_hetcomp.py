@@ -11,7 +11,16 @@ from conftest import toy_dataset
 from kdrs import losses
 from kdrs.data import Interactions
 from kdrs.distillers import HetComp
-from kdrs.distillers.hetcomp import CLAMP, best_seen, choose_stages, discrepancy, ensemble, ranks_of_seen, stability
+from kdrs.distillers.hetcomp import (
+    CLAMP,
+    best_seen,
+    choose_stages,
+    discrepancy,
+    ensemble,
+    progress_asked,
+    ranks_of_seen,
+    stability,
+)
 from kdrs.errors import ArtefactError, ConfigError, MissingKnowledge
 from kdrs.models import BPR, MODELS
 from kdrs.ranking import Ranking
@@ -444,3 +453,8 @@ def test_a_target_is_no_longer_than_the_lists(pairs):
         HetComp(HetComp.Config(target=101), [trajectory(pairs)], pairs, 4)
     two = HetComp(HetComp.Config(target=150), [trajectory(pairs), trajectory(pairs)], pairs, 4)
     assert two.targets.shape == (pairs.n_users, 150)
+
+
+def test_progress_asked_by_epoch():
+    found = [progress_asked(HetComp.Config(), epoch) for epoch in (10, 20, 50, 90, 100, 200)]
+    assert found == pytest.approx([1.04475, 1.03953, 1.02401, 1.00368, 0.99867, 0.94984], abs=5e-6)

@@ -187,12 +187,12 @@ class _Grouped(torch.autograd.Function):
         )
 
 
-def temperature(epoch: int, planned: int, final: float) -> float:
-    """τ of an epoch, counted from 0: final^((epoch - 1) / planned), 1 in epochs 0 and 1, never below ``final``.
+def temperature(epoch: int, planned: int, final: float, lag: int) -> float:
+    """τ of an epoch, counted from 0: final^((epoch - lag) / planned), 1 up to epoch ``lag``, never below ``final``.
 
-    The authors' code updates τ after an epoch with that epoch's number, hence the lag of one.
+    The authors' code updates τ after an epoch with that epoch's number, hence a lag of one.
     """
-    return max(final, math.exp(math.log(final) * max(epoch - 1, 0) / planned))
+    return max(final, math.exp(math.log(final) * max(epoch - lag, 0) / planned))
 
 
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:

@@ -38,6 +38,8 @@ class ExpertConfig(EntityConfig):
     """τ falls from 1 to this over the planned epochs."""
     schedule_epochs: int = Field(1000, ge=1)
     """Epochs that the fall is spread over; the published runs plan 1,000, whenever they stop."""
+    schedule_lag: Literal[0, 1] = 1
+    """Epochs by which the fall lags behind: 1 in the authors' code, 0 in re-implementations."""
     cutoff: float = Field(NO_EFFECT, gt=0)
     """Experts whose logit is this far below the best take no part: their share is at most exp(-cutoff). The default leaves
     out what a float32 sum rounds away; 104 only shares that are exactly 0."""
@@ -133,7 +135,10 @@ class ExpertHint(Hint):
         self._noise = torch.Generator(device)
 
     def start(self, epoch: Epoch, noise_seed: int) -> None:
-        self.temperature = temperature(epoch.index, self.config.schedule_epochs, self.config.final_temperature)
+        config = self.config
+        self.temperature = temperature(
+            epoch.index, config.schedule_epochs, config.final_temperature, config.schedule_lag
+        )
         self._noise.manual_seed(noise_seed)
 
     def losses(self, kind: Kind, target: Tensor, source: Tensor, guide: Tensor | None = None) -> Tensor:

@@ -267,7 +267,7 @@ class HetComp(Distiller):
         config, final = self.config, self.config.states - 1
         own = np.asarray(student.topk(DEPTH).items)[: self.task.n_users]
         v, last = self.v.cpu().numpy(), self.last.cpu().numpy()
-        threshold = config.alpha * 0.995 ** (ended // config.every)
+        threshold = progress_asked(config, ended)
         everyone = np.arange(self.task.n_users)
         for m in range(v.shape[0]):
             now = self._discrepancy(own, self.lists[m, np.minimum(v[m] + 1, final), everyone])
@@ -312,6 +312,11 @@ class _MaskedLogSumExp(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (shares,) = ctx.saved_tensors
         return shares * gradients[0].unsqueeze(1), None, None
+
+
+def progress_asked(config: HetCompConfig, epoch: int) -> float:
+    """The factor by which a user's discrepancy must have fallen for its state to advance after an epoch."""
+    return config.alpha * 0.995 ** (epoch // config.every)
 
 
 def choose_stages(teacher: Teacher, stages: Sequence[Stage], config: HetCompConfig) -> list[Stage]:

@@ -36,6 +36,8 @@ class HTDConfig(Settings):
     """τ of the group assignment falls from 1 to this over the planned epochs."""
     schedule_epochs: int = Field(100, ge=1)
     """Epochs that the fall is spread over."""
+    schedule_lag: Literal[0, 1] = 1
+    """Epochs by which the fall lags behind: 1 in the authors' code, 0 in KDs' re-implementation."""
     cutoff: float = Field(NO_EFFECT, gt=0)
     """Groups whose logit is this far below the best take no part in the rebuilding: their share is at most exp(-cutoff)."""
 
@@ -76,7 +78,10 @@ class HTD(Distiller):
         self._temperature = 1.0
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
-        self._temperature = temperature(epoch.index, self.config.schedule_epochs, self.config.final_temperature)
+        config = self.config
+        self._temperature = temperature(
+            epoch.index, config.schedule_epochs, config.final_temperature, config.schedule_lag
+        )
         self._noise.manual_seed(self.stream(epoch, "noise"))
 
     def loss(self, student: View, batch: Batch) -> Tensor:

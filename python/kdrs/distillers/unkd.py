@@ -33,7 +33,8 @@ class UnKDConfig(Settings):
     """Length of each user's list in a group. The authors keep 1000; 200 change a draw with probability 4.5e-5."""
     reduction: Literal["sum", "mean", "paper"] = "sum"
     """``sum``: mean over the user's pairs, summed over batch rows as base losses are here. ``mean``: mean over the rows too,
-    the authors' code, whose base loss is a mean. ``paper``: sum over pairs, mean over the batch's distinct users."""
+    the authors' code, whose base loss is a mean. ``paper``: sum over pairs, mean over the batch's distinct users. Beside a base
+    loss that is a sum the last two count a batch's rows (users) times less: give the term that much more weight."""
 
 
 class UnKD(Distiller):
