@@ -369,3 +369,19 @@ def test_a_ranking_alone_is_enough_for_rrd_only(task, toy, tmp_path):
             method(method.Config(), [teacher], task, 3)
     with pytest.raises(MissingKnowledge, match="lists 30 items"):
         RRD(RRD.Config(pool=40), [teacher], task, 3)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.1, 0.01])
+def test_shares_against_their_definition_and_the_default_cutoff(tau):
+    """(log(softmax + 1e-10) + g) / τ with the same noise; what the default leaves out is lost in rounding."""
+    torch.manual_seed(0)
+    target, source = torch.randn(40, 6), torch.randn(40, 4)
+    exact, usual = Experts(4, 6, 30, 104.0), Experts(4, 6, 30, DE.Config().cutoff)
+    usual.load_state_dict(exact.state_dict())
+    shares = [one.shares(target, tau, torch.Generator().manual_seed(3)) for one in (exact, usual)]
+    uniform = torch.rand(40, 30, generator=torch.Generator().manual_seed(3))
+    logits = (torch.softmax(exact.selector(target), 1) + 1e-10).log() - (-uniform.log()).log()
+    assert torch.allclose(shares[0], torch.softmax(logits / tau, dim=1), atol=1e-5)
+    assert (shares[1] > 0).sum() <= (shares[0] > 0).sum()
+    outputs = [one(source, share) for one, share in zip((exact, usual), shares, strict=True)]
+    assert torch.allclose(*outputs, rtol=1e-6, atol=1e-6)

@@ -641,3 +641,16 @@ def test_the_data_set_decides_the_default_protocol():
         Evaluator.of(bare, "loo-499")
     with pytest.raises(DataError, match="holds nothing out"):
         Evaluator.of(Dataset.from_interactions(bare.train))
+
+
+def test_hits_and_ndcg_of_one_target_bound_each_other():
+    """Places 6 to 10 count between 1 / log2 11 and 1 / log2 7 in NDCG, and 1 in hits."""
+    rng = np.random.default_rng(4)
+    scores, users = rng.normal(size=(300, 40)), np.arange(300)
+    train = Interactions.from_pairs(users, [0] * 300, 300, 40)
+    test = Interactions.from_pairs(users, rng.integers(1, 40, 300), 300, 40)
+    report = Evaluator(train, test, ks=(5, 10), metrics=("hit", "ndcg"))(lambda rows: scores[rows])["test"]
+    hits, gains = (report.values[f"{name}@10"] - report.values[f"{name}@5"] for name in ("hit", "ndcg"))
+    assert hits.sum() > 0
+    assert (gains >= hits / np.log2(11) - 1e-12).all()
+    assert (gains <= hits / np.log2(7) + 1e-12).all()

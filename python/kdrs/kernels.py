@@ -1,5 +1,8 @@
-"""Kernels of the training step that have a gradient: products of gathered vectors, the relaxed ranking loss. For float32 on the
-CPU; what calls them has torch's own operations for everything else."""
+"""What a training step computes with gradients of its own: products of gathered vectors, the relaxed ranking loss, dropout,
+the hidden layer of a mixture of networks, products with sparse matrices.
+
+The Rust core does what is float32 on the CPU, torch's own operations everything else.
+"""
 
 from __future__ import annotations
 
@@ -201,6 +204,31 @@ class _Dropout(torch.autograd.Function):
         (gate,) = ctx.saved_tensors
         to_x: Tensor = _Dropout.apply(gradients[0], gate, *ctx.chance, False)
         return to_x, None, None, None, None
+
+
+def sparse_csr(indptr: Tensor, columns: Tensor, values: Tensor, n_columns: int | None = None) -> Tensor:
+    """A sparse CSR tensor, square unless its columns are counted."""
+    n_rows = indptr.shape[0] - 1
+    size = (n_rows, n_rows if n_columns is None else n_columns)
+    return torch.sparse_csr_tensor(indptr, columns, values, size=size, check_invariants=False)
+
+
+def propagate(graph: Tensor, vectors: Tensor, transposed: Tensor | None = None) -> Tensor:
+    """``graph @ vectors``; the gradient takes ``transposed``, which a symmetric graph is itself."""
+    return _Propagate.apply(graph, graph if transposed is None else transposed, vectors)
+
+
+class _Propagate(torch.autograd.Function):
+    """A product whose backward needs no transposition: that would sort all entries at every step."""
+
+    @staticmethod
+    def forward(ctx: Any, graph: Tensor, transposed: Tensor, vectors: Tensor) -> Tensor:
+        ctx.transposed = transposed
+        return graph @ vectors
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, ctx.transposed @ gradients[0]
 
 
 def weighted_sum(values: Tensor, weights: Tensor | None, places: Tensor, size: int) -> Tensor:

@@ -16,6 +16,7 @@ from kdrs.distillers import _bfloat16
 from kdrs.distillers._experts import NO_EFFECT, Experts, temperature
 from kdrs.distillers.base import Distiller, seeded
 from kdrs.errors import ConfigError
+from kdrs.kernels import sparse_csr
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Queries, Task
@@ -235,9 +236,7 @@ def _neighbour_means(adjacency: Any, vectors: Tensor) -> Tensor:
     indptr = torch.from_numpy(adjacency.indptr.astype(np.int64))  # a copy: the array itself may be read-only
     indices = torch.from_numpy(adjacency.indices.astype(np.int64))
     values = torch.from_numpy(1 / degrees[adjacency.row_of_pair])
-    shape = (adjacency.shape[0], adjacency.shape[1])
-    matrix = torch.sparse_csr_tensor(indptr, indices, values, size=shape, check_invariants=False)
-    return matrix.to(vectors.device) @ vectors
+    return sparse_csr(indptr, indices, values, adjacency.shape[1]).to(vectors.device) @ vectors
 
 
 class TeacherHint:

@@ -16,7 +16,7 @@ from kdrs import ranking
 from kdrs.data.interactions import Interactions
 from kdrs.distillers._features import Kind, Projector, cosine_losses, vectors
 from kdrs.distillers.base import Distiller, distinct, only, seeded
-from kdrs.models._graph import propagate, sparse_csr
+from kdrs.kernels import propagate, sparse_csr
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task

@@ -1,14 +1,13 @@
-"""The bipartite graph of the training pairs: its matrices and their products."""
+"""The bipartite graph of the training pairs and its matrices."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from kdrs.data.interactions import Interactions
+from kdrs.kernels import sparse_csr
 
 
 class BipartiteGraph:
@@ -54,28 +53,3 @@ class BipartiteGraph:
         np.divide(1.0, np.sqrt(np.diff(indptr)), out=scale, where=np.diff(indptr) > 0)
         values = (scale[rows] * scale[columns]).astype(np.float32)
         return sparse_csr(torch.from_numpy(indptr), torch.from_numpy(columns), torch.from_numpy(values))
-
-
-def sparse_csr(indptr: Tensor, columns: Tensor, values: Tensor, n_columns: int | None = None) -> Tensor:
-    """A sparse CSR tensor, square unless its columns are counted."""
-    n_rows = indptr.shape[0] - 1
-    size = (n_rows, n_rows if n_columns is None else n_columns)
-    return torch.sparse_csr_tensor(indptr, columns, values, size=size, check_invariants=False)
-
-
-def propagate(graph: Tensor, vectors: Tensor, transposed: Tensor | None = None) -> Tensor:
-    """``graph @ vectors``; the gradient takes ``transposed``, which a symmetric graph is itself."""
-    return _Propagate.apply(graph, graph if transposed is None else transposed, vectors)
-
-
-class _Propagate(torch.autograd.Function):
-    """A product whose backward needs no transposition: that would sort all entries at every step."""
-
-    @staticmethod
-    def forward(ctx: Any, graph: Tensor, transposed: Tensor, vectors: Tensor) -> Tensor:
-        ctx.transposed = transposed
-        return graph @ vectors
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor]:
-        return None, None, ctx.transposed @ gradients[0]

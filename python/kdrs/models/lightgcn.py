@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdrs import losses
-from kdrs.models._graph import BipartiteGraph, propagate
+from kdrs.kernels import propagate
+from kdrs.models._graph import BipartiteGraph
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.tasks import Batch, Queries, Task
 from kdrs.view import DotView, Factors, View

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from kdrs import losses
 from kdrs.errors import ConfigError
-from kdrs.models._graph import BipartiteGraph, propagate, sparse_csr
+from kdrs.kernels import propagate, sparse_csr
+from kdrs.models._graph import BipartiteGraph
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.tasks import Batch, Queries, Task
 from kdrs.view import DotView, Factors, View
