@@ -199,6 +199,19 @@ def test_off_the_core_few_rows_and_the_catalogue_are_read_in_turn(optimizer: str
     assert all(torch.isfinite(tensor).all() for tensor in learner.model.state_dict().values())
 
 
+@pytest.mark.parametrize("model", ["bpr", "caser", "sasrec", "cdae", "ngcf"])
+def test_a_term_that_asks_for_other_users_changes_nobodys_noise(model: str):
+    ends = []
+    for weight in (0.0, 1e-30):
+        task = task_of(model)
+        teacher, student = build(task, model, 8), build(task, model, 4, seed=1)
+        method = DISTILLERS["ir-rrd"]
+        distiller = method(method.Config(**SMALL["ir-rrd"]), [ModelTeacher(teacher, task)], task, student.dim, 7)
+        fit(Learner(student, task, [Term("ir-rrd", weight, distiller)], lr=1e-2), task, epochs=2)
+        ends.append(state(student))
+    assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-4) for name in ends[0])
+
+
 def test_weight_zero_is_the_plain_student(task: Task):
     """Random streams are separate: a term that is switched off leaves the student's trajectory as it was."""
     plain = Learner(build(task, "bpr", 4), task)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
+from kdrs.models._dropout import Dropout
 from kdrs.models.base import ModelConfig, Recommender
-from kdrs.tasks import Queries, SequenceTask, Task
+from kdrs.sampling import stream
+from kdrs.tasks import Epoch, Queries, SequenceTask, Task
 from kdrs.view import DotView, Factors, Lazy
 
 BLOCK = 1024
@@ -36,6 +38,7 @@ class SequentialRecommender(Recommender):
             )
         self.task = task
         self.n_items = task.n_items
+        self._asides: tuple[int, int] | None = None
 
     @classmethod
     def make_sequences(
@@ -53,6 +56,30 @@ class SequentialRecommender(Recommender):
     def encode(self, queries: Queries) -> Tensor:
         """float32 [B, D]: the vectors of queries."""
         raise NotImplementedError
+
+    def on_epoch_start(self, epoch: Epoch) -> None:
+        self._asides = epoch.stream("dropout of other queries"), 0
+
+    def apart(self, encode: Callable[[Queries], Tensor], own: Queries) -> Callable[[Queries], Tensor]:
+        """``encode`` with the dropout of a stream of its own for queries other than a step's ``own``: a term that asks for others
+        then leaves the noise of the step, which is torch's, as it was."""
+
+        def encoded(asked: Queries) -> Tensor:
+            if asked is own or not self.training or self._asides is None:
+                return encode(asked)
+            seed, count = self._asides
+            self._asides = seed, count + 1
+            noise = torch.Generator(asked.rows.device).manual_seed(stream(seed, count) % 2**63)
+            layers = [module for module in self.modules() if isinstance(module, Dropout)]
+            for layer in layers:
+                layer.noise = noise
+            try:
+                return encode(asked)
+            finally:
+                for layer in layers:
+                    layer.noise = None
+
+        return encoded
 
     def item_vectors(self) -> tuple[Tensor, Tensor | None]:
         """float32 [I, D] and biases [I] or None."""

@@ -128,7 +128,7 @@ class Caser(SequentialRecommender):
         return self.outputs.read()[: self.n_items], self.bias[: self.n_items]
 
     def forward(self, queries: Queries) -> View:
-        return PaddedView(queries, self.encode, self.outputs, self.outputs, self.bias)
+        return PaddedView(queries, self.apart(self.encode, queries), self.outputs, self.outputs, self.bias)
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         ids = torch.cat([batch.positives.unsqueeze(1), batch.negatives.view(len(batch.positives), -1)], dim=1)

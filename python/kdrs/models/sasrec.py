@@ -111,7 +111,7 @@ class SASRec(SequentialRecommender):
         return table[: self.n_items], None
 
     def forward(self, queries: Queries) -> View:
-        return StatesView(queries, self.states, self.items, self.items)
+        return StatesView(queries, self.apart(self.states, queries), self.items, self.items)
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         assert isinstance(view, StatesView)
