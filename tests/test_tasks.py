@@ -157,3 +157,34 @@ def test_pair_task_is_what_models_get_unless_they_say_otherwise(toy):
     task = BPR.make_task(BPR.Config(), toy.train, batch_size=7, n_negatives=2, layout="rows")
     assert isinstance(task, PairTask)
     assert (task.batch_size, task.n_negatives, task.layout) == (7, 2, "rows")
+
+
+@pytest.mark.parametrize("layout", ["triples", "rows"])
+def test_users_drawn_uniformly(layout: str):
+    degrees = np.array([1, 30, 0, 4, 9])
+    users = np.repeat(np.arange(5), degrees)
+    items = np.concatenate([np.arange(degree) for degree in degrees])
+    task = PairTask(
+        Interactions.from_pairs(users, items, 5, 40), batch_size=16, n_negatives=2, layout=layout, draws="users"
+    )
+    asked, pairs, seen = np.zeros(5), np.zeros((5, 40)), task.seen.to_csr().toarray() > 0
+    for index in range(60):
+        batches = task.draw(Epoch(index, 0, 99))
+        assert torch.equal(batches[1].positives, list(batches)[1].positives)
+        for batch in batches:
+            owner, positive = batch.queries.users.numpy(), batch.positives.numpy()
+            assert np.array_equal(task.row_users[batch.places.numpy()], owner)
+            assert batch.negatives.shape[1] == (1 if layout == "triples" else 2)
+            assert not seen[np.repeat(owner, batch.negatives.shape[1]), batch.negatives.flatten().numpy()].any()
+            np.add.at(asked, owner, 1)
+            np.add.at(pairs, (owner, positive), 1)
+    total = 60 * task.n_rows
+    assert asked.sum() == total
+    assert asked[2] == 0
+    share = asked[[0, 1, 3, 4]] / total
+    assert abs(share - 0.25).max() < 5 * (0.25 * 0.75 / total) ** 0.5
+    own = pairs[4, :9] / asked[4]
+    assert abs(own - 1 / 9).max() < 5 * (1 / 9 / asked[4]) ** 0.5
+    assert pairs[4, 9:].sum() == 0
+    with pytest.raises(ConfigError, match="draws is 'both'"):
+        PairTask(task.seen, draws="both")

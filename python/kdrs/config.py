@@ -31,6 +31,9 @@ class TrainSettings(Settings):
     """Fresh negatives for each observed pair and epoch."""
     layout: Literal["triples", "rows"] = "triples"
     """With several negatives: a training row of each, or one row a pair."""
+    draws: Literal["pairs", "users"] = "pairs"
+    """Training rows of an epoch: every observed pair once, or as many users, drawn uniformly, each with one of its pairs, as
+    LightGCN's PyTorch code has it. Models of pairs alone."""
     leak_held_out: bool = False
     """Never draw a user's validation and test items as negatives, which betrays them to the model: BD's notebook does, and
     its printed numbers need it."""

@@ -61,11 +61,13 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device | None 
     """The training data in the form that the run's model learns from, on the run's device unless another is given."""
     train = config.train
     cls, options = _model_of(config)
-    leak = {"never": dataset.full} if train.leak_held_out else {}
+    special: dict[str, Any] = {"never": dataset.full} if train.leak_held_out else {}
+    if train.draws != "pairs":
+        special["draws"] = train.draws
     return cls.make_task(
         options,
         dataset.train,
-        **leak,
+        **special,
         order=dataset.order,
         batch_size=train.batch_size,
         n_negatives=train.negatives,

@@ -201,6 +201,9 @@ class PairTask:
     drawn, those of ``seen`` among them. ``layout="triples"`` makes a row of each (pair, negative), as the papers' code does;
     ``"rows"`` keeps a pair's negatives together, [B, N].
 
+    ``draws="users"`` makes as many rows otherwise: a user drawn uniformly from those with pairs, one of its pairs, negatives of
+    its own, all with replacement.
+
     Users who have seen every item have no negative: their pairs are left out and counted in ``n_skipped``. Raises
     ``DataError`` if that leaves nothing.
     """
@@ -214,6 +217,7 @@ class PairTask:
         batch_size: int = 1024,
         n_negatives: int = 1,
         layout: str = "triples",
+        draws: str = "pairs",
         never: Interactions | None = None,
         device: torch.device | str = "cpu",
         threads: int | None = None,
@@ -222,6 +226,9 @@ class PairTask:
             raise ConfigError(f"batch_size is {batch_size} and n_negatives {n_negatives}; both must be at least 1")
         if layout not in ("triples", "rows"):
             raise ConfigError(f"layout is {layout!r}; allowed: triples, rows")
+        if draws not in ("pairs", "users"):
+            raise ConfigError(f"draws is {draws!r}; allowed: pairs, users")
+        self.draws = draws
         self.seen, self.batch_size, self.n_negatives, self.layout = seen, batch_size, n_negatives, layout
         self.n_queries = self.n_users = seen.shape[0]
         self.n_items = seen.shape[1]
@@ -268,11 +275,27 @@ class PairTask:
         return drawn.reshape(-1, 1) if self.layout == "triples" else drawn
 
     def draw(self, epoch: Epoch) -> PairBatches:
-        negatives = self.negatives(epoch.stream("negatives"))
-        order = np.arange(self.n_rows, dtype=np.int32)
-        np.random.default_rng(epoch.stream("order")).shuffle(order)
+        rng, seed = np.random.default_rng(epoch.stream("order")), epoch.stream("negatives")
         per_row = self.n_negatives if self.layout == "triples" else 1
-        return PairBatches(self._users, self._items, negatives, order, per_row, self.batch_size, self.device)
+        drawn = self.draws == "users"
+        if drawn:
+            order = self._drawn(rng)
+            owners, count = self._users[order // per_row], 1 if self.layout == "triples" else self.n_negatives
+            negatives = sampling.negatives(self._never, owners, count, seed=seed, threads=self.threads)
+        else:
+            negatives = self.negatives(seed)
+            order = np.arange(self.n_rows, dtype=np.int32)
+            rng.shuffle(order)
+        return PairBatches(
+            self._users, self._items, negatives, order, per_row, self.batch_size, self.device, ordered=drawn
+        )
+
+    def _drawn(self, rng: np.random.Generator) -> NDArray[np.int32]:
+        """Training rows by the law of uniform users."""
+        counts = self.positives_per_user
+        users = rng.choice(np.flatnonzero(counts), self.n_rows)
+        first = np.cumsum(counts) - counts
+        return (first[users] + rng.integers(counts[users])).astype(np.int32)
 
 
 class PairBatches:
@@ -291,27 +314,31 @@ class PairBatches:
         per_pair: int,
         batch_size: int,
         device: torch.device,
+        *,
+        ordered: bool = False,
     ):
+        """``negatives`` stand by training row, or, ``ordered``, by place in ``order``."""
         self._users, self._items, self._negatives, self._order = users, items, negatives, order
-        self._per_pair, self.batch_size, self.device = per_pair, batch_size, device
+        self._per_pair, self.batch_size, self.device, self._ordered = per_pair, batch_size, device, ordered
 
     def __len__(self) -> int:
         return -(-self._order.size // self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
-        return next(self._batches(rows))
+        return next(self._batches(slice(index * self.batch_size, (index + 1) * self.batch_size)))
 
     def __iter__(self) -> Iterator[Batch]:
         step = max(1, self.GATHER // self.batch_size) * self.batch_size
         for start in range(0, self._order.size, step):
-            yield from self._batches(self._order[start : start + step])
+            yield from self._batches(slice(start, start + step))
 
-    def _batches(self, rows: np.ndarray) -> Iterator[Batch]:
+    def _batches(self, part: slice) -> Iterator[Batch]:
+        rows = self._order[part]
+        negatives = self._negatives[part if self._ordered else rows]
         pairs = rows // self._per_pair if self._per_pair > 1 else rows
         columns = (
             torch.from_numpy(ids).to(self.device, torch.int64).split(self.batch_size)
-            for ids in (self._users[pairs], self._items[pairs], self._negatives[rows], rows)
+            for ids in (self._users[pairs], self._items[pairs], negatives, rows)
         )
         for asked, positives, drawn, places in zip(*columns, strict=True):
             yield Batch(Queries(asked, asked), positives, drawn, places)

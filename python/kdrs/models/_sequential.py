@@ -46,11 +46,11 @@ class SequentialRecommender(Recommender):
     ) -> SequenceTask:
         """A `SequenceTask` of the options of `PairTask`. ``layout`` has no meaning there: an instance is encoded once, and
         keeps all its negatives."""
-        if "never" in options:
-            raise ConfigError(
-                f"train.leak_held_out is true with {cls.__name__}",
-                "leave it out: no published code of sequences has it",
-            )
+        for option, name in (("never", "train.leak_held_out"), ("draws", "train.draws")):
+            if option in options:
+                raise ConfigError(
+                    f"{name} is set with {cls.__name__}", "leave it out: no published code of sequences has it"
+                )
         return SequenceTask(train, order, **{key: value for key, value in options.items() if key != "layout"}, **form)
 
     def encode(self, queries: Queries) -> Tensor:
@@ -61,8 +61,8 @@ class SequentialRecommender(Recommender):
         self._asides = epoch.stream("dropout of other queries"), 0
 
     def apart(self, encode: Callable[[Queries], Tensor], own: Queries) -> Callable[[Queries], Tensor]:
-        """``encode`` with the dropout of a stream of its own for queries other than a step's ``own``: a term that asks for others
-        then leaves the noise of the step, which is torch's, as it was."""
+        """``encode`` with the dropout of a stream of its own for queries other than a step's ``own``: a term that asks for
+        others then leaves the noise of the step, which is torch's, as it was."""
 
         def encoded(asked: Queries) -> Tensor:
             if asked is own or not self.training or self._asides is None:

@@ -68,6 +68,11 @@ class Recommender(nn.Module):
     def _row_options(cls, options: dict[str, Any], *names: str) -> dict[str, Any]:
         """Those of `PairTask`'s options that a task of whole users or items takes; ``ConfigError`` if negatives of pairs are
         asked for."""
+        if "draws" in options:
+            raise ConfigError(
+                f"train.draws is {options['draws']!r} with {cls.__name__}, which does not learn from pairs",
+                "leave it out",
+            )
         if options.get("n_negatives", 1) != 1 or options.get("layout", "triples") != "triples":
             raise ConfigError(
                 f"train.negatives is {options.get('n_negatives', 1)} and train.layout {options.get('layout', 'triples')!r}, "

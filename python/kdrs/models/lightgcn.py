@@ -38,8 +38,8 @@ class LightGCN(Recommender):
 
     Defaults are those of the KDs benchmark: 3 layers, N(0, 0.1²), BPR **summed** over the batch, no explicit L2. For the
     setting of HyperKDMA's experiments use ``layers=1, init_std=0.01, reg=2e-4`` with weight decay 1e-3 (the preset
-    hyperkdma-lightgcn), for the authors' own ``reduction="mean", reg=5e-5`` with batches of 2,048. Their PyTorch code draws
-    users uniformly; here every training pair is a row.
+    hyperkdma-lightgcn), for the authors' own ``reduction="mean", reg=5e-5`` with ``train.draws = "users"``, batches of 2,048
+    and no weight decay.
     """
 
     Config: ClassVar[type[ModelConfig]] = LightGCNConfig
