@@ -325,3 +325,24 @@ def test_numeric_order(tmp_path):
     assert list(data.items) == ["0", "1", "2", "10"]
     assert isinstance(data, Dataset)
     assert data.valid.n_pairs == 0
+
+
+@FEW
+@given(distinct)
+def test_ratio_of_users(pairs):
+    table = table_of(pairs)
+    split = splits.ratio_users(table, (0.5, 0.125, 0.375), 3)
+    counts = np.array(
+        [np.bincount(table.users[split.part == part], minlength=len(table.user_ids)) for part in range(3)]
+    )
+    degrees = counts.sum(0)
+    assert (counts[1:].sum(0) == np.minimum(-(-degrees // 2), degrees - 1)).all()
+    assert (counts[0] >= 1).all()
+    assert ((counts[1] == 0) | (counts[2] == 0)).all()
+    assert split.facts["users_validating"] == round(len(table.user_ids) / 4)
+    assert np.array_equal(split.part, splits.ratio_users(table, (0.5, 0.125, 0.375), 3).part)
+
+
+def test_ratio_of_users_holds_something_out():
+    with pytest.raises(ConfigError, match="hold nothing out"):
+        splits.ratio_users(table_of([(0, 0), (0, 1)]), (1.0, 0.0, 0.0), 0)

@@ -71,7 +71,8 @@ def prepare(
     ] = None,
     time_unit: Annotated[str | None, typer.Option(help="auto, s, ms, us, ns, or order for bare order numbers.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Published protocol: loo-499, fr-811, hetcomp, bd, bd-notebook or fr-caser.")
+        str | None,
+        typer.Option(help="Published protocol: loo-499, fr-811, hetcomp, bd, bd-notebook, fr-caser or unkd."),
     ] = None,
     duplicates: Annotated[
         str | None, typer.Option(help="Row of a pair that stays: first, last, max, sum, error.")
@@ -80,7 +81,9 @@ def prepare(
     k_core: Annotated[int | None, typer.Option(help="Drop users and items with fewer rows until none is left.")] = None,
     min_user: Annotated[int | None, typer.Option(help="Drop users with fewer rows, once.")] = None,
     min_item: Annotated[int | None, typer.Option(help="Drop items with fewer rows, once.")] = None,
-    split: Annotated[str | None, typer.Option(help="leave-one-out, ratio, ordered, last-n, time or given.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="leave-one-out, ratio, ratio-users, ordered, last-n, time or given.")
+    ] = None,
     fractions: Annotated[str | None, typer.Option(help="Shares of train, valid and test: 0.8,0.1,0.1.")] = None,
     n_valid: Annotated[int | None, typer.Option(help="Pairs a user for validation, for last-n.")] = None,
     n_test: Annotated[int | None, typer.Option(help="Pairs a user for testing, for last-n.")] = None,

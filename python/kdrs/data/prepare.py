@@ -40,7 +40,7 @@ class Recipe:
     """Items with fewer rows are dropped, once."""
     split: str = "leave-one-out"
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of train, valid and test, for ratio, ordered and time."""
+    """Shares of train, valid and test, for ratio, ratio-users, ordered and time."""
     n_valid: int = 1
     n_test: int = 1
     last: str = "test"
@@ -99,9 +99,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "bd": {"min_user": 5, "split": "last-n", "last": "valid"},
     "bd-notebook": {"keep_counts": True, "duplicates": "last", "min_user": 6, "split": "last-n", "last": "valid"},
     "fr-caser": {"split": "ordered", "fractions": (0.8, 0.0, 0.2)},
+    "unkd": {"min_user": 5, "split": "ratio-users", "fractions": (0.8, 0.04, 0.16)},
 }
 """Splits of published protocols: DE-RRD and HyperKDMA, KDs and RCE-KD, HetComp, BD (order of the file; as its notebook has it,
-each line's count taken for an item), Caser and RD (whose hyperparameters were tuned on 0.7, 0.1, 0.2)."""
+each line's count taken for an item), Caser and RD (whose hyperparameters were tuned on 0.7, 0.1, 0.2), UnKD."""
 
 
 def prepare(
@@ -184,6 +185,8 @@ def split_table(table: Table, recipe: Recipe) -> splits.Split:
             split = splits.leave_one_out(table, recipe.seed)
         case "ratio":
             split = splits.ratio(table, recipe.fractions, recipe.seed)
+        case "ratio-users":
+            split = splits.ratio_users(table, recipe.fractions, recipe.seed)
         case "ordered":
             split = splits.ordered(table, recipe.fractions)
         case "last-n":

@@ -17,7 +17,7 @@ from kdrs.data.table import Table, stable_order
 from kdrs.errors import ConfigError, DataError, nearest, shown
 
 TRAIN, VALID, TEST, LEFT_OUT = 0, 1, 2, -1
-KINDS = ("leave-one-out", "ratio", "ordered", "last-n", "time", "given")
+KINDS = ("leave-one-out", "ratio", "ratio-users", "ordered", "last-n", "time", "given")
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,28 @@ def ratio(table: Table, fractions: tuple[float, float, float], seed: int) -> Spl
     part[place < n_test] = TEST
     spec = {"kind": "ratio", "fractions": list(fractions), "seed": seed}
     return Split(part, spec, {"users_without_test": _users(table, n_test == 0)})
+
+
+def ratio_users(table: Table, fractions: tuple[float, float, float], seed: int) -> Split:
+    """A random share of each user's pairs: of n pairs ceil((valid + test) * n) are held out, but one at least is trained on.
+
+    Those of some users validate, of U users round(valid / (valid + test) * U), drawn at random; those of the others are for
+    testing (UnKD's protocol with .8, .04, .16).
+    """
+    _, valid, test = checked_fractions(fractions)
+    if not valid + test:
+        raise ConfigError("split 'ratio-users' with fractions that hold nothing out", "for example 0.8,0.04,0.16")
+    place, degrees = _places(table, _random_sequence(table, seed))
+    held_out = place < np.minimum(-_floor(-(valid + test) * degrees), degrees - 1)
+    n_users = len(table.user_ids)
+    everyone = np.arange(n_users)
+    validating = np.zeros(n_users, bool)
+    chosen = np.argsort(_draws.bits(seed, "validating users", everyone, everyone[:1]))
+    validating[chosen[: round(valid / (valid + test) * n_users)]] = True
+    part = np.zeros(table.n_rows, np.int8)
+    part[held_out] = np.where(validating[table.users[held_out]], VALID, TEST)
+    spec = {"kind": "ratio-users", "fractions": list(fractions), "seed": seed}
+    return Split(part, spec, {"users_validating": int(validating.sum())})
 
 
 def ordered(table: Table, fractions: tuple[float, float, float]) -> Split:
