@@ -12,10 +12,10 @@ from conftest import toy_dataset
 from kdrs.data import Interactions
 from kdrs.distillers import BD, DE
 from kdrs.errors import ConfigError
-from kdrs.models import BPR, CDAE, IAE, Caser, SASRec
+from kdrs.models import BPR, CDAE, IAE, Caser, NeuMF, SASRec
 from kdrs.tasks import Batch, Epoch, PairTask
 from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, Term, fit
+from kdrs.train import Learner, Term, fit, step_of
 
 STUDENT_ORDER, TEACHER_ORDER = [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]
 
@@ -375,3 +375,36 @@ def test_draws_follow_both_laws_at_their_limits(monkeypatch, mask, block, option
         inside = expected > 0
         statistic = ((counts - expected)[inside] ** 2 / expected[inside]).sum()
         assert statistic < 25, (name, counts, expected)  # 5 degrees of freedom: once in 7,000
+
+
+def test_a_loss_of_ones_own_is_not_replaced_by_the_closed_form(toy):
+    class Mine(BD):
+        def loss(self, student, batch):
+            return 10 * super().loss(student, batch)
+
+    task = PairTask(toy.train, batch_size=16)
+    student, teacher = (BPR(BPR.Config(dim=dim, init_std=0.3), task) for dim in (4, 8))
+    mine = Mine(BD.Config(), [ModelTeacher(teacher, task, live=True)], task, 4, 7)
+    learner = Learner(student, task, [Term("bd", 0.5, mine)])
+    assert learner._row_gradients is None
+    users = PairTask(toy.train, draws="users")
+    source = ModelTeacher(BPR(BPR.Config(dim=8), users), users, live=True)
+    with pytest.raises(ConfigError, match=r"train\.draws is 'users' with bd"):
+        BD(BD.Config(), [source], users, 4, 7)
+
+
+def test_another_model_is_encoded_once_a_step_beside_a_closed_form(toy):
+    """NeuMF beside BPR: its labels and its own loss come from one pass over the batch."""
+    task = PairTask(toy.train, batch_size=16)
+    student, teacher = BPR(BPR.Config(dim=4), task), NeuMF(NeuMF.Config(dim=8), task)
+    learners = mutual(task, student, teacher)
+    assert learners[0]._row_gradients is not None
+    sizes = []
+    whole = teacher.item_part
+    teacher.item_part = lambda rows: sizes.append(rows.shape[0]) or whole(rows)
+    epoch = Epoch(0, 0, 9)
+    for learner in learners:
+        learner.start(epoch, [term.distiller.draw(epoch) for term in learner.terms])
+    sizes.clear()
+    step_of(learners, next(iter(task.draw(epoch))))
+    assert max(sizes) <= 2 * 16

@@ -216,7 +216,7 @@ def resolve(values: dict[str, Any]) -> RunConfig:
     if not isinstance(declared, dict) or not all(isinstance(part, dict) for part in declared.values()):
         raise ConfigError("teachers must be tables", "write each as [teachers.NAME]")
     own = values.get("train", {})
-    alone = ("stages", "stages_every", "seed")
+    alone = ("stages", "stages_every", "seed", "draws")
     inherited = {key: value for key, value in own.items() if key not in alone} if isinstance(own, dict) else {}
     seed = own.get("seed", 0) if isinstance(own, dict) else 0
     parts: dict[str, PartSettings] = {}

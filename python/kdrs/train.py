@@ -90,8 +90,8 @@ class Learner:
         self._after_step = getattr(model, "after_step", None)
         self._counterpart = False
         active = [term for term in terms if term.weight]
-        by_scores = all(type(term.distiller).score_loss is not Distiller.score_loss for term in active)
-        # of the very class: one that inherits may have another loss
+        # of the very classes: one that inherits may have another loss
+        by_scores = all("score_loss" in vars(type(term.distiller)) for term in active)
         own = vars(type(model)) if base == "model" and by_scores else {}
         self._row_gradients = own["row_gradients"].__get__(model) if "row_gradients" in own else None
         self._closed_form: dict[str, RowGradient] | None = None
@@ -166,6 +166,7 @@ class Learner:
 
     def losses(self, batch: Batch) -> list[Tensor]:
         """The parts of the loss of a batch, weights applied: base first (0 where there is none), then the terms."""
+        self._closed_form = None
         view = self.knowledge.looked_at(batch.queries)
         if view is None:
             view = self.model(batch.queries)
@@ -188,7 +189,6 @@ class Learner:
 
     def forward(self, batch: Batch) -> list[Tensor]:
         """``losses``; where the model knows the gradient of all of them in closed form, that is taken along."""
-        self._closed_form = None
         if self._row_gradients is not None and (more := self._score_losses(batch)) is not None:
             found, self._closed_form = self._row_gradients(self._own_batch(batch), more)
             return found
@@ -208,10 +208,11 @@ class Learner:
     def backward(self, parts: Sequence[Tensor]) -> None:
         """Leaves the gradients of what ``forward`` returned with the optimizer."""
         self.optimizer.zero_grad()
-        if self._closed_form is None:
+        closed_form, self._closed_form = self._closed_form, None
+        if closed_form is None:
             (parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum()).backward()
         else:
-            self.optimizer.set_rows({f"model.{name}": rows for name, rows in self._closed_form.items()})
+            self.optimizer.set_rows({f"model.{name}": rows for name, rows in closed_form.items()})
 
     def step(self) -> None:
         self.knowledge.look(None, None)

@@ -88,6 +88,11 @@ class BD(Distiller):
                 f"bd trains its teacher along, and {source.name!r} cannot be trained",
                 "give the run directory of a kdrs model; in Python, ModelTeacher(model, task, live=True)",
             )
+        if getattr(task, "draws", "pairs") != "pairs":
+            raise ConfigError(
+                f"train.draws is {task.draws!r} with bd, which draws an item for every training pair",  # type: ignore[attr-defined]
+                "leave it out",
+            )
         kinds = [(type(own), getattr(own, "flat", None)) for own in (source.task, task)]
         if kinds[0] != kinds[1]:
             raise ConfigError(
@@ -173,7 +178,8 @@ class BD(Distiller):
         if not self._by_row:
             return None
         known, ids = self._of_rows(batch)
-        labels = self._labels(self._look_up(batch).scores(ids))
+        with torch.enable_grad():  # as the other's own loss will read it: one forward pass serves both
+            labels = self._labels(self._look_up(batch).scores(ids))
         return losses.ScoreLoss(ids, lambda own: losses.soft_pointwise_gradient(own, labels, known))
 
     def _look_up(self, batch: Batch) -> View:

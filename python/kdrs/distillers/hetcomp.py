@@ -225,8 +225,8 @@ class HetComp(Distiller):
             return sums + torch.log(left / known.sum(1).clamp(min=1))
         asked = batch.queries
         if isinstance(student, DotView):
-            own, items, bias = student.at(asked.at(first)).factored()
-            return losses.logsumexp_products(own, items, bias, hidden=self._hidden(users, targets), bound=CLAMP)
+            own, items, bias = student.factored()
+            return losses.logsumexp_products(own[first], items, bias, hidden=self._hidden(users, targets), bound=CLAMP)
         size = max(1, BLOCK_FLOATS // self.task.n_items)
         if first.shape[0] <= size:
             return _sums(student, asked.at(first), *self._hidden(users, targets))

@@ -95,7 +95,7 @@ class Recommender(nn.Module):
         return None
 
     def loss(self, view: View, batch: Batch) -> Tensor:
-        """The model's own training loss on a batch, a scalar, summed over rows."""
+        """The model's own training loss on a batch, a scalar, summed over rows unless an option says otherwise."""
         raise NotImplementedError
 
     def on_epoch_start(self, epoch: Epoch) -> None:

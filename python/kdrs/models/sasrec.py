@@ -51,7 +51,7 @@ class SASRec(SequentialRecommender):
     The paper trains with Adam at 1e-3, batches of 128 users and 1 negative a position. Differs from the authors' code:
     second moments decay by 0.999 (there 0.98); matrices of attention have no bias, as in the paper's equations; the last
     norm, which only the code has, is taken. Positions count from the end of the history. Users are asked after their last
-    training items at test too, where the code also reads the validation item.
+    training items, and at test after the validation item too where it comes before the test items, as in the code.
     """
 
     Config = SASRecConfig

@@ -182,7 +182,9 @@ fn float_control() -> u64 {
 #[cfg(target_arch = "x86_64")]
 fn set_float_control(control: u64) {
     let control = control as u32;
-    // SAFETY: loads what was stored, but for the two bits on subnormal numbers; rounding and exceptions stay as they were.
+    // SAFETY: loads what was stored, but for the two bits on subnormal numbers; rounding and exceptions stay as they were. Rust
+    // gives no word for code that runs with these bits set, as the caller's does already, by torch's doing; no operation here is
+    // folded or reordered by their value, and results differ by subnormal numbers alone.
     unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const control, options(nostack, preserves_flags, readonly)) };
 }
 
