@@ -45,10 +45,10 @@ macro_rules! mask {
     }};
 }
 
-fn floats<'a>(bias: &'a Option<Floats>) -> PyResult<Option<&'a [f32]>> {
-    Ok(match bias {
+fn floats<'a>(given: &'a Option<Floats>) -> PyResult<Option<&'a [f32]>> {
+    Ok(match given {
         None => None,
-        Some(bias) => Some(bias.as_slice()?),
+        Some(given) => Some(given.as_slice()?),
     })
 }
 
@@ -752,8 +752,7 @@ fn dropout<'py>(
     threads: usize,
     simd_path: Option<&str>,
 ) -> PyResult<()> {
-    let gate = gate.as_ref().map(|gate| gate.as_slice()).transpose()?;
-    let (values, out) = (values.as_slice()?, out.as_slice_mut()?);
+    let (values, gate, out) = (values.as_slice()?, floats(&gate)?, out.as_slice_mut()?);
     run(py, threads, simd(py, simd_path)?, |exec| {
         core::dropout(
             exec.for_work(out.len()),
