@@ -72,9 +72,10 @@ def test_de_noise_follows_the_gumbel_max_law():
 def test_de_temperatures_are_the_codes():
     expected = {0: 1.0, 1: 1.0, 51: 0.31622777, 101: 0.1, 201: 0.01, 251: 10**-2.5}
     for epoch, tau in expected.items():
-        assert temperature(epoch, 1000, 1e-10, 1) == pytest.approx(tau)
-    assert temperature(5000, 1000, 1e-10, 1) == 1e-10
-    assert [temperature(epoch, 100, 1e-10, 0) for epoch in (0, 1, 10)] == pytest.approx([1, 10**-0.1, 0.1])
+        assert temperature(epoch, DE.Config()) == pytest.approx(tau)
+    assert temperature(5000, DE.Config()) == 1e-10
+    ahead = DE.Config(schedule_epochs=100, schedule_lag=0)
+    assert [temperature(epoch, ahead) for epoch in (0, 1, 10)] == pytest.approx([1, 10**-0.1, 0.1])
 
 
 @pytest.mark.parametrize("tau", [1.0, 0.05, 1e-3, 1e-8])

@@ -223,7 +223,7 @@ def test_htd_prototypes_carry_no_gradient_by_default(task):
 
 def test_htd_temperatures_of_the_code():
     for epoch, tau in ((0, 1.0), (1, 1.0), (2, 10**-0.1), (11, 0.1), (101, 1e-10), (500, 1e-10)):
-        assert temperature(epoch, 100, 1e-10, 1) == pytest.approx(tau, rel=1e-6)
+        assert temperature(epoch, HTD.Config()) == pytest.approx(tau, rel=1e-6)
 
 
 def test_htd_networks_have_the_papers_width(task):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -187,12 +187,24 @@ class _Grouped(torch.autograd.Function):
         )
 
 
-def temperature(epoch: int, planned: int, final: float, lag: int) -> float:
-    """τ of an epoch, counted from 0: final^((epoch - lag) / planned), 1 up to epoch ``lag``, never below ``final``.
+class Schedule(Protocol):
+    """Options of the fall of a temperature."""
+
+    @property
+    def final_temperature(self) -> float: ...
+    @property
+    def schedule_epochs(self) -> int: ...
+    @property
+    def schedule_lag(self) -> int: ...
+
+
+def temperature(epoch: int, schedule: Schedule) -> float:
+    """τ of an epoch, counted from 0: final^((epoch - lag) / planned), 1 up to epoch ``lag``, never below the final one.
 
     The authors' code updates τ after an epoch with that epoch's number, hence a lag of one.
     """
-    return max(final, math.exp(math.log(final) * max(epoch - lag, 0) / planned))
+    final, passed = schedule.final_temperature, max(epoch - schedule.schedule_lag, 0)
+    return max(final, math.exp(math.log(final) * passed / schedule.schedule_epochs))
 
 
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:

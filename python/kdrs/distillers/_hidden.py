@@ -136,10 +136,7 @@ class ExpertHint(Hint):
         self._noise = torch.Generator(device)
 
     def start(self, epoch: Epoch, noise_seed: int) -> None:
-        config = self.config
-        self.temperature = temperature(
-            epoch.index, config.schedule_epochs, config.final_temperature, config.schedule_lag
-        )
+        self.temperature = temperature(epoch.index, self.config)
         self._noise.manual_seed(noise_seed)
 
     def losses(self, kind: Kind, target: Tensor, source: Tensor, guide: Tensor | None = None) -> Tensor:

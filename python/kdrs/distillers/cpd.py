@@ -113,10 +113,7 @@ class CPD(Distiller):
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
         self.penalty.start(epoch, samples, student, self.stream(epoch, "lists"))
         self._noise.manual_seed(self.stream(epoch, "noise"))
-        config = self.config
-        self._temperature = temperature(
-            epoch.index, config.schedule_epochs, config.final_temperature, config.schedule_lag
-        )
+        self._temperature = temperature(epoch.index, self.config)
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         teacher = self.teacher.view(self.task.queries(batch.unique_queries.ids))

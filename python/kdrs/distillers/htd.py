@@ -78,10 +78,7 @@ class HTD(Distiller):
         self._temperature = 1.0
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
-        config = self.config
-        self._temperature = temperature(
-            epoch.index, config.schedule_epochs, config.final_temperature, config.schedule_lag
-        )
+        self._temperature = temperature(epoch.index, self.config)
         self._noise.manual_seed(self.stream(epoch, "noise"))
 
     def loss(self, student: View, batch: Batch) -> Tensor:
