@@ -124,7 +124,10 @@ def test_hypernetwork_starts_like_a_linear_layer():
         assert parameter.var().item() == pytest.approx(variance * bound**2, rel=0.05)
 
 
-def test_hypernetwork_in_bfloat16():
+@pytest.mark.parametrize("path", [None, "portable"])
+def test_hypernetwork_in_bfloat16(path, monkeypatch):
+    if path is not None:
+        monkeypatch.setenv("KDRS_SIMD", path)  # torch's products instead of the core's
     torch.manual_seed(0)
     exact, rough = Hypernetwork(70, 33), Hypernetwork(70, 33, bf16=True)
     rough.load_state_dict(exact.state_dict())

@@ -234,6 +234,34 @@ def test_gates_and_their_gradients(layer):
 
 
 @SMALL
+@given(st.integers(0, 2**32), st.integers(0, 70), st.integers(1, 60), st.integers(1, 70))
+def test_quadratic_forms_and_their_gradients(seed, count, dim, outputs):
+    rng = torch.Generator().manual_seed(seed)
+    first, second = torch.triu_indices(dim, dim, 1)
+    vectors, back = (torch.randn(count, size, generator=rng) for size in (dim, outputs))
+    weights = torch.randn(len(first), outputs, generator=rng)
+    half = [t.bfloat16().double() for t in (2 * vectors[:, first] * vectors[:, second], weights, back)]
+    expected = half[0] @ half[1], half[0].T @ half[2]
+    found = []
+    for path in PATHS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KDRS_SIMD", path)
+            found.append((kernels.quadratic(vectors, weights), kernels.quadratic_gradient(vectors, back)))
+    for forms, gradient in found:
+        assert torch.equal(forms, found[0][0])
+        assert torch.equal(gradient, found[0][1])
+    for own, wanted in zip(found[0], expected, strict=True):
+        assert torch.allclose(own.double(), wanted, rtol=1e-5, atol=1e-3)
+
+
+def test_quadratic_forms_refuse_sizes_that_do_not_agree():
+    with pytest.raises(DataError, match="2 rows of weights for the 3 pairs of 3 dimensions"):
+        kernels.quadratic(torch.zeros(4, 3), torch.zeros(2, 5))
+    with pytest.raises(DataError, match="3 gradients of 4 vectors"):
+        kernels.quadratic_gradient(torch.zeros(4, 3), torch.zeros(3, 5))
+
+
+@SMALL
 @given(st.integers(0, 2**32), st.integers(0, 60), st.integers(1, 40), st.integers(1, 9), st.booleans())
 def test_weighted_sums_by_place(seed, count, dim, size, weighted):
     rng = torch.Generator().manual_seed(seed)

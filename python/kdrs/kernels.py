@@ -1,5 +1,5 @@
 """What a training step computes with gradients of its own: products of gathered vectors, the relaxed ranking loss, dropout,
-the hidden layer of a mixture of networks, products with sparse matrices.
+the hidden layer of a mixture of networks, quadratic forms, products with sparse matrices.
 
 The Rust core does what is float32 on the CPU, torch's own operations everything else.
 """
@@ -159,6 +159,30 @@ def gate_back_(hidden: Tensor, back: Tensor, shares: Tensor) -> Tensor:
     back.view(shape).mul_(own)
     hidden.view(shape).mul_(own)
     return to_shares
+
+
+def has_tiles(*tensors: Tensor) -> bool:
+    """Whether the core multiplies these in bfloat16: float32 on a processor with tile registers."""
+    return supported(*tensors) and _core.has_bfloat16_tiles(simd_path())
+
+
+def quadratic(vectors: Tensor, weights: Tensor) -> Tensor:
+    """``Σ_{b<c} 2 h_b h_c weights[(b, c)]``, float32 [E, D], of vectors [E, d] and weights [d (d-1) / 2, D], row after row of
+    the triangle. Features, of which there is no array, and weights are rounded to bfloat16, sums are float32. Without gradient; on
+    processors without tile registers (`has_tiles`) slow."""
+    out = vectors.new_empty(vectors.shape[0], weights.shape[1])
+    left, right = _array(vectors.contiguous()), _array(weights.contiguous())
+    _core.quadratic(left, right, out.numpy(), torch_threads(), simd_path())
+    return out
+
+
+def quadratic_gradient(vectors: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient of the weights of `quadratic`, float32 [d (d-1) / 2, D], from that of its result, [E, D]."""
+    dim = vectors.shape[1]
+    out = vectors.new_empty(dim * (dim - 1) // 2, gradient.shape[1])
+    left, right = _array(vectors.contiguous()), _array(gradient.contiguous())
+    _core.quadratic_gradient(left, right, out.numpy(), torch_threads(), simd_path())
+    return out
 
 
 LEVELS = 1 << 16

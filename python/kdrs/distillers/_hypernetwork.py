@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdrs import kernels
 from kdrs.distillers._bfloat16 import LANES
 
 
@@ -47,7 +48,8 @@ class Hypernetwork(nn.Module):
 class _Pairs(torch.autograd.Function):
     """``Σ_{b<c} 2 h_b h_c P[(b, c)]``: features [pairs, E] by rows of the triangle, some at a time, made again in backward.
 
-    Nothing flows back to the vectors: they are a frozen teacher's.
+    Nothing flows back to the vectors: they are a frozen teacher's. In bfloat16 the core, where it can, makes features as it
+    multiplies.
     """
 
     BLOCK_ROWS = 2048
@@ -57,6 +59,8 @@ class _Pairs(torch.autograd.Function):
     def forward(ctx: Any, vectors: Tensor, pairs: Tensor, bf16: bool) -> Tensor:
         ctx.save_for_backward(vectors)
         ctx.bf16 = bf16
+        if bf16 and kernels.has_tiles(vectors, pairs):
+            return kernels.quadratic(vectors, pairs)
         out = vectors.new_zeros(pairs.shape[1], vectors.shape[0])  # [D, E]
         for rows, features in _Pairs._features(vectors, bf16):
             if bf16:  # in this layout: others are up to three times slower
@@ -71,6 +75,8 @@ class _Pairs(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
         (vectors,) = ctx.saved_tensors
         gradient = gradients[0].contiguous()  # [E, D]
+        if ctx.bf16 and kernels.has_tiles(vectors, gradient):
+            return None, kernels.quadratic_gradient(vectors, gradient), None
         dim = vectors.shape[1]
         to_pairs = gradient.new_empty(dim * (dim - 1) // 2, gradient.shape[1])
         if ctx.bf16:

@@ -6,6 +6,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod bfloat16;
 mod csr;
 pub(crate) mod discrepancy;
 pub(crate) mod dropout;
@@ -18,6 +19,7 @@ mod negatives;
 mod outside;
 mod pairwise;
 mod products;
+mod quadratic;
 pub(crate) mod ranks;
 pub(crate) mod relaxed;
 pub mod rng;
@@ -39,6 +41,7 @@ pub use negatives::{negatives, weighted_negatives};
 pub use outside::outside;
 pub use pairwise::{bpr_step, Pairs, Trained};
 pub use products::{product_scatter, product_sums, products, Gathered, TableGradient};
+pub use quadratic::{quadratic, quadratic_gradient};
 pub use ranks::{candidate_ranks, candidate_ranks_scores, list_ranks, list_ranks_scores, Ranks};
 pub use relaxed::{relaxed_ranking, Relaxed};
 pub use score::{Matrix, SimdPath};

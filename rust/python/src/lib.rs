@@ -740,6 +740,38 @@ fn gate_back<'py>(
 }
 
 #[pyfunction]
+#[pyo3(signature = (vectors, weights, out, threads, simd_path))]
+fn quadratic<'py>(
+    py: Python<'py>,
+    vectors: Factors<'py>,
+    weights: Factors<'py>,
+    mut out: PyReadwriteArray2<'py, f32>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<()> {
+    let (vectors, weights, out) = (matrix(&vectors)?, matrix(&weights)?, out.as_slice_mut()?);
+    run(py, threads, simd(py, simd_path)?, |exec| {
+        core::quadratic(exec, vectors, weights, out)
+    })
+}
+
+#[pyfunction]
+#[pyo3(signature = (vectors, gradient, out, threads, simd_path))]
+fn quadratic_gradient<'py>(
+    py: Python<'py>,
+    vectors: Factors<'py>,
+    gradient: Factors<'py>,
+    mut out: PyReadwriteArray2<'py, f32>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<()> {
+    let (vectors, gradient, out) = (matrix(&vectors)?, matrix(&gradient)?, out.as_slice_mut()?);
+    run(py, threads, simd(py, simd_path)?, |exec| {
+        core::quadratic_gradient(exec, vectors, gradient, out)
+    })
+}
+
+#[pyfunction]
 #[pyo3(signature = (values, out, gate, seed, dropped, threads, simd_path))]
 #[allow(clippy::too_many_arguments)]
 fn dropout<'py>(
@@ -770,6 +802,12 @@ fn per_share(columns: usize, shares: usize) -> usize {
 }
 
 #[pyfunction]
+#[pyo3(signature = (simd_path))]
+fn has_bfloat16_tiles(py: Python, simd_path: Option<&str>) -> PyResult<bool> {
+    Ok(simd(py, simd_path)?.has_bfloat16_tiles())
+}
+
+#[pyfunction]
 fn simd_paths() -> Vec<&'static str> {
     core::SimdPath::NAMES
         .into_iter()
@@ -782,7 +820,8 @@ mod _core {
     #[pymodule_export]
     use super::{
         adam_catch_up, adam_catch_up_rows, adam_step_rows, bpr_step, candidate_ranks, candidate_ranks_scores,
-        discrepancy, dropout, gate, gate_back, metrics, negatives, neighbours, outside, product_scatter, product_sums,
-        products, ranks, ranks_scores, relaxed_ranking, simd_paths, topk, topk_scores, weighted, weighted_negatives,
+        discrepancy, dropout, gate, gate_back, has_bfloat16_tiles, metrics, negatives, neighbours, outside,
+        product_scatter, product_sums, products, quadratic, quadratic_gradient, ranks, ranks_scores, relaxed_ranking,
+        simd_paths, topk, topk_scores, weighted, weighted_negatives,
     };
 }

@@ -1,4 +1,4 @@
-//! Sums of bytes in tile registers (AMX-INT8): sixteen times the products of a vector instruction.
+//! Tile registers (AMX), and sums of bytes in them (AMX-INT8): sixteen times the products of a vector instruction.
 //!
 //! Rust has no stable intrinsics for them, hence the assembly. The registers belong to the thread and no compiled code
 //! uses them; the system grants them to a process that asks.
@@ -13,20 +13,29 @@ use super::{COLUMNS, LINE, ROWS};
 
 /// Whether processor and system have tile registers for bytes; asks the system for them the first time.
 pub fn available() -> bool {
+    const INT8: u32 = 1 << 25;
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| supported() && granted())
+    *AVAILABLE.get_or_init(|| supported(INT8) && granted())
 }
 
-fn supported() -> bool {
+/// Whether they multiply bfloat16 numbers too.
+pub fn has_bfloat16() -> bool {
+    const BF16: u32 = 1 << 22;
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| available() && supported(BF16))
+}
+
+/// Whether there are tile registers, and what this bit of the processor's features stands for.
+fn supported(feature: u32) -> bool {
     const OSXSAVE: u32 = 1 << 27;
-    const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
+    const TILE: u32 = 1 << 24;
     const TILE_STATE: u64 = 1 << 17 | 1 << 18;
     if __cpuid(0).eax < 7 || __cpuid(1).ecx & OSXSAVE == 0 {
         return false;
     }
     // SAFETY: OSXSAVE says that the instruction may be used.
     let enabled = unsafe { state() };
-    __cpuid_count(7, 0).edx & TILE_AND_INT8 == TILE_AND_INT8 && enabled & TILE_STATE == TILE_STATE
+    __cpuid_count(7, 0).edx & (TILE | feature) == TILE | feature && enabled & TILE_STATE == TILE_STATE
 }
 
 /// Which states the system saves.
@@ -62,27 +71,42 @@ fn granted() -> bool {
     false
 }
 
-/// While it lives, this thread's tile registers have the shapes that [`sums`] needs.
+/// While it lives, this thread's tile registers have shapes.
 pub struct Configured(PhantomData<*const ()>);
 
 impl Configured {
+    /// Those that [`sums`] needs: sums of two panels' halves, a chunk of the queries, a chunk of half a panel.
+    ///
     /// # Safety
     /// Tile registers are [`available`], and `chunk` is 1 to 16.
     pub unsafe fn new(chunk: usize) -> Self {
+        let (sums, queries, panel) = ((ROWS, 4 * LINE), (ROWS, 4 * chunk), (chunk, 4 * LINE));
+        // SAFETY: the caller's word.
+        unsafe { Self::with([sums, sums, sums, sums, queries, panel, panel]) }
+    }
+
+    /// Those of [`crate::bfloat16::amx`]: eight of 16 rows of 64 bytes.
+    ///
+    /// # Safety
+    /// Tile registers are [`available`].
+    pub unsafe fn whole() -> Self {
+        // SAFETY: the caller's word.
+        unsafe { Self::with([(16, 64); 8]) }
+    }
+
+    /// # Safety
+    /// Tile registers are [`available`]; `shapes`, rows and bytes of each, are at most 8, of 1 to 16 rows of 1 to 64 bytes.
+    unsafe fn with<const N: usize>(shapes: [(usize, usize); N]) -> Self {
         #[repr(C, align(64))]
         struct Config([u8; 64]);
         const COLUMN_BYTES: usize = 16;
         const TILE_ROWS: usize = 48;
         let mut config = Config([0; 64]);
         config.0[0] = 1;
-        let mut shape = |register: usize, rows: usize, bytes: usize| {
+        for (register, (rows, bytes)) in shapes.into_iter().enumerate() {
             config.0[COLUMN_BYTES + 2 * register] = bytes as u8;
             config.0[TILE_ROWS + register] = rows as u8;
-        };
-        // Sums of two panels' halves, a chunk of the queries, a chunk of half a panel.
-        (0..4).for_each(|register| shape(register, ROWS, 4 * LINE));
-        shape(4, ROWS, 4 * chunk);
-        (5..7).for_each(|register| shape(register, chunk, 4 * LINE));
+        }
         // SAFETY: 64 bytes are read, a valid configuration of palette 1.
         unsafe { asm!("ldtilecfg [{}]", in(reg) config.0.as_ptr(), options(nostack, readonly)) };
         Configured(PhantomData)

@@ -1,9 +1,12 @@
 //! Which instructions to use: found out at run time, or forced.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T1};
 use std::ops::Range;
 
 use super::quantised::Catch;
 use super::{portable, Form, Line, Matrix, Tile, COLUMNS, LINE, ROWS};
+use crate::bfloat16::{self, Sums, Tiles};
 use crate::dropout::Thin;
 use crate::experts;
 use crate::products::{self, Share};
@@ -86,6 +89,14 @@ impl SimdPath {
     pub fn has_tiles(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self.0 == Path::Amx;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// Whether bfloat16 numbers are multiplied in tile registers.
+    pub fn has_bfloat16_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.has_tiles() && super::amx::has_bfloat16();
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
@@ -417,4 +428,77 @@ impl SimdPath {
             _ => thin.each(out, gate),
         }
     }
+
+    /// [`bfloat16::pack_left_rows`].
+    pub(crate) fn pack_left(
+        self,
+        left: &impl bfloat16::Rows,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        depth: usize,
+        tiles: &mut [Tiles],
+    ) {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::pack_left_avx512(left, rows, columns, depth, tiles) },
+            _ => bfloat16::pack_left_rows(left, rows, columns, depth, tiles),
+        }
+    }
+
+    /// [`bfloat16::pack_right_rows`].
+    pub(crate) fn pack_right(self, right: Matrix, first: usize, tiles: &mut [Tiles]) {
+        match self.0 {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::pack_right_avx512(right, first, tiles) },
+            _ => bfloat16::pack_right_rows(right, first, tiles),
+        }
+    }
+
+    /// Asks for tiles that will be needed soon.
+    #[inline]
+    pub(crate) fn prefetch(self, tiles: &[Tiles]) {
+        #[cfg(target_arch = "x86_64")]
+        for tile in tiles {
+            for line in tile.0.as_flattened() {
+                // SAFETY: every x86-64 processor has the instruction, which changes nothing but caches.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = tiles;
+    }
+
+    /// To be kept while [`SimdPath::tile_sums`] is called.
+    pub(crate) fn tiles_ready(self) -> TilesReady {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a value of this path exists only if there are tile registers.
+        return TilesReady(
+            self.has_bfloat16_tiles()
+                .then(|| unsafe { super::amx::Configured::whole() }),
+        );
+        #[cfg(not(target_arch = "x86_64"))]
+        TilesReady
+    }
+
+    /// Adds `left · right` to a block of sums; `ready` is of this thread and of this path.
+    pub(crate) fn tile_sums(self, ready: &TilesReady, left: &[Tiles], right: &[Tiles], sums: &mut Sums) {
+        assert!(!left.is_empty() && left.len() == right.len());
+        #[cfg(target_arch = "x86_64")]
+        if ready.0.is_some() {
+            // SAFETY: registers of the shapes that are needed are this thread's, for `ready` cannot leave it; the factors are of
+            // one length, as just asserted.
+            return unsafe { bfloat16::amx::tile_sums(left, right, sums) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = ready;
+        bfloat16::portable::tile_sums(left, right, sums);
+    }
 }
+
+/// Tile registers of a thread, where there are any, in the shapes that [`SimdPath::tile_sums`] needs.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct TilesReady(Option<super::amx::Configured>);
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) struct TilesReady;

@@ -5,7 +5,7 @@
 //! panels of [`COLUMNS`], queries into tiles of [`ROWS`]; a kernel computes one tile against one panel.
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
+pub(crate) mod amx;
 mod kernels;
 #[cfg(target_arch = "aarch64")]
 mod neon;

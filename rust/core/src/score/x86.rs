@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::quantised::{self, BytePanels, ByteTile, Catch, Lanes, Rounded, Totals, BATCH};
 use super::{amx, portable, Form, Goals, Line, Matrix, Net, Panels, Sink, Tile, COLUMNS, LINE, ROWS};
+use crate::bfloat16::{self, Tiles};
 use crate::dropout::Thin;
 use crate::relaxed::Scratch;
 
@@ -32,6 +33,22 @@ pub fn gate_avx512(hidden: &mut [f32], shares: &[f32], width: usize) {
 #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
 pub fn gate_back_avx512(hidden: &mut [f32], back: &mut [f32], shares: &[f32], to_shares: &mut [f32], width: usize) {
     crate::experts::gate_back_rows(hidden, back, shares, to_shares, width);
+}
+
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+pub fn pack_left_avx512(
+    left: &impl bfloat16::Rows,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    depth: usize,
+    tiles: &mut [Tiles],
+) {
+    bfloat16::pack_left_rows(left, rows, columns, depth, tiles);
+}
+
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+pub fn pack_right_avx512(right: Matrix, first: usize, tiles: &mut [Tiles]) {
+    bfloat16::pack_right_rows(right, first, tiles);
 }
 
 #[target_feature(enable = "avx2")]
