@@ -10,9 +10,10 @@ import torch
 
 from conftest import toy_dataset
 from kdrs import losses
-from kdrs.distillers import CD, DE, IRRRD, RRD
+from kdrs.distillers import CD, DCD, DE, IRRRD, RRD
 from kdrs.distillers._experts import Experts, temperature
 from kdrs.distillers.cd import CDConfig, rank_weights
+from kdrs.distillers.rrd import Lists
 from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.models import BPR
 from kdrs.tasks import Batch, Epoch, PairTask, Queries
@@ -324,6 +325,30 @@ def test_rrd_pulls_the_first_up_and_pushes_the_background_down(task):
     (gradient,) = torch.autograd.grad(loss, scores)
     assert gradient[0, 0] < 0
     assert (gradient[0, 6:] > 0).all()
+
+
+@pytest.mark.parametrize("method", [RRD, IRRRD, DCD])
+def test_scores_above_the_clip_count_as_it_and_get_no_gradient(task, method):
+    teacher, student = ModelTeacher(bpr(task, 6), task), bpr(task, 3, seed=1)
+    with torch.no_grad():
+        for table in (student.users.weight, student.items.weight):
+            table.mul_(5)
+    batch = batch_of([5, 8], [0, 1], [3, 4])
+
+    def loss(**options):
+        student.zero_grad()
+        found = started(method(method.Config(pool=20, **options), [teacher], task, 3), student, task)
+        value = found.loss(student(batch.queries), batch)
+        value.backward()
+        return value.item(), student.users.weight.grad.abs().sum().item()
+
+    plain, low = loss(), loss(clip=1e-6)
+    assert loss(clip=1e6) == plain
+    assert 0 < low[1] < plain[1]
+    scores = torch.tensor([[3.0, 1.0, 2.5]], requires_grad=True)
+    Lists(torch.zeros(1, 2), torch.zeros(1, 1), clip=2.0).loss(scores, None).backward()
+    assert (scores.grad[0, [0, 2]] == 0).all()
+    assert scores.grad[0, 1] != 0
 
 
 @pytest.mark.parametrize("guide", ["student", "teacher"])

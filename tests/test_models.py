@@ -9,7 +9,8 @@ import torch
 from conftest import toy_dataset
 from kdrs.errors import ConfigError
 from kdrs.models import BPR, MODELS, LightGCN, model_class
-from kdrs.tasks import PairTask, Queries
+from kdrs.tasks import Epoch, PairTask, Queries
+from kdrs.train import Learner, fit, step_of
 
 
 def build(task, name, **options):
@@ -182,11 +183,12 @@ def test_a_teacher_at_rest_propagates_once(task: PairTask, monkeypatch: pytest.M
         assert model.training
 
 
+@pytest.mark.parametrize("negatives", ["sum", "mean"])
 @pytest.mark.parametrize("count", [1, 3])
-def test_bpr_gradient_in_closed_form_is_autograds(task: PairTask, count: int):
+def test_bpr_gradient_in_closed_form_is_autograds(task: PairTask, count: int, negatives: str):
     from kdrs.tasks import Batch
 
-    model = build(task, "bpr", init_std=0.7)
+    model = build(task, "bpr", init_std=0.7, negatives=negatives)
     generator = torch.Generator().manual_seed(0)
     users, positives = (torch.randint(0, n, (9,), generator=generator) for n in (task.n_users, task.n_items))
     batch = Batch(Queries(users, users), positives, torch.randint(0, task.n_items, (9, count), generator=generator))
@@ -197,3 +199,36 @@ def test_bpr_gradient_in_closed_form_is_autograds(task: PairTask, count: int):
     for name, parameter in model.named_parameters():
         dense = torch.zeros_like(parameter).index_add_(0, *rows[name])
         assert torch.allclose(dense, parameter.grad.to_dense(), atol=1e-6), name
+
+
+@pytest.mark.parametrize("name", ["bpr", "lightgcn", "ngcf", "sgl"])
+def test_the_negatives_of_a_row_count_each_or_by_their_mean(name: str):
+    task = PairTask(toy_dataset().train, batch_size=16, n_negatives=4, layout="rows")
+    steps = {}
+    for negatives in ("sum", "mean"):
+        options = {"reg": 0.0, "ssl": 0.0, "node_dropout": 0.0, "message_dropout": 0.0}
+        known = MODELS[name].Config.model_fields
+        own = {key: value for key, value in options.items() if key in known}
+        model = build(task, name, negatives=negatives, **own)
+        batch = next(iter(task.draw(Epoch(0, 0, 1))))
+        loss = model.loss(model(batch.queries), batch)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        learner = Learner(model, task, optimizer="adagrad", lr=0.1)
+        step_of([learner], batch)
+        steps[negatives] = loss.item(), any(not torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert steps["sum"][0] == pytest.approx(4 * steps["mean"][0], rel=1e-5)
+    assert steps["sum"][1]
+    assert steps["mean"][1]
+
+
+def test_bpr_with_averaged_negatives_trains_as_its_loss_says():
+    """Through the trainer, whose step in one pass sums: as by autograd."""
+    task, ends = PairTask(toy_dataset().train, batch_size=16, n_negatives=3, layout="rows"), []
+    for closed in (True, False):
+        learner = Learner(build(task, "bpr", negatives="mean"), task, lr=1e-2)
+        assert learner._bpr_tables is None
+        if not closed:
+            learner._row_gradients = None
+        fit(learner, task, epochs=2)
+        ends.append(learner.model.factors().queries)
+    assert torch.allclose(ends[0], ends[1], atol=1e-4)

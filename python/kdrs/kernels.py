@@ -168,8 +168,8 @@ def has_tiles(*tensors: Tensor) -> bool:
 
 def quadratic(vectors: Tensor, weights: Tensor) -> Tensor:
     """``Σ_{b<c} 2 h_b h_c weights[(b, c)]``, float32 [E, D], of vectors [E, d] and weights [d (d-1) / 2, D], row after row of
-    the triangle. Features, of which there is no array, and weights are rounded to bfloat16, sums are float32. Without gradient; on
-    processors without tile registers (`has_tiles`) slow."""
+    the triangle. Features, of which there is no array, and weights are rounded to bfloat16, sums are float32. Without
+    gradient; on processors without tile registers (`has_tiles`) slow."""
     out = vectors.new_empty(vectors.shape[0], weights.shape[1])
     left, right = _array(vectors.contiguous()), _array(weights.contiguous())
     _core.quadratic(left, right, out.numpy(), torch_threads(), simd_path())

@@ -13,15 +13,16 @@ from torch import Tensor
 from kdrs.kernels import RelaxedRanking, supported
 
 
-def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+def bpr(positive: Tensor, negative: Tensor, *, average: bool = False) -> Tensor:
     """Bayesian personalised ranking: sum of -log sigmoid(s_ui - s_uj) (Rendle et al., UAI 2009).
 
-    ``positive`` [B] or [B, 1], ``negative`` [B, N]; every negative counts as one triple. As softplus, so that a score
-    difference below -88 gives its loss and no infinity.
+    ``positive`` [B] or [B, 1], ``negative`` [B, N]; every negative counts as one triple, or, with ``average``, as 1/N of one.
+    As softplus, so that a score difference below -88 gives its loss and no infinity.
     """
     if positive.ndim < negative.ndim:
         positive = positive.unsqueeze(-1)
-    return F.softplus(negative - positive).sum()
+    loss = F.softplus(negative - positive).sum()
+    return loss / negative.shape[1] if average else loss
 
 
 def pointwise(positive: Tensor, negative: Tensor) -> Tensor:

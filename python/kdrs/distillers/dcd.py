@@ -99,7 +99,8 @@ class DCD(RRD):
             else:
                 drawn = kept
             drawn = drawn.to(self.task.device)
-            self._corrections[side] = Lists(drawn[:, : self.config.under], drawn[:, self.config.under :])
+            under, over = drawn[:, : self.config.under], drawn[:, self.config.under :]
+            self._corrections[side] = Lists(under, over, self.config.clip)
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         config, total = self.config, torch.zeros((), device=batch.positives.device)

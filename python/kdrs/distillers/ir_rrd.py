@@ -71,7 +71,7 @@ class IRRRD(RRD):
 
     def on_epoch_start(self, epoch: Epoch, samples: tuple[Tensor, ...], student: Teacher) -> None:
         super().on_epoch_start(epoch, samples[:2], student)
-        self._user_lists = Lists(*samples[2:])
+        self._user_lists = Lists(samples[2], samples[3], self.config.clip)
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         loss = super().loss(student, batch)

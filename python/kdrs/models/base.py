@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,18 @@ class ModelConfig(Settings):
 
     dim: int = Field(64, ge=1)
     """Size of the representations h(u) and h(i)."""
+
+
+class PairwiseConfig(ModelConfig):
+    """Options of models that compare a positive with its negatives."""
+
+    negatives: Literal["sum", "mean"] = "sum"
+    """How the negatives of one row count, where ``train.layout = "rows"`` gives it several: each as a triple, or, as in the KDs
+    benchmark, by their mean."""
+
+    @property
+    def average(self) -> bool:
+        return self.negatives == "mean"
 
 
 class Recommender(nn.Module):

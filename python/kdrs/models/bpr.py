@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from kdrs import losses
 from kdrs._tables import RowGradient, RowTable
-from kdrs.models.base import ModelConfig, Recommender
+from kdrs.models.base import PairwiseConfig, Recommender
 from kdrs.tasks import Batch, Queries, Task
 from kdrs.view import DotView, Factors, View
 
 
-class BPRConfig(ModelConfig):
+class BPRConfig(PairwiseConfig):
     init_std: float = Field(0.01, gt=0)
     """Standard deviation of the initial vectors. BD's notebook uses 1."""
 
@@ -29,7 +29,8 @@ class BPR(Recommender):
     """
 
     Config = BPRConfig
-    bpr_tables = ("users.weight", "items.weight")
+    config: BPRConfig
+    bpr_tables: tuple[str, str] | None = ("users.weight", "items.weight")
     reference = "Rendle et al., BPR: Bayesian personalized ranking from implicit feedback, UAI 2009"
 
     def __init__(self, config: BPRConfig, task: Task):
@@ -38,6 +39,8 @@ class BPR(Recommender):
         self.items = RowTable(task.n_items, config.dim)
         for table in (self.users, self.items):
             nn.init.normal_(table.weight, std=config.init_std)
+        if config.average:
+            self.bpr_tables = None
 
     def forward(self, queries: Queries) -> View:
         return DotView(queries, lambda asked: self.users(asked.users), self.items, self.items)
@@ -47,7 +50,7 @@ class BPR(Recommender):
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         scores = view.scores(torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1))  # [B, 1 + N]
-        return losses.bpr(scores[:, :1], scores[:, 1:])
+        return losses.bpr(scores[:, :1], scores[:, 1:], average=self.config.average)
 
     @torch.no_grad()
     def row_gradients(
@@ -55,7 +58,8 @@ class BPR(Recommender):
     ) -> tuple[list[Tensor], dict[str, RowGradient]]:
         """The loss, and others of scores, with their gradient in closed form, a third of autograd's time at small sizes.
 
-        With x = s_uj - s_ui and g = sigmoid(x): dL/dp_u = g (q_j - q_i), dL/dq_i = -g p_u, dL/dq_j = g p_u. With h = dL/ds_uk:
+        With x = s_uj - s_ui and g = sigmoid(x), over N where negatives are averaged:
+        dL/dp_u = g (q_j - q_i), dL/dq_i = -g p_u, dL/dq_j = g p_u. With h = dL/ds_uk:
         dL/dp_u = h q_k, dL/dq_k = h p_u.
         """
         users = batch.queries.users
@@ -71,8 +75,10 @@ class BPR(Recommender):
             p, q_positives = p.repeat_interleave(count, 0), q_positives.repeat_interleave(count, 0)
         gap = q_negatives - q_positives
         x = (p * gap) @ p.new_ones(self.dim)  # not .sum(-1): slow over short rows
-        g = torch.sigmoid(x).unsqueeze(-1)
-        found, to_users, to_negatives = [F.softplus(x).sum()], gap.mul_(g), p * g
+        g, loss = torch.sigmoid(x).unsqueeze(-1), F.softplus(x).sum()
+        if self.config.average:
+            g, loss = g / count, loss / count
+        found, to_users, to_negatives = [loss], gap.mul_(g), p * g
         to_positives = to_negatives
         if count > 1:
             to_users, to_positives = (part.view(n, count, -1).sum(1) for part in (to_users, to_negatives))

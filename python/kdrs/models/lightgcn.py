@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from kdrs import losses
 from kdrs.kernels import propagate
 from kdrs.models._graph import BipartiteGraph
-from kdrs.models.base import ModelConfig, Recommender
+from kdrs.models.base import ModelConfig, PairwiseConfig, Recommender
 from kdrs.tasks import Batch, Queries, Task
 from kdrs.view import DotView, Factors, View
 
 
-class LightGCNConfig(ModelConfig):
+class LightGCNConfig(PairwiseConfig):
     layers: int = Field(3, ge=0)
     """Propagation layers; the output is the mean of all layers, the 0th included."""
     init_std: float = Field(0.1, gt=0)
@@ -96,7 +96,7 @@ class LightGCN(Recommender):
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         scores = view.scores(torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1))  # [B, 1 + N]
-        loss = losses.bpr(scores[:, :1], scores[:, 1:])
+        loss = losses.bpr(scores[:, :1], scores[:, 1:], average=self.config.average)
         if self.reg:
             loss = loss + self.reg * self._squared(batch)
         return loss / len(batch.queries) if self.mean else loss

@@ -15,12 +15,12 @@ from kdrs import losses
 from kdrs.errors import ConfigError
 from kdrs.kernels import propagate, sparse_csr
 from kdrs.models._graph import BipartiteGraph
-from kdrs.models.base import ModelConfig, Recommender
+from kdrs.models.base import PairwiseConfig, Recommender
 from kdrs.tasks import Batch, Queries, Task
 from kdrs.view import DotView, Factors, View
 
 
-class NGCFConfig(ModelConfig):
+class NGCFConfig(PairwiseConfig):
     layers: int = Field(1, ge=0)
     """Propagation layers; the output is the concatenation of all layers, the 0th included."""
     size: Literal["total", "block"] = "total"
@@ -142,7 +142,7 @@ class NGCF(Recommender):
     def loss(self, view: View, batch: Batch) -> Tensor:
         ids = torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1)  # [B, 1 + N]
         scores = view.scores(ids)
-        loss = losses.bpr(scores[:, :1], scores[:, 1:])
+        loss = losses.bpr(scores[:, :1], scores[:, 1:], average=self.config.average)
         if self.config.reg:
             squared = view.queries.square().sum() + view.items(ids).square().sum()
             loss = loss + self.config.reg / 2 * squared

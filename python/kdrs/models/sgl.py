@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from kdrs import losses
 from kdrs.models._graph import BipartiteGraph
-from kdrs.models.base import ModelConfig
+from kdrs.models.base import PairwiseConfig
 from kdrs.models.lightgcn import LightGCN
 from kdrs.sampling import stream
 from kdrs.tasks import Batch, Epoch, Task
 from kdrs.view import View
 
 
-class SGLConfig(ModelConfig):
+class SGLConfig(PairwiseConfig):
     layers: int = Field(3, ge=0)
     """Propagation layers; the output is the mean of all layers, the 0th included."""
     augmentation: Literal["edges", "nodes", "walk"] = "edges"
