@@ -24,7 +24,10 @@ SOURCES = {
     "bd-mf": "bd-notebook",
     "hetcomp": "hetcomp",
     "rce-kd": "fr-811",
+    "rce-kd-lightgcn": "fr-811",
+    "rce-kd-lightgcn-mf": "fr-811",
     "rd-caser": "fr-caser",
+    "unkd": "unkd",
 }
 
 
