@@ -188,7 +188,7 @@ def test_a_teacher_at_rest_propagates_once(task: PairTask, monkeypatch: pytest.M
 def test_bpr_gradient_in_closed_form_is_autograds(task: PairTask, count: int, negatives: str):
     from kdrs.tasks import Batch
 
-    model = build(task, "bpr", init_std=0.7, negatives=negatives)
+    model = build(task, "bpr", init_std=0.7, negative_reduction=negatives)
     generator = torch.Generator().manual_seed(0)
     users, positives = (torch.randint(0, n, (9,), generator=generator) for n in (task.n_users, task.n_items))
     batch = Batch(Queries(users, users), positives, torch.randint(0, task.n_items, (9, count), generator=generator))
@@ -209,7 +209,7 @@ def test_the_negatives_of_a_row_count_each_or_by_their_mean(name: str):
         options = {"reg": 0.0, "ssl": 0.0, "node_dropout": 0.0, "message_dropout": 0.0}
         known = MODELS[name].Config.model_fields
         own = {key: value for key, value in options.items() if key in known}
-        model = build(task, name, negatives=negatives, **own)
+        model = build(task, name, negative_reduction=negatives, **own)
         batch = next(iter(task.draw(Epoch(0, 0, 1))))
         loss = model.loss(model(batch.queries), batch)
         before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -225,7 +225,7 @@ def test_bpr_with_averaged_negatives_trains_as_its_loss_says():
     """Through the trainer, whose step in one pass sums: as by autograd."""
     task, ends = PairTask(toy_dataset().train, batch_size=16, n_negatives=3, layout="rows"), []
     for closed in (True, False):
-        learner = Learner(build(task, "bpr", negatives="mean"), task, lr=1e-2)
+        learner = Learner(build(task, "bpr", negative_reduction="mean"), task, lr=1e-2)
         assert learner._bpr_tables is None
         if not closed:
             learner._row_gradients = None

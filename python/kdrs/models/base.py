@@ -26,13 +26,13 @@ class ModelConfig(Settings):
 class PairwiseConfig(ModelConfig):
     """Options of models that compare a positive with its negatives."""
 
-    negatives: Literal["sum", "mean"] = "sum"
+    negative_reduction: Literal["sum", "mean"] = "sum"
     """How the negatives of one row count, where ``train.layout = "rows"`` gives it several: each as a triple, or, as in the KDs
     benchmark, by their mean."""
 
     @property
     def average(self) -> bool:
-        return self.negatives == "mean"
+        return self.negative_reduction == "mean"
 
 
 class Recommender(nn.Module):
