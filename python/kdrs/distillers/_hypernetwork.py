@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from kdrs import kernels
 from kdrs.distillers._bfloat16 import LANES
@@ -72,6 +73,7 @@ class _Pairs(torch.autograd.Function):
         return out.T
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
         (vectors,) = ctx.saved_tensors
         gradient = gradients[0].contiguous()  # [E, D]

@@ -27,7 +27,7 @@ const STRETCH: usize = 8;
 const PANEL: usize = 256;
 /// Sums of a task, unless a block of rows has more: they stay in the second cache.
 const SUMS: usize = 1 << 18;
-/// Bytes of the right factor that are packed at a time.
+/// Bytes of the right factor that are packed at a time, unless one stretch of it has more.
 const PACKED: usize = 16 << 20;
 
 /// Two tiles of 16 by 32 bfloat16 numbers, a line of 16 pairs a row: a block's part of one depth of the inner dimension. Of the
@@ -72,7 +72,7 @@ pub(crate) fn product(exec: Exec, left: &impl Rows, rows: usize, right: Matrix, 
     }
     let exec = exec.for_work(out.len().saturating_mul(right.rows) / 16);
     let (line, depth) = (columns.div_ceil(BLOCK), right.rows.div_ceil(DEPTH));
-    let step = (PACKED / size_of::<Tiles>() / line).next_multiple_of(STRETCH);
+    let step = (PACKED / size_of::<Tiles>() / line).max(1).next_multiple_of(STRETCH);
     let mut packed = vec![Tiles::ZERO; step.min(depth) * line];
     // equal shares of the threads
     let most = (SUMS / (line * BLOCK)).clamp(BLOCK, PANEL);

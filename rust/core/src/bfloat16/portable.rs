@@ -8,7 +8,7 @@ pub fn tile_sums(left: &[Tiles], right: &[Tiles], sums: &mut Sums) {
             let (left, right) = (&left.0[place / 2], &right.0[place % 2]);
             for (row, sums) in left.iter().zip(sums) {
                 for (column, sum) in sums.iter_mut().enumerate() {
-                    *sum += pair_sums(row, right, column);
+                    *sum = flushed(*sum + pair_sums(row, right, column));
                 }
             }
         }
@@ -20,15 +20,19 @@ fn pair_sums(row: &[u32; TILE], right: &[[u32; TILE]; TILE], column: usize) -> f
     let (mut first, mut second) = (0.0f32, 0.0f32);
     for (pair, line) in row.iter().zip(right) {
         let other = line[column];
-        first = value(pair << 16).mul_add(value(other << 16), first);
-        second = value(pair & 0xffff_0000).mul_add(value(other & 0xffff_0000), second);
+        first = flushed(value(pair << 16).mul_add(value(other << 16), first));
+        second = flushed(value(pair & 0xffff_0000).mul_add(value(other & 0xffff_0000), second));
     }
-    first + second
+    flushed(first + second)
 }
 
-/// What the upper half of a word stands for; subnormal numbers are 0, as in tile registers.
+/// What the upper half of a word stands for.
 fn value(bits: u32) -> f32 {
-    let number = f32::from_bits(bits);
+    flushed(f32::from_bits(bits))
+}
+
+/// Tile registers take subnormal numbers as 0 and make none.
+fn flushed(number: f32) -> f32 {
     if number.is_subnormal() {
         0.0
     } else {

@@ -21,6 +21,28 @@ fn multiplied(exec: Exec, left: Matrix, right: Matrix) -> Vec<f32> {
     out
 }
 
+/// On every path and with one thread or two; the bytes must agree.
+fn everywhere(left: Matrix, right: Matrix) -> Vec<f32> {
+    let team = Team::new(2).expect("two threads");
+    let mut first: Option<Vec<f32>> = None;
+    for name in SimdPath::NAMES {
+        let Some(simd) = SimdPath::named(name) else { continue };
+        for team in [None, Some(&team)] {
+            let exec = Exec {
+                team,
+                simd,
+                ..Exec::default()
+            };
+            let found = multiplied(exec, left, right);
+            match &first {
+                Some(first) => assert_eq!(*first, found, "{name}"),
+                None => first = Some(found),
+            }
+        }
+    }
+    first.expect("there is a portable path")
+}
+
 #[test]
 fn all_paths_and_threads_give_the_same_bytes_near_the_exact_product() {
     const SIZES: [(usize, usize, usize); 8] = [
@@ -33,27 +55,10 @@ fn all_paths_and_threads_give_the_same_bytes_near_the_exact_product() {
         (600, 64, 3),
         (70, 40, 9_000),
     ];
-    let team = Team::new(2).expect("two threads");
     for (rows, inner, columns) in SIZES {
         let (left, right) = (numbers(rows * inner, 1), numbers(inner * columns, 2));
         let (left, right) = (Matrix::new(&left, rows, inner), Matrix::new(&right, inner, columns));
-        let mut first: Option<Vec<f32>> = None;
-        for name in SimdPath::NAMES {
-            let Some(simd) = SimdPath::named(name) else { continue };
-            for team in [None, Some(&team)] {
-                let exec = Exec {
-                    team,
-                    simd,
-                    ..Exec::default()
-                };
-                let found = multiplied(exec, left, right);
-                match &first {
-                    Some(first) => assert_eq!(*first, found, "{name} {rows} {inner} {columns}"),
-                    None => first = Some(found),
-                }
-            }
-        }
-        for (place, &found) in first.iter().flatten().enumerate() {
+        for (place, &found) in everywhere(left, right).iter().enumerate() {
             let (row, column) = (place / columns, place % columns);
             let terms = (0..inner).map(|k| f64::from(left.row(row)[k]) * f64::from(right.row(k)[column]));
             let (exact, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
@@ -75,6 +80,44 @@ fn a_right_factor_larger_than_what_is_packed_at_a_time() {
         multiplied(Exec::default(), left, right),
         vec![150_000.0; rows * columns]
     );
+}
+
+#[test]
+fn spans_and_tasks_together() {
+    let (rows, inner, columns) = (300, 530, 33_000);
+    assert!(inner * columns * 2 > PACKED);
+    let (left, right) = (numbers(rows * inner, 1), numbers(inner * columns, 2));
+    let (left, right) = (Matrix::new(&left, rows, inner), Matrix::new(&right, inner, columns));
+    let team = Team::new(2).expect("two threads");
+    let whole = multiplied(Exec::serial(), left, right);
+    let exec = Exec {
+        team: Some(&team),
+        ..Exec::default()
+    };
+    assert_eq!(multiplied(exec, left, right), whole);
+    let narrow: Vec<f32> = right.data.chunks(columns).flat_map(|row| &row[..5]).copied().collect();
+    let narrow = multiplied(exec, left, Matrix::new(&narrow, inner, 5));
+    for (row, own) in narrow.chunks(5).enumerate() {
+        assert_eq!(own, &whole[row * columns..][..5]);
+    }
+}
+
+#[test]
+fn more_columns_than_are_packed_at_a_time() {
+    let columns = 262_145;
+    let found = multiplied(
+        Exec::default(),
+        Matrix::new(&[2.0], 1, 1),
+        Matrix::new(&vec![1.5; columns], 1, columns),
+    );
+    assert_eq!(found, vec![3.0; columns]);
+}
+
+#[test]
+fn numbers_too_small_are_zero_everywhere() {
+    let (left, right) = ([1e-20, 1e-39, 1.0, 1.0], [1e-19, 1.0, 2e-38, -1.9e-38]);
+    let found = everywhere(Matrix::new(&left, 1, 4), Matrix::new(&right, 4, 1));
+    assert_eq!(found, [0.0]);
 }
 
 #[test]

@@ -487,8 +487,8 @@ impl SimdPath {
         assert!(!left.is_empty() && left.len() == right.len());
         #[cfg(target_arch = "x86_64")]
         if ready.0.is_some() {
-            // SAFETY: registers of the shapes that are needed are this thread's, for `ready` cannot leave it; the factors are of
-            // one length, as just asserted.
+            // SAFETY: registers of the shapes that are needed are this thread's, for `ready` cannot leave it and nothing makes
+            // another configuration while it lives; the factors are of one length, as just asserted.
             return unsafe { bfloat16::amx::tile_sums(left, right, sums) };
         }
         #[cfg(not(target_arch = "x86_64"))]
