@@ -345,6 +345,11 @@ def test_scores_above_the_clip_count_as_it_and_get_no_gradient(task, method):
     plain, low = loss(), loss(clip=1e-6)
     assert loss(clip=1e6) == plain
     assert 0 < low[1] < plain[1]
+    clipped = started(method(method.Config(pool=20, clip=0.5), [teacher], task, 3), student, task)
+    lists = [clipped._lists, *getattr(clipped, "_corrections", {}).values()]
+    lists += [clipped._user_lists] if method is IRRRD else []
+    assert len(lists) == {RRD: 1, IRRRD: 2, DCD: 3}[method]
+    assert {own.clip for own in lists} == {0.5}
     scores = torch.tensor([[3.0, 1.0, 2.5]], requires_grad=True)
     Lists(torch.zeros(1, 2), torch.zeros(1, 1), clip=2.0).loss(scores, None).backward()
     assert (scores.grad[0, [0, 2]] == 0).all()

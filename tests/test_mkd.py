@@ -271,34 +271,22 @@ def test_pckd_pairs_are_drawn_by_their_laws(task, toy):
         assert expected is None or abs(same - expected) < 0.01  # independent draws: the same item now and then
 
 
+@pytest.mark.parametrize("keep_seen", [False, True])
 @pytest.mark.parametrize("repeats", [False, True])
-def test_pckd_uniform_lists_hold_unseen_items(task, toy, repeats):
+def test_pckd_uniform_lists_hold_unseen_items_or_all(task, toy, repeats, keep_seen):
     student = bpr(task, 3)
-    part = penalty(task, student, lists="uniform", repeats=repeats, listed=30, pairwise_weight=0.0)
+    options = {"lists": "uniform", "repeats": repeats, "keep_seen": keep_seen}
+    part = penalty(task, student, **options, listed=30, pairwise_weight=0.0)
     assert part._pool is None
     counts, user = np.zeros(80, int), 3
     for seed in range(300):
         lists = part.draw(seed).lists.numpy()
         counts += np.bincount(lists[user], minlength=80)
-        for row in range(toy.n_users):
-            assert not np.isin(lists[row], toy.train.row(row)).any()
-        assert repeats or all(len(set(row)) == 30 for row in lists.tolist())
-    unseen = np.setdiff1d(np.arange(80), toy.train.row(user))
-    expected = 300 * 30 / unseen.size
-    assert np.abs(counts[unseen] - expected).max() < 5 * expected**0.5
-
-
-def test_pckd_lists_of_the_batch_are_its_rows(task):
-    student, batch = bpr(task, 3), batch_of([4, 4, 9], [0, 1, 2], [3, 5, 3])
-    project = Projector(3, 6, 4, 2)
-    part = penalty(task, student, lists="batch", pairwise_weight=0.0, listwise_weight=0.7)
-    assert part._lists is None
-    expected = 0.0
-    for user, ids in ((4, [0, 3]), (4, [1, 5]), (9, [2, 3])):
-        u, items = student.users.weight[user], student.items.weight[ids]
-        after = nn.functional.normalize(project(items)) @ nn.functional.normalize(project(u[None]))[0]
-        expected += 0.7 * list_losses((items @ u)[None], after[None], 5.0).item()
-    assert part(student(batch.queries), batch, project, project).item() == pytest.approx(expected, rel=1e-5)
+        assert all((len(set(row)) == 30) != repeats for row in lists.tolist())
+    allowed = np.arange(80) if keep_seen else np.setdiff1d(np.arange(80), toy.train.row(user))
+    assert counts.sum() == counts[allowed].sum()
+    expected = 300 * 30 / allowed.size
+    assert np.abs(counts[allowed] - expected).max() < 5 * expected**0.5
 
 
 def test_pckd_pair_penalty_compares_the_drawn_items(task):

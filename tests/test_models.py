@@ -224,11 +224,20 @@ def test_the_negatives_of_a_row_count_each_or_by_their_mean(name: str):
 def test_bpr_with_averaged_negatives_trains_as_its_loss_says():
     """Through the trainer, whose step in one pass sums: as by autograd."""
     task, ends = PairTask(toy_dataset().train, batch_size=16, n_negatives=3, layout="rows"), []
-    for closed in (True, False):
-        learner = Learner(build(task, "bpr", negative_reduction="mean"), task, lr=1e-2)
-        assert learner._bpr_tables is None
+    for reduction, closed in (("mean", True), ("mean", False), ("sum", True)):
+        learner = Learner(build(task, "bpr", negative_reduction=reduction), task, lr=1e-2, weight_decay=0.1)
         if not closed:
             learner._row_gradients = None
         fit(learner, task, epochs=2)
         ends.append(learner.model.factors().queries)
     assert torch.allclose(ends[0], ends[1], atol=1e-4)
+    assert not torch.allclose(ends[0], ends[2], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["bpr", "lightgcn", "ngcf", "sgl"])
+def test_a_mean_of_negatives_that_are_rows_of_their_own_is_refused(name: str):
+    config, train = MODELS[name].Config(negative_reduction="mean"), toy_dataset().train
+    with pytest.raises(ConfigError, match="train.layout is 'triples' with 3 negatives"):
+        MODELS[name].make_task(config, train, n_negatives=3)
+    assert MODELS[name].make_task(config, train, n_negatives=3, layout="rows").layout == "rows"
+    MODELS[name].make_task(config, train)

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdrs import sampling
+from kdrs.data.interactions import Interactions
 from kdrs.distillers._experts import Experts, temperature
 from kdrs.distillers._features import Projector, cosine_losses, entities
 from kdrs.distillers._hidden import ExpertConfig
@@ -36,9 +37,9 @@ class PenaltyConfig(Settings):
     """Pairs of items that the pairwise penalty compares: each batch row's positive and negatives (MKD); or one pair a query
     and epoch, whose items are drawn independently, by the guide's ranks as lists are (PCKD), uniformly from the unseen ones,
     or the first by rank and the second uniformly (PCKD's hybrid, whose two laws are a reconstruction)."""
-    lists: Literal["rank", "uniform", "batch"] = "rank"
-    """Items of the list penalty: drawn for each query and epoch by the guide's ranks (MKD), or uniformly from the unseen ones,
-    or each batch row's positive and negatives (both in PCKD's code)."""
+    lists: Literal["rank", "uniform"] = "rank"
+    """How the items of the list penalty are drawn for each query and epoch: by the guide's ranks (MKD), or uniformly (a choice
+    of PCKD's code, which has ``repeats`` and ``keep_seen`` then)."""
     listed: int = Field(20, ge=1)
     """Items drawn for each query and epoch for the list: Q."""
     list_temperature: float = Field(5.0, gt=0)
@@ -50,7 +51,7 @@ class PenaltyConfig(Settings):
     repeats: bool = False
     """Draw the items of a list independently, so that some may come twice (PCKD's pseudo-code), not without replacement."""
     keep_seen: bool = False
-    """Rank what the user has seen too, as the public code of PCKD does."""
+    """Rank and draw what the user has seen too, as the public code of PCKD does."""
     guide: Literal["teacher", "student"] = "teacher"
     """Whose ranking the items are drawn from: the teacher's (MKD), or the student's own as it stands (PCKD)."""
     refresh: int = Field(1, ge=1)
@@ -165,9 +166,11 @@ class Penalty(nn.Module):
     def __init__(self, config: PenaltyConfig, teacher: Teacher, task: Task):
         super().__init__()
         self.config, self.task = config, task
+        none = np.zeros(0, np.int32)
+        self._barred = Interactions.from_pairs(none, none, *task.seen.shape) if config.keep_seen else task.seen
         width = min(config.list_pool, task.n_items)
         self._weights = np.exp(-np.arange(1, width + 1) / config.list_sharpness)
-        self._lists_on = config.listwise_weight > 0 and config.lists != "batch"
+        self._lists_on = config.listwise_weight > 0
         self._pairs_on = config.pairwise_weight > 0 and config.pairs != "batch"
         ranked = (self._lists_on and config.lists == "rank") or (self._pairs_on and config.pairs != "uniform")
         self._pool = self._best(teacher) if ranked and config.guide == "teacher" else None
@@ -211,25 +214,24 @@ class Penalty(nn.Module):
 
         users = owners_of(self.task, np.arange(self.task.n_queries))
 
-        def uniform(count: int, name: str) -> np.ndarray:
-            return sampling.negatives(self.task.seen, users, count, seed=stream(seed, name), exhausted="mask")
+        def uniform(count: int, name: str, distinct: bool) -> np.ndarray:
+            own = stream(seed, name)
+            if distinct:
+                nothing = np.empty((users.size, 0), np.int32)
+                return sampling.outside(self._barred, nothing, count, rows=users, seed=own)
+            return sampling.negatives(self._barred, users, count, seed=own, exhausted="mask")
 
         lists = pairs = None
         if self._lists_on and config.lists == "uniform":
-            if config.repeats:
-                lists = uniform(config.listed, "uniform list")
-            else:
-                nothing = np.empty((self.task.n_queries, 0), np.int32)
-                own = stream(seed, "uniform list")
-                lists = sampling.outside(self.task.seen, nothing, config.listed, rows=users, seed=own)
+            lists = uniform(config.listed, "uniform list", not config.repeats)
         elif self._lists_on and config.repeats:
             lists = np.concatenate([by_rank(1, "list", place) for place in range(config.listed)], axis=1)
         elif self._lists_on:
             lists = by_rank(config.listed)
         if self._pairs_on and config.pairs == "uniform":
-            pairs = uniform(2, "uniform")
+            pairs = uniform(2, "uniform", False)
         elif self._pairs_on:
-            second = uniform(1, "uniform") if config.pairs == "hybrid" else by_rank(1, "second")
+            second = uniform(1, "uniform", False) if config.pairs == "hybrid" else by_rank(1, "second")
             pairs = np.concatenate([by_rank(1, "first"), second], axis=1)
         return Draws(*(None if d is None else torch.from_numpy(d).long().to(self.task.device) for d in (lists, pairs)))
 
@@ -240,21 +242,16 @@ class Penalty(nn.Module):
             wanted.append(self._compared(batch)[1].reshape(-1))
         if self._lists is not None:
             wanted.append(self._lists[asked].reshape(-1))
-        elif self.config.listwise_weight:
-            wanted.append(self._of_rows(batch)[1].reshape(-1))
         return distinct(torch.cat(wanted), self.task.n_items) if wanted else asked.new_empty(0)
 
     def _compared(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Places of queries among the batch's distinct ones, [B], and items to compare the first of with the others, [B, 1 +
         N]; -1 pads."""
-        places, items = self._of_rows(batch)
-        return places, items if self._pairs is None else self._pairs[batch.unique_queries.ids[places]]
-
-    @staticmethod
-    def _of_rows(batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same with each batch row's positive and negatives."""
         rows, positives, negatives = batch.triples
-        places = torch.searchsorted(batch.unique_queries.ids, batch.queries.rows[rows])
+        asked = batch.queries.rows[rows]
+        places = torch.searchsorted(batch.unique_queries.ids, asked)
+        if self._pairs is not None:
+            return places, self._pairs[asked]
         return places, torch.cat([positives.unsqueeze(1), negatives], dim=1)
 
     def forward(
@@ -288,15 +285,12 @@ class Penalty(nn.Module):
             losses = torch.relu(-agreement) if config.pairwise == "relu" else F.softplus(-agreement)
             known = (compared[:, :1] >= 0) & (compared[:, 1:] >= 0)
             total = total + config.pairwise_weight * (losses * known).sum()
-        if config.listwise_weight:
-            place_of_row, of_rows = self._of_rows(batch)
-            if self._lists is None:
-                owners, lists, times = place_of_row, of_rows, torch.ones_like(place_of_row)  # [B, 1 + N]
-            else:
-                owners = torch.arange(asked.ids.shape[0], device=items.device)
-                lists, times = self._lists[asked.ids], torch.bincount(place_of_row, minlength=owners.shape[0])  # [E, Q]
+        if self._lists is not None:
+            lists = self._lists[asked.ids]  # [E, Q]
             places = torch.searchsorted(items, lists).clamp_(max=items.shape[0] - 1)
-            pre, post = (torch.bmm(i[places], u[owners].unsqueeze(-1)).squeeze(-1) for u, i in (before, after))
+            pre, post = (torch.bmm(i[places], u.unsqueeze(-1)).squeeze(-1) for u, i in (before, after))  # [E, Q]
+            times = torch.searchsorted(asked.ids, batch.queries.rows[batch.triples.rows])
+            times = torch.bincount(times, minlength=asked.ids.shape[0])
             losses = list_losses(pre, post, config.list_temperature, lists >= 0)
             total = total + config.listwise_weight * (times * losses).sum()
         return total

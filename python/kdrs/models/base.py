@@ -28,7 +28,7 @@ class PairwiseConfig(ModelConfig):
 
     negative_reduction: Literal["sum", "mean"] = "sum"
     """How the negatives of one row count, where ``train.layout = "rows"`` gives it several: each as a triple, or, as in the KDs
-    benchmark, by their mean."""
+    benchmark, by their mean. An explicit L2 term counts every one."""
 
     @property
     def average(self) -> bool:
@@ -42,7 +42,7 @@ class Recommender(nn.Module):
     ``factors()`` and ``loss(view, batch)`` is trained, distilled and evaluated alike. The two hooks are optional, and so is
     ``row_gradients(batch, more) -> (losses, {parameter: RowGradient})``: the model's own loss, then those of ``more``
     (`kdrs.losses.ScoreLoss`), and the gradient of their sum in closed form, used where nothing else trains the model; and
-    ``bpr_tables``, the names of two parameters whose rows' dot products are the score, where that loss is BPR's and nothing
+    ``bpr_tables``, None or the names of two parameters whose rows' dot products are the score, where that loss is BPR's and nothing
     else, for which there is a step in one pass.
     """
 
@@ -74,6 +74,12 @@ class Recommender(nn.Module):
         ``order`` is `Dataset.order`, which only models of sequences need. Pairs unless a model overrides it: models of whole
         users, of items or of sequences do.
         """
+        count, layout = options.get("n_negatives", 1), options.get("layout", "triples")
+        if isinstance(config, PairwiseConfig) and config.average and count > 1 and layout != "rows":
+            raise ConfigError(
+                f"train.layout is {layout!r} with {count} negatives, of which negative_reduction takes the mean",
+                'set train.layout = "rows", or negative_reduction = "sum"',
+            )
         return PairTask(train, **options)
 
     @classmethod
