@@ -282,7 +282,7 @@ def test_pckd_uniform_lists_hold_unseen_items_or_all(task, toy, repeats, keep_se
     for seed in range(300):
         lists = part.draw(seed).lists.numpy()
         counts += np.bincount(lists[user], minlength=80)
-        assert all((len(set(row)) == 30) != repeats for row in lists.tolist())
+        assert all(len(set(row)) == 30 for row in lists.tolist()) != repeats
     allowed = np.arange(80) if keep_seen else np.setdiff1d(np.arange(80), toy.train.row(user))
     assert counts.sum() == counts[allowed].sum()
     expected = 300 * 30 / allowed.size
