@@ -237,7 +237,7 @@ def test_bpr_with_averaged_negatives_trains_as_its_loss_says():
 @pytest.mark.parametrize("name", ["bpr", "lightgcn", "ngcf", "sgl"])
 def test_a_mean_of_negatives_that_are_rows_of_their_own_is_refused(name: str):
     config, train = MODELS[name].Config(negative_reduction="mean"), toy_dataset().train
-    with pytest.raises(ConfigError, match="train.layout is 'triples' with 3 negatives"):
+    with pytest.raises(ConfigError, match="is 'triples' with 3 negatives"):
         MODELS[name].make_task(config, train, n_negatives=3)
     assert MODELS[name].make_task(config, train, n_negatives=3, layout="rows").layout == "rows"
     MODELS[name].make_task(config, train)

@@ -42,8 +42,8 @@ class Recommender(nn.Module):
     ``factors()`` and ``loss(view, batch)`` is trained, distilled and evaluated alike. The two hooks are optional, and so is
     ``row_gradients(batch, more) -> (losses, {parameter: RowGradient})``: the model's own loss, then those of ``more``
     (`kdrs.losses.ScoreLoss`), and the gradient of their sum in closed form, used where nothing else trains the model; and
-    ``bpr_tables``, None or the names of two parameters whose rows' dot products are the score, where that loss is BPR's and nothing
-    else, for which there is a step in one pass.
+    ``bpr_tables``, None or the names of two parameters whose rows' dot products are the score, where that loss is BPR's and
+    nothing else, for which there is a step in one pass.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
