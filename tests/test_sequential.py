@@ -18,11 +18,13 @@ from conftest import toy_dataset
 from kdrs import pipeline, ranking
 from kdrs.config import resolve
 from kdrs.data import Dataset, Interactions
+from kdrs.distillers import IRRRD
 from kdrs.errors import ConfigError, DataError
 from kdrs.evaluate import Evaluator
 from kdrs.models import BPR, MODELS, Caser, SASRec
 from kdrs.tasks import Epoch, PairTask, SequenceBatch, SequenceTask, translated
 from kdrs.teachers import FileTeacher, ModelTeacher
+from kdrs.train import Learner, Term
 from test_train import final_bytes, stop_after
 
 USERS = [[4, 2, 7, 0, 5, 1], [3], [], [6, 1, 2], [0, 1]]
@@ -542,6 +544,25 @@ def test_rrd_draws_outside_what_the_owner_has_seen():
     for drawn in (interesting, uninteresting):
         real = drawn >= 0
         assert not seen[np.repeat(task.owners, real.sum(1)), drawn[real].numpy()].any()
+
+
+@pytest.mark.parametrize("name", ["caser", "sasrec"])
+def test_terms_that_ask_for_other_queries_have_noise_of_their_own(name: str):
+    """What a term draws depends neither on the terms before it nor on the step's own noise."""
+    task, found = toy_task(name), {}
+    teacher, epoch = ModelTeacher(built(name, task), task), Epoch(0, 3, 1)
+    for names in (("a", "b"), ("b",), ("b", "a")):
+        terms = [Term(own, 0.1, IRRRD(IRRRD.Config(pool=20), [teacher], task, 4, 5)) for own in names]
+        learner = Learner(built(name, task, seed=1, dropout=0.5), task, terms)
+        learner.start(epoch, [term.distiller.draw(epoch) for term in terms])
+        torch.manual_seed(0)
+        for batch in list(task.draw(epoch))[:2]:
+            parts = learner.losses(batch)
+        found[names] = dict(zip(learner.parts, parts, strict=True))
+    whole = found["a", "b"]
+    assert whole["a"] != whole["b"]
+    for other in found.values():
+        assert all(torch.equal(value, whole[part]) for part, value in other.items())
 
 
 def test_bd_refuses_a_teacher_that_can_not_read_the_students_queries():

@@ -87,6 +87,7 @@ class Learner:
         )
         self.knowledge = knowledge or ModelTeacher(model, task, name=name, live=True)
         self._on_epoch_start = getattr(model, "on_epoch_start", None)
+        self._on_term = getattr(model, "on_term", None)
         self._after_step = getattr(model, "after_step", None)
         self._counterpart = False
         active = [term for term in terms if term.weight]
@@ -179,7 +180,12 @@ class Learner:
             base = torch.zeros((), device=batch.queries.rows.device)
         else:
             base = self.base(view, self._own_batch(batch))
-        return [base, *(term.weight * term.distiller.loss(view, batch) for term in self._active)]
+        return [base, *(self._weighed_loss(term, view, batch) for term in self._active)]
+
+    def _weighed_loss(self, term: Term, view: View, batch: Batch) -> Tensor:
+        if self._on_term is not None:
+            self._on_term(term.name)
+        return term.weight * term.distiller.loss(view, batch)
 
     @property
     def _active(self) -> list[Term]:

@@ -38,7 +38,9 @@ class SequentialRecommender(Recommender):
             )
         self.task = task
         self.n_items = task.n_items
-        self._asides: tuple[int, int] | None = None
+        self._noise_seed: int | None = None
+        self._asker = ""
+        self._asked: dict[str, int] = {}
 
     @classmethod
     def make_sequences(
@@ -58,18 +60,21 @@ class SequentialRecommender(Recommender):
         raise NotImplementedError
 
     def on_epoch_start(self, epoch: Epoch) -> None:
-        self._asides = epoch.stream("dropout of other queries"), 0
+        self._noise_seed, self._asked = epoch.stream("dropout of other queries"), {}
+
+    def on_term(self, name: str) -> None:
+        self._asker = name
 
     def apart(self, encode: Callable[[Queries], Tensor], own: Queries) -> Callable[[Queries], Tensor]:
-        """``encode`` with the dropout of a stream of its own for queries other than a step's ``own``: a term that asks for
-        others then leaves the noise of the step, which is torch's, as it was."""
+        """``encode`` with the dropout of a stream of the asking term's own for queries other than a step's ``own``: the noise of
+        the step, which is torch's, and that of other terms stay as they were."""
 
         def encoded(asked: Queries) -> Tensor:
-            if asked is own or not self.training or self._asides is None:
+            if asked is own or not self.training or self._noise_seed is None:
                 return encode(asked)
-            seed, count = self._asides
-            self._asides = seed, count + 1
-            noise = torch.Generator(asked.rows.device).manual_seed(stream(seed, count) % 2**63)
+            asker = self._asker
+            count = self._asked[asker] = self._asked.get(asker, 0) + 1
+            noise = torch.Generator(asked.rows.device).manual_seed(stream(self._noise_seed, asker, count))
             layers = [module for module in self.modules() if isinstance(module, Dropout)]
             for layer in layers:
                 layer.noise = noise

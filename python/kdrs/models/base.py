@@ -39,7 +39,7 @@ class Recommender(nn.Module):
     """A module that answers queries with a view.
 
     A model of your own need not inherit from this class: any ``nn.Module`` with ``dim``, ``__call__(queries)``,
-    ``factors()`` and ``loss(view, batch)`` is trained, distilled and evaluated alike. The two hooks are optional, and so is
+    ``factors()`` and ``loss(view, batch)`` is trained, distilled and evaluated alike. The hooks are optional, and so is
     ``row_gradients(batch, more) -> (losses, {parameter: RowGradient})``: the model's own loss, then those of ``more``
     (`kdrs.losses.ScoreLoss`), and the gradient of their sum in closed form, used where nothing else trains the model; and
     ``bpr_tables``, None or the names of two parameters whose rows' dot products are the score, where that loss is BPR's and
@@ -118,6 +118,9 @@ class Recommender(nn.Module):
 
     def on_epoch_start(self, epoch: Epoch) -> None:
         """Called before an epoch's first batch."""
+
+    def on_term(self, name: str) -> None:
+        """Called before the loss of a term of that name is worked out."""
 
     def after_step(self) -> None:
         """Called after every optimizer step, for constraints on the parameters."""
