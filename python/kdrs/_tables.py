@@ -23,8 +23,8 @@ class RowTable(nn.Embedding):
     date, int64 [...] or None for all. What reads the table in training calls it, or takes its values from ``read``.
     """
 
-    def __init__(self, rows: int, dim: int, **options: Any):
-        super().__init__(rows, dim, sparse=True, **options)
+    def __init__(self, rows: int, dim: int, *, padding_idx: int | None = None):
+        super().__init__(rows, dim, padding_idx=padding_idx, sparse=True)
         self.due: Callable[[Tensor | None], None] | None = None
 
     def read(self, rows: Tensor | None = None) -> Tensor:
