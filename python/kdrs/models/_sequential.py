@@ -66,8 +66,8 @@ class SequentialRecommender(Recommender):
         self._asker = name
 
     def apart(self, encode: Callable[[Queries], Tensor], own: Queries) -> Callable[[Queries], Tensor]:
-        """``encode`` with the dropout of a stream of the asking term's own for queries other than a step's ``own``: the noise of
-        the step, which is torch's, and that of other terms stay as they were."""
+        """``encode``, with the dropout of a stream of the asking term's own for queries other than a step's ``own``: the noise
+        of the step, which is torch's, and that of other terms stay as they were."""
 
         def encoded(asked: Queries) -> Tensor:
             if asked is own or not self.training or self._noise_seed is None:
