@@ -1,6 +1,6 @@
 """Every method once with its defaults, beside the student alone and the teacher: a Markdown table of finished runs.
 
-    python benches/comparison.py --runs runs/reproduce [--costs costs.json] --out docs/results/methods.md
+    python benches/comparison.py --runs runs/reproduce [--costs costs.json] [--early 10,30] --out docs/results/methods.md
 
 Reads what ``benches/reproduce.py`` left. ``--costs`` takes the output of ``benches/costs.py --json`` for peak memory. A second
 table has the runs that were begun and not carried to their end.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,22 @@ PUBLISHED = {
     "de+rrd": "0.4843 (DE-RRD's table)",
     "teacher": "0.5135 (DE-RRD's table)",
 }
-"""Test H@5, own candidates and splits each."""
-EARLY = 10
-"""Epoch, from 0, at which unfinished runs are compared."""
+"""Test H@5 for 200 -> 20 dimensions, own candidates and splits each."""
 
 
 def history(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
 
 
-def unfinished(runs: Path) -> list[Path]:
-    """Runs of methods without a report that are past epoch ``EARLY``."""
+def unfinished(runs: Path, early: int) -> list[Path]:
+    """Runs of methods without a report that are past epoch ``early``."""
     begun = (path.parent for path in sorted(runs.glob("*/seed-0/metrics.jsonl")))
     left = [run for run in begun if run.parent.name in METHODS and not (run / "report.json").exists()]
-    return [run for run in left if len(history(run)) > EARLY]
+    return [run for run in left if len(history(run)) > early]
+
+
+def dim(run: Path) -> int:
+    return int(tomllib.loads((run / "config.toml").read_text("utf-8"))["model"]["dim"])
 
 
 def main() -> None:
@@ -47,7 +50,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--costs", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/results/methods.md"))
+    parser.add_argument("--early", default="10", help="epochs, from 0, at which unfinished runs are compared")
     options = parser.parse_args()
+    early = [int(epoch) for epoch in options.early.split(",")]
     costs = {}
     if options.costs is not None:
         costs = {row["case"]: row for row in json.loads(options.costs.read_text("utf-8"))["rows"]}
@@ -73,19 +78,21 @@ def main() -> None:
                 "epochs": ", ".join(str(end["epochs"]) for end in ends),
                 "seconds": statistics.median(line["seconds"] for line in lines),
                 "peak": costs.get("alone" if name == "student" else name, {}).get("peak MB"),
-                "published": PUBLISHED.get(name, "-"),
+                "published": PUBLISHED.get(name, "-") if dim(runs[0]) in (20, 200) else "-",
             }
         )
     rows.sort(key=lambda row: -row["hit@5"])
+    sizes = dim(found["teacher"][0]), dim(found["student"][0])
     environment = json.loads((found["student"][0] / "env.json").read_text("utf-8"))
     text = [
-        "# Every method on CiteULike, BPR 200 -> 20",
+        f"# Methods on CiteULike, BPR {sizes[0]} -> {sizes[1]}",
         "",
         "Leave-one-out, 499 candidates (`citeulike-loo`); each method once with its defaults, Adam with learning rate and "
         "weight decay 1e-3, batch 1,024, patience 20 (ftd: 100; bd: at most 100 epochs, from the trained student). Test "
         "values at the epoch with the best validation value of the same K. One standard error of H@5 on 5,219 users is 0.007: "
-        "differences below 0.014 from one seed say little. cd-2 draws 2 items, dcd-1e-3 has that weight. Written by "
-        "`python benches/comparison.py` from the runs of `python benches/reproduce.py --only all`.",
+        "differences below 0.014 from one seed say little. cd-2 draws 2 items, dcd-1e-3 has that weight; takd, dgkd and "
+        f"hyperkdma have four assistants. Written by `python benches/comparison.py` from the runs of `python benches/reproduce.py --dims "
+        f"{sizes[0]},{sizes[1]}`.",
         "",
         f"Machine: {environment['processor']}, {environment['cores']} cores, torch {environment['torch']}, "
         f"{environment['torch_threads']} thread a run, others beside it: seconds an epoch are those of a shared machine, "
@@ -100,22 +107,23 @@ def main() -> None:
             f"| {row['name']} | {row['hit@5']:.4f}{spread} | {row['hit@10']:.4f} | {row['ndcg@5']:.4f} | {row['seeds']} | "
             f"{row['epochs']} | {row['seconds']:.2f} | {row['peak'] or '-'} | {row['published']} |"
         )
-    begun = unfinished(options.runs)
+    begun = unfinished(options.runs, early[0])
     if begun:
         text += [
             "",
             "## Begun and not carried to their end",
             "",
-            f"Test H@5 after epoch {EARLY}, counted from 0; below the student alone, DE and RRD at the same epoch.",
+            "Test H@5 after epochs counted from 0; below the student alone, DE and RRD after the same ones.",
             "",
-            f"| method | H@5 after epoch {EARLY} | s an epoch |",
-            "|---|---|---|",
+            f"| method | {' | '.join(f'epoch {epoch}' for epoch in early)} | s an epoch |",
+            "|---|---|" + "---|" * len(early),
         ]
-        same = [options.runs / name / "seed-0" for name in ("student", "de", "rrd")]
+        same = [run for name in ("student", "de", "rrd") if (run := options.runs / name / "seed-0").exists()]
         for run in [*begun, *same]:
             lines = history(run)
-            early, seconds = lines[EARLY]["test"]["hit@5"], statistics.median(line["seconds"] for line in lines)
-            text.append(f"| {run.parent.name} | {early:.4f} | {seconds:.2f} |")
+            values = [f"{lines[epoch]['test']['hit@5']:.4f}" if epoch < len(lines) else "-" for epoch in early]
+            seconds = statistics.median(line["seconds"] for line in lines)
+            text.append(f"| {run.parent.name} | {' | '.join(values)} | {seconds:.2f} |")
             if run in begun:
                 found[run.parent.name] = [run]
     text += ["", "## Commands", ""]
