@@ -91,8 +91,8 @@ def main() -> None:
         "weight decay 1e-3, batch 1,024, patience 20 (ftd: 100; bd: at most 100 epochs, from the trained student). Test "
         "values at the epoch with the best validation value of the same K. One standard error of H@5 on 5,219 users is 0.007: "
         "differences below 0.014 from one seed say little. cd-2 draws 2 items, dcd-1e-3 has that weight; takd, dgkd and "
-        f"hyperkdma have four assistants. Written by `python benches/comparison.py` from the runs of `python benches/reproduce.py --dims "
-        f"{sizes[0]},{sizes[1]}`.",
+        f"hyperkdma have four assistants. Written by `python benches/comparison.py` from the runs of "
+        f"`python benches/reproduce.py --dims {sizes[0]},{sizes[1]}`.",
         "",
         f"Machine: {environment['processor']}, {environment['cores']} cores, torch {environment['torch']}, "
         f"{environment['torch_threads']} thread a run, others beside it: seconds an epoch are those of a shared machine, "
