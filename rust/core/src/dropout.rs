@@ -112,7 +112,7 @@ impl Thin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::score::SimdPath;
+    use crate::exec::the_same_everywhere;
 
     fn chance(dropped: u16) -> Chance {
         Chance { seed: 7, dropped }
@@ -147,7 +147,6 @@ mod tests {
 
     #[test]
     fn all_paths_and_threads_agree_with_the_definition() {
-        let team = crate::Team::new(2).expect("two threads");
         for count in [0, 1, 31, 32, 33, 1_000, 3 * TASK + 5] {
             let numbers = |seed: u64| -> Vec<f32> {
                 let word = |c| crate::rng::unit(crate::rng::at(seed, c)) as f32 - 0.5;
@@ -160,19 +159,12 @@ mod tests {
                 let expected: Vec<f32> = (0..count)
                     .map(|n| if open(n) { all[n] * values[n] } else { 0.0 })
                     .collect();
-                for name in SimdPath::NAMES {
-                    let Some(simd) = SimdPath::named(name) else { continue };
-                    for team in [None, Some(&team)] {
-                        let exec = Exec {
-                            team,
-                            simd,
-                            ..Exec::default()
-                        };
-                        let mut out = vec![9.0; count];
-                        dropout(exec, &values, &mut out, gate, chance(20_000)).expect("sizes agree");
-                        assert_eq!(out, expected, "{name}");
-                    }
-                }
+                let found = the_same_everywhere(|exec| {
+                    let mut out = vec![9.0; count];
+                    dropout(exec, &values, &mut out, gate, chance(20_000)).expect("sizes agree");
+                    out
+                });
+                assert_eq!(found, expected);
             }
         }
     }

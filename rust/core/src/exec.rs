@@ -291,6 +291,27 @@ fn processor() -> Option<usize> {
 #[cfg(not(target_os = "linux"))]
 fn leave(_: Option<usize>) {}
 
+/// What `work` gives on every path of this machine, with one thread and with two: the same, or this panics.
+#[cfg(test)]
+pub(crate) fn the_same_everywhere<T: PartialEq + std::fmt::Debug>(work: impl Fn(Exec) -> T) -> T {
+    let team = Team::new(2).expect("two threads");
+    let mut first = None;
+    for simd in SimdPath::NAMES.into_iter().filter_map(SimdPath::named) {
+        for team in [None, Some(&team)] {
+            let found = work(Exec {
+                team,
+                simd,
+                ..Exec::default()
+            });
+            match &first {
+                None => first = Some(found),
+                Some(first) => assert_eq!(*first, found, "{}", simd.name()),
+            }
+        }
+    }
+    first.expect("there is a portable path")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -117,11 +117,10 @@ fn each(hidden: &mut f32, back: &mut f32, share: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::score::SimdPath;
+    use crate::exec::the_same_everywhere;
 
     #[test]
     fn all_paths_and_threads_agree_with_the_definition() {
-        let team = crate::Team::new(2).expect("two threads");
         for (shares, width) in [(1, 1), (7, 5), (30, 16), (900, 110), (3, 131_072), (0, 4), (5, 0)] {
             let numbers = |count: usize, seed: u64| -> Vec<f32> {
                 let word = |c| crate::rng::unit(crate::rng::at(seed, c)) as f32 - 0.5;
@@ -132,36 +131,23 @@ mod tests {
                 numbers(shares * width, 2),
                 numbers(shares, 3),
             );
-            let mut first = None;
-            for name in SimdPath::NAMES {
-                let Some(simd) = SimdPath::named(name) else { continue };
-                for team in [None, Some(&team)] {
-                    let exec = Exec {
-                        team,
-                        simd,
-                        ..Exec::default()
-                    };
-                    let (mut forward, mut h, mut b) = (hidden.clone(), hidden.clone(), back.clone());
-                    gate(exec, &mut forward, &gates, width).expect("sizes agree");
-                    let to_shares = gate_back(exec, &mut h, &mut b, &gates, width).expect("sizes agree");
-                    assert_eq!(forward, h);
-                    for (place, (&x, &y)) in hidden.iter().zip(&back).enumerate() {
-                        let share = gates[place / width];
-                        assert_eq!(forward[place], x.max(0.0) * share);
-                        assert_eq!(b[place], if x > 0.0 { y * share } else { 0.0 });
-                    }
-                    for (share, &found) in to_shares.iter().enumerate() {
-                        let own = share * width..(share + 1) * width;
-                        let terms = hidden[own.clone()].iter().zip(&back[own]);
-                        let expected: f64 = terms.map(|(&x, &y)| f64::from(x.max(0.0)) * f64::from(y)).sum();
-                        assert!((f64::from(found) - expected).abs() < 1e-3, "{found} for {expected}");
-                    }
-                    let found = (forward, b, to_shares);
-                    match &first {
-                        None => first = Some(found),
-                        Some(first) => assert_eq!(*first, found, "{name}"),
-                    }
-                }
+            let (forward, h, b, to_shares) = the_same_everywhere(|exec| {
+                let (mut forward, mut h, mut b) = (hidden.clone(), hidden.clone(), back.clone());
+                gate(exec, &mut forward, &gates, width).expect("sizes agree");
+                let to_shares = gate_back(exec, &mut h, &mut b, &gates, width).expect("sizes agree");
+                (forward, h, b, to_shares)
+            });
+            assert_eq!(forward, h);
+            for (place, (&x, &y)) in hidden.iter().zip(&back).enumerate() {
+                let share = gates[place / width];
+                assert_eq!(forward[place], x.max(0.0) * share);
+                assert_eq!(b[place], if x > 0.0 { y * share } else { 0.0 });
+            }
+            for (share, &found) in to_shares.iter().enumerate() {
+                let own = share * width..(share + 1) * width;
+                let terms = hidden[own.clone()].iter().zip(&back[own]);
+                let expected: f64 = terms.map(|(&x, &y)| f64::from(x.max(0.0)) * f64::from(y)).sum();
+                assert!((f64::from(found) - expected).abs() < 1e-3, "{found} for {expected}");
             }
         }
     }

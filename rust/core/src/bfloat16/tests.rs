@@ -1,6 +1,6 @@
 use super::*;
+use crate::exec::the_same_everywhere;
 use crate::rng;
-use crate::score::SimdPath;
 use crate::Team;
 
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
@@ -21,26 +21,8 @@ fn multiplied(exec: Exec, left: Matrix, right: Matrix) -> Vec<f32> {
     out
 }
 
-/// On every path and with one thread or two; the bytes must agree.
 fn everywhere(left: Matrix, right: Matrix) -> Vec<f32> {
-    let team = Team::new(2).expect("two threads");
-    let mut first: Option<Vec<f32>> = None;
-    for name in SimdPath::NAMES {
-        let Some(simd) = SimdPath::named(name) else { continue };
-        for team in [None, Some(&team)] {
-            let exec = Exec {
-                team,
-                simd,
-                ..Exec::default()
-            };
-            let found = multiplied(exec, left, right);
-            match &first {
-                Some(first) => assert_eq!(*first, found, "{name}"),
-                None => first = Some(found),
-            }
-        }
-    }
-    first.expect("there is a portable path")
+    the_same_everywhere(|exec| multiplied(exec, left, right))
 }
 
 #[test]

@@ -321,7 +321,7 @@ fn weighted_sum(shares: &[Share], matrix: Matrix, out: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::score::SimdPath;
+    use crate::exec::the_same_everywhere;
 
     fn numbers(count: usize, seed: u64) -> Vec<f32> {
         (0..count as u64)
@@ -344,7 +344,6 @@ mod tests {
 
     #[test]
     fn all_paths_and_threads_agree_with_the_definition() {
-        let team = crate::Team::new(2).expect("two threads");
         for (rows, width, items, dim) in [
             (1, 1, 1, 1),
             (40, 1, 9, 20),
@@ -381,40 +380,27 @@ mod tests {
             };
             let whole = product_scatter(Exec::serial(), &[part(0, rows)], items, false).expect("ids are rows");
             let groups = [part(0, a), part(a, b)];
-            let mut first = None;
-            for name in SimdPath::NAMES {
-                let Some(simd) = SimdPath::named(name) else { continue };
-                for team in [None, Some(&team)] {
-                    let exec = Exec {
-                        team,
-                        simd,
-                        ..Exec::default()
-                    };
-                    let sums = (
-                        products(exec, own, table, &ids, width).expect("ids are rows"),
-                        product_sums(exec, &weights, table, &ids, width).expect("ids are rows"),
-                        product_scatter(exec, &groups, items, true).expect("ids are rows"),
-                        product_scatter(exec, &groups, items, false).expect("ids are rows"),
-                    );
-                    close(&sums.0, &scores);
-                    if width > 0 {
-                        close(&sums.1, &to_own);
-                    }
-                    close(&sums.2.values, &to_table);
-                    let mut touched: Vec<i64> = ids.clone();
-                    touched.sort_unstable();
-                    touched.dedup();
-                    assert_eq!(sums.3.rows, touched);
-                    assert_eq!(sums.3, whole);
-                    for (place, &id) in touched.iter().enumerate() {
-                        let (sparse, dense) = (&sums.3.values[place * dim..], &sums.2.values[id as usize * dim..]);
-                        assert_eq!(sparse[..dim], dense[..dim]);
-                    }
-                    match &first {
-                        None => first = Some(sums),
-                        Some(first) => assert_eq!(*first, sums, "{name}"),
-                    }
-                }
+            let sums = the_same_everywhere(|exec| {
+                (
+                    products(exec, own, table, &ids, width).expect("ids are rows"),
+                    product_sums(exec, &weights, table, &ids, width).expect("ids are rows"),
+                    product_scatter(exec, &groups, items, true).expect("ids are rows"),
+                    product_scatter(exec, &groups, items, false).expect("ids are rows"),
+                )
+            });
+            close(&sums.0, &scores);
+            if width > 0 {
+                close(&sums.1, &to_own);
+            }
+            close(&sums.2.values, &to_table);
+            let mut touched: Vec<i64> = ids.clone();
+            touched.sort_unstable();
+            touched.dedup();
+            assert_eq!(sums.3.rows, touched);
+            assert_eq!(sums.3, whole);
+            for (place, &id) in touched.iter().enumerate() {
+                let (sparse, dense) = (&sums.3.values[place * dim..], &sums.2.values[id as usize * dim..]);
+                assert_eq!(sparse[..dim], dense[..dim]);
             }
         }
     }
