@@ -96,11 +96,8 @@ class Learner:
         own = vars(type(model)) if base == "model" and by_scores else {}
         self._row_gradients = own["row_gradients"].__get__(model) if "row_gradients" in own else None
         self._closed_form: dict[str, RowGradient] | None = None
-        self._bpr_tables = (
-            None
-            if active
-            else self._find_bpr_tables(getattr(model, "bpr_tables", None) if "bpr_tables" in own else None)
-        )
+        tables = getattr(model, "bpr_tables", None) if "bpr_tables" in own and not active else None
+        self._bpr_tables = self._find_bpr_tables(tables)
         self._row_tables = self._find_row_tables(trained)
 
     def _find_row_tables(self, trained: Mapping[str, nn.Parameter]) -> dict[str, list[RowTable]]:

@@ -1,9 +1,9 @@
 //! Products of float32 matrices in bfloat16: factors are rounded, sums are float32.
 //!
-//! Tile registers (AMX-BF16) do up to 30 times the products of a vector instruction; libraries of matrix products reach a
-//! quarter of that for shapes such as ours. The left factor is made where it is needed ([`Rows`]), so that features need no
-//! array; the right one is packed once, or piece by piece where it is large. Each value is summed in the order of the inner
-//! dimension, pair by pair as tile registers sum: the same bytes for any number of threads and any instruction set.
+//! Tile registers (AMX-BF16) multiply at sixteen times the rate of float32 vectors, if they are fed: the left factor is made where
+//! it is needed ([`Rows`]), so that features need no array; the right one is packed once, or piece by piece where it is large.
+//! Each value is summed in the order of the inner dimension, pair by pair as tile registers sum: the same bytes for any number of
+//! threads and any instruction set.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
