@@ -312,10 +312,10 @@ def test_the_closed_form_trains_as_autograd_does(toy, negatives, optimizer):
         bd = BD(BD.Config(negatives=negatives, refresh=2), [ModelTeacher(teacher, task, live=True)], task, 4, 7)
         learner = Learner(student, task, [Term("bd", 0.3, bd)], lr=0.01, weight_decay=1e-3, optimizer=optimizer)
         learners = [learner, *learner.counterparts()]
-        assert all(one._row_gradients is not None for one in learners)
+        assert all(one._tables is not None for one in learners)
         if not closed:
             for one in learners:
-                one._row_gradients = None
+                one._tables = None
         result = fit(learners, task, epochs=3)
         ends.append(([p.detach() for one in learners for p in one.model.parameters()], result.rows))
     for left, right in zip(ends[0][0], ends[1][0], strict=True):
@@ -386,7 +386,7 @@ def test_a_loss_of_ones_own_is_not_replaced_by_the_closed_form(toy):
     student, teacher = (BPR(BPR.Config(dim=dim, init_std=0.3), task) for dim in (4, 8))
     mine = Mine(BD.Config(), [ModelTeacher(teacher, task, live=True)], task, 4, 7)
     learner = Learner(student, task, [Term("bd", 0.5, mine)])
-    assert learner._row_gradients is None
+    assert learner._tables is None
     users = PairTask(toy.train, draws="users")
     source = ModelTeacher(BPR(BPR.Config(dim=8), users), users, live=True)
     with pytest.raises(ConfigError, match=r"train\.draws is 'users' with bd"):
@@ -398,7 +398,7 @@ def test_another_model_is_encoded_once_a_step_beside_a_closed_form(toy):
     task = PairTask(toy.train, batch_size=16)
     student, teacher = BPR(BPR.Config(dim=4), task), NeuMF(NeuMF.Config(dim=8), task)
     learners = mutual(task, student, teacher)
-    assert learners[0]._row_gradients is not None
+    assert learners[0]._tables is not None
     sizes = []
     whole = teacher.item_part
     teacher.item_part = lambda rows: sizes.append(rows.shape[0]) or whole(rows)

@@ -170,7 +170,7 @@ def test_lazy_rows_catch_up_before_anything_reads_them(model: str):
     """A table read row by row is read as it is after all have caught up."""
     task = task_of(model)
     learner = Learner(build(task, model, 4), task, lr=1e-2, weight_decay=0.1, optimizer="lazy-adam")
-    learner._bpr_tables = learner._row_gradients = None  # by autograd
+    learner._tables = None  # by autograd
     epoch = Epoch(0, 0, 1)
     learner.start(epoch, [])
     for batch in task.draw(epoch):

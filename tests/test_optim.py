@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from conftest import toy_dataset
+from kdrs import losses
 from kdrs.errors import ConfigError
 from kdrs.models import BPR
-from kdrs.optim import Adagrad, Adam, RowGradient, make_optimizer
+from kdrs.optim import Adagrad, Adam, make_optimizer
 from kdrs.tasks import Epoch, PairTask
 from kdrs.train import Learner, step_of
 
@@ -111,21 +112,6 @@ def test_state_goes_on_where_it_was():
     assert torch.equal(train(one, first), train(other, restored))
 
 
-@pytest.mark.parametrize("lazy", [False, True])
-def test_rows_given_by_hand_are_autograds_sparse_gradient(lazy: bool):
-    ours, theirs = table(True), table(True)
-    first, second = (Adam({"t": t.weight}, lr=1e-2, weight_decay=1e-3, lazy=lazy) for t in (ours, theirs))
-    ids = torch.tensor([3, 7, 3])
-    for optimizer, model in ((first, ours), (second, theirs)):
-        optimizer.zero_grad()
-        if optimizer is first:
-            optimizer.set_rows({"t": RowGradient(ids, torch.full((3, 3), 2.0))})
-        else:
-            (2 * model(ids)).sum().backward()
-        optimizer.step()
-    assert torch.equal(ours.weight, theirs.weight)
-
-
 @pytest.mark.parametrize("kind", [Adam, Adagrad])
 def test_an_entry_that_stands_for_two_steps_as_each_of_them(kind):
     """One parameter read twice against two equal ones: same steps, decay and small gradients included."""
@@ -167,7 +153,7 @@ def test_adagrad_first_step_by_hand():
     """Gradient 2 on an accumulator of 0.1: 0.1 · 2 / √4.1; the same row given twice adds up first."""
     parameter = nn.Parameter(torch.zeros(3, 1))
     adagrad = Adagrad({"p": parameter}, lr=0.1)
-    adagrad.set_rows({"p": RowGradient(torch.tensor([1, 1]), torch.ones(2, 1))})
+    parameter.grad = torch.sparse_coo_tensor(torch.tensor([[1, 1]]), torch.ones(2, 1), (3, 1))
     adagrad.step()
     assert parameter.flatten().tolist() == pytest.approx([0.0, -0.2 / 4.1**0.5, 0.0])
 
@@ -190,7 +176,7 @@ def behind(kind: type[BPR] = BPR) -> Learner:
     task = PairTask(toy_dataset().train, batch_size=8)
     torch.manual_seed(0)
     learner = Learner(kind(BPR.Config(dim=4, init_std=1.0), task), task, lr=5e-2, weight_decay=0.1)
-    learner._bpr_tables = None  # by autograd
+    learner._tables = None  # by autograd
     epoch = Epoch(0, 0, 1)
     learner.start(epoch, [])
     for batch, _ in zip(task.draw(epoch), range(12), strict=False):
@@ -261,9 +247,10 @@ def test_an_unknown_optimizer_is_refused():
         make_optimizer("sgd", {}, lr=0.1)
 
 
+@pytest.mark.parametrize("call", ["bpr_step", "score_step"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("lazy", [False, True])
-def test_a_step_that_is_interrupted_leaves_an_optimizer_that_goes_on(lazy: bool, moment: str, monkeypatch):
+def test_a_step_that_is_interrupted_leaves_an_optimizer_that_goes_on(lazy: bool, moment: str, call: str, monkeypatch):
     from kdrs import _core
 
     users, items = table(False).weight, table(False).weight
@@ -271,22 +258,27 @@ def test_a_step_that_is_interrupted_leaves_an_optimizer_that_goes_on(lazy: bool,
     ids = torch.randint(0, 40, (16,), generator=torch.Generator().manual_seed(0))
 
     def step() -> float:
-        return optimizer.bpr_step("u", "i", ids, ids.flip(0), (ids[:, None] + 1) % 40)
+        if call == "bpr_step":
+            return optimizer.bpr_step("u", "i", ids, ids.flip(0), (ids[:, None] + 1) % 40)
+        asked = torch.stack([ids.flip(0), (ids + 1) % 40], dim=1)
+        loss, slopes = losses.bpr_gradient(optimizer.scores("u", "i", ids, asked))
+        optimizer.score_step("u", "i", ids, asked, slopes)
+        return loss.item()
 
     for _ in range(130):  # past the steps that are kept
         step()
     before = step()
-    core = _core.bpr_step
+    core = getattr(_core, call)
 
     def interrupted(*arguments: object) -> float:
         if moment == "after":
             core(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_core, "bpr_step", interrupted)
+    monkeypatch.setattr(_core, call, interrupted)
     with pytest.raises(KeyboardInterrupt):
         step()
-    monkeypatch.setattr(_core, "bpr_step", core)
+    monkeypatch.setattr(_core, call, core)
     for _ in range(130):
         after = step()
     optimizer.settle()

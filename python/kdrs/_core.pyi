@@ -32,7 +32,9 @@ __all__ = [
     "ranks",
     "ranks_scores",
     "relaxed_ranking",
+    "score_step",
     "simd_paths",
+    "table_scores",
     "topk",
     "topk_scores",
     "weighted",
@@ -201,6 +203,23 @@ def adam_step_rows(
     rows: _Rows,
     gradients: _Floats,
     step: _Step,
+    threads: int,
+    simd_path: str | None,
+) -> None: ...
+def table_scores(
+    users: tuple[_Table, _Ledger],
+    items: tuple[_Table, _Ledger],
+    rows: _Rows,
+    ids: _Rows,
+    threads: int,
+    simd_path: str | None,
+) -> _Floats: ...
+def score_step(
+    users: tuple[_Table, _Ledger, _Step],
+    items: tuple[_Table, _Ledger, _Step],
+    rows: _Rows,
+    ids: _Rows,
+    slopes: _Floats,
     threads: int,
     simd_path: str | None,
 ) -> None: ...

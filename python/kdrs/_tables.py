@@ -100,26 +100,46 @@ class AdamTable:
 
     def catch_up(self, rows: Tensor) -> None:
         """The rows, int64 [N], take the steps they owe."""
-        taken, count = self._clock
-        if count:
-            owed, ids = (self._steps[:count], taken, self._lazy), rows.long().contiguous().numpy()
-            _core.adam_catch_up_rows(self._arrays, owed, ids, torch_threads(), simd_path())
+        if self._clock[1]:
+            ids = rows.long().contiguous().numpy()
+            _core.adam_catch_up_rows(self._arrays, self._owed(), ids, torch_threads(), simd_path())
 
     def settle(self) -> None:
         """All rows take the steps they owe."""
+        if self._clock[1]:
+            _core.adam_catch_up(self._arrays, self._owed(), torch_threads(), simd_path())
+            self._clock = np.zeros_like(self._clock[0]), 0
+
+    def _owed(self) -> tuple[NDArray[np.float32], NDArray[np.int32], bool]:
+        """The steps that rows may owe, and how many of them each row has taken."""
         taken, count = self._clock
-        if count:
-            _core.adam_catch_up(self._arrays, (self._steps[:count], taken, self._lazy), torch_threads(), simd_path())
-            self._clock = np.zeros_like(taken), 0
+        return self._steps[:count], taken, self._lazy
 
     def _begin(self, step: Step) -> tuple[NDArray[np.float32], NDArray[np.int32], bool]:
-        """Counts a step, which all rows owe until it is taken; those before it, and how many each row has taken."""
+        """Counts a step, which all rows owe until it is taken; what they owed before."""
         if self._clock[1] == self.KEPT:
             self.settle()
-        taken, count = self._clock
+        before, (taken, count) = self._owed(), self._clock
         self._steps[count] = step
         self._clock = taken, count + 1
-        return self._steps[:count], taken, self._lazy
+        return before
+
+
+def scores(users: AdamTable, items: AdamTable, asked: Tensor, ids: Tensor) -> Tensor:
+    """p · q of the rows asked, int64 [B], with those of the ids, int64 [B, K], which first take the steps they owe: float32
+    [B, K]."""
+    own, others = ((table._arrays, table._owed()) for table in (users, items))
+    rows, columns = asked.contiguous().numpy(), ids.contiguous().numpy()
+    return torch.from_numpy(_core.table_scores(own, others, rows, columns, torch_threads(), simd_path()))
+
+
+def score_step(
+    users: tuple[AdamTable, Step], items: tuple[AdamTable, Step], asked: Tensor, ids: Tensor, slopes: Tensor
+) -> None:
+    """A step of both tables by ``slopes``, float32 [B, K], the gradient in what ``scores`` gives. Other rows owe the step."""
+    own, others = ((table._arrays, table._begin(step), step) for table, step in (users, items))
+    rows, columns = asked.contiguous().numpy(), ids.contiguous().numpy()
+    _core.score_step(own, others, rows, columns, slopes.contiguous().numpy(), torch_threads(), simd_path())
 
 
 def bpr_step(

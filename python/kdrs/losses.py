@@ -25,6 +25,15 @@ def bpr(positive: Tensor, negative: Tensor, *, average: bool = False) -> Tensor:
     return loss / negative.shape[1] if average else loss
 
 
+def bpr_gradient(scores: Tensor, *, average: bool = False) -> tuple[Tensor, Tensor]:
+    """`bpr` of [B, 1 + N], the positive first, and its gradient in the scores, without autograd."""
+    gap = scores[:, 1:] - scores[:, :1]
+    loss, gradient = F.softplus(gap).sum(), torch.sigmoid(gap)
+    if average:
+        loss, gradient = loss / gap.shape[1], gradient.div_(gap.shape[1])
+    return loss, torch.cat([-gradient.sum(dim=1, keepdim=True), gradient], dim=1)
+
+
 def pointwise(positive: Tensor, negative: Tensor) -> Tensor:
     """Binary cross-entropy with logits, target 1 for positives and 0 for negatives (NeuMF)."""
     return F.softplus(-positive).sum() + F.softplus(negative).sum()

@@ -81,16 +81,10 @@ class Adam:
         self.asking: set[str] = set()
         """Tables whose readers call ``catch_up`` first."""
         self._state: dict[str, _State] = {}
-        self._row_gradients: dict[str, RowGradient] = {}
 
     def zero_grad(self) -> None:
-        self._row_gradients.clear()
         for parameter in self.parameters.values():
             parameter.grad = None
-
-    def set_rows(self, gradients: Mapping[str, RowGradient]) -> None:
-        """The gradients of the next step, for tables whose rows were worked out without autograd."""
-        self._row_gradients.update(gradients)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -98,11 +92,9 @@ class Adam:
         touched: list[tuple[Tensor, Tensor]] = []
         for name, parameter in self.parameters.items():
             gradient = parameter.grad
-            touching = self._row_gradients.get(name)
-            if gradient is not None and gradient.is_sparse:
-                touching = RowGradient(gradient._indices()[0], gradient._values())
-            if gradient is None and touching is None:
+            if gradient is None:
                 continue
+            touching = RowGradient(gradient._indices()[0], gradient._values()) if gradient.is_sparse else None
             state = self._state.get(name) or self._new_state(name)
             few = touching is not None and name in self.asking and FEW * touching.rows.shape[0] < parameter.shape[0]
             if touching is not None and (self.lazy or few):
@@ -120,7 +112,6 @@ class Adam:
                 state.gradient.index_add_(0, *touching)
                 touched.append((state.gradient, touching.rows))
                 gradient = state.gradient
-            assert gradient is not None
             groups.setdefault(self.multiplicities.get(name, 1.0), []).append((parameter, gradient, state))
         for multiplicity, group in groups.items():
             self._update([p for p, _, _ in group], [g for _, g, _ in group], [s for _, _, s in group], multiplicity)
@@ -170,24 +161,33 @@ class Adam:
         return state.table
 
     def can_step(self, users: str, items: str) -> bool:
-        """Whether ``bpr_step`` is there for these two parameters: trained, float32 tables on the CPU."""
+        """Whether ``scores``, ``score_step`` and ``bpr_step`` are there for these two parameters: trained, float32 tables on
+        the CPU."""
         return all(name in self.parameters and _tables.fits(self.parameters[name]) for name in (users, items))
 
-    def bpr_step(self, users: str, items: str, asked: Tensor, positives: Tensor, negatives: Tensor) -> float:
-        """A step of two tables on L = Σ softplus(s_uj - s_ui) with s = p · q, by the gradient in closed form; returns L.
+    def scores(self, users: str, items: str, asked: Tensor, ids: Tensor) -> Tensor:
+        """p · q, float32 [B, K], without gradient, of rows ``asked``, int64 [B], of one table with rows ``ids``, int64 [B, K],
+        of the other. They first take the steps they owe."""
+        return _tables.scores(self._core_table(users), self._core_table(items), asked, ids)
 
-        ``users`` and ``items`` name the parameters; ``asked`` and ``positives`` are int64 [B], ``negatives`` int64 [B, N]. Call
-        ``settle`` before the tables are read: rows outside the batch owe the step.
-        """
-        trained = []
-        for name in (users, items):
-            if name not in self._state:
-                self._new_state(name)
-            table = self._table(name)
-            assert table is not None, f"{name} is not for the core: see can_step"
-            trained.append((table, self._next(name)))
-        own, others = trained
+    def score_step(self, users: str, items: str, asked: Tensor, ids: Tensor, slopes: Tensor) -> None:
+        """A step of two tables by ``slopes``, float32 [B, K], the gradient of a loss in their ``scores``. Call ``settle``
+        before the tables are read: rows outside the batch owe the step."""
+        own, others = ((self._core_table(name), self._next(name)) for name in (users, items))
+        _tables.score_step(own, others, asked, ids, slopes)
+
+    def bpr_step(self, users: str, items: str, asked: Tensor, positives: Tensor, negatives: Tensor) -> float:
+        """``score_step`` on L = Σ softplus(s_uj - s_ui), in one pass; returns L. ``asked`` and ``positives`` are int64 [B],
+        ``negatives`` int64 [B, N]."""
+        own, others = ((self._core_table(name), self._next(name)) for name in (users, items))
         return _tables.bpr_step(own, others, asked, positives, negatives)
+
+    def _core_table(self, name: str) -> AdamTable:
+        if name not in self._state:
+            self._new_state(name)
+        table = self._table(name)
+        assert table is not None, f"{name} is not for the core: see can_step"
+        return table
 
     def _next(self, name: str) -> Step:
         """Counts a step of a table, and gives its numbers."""
@@ -321,25 +321,19 @@ class Adagrad:
         self.lr, self.weight_decay, self.initial = lr, weight_decay, initial
         self._sums: dict[str, Tensor] = {}
         self._steps: dict[str, Tensor] = {}
-        self._row_gradients: dict[str, RowGradient] = {}
 
     def zero_grad(self) -> None:
-        self._row_gradients.clear()
         for parameter in self.parameters.values():
             parameter.grad = None
-
-    def set_rows(self, gradients: Mapping[str, RowGradient]) -> None:
-        self._row_gradients.update(gradients)
 
     @torch.no_grad()
     def step(self) -> None:
         for name, parameter in self.parameters.items():
-            gradient, touching = parameter.grad, self._row_gradients.get(name)
-            if gradient is not None and gradient.is_sparse:
-                touching = RowGradient(gradient._indices()[0], gradient._values())
-                gradient = None
-            if gradient is None and touching is None:
+            gradient, touching = parameter.grad, None
+            if gradient is None:
                 continue
+            if gradient.is_sparse:
+                touching, gradient = RowGradient(gradient._indices()[0], gradient._values()), None
             multiplicity = self.multiplicities.get(name, 1.0)
             if name not in self._sums:
                 self._sums[name] = torch.full_like(

@@ -191,23 +191,27 @@ class ModelTeacher(Scored):
         self._stages, self.epoch = stages, epoch
         self._topk: Ranking | None = None
         self._state: FrozenView | None = None
-        self._pass: tuple[Queries, View] | None = None
+        self._pass: tuple[Queries, View, Callable[[Tensor], Tensor] | None] | None = None
 
     @property
     def dim(self) -> int:
         return self.model.dim  # type: ignore[return-value]
 
-    def look(self, queries: Queries | None, view: View | None) -> None:
-        """Takes note of the forward pass of a step in training; ``None`` at its end."""
-        self._pass = None if queries is None or view is None else (queries, view)
+    def look(self, queries: Queries, view: View, scores: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Takes note of the forward pass of a step in training; ``scores`` of it come from there, if given."""
+        self._pass = queries, view, scores
+
+    def look_away(self) -> None:
+        """Ends the step."""
+        self._pass = None
 
     def looked_at(self, queries: Queries) -> View | None:
         """The forward pass of these very queries, with its gradient, while a step lasts."""
         return self._pass[1] if self._pass is not None and self._pass[0] is queries else None
 
     def view(self, queries: Queries) -> View:
-        if (current := self.looked_at(queries)) is not None:
-            return DetachedView(current)
+        if (current := self.looked_at(queries)) is not None and self._pass is not None:
+            return DetachedView(current, self._pass[2])
         if self._state is not None:  # a teacher at rest: one forward pass serves for good
             return self._state.at(queries)
         with frozen(self.model):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kdrs._tables import RowGradient, RowTable
+from kdrs._tables import RowTable
 from kdrs.distillers.base import Distiller
 from kdrs.errors import ArtefactError, ConfigError, TrainingError, shown
 from kdrs.losses import ScoreLoss
@@ -90,14 +90,12 @@ class Learner:
         self._on_term = getattr(model, "on_term", None)
         self._after_step = getattr(model, "after_step", None)
         self._counterpart = False
-        active = [term for term in terms if term.weight]
         # of the very classes: one that inherits may have another loss
-        by_scores = all("score_loss" in vars(type(term.distiller)) for term in active)
-        own = vars(type(model)) if base == "model" and by_scores else {}
-        self._row_gradients = own["row_gradients"].__get__(model) if "row_gradients" in own else None
-        self._closed_form: dict[str, RowGradient] | None = None
-        tables = getattr(model, "bpr_tables", None) if "bpr_tables" in own and not active else None
-        self._bpr_tables = self._find_bpr_tables(tables)
+        told = [model, *(term.distiller for term in terms if term.weight)]
+        by_scores = base == "model" and all("score_loss" in vars(type(own)) for own in told)
+        self._tables = self._find_tables(trained) if by_scores else None
+        self._is_plain_bpr = self._tables is not None and len(told) == 1 and bool(getattr(model, "is_plain_bpr", False))
+        self._slopes: tuple[Tensor, Tensor, Tensor] | None = None
         self._row_tables = self._find_row_tables(trained)
 
     def _find_row_tables(self, trained: Mapping[str, nn.Parameter]) -> dict[str, list[RowTable]]:
@@ -115,12 +113,16 @@ class Learner:
             if own and all(isinstance(module, RowTable) for module in own)
         }
 
-    def _find_bpr_tables(self, named: tuple[str, str] | None) -> tuple[str, str] | None:
-        """The parameters of those names, if the optimizer can train them in one pass."""
-        if named is None or not isinstance(self.optimizer, Adam):
-            return None
-        users, items = (f"model.{name}" for name in named)
-        return (users, items) if self.optimizer.can_step(users, items) else None
+    def _find_tables(self, trained: Mapping[str, nn.Parameter]) -> tuple[str, str] | None:
+        """The two tables of which the scores are products, if they are all that is trained and the optimizer can step them by
+        gradients in scores."""
+        users, items = (f"model.{name}" for name in self.model.score_tables)  # type: ignore[union-attr]
+        alone = (
+            isinstance(self.optimizer, Adam)
+            and set(trained) == {users, items}
+            and self.optimizer.can_step(users, items)
+        )
+        return (users, items) if alone else None
 
     def counterparts(self) -> list[Learner]:
         """The learners of the teachers that mutual terms train along, to be given to ``fit`` after this one."""
@@ -163,12 +165,13 @@ class Learner:
 
     def look(self, batch: Batch) -> None:
         """The step's forward pass, which peers read too: every learner looks before any loss is taken."""
-        if self._row_gradients is None or self._active:
+        if self._tables is None:
             self.knowledge.look(batch.queries, self.model(batch.queries))
+        elif self._active:
+            self.knowledge.look(batch.queries, self.model(batch.queries), partial(self._scores, batch))
 
     def losses(self, batch: Batch) -> list[Tensor]:
         """The parts of the loss of a batch, weights applied: base first (0 where there is none), then the terms."""
-        self._closed_form = None
         view = self.knowledge.looked_at(batch.queries)
         if view is None:
             view = self.model(batch.queries)
@@ -195,16 +198,21 @@ class Learner:
         return batch
 
     def forward(self, batch: Batch) -> list[Tensor]:
-        """``losses``; where the model knows the gradient of all of them in closed form, that is taken along."""
-        if self._row_gradients is not None and (more := self._score_losses(batch)) is not None:
-            found, self._closed_form = self._row_gradients(self._own_batch(batch), more)
-            return found
-        return self.losses(batch)
+        """``losses``; where all of them are of scores, their gradient in the scores is taken along."""
+        parts = None if self._tables is None else self._score_losses(batch)
+        if parts is None:
+            return self.losses(batch)
+        ids = torch.cat([part.ids for part in parts], dim=1)
+        scores = self._scores(batch, ids).split([part.ids.shape[1] for part in parts], dim=1)
+        with torch.no_grad():
+            found, slopes = zip(*(part.of(own) for part, own in zip(parts, scores, strict=True)), strict=True)
+            self._slopes = batch.queries.users, ids, torch.cat(slopes, dim=1)
+        return list(found)
 
     @torch.no_grad()
     def _score_losses(self, batch: Batch) -> list[ScoreLoss] | None:
-        """The terms' losses of scores, weights applied; None if one reads more than scores."""
-        found = []
+        """The model's and the terms' losses of scores, weights applied; None if one reads more than scores."""
+        found = [self.model.score_loss(self._own_batch(batch))]  # type: ignore[operator]
         for term in self._active:
             own = term.distiller.score_loss(batch)
             if own is None:
@@ -212,29 +220,38 @@ class Learner:
             found.append(ScoreLoss(own.ids, partial(_weighed, own, term.weight)))
         return found
 
+    def _scores(self, batch: Batch, ids: Tensor) -> Tensor:
+        """Of a batch's queries, without gradient."""
+        assert self._tables is not None
+        assert isinstance(self.optimizer, Adam)
+        return self.optimizer.scores(*self._tables, batch.queries.users, ids)
+
     def backward(self, parts: Sequence[Tensor]) -> None:
         """Leaves the gradients of what ``forward`` returned with the optimizer."""
         self.optimizer.zero_grad()
-        closed_form, self._closed_form = self._closed_form, None
-        if closed_form is None:
+        if self._slopes is None:
             (parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum()).backward()
-        else:
-            self.optimizer.set_rows({f"model.{name}": rows for name, rows in closed_form.items()})
 
     def step(self) -> None:
-        self.knowledge.look(None, None)
-        self.optimizer.step()
+        self.knowledge.look_away()
+        slopes, self._slopes = self._slopes, None
+        if slopes is None:
+            self.optimizer.step()
+        else:
+            assert self._tables is not None
+            assert isinstance(self.optimizer, Adam)
+            self.optimizer.score_step(*self._tables, *slopes)
         if self._after_step is not None:
             self._after_step()
 
     def step_alone(self, batch: Batch) -> list[Tensor | float] | None:
         """A whole step at once, for a learner that trains by itself; None where there is no such way. The model is up to date
         after ``finish``."""
-        if self._bpr_tables is None or batch.rows is not None:
+        if self._tables is None or not self._is_plain_bpr:
             return None
         assert isinstance(self.optimizer, Adam)
         queries = batch.queries
-        loss = self.optimizer.bpr_step(*self._bpr_tables, queries.users, batch.positives, batch.negatives)
+        loss = self.optimizer.bpr_step(*self._tables, queries.users, batch.positives, batch.negatives)
         if self._after_step is not None:
             self._after_step()
         return [loss]

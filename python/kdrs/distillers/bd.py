@@ -122,6 +122,7 @@ class BD(Distiller):
         self._stride = torch.from_numpy(counts[owner]).to(task.device)
         self.register_buffer("pool", torch.full((owner.size * config.refresh,), -1, dtype=torch.int32))
         self._drawn = torch.full((owner.size,), -1, dtype=torch.int64, device=task.device)
+        self._all_drawn = False
         self.to(task.device)
 
     def counterpart(self, student: Teacher) -> Counterpart:
@@ -144,6 +145,7 @@ class BD(Distiller):
         if self._other and since == 0:
             self._refresh(epoch, student)
         self._drawn = self.pool[self._start + since * self._stride].long()
+        self._all_drawn = bool((self._drawn >= 0).all())
         self._negatives = None if samples is None else torch.from_numpy(samples).to(self.task.device).long()
 
     def base_batch(self, batch: Batch) -> Batch:
@@ -193,11 +195,11 @@ class BD(Distiller):
     def _labels(self, theirs: Tensor) -> Tensor:
         return torch.sigmoid(theirs / self.temperature)
 
-    def _of_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Each row's item, [B, 1], and whether there is one."""
+    def _of_rows(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+        """Whether each row has an item, None where all have, and the items, both [B, 1]."""
         assert batch.places is not None
         drawn = self._drawn[batch.places].unsqueeze(1)
-        return drawn >= 0, drawn.clamp(min=0)
+        return (None, drawn) if self._all_drawn else (drawn >= 0, drawn.clamp(min=0))
 
     def _of_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The next of the epoch's draws for each positive of the batch as (batch row, item), repeats within a row once."""

@@ -39,11 +39,12 @@ class Recommender(nn.Module):
     """A module that answers queries with a view.
 
     A model of your own need not inherit from this class: any ``nn.Module`` with ``dim``, ``__call__(queries)``,
-    ``factors()`` and ``loss(view, batch)`` is trained, distilled and evaluated alike. The hooks are optional, and so is
-    ``row_gradients(batch, more) -> (losses, {parameter: RowGradient})``: the model's own loss, then those of ``more``
-    (`kdrs.losses.ScoreLoss`), and the gradient of their sum in closed form, used where nothing else trains the model; and
-    ``bpr_tables``, None or the names of two parameters whose rows' dot products are the score, where that loss is BPR's and
-    nothing else, for which there is a step in one pass.
+    ``factors()`` and ``loss(view, batch)`` is trained, distilled and evaluated alike. The hooks are optional.
+
+    A model whose only parameters are two tables, ``score_tables``, whose rows' dot products are the scores of
+    ``queries.users``, may give its loss as one of scores, ``score_loss(batch)`` (`kdrs.losses.ScoreLoss`): where nothing but
+    such losses trains it, its steps do without autograd. ``is_plain_bpr`` says that this loss is BPR's and nothing else, for
+    which there is a step in one pass.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig

@@ -39,7 +39,7 @@ pub use experts::{gate, gate_back};
 pub use metrics::{metrics, Metric};
 pub use negatives::{negatives, weighted_negatives};
 pub use outside::outside;
-pub use pairwise::{bpr_step, Pairs, Trained};
+pub use pairwise::{bpr_step, score_step, table_scores, Asked, Pairs, Trained};
 pub use products::{product_scatter, product_sums, products, Gathered, TableGradient};
 pub use quadratic::{quadratic, quadratic_gradient};
 pub use ranks::{candidate_ranks, candidate_ranks_scores, list_ranks, list_ranks_scores, Ranks};

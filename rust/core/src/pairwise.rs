@@ -1,17 +1,28 @@
-//! Bayesian personalised ranking on two tables: a step of Adam on a batch, gradient in closed form.
+//! Two tables in training whose rows' dot products are the scores: a step of Adam on a batch by the gradient in its scores, and
+//! that of Bayesian personalised ranking in one pass.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::math;
-use crate::score::SimdPath;
-use crate::tables::{check_rows, AdamStep, Batch, Groups, Ledger, Shared, Table, Update};
+use crate::products::Share;
+use crate::score::{Matrix, SimdPath};
+use crate::tables::{check_rows, AdamStep, Batch, Groups, Ledger, Owed, Shared, Table, Update};
 
 /// Pairs whose products make a task.
 const TASK_PAIRS: usize = 256;
 /// Partial sums of a product.
 const LANES: usize = 16;
+
+/// Items that are asked for, `width` of them for each of the users: [users, width].
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    pub users: &'a [i64],
+    pub items: &'a [i64],
+    pub width: usize,
+}
 
 /// Batch rows of (user, positive) with `width` negatives each.
 #[derive(Clone, Copy)]
@@ -35,151 +46,335 @@ thread_local! {
     static GRADIENTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A step on L = Σ softplus(x) over all pairs with x = p · (q_j - q_i); returns L before it.
-///
-/// With g = sigmoid(x) the gradients are Σ g (q_j - q_i) of the user, g p of the negative j and -g p of the positive i. Rows of
-/// the batch first take the steps they owe; other rows owe this one from then on. Products are summed in an order of their
-/// own, the same everywhere.
-pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Result<f64, Error> {
-    let width = pairs.width;
-    let (users_step, items_step) = (users.step, items.step);
-    let (user_ledger, item_ledger) = (users.ledger, items.ledger);
-    let (users, items) = (Shared::new(users.table), Shared::new(items.table));
-    let (count, dim) = (pairs.users.len(), users.dim);
-    if items.dim != dim || pairs.positives.len() != count || pairs.negatives.len() != count * width {
+/// s = p · q of all that is asked for, float32 [users, width]; the rows first take the steps they owe.
+pub fn table_scores(
+    exec: Exec,
+    users: (Table, Ledger),
+    items: (Table, Ledger),
+    asked: Asked,
+) -> Result<Vec<f32>, Error> {
+    let pass = Pass::new(exec, [users, items], asked, 0)?;
+    let mut out = vec![0f32; asked.items.len()];
+    if out.is_empty() {
+        return Ok(out);
+    }
+    let height = (TASK_PAIRS / asked.width).max(1);
+    let stages = [pass.tasks, asked.users.len().div_ceil(height)];
+    let scores = Parts::new(&mut out, height * asked.width);
+    pass.exec.stages(&stages, Batch::default, |batch, stage, task| {
+        if stage == 0 {
+            // SAFETY: no other stage runs.
+            unsafe { pass.catch_up(batch, task) };
+            return;
+        }
+        // SAFETY: every task has a part of its own; tables stand still in this stage; ids were checked.
+        let (scores, [own, table]) = unsafe { (scores.part(task), pass.matrices()) };
+        let rows = scores
+            .chunks_mut(asked.width)
+            .zip(asked.items.chunks(asked.width).skip(task * height));
+        for (&user, (out, ids)) in asked.users[task * height..].iter().zip(rows) {
+            pass.exec.simd.products(own.row(user as usize), table, ids, out);
+        }
+    });
+    Ok(out)
+}
+
+/// A step by `slopes`, the gradient of a loss in the scores that `table_scores` gives: with h = dL/ds the gradients are Σ h q of
+/// a user and Σ h p of an item. Rows that are asked for first take the steps they owe; other rows owe this one from then on.
+pub fn score_step(exec: Exec, users: Trained, items: Trained, asked: Asked, slopes: &[f32]) -> Result<(), Error> {
+    if slopes.len() != asked.items.len() {
         return Err(Error::Shape(format!(
-            "{count} users of dim {dim}, {} positives and {} negatives ({width} each) of dim {}",
-            pairs.positives.len(),
-            pairs.negatives.len(),
-            items.dim
+            "{} slopes for {} scores",
+            slopes.len(),
+            asked.items.len()
         )));
     }
-    check_rows(pairs.users, users.rows)?;
-    check_rows(pairs.positives, items.rows)?;
-    check_rows(pairs.negatives, items.rows)?;
-    let total = count * width;
-    let mut item_rows = Vec::with_capacity(total + count);
-    item_rows.extend_from_slice(pairs.negatives);
-    item_rows.extend_from_slice(pairs.positives);
-    let by_user = Groups::of(pairs.users, users.rows);
-    let by_item = Groups::of(&item_rows, items.rows);
-    user_ledger.check(users.rows)?;
-    item_ledger.check(items.rows)?;
-    let (users_owed, users_from) = by_user.owing(user_ledger, users.rows)?;
-    let (items_owed, items_from) = by_item.owing(item_ledger, items.rows)?;
+    let steps = [users.step, items.step];
+    let tables = [(users.table, users.ledger), (items.table, items.ledger)];
+    let pass = Pass::new(exec, tables, asked, 1)?;
+    pass.with_gradients(|gradients| {
+        let stages = [pass.tasks, pass.tasks, pass.tasks];
+        pass.exec.stages(&stages, Scratch::default, |scratch, stage, task| {
+            // SAFETY: stages run one after the other; slopes stand still.
+            unsafe {
+                match stage {
+                    0 => pass.catch_up(&mut scratch.batch, task),
+                    1 => pass.sum(scratch, slopes, gradients, task),
+                    _ => pass.step(steps, gradients, task),
+                }
+            }
+        });
+    });
+    Ok(())
+}
 
-    // Both tables' rows in one sequence of tasks: few enough that rows which owe about the same steps meet in one, and enough
-    // for all threads to be busy to the end.
-    let rows = by_user.rows.len() + by_item.rows.len();
-    let exec = exec.for_work(8 * rows * dim);
-    let height = rows.div_ceil(4 * exec.threads()).clamp(64, users.task_rows().max(64));
-    let user_tasks = by_user.rows.len().div_ceil(height);
-    let tasks = user_tasks + by_item.rows.len().div_ceil(height);
-    let part = |task: usize| {
-        let (groups, task) = if task < user_tasks {
-            (&by_user, task)
-        } else {
-            (&by_item, task - user_tasks)
-        };
-        task * height..groups.rows.len().min((task + 1) * height)
+/// A step on L = Σ softplus(x) over all pairs with x = p · (q_j - q_i); returns L before it.
+///
+/// With g = sigmoid(x) the slopes are g of the negative j and -g, summed over the negatives, of the positive i; the rest as in
+/// `score_step`. Products are summed in an order of their own, the same everywhere.
+pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Result<f64, Error> {
+    let (count, each) = (pairs.users.len(), pairs.width);
+    if pairs.positives.len() != count || pairs.negatives.len() != count * each {
+        return Err(Error::Shape(format!(
+            "{count} users, {} positives and {} negatives ({each} each)",
+            pairs.positives.len(),
+            pairs.negatives.len(),
+        )));
+    }
+    let width = 1 + each;
+    let mut ids = Vec::with_capacity(count * width);
+    for (row, &positive) in pairs.positives.iter().enumerate() {
+        ids.push(positive);
+        ids.extend_from_slice(&pairs.negatives[row * each..(row + 1) * each]);
+    }
+    let asked = Asked {
+        users: pairs.users,
+        items: &ids,
+        width,
     };
-    let update = Update::of(exec.simd);
-    let kernel = Kernel::of(exec.simd);
-    let (mut slopes, mut losses) = (vec![0f32; total], vec![0f64; total.div_ceil(TASK_PAIRS)]);
+    let steps = [users.step, items.step];
+    let tables = [(users.table, users.ledger), (items.table, items.ledger)];
+    let pass = Pass::new(exec, tables, asked, 1)?;
+    let kernel = Kernel::of(pass.exec.simd);
+    let height = (TASK_PAIRS / each.max(1)).max(1);
+    let (mut slopes, mut losses) = (vec![0f32; count * width], vec![0f64; count.div_ceil(height)]);
     let products = losses.len();
-    let (slopes, loss_of) = (Parts::new(&mut slopes, TASK_PAIRS), Parts::new(&mut losses, 1));
-
-    GRADIENTS.with_borrow_mut(|gradients| {
-        let split = by_user.rows.len() * dim;
-        gradients.resize(split + by_item.rows.len() * dim, 0.0);
-        let (to_users, to_items) = gradients.split_at_mut(split);
-        let (to_users, to_items) = (Parts::new(to_users, height * dim), Parts::new(to_items, height * dim));
-        let gradient = |task: usize| {
-            if task < user_tasks {
-                (&to_users, task)
-            } else {
-                (&to_items, task - user_tasks)
-            }
-        };
-        let stages = [tasks, products, tasks, tasks];
-        exec.stages(&stages, Batch::default, |batch, stage, task| match stage {
-            0 => {
-                let (table, groups, owed, from) = if task < user_tasks {
-                    (&users, &by_user, &users_owed, &users_from)
-                } else {
-                    (&items, &by_item, &items_owed, &items_from)
-                };
-                let part = part(task);
-                batch.fill_from(&groups.rows[part.clone()], &from[part], owed.len());
-                // SAFETY: groups are of distinct rows inside the table, and each belongs to one task of this stage, which
-                // alone refers to tables.
-                unsafe { batch.replay(update, table, owed) };
-            }
-            1 => {
-                // SAFETY: every task has parts of its own; ids were checked; tables stand still in this stage.
-                let (slopes, loss) = unsafe { (slopes.part(task), loss_of.part(task)) };
-                for (pair, slope) in (task * TASK_PAIRS..).zip(slopes.iter_mut()) {
-                    let (user, positive) = (pairs.users[pair / width], pairs.positives[pair / width]);
-                    // SAFETY: as above.
-                    let (user, positive, negative) = unsafe {
-                        (
-                            users.values(user as usize),
-                            items.values(positive as usize),
-                            items.values(pairs.negatives[pair] as usize),
-                        )
-                    };
-                    *slope = kernel.product(user, positive, negative);
-                }
-                loss[0] = kernel.slopes(slopes);
-            }
-            2 => {
-                let (gradient, number) = gradient(task);
-                // SAFETY: every task has a part of its own; slopes and tables stand still in this stage; ids were checked.
-                let (sums, slopes) = unsafe { (gradient.part(number), slopes.whole()) };
-                // SAFETY: as above.
-                let user = |row: usize| unsafe { users.values(pairs.users[row] as usize) };
-                // SAFETY: as above.
-                let item = |ids: &[i64], at: usize| unsafe { items.values(ids[at] as usize) };
-                for (group, sum) in part(task).zip(sums.chunks_exact_mut(dim)) {
-                    sum.fill(0.0);
-                    if task < user_tasks {
-                        for &row in by_user.places(group) {
-                            let row = row as usize;
-                            let own = row * width..(row + 1) * width;
-                            for (pair, &slope) in own.clone().zip(&slopes[own]) {
-                                kernel.add_gap(sum, slope, item(pairs.negatives, pair), item(pairs.positives, row));
-                            }
-                        }
-                        continue;
+    let (slopes_of, loss_of) = (Parts::new(&mut slopes, height * width), Parts::new(&mut losses, 1));
+    pass.with_gradients(|gradients| {
+        let stages = [pass.tasks, products, pass.tasks, pass.tasks];
+        pass.exec.stages(&stages, Scratch::default, |scratch, stage, task| {
+            // SAFETY: stages run one after the other; every task has slopes and a loss of its own, and tables stand still
+            // while slopes are made, which then stand still.
+            unsafe {
+                match stage {
+                    0 => pass.catch_up(&mut scratch.batch, task),
+                    1 => {
+                        let rows = task * height..count.min((task + 1) * height);
+                        let (gaps, slopes) = (&mut scratch.gaps, slopes_of.part(task));
+                        loss_of.part(task)[0] = pair_slopes(kernel, pass.matrices(), asked, rows, gaps, slopes);
                     }
-                    for &place in by_item.places(group) {
-                        let place = place as usize;
-                        if place < total {
-                            kernel.add(sum, slopes[place], user(place / width));
-                        } else {
-                            let row = place - total;
-                            let slope: f32 = slopes[row * width..(row + 1) * width].iter().sum();
-                            kernel.add(sum, -slope, user(row));
-                        }
-                    }
-                }
-            }
-            _ => {
-                let (gradient, number) = gradient(task);
-                // SAFETY: groups are of distinct rows inside the table, each belongs to one task of this stage, which alone
-                // refers to tables; gradients stand still.
-                unsafe {
-                    let gradient = gradient.part(number);
-                    if task < user_tasks {
-                        update.step(&users, &by_user.rows[part(task)], gradient, users_step);
-                    } else {
-                        update.step(&items, &by_item.rows[part(task)], gradient, items_step);
-                    }
+                    2 => pass.sum(scratch, slopes_of.whole(), gradients, task),
+                    _ => pass.step(steps, gradients, task),
                 }
             }
         });
     });
     Ok(losses.iter().sum())
+}
+
+/// The slopes of rows of users and their items, the positive first, and their loss.
+fn pair_slopes(
+    kernel: Kernel,
+    [users, items]: [Matrix; 2],
+    asked: Asked,
+    rows: Range<usize>,
+    gaps: &mut Vec<f32>,
+    slopes: &mut [f32],
+) -> f64 {
+    let width = asked.width;
+    gaps.clear();
+    for row in rows {
+        let ids = &asked.items[row * width..(row + 1) * width];
+        let (user, positive) = (users.row(asked.users[row] as usize), items.row(ids[0] as usize));
+        gaps.extend(
+            ids[1..]
+                .iter()
+                .map(|&id| kernel.product(user, positive, items.row(id as usize))),
+        );
+    }
+    let loss = kernel.slopes(gaps);
+    for (slopes, own) in slopes
+        .chunks_exact_mut(width)
+        .zip(gaps.chunks_exact((width - 1).max(1)))
+    {
+        slopes[0] = -own.iter().sum::<f32>();
+        slopes[1..].copy_from_slice(own);
+    }
+    loss
+}
+
+/// One of the two tables, and its rows of the batch.
+struct Side<'a> {
+    table: Shared<'a>,
+    groups: Groups,
+    owed: Owed<'a>,
+    /// Steps that the row of each group has taken.
+    from: Vec<i32>,
+}
+
+/// What a thread works with.
+#[derive(Default)]
+struct Scratch {
+    batch: Batch,
+    gaps: Vec<f32>,
+    shares: Vec<Share>,
+    bounds: Vec<u32>,
+}
+
+/// Users and items of a batch, their rows in one sequence of tasks: few enough that rows which owe about the same steps meet in
+/// one, and enough for all threads to be busy to the end.
+struct Pass<'a> {
+    exec: Exec<'a>,
+    update: Update,
+    asked: Asked<'a>,
+    sides: [Side<'a>; 2],
+    /// Rows of a task.
+    height: usize,
+    user_tasks: usize,
+    tasks: usize,
+}
+
+impl<'a> Pass<'a> {
+    /// Refuses what does not fit before anything changes. The ledgers count what is owed, and `more` steps, as taken.
+    fn new(exec: Exec<'a>, tables: [(Table<'a>, Ledger<'a>); 2], asked: Asked<'a>, more: i32) -> Result<Self, Error> {
+        let [(users, user_ledger), (items, item_ledger)] = tables;
+        let (users, items) = (Shared::new(users), Shared::new(items));
+        if users.dim != items.dim || asked.users.len().checked_mul(asked.width) != Some(asked.items.len()) {
+            return Err(Error::Shape(format!(
+                "{} users of dim {} and {} items ({} each) of dim {}",
+                asked.users.len(),
+                users.dim,
+                asked.items.len(),
+                asked.width,
+                items.dim
+            )));
+        }
+        check_rows(asked.users, users.rows)?;
+        check_rows(asked.items, items.rows)?;
+        user_ledger.check(users.rows)?;
+        item_ledger.check(items.rows)?;
+        let side = |table: Shared<'a>, ledger, ids| {
+            let groups = Groups::of(ids, table.rows);
+            let (owed, from) = groups.owing(ledger, table.rows, more)?;
+            Ok(Side {
+                table,
+                groups,
+                owed,
+                from,
+            })
+        };
+        let sides = [
+            side(users, user_ledger, asked.users)?,
+            side(items, item_ledger, asked.items)?,
+        ];
+        let [rows, owed] = [Side::rows, Side::steps].map(|count| sides.iter().map(count).sum::<usize>());
+        let exec = exec.for_work((8 * rows + owed) * sides[0].table.dim);
+        let most = sides[0].table.task_rows().max(64);
+        let height = rows.div_ceil(4 * exec.threads()).clamp(64, most);
+        let [user_tasks, item_tasks] = [0, 1].map(|side: usize| sides[side].rows().div_ceil(height));
+        Ok(Pass {
+            exec,
+            update: Update::of(exec.simd),
+            asked,
+            sides,
+            height,
+            user_tasks,
+            tasks: user_tasks + item_tasks,
+        })
+    }
+
+    /// Which side a task belongs to, its number there, and its groups.
+    fn part(&self, task: usize) -> (usize, usize, Range<usize>) {
+        let (side, number) = match task.checked_sub(self.user_tasks) {
+            None => (0, task),
+            Some(number) => (1, number),
+        };
+        let end = self.sides[side].rows().min((number + 1) * self.height);
+        (side, number, number * self.height..end)
+    }
+
+    /// Users and items.
+    ///
+    /// # Safety
+    /// Nobody changes a table while these live.
+    unsafe fn matrices(&self) -> [Matrix<'_>; 2] {
+        // SAFETY: as the caller vouches.
+        [0, 1].map(|side: usize| unsafe { self.sides[side].table.matrix() })
+    }
+
+    /// Runs `work` with room for the gradients of both sides' rows.
+    fn with_gradients(&self, work: impl FnOnce(&[Parts<f32>; 2])) {
+        GRADIENTS.with_borrow_mut(|gradients| {
+            let dim = self.sides[0].table.dim;
+            let split = self.sides[0].rows() * dim;
+            gradients.resize(split + self.sides[1].rows() * dim, 0.0);
+            let (to_users, to_items) = gradients.split_at_mut(split);
+            work(&[to_users, to_items].map(|part| Parts::new(part, self.height * dim)));
+        });
+    }
+
+    /// The rows of a task take the steps they owe.
+    ///
+    /// # Safety
+    /// Every task once, and nobody else refers to the tables.
+    unsafe fn catch_up(&self, batch: &mut Batch, task: usize) {
+        let (side, _, part) = self.part(task);
+        let side = &self.sides[side];
+        batch.fill_from(&side.groups.rows[part.clone()], &side.from[part], side.owed.len());
+        // SAFETY: groups are of distinct rows inside the table, and each belongs to one task.
+        unsafe { batch.replay(self.update, &side.table, &side.owed) };
+    }
+
+    /// The gradients of the rows of a task.
+    ///
+    /// # Safety
+    /// Every task once; nobody changes the tables.
+    unsafe fn sum(&self, scratch: &mut Scratch, slopes: &[f32], gradients: &[Parts<f32>; 2], task: usize) {
+        let (side, number, part) = self.part(task);
+        let Asked { users, items, width } = self.asked;
+        let (shares, bounds) = (&mut scratch.shares, &mut scratch.bounds);
+        shares.clear();
+        bounds.clear();
+        bounds.push(0);
+        for group in part {
+            for &place in self.sides[side].groups.places(group) {
+                let place = place as usize;
+                if side == 0 {
+                    let own = place * width..(place + 1) * width;
+                    let rows = items[own.clone()].iter().zip(&slopes[own]);
+                    shares.extend(rows.map(|(&item, &weight)| Share {
+                        row: item as u32,
+                        weight,
+                    }));
+                } else {
+                    shares.push(Share {
+                        row: users[place / width] as u32,
+                        weight: slopes[place],
+                    });
+                }
+            }
+            bounds.push(shares.len() as u32);
+        }
+        // SAFETY: as the caller vouches; the part is this task's alone.
+        let (others, out) = unsafe { (self.sides[1 - side].table.matrix(), gradients[side].part(number)) };
+        self.exec.simd.weighted_sums(shares, bounds, others, None, out);
+    }
+
+    /// The rows of a task take their step.
+    ///
+    /// # Safety
+    /// Every task once, and nobody else refers to the tables or the gradients.
+    unsafe fn step(&self, steps: [AdamStep; 2], gradients: &[Parts<f32>; 2], task: usize) {
+        let (side, number, part) = self.part(task);
+        let Side { table, groups, .. } = &self.sides[side];
+        // SAFETY: groups are of distinct rows inside the table, and each belongs to one task.
+        unsafe {
+            self.update
+                .step(table, &groups.rows[part], gradients[side].part(number), steps[side])
+        };
+    }
+}
+
+impl Side<'_> {
+    fn rows(&self) -> usize {
+        self.groups.rows.len()
+    }
+
+    /// Those that its rows owe together.
+    fn steps(&self) -> usize {
+        let owed = self.owed.len();
+        self.from.iter().map(|&from| owed.saturating_sub(from as usize)).sum()
+    }
 }
 
 /// A slice in parts of `size`, which go to several threads.
@@ -255,8 +450,6 @@ with_avx2! {
     fn product / product_avx2(user: &[f32], positive: &[f32], negative: &[f32]) -> f32;
     /// Turns each x into sigmoid(x); the sum of softplus(x).
     fn slopes / slopes_avx2(x: &mut [f32]) -> f64;
-    fn add / add_avx2(sum: &mut [f32], slope: f32, row: &[f32]);
-    fn add_gap / add_gap_avx2(sum: &mut [f32], slope: f32, up: &[f32], down: &[f32]);
 }
 
 impl Kernel {
@@ -313,20 +506,6 @@ fn slopes(x: &mut [f32]) -> f64 {
         block.copy_from_slice(&padded[..len]);
     }
     sums.iter().sum()
-}
-
-#[inline(always)]
-fn add(sum: &mut [f32], slope: f32, row: &[f32]) {
-    for (total, x) in sum.iter_mut().zip(row) {
-        *total += slope * x;
-    }
-}
-
-#[inline(always)]
-fn add_gap(sum: &mut [f32], slope: f32, up: &[f32], down: &[f32]) {
-    for ((total, up), down) in sum.iter_mut().zip(up).zip(down) {
-        *total += slope * (up - down);
-    }
 }
 
 #[cfg(test)]
@@ -447,6 +626,78 @@ mod tests {
             let tolerance = if lazy { 2e-2 } else { 1e-3 };
             for (ours, slow) in users.iter().chain(&items).flatten().zip(slow_users.iter().chain(&slow_items).flatten()) {
                 prop_assert!((ours - slow).abs() < tolerance, "{} {}", ours, slow);
+            }
+        }
+    }
+
+    proptest! {
+        /// With the slopes of BPR worked out from the scores, in double precision.
+        #[test]
+        fn a_step_by_slopes_does_what_the_pass_does(
+            dim in 1usize..50, count in 0usize..30, width in 0usize..4, threads in 1usize..3, lazy: bool,
+            seed: u64, path in 0..SimdPath::NAMES.len(), batches in 1usize..5,
+        ) {
+            let (n_users, n_items) = (7, 11);
+            let mut word = words(seed);
+            let mut fill = |n: usize| (0..n).map(|_| (word() as f32 / 16_777_216.0 - 0.5) * 4.0).collect::<Vec<f32>>();
+            let mut table = |rows: usize| [fill(rows * dim), vec![0.0; rows * dim], vec![0.0; rows * dim]];
+            let (mut users, mut items) = (table(n_users), table(n_items));
+            let (mut other_users, mut other_items) = (users.clone(), items.clone());
+            let mut word = words(seed ^ 0x1234);
+            let mut ids = |n: usize, below: usize| (0..n).map(|_| (word() % below as u64) as i64).collect::<Vec<i64>>();
+            let team = crate::Team::new(threads).unwrap();
+            let simd = SimdPath::named(SimdPath::NAMES[path]).unwrap_or_default();
+            let exec = Exec { team: Some(&team), simd, ..Exec::default() };
+            let steps: Vec<AdamStep> = (0..batches)
+                .map(|t| AdamStep { rate: 0.1 / (1.0 + t as f32), eps: 0.5, weight_decay: 0.01 })
+                .collect();
+            let mut clocks = [vec![0; n_users], vec![0; n_items]];
+            let mut other_clocks = clocks.clone();
+            for (t, &step) in steps.iter().enumerate() {
+                let (asked, positives, negatives) = (ids(count, n_users), ids(count, n_items), ids(count * width, n_items));
+                let pairs = Pairs { users: &asked, positives: &positives, negatives: &negatives, width };
+                let [users_taken, items_taken] = &mut clocks;
+                let loss = bpr_step(
+                    exec,
+                    trained(&mut users, dim, &steps[..t], users_taken, lazy, step),
+                    trained(&mut items, dim, &steps[..t], items_taken, lazy, step),
+                    pairs,
+                ).unwrap();
+
+                let wide = 1 + width;
+                let all: Vec<i64> = (0..count)
+                    .flat_map(|row| std::iter::once(positives[row]).chain(negatives[row * width..(row + 1) * width].iter().copied()))
+                    .collect();
+                let question = Asked { users: &asked, items: &all, width: wide };
+                let [users_taken, items_taken] = &mut other_clocks;
+                let waiting = |parts, taken| {
+                    let Trained { table, ledger, .. } = trained(parts, dim, &steps[..t], taken, lazy, step);
+                    (table, ledger)
+                };
+                let scores = table_scores(
+                    exec, waiting(&mut other_users, users_taken), waiting(&mut other_items, items_taken), question,
+                ).unwrap();
+                let (mut slopes, mut sum) = (vec![0f32; scores.len()], 0.0);
+                for (slopes, scores) in slopes.chunks_mut(wide).zip(scores.chunks(wide)) {
+                    for k in 1..wide {
+                        let x = f64::from(scores[k]) - f64::from(scores[0]);
+                        sum += x.max(0.0) + (-x.abs()).exp().ln_1p();
+                        slopes[k] = (1.0 / (1.0 + (-x).exp())) as f32;
+                        slopes[0] -= slopes[k];
+                    }
+                }
+                prop_assert!((loss - sum).abs() <= 1e-4 * (1.0 + sum), "{} {}", loss, sum);
+                score_step(
+                    exec,
+                    trained(&mut other_users, dim, &steps[..t], users_taken, lazy, step),
+                    trained(&mut other_items, dim, &steps[..t], items_taken, lazy, step),
+                    question,
+                    &slopes,
+                ).unwrap();
+                prop_assert_eq!(&clocks, &other_clocks);
+            }
+            for (own, other) in users.iter().chain(&items).flatten().zip(other_users.iter().chain(&other_items).flatten()) {
+                prop_assert!((own - other).abs() < 1e-4, "{} {}", own, other);
             }
         }
     }

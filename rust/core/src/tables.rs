@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::SimdPath;
+use crate::score::{Matrix, SimdPath};
 
 /// Floats of a table that one task updates.
 const TASK_FLOATS: usize = 1 << 15;
@@ -303,7 +303,7 @@ pub fn step_rows(exec: Exec, table: Table, ledger: Ledger, touched: Touched, ste
         )));
     }
     let groups = Groups::of(touched.rows, count);
-    let (owed, from) = groups.owing(ledger, count)?;
+    let (owed, from) = groups.owing(ledger, count, 1)?;
     let update = Update::of(exec.simd);
     let shared = Shared::new(table);
     let height = shared.task_rows();
@@ -396,11 +396,11 @@ impl Groups {
         groups
     }
 
-    /// The ledger's steps, and how many of them each group's row has taken; it will have taken all of them and one more.
-    pub fn owing<'a>(&self, ledger: Ledger<'a>, count: usize) -> Result<(Owed<'a>, Vec<i32>), Error> {
+    /// The ledger's steps, and how many of them each group's row has taken; it will have taken all of them and `more`.
+    pub fn owing<'a>(&self, ledger: Ledger<'a>, count: usize, more: i32) -> Result<(Owed<'a>, Vec<i32>), Error> {
         ledger.check(count)?;
         let Ledger { steps, taken, lazy } = ledger;
-        let after = steps.len() as i32 + 1;
+        let after = steps.len() as i32 + more;
         let from = self
             .rows
             .iter()
@@ -449,10 +449,11 @@ impl<'a> Shared<'a> {
     /// The table's values, to be read.
     ///
     /// # Safety
-    /// `row` is a row of the table, and nobody changes it while the slice lives.
-    pub unsafe fn values(&self, row: usize) -> &[f32] {
+    /// Nobody changes them while the matrix lives.
+    pub unsafe fn matrix(&self) -> Matrix<'_> {
         // SAFETY: there are rows x dim values, and the caller vouches for the rest.
-        unsafe { std::slice::from_raw_parts(self.values.add(row * self.dim), self.dim) }
+        let values = unsafe { std::slice::from_raw_parts(self.values, self.rows * self.dim) };
+        Matrix::new(values, self.rows, self.dim)
     }
 
     /// # Safety

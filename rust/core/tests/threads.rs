@@ -1,8 +1,8 @@
 //! Calls large enough for several threads give the same bytes with any number of them, on every path.
 
 use kdrs_core::{
-    bpr_step, catch_up, catch_up_rows, step_rows, AdamStep, Exec, Ledger, Pairs, SimdPath, Table, Team, Touched,
-    Trained,
+    bpr_step, catch_up, catch_up_rows, score_step, step_rows, table_scores, AdamStep, Asked, Exec, Ledger, Pairs,
+    SimdPath, Table, Team, Touched, Trained,
 };
 
 /// Values and both moments.
@@ -128,6 +128,30 @@ fn pairs() {
                     trained(&mut others, &mut others_taken),
                     pairs,
                 );
+                let asked = Asked {
+                    users: &users,
+                    items: &negatives,
+                    width,
+                };
+                let both = steps.as_slice();
+                let [own_ledger, others_ledger] =
+                    [&mut own_taken, &mut others_taken].map(|taken| Ledger::new(both, taken, lazy).unwrap());
+                let tables = [(&mut own, own_ledger), (&mut others, others_ledger)];
+                let [own_table, others_table] = tables.map(|(parts, ledger)| (whole(parts, dim), ledger));
+                let slopes = table_scores(exec, own_table, others_table, asked).unwrap();
+                let trained = |parts, taken| Trained {
+                    table: whole(parts, dim),
+                    ledger: Ledger::new(both, taken, lazy).unwrap(),
+                    step: steps[owed],
+                };
+                let stepped = score_step(
+                    exec,
+                    trained(&mut own, &mut own_taken),
+                    trained(&mut others, &mut others_taken),
+                    asked,
+                    &slopes,
+                );
+                stepped.unwrap();
                 (loss.unwrap().to_bits(), own, others, own_taken, others_taken)
             });
             assert!(equal, "dim {dim}, {owed} steps, lazy {lazy}");

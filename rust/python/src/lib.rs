@@ -581,6 +581,66 @@ fn adam_step_rows<'py>(
 /// A table, what its rows owe, and its step.
 type Trained<'py> = (Table<'py>, Ledger<'py>, [f32; 3]);
 
+fn trained<'a>(py: Python, given: &'a mut Trained, steps: &'a [core::AdamStep]) -> PyResult<core::Trained<'a>> {
+    let (arrays, owed, step) = given;
+    Ok(core::Trained {
+        table: table(py, arrays)?,
+        ledger: ledger(py, owed, steps)?,
+        step: adam_step(step),
+    })
+}
+
+fn asked<'a>(rows: &'a Ints64, ids: &'a Wide) -> PyResult<core::Asked<'a>> {
+    Ok(core::Asked {
+        users: rows.as_slice()?,
+        width: ids.shape()[1],
+        items: ids.as_slice()?,
+    })
+}
+
+#[pyfunction]
+#[pyo3(signature = (users, items, rows, ids, threads, simd_path))]
+fn table_scores<'py>(
+    py: Python<'py>,
+    mut users: (Table<'py>, Ledger<'py>),
+    mut items: (Table<'py>, Ledger<'py>),
+    rows: Ints64<'py>,
+    ids: Wide<'py>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<Floats2<'py>> {
+    let (asked, shape) = (asked(&rows, &ids)?, [ids.shape()[0], ids.shape()[1]]);
+    let (user_steps, item_steps) = (adam_steps(&users.1)?, adam_steps(&items.1)?);
+    let users = (table(py, &mut users.0)?, ledger(py, &mut users.1, &user_steps)?);
+    let items = (table(py, &mut items.0)?, ledger(py, &mut items.1, &item_steps)?);
+    let scores = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::table_scores(exec, users, items, asked)
+    })?;
+    scores.into_pyarray(py).reshape(shape)
+}
+
+#[pyfunction]
+#[pyo3(signature = (users, items, rows, ids, slopes, threads, simd_path))]
+#[allow(clippy::too_many_arguments)]
+fn score_step<'py>(
+    py: Python<'py>,
+    mut users: Trained<'py>,
+    mut items: Trained<'py>,
+    rows: Ints64<'py>,
+    ids: Wide<'py>,
+    slopes: Factors<'py>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<()> {
+    let (asked, slopes) = (asked(&rows, &ids)?, slopes.as_slice()?);
+    let (user_steps, item_steps) = (adam_steps(&users.1)?, adam_steps(&items.1)?);
+    let users = trained(py, &mut users, &user_steps)?;
+    let items = trained(py, &mut items, &item_steps)?;
+    run(py, threads, simd(py, simd_path)?, |exec| {
+        core::score_step(exec, users, items, asked, slopes)
+    })
+}
+
 #[pyfunction]
 #[pyo3(signature = (users, items, rows, positives, negatives, threads, simd_path))]
 #[allow(clippy::too_many_arguments)]
@@ -601,16 +661,8 @@ fn bpr_step<'py>(
         negatives: negatives.as_slice()?,
     };
     let (user_steps, item_steps) = (adam_steps(&users.1)?, adam_steps(&items.1)?);
-    let users = core::Trained {
-        table: table(py, &mut users.0)?,
-        ledger: ledger(py, &mut users.1, &user_steps)?,
-        step: adam_step(&users.2),
-    };
-    let items = core::Trained {
-        table: table(py, &mut items.0)?,
-        ledger: ledger(py, &mut items.1, &item_steps)?,
-        step: adam_step(&items.2),
-    };
+    let users = trained(py, &mut users, &user_steps)?;
+    let items = trained(py, &mut items, &item_steps)?;
     run(py, threads, simd(py, simd_path)?, |exec| {
         core::bpr_step(exec, users, items, pairs)
     })
@@ -822,6 +874,6 @@ mod _core {
         adam_catch_up, adam_catch_up_rows, adam_step_rows, bpr_step, candidate_ranks, candidate_ranks_scores,
         discrepancy, dropout, gate, gate_back, has_bfloat16_tiles, metrics, negatives, neighbours, outside,
         product_scatter, product_sums, products, quadratic, quadratic_gradient, ranks, ranks_scores, relaxed_ranking,
-        simd_paths, topk, topk_scores, weighted, weighted_negatives,
+        score_step, simd_paths, table_scores, topk, topk_scores, weighted, weighted_negatives,
     };
 }
