@@ -24,11 +24,13 @@ SIZES = {"caser": ("50", "10"), "sasrec": ("64", "8"), "hetcomp": ("64", "6")}
 """Dimensions of teacher and student."""
 SETTINGS = {
     "caser": "--model caser --set eval.protocol=caser",
-    "sasrec": "--model sasrec --lr 1e-3 --epochs 200 --set train.every=5 --set train.patience=3",
+    "sasrec": "--model sasrec --lr 1e-3 --epochs 200 --set train.every=5",
     # of the preset
     "hetcomp": "--model bpr --lr 1e-3 --weight-decay 1e-5 --batch-size 1024 --epochs 1000 --set eval.protocol=hetcomp "
     """--set train.every=10 --set train.patience=5 --set train.select='["recall@50"]'""",
 }
+OWN = {"sasrec": ("--set train.patience=3", "--set train.patience=10")}
+"""Settings of teacher and student alone: SASRec of 8 dimensions stands still for 15 epochs before it goes on."""
 METHODS = {"caser": ["rd"], "sasrec": ["rd", "de"], "hetcomp": []}
 
 
@@ -47,9 +49,10 @@ def main() -> None:
         large, small = SIZES[name]
         machine = ["--device", "cpu", "--threads", options.threads]
         common = ["--data", str(data), *shlex.split(SETTINGS[name]), *machine]
-        carry_out(place / "teacher", "train", *common, "--dim", large, "--seed", "0")
+        of_teacher, of_student = (shlex.split(own) for own in OWN.get(name, ("", "")))
+        carry_out(place / "teacher", "train", *common, *of_teacher, "--dim", large, "--seed", "0")
         for seed in options.seeds.split(","):
-            own = [*common, "--dim", small, "--seed", seed]
+            own = [*common, *of_student, "--dim", small, "--seed", seed]
             carry_out(place / "student" / f"seed-{seed}", "train", *own)
             for method in METHODS[name]:
                 teacher = ["--method", method, "--teacher", str(place / "teacher")]
