@@ -259,6 +259,7 @@ TAUGHT = ("--model", "bpr", "--method", "cd", "--teacher", "{rrd}")
         (["distill", "--data", "{d}", "--model", "bpr", "--method", "rrd"], "method 'rrd' has no teacher"),
         (["distill", "--data", "{d}", "--model", "bpr", "--method", "rrdd", "--teacher", "{rrd}"], "did you mean 'rrd'?"),
         (["distill", "--data", "{d}", *TAUGHT, "--weight", "1", "--weight", "2"], "got 2 weights for 1 methods"),
+        (["distill", "{rrd}/config.toml", "--teacher", "{rrd}"], "is given without a method\n  try: give one with --method"),
         (["eval", "{rrd}", "--metrics", "hits@5"], "no 'hits@5'\n  try: "),
         (["eval", "{rrd}", "--part", "tset"], "--part is tset\n  try: did you mean 'test'?"),
         (["eval", "{rrd}", "--test", "student"], "allowed: bootstrap, randomisation"),

@@ -10,7 +10,7 @@ import torch
 
 from conftest import toy_dataset
 from kdrs import losses
-from kdrs.distillers import CD, DCD, DE, IRRRD, RRD
+from kdrs.distillers import CD, CPD, DCD, DE, IRRRD, RRD, SLD
 from kdrs.distillers._experts import Experts, temperature
 from kdrs.distillers.cd import CDConfig, rank_weights
 from kdrs.distillers.rrd import Lists
@@ -299,9 +299,17 @@ class Scored:
         return self.values[rows, places]
 
 
-@pytest.mark.parametrize("method", [RRD, IRRRD])
-def test_weights_that_vanish_are_refused(task, method):
-    config = method.Config(interesting=10, pool=30, temperature=0.01)
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (RRD, {"interesting": 10, "pool": 30, "temperature": 0.01}),
+        (IRRRD, {"interesting": 10, "pool": 30, "temperature": 0.01}),
+        (SLD, {"top": 10, "pool": 30, "sharpness": 0.01}),
+        (CPD, {"listed": 10, "list_pool": 30, "list_sharpness": 0.01}),
+    ],
+)
+def test_weights_that_vanish_are_refused(task, method, options):
+    config = method.Config(**options)
     with pytest.raises(ConfigError, match="only the first 7 ranks have a weight above 0; 10 are drawn"):
         method(config, [ModelTeacher(bpr(task, 6), task)], task, 3)
     RRD(

@@ -9,10 +9,10 @@ from torch import nn
 
 from kdrs.distillers import CPD, MKD, NKD, SLD
 from kdrs.distillers._features import Projector, cosine_losses
-from kdrs.distillers.cpd import Penalty, PenaltyConfig, list_losses
+from kdrs.distillers.cpd import Penalty, PenaltyConfig
 from kdrs.distillers.nkd import NKDConfig, nearest
-from kdrs.distillers.sld import masked_log_softmax
 from kdrs.errors import MissingKnowledge
+from kdrs.losses import masked_log_softmax, soft_cross_entropy
 from kdrs.tasks import Epoch
 from kdrs.teachers import FileTeacher, ModelTeacher
 from test_distillers import batch_of, bpr, started
@@ -178,6 +178,11 @@ def test_cpd_pairwise_worked_example(task, pairwise, expected):
     assert part(student(batch.queries), batch, lambda u: u, items).item() == pytest.approx(expected, abs=1e-6)
     kept = part(student(batch.queries), batch, lambda u: u, lambda i: i).item()
     assert kept == pytest.approx(0 if pairwise == "relu" else 0.313262, abs=1e-6)
+
+
+def list_losses(label, scores, tau, mask=None):
+    mask = torch.ones_like(label, dtype=torch.bool) if mask is None else mask
+    return soft_cross_entropy(masked_log_softmax(label, mask, tau).exp(), scores, mask, tau)
 
 
 def test_cpd_listwise_worked_example():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -167,6 +170,26 @@ def test_a_view_first_read_without_gradient_gives_one_later(name: str):
     assert all(gradient is not None and gradient.to_dense().abs().sum() > 0 for gradient in gradients)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_view_goes_with_its_step(name: str):
+    """Whatever a forward pass keeps is freed by counting references, not when the collector comes by."""
+    task = own_task(name)
+    model = build(task, name)
+    users = torch.arange(7)
+    gc.collect()
+    gc.disable()
+    try:
+        view = model(task.queries(users))
+        (view.pairs(users, users).sum() + view.scores(users.unsqueeze(1)).sum() + view.queries.sum()).backward()
+        with torch.no_grad():
+            view.all_scores()
+        watched = weakref.ref(view)
+        del view
+        assert watched() is None
+    finally:
+        gc.enable()
+
+
 def test_a_teacher_at_rest_propagates_once(task: PairTask, monkeypatch: pytest.MonkeyPatch):
     from kdrs.teachers import ModelTeacher
 
@@ -181,7 +204,7 @@ def test_a_teacher_at_rest_propagates_once(task: PairTask, monkeypatch: pytest.M
             users = torch.arange(4)
             assert not teacher.view(Queries(users, users)).queries.requires_grad
         assert len(calls) == expected
-        assert model.training
+        assert model.training is live
 
 
 @pytest.mark.parametrize("negatives", ["sum", "mean"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import typer
+from safetensors.torch import save_file
 
 from commands import ok
 from kdrs import pipeline
@@ -461,6 +463,35 @@ def test_a_plan_counts_both_learners(toy_path, trained, tmp_path):
     alone = pipeline.plan(resolve(values(toy_path)), tmp_path / "run")
     assert alone["trained_parameters"] == 130 * 4
     assert found["memory_bytes"] - alone["memory_bytes"] == 4 * 4 * 130 * 16
+
+
+def test_lists_that_are_shorter_than_the_metrics_want_are_measured_and_compared(toy_path, tmp_path):
+    """A teacher file with nothing but five items a user, under full ranking."""
+    lists = torch.stack([torch.randperm(80, generator=torch.Generator().manual_seed(user))[:5] for user in range(50)])
+    save_file({"topk": lists.int()}, tmp_path / "lists", metadata={"kdrs": "teacher/1"})
+    term = {"method": "rd", "items": 3, "teacher": str(tmp_path / "lists")}
+    for protocol, measured in (("default", True), ("bd", False)):
+        place = tmp_path / protocol
+        config = resolve(values(toy_path, distill=[term], eval={"protocol": protocol}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outcome = pipeline.execute(config, place)
+        assert bool(outcome.teachers) is measured
+    compared = pipeline.comparison([tmp_path / "default", tmp_path / "lists"], time_scoring=False)
+    assert {line.role for line in compared.lines} == {"student", "teacher"}
+
+
+def test_seeds_that_are_done_are_taken_for_the_same_options_alone(toy_path, tmp_path):
+    described = values(toy_path)
+    (first,) = pipeline.execute_seeds([0], resolve(described), tmp_path).values()
+    (again,) = pipeline.execute_seeds([0], resolve(described), tmp_path, resume=True).values()
+    assert again["test"].means() == first["test"].means()
+    described["train"]["lr"] = 0.5
+    (refused,) = pipeline.execute_seeds([0], resolve(described), tmp_path, resume=True).values()
+    assert isinstance(refused, ConfigError)
+    described["train"]["lr"], described["train"]["epochs"] = 1e-2, 4
+    pipeline.execute_seeds([0], resolve(described), tmp_path, resume=True)
+    assert Run.open(tmp_path / "seed-0").status()["epochs"] == 4
 
 
 def test_a_run_counts_once_in_a_comparison(trained):

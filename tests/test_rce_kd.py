@@ -10,8 +10,8 @@ import torch
 
 from kdrs.distillers import RCEKD, rce_kd
 from kdrs.distillers.rce_kd import RCEKDConfig, counts_below, draw_weights, item_sets, places_of
-from kdrs.distillers.sld import soft_cross_entropy
 from kdrs.errors import MissingKnowledge
+from kdrs.losses import soft_cross_entropy
 from kdrs.tasks import Epoch
 from kdrs.teachers import FileTeacher, ModelTeacher
 from test_distillers import batch_of, bpr, started

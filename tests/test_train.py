@@ -50,6 +50,22 @@ def final_bytes(path: Path) -> dict[str, object]:
     }
 
 
+def test_models_are_measured_and_left_in_evaluation_mode(toy):
+    from kdrs.models import NGCF
+
+    task, seen = PairTask(toy.train, batch_size=64), []
+    model = NGCF(NGCF.Config(dim=4, message_dropout=0.5), task)
+
+    def evaluate(candidate):
+        seen.append(candidate.training)
+        return {"valid": {"hit@5": 0.0, "hit@10": 0.0, "hit@20": 0.0}}
+
+    fit(Learner(model, task), task, epochs=2, evaluate=evaluate, selection=Selection(("hit@5",)))
+    assert seen == [False, False]
+    assert not model.training
+    assert torch.equal(model.factors().queries, model.factors().queries)
+
+
 @pytest.fixture(scope="module")
 def teacher(toy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "teacher"

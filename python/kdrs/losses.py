@@ -152,6 +152,17 @@ def logcumsumexp(x: Tensor) -> Tensor:
     return sums.log_().add_(top)
 
 
+def masked_log_softmax(scores: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """log softmax(scores / τ) over the entries of each row, [B, K]; where there is no entry, about the lowest float."""
+    floor = torch.finfo(scores.dtype).min / 2
+    return torch.log_softmax((scores / temperature).masked_fill(~mask, floor), dim=-1)
+
+
+def soft_cross_entropy(label: Tensor, scores: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """-Σ_i label_i log softmax(scores / τ)_i over the entries of each row: [B, K] -> [B]."""
+    return -(label * masked_log_softmax(scores, mask, temperature)).masked_fill(~mask, 0.0).sum(-1)
+
+
 def squared_distances(left: Tensor, right: Tensor) -> Tensor:
     """float32 [E]: ‖left_e - right_e‖² of rows [E, D], with one array [E, D] each way."""
     distances: Tensor = _SquaredDistances.apply(left, right)

@@ -340,10 +340,9 @@ def measure_teachers(
     measured = {}
     for name, teacher in teachers.items():
         if isinstance(teacher, FileTeacher) and teacher.factors() is None:
-            if evaluator.setting != "full":  # lists say nothing about candidates outside them
+            if evaluator.ties != "list":  # lists say nothing about positions outside them
                 continue
-            lists = teacher.topk(max(evaluator.ks))  # the first queries are the users as of now
-            measured[name] = evaluator(Ranking(lists.items[: dataset.n_users], lists.scores[: dataset.n_users]))
+            measured[name] = evaluator(teacher.lists)
         else:
             measured[name] = evaluator(teacher)
     if not measured:
@@ -387,7 +386,7 @@ def execute(
     selection = choose_selection(config, choose_protocol(config, dataset))
     _check_measured(selection, evaluator, dataset)
     loaded = None
-    if not all(_is_done(part) for part in parts):
+    if not all(_is_done(part.config, part.place) for part in parts):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come again when all is built for good
             rehearse(config, Path(out), dataset)
@@ -479,7 +478,7 @@ def rehearse(
     parts, inner = expand(config, out, {place: plan.config.model for place, plan in planned.items()})
     for part in parts:
         try:
-            if not _is_done(part):
+            if not _is_done(part.config, part.place):
                 learner = rehearse(part.config, part.place, dataset, planned)[0]
                 planned[str(part.place)] = Planned(part.config, learner.model, learner.task, part.place)
         except KdrsError as error:
@@ -489,19 +488,19 @@ def rehearse(
     return _load(inner, dataset, task, planned)[1]
 
 
-def _is_done(part: Part) -> bool:
-    """Whether a part is finished as it was asked for. Raises ``ConfigError`` if its directory holds another run."""
-    if not (part.place / "config.toml").is_file():
+def _is_done(config: RunConfig, place: Path) -> bool:
+    """Whether a run is finished as it is asked for. Raises ``ConfigError`` if its directory holds another one."""
+    if not (place / "config.toml").is_file():
         return False
-    run = Run.open(part.place)
-    run.check_options(part.config.to_dict())
+    run = Run.open(place)
+    run.check_options(config.to_dict())
     if run.status().get("status") != "finished":
         return False
-    trained, asked = resolve(run.config).train, part.config.train
+    trained, asked = resolve(run.config).train, config.train
     if trained.epochs > asked.epochs:
         raise ConfigError(
-            f"part {shown(str(part.place))} had up to {trained.epochs} epochs, now {asked.epochs} are asked for",
-            "ask for as many or more, or name another folder of parts",
+            f"{shown(str(place))} had up to {trained.epochs} epochs, now {asked.epochs} are asked for",
+            "ask for as many or more, or name another folder",
         )
     return (trained.epochs, trained.patience) == (asked.epochs, asked.patience)
 
@@ -513,7 +512,7 @@ def _carry_out_part(
     should_stop: Callable[[], bool] | None,
 ) -> Outcome | None:
     """Starts, resumes or, finished as it was asked for, takes a part as it is (None)."""
-    if _is_done(part):
+    if _is_done(part.config, part.place):
         return None
     begun = (part.place / "config.toml").is_file()
 
@@ -655,7 +654,7 @@ def execute_seeds(
         own = with_seed(config, seed)
         try:
             begun = resume and (place / "config.toml").is_file()
-            if begun and Run.open(place).status().get("status") == "finished":
+            if begun and _is_done(own, place):
                 results[seed] = load_reports(Run.open(place))
                 continue
             outcome = execute(own, place, resume=begun, on_start=on_start, on_epoch=on_epoch, should_stop=should_stop)
@@ -772,9 +771,7 @@ def comparison(
             Entry(
                 name=labels[path],
                 role=role,
-                reports=evaluator(
-                    scorer if factors is not None or model is not None else scorer.topk(max(evaluator.ks))
-                ),
+                reports=evaluator(_lists_of(scorer) or scorer),
                 n_parameters=size,
                 n_bytes=file.stat().st_size,
                 seconds_per_1000=scoring_seconds(scorer, dataset.train, 50, threads=threads) if time_scoring else None,
@@ -784,9 +781,9 @@ def comparison(
         )
     teachers = [path for path, entry in zip(paths, entries, strict=True) if entry.role == "teacher"]
     if teachers:
-        theirs = scorers[teachers[0]].topk(10).items
+        theirs = _first(scorers[teachers[0]], 10)
         entries = [
-            replace(entry, agreement={"overlap@10": float(overlap(scorers[path].topk(10).items, theirs)["overlap@10"].mean())})
+            replace(entry, agreement={"overlap@10": float(overlap(_first(scorers[path], 10), theirs)["overlap@10"].mean())})
             if entry.role != "teacher" else entry
             for path, entry in zip(paths, entries, strict=True)
         ]  # fmt: skip
@@ -799,6 +796,19 @@ def comparison(
         baseline=None if baseline is None else names.get(Path(baseline).resolve(), baseline),
         test=test,
     )
+
+
+def _lists_of(scorer: Teacher) -> Ranking | None:
+    """The ready lists of a teacher that has nothing else."""
+    return scorer.lists if isinstance(scorer, FileTeacher) and scorer.factors() is None else None
+
+
+def _first(scorer: Teacher, k: int) -> np.ndarray:
+    """int32 [U, k]: the best items of every user; -1 pads the lists of a teacher that has shorter ones alone."""
+    lists = _lists_of(scorer)
+    if lists is None:
+        return scorer.topk(k).items
+    return np.pad(lists.items[:, :k], ((0, 0), (0, max(0, k - lists.items.shape[1]))), constant_values=-1)
 
 
 def _is_peer(path: Path) -> bool:

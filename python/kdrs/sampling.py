@@ -103,6 +103,21 @@ def weighted(
     return like(drawn, lists)
 
 
+def falling_weights(width: int, scale: float, count: int, option: str) -> NDArray[np.float64]:
+    """exp(-r / T) of the ranks r from 1 to ``width``, T being ``scale``: a law for `weighted`, float64 ``[width]``.
+
+    Raises ``ConfigError``, naming the ``option`` that T is, where fewer than ``count`` of them are above 0.
+    """
+    weights = np.exp(-np.arange(1, width + 1) / scale)
+    above = int(np.count_nonzero(weights))
+    if above < min(count, width):
+        raise ConfigError(
+            f"{option} is {scale:g}, at which only the first {above} ranks have a weight above 0; {count} are drawn",
+            f"allowed: from {count / 700:.2g} on",
+        )
+    return weights
+
+
 def outside(
     seen: Any, lists: Array, n: int, *, rows: Array | None = None, seed: int, threads: int | None = None
 ) -> Any:

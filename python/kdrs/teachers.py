@@ -163,6 +163,8 @@ class ModelTeacher(Scored):
     ``task`` is the model's own; ``asked`` the student's, where that is another: queries are then taken as
     `kdrs.tasks.translated` says, and lists are those of the student's queries, less what their users have seen.
 
+    A teacher at rest is put into evaluation mode.
+
     ``live=True`` for a model that is still in training: nothing is cached, and between ``look`` and the end of a step it
     answers the step's own queries out of the forward pass it is trained by (dropout and all), detached. Also what the
     evaluator scores: ``factors`` of the users as of now, ``score_block`` and ``score_pairs``.
@@ -180,6 +182,8 @@ class ModelTeacher(Scored):
         epoch: int = -1,
     ):
         self.model, self.task, self.name, self.live = model, task, name, live
+        if not live:
+            model.eval()  # for good: draws for the next epoch ask it in another thread
         self.asked = task if asked is None else asked
         theirs, own = self.asked.seen.shape, task.seen.shape
         if theirs != own:
@@ -319,6 +323,11 @@ class FileTeacher(Scored):
     @property
     def dim(self) -> int:
         return self._vectors("embeddings").queries.shape[1]
+
+    @property
+    def lists(self) -> Ranking | None:
+        """The users' lists as they were given, [U, K], less what each has seen; None if it holds none."""
+        return self._lists
 
     def view(self, queries: Queries) -> View:
         factors = self._vectors("scores and embeddings")

@@ -25,7 +25,7 @@ from kdrs.runs import Checkpoint, Run
 from kdrs.sampling import stream
 from kdrs.tasks import Batch, Batches, Epoch, Task
 from kdrs.teachers import ModelTeacher
-from kdrs.view import View
+from kdrs.view import View, frozen
 
 Means = Mapping[str, float]
 Evaluate = Callable[[nn.Module], Mapping[str, Means]]
@@ -336,8 +336,8 @@ def fit(
 
     In every batch all learners' forward passes come first, then all losses, all backward passes and all steps, so that
     learners which teach each other see one state, and one pass of it. The first learner is the one that is evaluated,
-    selected and kept. ``evaluate`` runs after every ``every``-th epoch and after the last; ``selection`` reads its
-    ``valid`` means. Without it, the last weights count.
+    selected and kept. ``evaluate`` gets its model in evaluation mode after every ``every``-th epoch and after the last;
+    ``selection`` reads its ``valid`` means. Without it, the last weights count. All models are left in evaluation mode.
 
     The next epoch's draws are made in a second thread meanwhile. All randomness is derived from (``seed``, a name, the
     epoch), torch's own generator included, so that a run resumed from ``run``'s checkpoint (``resume=True``) ends with the
@@ -400,7 +400,8 @@ def fit(
             stop = index + 1 >= epochs
             if evaluate is not None and ((index + 1) % every == 0 or stop):
                 began = time.perf_counter()
-                parts = {part: dict(means) for part, means in evaluate(first.model).items()}
+                with frozen(first.model):
+                    parts = {part: dict(means) for part, means in evaluate(first.model).items()}
                 row.update(parts)
                 row["evaluation_seconds"] = round(time.perf_counter() - began, 4)
                 verdict = stopping.update(index, parts.get("valid", {}))
@@ -431,6 +432,8 @@ def fit(
     result.best = stopping.best
     if best is not None:
         first.model.load_state_dict(best)
+    for learner in learners:
+        learner.model.eval()
     return result
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -107,7 +108,7 @@ class DotView:
     ):
         self._encode, self._item_rows, self._item_table, self._bias = encode, item_rows, item_table, bias
         self._represent = represent
-        self._table = Lazy(self._make_table)
+        self._table = Lazy(partial(_table_of, item_table))  # not of self: a view goes with the step that it belongs to
         self._scored = Lazy(lambda: encode(queries))
         self._queries = self._scored if represent is None else Lazy(lambda: represent[0](queries))
 
@@ -131,12 +132,6 @@ class DotView:
             scores = (F.embedding(rows, self._scored()) * self._item_rows(ids)).sum(-1)
         return self._with_bias(scores, ids)
 
-    def _make_table(self) -> Table:
-        source = self._item_table
-        if isinstance(source, RowTable):
-            return Table(source.weight, sparse=True, asked=source.read)
-        return Table(source.weight, sparse=source.sparse) if isinstance(source, nn.Embedding) else Table(source())
-
     def _with_bias(self, scores: Tensor, ids: Tensor) -> Tensor:
         return scores if self._bias is None else scores + F.embedding(ids, self._bias.unsqueeze(-1)).squeeze(-1)
 
@@ -158,6 +153,12 @@ class DotView:
         view = DotView(queries, self._encode, self._item_rows, self._item_table, self._bias, self._represent)
         view._table = self._table
         return view
+
+
+def _table_of(source: Callable[[], Tensor] | nn.Embedding) -> Table:
+    if isinstance(source, RowTable):
+        return Table(source.weight, sparse=True, asked=source.read)
+    return Table(source.weight, sparse=source.sparse) if isinstance(source, nn.Embedding) else Table(source())
 
 
 @contextmanager

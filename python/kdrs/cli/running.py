@@ -113,6 +113,11 @@ def distill(
     """
     given = locals()
     terms: list[dict[str, Any]] = []
+    if teacher and not method:
+        raise ConfigError(
+            f"teacher {shown(teacher[0])!r} is given without a method",
+            "give one with --method; the teacher of a run file is changed by --set distill.0.teacher=...",
+        )
     for index, name in enumerate(method):
         if not teacher:
             raise ConfigError(f"method {shown(name)!r} has no teacher", "give one with --teacher")

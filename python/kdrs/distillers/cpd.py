@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdrs import sampling
+from kdrs import losses, sampling
 from kdrs.data.interactions import Interactions
 from kdrs.distillers._experts import Experts, temperature
 from kdrs.distillers._features import Projector, cosine_losses, entities
@@ -169,7 +169,8 @@ class Penalty(nn.Module):
         none = np.zeros(0, np.int32)
         self._barred = Interactions.from_pairs(none, none, *task.seen.shape) if config.keep_seen else task.seen
         width = min(config.list_pool, task.n_items)
-        self._weights = np.exp(-np.arange(1, width + 1) / config.list_sharpness)
+        listed = config.listed if config.lists == "rank" and not config.repeats else 1
+        self._weights = sampling.falling_weights(width, config.list_sharpness, listed, "list_sharpness")
         self._lists_on = config.listwise_weight > 0
         self._pairs_on = config.pairwise_weight > 0 and config.pairs != "batch"
         ranked = (self._lists_on and config.lists == "rank") or (self._pairs_on and config.pairs != "uniform")
@@ -282,27 +283,17 @@ class Penalty(nn.Module):
             places = torch.searchsorted(items, compared).clamp_(max=items.shape[0] - 1)
             pre, post = ((u[place_of_row].unsqueeze(1) * i[places]).sum(-1) for u, i in (before, after))
             agreement = (post[:, :1] - post[:, 1:]) * (pre[:, :1] - pre[:, 1:])
-            losses = torch.relu(-agreement) if config.pairwise == "relu" else F.softplus(-agreement)
+            each = torch.relu(-agreement) if config.pairwise == "relu" else F.softplus(-agreement)
             known = (compared[:, :1] >= 0) & (compared[:, 1:] >= 0)
-            total = total + config.pairwise_weight * (losses * known).sum()
+            total = total + config.pairwise_weight * (each * known).sum()
         if self._lists is not None:
             lists = self._lists[asked.ids]  # [E, Q]
             places = torch.searchsorted(items, lists).clamp_(max=items.shape[0] - 1)
             pre, post = (torch.bmm(i[places], u.unsqueeze(-1)).squeeze(-1) for u, i in (before, after))  # [E, Q]
             times = torch.searchsorted(asked.ids, batch.queries.rows[batch.triples.rows])
             times = torch.bincount(times, minlength=asked.ids.shape[0])
-            losses = list_losses(pre, post, config.list_temperature, lists >= 0)
-            total = total + config.listwise_weight * (times * losses).sum()
+            mask, tau = lists >= 0, config.list_temperature
+            label = losses.masked_log_softmax(pre, mask, tau).exp()
+            each = losses.soft_cross_entropy(label, post, mask, tau)
+            total = total + config.listwise_weight * (times * each).sum()
         return total
-
-
-def list_losses(label: Tensor, scores: Tensor, temperature: float, mask: Tensor | None = None) -> Tensor:
-    """CE(softmax(label / τ), softmax(scores / τ)) of each list, [B, K] -> [B]; lists without entries have 0."""
-    label, scores = label / temperature, scores / temperature
-    if mask is not None:
-        floor = torch.finfo(label.dtype).min / 2
-        label, scores = label.masked_fill(~mask, floor), scores.masked_fill(~mask, floor)
-    products = torch.softmax(label, dim=-1) * torch.log_softmax(scores, dim=-1)
-    if mask is not None:
-        products = products.masked_fill(~mask, 0.0)
-    return -products.sum(-1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdrs import sampling
 from kdrs.distillers.base import distinct
-from kdrs.distillers.rrd import RRD, Lists, RRDConfig, falling
+from kdrs.distillers.rrd import RRD, Lists, RRDConfig
 from kdrs.tasks import Batch, Epoch, Task
 from kdrs.teachers import Teacher
 from kdrs.view import View
@@ -51,7 +51,7 @@ class IRRRD(RRD):
         super().__init__(config, teachers, task, student_dim, seed)
         self.user_pool = teachers[0].top_users(config.user_pool)  # [I, W]
         width, drawn = self.user_pool.shape[1], config.interesting_users
-        self.user_weights = falling(width, config.user_temperature, drawn, "user_temperature")
+        self.user_weights = sampling.falling_weights(width, config.user_temperature, drawn, "user_temperature")
         self._seen_by = task.seen.transpose()
         self._user_lists: Lists | None = None
 

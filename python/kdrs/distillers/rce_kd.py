@@ -10,9 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import sampling
+from kdrs import losses, sampling
 from kdrs.distillers.base import Distiller, only
-from kdrs.distillers.sld import masked_log_softmax, soft_cross_entropy
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
@@ -123,7 +122,9 @@ class RCEKD(Distiller):
         assert self._sets is not None
         view = self.teacher.view(self.task.queries(rows))
         return [
-            masked_log_softmax(view.scores(ids[rows].clamp(min=0)), ids[rows] >= 0, self.config.temperature).exp()
+            losses.masked_log_softmax(
+                view.scores(ids[rows].clamp(min=0)), ids[rows] >= 0, self.config.temperature
+            ).exp()
             for ids in self._sets
         ]
 
@@ -134,15 +135,15 @@ class RCEKD(Distiller):
         ids = torch.cat([part[rows] for part in self._sets], dim=1)
         scores, mask = student.pairs(asked.first.unsqueeze(1), ids.clamp(min=0)), ids >= 0
         first, second = (
-            soft_cross_entropy(label[rows], scores[:, part], mask[:, part], self.config.temperature)
+            losses.soft_cross_entropy(label[rows], scores[:, part], mask[:, part], self.config.temperature)
             for label, part in zip(self._labels, (slice(width), slice(width, None)), strict=True)
         )
         mix = self._mix[rows]
-        losses = (1 - mix) * first + mix * second  # [E]
+        each = (1 - mix) * first + mix * second  # [E]
         if self.config.users == "rows":
             places = torch.searchsorted(rows, batch.queries.rows)
-            losses = losses * torch.bincount(places, minlength=rows.shape[0])
-        return losses.sum()
+            each = each * torch.bincount(places, minlength=rows.shape[0])
+        return each.sum()
 
 
 def item_sets(best: np.ndarray, own: np.ndarray, config: RCEKDConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:

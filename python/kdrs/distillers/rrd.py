@@ -12,7 +12,6 @@ from torch import Tensor
 
 from kdrs import losses, sampling
 from kdrs.distillers.base import Distiller, only
-from kdrs.errors import ConfigError
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
 from kdrs.teachers import Teacher
@@ -61,7 +60,9 @@ class RRD(Distiller):
         self.pool = np.ascontiguousarray(only(teachers).topk(config.pool).items)  # [Q, W]
         self.weights = np.ones(self.pool.shape[1])
         if config.choice != "topk":
-            self.weights = falling(self.pool.shape[1], config.temperature, config.interesting, "temperature")
+            self.weights = sampling.falling_weights(
+                self.pool.shape[1], config.temperature, config.interesting, "temperature"
+            )
         self._lists: Lists | None = None
 
     def draw(self, epoch: Epoch) -> tuple[Tensor, ...]:
@@ -127,18 +128,3 @@ class Lists:
         if self.clip is not None:
             scores = scores.clamp(max=self.clip)
         return losses.relaxed_ranking_of(scores, self.width, mask).sum()
-
-
-def falling(width: int, temperature: float, count: int, option: str) -> np.ndarray:
-    """The weights exp(-r / T) of ranks 1 to ``width``, float64.
-
-    Raises ``ConfigError`` where fewer than ``count`` of them are above 0.
-    """
-    weights = np.exp(-np.arange(1, width + 1) / temperature)
-    above = int(np.count_nonzero(weights))
-    if above < min(count, width):
-        raise ConfigError(
-            f"{option} is {temperature:g}, at which only the first {above} ranks have a weight above 0; {count} are drawn",
-            f"allowed: from {count / 700:.2g} on",
-        )
-    return weights

@@ -10,9 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import sampling
+from kdrs import losses, sampling
 from kdrs.distillers.base import Distiller, only
-from kdrs.distillers.sld import masked_log_softmax
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
 from kdrs.teachers import Teacher, owners_of
@@ -72,5 +71,5 @@ class ScoreMatching(Distiller):
         if self.config.measure == "mse":
             return ((target - scores).square() * mask / mask.sum(1, keepdim=True)).sum()
         t = self.config.temperature
-        goal, own = (masked_log_softmax(values, mask, t) for values in (target, scores))
+        goal, own = (losses.masked_log_softmax(values, mask, t) for values in (target, scores))
         return t * t * (goal.exp() * (goal - own)).masked_fill(~mask, 0.0).sum()

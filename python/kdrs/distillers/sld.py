@@ -65,13 +65,14 @@ class SLD(Distiller):
         if config.label == "soft":  # refuse early
             _ = self.teacher.view(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device)))
         self.pool = np.ascontiguousarray(self.teacher.topk(config.pool).items)  # [Q, W]
+        self.weights = sampling.falling_weights(self.pool.shape[1], config.sharpness, config.top, "sharpness")
         self._owners = owners_of(task, np.arange(task.n_queries))
         self._ids: Tensor | None = None
         self._labels: Tensor | None = None
 
     def draw(self, epoch: Epoch) -> Tensor:
-        config, weights = self.config, np.exp(-np.arange(1, self.pool.shape[1] + 1) / self.config.sharpness)
-        top = sampling.weighted(self.pool, weights, config.top, seed=self.stream(epoch, "top"), order="list")
+        config = self.config
+        top = sampling.weighted(self.pool, self.weights, config.top, seed=self.stream(epoch, "top"), order="list")
         if config.label == "order":
             return torch.from_numpy(top).long().to(self.task.device)
         rest = sampling.outside(
@@ -92,7 +93,7 @@ class SLD(Distiller):
         return label + (1 - eta) * self._softmax(student.view(asked), ids) if eta < 1 else label
 
     def _softmax(self, view: View, ids: Tensor) -> Tensor:
-        return masked_log_softmax(view.scores(ids.clamp(min=0)), ids >= 0, self.config.temperature).exp()
+        return losses.masked_log_softmax(view.scores(ids.clamp(min=0)), ids >= 0, self.config.temperature).exp()
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         assert self._ids is not None
@@ -102,15 +103,4 @@ class SLD(Distiller):
         if self.config.label == "order":
             return losses.relaxed_ranking(scores, scores[:, :0], mask).sum()
         assert self._labels is not None
-        return soft_cross_entropy(self._labels[users.ids], scores, mask, self.config.temperature).sum()
-
-
-def masked_log_softmax(scores: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """log softmax(scores / τ) over the entries of each row, [B, K]; where there is no entry, about the lowest float."""
-    floor = torch.finfo(scores.dtype).min / 2
-    return torch.log_softmax((scores / temperature).masked_fill(~mask, floor), dim=-1)
-
-
-def soft_cross_entropy(label: Tensor, scores: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """-Σ_i label_i log softmax(scores / τ)_i over the entries of each row: [B, K] -> [B]."""
-    return -(label * masked_log_softmax(scores, mask, temperature)).masked_fill(~mask, 0.0).sum(-1)
+        return losses.soft_cross_entropy(self._labels[users.ids], scores, mask, self.config.temperature).sum()

@@ -27,8 +27,8 @@ class UnKDConfig(Settings):
     """Pairs of items drawn for each user and epoch, over all groups."""
     group_power: float = Field(0.0, ge=0)
     """λ: a group's share of the pairs is its ratio to this power; 0 makes them equal. Unpopular groups have high ratios."""
-    rank_scale: float = Field(20.0, gt=0)
-    """μ of the draw: weight of rank r within the group is exp(-r / μ)."""
+    rank_scale: float = Field(20.0, ge=0.2)
+    """μ of the draw: weight of rank r within the group is exp(-r / μ). Below 0.2 two draws hardly ever differ."""
     candidates: int = Field(200, ge=2)
     """Length of each user's list in a group. The authors keep 1000; 200 change a draw with probability 4.5e-5."""
     reduction: Literal["sum", "mean", "paper"] = "sum"

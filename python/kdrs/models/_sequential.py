@@ -133,8 +133,9 @@ class StatesView(PaddedView):
         item_rows: Callable[[Tensor], Tensor],
         item_table: Callable[[], Tensor] | nn.Embedding,
     ):
-        self._states_of, self._states = states, Lazy(lambda: states(queries))
-        super().__init__(queries, lambda _: self._states()[:, -1], item_rows, item_table)
+        own = Lazy(lambda: states(queries))
+        self._states_of, self._states = states, own
+        super().__init__(queries, lambda _: own()[:, -1], item_rows, item_table)
 
     @property
     def states(self) -> Tensor:

@@ -84,8 +84,8 @@ class ItemView:
     def __init__(self, model: IAE, queries: Queries, seed: int | None, of: ItemView | None = None):
         self._model, self._users, self.seed = model, queries.users, seed
         if of is None:
-            self._decoded = Lazy(lambda: model.sample(model.catalogue(), seed)[0])
-            self._offsets = Lazy(lambda: model.offsets(self._decoded()))
+            self._decoded = decoded = Lazy(lambda: model.sample(model.catalogue(), seed)[0])
+            self._offsets = Lazy(lambda: model.offsets(decoded()))
             self._means = Lazy(lambda: model.represent(model.catalogue()))
         else:
             self._decoded, self._offsets, self._means = of._decoded, of._offsets, of._means
