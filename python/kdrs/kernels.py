@@ -55,7 +55,8 @@ class Table:
 
 
 class _Shares:
-    """What the products of a table leave for its gradient. Knows nothing of the graph, which knows it."""
+    """Collects, in a backward pass, what each product with a table adds to the table's gradient. The graph refers to it; it
+    does not refer to the graph, or neither would be freed."""
 
     def __init__(self, values: Tensor, sparse: bool):
         self.values, self.sparse = values, sparse
@@ -210,7 +211,8 @@ def dropout(x: Tensor, share: float, noise: torch.Generator | None = None, *, re
 
 
 class _Dropout(torch.autograd.Function):
-    """0 also where ``gate``, or x itself for a ReLU, is 0 or less. Linear but for that, so that its gradient is another one."""
+    """Dropout; the result is 0 also where ``gate`` (x itself for ``relu``) is 0 or less. Given the gate it is linear in x, so
+    that its gradient is the same function of the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor | None, seed: int, dropped: int, relu: bool) -> Tensor:

@@ -1,5 +1,5 @@
-"""Losses as plain functions of scores. All return float32 scalars and **sum** over the batch, as the papers' code does:
-the published weights of distillation terms are calibrated for sums."""
+"""Losses as plain functions of scores. They **sum** over the batch, as the papers' code does, whose weights of distillation
+terms are calibrated for sums; those that give one value a query say so."""
 
 from __future__ import annotations
 

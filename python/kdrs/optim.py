@@ -17,9 +17,10 @@ from kdrs.errors import ConfigError, shown
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 FEW = 4
-"""The core steps a table whose readers ask where less than a part of this many of its rows was touched."""
+"""The core steps the rows that were touched, and lets the others wait, where they are fewer than 1/FEW of the table and all who
+read it ask for their rows."""
 SPAN = 32
-"""Steps that are estimated at once."""
+"""Steps owed that lazy Adam estimates at once, at most."""
 
 
 @dataclass
@@ -289,12 +290,6 @@ class Adam:
                     for part in ("step", "exp_avg", "exp_avg_sq")
                 )
                 self._keep(name, *parts)
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the moments and gradient buffers."""
-        tensors = [t for s in self._state.values() for t in (s.exp_avg, s.exp_avg_sq, s.gradient) if t is not None]
-        return sum(t.numel() * t.element_size() for t in tensors)
 
 
 class Adagrad:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -377,8 +378,30 @@ def execute(
     metrics.jsonl. Whatever is wrong with options, data, teachers and the directory is raised before training, that of parts
     included: where parts are still to be trained, all of it is built once with untrained models first.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    with _threads(config.threads):
+        return _execute(config, out, resume, on_start, on_epoch, should_stop)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """torch's threads inside, if a number is given."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _execute(
+    config: RunConfig,
+    out: str | Path,
+    resume: bool,
+    on_start: Callable[[dict[str, Any]], None] | None,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> Outcome:
     dataset = Dataset.load(config.data.path)
     parts, inner = expand(config, Path(out))
     task = build_task(config, dataset)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kdrs.errors import ArtefactError, ConfigError, TrainingError, nearest, shown
@@ -109,12 +109,6 @@ class EarlyStopping:
         return dict(self._own if self.selection.per_metric_best else self._at_first)
 
     @property
-    def best_epoch(self) -> int | None:
-        """The epoch whose weights are kept; ``None`` before the first evaluation."""
-        first = self._own.get(self.selection.metrics[0])
-        return None if first is None else first[0]
-
-    @property
     def stopped(self) -> bool:
         return self.selection.patience is not None and self.stale >= self.selection.patience
 
@@ -210,9 +204,6 @@ class Protocol:
         """The keyword arguments of ``Evaluator`` (without the candidates themselves)."""
         names = ("ks", "metrics", "ties", "mask", "average", "leaks", "formulas")
         return {name: getattr(self, name) for name in names}
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 _LOO = Protocol(

@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from kdrs import _core
 from kdrs.errors import ConfigError, DataError, shown
+from kdrs.protocols import METRICS
 from kdrs.sampling import array_of, count_of, csr_of, like, numpy_of, on_other_device, rows_of, simd_path, threads_of
 
 if TYPE_CHECKING:
     import torch
 
     from kdrs.sampling import Array
-
-METRICS = ("hit", "recall", "precision", "ndcg", "mrr", "map")
 
 
 class Ranking(NamedTuple):

@@ -223,11 +223,11 @@ class PairTask:
         threads: int | None = None,
     ):
         if batch_size < 1 or n_negatives < 1:
-            raise ConfigError(f"batch_size is {batch_size} and n_negatives {n_negatives}; both must be at least 1")
+            raise ConfigError(f"batch_size is {batch_size} and n_negatives {n_negatives}", "allowed: from 1")
         if layout not in ("triples", "rows"):
-            raise ConfigError(f"layout is {layout!r}; allowed: triples, rows")
+            raise ConfigError(f"layout is {layout!r}", "allowed: triples, rows")
         if draws not in ("pairs", "users"):
-            raise ConfigError(f"draws is {draws!r}; allowed: pairs, users")
+            raise ConfigError(f"draws is {draws!r}", "allowed: pairs, users")
         self.draws = draws
         self.seen, self.batch_size, self.n_negatives, self.layout = seen, batch_size, n_negatives, layout
         self.n_queries = self.n_users = seen.shape[0]

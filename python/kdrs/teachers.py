@@ -38,6 +38,8 @@ class Teacher(Protocol):
     """What may be asked of knowledge. Never a submodule of a distiller, never with a gradient."""
 
     name: str
+    asked: Task
+    """The task whose queries it answers."""
 
     @property
     def dim(self) -> int:
@@ -200,6 +202,11 @@ class ModelTeacher(Scored):
     @property
     def dim(self) -> int:
         return self.model.dim  # type: ignore[return-value]
+
+    @property
+    def averages(self) -> bool:
+        """Whether the model's own loss is a mean over the batch (`Recommender.averages`)."""
+        return bool(getattr(self.model, "averages", False))
 
     def look(self, queries: Queries, view: View, scores: Callable[[Tensor], Tensor] | None = None) -> None:
         """Takes note of the forward pass of a step in training; ``scores`` of it come from there, if given."""

@@ -99,7 +99,8 @@ class Learner:
         self._row_tables = self._find_row_tables(trained)
 
     def _find_row_tables(self, trained: Mapping[str, nn.Parameter]) -> dict[str, list[RowTable]]:
-        """The parameters of the model that nothing but row tables holds, with these; none where a hook works on parameters."""
+        """The model's parameters that row tables alone hold, each with its tables; none if the model has an ``after_step``
+        hook, which may work on parameters."""
         if getattr(type(self.model), "after_step", Recommender.after_step) is not Recommender.after_step:
             return {}
         holders: dict[int, list[nn.Module]] = {}
@@ -116,7 +117,10 @@ class Learner:
     def _find_tables(self, trained: Mapping[str, nn.Parameter]) -> tuple[str, str] | None:
         """The two tables of which the scores are products, if they are all that is trained and the optimizer can step them by
         gradients in scores."""
-        users, items = (f"model.{name}" for name in self.model.score_tables)  # type: ignore[union-attr]
+        named = getattr(self.model, "score_tables", None)
+        if named is None:
+            return None
+        users, items = (f"model.{name}" for name in named)
         alone = (
             isinstance(self.optimizer, Adam)
             and set(trained) == {users, items}

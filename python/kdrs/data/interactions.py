@@ -146,10 +146,6 @@ class Interactions:
         kept = keys[np.minimum(np.searchsorted(keys, wanted), keys.size - 1)] == wanted
         return Interactions.from_pairs(few.row_of_pair[kept], few.indices[kept], *self.shape)
 
-    def intersection_size(self, other: Interactions) -> int:
-        """How many pairs both sides hold."""
-        return self.intersection(other).n_pairs
-
     @property
     def _keys(self) -> NDArray[np.int64]:
         return self.row_of_pair.astype(np.int64) * self.shape[1] + self.indices

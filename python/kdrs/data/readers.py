@@ -306,7 +306,7 @@ def find_columns(source: str, names: Sequence[str] | None, n_fields: int, option
     for role in ("user", "item", "rating", "timestamp"):
         stated = getattr(options, role)
         if stated is not None:
-            place = _stated_column(source, stated, names, n_fields, found, role)
+            place = _stated_column(source, stated, names, found, role)
         elif names is None:
             place = {"user": 0, "item": 1}.get(role)
         else:
@@ -324,9 +324,7 @@ def find_columns(source: str, names: Sequence[str] | None, n_fields: int, option
     return columns
 
 
-def _stated_column(
-    source: str, stated: str | int, names: Sequence[str] | None, n_fields: int, found: str, role: str
-) -> int:
+def _stated_column(source: str, stated: str | int, names: Sequence[str] | None, found: str, role: str) -> int:
     if names is not None and stated in names:
         if names.count(stated) > 1:
             raise DataError(f"{source}: column {shown(stated)} comes twice; {found}", f"give its place: --{role} 0")

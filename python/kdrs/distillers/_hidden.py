@@ -217,7 +217,7 @@ class BatchNeighbourhoods:
 
 
 def _met(own: Tensor, others: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-    """Each of the own vectors halfway to the mean of the other ones that the pairs (row, place) join it to."""
+    """½ (own_r + mean of others_p over the pairs (r, p)) for each row r of ``own``; rows without pairs as they are."""
     counts = torch.bincount(rows, minlength=own.shape[0]).unsqueeze(-1)
     sums = own.new_zeros(own.shape).index_add_(0, rows, others[places])
     return _halfway(own, sums / counts.clamp(min=1), counts.squeeze(-1) == 0)
@@ -311,5 +311,5 @@ def noise_seed(seed: int, epoch: Epoch, index: int) -> int:
 
 
 def init_seed(seed: int, index: int) -> int:
-    """The same for initial values."""
+    """A seed for the initial values of the hint of that number."""
     return stream(seed, "init") if index == 0 else stream(seed, "init", index)

@@ -55,8 +55,9 @@ class Distiller(nn.Module):
     restarts_patience: bool = False
     """In an epoch at whose start the method changed what it trains for: early stopping counts anew."""
     chain: ClassVar[Literal["last", "all", "given"] | None] = None
-    """How the method uses assistants that a run trains first, one after the other: the student sees the ``last``, each made
-    from the one before; it sees ``all``, each made from all before; it sees all, made as for takd (``given``)."""
+    """How the method uses assistants that a run trains first, one after the other. ``last``: each is taught by the one before
+    it, and the student by the last. ``all``: each is taught by all before it, and so is the student. ``given``: each is taught
+    by the one before it, and the student by all."""
     default_chain: ClassVar[int] = 0
     """Assistants that a run trains first unless it says how many."""
     mutual: ClassVar[bool] = False
@@ -74,7 +75,8 @@ class Distiller(nn.Module):
         """Takes the epoch's samples; draws what depends on the ``student`` as it stands; moves schedules."""
 
     def loss(self, student: View, batch: Batch) -> Tensor:
-        """The method's loss on a batch: a scalar, unweighted, summed over queries or entities."""
+        """The method's loss on a batch: a scalar, unweighted, summed over queries or entities unless an option says
+        otherwise."""
         raise NotImplementedError
 
     def score_loss(self, batch: Batch) -> ScoreLoss | None:
@@ -109,6 +111,11 @@ def only(teachers: Sequence[T]) -> T:
     if len(teachers) != 1:
         raise ConfigError(f"got {len(teachers)} teachers; this method takes exactly 1", "give one teacher")
     return teachers[0]
+
+
+def require_scores(teacher: Teacher, task: Task) -> None:
+    """Refuses early what would fail in the first step: raises what the teacher raises if it can't score the task's queries."""
+    teacher.view(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device)))
 
 
 def distinct(ids: Tensor, size: int) -> Tensor:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdrs import losses, sampling
-from kdrs.distillers.base import Distiller, only
+from kdrs.distillers.base import Distiller, only, require_scores
 from kdrs.errors import ConfigError
 from kdrs.ranking import Ranking
 from kdrs.sampling import stream
@@ -67,7 +67,7 @@ class CD(Distiller):
         self.teacher = only(teachers)
         if config.items > config.pool and config.law != "uniform":
             raise ConfigError(f"items is {config.items}, drawn from a pool of {config.pool}", "make the pool longer")
-        _ = self.teacher.view(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device)))  # refuse early
+        require_scores(self.teacher, task)
         self._drawn: Tensor | None = None
         fixed = config.guide == "teacher" and config.law != "uniform"
         held = fixed and 8 * task.n_queries * min(config.pool, task.n_items) <= HELD_BYTES

@@ -147,7 +147,7 @@ def item_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
 
     ``unseen=False`` counts seen items too. Ties share the mean of their places; padding has rank -0.5.
     """
-    task: Task = student.task  # type: ignore[attr-defined]
+    task = student.asked
     factors = student.factors()
 
     def scores(rows: np.ndarray) -> np.ndarray:
@@ -165,7 +165,7 @@ def item_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
 
 def user_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
     """``item_ranks`` with users and items exchanged: int32 [I, C] -> float32 [I, C]."""
-    task: Task = student.task  # type: ignore[attr-defined]
+    task = student.asked
     factors = student.factors()
     if factors is not None:
         users, items = factors.queries[: task.n_users], factors.items

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdrs import losses, sampling
-from kdrs.distillers.base import Distiller, only
+from kdrs.distillers.base import Distiller, only, require_scores
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
@@ -76,7 +76,7 @@ class RCEKD(Distiller):
     def __init__(self, config: RCEKDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)
         self.teacher = only(teachers)
-        _ = self.teacher.view(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device)))  # refuse early
+        require_scores(self.teacher, task)
         blocks = self.teacher.topk_blocks(config.top, keep_seen=config.keep_seen)
         self.best = np.concatenate([ranked.items for _, ranked in blocks])  # [Q, K]
         self.width = self.best.shape[1]

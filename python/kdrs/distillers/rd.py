@@ -107,8 +107,7 @@ class RD(Distiller):
     def on_epoch_start(self, epoch: Epoch, samples: Tensor | None, student: Teacher) -> None:
         self._epoch, self._step, self._drawn = epoch, 0, samples
         self._warming_up = epoch.index < self.config.warmup_epochs
-        own = getattr(getattr(student, "model", None), "config", None)
-        self._base_is_mean = getattr(own, "reduction", "sum") == "mean"
+        self._base_is_mean = getattr(student, "averages", False)
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         queries, rows = self._queries(batch)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdrs import losses, sampling
-from kdrs.distillers.base import Distiller, only
+from kdrs.distillers.base import Distiller, only, require_scores
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
 from kdrs.teachers import Teacher, owners_of
@@ -48,7 +48,7 @@ class ScoreMatching(Distiller):
     ):
         super().__init__(config, teachers, task, student_dim, seed)
         self.teacher = only(teachers)
-        _ = self.teacher.view(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device)))  # refuse early
+        require_scores(self.teacher, task)
         self._drawn: Tensor | None = None
 
     def draw(self, epoch: Epoch) -> Tensor:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdrs import losses, sampling
-from kdrs.distillers.base import Distiller, only
+from kdrs.distillers.base import Distiller, only, require_scores
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
 from kdrs.teachers import Teacher, owners_of
@@ -62,8 +62,8 @@ class SLD(Distiller):
     def __init__(self, config: SLDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)
         self.teacher = only(teachers)
-        if config.label == "soft":  # refuse early
-            _ = self.teacher.view(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device)))
+        if config.label == "soft":
+            require_scores(self.teacher, task)
         self.pool = np.ascontiguousarray(self.teacher.topk(config.pool).items)  # [Q, W]
         self.weights = sampling.falling_weights(self.pool.shape[1], config.sharpness, config.top, "sharpness")
         self._owners = owners_of(task, np.arange(task.n_queries))

@@ -100,4 +100,4 @@ class VariationalModel(RowModel):
         if self.training:
             self.steps += 1
         loss = weight * divergence - log_p.sum()
-        return loss / rows.shape[0] if self.config.reduction == "mean" else loss
+        return loss / rows.shape[0] if self.averages else loss

@@ -51,6 +51,8 @@ class Recommender(nn.Module):
     reference: ClassVar[str] = ""
     """Where the model was published."""
     dim: int
+    score_tables: ClassVar[tuple[str, str] | None] = None
+    is_plain_bpr: bool = False
 
     def __init__(self, config: ModelConfig, task: Task):
         super().__init__()
@@ -60,6 +62,11 @@ class Recommender(nn.Module):
     def size_of(cls, config: Any) -> int:
         """Size of h(u) and h(i) in a model of these options: ``dim``, unless a model's representations are of another."""
         return int(config.dim)
+
+    @property
+    def averages(self) -> bool:
+        """Whether the model's loss is a mean over the batch, which terms beside it may follow."""
+        return getattr(self.config, "reduction", "sum") == "mean"
 
     @classmethod
     def train_defaults(cls, config: Any) -> dict[str, Any]:

@@ -135,4 +135,4 @@ class Caser(SequentialRecommender):
         # [B, 1 + N], or a row a target
         scores = view.scores(ids) if batch.rows is None else view.pairs(batch.positive_rows.unsqueeze(1), ids)
         loss = losses.pointwise(scores[:, :1], scores[:, 1:])
-        return loss / len(batch.queries) if self.config.reduction == "mean" else loss
+        return loss / len(batch.queries) if self.averages else loss

@@ -51,7 +51,6 @@ class LightGCN(Recommender):
         super().__init__(config, task)
         self.n_users, self.n_items = task.n_users, task.n_items
         self.layers, self.reg = config.layers, config.reg
-        self.mean = getattr(config, "reduction", "sum") == "mean"
         self.vectors = nn.Parameter(torch.empty(task.n_users + task.n_items, config.dim))
         self._initialise()
         # not persistent: the graph is the training data, which travels with the run already
@@ -99,7 +98,7 @@ class LightGCN(Recommender):
         loss = losses.bpr(scores[:, :1], scores[:, 1:], average=self.config.average)
         if self.reg:
             loss = loss + self.reg * self._squared(batch)
-        return loss / len(batch.queries) if self.mean else loss
+        return loss / len(batch.queries) if self.averages else loss
 
     def _squared(self, batch: Batch) -> Tensor:
         """Squared length of the batch's 0th-layer vectors, with multiplicity."""

@@ -146,7 +146,7 @@ class NGCF(Recommender):
         if self.config.reg:
             squared = view.queries.square().sum() + view.items(ids).square().sum()
             loss = loss + self.config.reg / 2 * squared
-        return loss / len(batch.queries) if self.config.reduction == "mean" else loss
+        return loss / len(batch.queries) if self.averages else loss
 
 
 class _Linear(nn.Module):

@@ -129,7 +129,7 @@ class SASRec(SequentialRecommender):
                 loss = losses.pointwise(scores[:, :1], scores[:, 1:])
             else:
                 loss = (torch.logsumexp(scores, dim=1) - scores[:, 0]).sum()
-        return loss / batch.positives.shape[0] if self.config.reduction == "mean" else loss
+        return loss / batch.positives.shape[0] if self.averages else loss
 
 
 class Block(nn.Module):
