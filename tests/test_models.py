@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from kdrs import losses
 from kdrs.errors import ConfigError
 from kdrs.models import BPR, MODELS, LightGCN, model_class
 from kdrs.tasks import Epoch, PairTask, Queries
+from kdrs.teachers import ModelTeacher
 from kdrs.train import Learner, fit, step_of
 
 
@@ -267,3 +269,11 @@ def test_a_mean_of_negatives_that_are_rows_of_their_own_is_refused(name: str):
         MODELS[name].make_task(config, train, n_negatives=3)
     assert MODELS[name].make_task(config, train, n_negatives=3, layout="rows").layout == "rows"
     MODELS[name].make_task(config, train)
+
+
+def test_the_documented_model_of_ones_own_trains_and_is_measured(toy, capsys):
+    page = Path(__file__).parents[1].joinpath("docs/methods.md").read_text("utf-8")
+    block = page.partition("## A model of your own")[2].partition("```python\n")[2].partition("```")[0]
+    task = PairTask(toy.train)
+    exec(block, {"data": toy, "teacher": ModelTeacher(build(task, "bpr", dim=8), task)})
+    assert "ndcg@10" in capsys.readouterr().out

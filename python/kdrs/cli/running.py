@@ -293,6 +293,12 @@ def messages() -> Iterator[None]:
         yield
 
 
+def _nearby(name: str) -> str:
+    """A path as it is called from here, where it lies below."""
+    path = Path(name)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else name
+
+
 class _Progress:
     """A bar on stderr where that is a terminal; what is known before the first epoch; nothing else."""
 
@@ -346,7 +352,7 @@ class _Progress:
         for name, parts in known["teachers"].items():
             for part, means in parts.items():
                 metrics = ", ".join(f"{metric} {value:.4f}" for metric, value in list(means.items())[:3])
-                typer.echo(f"teacher {shown(name)} on {part}: {metrics}", err=True)
+                typer.echo(f"teacher {shown(_nearby(name))} on {part}: {metrics}", err=True)
 
     def epoch(self, row: dict[str, Any]) -> None:
         if self._bar is None:
