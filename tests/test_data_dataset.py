@@ -145,7 +145,7 @@ def test_nothing_is_overwritten_unless_told(data, tmp_path):
     assert same(Dataset.load(data.save(tmp_path / "empty")), data)
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_sync", "rename"])
+@pytest.mark.parametrize("failing", ["save_file", "sync", "rename"])
 def test_a_failed_save_leaves_nothing_and_keeps_the_old(data, tmp_path, monkeypatch, failing):
     path = data.save(tmp_path / "toy")
     before = {file: (path / file).read_bytes() for file in FILES}
@@ -155,8 +155,8 @@ def test_a_failed_save_leaves_nothing_and_keeps_the_old(data, tmp_path, monkeypa
 
     if failing == "save_file":
         monkeypatch.setattr("safetensors.numpy.save_file", full)
-    elif failing == "_sync":
-        monkeypatch.setattr(dataset_module, "_sync", full)
+    elif failing == "sync":
+        monkeypatch.setattr(dataset_module, "sync", full)
     else:
         real = Path.rename
         monkeypatch.setattr(Path, "rename", lambda self, to: full() if self.name.endswith(".tmp") else real(self, to))

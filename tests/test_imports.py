@@ -12,6 +12,7 @@ import kdrs
 ROOT = Path(kdrs.__file__).parent
 LAYERS = (
     ("errors",),
+    ("_files",),
     ("settings", "data", "protocols", "significance"),
     ("sampling",),
     ("ranking", "kernels"),

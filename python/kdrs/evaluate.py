@@ -5,13 +5,10 @@ Shapes: Q queries, I items, D dimensions, B queries of a block, C candidates, K 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import math
-import os
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs import ranking
+from kdrs._files import write_bytes
 from kdrs._measures import beyond_accuracy, rank_metrics
 from kdrs._scorers import (
     LISTS,
@@ -129,8 +127,8 @@ class Report:
         np.savez_compressed(buffer, rows=self.rows, **self.values)  # type: ignore[arg-type]
         arrays = buffer.getvalue()
         head = self.to_json() | {"values": list(self.values), "sha256": hashlib.sha256(arrays).hexdigest()}
-        write_file(path.with_suffix(".npz"), arrays)
-        write_file(path, (json.dumps(head, indent=1, allow_nan=False) + "\n").encode())
+        write_bytes(path.with_suffix(".npz"), arrays, make_folder=True)
+        write_bytes(path, (json.dumps(head, indent=1, allow_nan=False) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
@@ -674,19 +672,3 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:
 def _json_path(path: str | Path) -> Path:
     path = Path(path)
     return path if path.suffix == ".json" else path.with_name(path.name + ".json")
-
-
-def write_file(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as problem:
-        raise MachineError(f"{path} cannot be written: {problem.strerror}", "check space and permissions") from problem
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

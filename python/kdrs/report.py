@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from kdrs._files import write_bytes
 from kdrs.errors import ConfigError, DataError, MachineError, nearest, shown
-from kdrs.evaluate import Report, top_lists, write_file
+from kdrs.evaluate import Report, top_lists
 from kdrs.protocols import cutoff
 from kdrs.significance import Difference, Spread, adjusted, paired_test, seed_spread, seed_test
 
@@ -152,8 +153,10 @@ class Comparison:
         """Writes ``comparison.json``, ``comparison.md`` and, if asked, ``comparison.png`` into ``folder``."""
         folder = Path(folder)
         written = [folder / "comparison.json", folder / "comparison.md"]
-        write_file(written[0], (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode())
-        write_file(written[1], self.markdown().encode())
+        write_bytes(
+            written[0], (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode(), make_folder=True
+        )
+        write_bytes(written[1], self.markdown().encode())
         if picture:
             written.append(self.picture(folder / "comparison.png"))
         return written
@@ -177,7 +180,7 @@ class Comparison:
         unstamped = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix]
         with matplotlib.rc_context({"svg.hashsalt": "kdrs"}):
             figure.savefig(content, format=path.suffix[1:], metadata=unstamped)
-        write_file(path, content.getvalue())
+        write_bytes(path, content.getvalue(), make_folder=True)
         return path
 
 

@@ -19,13 +19,11 @@ Nothing is ever a pickle.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import platform
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -37,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from kdrs._files import replacing, sync, unwritable, write_bytes
 from kdrs.errors import ArtefactError, ConfigError, MachineError, shown
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class Run:
                 run._write_head(config, dataset)
         except OSError as error:
             run.close()
-            raise _unwritable(run.path, error) from error
+            raise unwritable(run.path, error) from error
         except BaseException:
             run.close()
             raise
@@ -171,7 +170,7 @@ class Run:
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
-            raise _unwritable(self.path / "metrics.jsonl", error) from error
+            raise unwritable(self.path / "metrics.jsonl", error) from error
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that a crash cut off is left out."""
@@ -251,7 +250,8 @@ class Run:
                 }
             manifest = {"format": CHECKPOINT_FORMAT, "epoch": checkpoint.epoch, "files": files, "meta": checkpoint.meta}
             manifest["sha256"] = _manifest_digest(manifest)
-            _sync_file(self.path / "metrics.jsonl")
+            if (rows := self.path / "metrics.jsonl").exists():
+                sync(rows)
             if former:
                 write_json(folder / "previous.json", former[0])
             write_json(folder / "manifest.json", manifest)
@@ -260,7 +260,7 @@ class Run:
                 if path.name not in kept:
                     path.unlink()
         except OSError as error:
-            raise _unwritable(folder, error) from error
+            raise unwritable(folder, error) from error
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The latest checkpoint that is whole; the one before, with a warning, if the latest is damaged; None if there
@@ -493,27 +493,6 @@ def _processor() -> str:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        _sync_file(temporary)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file: complete or absent, and on the disk when this returns. ``MachineError`` if it cannot be."""
-    with _replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
 def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
@@ -524,7 +503,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     from safetensors.torch import save_file
 
     one = {"kdrs": json.dumps(dict(metadata), sort_keys=True)}
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         try:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata=one)
         except SafetensorError as error:
@@ -551,36 +530,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ArtefactError(f"{shown(str(path), PATH)} was not written by a kdrs run", "check the path") from None
 
 
-def _sync_file(path: Path) -> None:
-    if path.exists():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _foreign(path: Path) -> Iterator[Path]:
     return (
         entry
         for entry in path.iterdir()
         if entry.name not in ("LOCK", "ids", "data.json", "env.json", "STATUS.json") and entry.suffix != ".tmp"
-    )
-
-
-def _unwritable(path: Path, error: OSError) -> MachineError:
-    free = ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        with contextlib.suppress(OSError):
-            free = f"; {shutil.disk_usage(path if path.exists() else path.parent).free / 1e6:.0f} MB are free"
-    return MachineError(
-        f"cannot write {shown(str(path), PATH)}: {error.strerror or error}{free}",
-        "check permissions and space, or name another folder with --out",
     )
 
 

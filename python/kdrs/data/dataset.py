@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kdrs._files import sync
 from kdrs.data.ids import Ids
 from kdrs.data.interactions import Interactions
 from kdrs.errors import DataError, MachineError, shown
@@ -282,8 +283,8 @@ class Dataset:
         text = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         (folder / HEAD).write_text(text, encoding="utf-8", newline="\n")
         for file in folder.iterdir():
-            _sync(file)
-        _sync(folder)
+            sync(file)
+        sync(folder)
 
     def _check_leaks(self, allow_leak: bool) -> None:
         for left, right in (("train", "valid"), ("train", "test"), ("valid", "test")):
@@ -472,17 +473,6 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"{shown(str(path))} cannot be read: {error}", PREPARE_AGAIN) from error
 
 
-def _sync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _replace_directory(new: Path, target: Path) -> None:
     """Rename ``new`` to ``target``; a directory already there is moved away first and removed last."""
     old = None
@@ -498,6 +488,6 @@ def _replace_directory(new: Path, target: Path) -> None:
             with contextlib.suppress(OSError):
                 old.rename(target)
         raise
-    _sync(target.parent)
+    sync(target.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)

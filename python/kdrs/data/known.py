@@ -9,13 +9,13 @@ import os
 import sys
 import tempfile
 import time
-import uuid
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from kdrs._files import write_bytes
 from kdrs.data._rows import Options
 from kdrs.data.prepare import PRESETS, Recipe
 from kdrs.errors import ConfigError, DataError, KdrsError, MachineError, nearest, shown
@@ -27,6 +27,7 @@ TIMEOUT = 60.0
 PAUSE = 1.0
 """Seconds before the second attempt; doubled before the third."""
 MOST_DOWNLOADED = 200 * 2**20
+ELSEWHERE = "name another folder with --to or KDRS_CACHE"
 
 
 class Origin(Protocol):
@@ -301,10 +302,10 @@ def _fetched(data: Known, file: KnownFile, to: Path | None) -> Path:
             log.warning("%s is not %s of %s (SHA-256 differs): passed over", place, file.name, data.name)
             continue
         if to is not None:
-            _keep(place.read_bytes(), target)
+            write_bytes(target, place.read_bytes(), ELSEWHERE, make_folder=True)
             return target
         return place
-    _keep(_downloaded(data, file, cached), target)
+    write_bytes(target, _downloaded(data, file, cached), ELSEWHERE, make_folder=True)
     return target
 
 
@@ -346,22 +347,3 @@ def _digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise MachineError(f"cannot read {shown(str(path))}: {error.strerror or error}") from error
-
-
-def _keep(content: bytes, target: Path) -> None:
-    """Write a file that is complete or absent."""
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise MachineError(
-            f"cannot write {shown(str(target))}: {error.strerror or error}",
-            "name another folder with --to or KDRS_CACHE",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
