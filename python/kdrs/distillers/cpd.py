@@ -47,7 +47,7 @@ class PenaltyConfig(Settings):
     list_pool: int = Field(500, ge=1)
     """Length of the guide's list of unseen items that they come from."""
     list_sharpness: float = Field(10.0, gt=0)
-    """T of the draw: weight of rank r is exp(-r / T)."""
+    """T of the draw: weight of rank r is exp(-r / T), the flatter the higher."""
     repeats: bool = False
     """Draw the items of a list independently, so that some may come twice (PCKD's pseudo-code), not without replacement."""
     keep_seen: bool = False

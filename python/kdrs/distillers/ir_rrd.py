@@ -24,7 +24,7 @@ class IRRRDConfig(RRDConfig):
     uninteresting_users: int = Field(20, ge=0)
     """Users drawn outside the pool for each item and epoch: N."""
     user_temperature: float = Field(10.0, gt=0)
-    """Sharpness of the draw over the ranks of an item's pool: weight of rank r is exp(-r / T)."""
+    """T of the draw over the ranks of an item's pool: weight of rank r is exp(-r / T), the flatter the higher."""
     user_pool: int = Field(500, ge=1)
     """Length of the teacher's list of users, for each item, who have not seen it."""
 

@@ -25,7 +25,7 @@ class RDConfig(Settings):
     items: int = Field(10, ge=1)
     """Length of the teacher's list of unseen items that count as extra positives: K. The BPR re-implementation takes 30."""
     temperature: float = Field(1.0, gt=0)
-    """Sharpness of the importance of positions: weight of rank r ∝ exp(-r / λ), this being λ."""
+    """λ of the importance of positions: weight of rank r ∝ exp(-r / λ), the flatter the higher."""
     sharpness: float = Field(0.1, gt=0)
     """μ of the ranking discrepancy tanh(μ (rank by the student - rank by the teacher))."""
     samples: int = Field(100, ge=1)

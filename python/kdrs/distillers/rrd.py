@@ -24,7 +24,7 @@ class RRDConfig(Settings):
     uninteresting: int = Field(40, ge=0)
     """Items drawn outside the pool for each query and epoch: L."""
     temperature: float = Field(10.0, gt=0)
-    """Sharpness of the draw over the pool's ranks: weight of rank r is exp(-r / T)."""
+    """T of the draw over the pool's ranks: weight of rank r is exp(-r / T), the flatter the higher."""
     pool: int = Field(500, ge=1)
     """Length of the teacher's list of unseen items that the interesting ones come from."""
     choice: Literal["sampled", "topk"] = "sampled"

@@ -29,7 +29,7 @@ class SLDConfig(Settings):
     pool: int = Field(500, ge=1)
     """Length of the teacher's list of unseen items."""
     sharpness: float = Field(10.0, gt=0)
-    """T of the draw from the pool: weight of rank r is exp(-r / T)."""
+    """T of the draw from the pool: weight of rank r is exp(-r / T), the flatter the higher."""
     teacher_share: float = Field(0.5, ge=0, le=1)
     """η: the teacher's part of the label; the rest is the student's, as it stood when the epoch began."""
     temperature: float = Field(1.0, gt=0)
