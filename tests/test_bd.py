@@ -387,6 +387,25 @@ def test_a_loss_of_ones_own_is_not_replaced_by_the_closed_form(toy):
     mine = Mine(BD.Config(), [ModelTeacher(teacher, task, live=True)], task, 4, 7)
     learner = Learner(student, task, [Term("bd", 0.5, mine)])
     assert learner._tables is None
+
+    class Hinge(BPR):
+        def score_loss(self, batch):
+            part = super().score_loss(batch)
+            return part._replace(of=lambda scores: (scores.sum() * 0, torch.zeros_like(scores)))
+
+    still = Hinge(BPR.Config(dim=4), task)
+    before = still.users.weight.clone()
+    fit(Learner(still, task, weight_decay=0.0), task, epochs=1)
+    assert torch.equal(before, still.users.weight)
+
+    class Held(BPR):
+        def score_loss(self, batch):
+            return super().score_loss(batch)
+
+        def after_step(self):
+            self.norms = self.users.weight.norm(dim=1)
+
+    assert Learner(Held(BPR.Config(dim=4), task), task)._tables is None
     users = PairTask(toy.train, draws="users")
     source = ModelTeacher(BPR(BPR.Config(dim=8), users), users, live=True)
     with pytest.raises(ConfigError, match=r"train\.draws is 'users' with bd"):

@@ -254,6 +254,7 @@ def test_bpr_with_averaged_negatives_trains_as_its_loss_says():
     task, ends = PairTask(toy_dataset().train, batch_size=16, n_negatives=3, layout="rows"), []
     for reduction, closed in (("mean", True), ("mean", False), ("sum", True)):
         learner = Learner(build(task, "bpr", negative_reduction=reduction), task, lr=1e-2, weight_decay=0.1)
+        assert learner._tables is not None
         if not closed:
             learner._tables = None
         fit(learner, task, epochs=2)

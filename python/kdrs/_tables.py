@@ -137,9 +137,9 @@ def score_step(
     users: tuple[AdamTable, Step], items: tuple[AdamTable, Step], asked: Tensor, ids: Tensor, slopes: Tensor
 ) -> None:
     """A step of both tables by ``slopes``, float32 [B, K], the gradient in what ``scores`` gives. Other rows owe the step."""
+    rows, columns, numbers = (part.contiguous().numpy() for part in (asked, ids, slopes))
     own, others = ((table._arrays, table._begin(step), step) for table, step in (users, items))
-    rows, columns = asked.contiguous().numpy(), ids.contiguous().numpy()
-    _core.score_step(own, others, rows, columns, slopes.contiguous().numpy(), torch_threads(), simd_path())
+    _core.score_step(own, others, rows, columns, numbers, torch_threads(), simd_path())
 
 
 def bpr_step(

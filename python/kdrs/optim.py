@@ -49,9 +49,9 @@ class Adam:
     dense buffer for torch's fused pass, or the Rust core steps the rows:
 
     A step of a row without gradient reads nothing but the row. Rows outside the batch therefore **owe** it, after
-    ``bpr_step`` and where a table's readers are ``asking``, until they are next read or until ``settle``, and take all such
-    steps at once, in registers: the same bytes, without the whole table passing through memory in every iteration. Who reads a
-    table in between without ``catch_up`` sees rows as they were when last read or touched.
+    ``score_step`` and ``bpr_step`` and where a table's readers are ``asking``, until they are next read or until ``settle``,
+    and take all such steps at once, in registers: the same bytes, without the whole table passing through memory in every
+    iteration. Who reads a table in between without ``catch_up`` sees rows as they were when last read or touched.
 
     **Lazy** (``lazy=True``): of such tables only the touched rows take a step. What an untouched row would have done, decay
     and momentum, it makes up for when it is next touched or at ``settle``, all its steps at once by an estimate in closed form:
@@ -174,6 +174,11 @@ class Adam:
     def score_step(self, users: str, items: str, asked: Tensor, ids: Tensor, slopes: Tensor) -> None:
         """A step of two tables by ``slopes``, float32 [B, K], the gradient of a loss in their ``scores``. Call ``settle``
         before the tables are read: rows outside the batch owe the step."""
+        if slopes.shape != ids.shape:
+            raise ConfigError(
+                f"slopes have shape {list(slopes.shape)}, ids {list(ids.shape)}", "give one slope a score"
+            )
+        slopes = slopes.to(torch.float32)
         own, others = ((self._core_table(name), self._next(name)) for name in (users, items))
         _tables.score_step(own, others, asked, ids, slopes)
 

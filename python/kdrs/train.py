@@ -90,13 +90,14 @@ class Learner:
         self._on_term = getattr(model, "on_term", None)
         self._after_step = getattr(model, "after_step", None)
         self._counterpart = False
+        self._row_tables = self._find_row_tables(trained)
         # of the very classes: one that inherits may have another loss
         told = [model, *(term.distiller for term in terms if term.weight)]
         by_scores = base == "model" and all("score_loss" in vars(type(own)) for own in told)
         self._tables = self._find_tables(trained) if by_scores else None
-        self._is_plain_bpr = self._tables is not None and len(told) == 1 and bool(getattr(model, "is_plain_bpr", False))
+        plain = "is_plain_bpr" in vars(type(model)) and bool(model.is_plain_bpr)
+        self._is_plain_bpr = self._tables is not None and len(told) == 1 and plain
         self._slopes: tuple[Tensor, Tensor, Tensor] | None = None
-        self._row_tables = self._find_row_tables(trained)
 
     def _find_row_tables(self, trained: Mapping[str, nn.Parameter]) -> dict[str, list[RowTable]]:
         """The model's parameters that row tables alone hold, each with its tables; none if the model has an ``after_step``
@@ -115,18 +116,17 @@ class Learner:
         }
 
     def _find_tables(self, trained: Mapping[str, nn.Parameter]) -> tuple[str, str] | None:
-        """The two tables of which the scores are products, if they are all that is trained and the optimizer can step them by
-        gradients in scores."""
+        """The two tables of which the scores are products, if no other parameter can get a gradient, all who read them ask for
+        their rows, and the optimizer can step them by gradients in scores."""
         named = getattr(self.model, "score_tables", None)
         if named is None:
             return None
         users, items = (f"model.{name}" for name in named)
-        alone = (
-            isinstance(self.optimizer, Adam)
-            and set(trained) == {users, items}
-            and self.optimizer.can_step(users, items)
-        )
-        return (users, items) if alone else None
+        prefixes = ("model.", *(f"terms.{term.name}." for term in self._active))
+        reached = {name for name in trained if name.startswith(prefixes)}
+        alone = users != items and reached == {users, items} and reached <= set(self._row_tables)
+        can_step = isinstance(self.optimizer, Adam) and self.optimizer.can_step(users, items)
+        return (users, items) if alone and can_step else None
 
     def counterparts(self) -> list[Learner]:
         """The learners of the teachers that mutual terms train along, to be given to ``fit`` after this one."""
@@ -176,6 +176,7 @@ class Learner:
 
     def losses(self, batch: Batch) -> list[Tensor]:
         """The parts of the loss of a batch, weights applied: base first (0 where there is none), then the terms."""
+        self._slopes = None
         view = self.knowledge.looked_at(batch.queries)
         if view is None:
             view = self.model(batch.queries)
@@ -216,13 +217,13 @@ class Learner:
     @torch.no_grad()
     def _score_losses(self, batch: Batch) -> list[ScoreLoss] | None:
         """The model's and the terms' losses of scores, weights applied; None if one reads more than scores."""
-        found = [self.model.score_loss(self._own_batch(batch))]  # type: ignore[operator]
+        found = []
         for term in self._active:
             own = term.distiller.score_loss(batch)
             if own is None:
                 return None
             found.append(ScoreLoss(own.ids, partial(_weighed, own, term.weight)))
-        return found
+        return [self.model.score_loss(self._own_batch(batch)), *found]  # type: ignore[operator]
 
     def _scores(self, batch: Batch, ids: Tensor) -> Tensor:
         """Of a batch's queries, without gradient."""

@@ -180,7 +180,9 @@ class BD(Distiller):
         if not self._by_row:
             return None
         known, ids = self._of_rows(batch)
-        with torch.enable_grad():  # as the other's own loss will read it: one forward pass serves both
+        with (
+            torch.enable_grad()
+        ):  # as the other's own loss reads it, where it goes by autograd: one forward pass serves both
             labels = self._labels(self._look_up(batch).scores(ids))
         return losses.ScoreLoss(ids, lambda own: losses.soft_pointwise_gradient(own, labels, known))
 

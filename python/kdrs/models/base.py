@@ -41,10 +41,10 @@ class Recommender(nn.Module):
     A model of your own need not inherit from this class: any ``nn.Module`` with ``dim``, ``__call__(queries)``,
     ``factors()`` and ``loss(view, batch)`` is trained, distilled and evaluated alike. The hooks are optional.
 
-    A model whose only parameters are two tables, ``score_tables``, whose rows' dot products are the scores of
+    A model whose only parameters are two tables (`RowTable`), ``score_tables``, whose rows' dot products are the scores of
     ``queries.users``, may give its loss as one of scores, ``score_loss(batch)`` (`kdrs.losses.ScoreLoss`): where nothing but
-    such losses trains it, its steps do without autograd. ``is_plain_bpr`` says that this loss is BPR's and nothing else, for
-    which there is a step in one pass.
+    such losses trains it, with Adam, in float32 on the CPU, its steps do without autograd. ``is_plain_bpr`` says that this loss
+    is BPR's and nothing else, for which there is a step in one pass. Both count only where the model's very class defines them.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig

@@ -38,7 +38,10 @@ class BPR(Recommender):
         self.items = RowTable(task.n_items, config.dim)
         for table in (self.users, self.items):
             nn.init.normal_(table.weight, std=config.init_std)
-        self.is_plain_bpr = not config.average
+
+    @property
+    def is_plain_bpr(self) -> bool:  # type: ignore[override]
+        return not self.config.average
 
     def forward(self, queries: Queries) -> View:
         return DotView(queries, lambda asked: self.users(asked.users), self.items, self.items)

@@ -9,7 +9,7 @@ use crate::exec::Exec;
 use crate::math;
 use crate::products::Share;
 use crate::score::{Matrix, SimdPath};
-use crate::tables::{check_rows, AdamStep, Batch, Groups, Ledger, Owed, Shared, Table, Update};
+use crate::tables::{check_rows, AdamStep, Batch, Groups, Ledger, Owed, Shared, Table, Update, SPAN};
 
 /// Pairs whose products make a task.
 const TASK_PAIRS: usize = 256;
@@ -55,12 +55,10 @@ pub fn table_scores(
 ) -> Result<Vec<f32>, Error> {
     let pass = Pass::new(exec, [users, items], asked, 0)?;
     let mut out = vec![0f32; asked.items.len()];
-    if out.is_empty() {
-        return Ok(out);
-    }
-    let height = (TASK_PAIRS / asked.width).max(1);
-    let stages = [pass.tasks, asked.users.len().div_ceil(height)];
-    let scores = Parts::new(&mut out, height * asked.width);
+    let width = asked.width.max(1);
+    let height = (TASK_PAIRS / width).max(1);
+    let stages = [pass.tasks, out.len().div_ceil(height * width)];
+    let scores = Parts::new(&mut out, height * width);
     pass.exec.stages(&stages, Batch::default, |batch, stage, task| {
         if stage == 0 {
             // SAFETY: no other stage runs.
@@ -70,8 +68,8 @@ pub fn table_scores(
         // SAFETY: every task has a part of its own; tables stand still in this stage; ids were checked.
         let (scores, [own, table]) = unsafe { (scores.part(task), pass.matrices()) };
         let rows = scores
-            .chunks_mut(asked.width)
-            .zip(asked.items.chunks(asked.width).skip(task * height));
+            .chunks_mut(width)
+            .zip(asked.items.chunks(width).skip(task * height));
         for (&user, (out, ids)) in asked.users[task * height..].iter().zip(rows) {
             pass.exec.simd.products(own.row(user as usize), table, ids, out);
         }
@@ -258,7 +256,7 @@ impl<'a> Pass<'a> {
             side(items, item_ledger, asked.items)?,
         ];
         let [rows, owed] = [Side::rows, Side::steps].map(|count| sides.iter().map(count).sum::<usize>());
-        let exec = exec.for_work((8 * rows + owed) * sides[0].table.dim);
+        let exec = exec.for_work((8 * rows + owed + asked.items.len()) * sides[0].table.dim);
         let most = sides[0].table.task_rows().max(64);
         let height = rows.div_ceil(4 * exec.threads()).clamp(64, most);
         let [user_tasks, item_tasks] = [0, 1].map(|side: usize| sides[side].rows().div_ceil(height));
@@ -370,10 +368,12 @@ impl Side<'_> {
         self.groups.rows.len()
     }
 
-    /// Those that its rows owe together.
+    /// Those that its rows owe together, or their estimates.
     fn steps(&self) -> usize {
         let owed = self.owed.len();
-        self.from.iter().map(|&from| owed.saturating_sub(from as usize)).sum()
+        let each = if let Owed::Spans(_) = self.owed { SPAN } else { 1 };
+        let steps = |&from: &i32| owed.saturating_sub(from as usize).div_ceil(each);
+        self.from.iter().map(steps).sum()
     }
 }
 
@@ -709,21 +709,88 @@ mod tests {
             eps: 1e-8,
             weight_decay: 0.0,
         };
-        let mut parts: Parts = [vec![1.0; 4], vec![0.0; 4], vec![0.0; 4]];
-        let mut others = parts.clone();
+        let start: Parts = [vec![1.0; 4], vec![0.0; 4], vec![0.0; 4]];
         let pairs = Pairs {
             users: &[0],
             positives: &[0],
             negatives: &[2],
             width: 1,
         };
-        let result = bpr_step(
-            Exec::serial(),
-            trained(&mut parts, 2, &[], &mut [0; 2], false, step),
-            trained(&mut others, 2, &[], &mut [0; 2], false, step),
-            pairs,
+        let asked = |items| Asked {
+            users: &[0],
+            items,
+            width: 2,
+        };
+        let bad = Error::RowRange { row: 2, rows: 2 };
+        let owed = [step; 3];
+        let refuse = |call: &dyn Fn(Trained, Trained) -> Result<(), Error>, error: Option<&Error>| {
+            let (mut parts, mut others) = (start.clone(), start.clone());
+            let (mut clock, mut other_clock) = ([1, 0], [2, 3]);
+            let found = call(
+                trained(&mut parts, 2, &owed, &mut clock, false, step),
+                trained(&mut others, 2, &owed, &mut other_clock, false, step),
+            );
+            assert!(found.is_err());
+            if let Some(error) = error {
+                assert_eq!(found.as_ref(), Err(error));
+            }
+            assert_eq!((parts, others), (start.clone(), start.clone()));
+            assert_eq!((clock, other_clock), ([1, 0], [2, 3]));
+        };
+        let exec = Exec::serial();
+        refuse(
+            &|users, items| bpr_step(exec, users, items, pairs).map(|_| ()),
+            Some(&bad),
         );
-        assert_eq!(result, Err(Error::RowRange { row: 2, rows: 2 }));
-        assert_eq!(parts[0], vec![1.0; 4]);
+        refuse(
+            &|users, items| score_step(exec, users, items, asked(&[1, 2]), &[1.0; 2]),
+            Some(&bad),
+        );
+        refuse(
+            &|users, items| score_step(exec, users, items, asked(&[1, 0]), &[1.0; 3]),
+            None,
+        );
+        refuse(
+            &|users, items| score_step(exec, users, items, asked(&[1]), &[1.0]),
+            None,
+        );
+        let scores = |users: Trained, items: Trained| {
+            let tables = [(users.table, users.ledger), (items.table, items.ledger)];
+            let [users, items] = tables;
+            table_scores(exec, users, items, asked(&[0, 2])).map(|_| ())
+        };
+        refuse(&scores, Some(&bad));
+    }
+
+    #[test]
+    fn users_asked_for_no_item_take_what_they_owe() {
+        let step = AdamStep {
+            rate: 0.1,
+            eps: 1e-8,
+            weight_decay: 0.5,
+        };
+        let mut parts: Parts = [vec![1.0; 4], vec![0.0; 4], vec![0.0; 4]];
+        let (mut others, mut expected) = (parts.clone(), parts.clone());
+        let (owed, mut clock, mut other_clock) = ([step; 3], [0, 0], [0, 0]);
+        let asked = Asked {
+            users: &[1],
+            items: &[],
+            width: 0,
+        };
+        let users = trained(&mut parts, 2, &owed, &mut clock, false, step);
+        let items = trained(&mut others, 2, &owed, &mut other_clock, false, step);
+        let found = table_scores(
+            Exec::serial(),
+            (users.table, users.ledger),
+            (items.table, items.ledger),
+            asked,
+        );
+        assert_eq!(found, Ok(vec![]));
+        let mut taken = [3, 0];
+        let slow = trained(&mut expected, 2, &owed, &mut taken, false, step);
+        catch_up(Exec::serial(), slow.table, slow.ledger).unwrap();
+        assert_eq!(parts, expected);
+        assert_eq!(clock, [0, 3]);
+        assert_ne!(parts[0][2..], [1.0, 1.0]);
     }
 }

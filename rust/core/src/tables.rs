@@ -26,7 +26,7 @@ pub struct AdamStep {
 }
 
 /// Steps that are estimated at once.
-const SPAN: usize = 32;
+pub(crate) const SPAN: usize = 32;
 
 /// k steps without gradient in closed form.
 ///
