@@ -541,6 +541,28 @@ mod tests {
         }
     }
 
+    const N_USERS: usize = 7;
+    const N_ITEMS: usize = 11;
+
+    /// Users and items with values from -2 to 2, which owe nothing.
+    fn tables(seed: u64, dim: usize) -> [Parts; 2] {
+        let mut word = words(seed);
+        [N_USERS, N_ITEMS].map(|rows| {
+            let values = (0..rows * dim).map(|_| (word() as f32 / 16_777_216.0 - 0.5) * 4.0);
+            [values.collect(), vec![0.0; rows * dim], vec![0.0; rows * dim]]
+        })
+    }
+
+    /// Steps with a large epsilon, so that they follow the gradient's size and not its sign alone.
+    fn falling(count: usize) -> Vec<AdamStep> {
+        let step = |t| AdamStep {
+            rate: 0.1 / (1.0 + t as f32),
+            eps: 0.5,
+            weight_decay: 0.01,
+        };
+        (0..count).map(step).collect()
+    }
+
     /// The loss and both gradients in double precision, dense.
     fn formula(p: &[f32], q: &[f32], dim: usize, pairs: Pairs) -> (f64, Vec<f64>, Vec<f64>) {
         let (mut loss, mut dp, mut dq) = (0.0f64, vec![0f64; p.len()], vec![0f64; q.len()]);
@@ -571,11 +593,8 @@ mod tests {
             dim in 1usize..50, count in 0usize..30, width in 1usize..4, threads in 1usize..3, lazy: bool,
             seed: u64, path in 0..SimdPath::NAMES.len(), batches in 1usize..5,
         ) {
-            let (n_users, n_items) = (7, 11);
-            let mut word = words(seed);
-            let mut fill = |n: usize| (0..n).map(|_| (word() as f32 / 16_777_216.0 - 0.5) * 4.0).collect::<Vec<f32>>();
-            let mut table = |rows: usize| [fill(rows * dim), vec![0.0; rows * dim], vec![0.0; rows * dim]];
-            let (mut users, mut items) = (table(n_users), table(n_items));
+            let (n_users, n_items) = (N_USERS, N_ITEMS);
+            let [mut users, mut items] = tables(seed, dim);
             let (mut other_users, mut other_items) = (users.clone(), items.clone());
             let (mut slow_users, mut slow_items) = (users.clone(), items.clone());
             let mut word = words(seed ^ 0x1234);
@@ -583,10 +602,7 @@ mod tests {
             let team = crate::Team::new(threads).unwrap();
             let simd = SimdPath::named(SimdPath::NAMES[path]).unwrap_or_default();
             let exec = Exec { team: Some(&team), simd, ..Exec::default() };
-            // a large epsilon, so that a step follows the gradient's size and not its sign alone
-            let steps: Vec<AdamStep> = (0..batches)
-                .map(|t| AdamStep { rate: 0.1 / (1.0 + t as f32), eps: 0.5, weight_decay: 0.01 })
-                .collect();
+            let steps = falling(batches);
             let (mut users_taken, mut items_taken) = (vec![0; n_users], vec![0; n_items]);
             let (mut other_users_taken, mut other_items_taken) = (vec![0; n_users], vec![0; n_items]);
             for (t, &step) in steps.iter().enumerate() {
@@ -637,20 +653,15 @@ mod tests {
             dim in 1usize..50, count in 0usize..30, width in 0usize..4, threads in 1usize..3, lazy: bool,
             seed: u64, path in 0..SimdPath::NAMES.len(), batches in 1usize..5,
         ) {
-            let (n_users, n_items) = (7, 11);
-            let mut word = words(seed);
-            let mut fill = |n: usize| (0..n).map(|_| (word() as f32 / 16_777_216.0 - 0.5) * 4.0).collect::<Vec<f32>>();
-            let mut table = |rows: usize| [fill(rows * dim), vec![0.0; rows * dim], vec![0.0; rows * dim]];
-            let (mut users, mut items) = (table(n_users), table(n_items));
+            let (n_users, n_items) = (N_USERS, N_ITEMS);
+            let [mut users, mut items] = tables(seed, dim);
             let (mut other_users, mut other_items) = (users.clone(), items.clone());
             let mut word = words(seed ^ 0x1234);
             let mut ids = |n: usize, below: usize| (0..n).map(|_| (word() % below as u64) as i64).collect::<Vec<i64>>();
             let team = crate::Team::new(threads).unwrap();
             let simd = SimdPath::named(SimdPath::NAMES[path]).unwrap_or_default();
             let exec = Exec { team: Some(&team), simd, ..Exec::default() };
-            let steps: Vec<AdamStep> = (0..batches)
-                .map(|t| AdamStep { rate: 0.1 / (1.0 + t as f32), eps: 0.5, weight_decay: 0.01 })
-                .collect();
+            let steps = falling(batches);
             let mut clocks = [vec![0; n_users], vec![0; n_items]];
             let mut other_clocks = clocks.clone();
             for (t, &step) in steps.iter().enumerate() {
