@@ -180,9 +180,8 @@ class BD(Distiller):
         if not self._by_row:
             return None
         known, ids = self._of_rows(batch)
-        with (
-            torch.enable_grad()
-        ):  # as the other's own loss reads it, where it goes by autograd: one forward pass serves both
+        # as the other's own loss reads it, where that goes by autograd: one forward pass serves both
+        with torch.enable_grad():
             labels = self._labels(self._look_up(batch).scores(ids))
         return losses.ScoreLoss(ids, lambda own: losses.soft_pointwise_gradient(own, labels, known))
 
