@@ -207,30 +207,50 @@ def test_relaxed_ranking_shows_what_diverged():
 
 
 @st.composite
-def layers(draw):
-    """A hidden layer [E, M H], the gradient of what `gate_` makes of it, and shares [E, M], some of them 0."""
+def mixtures(draw):
+    """Vectors [E, S], shares [E, M], some of them 0, layers [M, S, H], [M, H], [M, H, T] and [M, T], and a gradient [E, T]."""
     rng = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
-    entities, experts, width = draw(st.integers(0, 30)), draw(st.integers(1, 6)), draw(st.integers(1, 70))
-    shares = torch.rand(entities, experts, generator=rng)
-    hidden, back = (torch.randn(entities, experts * width, generator=rng) for _ in range(2))
-    return hidden, back, shares * (torch.rand(shares.shape, generator=rng) < 0.8)
+    entities, networks = draw(st.integers(0, 60)), draw(st.integers(1, 6))
+    source, hidden, target = (draw(st.integers(1, 70)) for _ in range(3))
+    kept = torch.rand(entities, networks, generator=rng) < draw(st.sampled_from([0.0, 0.3, 1.0]))
+    shapes = (networks, source, hidden), (networks, hidden), (networks, hidden, target), (networks, target)
+    given = [torch.randn(entities, source, generator=rng), torch.rand(kept.shape, generator=rng) * kept]
+    given += [torch.randn(shape, generator=rng) / shape[1] ** 0.5 for shape in shapes]
+    return given, torch.randn(entities, target, generator=rng)
 
 
 @SMALL
-@given(layers())
-def test_gates_and_their_gradients(layer):
-    hidden, back, shares = layer
-    leaves = [hidden.double().requires_grad_(), shares.double().requires_grad_()]
-    expected = (
-        leaves[0].relu().view(*shares.shape, hidden.shape[1] // shares.shape[1]) * leaves[1].unsqueeze(-1)
-    ).view(hidden.shape)
+@given(mixtures())
+def test_mixtures_and_their_gradients(mixture):
+    given, back = mixture
+    leaves = [t.to(torch.float64).requires_grad_() for t in given]
+    source, shares, weight1, bias1, weight2, bias2 = leaves
+    expected = torch.zeros(back.shape, dtype=torch.float64)
+    for m in range(shares.shape[1]):
+        out = torch.relu(source @ weight1[m] + bias1[m]) @ weight2[m] + bias2[m]
+        expected = expected + shares[:, m : m + 1] * out
     expected.backward(back.double())
     for dtype in (torch.float32, torch.float64):
-        own, again, gradient = hidden.to(dtype), hidden.to(dtype).clone(), back.to(dtype).clone()
-        assert torch.allclose(kernels.gate_(own.clone(), shares.to(dtype)).double(), expected, atol=1e-5)
-        to_shares = kernels.gate_back_(again, gradient, shares.to(dtype))
-        for found, wanted in ((again, expected), (gradient, leaves[0].grad), (to_shares, leaves[1].grad)):
-            assert torch.allclose(found.double(), wanted, atol=1e-4)
+        own = [t.to(dtype, copy=True).requires_grad_() for t in given]
+        found = kernels.mixture(*own)
+        found.backward(back.to(dtype))
+        assert torch.allclose(found.double(), expected, atol=1e-4)
+        for place, (one, wanted) in enumerate(zip(own, leaves, strict=True)):
+            gradient = one.grad * (shares != 0) if place == 1 else one.grad  # a share of 0 need not have any
+            goal = wanted.grad * (shares != 0) if place == 1 else wanted.grad
+            assert torch.allclose(gradient.double(), goal, rtol=1e-4, atol=1e-3)
+
+
+def test_a_mixture_shows_what_diverged_and_takes_views():
+    torch.manual_seed(0)
+    source, shares = torch.randn(4, 6)[:, ::2], torch.rand(2, 4).T
+    layers = [torch.randn(shape) for shape in ((2, 3, 5), (2, 5), (2, 5, 7), (2, 7))]
+    found = kernels.mixture(source, shares, *layers)
+    assert torch.equal(found, kernels.mixture(source.contiguous(), shares.contiguous(), *layers))
+    for place in (0, 1):
+        given = [source.clone(), shares.clone()]
+        given[place][2, 0] = float("nan")
+        assert torch.isnan(kernels.mixture(*given, *layers)).any(dim=1).tolist() == [False, False, True, False]
 
 
 @SMALL
@@ -259,18 +279,6 @@ def test_quadratic_forms_refuse_sizes_that_do_not_agree():
         kernels.quadratic(torch.zeros(4, 3), torch.zeros(2, 5))
     with pytest.raises(DataError, match="3 gradients of 4 vectors"):
         kernels.quadratic_gradient(torch.zeros(4, 3), torch.zeros(3, 5))
-
-
-@SMALL
-@given(st.integers(0, 2**32), st.integers(0, 60), st.integers(1, 40), st.integers(1, 9), st.booleans())
-def test_weighted_sums_by_place(seed, count, dim, size, weighted):
-    rng = torch.Generator().manual_seed(seed)
-    values, weights = torch.randn(count, dim, generator=rng), torch.rand(count, generator=rng) if weighted else None
-    places = torch.randint(size, (count,), generator=rng)
-    found = kernels.weighted_sum(values, weights, places, size)
-    expected = kernels.weighted_sum(values.double(), None if weights is None else weights.double(), places, size)
-    assert found.shape == expected.shape == (size, dim)
-    assert torch.allclose(found.double(), expected, atol=1e-5)
 
 
 @SMALL

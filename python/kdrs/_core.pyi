@@ -17,10 +17,10 @@ __all__ = [
     "candidate_ranks_scores",
     "discrepancy",
     "dropout",
-    "gate",
-    "gate_back",
     "has_bfloat16_tiles",
     "metrics",
+    "mixture",
+    "mixture_gradient",
     "negatives",
     "neighbours",
     "outside",
@@ -45,6 +45,7 @@ _Ints: TypeAlias = NDArray[np.int32]
 _Rows: TypeAlias = NDArray[np.int64]
 _Floats: TypeAlias = NDArray[np.float32]
 _Seen: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int32], int]
+_Layers: TypeAlias = tuple[_Floats, _Floats, _Floats, _Floats]
 _Table: TypeAlias = tuple[_Floats, _Floats, _Floats]
 _Ledger: TypeAlias = tuple[_Floats, _Ints, bool]
 _Step: TypeAlias = tuple[float, float, float]
@@ -163,12 +164,16 @@ def relaxed_ranking(
 ) -> tuple[_Floats, _Floats]:
     """The relaxed ranking loss of rows [B, W] whose first ``listed`` entries are in order, [B], and its gradient [B, W]."""
 
-def gate(hidden: _Floats, shares: _Floats, threads: int, simd_path: str | None) -> None:
-    """``hidden`` [E, M H] to ``share * max(hidden, 0)``, in place; shares are [E, M]."""
+def mixture(
+    source: _Floats, shares: _Floats, layers: _Layers, out: _Floats, threads: int, simd_path: str | None
+) -> None:
+    """``Σ_m shares[:, m] (relu(source W1_m + b1_m) W2_m + b2_m)`` to ``out`` [E, T], of vectors [E, S], shares [E, M] and
+    layers W1 [M, S, H], b1 [M, H], W2 [M, H, T], b2 [M, T]. Pairs whose share is 0 are left out."""
 
-def gate_back(hidden: _Floats, back: _Floats, shares: _Floats, threads: int, simd_path: str | None) -> _Floats:
-    """``hidden`` as `gate` leaves it and ``back``, the gradient of that, to the gradient of ``hidden``, both in place; returns
-    the gradient of the shares [E, M]."""
+def mixture_gradient(
+    source: _Floats, shares: _Floats, layers: _Layers, gradient: _Floats, threads: int, simd_path: str | None
+) -> tuple[_Floats, _Floats, _Floats, _Floats, _Floats, _Floats]:
+    """Gradients of source, shares and the four layers, from that of what `mixture` gives; a share of 0 has none."""
 
 def dropout(
     values: _Floats,

@@ -1,5 +1,5 @@
 """What a training step computes with gradients of its own: products of gathered vectors, the relaxed ranking loss, dropout,
-the hidden layer of a mixture of networks, quadratic forms, products with sparse matrices.
+mixtures of networks, quadratic forms, products with sparse matrices.
 
 The Rust core does what is float32 on the CPU, torch's own operations everything else.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kdrs import _core
 from kdrs.sampling import simd_path, threads_of
@@ -137,29 +138,39 @@ class RelaxedRanking(torch.autograd.Function):
         return gradient * gradients[0].unsqueeze(-1), None, None
 
 
-def gate_(hidden: Tensor, shares: Tensor) -> Tensor:
-    """``hidden`` [E, M H] to share · relu(hidden), in place, without gradient; M networks' hidden layers and their shares
-    [E, M]."""
-    if supported(hidden, shares):
-        _core.gate(hidden.numpy(), _array(shares.contiguous()), torch_threads(), simd_path())
-    else:
-        hidden.relu_().view(*shares.shape, hidden.shape[1] // shares.shape[1]).mul_(shares.unsqueeze(-1))
-    return hidden
+def mixture(source: Tensor, shares: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """Mixed outputs ``Σ_m q_m (relu(x W1_m + b1_m) W2_m + b2_m)``, [E, d_T], of vectors [E, d_S] and shares [E, M]; layers are
+    [M, d_S, H], [M, H], [M, H, d_T] and [M, d_T].
+
+    The core leaves out pairs whose share is 0, and gives their share no gradient.
+    """
+    given = (source, shares, weight1, bias1, weight2, bias2)
+    if supported(*given):
+        out: Tensor = _Mixture.apply(*given)
+        return out
+    hidden = torch.relu(torch.einsum("es,msh->emh", source, weight1) + bias1) * shares.unsqueeze(-1)
+    return hidden.flatten(1) @ weight2.flatten(0, 1) + shares @ bias2
 
 
-def gate_back_(hidden: Tensor, back: Tensor, shares: Tensor) -> Tensor:
-    """Backward of `gate_`: ``hidden`` as it leaves it and ``back``, its gradient, to the gradient of ``hidden``, both in
-    place; returns the gradient of the shares [E, M]."""
-    if supported(hidden, back, shares):
-        arrays = (hidden.numpy(), back.numpy(), _array(shares.contiguous()))
-        return torch.from_numpy(_core.gate_back(*arrays, torch_threads(), simd_path()))
-    shape, own = (*shares.shape, hidden.shape[1] // shares.shape[1]), shares.unsqueeze(-1)
-    hidden.relu_()
-    to_shares = torch.linalg.vecdot(back.view(shape), hidden.view(shape))
-    torch.ops.aten.threshold_backward.grad_input(back, hidden, 0, grad_input=back)
-    back.view(shape).mul_(own)
-    hidden.view(shape).mul_(own)
-    return to_shares
+class _Mixture(torch.autograd.Function):
+    """`mixture` in the core: hidden layers are nowhere kept, backward computes them again, a tenth of its work."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Tensor) -> Tensor:
+        given = tuple(t.contiguous() for t in given)
+        ctx.save_for_backward(*given)
+        source, shares, *layers = (_array(t) for t in given)
+        out = given[0].new_empty(source.shape[0], layers[-1].shape[1])
+        _core.mixture(source, shares, tuple(layers), out.numpy(), torch_threads(), simd_path())
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        source, shares, *layers = (_array(t) for t in ctx.saved_tensors)
+        gradient = _array(gradients[0].contiguous())
+        found = _core.mixture_gradient(source, shares, tuple(layers), gradient, torch_threads(), simd_path())
+        return tuple(torch.from_numpy(each) for each in found)
 
 
 def has_tiles(*tensors: Tensor) -> bool:
@@ -255,18 +266,6 @@ class _Propagate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor]:
         return None, None, ctx.transposed @ gradients[0]
-
-
-def weighted_sum(values: Tensor, weights: Tensor | None, places: Tensor, size: int) -> Tensor:
-    """Σ weight · values by place, float [size, D]: ``values`` [N, D], ``weights`` [N] (1 for None), int64 ``places`` [N];
-    without gradient."""
-    if not supported(values):
-        own = values if weights is None else values * weights.unsqueeze(-1)
-        return values.new_zeros(size, values.shape[1]).index_add_(0, places, own)
-    weights = values.new_ones(values.shape[0]) if weights is None else weights
-    group = (_array(weights.contiguous().unsqueeze(1)), _array(values.contiguous()), places.unsqueeze(1).numpy())
-    _, sums = _core.product_scatter([group], size, values.shape[1], True, torch_threads(), simd_path())
-    return torch.from_numpy(sums)
 
 
 def _array(tensor: Tensor) -> Any:

@@ -12,8 +12,8 @@ use error::refuse;
 use kdrs_core as core;
 use kdrs_core::{Law, Mask, Matrix, Metric, Model, Order, Weights};
 use numpy::{
-    IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray1,
-    PyReadwriteArray2, PyUntypedArrayMethods,
+    IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3,
+    PyReadwriteArray1, PyReadwriteArray2, PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
 use threads::run;
@@ -756,39 +756,85 @@ fn relaxed_ranking<'py>(
     ))
 }
 
-#[pyfunction]
-#[pyo3(signature = (hidden, shares, threads, simd_path))]
-fn gate<'py>(
-    py: Python<'py>,
-    mut hidden: PyReadwriteArray2<'py, f32>,
-    shares: Factors<'py>,
-    threads: usize,
-    simd_path: Option<&str>,
-) -> PyResult<()> {
-    let width = per_share(hidden.shape()[1], shares.shape()[1]);
-    let (hidden, shares) = (hidden.as_slice_mut()?, shares.as_slice()?);
-    run(py, threads, simd(py, simd_path)?, |exec| {
-        core::gate(exec, hidden, shares, width)
-    })
+/// Weights and biases of the networks of a mixture.
+type Layers<'py> = (
+    PyReadonlyArray3<'py, f32>,
+    Factors<'py>,
+    PyReadonlyArray3<'py, f32>,
+    Factors<'py>,
+);
+
+/// Binds `$networks` to what `$layers` are.
+macro_rules! networks {
+    ($py:expr, $layers:expr) => {{
+        let (weight1, bias1, weight2, bias2) = &$layers;
+        let (first, second) = (weight1.shape(), weight2.shape());
+        let sizes = [first[0], first[1], first[2], second[2]];
+        let (first, second) = (
+            (weight1.as_slice()?, bias1.as_slice()?),
+            (weight2.as_slice()?, bias2.as_slice()?),
+        );
+        core::Networks::new(sizes, first.0, first.1, second.0, second.1).map_err(|error| error::raise($py, error))?
+    }};
 }
 
 #[pyfunction]
-#[pyo3(signature = (hidden, back, shares, threads, simd_path))]
-fn gate_back<'py>(
+#[pyo3(signature = (source, shares, layers, out, threads, simd_path))]
+fn mixture<'py>(
     py: Python<'py>,
-    mut hidden: PyReadwriteArray2<'py, f32>,
-    mut back: PyReadwriteArray2<'py, f32>,
+    source: Factors<'py>,
     shares: Factors<'py>,
+    layers: Layers<'py>,
+    mut out: PyReadwriteArray2<'py, f32>,
     threads: usize,
     simd_path: Option<&str>,
-) -> PyResult<Floats2<'py>> {
-    let shape = [shares.shape()[0], shares.shape()[1]];
-    let width = per_share(hidden.shape()[1], shape[1]);
-    let (hidden, back, shares) = (hidden.as_slice_mut()?, back.as_slice_mut()?, shares.as_slice()?);
-    let to_shares = run(py, threads, simd(py, simd_path)?, |exec| {
-        core::gate_back(exec, hidden, back, shares, width)
+) -> PyResult<()> {
+    let (source, shares, networks, out) = (
+        matrix(&source)?,
+        matrix(&shares)?,
+        networks!(py, layers),
+        out.as_slice_mut()?,
+    );
+    run(py, threads, simd(py, simd_path)?, |exec| {
+        core::mixture(exec, source, shares, networks, out)
+    })
+}
+
+type MixtureGradient<'py> = (
+    Floats2<'py>,
+    Floats2<'py>,
+    Bound<'py, PyArray3<f32>>,
+    Floats2<'py>,
+    Bound<'py, PyArray3<f32>>,
+    Floats2<'py>,
+);
+
+#[pyfunction]
+#[pyo3(signature = (source, shares, layers, gradient, threads, simd_path))]
+fn mixture_gradient<'py>(
+    py: Python<'py>,
+    source: Factors<'py>,
+    shares: Factors<'py>,
+    layers: Layers<'py>,
+    gradient: Factors<'py>,
+    threads: usize,
+    simd_path: Option<&str>,
+) -> PyResult<MixtureGradient<'py>> {
+    let (own, of, gradient) = (matrix(&source)?, matrix(&shares)?, matrix(&gradient)?);
+    let networks = networks!(py, layers);
+    let found = run(py, threads, simd(py, simd_path)?, |exec| {
+        core::mixture_gradient(exec, own, of, networks, gradient)
     })?;
-    to_shares.into_pyarray(py).reshape(shape)
+    let flat = |values: Vec<f32>, like: &[usize]| values.into_pyarray(py).reshape([like[0], like[1]]);
+    let cube = |values: Vec<f32>, like: &[usize]| values.into_pyarray(py).reshape([like[0], like[1], like[2]]);
+    Ok((
+        flat(found.source, source.shape())?,
+        flat(found.shares, shares.shape())?,
+        cube(found.weight1, layers.0.shape())?,
+        flat(found.bias1, layers.1.shape())?,
+        cube(found.weight2, layers.2.shape())?,
+        flat(found.bias2, layers.3.shape())?,
+    ))
 }
 
 #[pyfunction]
@@ -848,11 +894,6 @@ fn dropout<'py>(
     })
 }
 
-/// Columns that belong to one share.
-fn per_share(columns: usize, shares: usize) -> usize {
-    columns.checked_div(shares).unwrap_or(0)
-}
-
 #[pyfunction]
 #[pyo3(signature = (simd_path))]
 fn has_bfloat16_tiles(py: Python, simd_path: Option<&str>) -> PyResult<bool> {
@@ -872,7 +913,7 @@ mod _core {
     #[pymodule_export]
     use super::{
         adam_catch_up, adam_catch_up_rows, adam_step_rows, bpr_step, candidate_ranks, candidate_ranks_scores,
-        discrepancy, dropout, gate, gate_back, has_bfloat16_tiles, metrics, negatives, neighbours, outside,
+        discrepancy, dropout, has_bfloat16_tiles, metrics, mixture, mixture_gradient, negatives, neighbours, outside,
         product_scatter, product_sums, products, quadratic, quadratic_gradient, ranks, ranks_scores, relaxed_ranking,
         score_step, simd_paths, table_scores, topk, topk_scores, weighted, weighted_negatives,
     };

@@ -8,7 +8,6 @@ use super::quantised::Catch;
 use super::{portable, Form, Line, Matrix, Tile, COLUMNS, LINE, ROWS};
 use crate::bfloat16::{self, Sums, Tiles};
 use crate::dropout::Thin;
-use crate::experts;
 use crate::products::{self, Share};
 use crate::relaxed;
 
@@ -380,39 +379,6 @@ impl SimdPath {
             #[cfg(target_arch = "x86_64")]
             Path::Avx512 | Path::Amx => unsafe { super::x86::relaxed_avx512(scores, known, scratch, gradient) },
             _ => relaxed::row(scores, known, scratch, gradient),
-        }
-    }
-
-    /// [`crate::experts::gate_rows`].
-    pub(crate) fn gate(self, hidden: &mut [f32], shares: &[f32], width: usize) {
-        match self.0 {
-            // SAFETY: a value of this path exists only if the processor has its features; the function is safe code.
-            #[cfg(target_arch = "x86_64")]
-            Path::Avx2 => unsafe { super::x86::gate_avx2(hidden, shares, width) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Path::Avx512 | Path::Amx => unsafe { super::x86::gate_avx512(hidden, shares, width) },
-            _ => experts::gate_rows(hidden, shares, width),
-        }
-    }
-
-    /// [`crate::experts::gate_back_rows`].
-    pub(crate) fn gate_back(
-        self,
-        hidden: &mut [f32],
-        back: &mut [f32],
-        shares: &[f32],
-        to_shares: &mut [f32],
-        width: usize,
-    ) {
-        match self.0 {
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Path::Avx2 => unsafe { super::x86::gate_back_avx2(hidden, back, shares, to_shares, width) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Path::Avx512 | Path::Amx => unsafe { super::x86::gate_back_avx512(hidden, back, shares, to_shares, width) },
-            _ => experts::gate_back_rows(hidden, back, shares, to_shares, width),
         }
     }
 

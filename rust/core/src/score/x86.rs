@@ -15,26 +15,6 @@ pub fn dots_fma(query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32],
     portable::dots(query, items, bias, ids, out);
 }
 
-#[target_feature(enable = "avx2")]
-pub fn gate_avx2(hidden: &mut [f32], shares: &[f32], width: usize) {
-    crate::experts::gate_rows(hidden, shares, width);
-}
-
-#[target_feature(enable = "avx2")]
-pub fn gate_back_avx2(hidden: &mut [f32], back: &mut [f32], shares: &[f32], to_shares: &mut [f32], width: usize) {
-    crate::experts::gate_back_rows(hidden, back, shares, to_shares, width);
-}
-
-#[target_feature(enable = "avx512f,avx512vl,avx512dq")]
-pub fn gate_avx512(hidden: &mut [f32], shares: &[f32], width: usize) {
-    crate::experts::gate_rows(hidden, shares, width);
-}
-
-#[target_feature(enable = "avx512f,avx512vl,avx512dq")]
-pub fn gate_back_avx512(hidden: &mut [f32], back: &mut [f32], shares: &[f32], to_shares: &mut [f32], width: usize) {
-    crate::experts::gate_back_rows(hidden, back, shares, to_shares, width);
-}
-
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
 pub fn pack_left_avx512(
     left: &impl bfloat16::Rows,
