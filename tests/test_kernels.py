@@ -254,19 +254,21 @@ def test_a_mixture_shows_what_diverged_and_takes_views():
 
 
 @SMALL
-@given(st.integers(0, 2**32), st.integers(0, 70), st.integers(1, 60), st.integers(1, 70))
-def test_quadratic_forms_and_their_gradients(seed, count, dim, outputs):
+@given(st.integers(0, 2**32), st.integers(0, 70), st.integers(1, 60), st.integers(1, 70), st.booleans())
+def test_quadratic_forms_and_their_gradients(seed, count, dim, outputs, bf16):
     rng = torch.Generator().manual_seed(seed)
     first, second = torch.triu_indices(dim, dim, 1)
     vectors, back = (torch.randn(count, size, generator=rng) for size in (dim, outputs))
     weights = torch.randn(len(first), outputs, generator=rng)
-    half = [t.bfloat16().double() for t in (2 * vectors[:, first] * vectors[:, second], weights, back)]
-    expected = half[0] @ half[1], half[0].T @ half[2]
+    rounded = [t.bfloat16() if bf16 else t for t in (2 * vectors[:, first] * vectors[:, second], weights, back)]
+    features, right, gradient = (t.double() for t in rounded)
+    expected = features @ right, features.T @ gradient
     found = []
     for path in PATHS:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("KDRS_SIMD", path)
-            found.append((kernels.quadratic(vectors, weights), kernels.quadratic_gradient(vectors, back)))
+            forms = kernels.quadratic(vectors, weights, bf16=bf16)
+            found.append((forms, kernels.quadratic_gradient(vectors, back, bf16=bf16)))
     for forms, gradient in found:
         assert torch.equal(forms, found[0][0])
         assert torch.equal(gradient, found[0][1])
@@ -274,11 +276,12 @@ def test_quadratic_forms_and_their_gradients(seed, count, dim, outputs):
         assert torch.allclose(own.double(), wanted, rtol=1e-5, atol=1e-3)
 
 
-def test_quadratic_forms_refuse_sizes_that_do_not_agree():
+@pytest.mark.parametrize("bf16", [False, True])
+def test_quadratic_forms_refuse_sizes_that_do_not_agree(bf16):
     with pytest.raises(DataError, match="2 rows of weights for the 3 pairs of 3 dimensions"):
-        kernels.quadratic(torch.zeros(4, 3), torch.zeros(2, 5))
+        kernels.quadratic(torch.zeros(4, 3), torch.zeros(2, 5), bf16=bf16)
     with pytest.raises(DataError, match="3 gradients of 4 vectors"):
-        kernels.quadratic_gradient(torch.zeros(4, 3), torch.zeros(3, 5))
+        kernels.quadratic_gradient(torch.zeros(4, 3), torch.zeros(3, 5), bf16=bf16)
 
 
 @SMALL

@@ -187,11 +187,15 @@ def dropout(
     """``values`` [N] to ``out`` [N]: 0 with the probability ``dropped`` / 65,536 or where ``gate`` [N] is 0 or less, and scaled
     otherwise. What is dropped belongs to (``seed``, place)."""
 
-def quadratic(vectors: _Floats, weights: _Floats, out: _Floats, threads: int, simd_path: str | None) -> None:
+def quadratic(
+    vectors: _Floats, weights: _Floats, out: _Floats, bf16: bool, threads: int, simd_path: str | None
+) -> None:
     """Σ_{b<c} 2 h_b h_c weights[(b, c)] to ``out`` [E, D], of vectors [E, d] and weights [d (d-1) / 2, D], row after row of the
-    triangle; features and weights are rounded to bfloat16, sums are float32."""
+    triangle; ``bf16`` rounds features and weights to bfloat16, sums are float32."""
 
-def quadratic_gradient(vectors: _Floats, gradient: _Floats, out: _Floats, threads: int, simd_path: str | None) -> None:
+def quadratic_gradient(
+    vectors: _Floats, gradient: _Floats, out: _Floats, bf16: bool, threads: int, simd_path: str | None
+) -> None:
     """Gradient of the weights to ``out`` [d (d-1) / 2, D], from that of what `quadratic` gives, [E, D]."""
 
 def has_bfloat16_tiles(simd_path: str | None) -> bool:

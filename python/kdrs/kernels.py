@@ -173,27 +173,28 @@ class _Mixture(torch.autograd.Function):
         return tuple(torch.from_numpy(each) for each in found)
 
 
-def has_tiles(*tensors: Tensor) -> bool:
-    """Whether the core multiplies these in bfloat16: float32 on a processor with tile registers."""
-    return supported(*tensors) and _core.has_bfloat16_tiles(simd_path())
+def has_quadratic(*tensors: Tensor, bf16: bool) -> bool:
+    """Whether the core is the best for quadratic forms of these tensors: float32 on the CPU, and in bfloat16 a processor with
+    tile registers."""
+    return supported(*tensors) and (not bf16 or _core.has_bfloat16_tiles(simd_path()))
 
 
-def quadratic(vectors: Tensor, weights: Tensor) -> Tensor:
+def quadratic(vectors: Tensor, weights: Tensor, *, bf16: bool) -> Tensor:
     """``Σ_{b<c} 2 h_b h_c weights[(b, c)]``, float32 [E, D], of vectors [E, d] and weights [d (d-1) / 2, D], row after row of
-    the triangle. Features, of which there is no array, and weights are rounded to bfloat16, sums are float32. Without
-    gradient; on processors without tile registers (`has_tiles`) slow."""
+    the triangle. There is no array of features; ``bf16`` rounds features and weights to bfloat16, sums are float32. Without
+    gradient."""
     out = vectors.new_empty(vectors.shape[0], weights.shape[1])
     left, right = _array(vectors.contiguous()), _array(weights.contiguous())
-    _core.quadratic(left, right, out.numpy(), torch_threads(), simd_path())
+    _core.quadratic(left, right, out.numpy(), bf16, torch_threads(), simd_path())
     return out
 
 
-def quadratic_gradient(vectors: Tensor, gradient: Tensor) -> Tensor:
+def quadratic_gradient(vectors: Tensor, gradient: Tensor, *, bf16: bool) -> Tensor:
     """Gradient of the weights of `quadratic`, float32 [d (d-1) / 2, D], from that of its result, [E, D]."""
     dim = vectors.shape[1]
     out = vectors.new_empty(dim * (dim - 1) // 2, gradient.shape[1])
     left, right = _array(vectors.contiguous()), _array(gradient.contiguous())
-    _core.quadratic_gradient(left, right, out.numpy(), torch_threads(), simd_path())
+    _core.quadratic_gradient(left, right, out.numpy(), bf16, torch_threads(), simd_path())
     return out
 
 

@@ -49,8 +49,8 @@ class Hypernetwork(nn.Module):
 class _Pairs(torch.autograd.Function):
     """``Σ_{b<c} 2 h_b h_c P[(b, c)]``: features [pairs, E] by rows of the triangle, some at a time, made again in backward.
 
-    Nothing flows back to the vectors: they are a frozen teacher's. In bfloat16 the core, where it can, makes features as it
-    multiplies.
+    Nothing flows back to the vectors: they are a frozen teacher's. The core, where it can, makes features as it multiplies;
+    blocks of them are for CUDA, other types, and bfloat16 without tile registers.
     """
 
     BLOCK_ROWS = 2048
@@ -60,8 +60,8 @@ class _Pairs(torch.autograd.Function):
     def forward(ctx: Any, vectors: Tensor, pairs: Tensor, bf16: bool) -> Tensor:
         ctx.save_for_backward(vectors)
         ctx.bf16 = bf16
-        if bf16 and kernels.has_tiles(vectors, pairs):
-            return kernels.quadratic(vectors, pairs)
+        if kernels.has_quadratic(vectors, pairs, bf16=bf16):
+            return kernels.quadratic(vectors, pairs, bf16=bf16)
         out = vectors.new_zeros(pairs.shape[1], vectors.shape[0])  # [D, E]
         for rows, features in _Pairs._features(vectors, bf16):
             if bf16:  # in this layout: others are up to three times slower
@@ -77,8 +77,8 @@ class _Pairs(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
         (vectors,) = ctx.saved_tensors
         gradient = gradients[0].contiguous()  # [E, D]
-        if ctx.bf16 and kernels.has_tiles(vectors, gradient):
-            return None, kernels.quadratic_gradient(vectors, gradient), None
+        if kernels.has_quadratic(vectors, gradient, bf16=ctx.bf16):
+            return None, kernels.quadratic_gradient(vectors, gradient, bf16=ctx.bf16), None
         dim = vectors.shape[1]
         to_pairs = gradient.new_empty(dim * (dim - 1) // 2, gradient.shape[1])
         if ctx.bf16:

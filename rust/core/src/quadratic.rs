@@ -1,17 +1,40 @@
-//! Quadratic forms of vectors in bfloat16, many at a time: `out[a] = Σ_{b<c} 2 h_b h_c weights[(b, c)][a]`.
+//! Quadratic forms of vectors, many at a time: `out[a] = Σ_{b<c} 2 h_b h_c weights[(b, c)][a]`.
 //!
 //! The pairs (b, c) are those of a triangle, row after row: (0, 1), (0, 2) … (1, 2) …. Their features 2 h_b h_c are made where
 //! the product needs them, for `vectors` x `pairs` are more than memory should hold.
 
 use std::ops::Range;
 
-use crate::bfloat16::{product, Rows};
+use crate::bfloat16;
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::Matrix;
+use crate::float32;
+use crate::score::{Matrix, Rows};
+
+/// What factors are rounded to before they are multiplied; sums are float32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    Float32,
+    BFloat16,
+}
+
+impl Precision {
+    fn product(self, exec: Exec, left: &impl Rows, rows: usize, right: Matrix, out: &mut [f32]) -> Result<(), Error> {
+        match self {
+            Precision::Float32 => float32::product(exec, left, rows, right, out),
+            Precision::BFloat16 => bfloat16::product(exec, left, rows, right, out),
+        }
+    }
+}
 
 /// The forms, float32 `[vectors, outputs]`, of vectors `[vectors, dim]` and weights `[dim (dim - 1) / 2, outputs]`.
-pub fn quadratic(exec: Exec, vectors: Matrix, weights: Matrix, out: &mut [f32]) -> Result<(), Error> {
+pub fn quadratic(
+    exec: Exec,
+    precision: Precision,
+    vectors: Matrix,
+    weights: Matrix,
+    out: &mut [f32],
+) -> Result<(), Error> {
     if weights.rows != pairs(vectors.dim) {
         return Err(Error::Shape(format!(
             "{} rows of weights for the {} pairs of {} dimensions",
@@ -20,11 +43,17 @@ pub fn quadratic(exec: Exec, vectors: Matrix, weights: Matrix, out: &mut [f32]) 
             vectors.dim
         )));
     }
-    product(exec, &OfVectors(vectors), vectors.rows, weights, out)
+    precision.product(exec, &OfVectors(vectors), vectors.rows, weights, out)
 }
 
 /// The gradient of the weights, float32 `[dim (dim - 1) / 2, outputs]`, from that of the forms, `[vectors, outputs]`.
-pub fn quadratic_gradient(exec: Exec, vectors: Matrix, gradient: Matrix, out: &mut [f32]) -> Result<(), Error> {
+pub fn quadratic_gradient(
+    exec: Exec,
+    precision: Precision,
+    vectors: Matrix,
+    gradient: Matrix,
+    out: &mut [f32],
+) -> Result<(), Error> {
     if vectors.rows != gradient.rows {
         return Err(Error::Shape(format!(
             "{} gradients of {} vectors",
@@ -39,7 +68,7 @@ pub fn quadratic_gradient(exec: Exec, vectors: Matrix, gradient: Matrix, out: &m
         }
     }
     let left = OfPairs(Matrix::new(&columns, dim, rows));
-    product(exec, &left, pairs(dim), gradient, out)
+    precision.product(exec, &left, pairs(dim), gradient, out)
 }
 
 /// Pairs of different dimensions.
@@ -107,10 +136,18 @@ impl Rows for OfPairs<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::the_same_everywhere;
 
     #[test]
     fn forms_and_gradients_are_those_of_the_definition() {
-        for (count, dim, outputs) in [(1, 2, 1), (5, 3, 4), (40, 20, 37), (3, 70, 2)] {
+        for (count, dim, outputs) in [
+            (1, 2, 1),
+            (5, 3, 4),
+            (40, 20, 37),
+            (3, 70, 2),
+            (200, 41, 33),
+            (1_600, 5, 3),
+        ] {
             let number = |seed: u64| move |c: usize| crate::rng::unit(crate::rng::at(seed, c as u64)) as f32 - 0.5;
             let vectors: Vec<f32> = (0..count * dim).map(number(1)).collect();
             let weights: Vec<f32> = (0..pairs(dim) * outputs).map(number(2)).collect();
@@ -130,30 +167,41 @@ mod tests {
                     pair += 1;
                 }
             }
-            let (vectors, exec) = (Matrix::new(&vectors, count, dim), Exec::serial());
+            let vectors = Matrix::new(&vectors, count, dim);
             let weights = Matrix::new(&weights, pairs(dim), outputs);
             let goals = Matrix::new(&goals, count, outputs);
-            let near = |found: Vec<f32>, exact: &[f64]| {
-                assert!(found.iter().zip(exact).all(|(&f, e)| (f64::from(f) - e).abs() < 0.1));
-            };
-            let (mut to_forms, mut to_weights) = (vec![f32::NAN; forms.len()], vec![f32::NAN; gradient.len()]);
-            quadratic(exec, vectors, weights, &mut to_forms).expect("sizes agree");
-            quadratic_gradient(exec, vectors, goals, &mut to_weights).expect("sizes agree");
-            near(to_forms, &forms);
-            near(to_weights, &gradient);
+            for (precision, apart) in [(Precision::BFloat16, 0.1), (Precision::Float32, 1e-3)] {
+                let near = |found: &[f32], exact: &[f64]| {
+                    assert!(found.iter().zip(exact).all(|(&f, e)| (f64::from(f) - e).abs() < apart));
+                };
+                let (to_forms, to_weights) = the_same_everywhere(|exec| {
+                    let (mut to_forms, mut to_weights) = (vec![f32::NAN; forms.len()], vec![f32::NAN; gradient.len()]);
+                    quadratic(exec, precision, vectors, weights, &mut to_forms).expect("sizes agree");
+                    quadratic_gradient(exec, precision, vectors, goals, &mut to_weights).expect("sizes agree");
+                    (to_forms, to_weights)
+                });
+                near(&to_forms, &forms);
+                near(&to_weights, &gradient);
+            }
         }
     }
 
     #[test]
     fn sizes_must_agree_and_may_be_nothing() {
+        for precision in [Precision::Float32, Precision::BFloat16] {
+            sizes(precision);
+        }
+    }
+
+    fn sizes(precision: Precision) {
         let exec = Exec::serial();
         let (vectors, single) = (Matrix::new(&[1.0; 6], 2, 3), Matrix::new(&[1.0; 2], 2, 1));
-        assert!(quadratic(exec, vectors, Matrix::new(&[1.0; 2], 2, 1), &mut [0.0; 2]).is_err());
-        assert!(quadratic(exec, vectors, Matrix::new(&[1.0; 3], 3, 1), &mut [0.0; 3]).is_err());
-        assert!(quadratic_gradient(exec, vectors, Matrix::new(&[1.0; 3], 3, 1), &mut [0.0; 3]).is_err());
+        assert!(quadratic(exec, precision, vectors, Matrix::new(&[1.0; 2], 2, 1), &mut [0.0; 2]).is_err());
+        assert!(quadratic(exec, precision, vectors, Matrix::new(&[1.0; 3], 3, 1), &mut [0.0; 3]).is_err());
+        assert!(quadratic_gradient(exec, precision, vectors, Matrix::new(&[1.0; 3], 3, 1), &mut [0.0; 3]).is_err());
         let mut out = [1.0; 4];
-        quadratic(exec, single, Matrix::new(&[], 0, 2), &mut out).expect("sizes agree");
+        quadratic(exec, precision, single, Matrix::new(&[], 0, 2), &mut out).expect("sizes agree");
         assert_eq!(out, [0.0; 4]);
-        quadratic_gradient(exec, single, Matrix::new(&[1.0; 4], 2, 2), &mut []).expect("sizes agree");
+        quadratic_gradient(exec, precision, single, Matrix::new(&[1.0; 4], 2, 2), &mut []).expect("sizes agree");
     }
 }

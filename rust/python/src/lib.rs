@@ -837,35 +837,44 @@ fn mixture_gradient<'py>(
     ))
 }
 
+fn precision(bf16: bool) -> core::Precision {
+    match bf16 {
+        false => core::Precision::Float32,
+        true => core::Precision::BFloat16,
+    }
+}
+
 #[pyfunction]
-#[pyo3(signature = (vectors, weights, out, threads, simd_path))]
+#[pyo3(signature = (vectors, weights, out, bf16, threads, simd_path))]
 fn quadratic<'py>(
     py: Python<'py>,
     vectors: Factors<'py>,
     weights: Factors<'py>,
     mut out: PyReadwriteArray2<'py, f32>,
+    bf16: bool,
     threads: usize,
     simd_path: Option<&str>,
 ) -> PyResult<()> {
     let (vectors, weights, out) = (matrix(&vectors)?, matrix(&weights)?, out.as_slice_mut()?);
     run(py, threads, simd(py, simd_path)?, |exec| {
-        core::quadratic(exec, vectors, weights, out)
+        core::quadratic(exec, precision(bf16), vectors, weights, out)
     })
 }
 
 #[pyfunction]
-#[pyo3(signature = (vectors, gradient, out, threads, simd_path))]
+#[pyo3(signature = (vectors, gradient, out, bf16, threads, simd_path))]
 fn quadratic_gradient<'py>(
     py: Python<'py>,
     vectors: Factors<'py>,
     gradient: Factors<'py>,
     mut out: PyReadwriteArray2<'py, f32>,
+    bf16: bool,
     threads: usize,
     simd_path: Option<&str>,
 ) -> PyResult<()> {
     let (vectors, gradient, out) = (matrix(&vectors)?, matrix(&gradient)?, out.as_slice_mut()?);
     run(py, threads, simd(py, simd_path)?, |exec| {
-        core::quadratic_gradient(exec, vectors, gradient, out)
+        core::quadratic_gradient(exec, precision(bf16), vectors, gradient, out)
     })
 }
 

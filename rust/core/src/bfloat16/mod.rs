@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::Matrix;
+use crate::score::{Matrix, Rows};
 
 /// Rows and columns of a tile of sums.
 pub(crate) const TILE: usize = 16;
@@ -52,12 +52,6 @@ impl Sums {
     fn line(&mut self, row: usize, half: usize) -> &mut [f32; TILE] {
         &mut self.0[row / TILE * 2 + half][row % TILE]
     }
-}
-
-/// The left factor of a product, made row by row.
-pub(crate) trait Rows: Sync {
-    /// Writes `columns` of a row.
-    fn fill(&self, row: usize, columns: Range<usize>, out: &mut [f32]);
 }
 
 /// `left · right` into `out`, float32 `[rows, right.dim]`, for a left factor `[rows, right.rows]`.

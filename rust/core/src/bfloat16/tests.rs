@@ -133,6 +133,6 @@ fn sizes_must_agree_and_may_be_nothing() {
     assert_eq!(multiplied(exec, empty, none), vec![0.0; 6]);
     assert_eq!(
         multiplied(exec, Matrix::new(&[], 0, 3), Matrix::new(&[1.0; 3], 3, 1)),
-        vec![]
+        Vec::<f32>::new()
     );
 }

@@ -5,7 +5,7 @@ use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T1};
 use std::ops::Range;
 
 use super::quantised::Catch;
-use super::{portable, Form, Line, Matrix, Tile, COLUMNS, LINE, ROWS};
+use super::{portable, Form, Line, Matrix, Rows, Tile, COLUMNS, LINE, ROWS};
 use crate::bfloat16::{self, Sums, Tiles};
 use crate::dropout::Thin;
 use crate::products::{self, Share};
@@ -398,7 +398,7 @@ impl SimdPath {
     /// [`bfloat16::pack_left_rows`].
     pub(crate) fn pack_left(
         self,
-        left: &impl bfloat16::Rows,
+        left: &impl Rows,
         rows: Range<usize>,
         columns: Range<usize>,
         depth: usize,

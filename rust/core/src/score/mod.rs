@@ -100,6 +100,12 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// The left factor of a product, made row by row.
+pub(crate) trait Rows: Sync {
+    /// Writes `columns` of a row.
+    fn fill(&self, row: usize, columns: Range<usize>, out: &mut [f32]);
+}
+
 /// Refuses NaN and infinity by name, and factors whose scores would overflow.
 pub fn check_finite(exec: Exec, queries: Matrix, items: Matrix, bias: Option<&[f32]>) -> Result<(), Error> {
     if queries.dim != items.dim {

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::quantised::{self, BytePanels, ByteTile, Catch, Lanes, Rounded, Totals, BATCH};
-use super::{amx, portable, Form, Goals, Line, Matrix, Net, Panels, Sink, Tile, COLUMNS, LINE, ROWS};
+use super::{amx, portable, Form, Goals, Line, Matrix, Net, Panels, Rows, Sink, Tile, COLUMNS, LINE, ROWS};
 use crate::bfloat16::{self, Tiles};
 use crate::dropout::Thin;
 use crate::relaxed::Scratch;
@@ -17,7 +17,7 @@ pub fn dots_fma(query: &[f32], items: Matrix, bias: Option<&[f32]>, ids: &[i32],
 
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
 pub fn pack_left_avx512(
-    left: &impl bfloat16::Rows,
+    left: &impl Rows,
     rows: Range<usize>,
     columns: Range<usize>,
     depth: usize,
