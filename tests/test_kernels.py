@@ -253,6 +253,14 @@ def test_a_mixture_shows_what_diverged_and_takes_views():
         assert torch.isnan(kernels.mixture(*given, *layers)).any(dim=1).tolist() == [False, False, True, False]
 
 
+def test_mixtures_refuse_layers_that_do_not_belong_together():
+    shapes = [(4, 3), (4, 2), (2, 3, 5), (2, 5), (2, 5, 7), (2, 7)]
+    for place, other in ((0, (4, 4)), (1, (4, 3)), (3, (5, 2)), (4, (5, 2, 7)), (5, (7, 2))):
+        given = [torch.zeros(other if index == place else shape) for index, shape in enumerate(shapes)]
+        with pytest.raises(DataError):
+            kernels.mixture(*given)
+
+
 @SMALL
 @given(st.integers(0, 2**32), st.integers(0, 70), st.integers(1, 60), st.integers(1, 70), st.booleans())
 def test_quadratic_forms_and_their_gradients(seed, count, dim, outputs, bf16):

@@ -142,7 +142,8 @@ def mixture(source: Tensor, shares: Tensor, weight1: Tensor, bias1: Tensor, weig
     """Mixed outputs ``Σ_m q_m (relu(x W1_m + b1_m) W2_m + b2_m)``, [E, d_T], of vectors [E, d_S] and shares [E, M]; layers are
     [M, d_S, H], [M, H], [M, H, d_T] and [M, d_T].
 
-    The core leaves out pairs whose share is 0, and gives their share no gradient.
+    The core leaves out pairs whose share is 0, and gives their share no gradient; torch, for CUDA and other types, computes all
+    networks for every vector and keeps [E, M, H] hidden values for the gradient.
     """
     given = (source, shares, weight1, bias1, weight2, bias2)
     if supported(*given):
@@ -153,7 +154,7 @@ def mixture(source: Tensor, shares: Tensor, weight1: Tensor, bias1: Tensor, weig
 
 
 class _Mixture(torch.autograd.Function):
-    """`mixture` in the core: hidden layers are nowhere kept, backward computes them again, a tenth of its work."""
+    """`mixture` in the core: no hidden layer is kept, backward computes them again, a small part of its work."""
 
     @staticmethod
     def forward(ctx: Any, *given: Tensor) -> Tensor:

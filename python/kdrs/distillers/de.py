@@ -20,9 +20,9 @@ class DE(HintDistiller):
     unique users, and over unique items by ``item_weight``.
 
     Differs from the authors' code: an item that is both positive and negative in a batch is processed once, with one noise
-    draw for its two roles (same expectation); the hidden layer is weighted before one product with all experts' second
-    layers, and experts whose share is lost in rounding are skipped (``cutoff``). The paper prints the norm without
-    its square; code, and this class, square it.
+    draw for its two roles (same expectation); the hidden layer is weighted before the second one, and experts whose
+    share is lost in rounding are left out (``cutoff``), which on the CPU spares their work. The paper prints the norm
+    without its square; code, and this class, square it.
     """
 
     Config = ExpertConfig

@@ -25,7 +25,7 @@ pub struct Exec<'a> {
 }
 
 /// Numbers that must be read or written for helpers to be worth waking, which takes some 50 µs.
-const WORTH_WAKING: usize = 1 << 18;
+pub(crate) const WORTH_WAKING: usize = 1 << 18;
 
 impl Exec<'_> {
     /// The calling thread alone.

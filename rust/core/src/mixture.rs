@@ -1,10 +1,11 @@
 //! Mixtures of small networks, `Σ_m q_m (relu(x W1_m + b1_m) W2_m + b2_m)`, and their gradients.
 //!
 //! An entity whose share of a network is 0 takes no part in it, so the cost is that of the pairs that are left. The second bias
-//! is the weight of one more hidden unit, which is always 1; so there are products alone, done in the tiles of [`crate::score`]:
+//! is the weight of one more hidden unit, which is 1 for every finite source; so there are products alone, done in the tiles of [`crate::score`]:
 //! chains of fused multiply-adds in the order of the inner dimension, an entity's networks and a network's [`CHUNK`]s of entities
 //! added up in order. So all paths and any number of threads give the same bytes.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use crate::error::Error;
@@ -13,7 +14,7 @@ use crate::score::{pack_tile, Form, Line, Matrix, Tile, COLUMNS, LINE, ROWS};
 
 /// Pairs of a network whose hidden values are held at a time in the way back: they stay in the second cache.
 const CHUNK: usize = 16 * ROWS;
-/// Pairs of a network in a task of entities, on average and at least: fewer would leave tiles half empty.
+/// Pairs of a task of entities and a network, at least and on average: fewer would leave tiles half empty.
 const PAIRS: usize = 2 * ROWS;
 /// Tasks of entities a thread, at most.
 const TASKS: usize = 4;
@@ -166,7 +167,13 @@ pub fn mixture_gradient(
     gradient: Matrix,
 ) -> Result<MixtureGradient, Error> {
     networks.check(source, shares, gradient.data.len())?;
-    let (count, units) = (networks.count, networks.hidden);
+    if gradient.rows != source.rows {
+        return Err(Error::Shape(format!(
+            "{} gradients of {} results",
+            gradient.rows, source.rows
+        )));
+    }
+    let (count, hidden) = (networks.count, networks.hidden);
     let mut found = MixtureGradient {
         source: vec![0.0; source.data.len()],
         shares: vec![0.0; shares.data.len()],
@@ -179,11 +186,11 @@ pub fn mixture_gradient(
     let exec = exec.for_work(lists.work(networks));
     let mut to_pairs = vec![0.0; lists.pairs.len() * (networks.source + 1)];
     let mut rest = to_pairs.as_mut_slice();
-    let tasks: Vec<_> = found
+    let mut tasks: Vec<_> = found
         .weight1
-        .chunks_mut(networks.source * units)
-        .zip(found.bias1.chunks_mut(units))
-        .zip(found.weight2.chunks_mut(units * networks.target))
+        .chunks_mut(networks.source * hidden)
+        .zip(found.bias1.chunks_mut(hidden))
+        .zip(found.weight2.chunks_mut(hidden * networks.target))
         .zip(found.bias2.chunks_mut(networks.target))
         .enumerate()
         .map(|(network, (((weight1, bias1), weight2), bias2))| {
@@ -199,6 +206,7 @@ pub fn mixture_gradient(
             (network, results)
         })
         .collect();
+    tasks.sort_by_key(|&(network, _)| Reverse(lists.of(network).len())); // the longest first, or others wait for it
     exec.each(
         tasks.into_iter(),
         || Backward::new(networks),
@@ -293,6 +301,10 @@ impl Lists {
     fn step(&self, entities: usize, threads: usize) -> usize {
         let networks = self.starts.len() - 1;
         let tasks = (self.pairs.len() / (PAIRS * networks)).clamp(1, TASKS * threads);
+        let tasks = match tasks > threads {
+            true => tasks.next_multiple_of(threads),
+            false => tasks,
+        };
         entities.div_ceil(tasks).max(1)
     }
 
@@ -356,17 +368,12 @@ fn turned<'a>(mut rows: impl Iterator<Item = &'a [f32]>, depth: usize, columns: 
     clear(panels, columns, depth);
     for place in 0..columns.div_ceil(LINE) {
         let lines = &mut panels[place / 2][place % 2..];
-        let own: [Option<&[f32]>; LINE] = std::array::from_fn(|_| rows.next());
-        if let Some(own) = own
-            .iter()
-            .copied()
-            .collect::<Option<Vec<_>>>()
-            .and_then(|own| own.try_into().ok())
-        {
+        let own: [&[f32]; LINE] = std::array::from_fn(|_| rows.next().unwrap_or_default());
+        if !own[LINE - 1].is_empty() {
             turn(own, lines);
             continue;
         }
-        for (column, row) in own.into_iter().flatten().enumerate() {
+        for (column, row) in own.into_iter().enumerate() {
             for (line, &value) in lines.iter_mut().step_by(2).zip(row) {
                 line.0[column] = value;
             }
@@ -688,7 +695,7 @@ fn write_out(sums: &[Tile], rows: usize, columns: usize, to_rows: &mut [f32], to
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::the_same_everywhere;
+    use crate::exec::{the_same_everywhere, WORTH_WAKING};
 
     fn numbers(count: usize, seed: u64) -> Vec<f32> {
         let word = |c| crate::rng::unit(crate::rng::at(seed, c)) as f32 - 0.5;
@@ -748,6 +755,7 @@ mod tests {
             (1, [1, 1, 1, 1], 1.0),
             (13, [2, 3, 5, 7], 1.0),
             (400, [3, 20, 31, 40], 1.0),
+            (700, [4, 20, 40, 70], 0.7),
             (250, [5, 13, 33, 12], 0.3),
             (90, [30, 8, 20, 33], 0.05),
             (40, [4, 36, 64, 100], 0.5),
@@ -767,6 +775,8 @@ mod tests {
             let [w1, b1, w2, b2] = &weights;
             let networks = Networks::new([count, source, hidden, target], w1, b1, w2, b2).expect("sizes agree");
             let (x, q) = (Matrix::new(&x, entities, source), Matrix::new(&q, entities, count));
+            let many = Lists::new(q).work(networks) >= WORTH_WAKING;
+            assert_eq!(many, entities == 700, "one case at least goes to several threads");
             let (out, back) = the_same_everywhere(|exec| {
                 let mut out = vec![9.0; entities * target];
                 mixture(exec, x, q, networks, &mut out).expect("sizes agree");
@@ -825,6 +835,9 @@ mod tests {
         let wide = [1.0, 2.0];
         assert!(mixture(Exec::serial(), Matrix::new(&wide, 1, 2), q, networks, &mut out).is_err());
         assert!(mixture_gradient(Exec::serial(), x, x, networks, x).is_err());
+        let flat = Matrix::new(&wide[..1], 1, 1);
+        assert!(mixture_gradient(Exec::serial(), x, q, networks, flat).is_ok());
+        assert!(mixture_gradient(Exec::serial(), x, q, networks, Matrix::new(&wide, 2, 1)).is_err());
         assert!(Networks::new([2, 1, 1, 1], &[1.0; 3], &[0.0; 2], &[1.0; 2], &[0.0; 2]).is_err());
         assert!(Networks::new([0, 1, 1, 1], &[], &[], &[], &[]).is_err());
     }

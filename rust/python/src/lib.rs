@@ -764,18 +764,21 @@ type Layers<'py> = (
     Factors<'py>,
 );
 
-/// Binds `$networks` to what `$layers` are.
-macro_rules! networks {
-    ($py:expr, $layers:expr) => {{
-        let (weight1, bias1, weight2, bias2) = &$layers;
-        let (first, second) = (weight1.shape(), weight2.shape());
-        let sizes = [first[0], first[1], first[2], second[2]];
-        let (first, second) = (
-            (weight1.as_slice()?, bias1.as_slice()?),
-            (weight2.as_slice()?, bias2.as_slice()?),
-        );
-        core::Networks::new(sizes, first.0, first.1, second.0, second.1).map_err(|error| error::raise($py, error))?
-    }};
+fn networks<'a>(py: Python, layers: &'a Layers) -> PyResult<core::Networks<'a>> {
+    let (weight1, bias1, weight2, bias2) = layers;
+    let (first, second) = (weight1.shape(), weight2.shape());
+    let sizes = [first[0], first[1], first[2], second[2]];
+    let [count, _, hidden, target] = sizes;
+    if second[..2] != [count, hidden] || bias1.shape() != [count, hidden] || bias2.shape() != [count, target] {
+        let (one, other) = (bias1.shape(), bias2.shape());
+        let cause = format!("layers of shapes {first:?}, {one:?}, {second:?} and {other:?} do not belong together");
+        return Err(refuse(py, cause, None));
+    }
+    let (first, second) = (
+        (weight1.as_slice()?, bias1.as_slice()?),
+        (weight2.as_slice()?, bias2.as_slice()?),
+    );
+    core::Networks::new(sizes, first.0, first.1, second.0, second.1).map_err(|error| error::raise(py, error))
 }
 
 #[pyfunction]
@@ -792,7 +795,7 @@ fn mixture<'py>(
     let (source, shares, networks, out) = (
         matrix(&source)?,
         matrix(&shares)?,
-        networks!(py, layers),
+        networks(py, &layers)?,
         out.as_slice_mut()?,
     );
     run(py, threads, simd(py, simd_path)?, |exec| {
@@ -821,7 +824,7 @@ fn mixture_gradient<'py>(
     simd_path: Option<&str>,
 ) -> PyResult<MixtureGradient<'py>> {
     let (own, of, gradient) = (matrix(&source)?, matrix(&shares)?, matrix(&gradient)?);
-    let networks = networks!(py, layers);
+    let networks = networks(py, &layers)?;
     let found = run(py, threads, simd(py, simd_path)?, |exec| {
         core::mixture_gradient(exec, own, of, networks, gradient)
     })?;
