@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::{Form, Line, Matrix, Rows, Tile, COLUMNS, LINE, ROWS};
+use crate::score::{Line, Matrix, Rows, Tile, COLUMNS, LINE, ROWS};
 
 /// Of the inner dimension at a time: a panel of the right factor and a tile of the left one stay in the second cache.
 const DEPTH: usize = 768;
@@ -54,7 +54,8 @@ pub(crate) fn product(exec: Exec, left: &impl Rows, rows: usize, right: Matrix, 
                     let span = place * COLUMNS..columns.min((place + 1) * COLUMNS);
                     let blocks = out.chunks_mut(ROWS * columns).zip(tiles.chunks(depth * ROWS));
                     for (out, left) in blocks {
-                        exec.simd.tile(Form::Dot, left, &lines[..2 * depth], &NO_BIAS, tile);
+                        exec.simd
+                            .products_tile(left, &lines[..2 * depth], &NO_BIAS, span.len(), tile);
                         for (out, sums) in out.chunks_mut(columns).zip(&tile.0) {
                             let out = &mut out[span.clone()];
                             match start {

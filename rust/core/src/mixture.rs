@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::{pack_tile, Form, Line, Matrix, Tile, COLUMNS, LINE, ROWS};
+use crate::score::{pack_tile, Line, Matrix, Tile, COLUMNS, LINE, ROWS};
 
 /// Pairs of a network whose hidden values are held at a time in the way back: they stay in the second cache.
 const CHUNK: usize = 16 * ROWS;
@@ -141,8 +141,9 @@ pub fn mixture(exec: Exec, source: Matrix, shares: Matrix, networks: Networks, o
                 for pairs in pairs.chunks(ROWS) {
                     scratch.activate(exec, source, pairs, packed, networks);
                     for (place, panel) in packed.second.iter().enumerate() {
+                        let (hidden, columns) = (&scratch.hidden, filled(place, networks.target));
                         exec.simd
-                            .tile(Form::Dot, &scratch.hidden, panel, &NO_BIAS, &mut scratch.tile);
+                            .products_tile(hidden, panel, &NO_BIAS, columns, &mut scratch.tile);
                         for (pair, values) in pairs.iter().zip(&scratch.tile.0) {
                             let row = pair.entity as usize - entities.start;
                             let out = &mut out[row * networks.target..][..networks.target][place * COLUMNS..];
@@ -397,6 +398,11 @@ fn turn(rows: [&[f32]; LINE], lines: &mut [Line]) {
     }
 }
 
+/// Columns of a panel, of `columns` in all.
+fn filled(panel: usize, columns: usize) -> usize {
+    COLUMNS.min(columns - panel * COLUMNS)
+}
+
 fn clear(panels: &mut Vec<Panel>, columns: usize, depth: usize) {
     panels.resize_with(columns.div_ceil(COLUMNS), Vec::new);
     for panel in panels {
@@ -424,7 +430,9 @@ impl Scratch {
         self.hidden.resize(networks.units() * ROWS, 0.0);
         let panels = packed.first.iter().zip(&packed.bias);
         for ((panel, bias), hidden) in panels.zip(self.hidden.chunks_mut(COLUMNS * ROWS)) {
-            exec.simd.tile(Form::Dot, &self.source, panel, bias, &mut self.tile);
+            let columns = hidden.len() / ROWS;
+            exec.simd
+                .products_tile(&self.source, panel, bias, columns, &mut self.tile);
             for (column, hidden) in hidden.chunks_exact_mut(ROWS).enumerate() {
                 for row in 0..ROWS {
                     hidden[row] = active(self.tile.0[row][column]) * shares[row];
@@ -570,17 +578,18 @@ impl Backward {
         for (place, (pairs, to_pairs)) in pairs.chunks(ROWS).zip(to_pairs.chunks_mut(ROWS * width)).enumerate() {
             self.tile(exec, source, gradient, networks, pairs, place * ROWS, to_pairs);
         }
-        for (left, right, sums) in [
-            (&self.hidden, &self.outputs, &mut self.second_sums),
-            (&self.inputs, &self.back, &mut self.first_sums),
+        for (left, right, columns, sums) in [
+            (&self.hidden, &self.outputs, networks.target, &mut self.second_sums),
+            (&self.inputs, &self.back, units, &mut self.first_sums),
         ] {
             for (left, sums) in left.chunks_exact(depth * ROWS).zip(sums.chunks_exact_mut(right.len())) {
-                for (right, sums) in right.iter().zip(sums) {
+                for (place, (right, sums)) in right.iter().zip(sums).enumerate() {
+                    let columns = filled(place, columns);
                     if !on_top {
-                        exec.simd.tile(Form::Dot, left, right, &NO_BIAS, sums);
+                        exec.simd.products_tile(left, right, &NO_BIAS, columns, sums);
                         continue;
                     }
-                    exec.simd.tile(Form::Dot, left, right, &NO_BIAS, &mut self.other);
+                    exec.simd.products_tile(left, right, &NO_BIAS, columns, &mut self.other);
                     for (sum, value) in sums.0.as_flattened_mut().iter_mut().zip(self.other.0.as_flattened()) {
                         *sum += value;
                     }
@@ -611,14 +620,16 @@ impl Backward {
         for panel in 0..self.back.len() {
             let (first, bias) = (&self.forward.first[panel], &self.forward.bias[panel]);
             let before = &mut self.scratch.tile;
-            exec.simd.tile(Form::Dot, &self.scratch.source, first, bias, before);
+            let (second, columns) = (&self.second_turned[panel], filled(panel, units));
+            exec.simd
+                .products_tile(&self.scratch.source, first, bias, columns, before);
             let after = &mut self.other;
             exec.simd
-                .tile(Form::Dot, &self.gradient, &self.second_turned[panel], &NO_BIAS, after);
+                .products_tile(&self.gradient, second, &NO_BIAS, columns, after);
             for (row, pair) in pairs.iter().enumerate() {
                 let hidden = &mut self.rows[(row * self.back.len() + panel) * COLUMNS..][..COLUMNS];
                 let (values, gradients) = (&before.0[row], &mut after.0[row]);
-                for column in 0..COLUMNS {
+                for column in 0..columns {
                     let own = active(values[column]);
                     lanes[row][column] += own * gradients[column];
                     hidden[column] = own * pair.share;
@@ -654,7 +665,8 @@ impl Backward {
         // without the unit that depends on no source
         let back = &self.back_turned[..networks.hidden * ROWS];
         for (place, panel) in self.first_turned.iter().enumerate() {
-            exec.simd.tile(Form::Dot, back, panel, &NO_BIAS, &mut self.other);
+            let columns = filled(place, networks.source);
+            exec.simd.products_tile(back, panel, &NO_BIAS, columns, &mut self.other);
             for (values, to_pair) in self.other.0.iter().zip(to_pairs.chunks_exact_mut(width)) {
                 let to_source = &mut to_pair[..networks.source][place * COLUMNS..];
                 for (to_source, &value) in to_source.iter_mut().zip(values) {

@@ -148,6 +148,32 @@ impl SimdPath {
         }
     }
 
+    /// A tile of products of which the first `columns` are asked for: it may leave the others as they are.
+    #[inline]
+    pub fn products_tile(self, queries: &[f32], panel: &[Line], bias: &[Line; 2], columns: usize, out: &mut Tile) {
+        assert_eq!(
+            queries.len() * COLUMNS,
+            panel.len() * LINE * ROWS,
+            "tile and panel have one dim"
+        );
+        if columns > LINE {
+            return self.tile(Form::Dot, queries, panel, bias, out);
+        }
+        match self.0 {
+            Path::Portable => portable::tile(Form::Dot, queries, panel, bias, out),
+            // SAFETY: a value of this path exists only if the processor has its features, and both operands hold dim
+            // rows, as asserted.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { super::x86::half_tile_avx2(queries, panel, bias, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Amx => unsafe { super::x86::half_tile_avx512(queries, panel, bias, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => unsafe { super::neon::half_tile(queries, panel, bias, out) },
+        }
+    }
+
     /// [`super::quantised::round`].
     #[inline]
     pub fn round(self, row: &[f32], inverse: f32, bytes: &mut [i8]) -> super::quantised::Rounded {

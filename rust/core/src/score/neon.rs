@@ -9,19 +9,28 @@ use super::{Form, Line, Tile, LINE, ROWS};
 #[target_feature(enable = "neon")]
 pub unsafe fn tile(form: Form, queries: &[f32], panel: &[Line], bias: &[Line; 2], out: &mut Tile) {
     match form {
-        Form::Dot => parts::<false>(queries, panel, bias, out),
-        Form::Distance => parts::<true>(queries, panel, bias, out),
+        Form::Dot => parts::<false>(queries, panel, bias, 2, out),
+        Form::Distance => parts::<true>(queries, panel, bias, 2, out),
     }
 }
 
-/// Four parts of 6 x 16, each in 24 of the 32 registers.
+/// The first half of the columns.
+///
+/// # Safety
+/// As above.
 #[target_feature(enable = "neon")]
-fn parts<const DISTANCE: bool>(queries: &[f32], panel: &[Line], bias: &[Line; 2], out: &mut Tile) {
+pub unsafe fn half_tile(queries: &[f32], panel: &[Line], bias: &[Line; 2], out: &mut Tile) {
+    parts::<false>(queries, panel, bias, 1, out);
+}
+
+/// Four parts of 6 x 16, each in 24 of the 32 registers; two of them for one half of the columns.
+#[target_feature(enable = "neon")]
+fn parts<const DISTANCE: bool>(queries: &[f32], panel: &[Line], bias: &[Line; 2], halves: usize, out: &mut Tile) {
     const PART: usize = 6;
     let dim = queries.len() / ROWS;
     debug_assert_eq!(panel.len(), dim * 2);
     for top in [0, PART] {
-        for half in 0..2 {
+        for half in 0..halves {
             // SAFETY: a Line is 16 floats: four vectors of 4.
             let start: [float32x4_t; 4] =
                 std::array::from_fn(|part| unsafe { vld1q_f32(bias[half].0.as_ptr().add(4 * part)) });

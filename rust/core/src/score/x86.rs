@@ -613,19 +613,32 @@ pub fn magnitude_avx512(row: &[f32]) -> f32 {
 #[target_feature(enable = "avx512f")]
 pub unsafe fn tile_avx512(form: Form, queries: &[f32], panel: &[Line], bias: &[Line; 2], out: &mut Tile) {
     match form {
-        Form::Dot => tile512::<false>(queries, panel, bias, out),
-        Form::Distance => tile512::<true>(queries, panel, bias, out),
+        Form::Dot => tile512::<false, 2>(queries, panel, bias, out),
+        Form::Distance => tile512::<true, 2>(queries, panel, bias, out),
     }
 }
 
+/// The first half of the columns.
+///
+/// # Safety
+/// As above.
 #[target_feature(enable = "avx512f")]
-fn tile512<const DISTANCE: bool>(queries: &[f32], panel: &[Line], bias: &[Line; 2], out: &mut Tile) {
-    let mut sums = sums512::<DISTANCE>(queries, panel, bias);
-    for (row, sums) in out.0.iter_mut().zip(&mut sums) {
-        // SAFETY: a row of the tile is 32 floats, two vectors; Tile is aligned to 64 bytes and so is each of its rows.
-        unsafe {
-            _mm512_store_ps(row.as_mut_ptr(), sums[0]);
-            _mm512_store_ps(row.as_mut_ptr().add(LINE), sums[1]);
+pub unsafe fn half_tile_avx512(queries: &[f32], panel: &[Line], bias: &[Line; 2], out: &mut Tile) {
+    tile512::<false, 1>(queries, panel, bias, out);
+}
+
+#[target_feature(enable = "avx512f")]
+fn tile512<const DISTANCE: bool, const HALVES: usize>(
+    queries: &[f32],
+    panel: &[Line],
+    bias: &[Line; 2],
+    out: &mut Tile,
+) {
+    let sums = sums512::<DISTANCE, HALVES>(queries, panel, bias);
+    for (row, sums) in out.0.iter_mut().zip(&sums) {
+        for (half, &sums) in sums.iter().enumerate() {
+            // SAFETY: a row of the tile is 32 floats, two vectors; Tile is aligned to 64 bytes and so is each of its rows.
+            unsafe { _mm512_store_ps(row.as_mut_ptr().add(half * LINE), sums) };
         }
     }
 }
@@ -676,7 +689,7 @@ fn scan512<const DISTANCE: bool>(
             continue;
         }
         let (lines, bias) = panels.panel(panel);
-        let sums = sums512::<DISTANCE>(queries, lines, bias);
+        let sums = sums512::<DISTANCE, 2>(queries, lines, bias);
         // A bit for each pair of columns (c, c + 16) of four rows a word: which of them reaches its threshold.
         let mut words = [0u64; ROWS / 4];
         for (row, sums) in sums.iter().enumerate() {
@@ -712,24 +725,28 @@ fn scan512<const DISTANCE: bool>(
     }
 }
 
-/// The 12 x 32 sums, in 24 registers.
+/// The 12 x 32 sums, in 24 registers, or those of the first half of the columns, in 12.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn sums512<const DISTANCE: bool>(queries: &[f32], panel: &[Line], bias: &[Line; 2]) -> [[__m512; 2]; ROWS] {
+fn sums512<const DISTANCE: bool, const HALVES: usize>(
+    queries: &[f32],
+    panel: &[Line],
+    bias: &[Line; 2],
+) -> [[__m512; HALVES]; ROWS] {
     let dim = queries.len() / ROWS;
     debug_assert_eq!(panel.len(), dim * 2);
     // SAFETY: a Line is 16 floats, aligned to 64 bytes.
-    let start = unsafe { [_mm512_load_ps(bias[0].0.as_ptr()), _mm512_load_ps(bias[1].0.as_ptr())] };
+    let start: [__m512; HALVES] = std::array::from_fn(|half| unsafe { _mm512_load_ps(bias[half].0.as_ptr()) });
     let mut sums = [start; ROWS];
     let (mut q, mut x) = (queries.as_ptr(), panel.as_ptr().cast::<f32>());
     for _ in 0..dim {
         // SAFETY: queries hold dim x ROWS floats and the panel dim x COLUMNS in aligned lines; both pointers advance by
         // one such row in each of dim steps.
         unsafe {
-            let items = [_mm512_load_ps(x), _mm512_load_ps(x.add(LINE))];
+            let items: [__m512; HALVES] = std::array::from_fn(|half| _mm512_load_ps(x.add(half * LINE)));
             for (row, sums) in sums.iter_mut().enumerate() {
                 let query = _mm512_set1_ps(*q.add(row));
-                for half in 0..2 {
+                for half in 0..HALVES {
                     sums[half] = if DISTANCE {
                         let difference = _mm512_sub_ps(query, items[half]);
                         _mm512_fnmadd_ps(difference, difference, sums[half])
@@ -750,19 +767,28 @@ fn sums512<const DISTANCE: bool>(queries: &[f32], panel: &[Line], bias: &[Line; 
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn tile_avx2(form: Form, queries: &[f32], panel: &[Line], bias: &[Line; 2], out: &mut Tile) {
     match form {
-        Form::Dot => tile256::<false>(queries, panel, bias, out),
-        Form::Distance => tile256::<true>(queries, panel, bias, out),
+        Form::Dot => tile256::<false>(queries, panel, bias, 2, out),
+        Form::Distance => tile256::<true>(queries, panel, bias, 2, out),
     }
 }
 
-/// Four parts of 6 x 16, each in 12 of the 16 registers.
+/// The first half of the columns.
+///
+/// # Safety
+/// As above.
 #[target_feature(enable = "avx2,fma")]
-fn tile256<const DISTANCE: bool>(queries: &[f32], panel: &[Line], bias: &[Line; 2], out: &mut Tile) {
+pub unsafe fn half_tile_avx2(queries: &[f32], panel: &[Line], bias: &[Line; 2], out: &mut Tile) {
+    tile256::<false>(queries, panel, bias, 1, out);
+}
+
+/// Four parts of 6 x 16, each in 12 of the 16 registers; two of them for one half of the columns.
+#[target_feature(enable = "avx2,fma")]
+fn tile256<const DISTANCE: bool>(queries: &[f32], panel: &[Line], bias: &[Line; 2], halves: usize, out: &mut Tile) {
     const PART: usize = 6;
     let dim = queries.len() / ROWS;
     debug_assert_eq!(panel.len(), dim * 2);
     for top in [0, PART] {
-        for half in 0..2 {
+        for half in 0..halves {
             // SAFETY: a Line is 16 floats: two vectors of 8.
             let start = unsafe {
                 let bias = bias[half].0.as_ptr();
