@@ -2,8 +2,10 @@
 
     python benches/comparison.py --runs runs/reproduce [--costs costs.json] [--early 10,30] --out docs/results/methods.md
 
-Reads what ``benches/reproduce.py`` left. ``--costs`` takes the output of ``benches/costs.py --json`` for peak memory. A second
-table has the runs that were begun and not carried to their end.
+Reads what ``benches/reproduce.py`` left. What it finds goes to a JSON file beside the page, of the same name, and the page is
+written from that: methods whose runs are not at hand keep what an earlier call found, each with its machine. ``--costs`` takes
+the output of ``benches/costs.py --json`` for peak memory. A second table has the runs that were begun and not carried to their
+end.
 """
 
 from __future__ import annotations
@@ -29,61 +31,82 @@ PUBLISHED = {
 }
 """Test H@5 for 200 -> 20 dimensions, own candidates and splits each."""
 
+ALWAYS = ["student", "de", "rrd"]
+"""What unfinished runs are compared with after the same epochs."""
+
 
 def history(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
-
-
-def unfinished(runs: Path, early: int) -> list[Path]:
-    """Runs of methods without a report that are past epoch ``early``."""
-    begun = (path.parent for path in sorted(runs.glob("*/seed-0/metrics.jsonl")))
-    left = [run for run in begun if run.parent.name in METHODS and not (run / "report.json").exists()]
-    return [run for run in left if len(history(run)) > early]
 
 
 def dim(run: Path) -> int:
     return int(tomllib.loads((run / "config.toml").read_text("utf-8"))["model"]["dim"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
-    parser.add_argument("--costs", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/methods.md"))
-    parser.add_argument("--early", default="10", help="epochs, from 0, at which unfinished runs are compared")
-    options = parser.parse_args()
-    early = [int(epoch) for epoch in options.early.split(",")]
-    costs = {}
-    if options.costs is not None:
-        costs = {row["case"]: row for row in json.loads(options.costs.read_text("utf-8"))["rows"]}
+def origin(runs: list[Path]) -> dict[str, Any]:
+    """Where runs were made, and by what commands."""
+    made = [json.loads((run / "env.json").read_text("utf-8")) for run in runs]
+    first = made[0]
+    return {
+        "machine": f"{first['processor']}, {first['cores']} cores, torch {first['torch']}",
+        "commands": [f"kdrs {' '.join(each['command'][1:])}" for each in made],
+    }
+
+
+def finished(runs: list[Path], peak: int | None) -> dict[str, Any]:
+    """The row of a method, from its runs by seed."""
+    ends = [json.loads((run / "report.json").read_text("utf-8")) for run in runs]
+    values = {
+        metric: [end["per_metric_best"][metric]["test"] for end in ends] for metric in ("hit@5", "hit@10", "ndcg@5")
+    }
+    return {
+        **{metric: statistics.mean(found) for metric, found in values.items()},
+        "spread": statistics.stdev(values["hit@5"]) if len(runs) > 1 else None,
+        "epochs": [end["epochs"] for end in ends],
+        "seconds": statistics.median(line["seconds"] for run in runs for line in history(run)),
+        "peak": peak,
+        **origin(runs),
+    }
+
+
+def early_values(run: Path, epochs: list[int]) -> dict[str, Any]:
+    """The test values of a run after some epochs."""
+    lines = history(run)
+    return {
+        "hit@5": {str(epoch): lines[epoch]["test"]["hit@5"] for epoch in epochs if epoch < len(lines)},
+        "seconds": statistics.median(line["seconds"] for line in lines),
+        **origin([run]),
+    }
+
+
+def gather(runs: Path, early: list[int], costs: dict[str, Any], known: dict[str, Any]) -> None:
+    """Adds what the runs in a folder show to what is known."""
     found: dict[str, list[Path]] = {}
-    for report in sorted(options.runs.glob("**/report.json")):
+    for report in sorted(runs.glob("**/report.json")):
         run = report.parent
-        if not {"parts", "peers"} & set(run.parts):
+        if not {"parts", "peers"} & set(run.relative_to(runs).parts):
             name = run.parent.name if run.name.startswith("seed-") else run.name
             found.setdefault(name, []).append(run)
     found.pop("trajectory", None)  # the teacher once more, with its stages
-    rows = []
-    for name, runs in found.items():
-        ends = [json.loads((run / "report.json").read_text("utf-8")) for run in runs]
-        own = [end["per_metric_best"] for end in ends]
-        lines = [line for run in runs for line in history(run)]
-        values = {metric: [end[metric]["test"] for end in own] for metric in ("hit@5", "hit@10", "ndcg@5")}
-        rows.append(
-            {
-                "name": name,
-                "seeds": len(runs),
-                **{metric: statistics.mean(found) for metric, found in values.items()},
-                "spread": statistics.stdev(values["hit@5"]) if len(runs) > 1 else None,
-                "epochs": ", ".join(str(end["epochs"]) for end in ends),
-                "seconds": statistics.median(line["seconds"] for line in lines),
-                "peak": costs.get("alone" if name == "student" else name, {}).get("peak MB"),
-                "published": PUBLISHED.get(name, "-") if dim(runs[0]) in (20, 200) else "-",
-            }
-        )
-    rows.sort(key=lambda row: -row["hit@5"])
-    sizes = dim(found["teacher"][0]), dim(found["student"][0])
-    environment = json.loads((found["student"][0] / "env.json").read_text("utf-8"))
+    for name, own in found.items():
+        if len(own) < len(known["finished"].get(name, {"epochs": []})["epochs"]):
+            continue  # fewer seeds than stand there
+        peak = costs.get("alone" if name == "student" else name, {}).get("peak MB")
+        known["finished"][name] = finished(own, peak)
+        if name not in ALWAYS:
+            known["early"].pop(name, None)
+    for path in sorted(runs.glob("*/seed-0/metrics.jsonl")):
+        run, name = path.parent, path.parent.parent.name
+        begun = name in METHODS and name not in known["finished"] and len(history(run)) > early[0]
+        if begun or name in ALWAYS:
+            known["early"][name] = early_values(run, early)
+
+
+def page(known: dict[str, Any], sizes: tuple[str, str]) -> str:
+    ends, begun = known["finished"], known["early"]
+    machines = list(dict.fromkeys(row["machine"] for row in [*ends.values(), *begun.values()]))
+    mark = {machine: chr(ord("A") + place) for place, machine in enumerate(machines)}
+    published = PUBLISHED if sizes == ("200", "20") else {}
     text = [
         f"# Methods on CiteULike, BPR {sizes[0]} -> {sizes[1]}",
         "",
@@ -94,44 +117,56 @@ def main() -> None:
         f"hyperkdma have four assistants. Written by `python benches/comparison.py` from the runs of "
         f"`python benches/reproduce.py --dims {sizes[0]},{sizes[1]}`.",
         "",
-        f"Machine: {environment['processor']}, {environment['cores']} cores, torch {environment['torch']}, "
-        f"{environment['torch_threads']} thread a run, others beside it: seconds an epoch are those of a shared machine, "
-        "[costs](costs.md) has undisturbed ones.",
+        f"Machines: {'; '.join(f'{letter}, {machine}' for machine, letter in mark.items())}. One thread a run but for the "
+        "teacher, others beside it: seconds an epoch are those of a shared machine, [costs](costs.md) has undisturbed ones.",
         "",
-        "| method | H@5 | H@10 | NDCG@5 | seeds | epochs | s an epoch | peak MB | published H@5 |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | H@5 | H@10 | NDCG@5 | seeds | epochs | s an epoch | peak MB | machine | published H@5 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
+    for name, row in sorted(ends.items(), key=lambda item: -item[1]["hit@5"]):
         spread = "" if row["spread"] is None else f" ± {row['spread']:.4f}"
         text.append(
-            f"| {row['name']} | {row['hit@5']:.4f}{spread} | {row['hit@10']:.4f} | {row['ndcg@5']:.4f} | {row['seeds']} | "
-            f"{row['epochs']} | {row['seconds']:.2f} | {row['peak'] or '-'} | {row['published']} |"
+            f"| {name} | {row['hit@5']:.4f}{spread} | {row['hit@10']:.4f} | {row['ndcg@5']:.4f} | {len(row['epochs'])} | "
+            f"{', '.join(map(str, row['epochs']))} | {row['seconds']:.2f} | {row['peak'] or '-'} | {mark[row['machine']]} | "
+            f"{published.get(name, '-')} |"
         )
-    begun = unfinished(options.runs, early[0])
-    if begun:
+    if set(begun) - set(ALWAYS):
+        epochs = sorted({int(epoch) for row in begun.values() for epoch in row["hit@5"]})
         text += [
             "",
             "## Begun and not carried to their end",
             "",
             "Test H@5 after epochs counted from 0; below the student alone, DE and RRD after the same ones.",
             "",
-            f"| method | {' | '.join(f'epoch {epoch}' for epoch in early)} | s an epoch |",
-            "|---|---|" + "---|" * len(early),
+            f"| method | {' | '.join(f'epoch {epoch}' for epoch in epochs)} | s an epoch | machine |",
+            "|---|---|---|" + "---|" * len(epochs),
         ]
-        same = [run for name in ("student", "de", "rrd") if (run := options.runs / name / "seed-0").exists()]
-        for run in [*begun, *same]:
-            lines = history(run)
-            values = [f"{lines[epoch]['test']['hit@5']:.4f}" if epoch < len(lines) else "-" for epoch in early]
-            seconds = statistics.median(line["seconds"] for line in lines)
-            text.append(f"| {run.parent.name} | {' | '.join(values)} | {seconds:.2f} |")
-            if run in begun:
-                found[run.parent.name] = [run]
-    text += ["", "## Commands", ""]
-    for runs in found.values():
-        for run in runs:
-            words = json.loads((run / "env.json").read_text("utf-8"))["command"][1:]
-            text.append(f"- `kdrs {' '.join(words)}`")
-    options.out.write_text("\n".join(text) + "\n", "utf-8")
+        for name in sorted(begun, key=lambda name: (name in ALWAYS, ALWAYS.index(name) if name in ALWAYS else name)):
+            row = begun[name]
+            values = [f"{row['hit@5'][str(e)]:.4f}" if str(e) in row["hit@5"] else "-" for e in epochs]
+            text.append(f"| {name} | {' | '.join(values)} | {row['seconds']:.2f} | {mark[row['machine']]} |")
+    commands = dict.fromkeys(command for row in [*ends.values(), *begun.values()] for command in row["commands"])
+    return "\n".join([*text, "", "## Commands", "", *(f"- `{command}`" for command in commands)]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument("--costs", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs/results/methods.md"))
+    parser.add_argument("--early", default="10", help="epochs, from 0, at which unfinished runs are compared")
+    options = parser.parse_args()
+    costs = {}
+    if options.costs is not None:
+        costs = {row["case"]: row for row in json.loads(options.costs.read_text("utf-8"))["rows"]}
+    record = options.out.with_suffix(".json")
+    known: dict[str, Any] = {"finished": {}, "early": {}}
+    if record.is_file():
+        known = json.loads(record.read_text("utf-8"))
+    gather(options.runs, [int(epoch) for epoch in options.early.split(",")], costs, known)
+    sizes = str(dim(options.runs / "teacher")), str(dim(next(iter(options.runs.glob("*/seed-0")))))
+    record.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+    options.out.write_text(page(known, sizes), "utf-8")
     print(options.out)
 
 

@@ -84,7 +84,7 @@ def all_vectors(teacher: Teacher, task: Task, kind: Kind) -> Tensor:
     return vectors(teacher.view(task.queries(ids[:1])), task, kind, ids)
 
 
-class Entities(NamedTuple):
+class Side(NamedTuple):
     """The distinct users or items of a batch."""
 
     kind: Kind
@@ -98,14 +98,14 @@ class Entities(NamedTuple):
     """float32 [X]: 1 for users, ½ for each role, positive and negative, of an item."""
 
 
-def entities(student: View, teacher: View, batch: Batch) -> tuple[Entities, Entities]:
+def sides(student: View, teacher: View, batch: Batch) -> tuple[Side, Side]:
     """The batch's users and items as both sides represent them; ``teacher`` is a view of its distinct queries."""
     asked, (items, roles) = batch.unique_queries, batch.item_roles
-    users = Entities(
+    users = Side(
         "users",
         batch.queries.users[asked.first],
         student.queries[asked.first],
         teacher.queries,
         roles.new_ones(len(asked.ids)),
     )
-    return users, Entities("items", items, student.items(items), teacher.items(items), roles / 2)
+    return users, Side("items", items, student.items(items), teacher.items(items), roles / 2)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kdrs import losses, sampling
 from kdrs.data.interactions import Interactions
 from kdrs.distillers._experts import Experts, temperature
-from kdrs.distillers._features import Projector, cosine_losses, entities
+from kdrs.distillers._features import Projector, cosine_losses, sides
 from kdrs.distillers._hidden import ExpertConfig
 from kdrs.distillers.base import Distiller, distinct, only, seeded
 from kdrs.sampling import stream
@@ -122,7 +122,7 @@ class CPD(Distiller):
     def loss(self, student: View, batch: Batch) -> Tensor:
         teacher = self.teacher.view(self.task.queries(batch.unique_queries.ids))
         loss = torch.zeros((), device=batch.positives.device)
-        for own in entities(student, teacher, batch):
+        for own in sides(student, teacher, batch):
             weights = own.weights if self.config.item_weight == "half" else torch.ones_like(own.weights)
             project = self.users if own.kind == "users" else self.items
             if isinstance(project, Experts):

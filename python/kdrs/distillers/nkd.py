@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdrs import ranking
-from kdrs.distillers._features import Entities, Kind, Projector, all_vectors, cosine_losses, entities, vectors
+from kdrs.distillers._features import Kind, Projector, Side, all_vectors, cosine_losses, sides, vectors
 from kdrs.distillers.base import Distiller, only, seeded
 from kdrs.sampling import stream
 from kdrs.settings import Settings
@@ -86,10 +86,10 @@ class NKD(Distiller):
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         teacher = self.teacher.view(self.task.queries(batch.unique_queries.ids))
-        users, items = (self._loss(student, teacher, own) for own in entities(student, teacher, batch))
+        users, items = (self._loss(student, teacher, own) for own in sides(student, teacher, batch))
         return users + items
 
-    def _loss(self, student: View, teacher: View, of: Entities) -> Tensor:
+    def _loss(self, student: View, teacher: View, of: Side) -> Tensor:
         neighbours, weights = self._drawn(self._neighbours[of.kind][of.ids])
         mixed = []
         for view, own in ((student, of.student), (teacher, of.teacher)):
