@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -379,7 +379,15 @@ def execute(
     included: where parts are still to be trained, all of it is built once with untrained models first.
     """
     with _threads(config.threads):
-        return _execute(config, out, resume, on_start, on_epoch, should_stop)
+        return _execute(config, Path(out), resume, Hooks(on_start, on_epoch, should_stop))
+
+
+class Hooks(NamedTuple):
+    """What a caller of `execute` hears and says while it goes on."""
+
+    on_start: Callable[[dict[str, Any]], None] | None
+    on_epoch: Callable[[dict[str, Any]], None] | None
+    should_stop: Callable[[], bool] | None
 
 
 @contextmanager
@@ -394,16 +402,9 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _execute(
-    config: RunConfig,
-    out: str | Path,
-    resume: bool,
-    on_start: Callable[[dict[str, Any]], None] | None,
-    on_epoch: Callable[[dict[str, Any]], None] | None,
-    should_stop: Callable[[], bool] | None,
-) -> Outcome:
+def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcome:
     dataset = Dataset.load(config.data.path)
-    parts, inner = expand(config, Path(out))
+    parts, inner = expand(config, out)
     task = build_task(config, dataset)
     evaluator = build_evaluator(config, dataset)
     selection = choose_selection(config, choose_protocol(config, dataset))
@@ -412,72 +413,91 @@ def _execute(
     if not all(_is_done(part.config, part.place) for part in parts):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come again when all is built for good
-            rehearse(config, Path(out), dataset)
+            rehearse(config, out, dataset)
     else:
         loaded = _load(inner, dataset, task)
-    with Run.create(out, config.to_dict(), dataset, resume=resume) as run:
-        try:
-            for part in parts:
-                ended = _carry_out_part(part, on_start, on_epoch, should_stop)
-                if ended is not None and ended.fit.stopped == "interrupted":
-                    inner_part, epochs = ended.part or ("", ended.fit.epochs)
-                    name = f"{part.name}/{inner_part}" if inner_part else part.name
-                    run.set_status("interrupted", epochs=0, part=name, part_epochs=epochs)
-                    return Outcome(run, Fit(stopped="interrupted"), {}, {}, (name, epochs))
-            teachers, learners = loaded or _load(inner, dataset, task)
-            learner = learners[0]
-            model = learner.model
-            measured = measure_teachers(teachers, evaluator, dataset)
-            if measured:
-                write_json(run.path / "teachers.json", {name: _means(reports) for name, reports in measured.items()})
-            if on_start is not None:
-                on_start(_summary(config, dataset, task, model, learner, measured))
-            test_too = config.train.test_every_epoch
-            if test_too is None:
-                test_too = selection.per_metric_best or evaluator.setting != "full"
-            names = [part for part in (("valid", "test") if test_too else ("valid",)) if part in evaluator.truths]
+    with Run.create(out, config.to_dict(), dataset, resume=resume) as run, _failure_noted(run):
+        interrupted = _carry_out_parts(run, parts, hooks)
+        if interrupted is not None:
+            return interrupted
+        teachers, learners = loaded or _load(inner, dataset, task)
+        learner = learners[0]
+        measured = measure_teachers(teachers, evaluator, dataset)
+        if measured:
+            write_json(run.path / "teachers.json", {name: _means(reports) for name, reports in measured.items()})
+        if hooks.on_start is not None:
+            hooks.on_start(_summary(config, dataset, task, learner, measured))
+        outcome = fit(
+            learners,
+            task,
+            epochs=config.train.epochs,
+            seed=config.train.seed,
+            evaluate=_looks(config, learners, evaluator, selection) if dataset.valid.n_pairs else None,
+            every=config.train.every,
+            selection=selection,
+            keep=config.train.keep,
+            run=run,
+            checkpoint_seconds=config.train.checkpoint_seconds,
+            stages=_stage_epochs(config),
+            on_epoch=hooks.on_epoch,
+            should_stop=hooks.should_stop,
+            resume=resume,
+        )
+        if outcome.stopped == "interrupted":
+            run.set_status("interrupted", epochs=outcome.epochs)
+            return Outcome(run, outcome, {}, measured)
+        for peer in learners[1:]:
+            save_peer(run, peer, inner, dataset, evaluator, outcome.epochs - 1)
+        reports = evaluator(ModelTeacher(learner.model, task))
+        save_result(run, config, dataset, learner.model, outcome, reports, selection)
+        return Outcome(run, outcome, reports, measured)
 
-            # where every epoch is shown, so are those of teachers that are trained along
-            shown_learners = learners if config.train.test_every_epoch else learners[:1]
 
-            def evaluate(candidate: nn.Module) -> dict[str, dict[str, float]]:
-                found = {}
-                for one in shown_learners:
-                    prefix = "" if one is learner else f"{one.name}."
-                    reports = evaluator(one.knowledge, parts=names)
-                    found.update({f"{prefix}{part}": report.means() for part, report in reports.items()})
-                return found
+@contextmanager
+def _failure_noted(run: Run) -> Iterator[None]:
+    """Leaves in the run's status why it ended early."""
+    try:
+        yield
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        cause, remedy = (error.cause, error.remedy) if isinstance(error, KdrsError) else (str(error), None)
+        details = {"error": shown(f"{type(error).__name__}: {cause}", 500)}
+        run.set_status(status, **details, **({} if remedy is None else {"remedy": shown(remedy, 500)}))
+        raise
 
-            outcome = fit(
-                learners,
-                task,
-                epochs=config.train.epochs,
-                seed=config.train.seed,
-                evaluate=evaluate if dataset.valid.n_pairs else None,
-                every=config.train.every,
-                selection=selection,
-                keep=config.train.keep,
-                run=run,
-                checkpoint_seconds=config.train.checkpoint_seconds,
-                stages=_stage_epochs(config),
-                on_epoch=on_epoch,
-                should_stop=should_stop,
-                resume=resume,
-            )
-            if outcome.stopped == "interrupted":
-                run.set_status("interrupted", epochs=outcome.epochs)
-                return Outcome(run, outcome, {}, measured)
-            for peer in learners[1:]:
-                save_peer(run, peer, inner, dataset, evaluator, outcome.epochs - 1)
-            reports = evaluator(ModelTeacher(model, task))
-            save_result(run, config, dataset, model, outcome, reports, selection)
-            return Outcome(run, outcome, reports, measured)
-        except BaseException as error:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            cause, remedy = (error.cause, error.remedy) if isinstance(error, KdrsError) else (str(error), None)
-            details = {"error": shown(f"{type(error).__name__}: {cause}", 500)}
-            run.set_status(status, **details, **({} if remedy is None else {"remedy": shown(remedy, 500)}))
-            raise
+
+def _carry_out_parts(run: Run, parts: Sequence[Part], hooks: Hooks) -> Outcome | None:
+    """Carries out the parts of a run; its outcome if one of them was interrupted."""
+    for part in parts:
+        ended = _carry_out_part(part, hooks)
+        if ended is not None and ended.fit.stopped == "interrupted":
+            inner, epochs = ended.part or ("", ended.fit.epochs)
+            name = f"{part.name}/{inner}" if inner else part.name
+            run.set_status("interrupted", epochs=0, part=name, part_epochs=epochs)
+            return Outcome(run, Fit(stopped="interrupted"), {}, {}, (name, epochs))
+    return None
+
+
+def _looks(
+    config: RunConfig, learners: Sequence[Learner], evaluator: Evaluator, selection: Selection
+) -> Callable[[nn.Module], dict[str, dict[str, float]]]:
+    """What is measured while a run trains: its model on validation, on test too where the protocol needs that or it is asked
+    for, and then the teachers that are trained along."""
+    test_too = config.train.test_every_epoch
+    if test_too is None:
+        test_too = selection.per_metric_best or evaluator.setting != "full"
+    names = [part for part in (("valid", "test") if test_too else ("valid",)) if part in evaluator.truths]
+    measured = learners if config.train.test_every_epoch else learners[:1]
+
+    def evaluate(candidate: nn.Module) -> dict[str, dict[str, float]]:
+        found = {}
+        for one in measured:
+            prefix = "" if one is learners[0] else f"{one.name}."
+            reports = evaluator(one.knowledge, parts=names)
+            found.update({f"{prefix}{part}": report.means() for part, report in reports.items()})
+        return found
+
+    return evaluate
 
 
 def _load(
@@ -528,22 +548,18 @@ def _is_done(config: RunConfig, place: Path) -> bool:
     return (trained.epochs, trained.patience) == (asked.epochs, asked.patience)
 
 
-def _carry_out_part(
-    part: Part,
-    on_start: Callable[[dict[str, Any]], None] | None,
-    on_epoch: Callable[[dict[str, Any]], None] | None,
-    should_stop: Callable[[], bool] | None,
-) -> Outcome | None:
+def _carry_out_part(part: Part, hooks: Hooks) -> Outcome | None:
     """Starts, resumes or, finished as it was asked for, takes a part as it is (None)."""
     if _is_done(part.config, part.place):
         return None
     begun = (part.place / "config.toml").is_file()
 
     def start(known: dict[str, Any]) -> None:
-        if on_start is not None:
-            on_start({**known, "part": part.name, "epochs": part.config.train.epochs})
+        if hooks.on_start is not None:
+            hooks.on_start({**known, "part": part.name, "epochs": part.config.train.epochs})
 
-    return execute(part.config, part.place, resume=begun, on_start=start, on_epoch=on_epoch, should_stop=should_stop)
+    own = hooks._replace(on_start=start)
+    return execute(part.config, part.place, resume=begun, **own._asdict())
 
 
 def save_result(
@@ -637,11 +653,10 @@ def _summary(
     config: RunConfig,
     dataset: Dataset,
     task: Task,
-    model: nn.Module,
     learner: Learner,
     measured: dict[str, dict[str, Report]],
 ) -> dict[str, Any]:
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    n_parameters = sum(parameter.numel() for parameter in learner.model.parameters())
     return {
         "data": dataset.name,
         "users": dataset.n_users,
