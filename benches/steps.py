@@ -1,6 +1,6 @@
 """Training steps and epochs of the costly methods beside plain torch loops that compute the same by the letter of the papers.
 
-    python benches/steps.py [--only de,rrd] [--rounds 3] [--threads 2] [--json]
+    python benches/steps.py [--only "de;rrd"] [--rounds 3] [--threads 2] [--json]
 
 Needs torch alone; CiteULike's sizes: BPR 200 -> 20, batch 1,024, random vectors. The plain loops are what published code
 does: one pair of layers an expert for all rows, three blocks [rows, d_T, M] a mixture, the hypernetwork's whole output
@@ -354,8 +354,11 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         print(json.dumps(measure(*options.case)))
         return
+    cases = list(BARS) if options.only is None else options.only.split(";")
+    if unknown := set(cases) - set(BARS):
+        parser.error(f"no case {unknown.pop()!r}; allowed: {'; '.join(BARS)}")
     rows = []
-    for case in BARS if options.only is None else options.only.split(";"):
+    for case in cases:
         sides = [("kdrs", case), ("plain", case)]
         if case == "rrd":
             sides += [("plain", "scoring"), ("kdrs", "alone"), ("plain", "alone")]
