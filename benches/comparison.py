@@ -44,12 +44,12 @@ def dim(run: Path) -> int:
 
 
 def origin(runs: list[Path]) -> dict[str, Any]:
-    """Where runs were made, and by what commands."""
+    """Where runs were begun, and by what commands."""
     made = [json.loads((run / "env.json").read_text("utf-8")) for run in runs]
-    first = made[0]
+    machines = dict.fromkeys(f"{env['processor']}, {env['cores']} cores, torch {env['torch']}" for env in made)
     return {
-        "machine": f"{first['processor']}, {first['cores']} cores, torch {first['torch']}",
-        "commands": [f"kdrs {' '.join(each['command'][1:])}" for each in made],
+        "machine": " and ".join(machines),
+        "commands": [f"kdrs {' '.join(env['command'][1:])}" for env in made],
     }
 
 
@@ -80,7 +80,7 @@ def early_values(run: Path, epochs: list[int]) -> dict[str, Any]:
 
 
 def gather(runs: Path, early: list[int], costs: dict[str, Any], known: dict[str, Any]) -> None:
-    """Adds what the runs in a folder show to what is known."""
+    """Adds what the runs in a folder show to what is known. Raises ``SystemExit`` if they have other sizes."""
     found: dict[str, list[Path]] = {}
     for report in sorted(runs.glob("**/report.json")):
         run = report.parent
@@ -89,24 +89,37 @@ def gather(runs: Path, early: list[int], costs: dict[str, Any], known: dict[str,
             found.setdefault(name, []).append(run)
     found.pop("trajectory", None)  # the teacher once more, with its stages
     for name, own in found.items():
-        if len(own) < len(known["finished"].get(name, {"epochs": []})["epochs"]):
+        _check_size(known, "teacher" if name == "teacher" else "student", dim(own[0]), runs)
+        before = known["finished"].get(name, {"epochs": []})
+        if len(own) < len(before["epochs"]):
             continue  # fewer seeds than stand there
-        peak = costs.get("alone" if name == "student" else name, {}).get("peak MB")
+        peak = costs.get("alone" if name == "student" else name, {}).get("peak MB", before.get("peak"))
         known["finished"][name] = finished(own, peak)
         if name not in ALWAYS:
             known["early"].pop(name, None)
     for path in sorted(runs.glob("*/seed-0/metrics.jsonl")):
         run, name = path.parent, path.parent.parent.name
-        begun = name in METHODS and name not in known["finished"] and len(history(run)) > early[0]
-        if begun or name in ALWAYS:
-            known["early"][name] = early_values(run, early)
+        begun = name in METHODS and name not in known["finished"]
+        if (begun or name in ALWAYS) and len(history(run)) > early[0]:
+            row, before = early_values(run, early), known["early"].get(name, {"hit@5": {}})
+            known["early"][name] = row | {"hit@5": before["hit@5"] | row["hit@5"]}
 
 
-def page(known: dict[str, Any], sizes: tuple[str, str]) -> str:
+def _check_size(known: dict[str, Any], role: str, dim: int, runs: Path) -> None:
+    if known["sizes"].setdefault(role, dim) != dim:
+        raise SystemExit(
+            f"{runs} has a {role} of {dim} dimensions, the page is of {known['sizes'][role]}: name another --out"
+        )
+
+
+def page(known: dict[str, Any]) -> str:
     ends, begun = known["finished"], known["early"]
+    sizes = known["sizes"]["teacher"], known["sizes"]["student"]
+    if not set(begun) - set(ALWAYS):
+        begun = {}
     machines = list(dict.fromkeys(row["machine"] for row in [*ends.values(), *begun.values()]))
     mark = {machine: chr(ord("A") + place) for place, machine in enumerate(machines)}
-    published = PUBLISHED if sizes == ("200", "20") else {}
+    published = PUBLISHED if sizes == (200, 20) else {}
     text = [
         f"# Methods on CiteULike, BPR {sizes[0]} -> {sizes[1]}",
         "",
@@ -117,8 +130,9 @@ def page(known: dict[str, Any], sizes: tuple[str, str]) -> str:
         f"hyperkdma have four assistants. Written by `python benches/comparison.py` from the runs of "
         f"`python benches/reproduce.py --dims {sizes[0]},{sizes[1]}`.",
         "",
-        f"Machines: {'; '.join(f'{letter}, {machine}' for machine, letter in mark.items())}. One thread a run but for the "
-        "teacher, others beside it: seconds an epoch are those of a shared machine, [costs](costs.md) has undisturbed ones.",
+        f"Machines: {'; '.join(f'{letter}, {machine}' for machine, letter in mark.items())}. Each run on one or two "
+        "threads (its command says which), others beside it: seconds an epoch are those of a shared machine, "
+        "[costs](costs.md) has undisturbed ones.",
         "",
         "| method | H@5 | H@10 | NDCG@5 | seeds | epochs | s an epoch | peak MB | machine | published H@5 |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -130,7 +144,7 @@ def page(known: dict[str, Any], sizes: tuple[str, str]) -> str:
             f"{', '.join(map(str, row['epochs']))} | {row['seconds']:.2f} | {row['peak'] or '-'} | {mark[row['machine']]} | "
             f"{published.get(name, '-')} |"
         )
-    if set(begun) - set(ALWAYS):
+    if begun:
         epochs = sorted({int(epoch) for row in begun.values() for epoch in row["hit@5"]})
         text += [
             "",
@@ -160,13 +174,12 @@ def main() -> None:
     if options.costs is not None:
         costs = {row["case"]: row for row in json.loads(options.costs.read_text("utf-8"))["rows"]}
     record = options.out.with_suffix(".json")
-    known: dict[str, Any] = {"finished": {}, "early": {}}
+    known: dict[str, Any] = {"sizes": {}, "finished": {}, "early": {}}
     if record.is_file():
         known = json.loads(record.read_text("utf-8"))
     gather(options.runs, [int(epoch) for epoch in options.early.split(",")], costs, known)
-    sizes = str(dim(options.runs / "teacher")), str(dim(next(iter(options.runs.glob("*/seed-0")))))
     record.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
-    options.out.write_text(page(known, sizes), "utf-8")
+    options.out.write_text(page(known), "utf-8")
     print(options.out)
 
 

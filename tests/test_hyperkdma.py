@@ -55,10 +55,12 @@ def test_hypernetwork_worked_example():
     assert network.pairs.tolist() == [[2.5]]  # the output's coefficient of h_1 h_2 is 5
 
 
-@pytest.mark.parametrize("block_rows", [1, 7, 2048])
+@pytest.mark.parametrize(("block_rows", "path"), [(1, "portable"), (7, "portable"), (2048, "portable"), (2048, None)])
 @pytest.mark.parametrize("dim", [1, 2, 3, 9])
-def test_hypernetwork_is_the_full_layer(dim, block_rows, monkeypatch):
+def test_hypernetwork_is_the_full_layer(dim, block_rows, path, monkeypatch):
     monkeypatch.setattr(hypernetwork._Pairs, "BLOCK_ROWS", block_rows)
+    if path is not None:
+        monkeypatch.setenv("KDRS_SIMD", path)  # torch's products, block by block, instead of the core's
     torch.manual_seed(0)
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
         layer = nn.Linear(dim, dim * 4).to(dtype)

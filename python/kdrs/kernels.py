@@ -29,6 +29,11 @@ def supported(*tensors: Tensor) -> bool:
     return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
 
 
+def _vectorised(*tensors: Tensor) -> bool:
+    """Whether large products of these belong to the core: its portable path multiplies a hundred times slower than torch."""
+    return supported(*tensors) and (simd_path() or _core.simd_paths()[0]) != "portable"
+
+
 class Table:
     """A table [M, D] whose rows the products of a step read.
 
@@ -142,11 +147,12 @@ def mixture(source: Tensor, shares: Tensor, weight1: Tensor, bias1: Tensor, weig
     """Mixed outputs ``Σ_m q_m (relu(x W1_m + b1_m) W2_m + b2_m)``, [E, d_T], of vectors [E, d_S] and shares [E, M]; layers are
     [M, d_S, H], [M, H], [M, H, d_T] and [M, d_T].
 
-    The core leaves out pairs whose share is 0, and gives their share no gradient; torch, for CUDA and other types, computes all
-    networks for every vector and keeps [E, M, H] hidden values for the gradient.
+    The core leaves out pairs whose share is 0, and gives their share no gradient; torch, for CUDA, other types and processors
+    without vector instructions that the core knows, computes all networks for every vector and keeps [E, M, H] hidden values
+    for the gradient.
     """
     given = (source, shares, weight1, bias1, weight2, bias2)
-    if supported(*given):
+    if _vectorised(*given):
         out: Tensor = _Mixture.apply(*given)
         return out
     hidden = torch.relu(torch.einsum("es,msh->emh", source, weight1) + bias1) * shares.unsqueeze(-1)
@@ -175,9 +181,9 @@ class _Mixture(torch.autograd.Function):
 
 
 def has_quadratic(*tensors: Tensor, bf16: bool) -> bool:
-    """Whether the core is the best for quadratic forms of these tensors: float32 on the CPU, and in bfloat16 a processor with
-    tile registers."""
-    return supported(*tensors) and (not bf16 or _core.has_bfloat16_tiles(simd_path()))
+    """Whether the core is the best for quadratic forms of these tensors: float32 on the CPU with vector instructions that it
+    knows, and in bfloat16 with tile registers."""
+    return _vectorised(*tensors) and (not bf16 or _core.has_bfloat16_tiles(simd_path()))
 
 
 def quadratic(vectors: Tensor, weights: Tensor, *, bf16: bool) -> Tensor:

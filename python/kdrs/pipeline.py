@@ -481,17 +481,17 @@ def _carry_out_parts(run: Run, parts: Sequence[Part], hooks: Hooks) -> Outcome |
 def _looks(
     config: RunConfig, learners: Sequence[Learner], evaluator: Evaluator, selection: Selection
 ) -> Callable[[nn.Module], dict[str, dict[str, float]]]:
-    """What is measured while a run trains: its model on validation, on test too where the protocol needs that or it is asked
-    for, and then the teachers that are trained along."""
+    """What is measured while a run trains: its model on validation, and on test where the protocol needs that or it is asked
+    for; where test of every epoch is asked for, the teachers that are trained along too."""
     test_too = config.train.test_every_epoch
     if test_too is None:
         test_too = selection.per_metric_best or evaluator.setting != "full"
     names = [part for part in (("valid", "test") if test_too else ("valid",)) if part in evaluator.truths]
-    measured = learners if config.train.test_every_epoch else learners[:1]
+    shown_learners = learners if config.train.test_every_epoch else learners[:1]
 
     def evaluate(candidate: nn.Module) -> dict[str, dict[str, float]]:
         found = {}
-        for one in measured:
+        for one in shown_learners:
             prefix = "" if one is learners[0] else f"{one.name}."
             reports = evaluator(one.knowledge, parts=names)
             found.update({f"{prefix}{part}": report.means() for part, report in reports.items()})

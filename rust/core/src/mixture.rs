@@ -303,7 +303,7 @@ impl Lists {
         let networks = self.starts.len() - 1;
         let tasks = (self.pairs.len() / (PAIRS * networks)).clamp(1, TASKS * threads);
         let tasks = match tasks > threads {
-            true => tasks.next_multiple_of(threads),
+            true => tasks / threads * threads,
             false => tasks,
         };
         entities.div_ceil(tasks).max(1)

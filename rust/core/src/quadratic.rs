@@ -147,6 +147,8 @@ mod tests {
             (3, 70, 2),
             (200, 41, 33),
             (1_600, 5, 3),
+            (13, 4, 16),
+            (769, 3, 17),
         ] {
             let number = |seed: u64| move |c: usize| crate::rng::unit(crate::rng::at(seed, c as u64)) as f32 - 0.5;
             let vectors: Vec<f32> = (0..count * dim).map(number(1)).collect();
