@@ -5,14 +5,12 @@
 
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::{Line, Matrix, Rows, Tile, COLUMNS, LINE, ROWS};
+use crate::score::{Line, Matrix, Rows, Tile, COLUMNS, LINE, NO_BIAS, ROWS};
 
 /// Of the inner dimension at a time: a panel of the right factor and a tile of the left one stay in the second cache.
 const DEPTH: usize = 768;
 /// Rows of a task.
 const TASK: usize = 8 * ROWS;
-
-const NO_BIAS: [Line; 2] = [Line([0.0; LINE]); 2];
 
 /// `left · right` into `out`, float32 `[rows, right.dim]`, for a left factor `[rows, right.rows]`.
 pub(crate) fn product(exec: Exec, left: &impl Rows, rows: usize, right: Matrix, out: &mut [f32]) -> Result<(), Error> {

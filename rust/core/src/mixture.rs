@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::{pack_tile, Line, Matrix, Tile, COLUMNS, LINE, ROWS};
+use crate::score::{pack_tile, Line, Matrix, Tile, COLUMNS, LINE, NO_BIAS, ROWS};
 
 /// Pairs of a network whose hidden values are held at a time in the way back: they stay in the second cache.
 const CHUNK: usize = 16 * ROWS;
@@ -18,8 +18,6 @@ const CHUNK: usize = 16 * ROWS;
 const PAIRS: usize = 2 * ROWS;
 /// Tasks of entities a thread, at most.
 const TASKS: usize = 4;
-
-const NO_BIAS: [Line; 2] = [Line([0.0; LINE]); 2];
 
 /// Networks of one shape, each Linear, ReLU, Linear.
 #[derive(Clone, Copy, Debug)]

@@ -34,6 +34,9 @@ pub const LINE: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Line(pub [f32; LINE]);
 
+/// What the sums of a panel start at where items have no bias.
+pub(crate) const NO_BIAS: [Line; 2] = [Line([0.0; LINE]); 2];
+
 /// Scores of a tile: query by item.
 #[repr(C, align(64))]
 #[derive(Clone, Debug)]
