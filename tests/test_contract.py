@@ -32,7 +32,7 @@ SMALL = {
     "cd": {"items": 5, "pool": 30},
     "rd": {"items": 5, "samples": 20, "warmup_epochs": 1},
     "cpd": {"list_pool": 20, "listed": 5},
-    "dcd": {"pool": 20, "interesting": 5, "uninteresting": 5, "candidates": 20, "under": 5, "over": 5},
+    "dcd": {"pool": 20, "interesting": 5, "uninteresting": 5, "correction_pool": 20, "under": 5, "over": 5},
     "freqd": {"neighbours": 3},
     "ir-rrd": {"interesting": 5, "uninteresting": 5, "pool": 20, "user_pool": 12, "interesting_users": 4},
     "mkd": {"list_pool": 20, "listed": 5, "pool": 20, "top": 5, "rest": 5, "neighbours": 3, "output_weight": 1.0},
@@ -40,7 +40,7 @@ SMALL = {
     "rce-kd": {"top": 8, "sampled": 6, "pool": 20},
     "score-matching": {"sampled": 5},
     "sld": {"pool": 20, "top": 5, "rest": 5},
-    "unkd": {"groups": 3, "pairs": 6, "candidates": 10},
+    "unkd": {"groups": 3, "pairs": 6, "pool": 10},
 }
 """Options that suit a catalogue of 80 items."""
 

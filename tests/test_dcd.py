@@ -16,7 +16,7 @@ from test_distillers import batch_of, bpr, started
 from test_losses import slow_relaxed_ranking
 from test_teachers import NoFactors
 
-SMALL = {"pool": 20, "interesting": 5, "uninteresting": 5, "candidates": 20, "under": 5, "over": 6}
+SMALL = {"pool": 20, "interesting": 5, "uninteresting": 5, "correction_pool": 20, "under": 5, "over": 6}
 
 
 def made(task, student, **options):

@@ -137,7 +137,7 @@ def test_de_counts_each_entity_once_and_items_by_their_roles(task):
     assert loss([2], [3], [4]) == pytest.approx(user + three / 2 + four / 2, rel=1e-5)
     assert loss([2, 2], [3, 3], [4, 4]) == pytest.approx(user + three / 2 + four / 2, rel=1e-5)
     assert loss([2, 2], [3, 4], [4, 3]) == pytest.approx(user + three + four, rel=1e-5)
-    distiller.config = DE.Config(experts=1, item_weight="full")
+    distiller.config = DE.Config(experts=1, item_share="full")
     assert loss([2, 2], [3, 3], [4, 4]) == pytest.approx(user + three + four, rel=1e-5)
 
 
@@ -303,8 +303,8 @@ class Scored:
     [
         (RRD, {"interesting": 10, "pool": 30, "temperature": 0.01}),
         (IRRRD, {"interesting": 10, "pool": 30, "temperature": 0.01}),
-        (SLD, {"top": 10, "pool": 30, "sharpness": 0.01}),
-        (CPD, {"listed": 10, "list_pool": 30, "list_sharpness": 0.01}),
+        (SLD, {"top": 10, "pool": 30, "draw_temperature": 0.01}),
+        (CPD, {"listed": 10, "list_pool": 30, "list_draw_temperature": 0.01}),
     ],
 )
 def test_weights_that_vanish_are_refused(task, method, options):

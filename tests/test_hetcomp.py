@@ -407,7 +407,7 @@ def test_users_once_a_batch_or_once_a_row(pairs):
     batch = next(iter(pairs.draw(Epoch(0, 0, 1))))
     student = model(pairs, seed=3)
     once, rows = (
-        HetComp(HetComp.Config(target=10, unique_users=unique), [trajectory(pairs)], pairs, 4).loss(
+        HetComp(HetComp.Config(target=10, unique_queries=unique), [trajectory(pairs)], pairs, 4).loss(
             student(batch.queries), batch
         )
         for unique in (True, False)

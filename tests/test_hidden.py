@@ -205,7 +205,7 @@ def test_hint_worked_example(task):
 
     assert loss([0], [1], [2]) == pytest.approx(2 + 1 + 1)
     assert loss([0, 0, 3], [1, 1, 2], [2, 2, 2]) == pytest.approx(2 * 2 + 1 + 2)
-    distiller.config = HintRegression.Config(item_weight="full")
+    distiller.config = HintRegression.Config(item_share="full")
     assert loss([0], [1], [2]) == pytest.approx(2 + 2 + 2)
 
 

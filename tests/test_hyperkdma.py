@@ -168,11 +168,11 @@ def loss_of(distiller, student, arguments=BATCH):
 
 
 @pytest.mark.parametrize("hint", ["de", "phr"])
-@pytest.mark.parametrize("item_weight", ["half", "full"])
-def test_hyperkdma_is_equation_17(task, hint, item_weight):
+@pytest.mark.parametrize("item_share", ["half", "full"])
+def test_hyperkdma_is_equation_17(task, hint, item_share):
     """Teacher and assistants, entity by entity, with the full hypernetwork; M = 1, so that there is no noise."""
     student = bpr(task, 3, seed=1)
-    distiller = made(task, hint=hint, item_weight=item_weight, teacher_weight=0.7, assistant_weight=0.3, enrich="none")
+    distiller = made(task, hint=hint, item_share=item_share, teacher_weight=0.7, assistant_weight=0.3, enrich="none")
     started(distiller, student, task)
     assert distiller.dims == (5, 7)
     network = distiller.hypernetwork
@@ -196,7 +196,7 @@ def test_hyperkdma_is_equation_17(task, hint, item_weight):
     for kind, entity, count in counted:
         target = getattr(distiller.teacher.model, kind).weight[entity : entity + 1].detach()
         source = getattr(student, kind).weight[entity : entity + 1].detach()
-        count = 1.0 if item_weight == "full" else count
+        count = 1.0 if item_share == "full" else count
         expected += count * 0.7 * plain(0, kind, target, source).item()
         gate = torch.softmax(distiller.gate(target), dim=-1)[0]
         assistants = generated(weight, bias, target).split((5, 7), dim=1)
@@ -247,7 +247,7 @@ def test_hyperkdma_gate_weighs_each_entity_or_the_batch(task):
     distiller.config = HyperKDMA.Config(gate="batch_scalar")
     # users (0.75, 1.25)·(4, 6) = 10.5; positives (1.5, 0.5)·(1, 1) = 2; negatives (0.5, 1.5)·(3, 5) = 9, at ½
     assert distiller._gated(entities, losses, gates).item() == pytest.approx(10.5 + 1 + 4.5)
-    distiller.config = HyperKDMA.Config(gate="batch_scalar", item_weight="full")
+    distiller.config = HyperKDMA.Config(gate="batch_scalar", item_share="full")
     # all items (2, 2)·(4, 6) = 20
     assert distiller._gated(entities, losses, gates).item() == pytest.approx(10.5 + 20)
 

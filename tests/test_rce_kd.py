@@ -118,7 +118,7 @@ def test_loss_against_its_definition(task, toy, first, monkeypatch):
         gamma = math.exp(-3 * len(set(best) & set(own)) / 8)
         expected += ((1 - gamma) * losses[0] if one else 0.0) + gamma * losses[-1]
     assert method.loss(student(batch.queries), batch).item() == pytest.approx(expected, rel=1e-4)
-    by_rows = made(task, student, first=first, temperature=2.0, users="rows")
+    by_rows = made(task, student, first=first, temperature=2.0, unique_queries=False)
     four = batch_of([4], [0], [1])
     once = method.loss(student(four.queries), four).item()
     assert by_rows.loss(student(batch.queries), batch).item() == pytest.approx(expected + once, rel=1e-4)

@@ -148,7 +148,7 @@ def slow_loss(distiller, student, batch, users, lists, drawn, k, warming) -> flo
 def test_loss_against_a_slow_form(draws, weights, unique, epoch):
     task = PairTask(toy_dataset().train, batch_size=60)
     options = {"items": 5, "samples": 17, "temperature": 2.0, "warmup_epochs": 1}
-    distiller = made(task, draws=draws, weights=weights, unique=unique, **options)
+    distiller = made(task, draws=draws, weights=weights, unique_queries=unique, **options)
     start(distiller, epoch)
     student = bpr(task, seed=3)
     batch = first_batch(task)

@@ -18,7 +18,7 @@ from test_teachers import NoFactors
 
 
 def made(task, **options):
-    config = UnKD.Config(**({"groups": 3, "pairs": 6, "candidates": 10} | options))
+    config = UnKD.Config(**({"groups": 3, "pairs": 6, "pool": 10} | options))
     return UnKD(config, [ModelTeacher(bpr(task, 6), task)], task, 3, seed=5)
 
 

@@ -27,7 +27,7 @@ Kind: TypeAlias = Literal["users", "items"]
 
 
 class EntityConfig(Settings):
-    item_weight: Literal["half", "full"] = "half"
+    item_share: Literal["half", "full"] = "half"
     """``half``: an item counts ½ for each of its roles, positive and negative, in the batch (code, and all published
     numbers). ``full``: every item counts 1 (HyperKDMA's equation 8)."""
 
@@ -91,13 +91,13 @@ class Entities:
         view = teacher.view(self.queries)
         return Vectors(view.queries, view.items(self.items))
 
-    def weights(self, item_weight: str) -> Tensor:
+    def weights(self, item_share: str) -> Tensor:
         """float32 [E']: what an item's loss counts."""
-        return self.roles / 2 if item_weight == "half" else torch.ones_like(self.roles)
+        return self.roles / 2 if item_share == "half" else torch.ones_like(self.roles)
 
-    def sum(self, losses: Vectors, item_weight: str) -> Tensor:
+    def sum(self, losses: Vectors, item_share: str) -> Tensor:
         """Σ over users + Σ over items by their weight: Agg_half or Agg_paper of one loss an entity."""
-        return losses.users.sum() + (self.weights(item_weight) * losses.items).sum()
+        return losses.users.sum() + (self.weights(item_share) * losses.items).sum()
 
 
 class Hint:
@@ -269,7 +269,7 @@ class HintDistiller(Distiller):
     def loss(self, student: View, batch: Batch) -> Tensor:
         entities = Entities(batch, self.task)
         losses = self._hint.losses(entities, entities.of_student(student))
-        return entities.sum(losses, self.config.item_weight)
+        return entities.sum(losses, self.config.item_share)
 
 
 def assistant_dims(teacher_dim: int, student_dim: int, assistants: int) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ class PenaltyConfig(Settings):
     """τ of both softmaxes over the list."""
     list_pool: int = Field(500, ge=1)
     """Length of the guide's list of unseen items that they come from."""
-    list_sharpness: float = Field(10.0, gt=0)
+    list_draw_temperature: float = Field(10.0, gt=0)
     """T of the draw: weight of rank r is exp(-r / T), the flatter the higher."""
     repeats: bool = False
     """Draw the items of a list independently, so that some may come twice (PCKD's pseudo-code), not without replacement."""
@@ -123,7 +123,7 @@ class CPD(Distiller):
         teacher = self.teacher.view(self.task.queries(batch.unique_queries.ids))
         loss = torch.zeros((), device=batch.positives.device)
         for own in sides(student, teacher, batch):
-            weights = own.weights if self.config.item_weight == "half" else torch.ones_like(own.weights)
+            weights = own.weights if self.config.item_share == "half" else torch.ones_like(own.weights)
             project = self.users if own.kind == "users" else self.items
             if isinstance(project, Experts):
                 errors = (own.teacher - self._mixed(project, own.teacher)(own.student)).square().sum(-1)
@@ -170,7 +170,7 @@ class Penalty(nn.Module):
         self._barred = Interactions.from_pairs(none, none, *task.seen.shape) if config.keep_seen else task.seen
         width = min(config.list_pool, task.n_items)
         listed = config.listed if config.lists == "rank" and not config.repeats else 1
-        self._weights = sampling.falling_weights(width, config.list_sharpness, listed, "list_sharpness")
+        self._weights = sampling.falling_weights(width, config.list_draw_temperature, listed, "list_draw_temperature")
         self._lists_on = config.listwise_weight > 0
         self._pairs_on = config.pairwise_weight > 0 and config.pairs != "batch"
         ranked = (self._lists_on and config.lists == "rank") or (self._pairs_on and config.pairs != "uniform")

@@ -32,7 +32,7 @@ class DCDConfig(RRDConfig):
     """Entries drawn that the student ranks too low: K."""
     over: int = Field(100, ge=1)
     """Entries drawn that it ranks too high: L."""
-    candidates: int = Field(500, ge=1)
+    correction_pool: int = Field(500, ge=1)
     """Length of the teacher's lists, of unseen items and of users, that they come from."""
     error_sharpness: float = Field(0.1, gt=0)
     """ε: weight of an entry is tanh(ε · error), the error in ranks."""
@@ -63,9 +63,7 @@ class DCD(RRD):
     config: DCDConfig
     purpose = "correct what the student ranks too low and too high, for users' lists and for items' lists"
     reference = "Lee & Kim, Dual correction strategy for ranking distillation in top-N recommender system, CIKM 2021"
-    needs = (
-        "a ranking of at least `pool` and `candidates` items a query, and scores of any item unless `item_weight` is 0"
-    )
+    needs = "a ranking of at least `pool` and `correction_pool` items a query, and scores of any item unless `item_weight` is 0"
     default_weight = 1e-2
 
     def __init__(self, config: DCDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
@@ -73,9 +71,9 @@ class DCD(RRD):
         teacher, kept = teachers[0], config.refresh > 1
         self._best: dict[str, np.ndarray] = {}
         if config.user_weight:
-            self._best["users"] = np.ascontiguousarray(teacher.topk(config.candidates).items)  # [Q, C]
+            self._best["users"] = np.ascontiguousarray(teacher.topk(config.correction_pool).items)  # [Q, C]
         if config.item_weight:
-            self._best["items"] = teacher.top_users(config.candidates)  # [I, C]
+            self._best["items"] = teacher.top_users(config.correction_pool)  # [I, C]
         for side, lists in self._best.items():
             # lists that outlive their epoch belong to the checkpoint
             empty = torch.full((len(lists), config.under + config.over if kept else 0), -1, dtype=torch.int32)

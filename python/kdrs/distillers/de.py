@@ -17,7 +17,7 @@ class DE(HintDistiller):
     The teacher's representation of every user and item of the batch is reconstructed from the student's by a mixture of M
     small networks; a selection network on the teacher's representation mixes them, with Gumbel noise and a temperature that
     falls until each entity has one expert. ``ℓ(e) = ‖h_T(e) - Σ_m q_m E_m(h_S(e))‖²``, summed over coordinates, over
-    unique users, and over unique items by ``item_weight``.
+    unique users, and over unique items by ``item_share``.
 
     Differs from the authors' code: an item that is both positive and negative in a batch is processed once, with one noise
     draw for its two roles (same expectation); the hidden layer is weighted before the second one, and experts whose

@@ -96,5 +96,5 @@ class DGKD(Distiller):
         for index in self.kept():
             weight = self.config.assistant_weight if index else self.config.teacher_weight
             losses = self.sources[index].losses(entities, vectors)
-            total = total + weight * entities.sum(losses, self.config.item_weight)
+            total = total + weight * entities.sum(losses, self.config.item_share)
         return total

@@ -69,8 +69,8 @@ class HetCompConfig(Settings):
     """Estimate the sum over lower-ranked items from so many uniform draws a user and epoch; None: exact."""
     base: bool = False
     """Keep the model's own loss beside the method's (KDs); the paper trains by the method alone."""
-    unique_users: bool = True
-    """Count a user once a batch; otherwise once a training row (KDs)."""
+    unique_queries: bool = True
+    """Count each query once a batch. Otherwise once a training row (KDs)."""
     restart_patience: bool = True
     """Early stopping counts anew when the second stage begins."""
 
@@ -177,7 +177,7 @@ class HetComp(Distiller):
         unique = batch.unique_queries
         users = batch.queries.users[unique.first]
         counts = torch.ones_like(users, dtype=torch.float32)
-        if not self.config.unique_users:
+        if not self.config.unique_queries:
             counts = torch.bincount(batch.queries.rows, minlength=1)[unique.ids].float()
         observed, targets = self._observed[users], self.targets[users].long()
         ids = torch.cat([observed, targets], dim=1)

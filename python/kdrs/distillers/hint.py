@@ -18,7 +18,7 @@ class HintRegression(HintDistiller):
 
     A linear projector lifts the student's vector of an entity to the teacher's size, one for users and one for items:
     ``ℓ(e) = ‖h_T(e) - (W h_S(e) + b)‖²``, summed over coordinates, over unique users, and over unique items by
-    ``item_weight``. The baseline that DE and PHR are measured against: one mapping for all entities where they have many.
+    ``item_share``. The baseline that DE and PHR are measured against: one mapping for all entities where they have many.
 
     Differs from the paper: recommenders have no hidden layer in the middle to be hinted and no second stage after it, so
     the term is added to the base loss throughout, and the projector is linear (the paper's is a convolution with maxout); a

@@ -131,7 +131,7 @@ class HyperKDMA(Distiller):
         config = self.config
         entities = Entities(batch, self.task)
         source, target = entities.of_student(student), entities.of_teacher(self.teacher)
-        own = entities.sum(self._from_teacher.losses(entities, source, target), config.item_weight)
+        own = entities.sum(self._from_teacher.losses(entities, source, target), config.item_share)
         total = config.teacher_weight * own
         if not self.dims:
             return total
@@ -143,7 +143,7 @@ class HyperKDMA(Distiller):
         weights = Vectors(*(own[:, used.start :] for own in gates))
         total = total + config.assistant_weight * self._gated(entities, stacked, weights)
         if config.anchor:
-            total = total + config.anchor * entities.sum(self._anchored(target, assistants), config.item_weight)
+            total = total + config.anchor * entities.sum(self._anchored(target, assistants), config.item_share)
         self._watch(assistants, gates)
         return total
 
@@ -167,9 +167,9 @@ class HyperKDMA(Distiller):
         """Σ of the assistants' losses, [E, k] and [E', k], by gate and by entity."""
         if self.config.gate != "batch_scalar":
             weighted = (g * own for g, own in zip(gates, losses, strict=True))
-            return entities.sum(Vectors(*(each.sum(-1) for each in weighted)), self.config.item_weight)
+            return entities.sum(Vectors(*(each.sum(-1) for each in weighted)), self.config.item_share)
         total = (gates.users.sum(0) * losses.users.sum(0)).sum()
-        if self.config.item_weight == "full":
+        if self.config.item_share == "full":
             return total + (gates.items.sum(0) * losses.items.sum(0)).sum()
         for ids in (entities.batch.positives, entities.batch.negatives):
             role = torch.isin(entities.items, ids).to(losses.items.dtype)

@@ -29,8 +29,9 @@ class RCEKDConfig(Settings):
     """Items drawn from the student's pool for each query: L."""
     pool: int = Field(200, ge=1)
     """Length of the student's list that they come from."""
-    sharpness: float = Field(10.0, gt=0)
-    """T of the draw: weight of the item at place j is exp(c_j / T), c_j the teacher's items that stand at j or below."""
+    draw_temperature: float = Field(10.0, gt=0)
+    """T of the draw: weight of the item at place j is exp(c_j / T), c_j the teacher's items that stand at j or below;
+    the flatter the higher."""
     overlap_decay: float = Field(3.0, ge=0)
     """β: the two losses are mixed by γ = exp(-β · overlap)."""
     temperature: float = Field(1.0, gt=0)
@@ -44,8 +45,8 @@ class RCEKDConfig(Settings):
     """Items of the first loss: all of the student's top list, a closed set (code), or those it shares with the teacher's."""
     keep_seen: bool = False
     """Whether items that the query has seen stay in all lists (code)."""
-    users: Literal["unique", "rows"] = "unique"
-    """Whether a user counts once in a batch, or with every row (code)."""
+    unique_queries: bool = True
+    """Count each query once a batch. Otherwise once a training row (code)."""
     refresh: int = Field(1, ge=1)
     """Epochs between two looks at the student's lists, each followed by new draws."""
 
@@ -60,7 +61,8 @@ class RCEKD(Distiller):
     that the second set is nearly closed. The student's lists and all draws are those of an epoch's start.
 
     Defaults are the paper's where it speaks; not known to us are whether its first loss runs over Q_S or the shared items, and
-    whether c_j includes j. ``counted = "all"``, ``overlap = "sampled"``, ``keep_seen = true``, ``users = "rows"`` is the code.
+    whether c_j includes j. ``counted = "all"``, ``overlap = "sampled"``, ``keep_seen = true``, ``unique_queries = false`` is
+    the code.
     The weight is that of CiteULike, MF from MF; the authors' others run from 10 to 10000.
     """
 
@@ -140,7 +142,7 @@ class RCEKD(Distiller):
         )
         mix = self._mix[rows]
         each = (1 - mix) * first + mix * second  # [E]
-        if self.config.users == "rows":
+        if not self.config.unique_queries:
             places = torch.searchsorted(rows, batch.queries.rows)
             each = each * torch.bincount(places, minlength=rows.shape[0])
         return each.sum()
@@ -176,7 +178,7 @@ def draw_weights(places: np.ndarray, missed: np.ndarray, pool: np.ndarray, confi
     counts = counts_below(places, missed if config.counted == "missed" else places < width, width)
     if config.counted == "all":
         counts = np.minimum(counts, 50)
-    weights = np.exp((counts - counts.max(axis=1, keepdims=True, initial=0)) / config.sharpness)
+    weights = np.exp((counts - counts.max(axis=1, keepdims=True, initial=0)) / config.draw_temperature)
     return np.where(pool >= 0, weights, 0.0)
 
 

@@ -41,8 +41,8 @@ class RDConfig(Settings):
     draws: Literal["batch", "epoch"] = "batch"
     """``batch``: fresh samples for each row of every batch. ``epoch``: one set a query and epoch, drawn ahead (the BPR
     re-implementation); int32 [queries, samples] are held, twice."""
-    unique: bool = False
-    """Count each query once a batch. Otherwise a query is as often in the loss as it has rows in the batch."""
+    unique_queries: bool = False
+    """Count each query once a batch. Otherwise once a training row."""
     reduction: Literal["base", "sum", "mean"] = "base"
     """Over the batch's queries; ``base``: as the student's own loss (the model's option ``reduction``), sum if it has none."""
 
@@ -132,7 +132,7 @@ class RD(Distiller):
 
     def _queries(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The queries that count, int64 [E], and a batch row of each."""
-        if self.config.unique:
+        if self.config.unique_queries:
             return batch.unique_queries.ids, batch.unique_queries.first
         keys = batch.queries.rows
         return keys, torch.arange(keys.shape[0], device=keys.device)

@@ -28,7 +28,7 @@ class SLDConfig(Settings):
     """Items drawn outside the pool for each query and epoch."""
     pool: int = Field(500, ge=1)
     """Length of the teacher's list of unseen items."""
-    sharpness: float = Field(10.0, gt=0)
+    draw_temperature: float = Field(10.0, gt=0)
     """T of the draw from the pool: weight of rank r is exp(-r / T), the flatter the higher."""
     teacher_share: float = Field(0.5, ge=0, le=1)
     """η: the teacher's part of the label; the rest is the student's, as it stood when the epoch began."""
@@ -65,7 +65,9 @@ class SLD(Distiller):
         if config.label == "soft":
             require_scores(self.teacher, task)
         self.pool = np.ascontiguousarray(self.teacher.topk(config.pool).items)  # [Q, W]
-        self.weights = sampling.falling_weights(self.pool.shape[1], config.sharpness, config.top, "sharpness")
+        self.weights = sampling.falling_weights(
+            self.pool.shape[1], config.draw_temperature, config.top, "draw_temperature"
+        )
         self._owners = owners_of(task, np.arange(task.n_queries))
         self._ids: Tensor | None = None
         self._labels: Tensor | None = None

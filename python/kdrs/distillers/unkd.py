@@ -27,9 +27,10 @@ class UnKDConfig(Settings):
     """Pairs of items drawn for each user and epoch, over all groups."""
     group_power: float = Field(0.0, ge=0)
     """λ: a group's share of the pairs is its ratio to this power; 0 makes them equal. Unpopular groups have high ratios."""
-    rank_scale: float = Field(20.0, ge=0.2)
-    """μ of the draw: weight of rank r within the group is exp(-r / μ). Below 0.2 two draws hardly ever differ."""
-    candidates: int = Field(200, ge=2)
+    draw_temperature: float = Field(20.0, ge=0.2)
+    """μ of the draw: weight of rank r within the group is exp(-r / μ), the flatter the higher. Below 0.2 two draws hardly ever
+    differ."""
+    pool: int = Field(200, ge=2)
     """Length of each user's list in a group. The authors keep 1000; 200 change a draw with probability 4.5e-5."""
     reduction: Literal["sum", "mean", "paper"] = "sum"
     """``sum``: mean over the user's pairs, summed over batch rows as base losses are here. ``mean``: mean over the rows too,
@@ -65,7 +66,7 @@ class UnKD(Distiller):
             [popularity[group].mean() for group in self.groups], config.pairs, config.group_power
         )
         self.lists = [  # each [Q, C]: a group's unseen items by the teacher's score
-            group_lists(only(teachers), task, group, config.candidates) for group in self.groups
+            group_lists(only(teachers), task, group, config.pool) for group in self.groups
         ]
         self._pairs: Tensor | None = None
 
@@ -74,7 +75,7 @@ class UnKD(Distiller):
         rng, parts = np.random.default_rng(self.stream(epoch, "pairs")), []
         for lists, count in zip(self.lists, self.counts, strict=True):
             lengths = (lists >= 0).sum(axis=1)
-            places = draw_places(lengths, count, self.config.rank_scale, rng)  # [Q, n, 2]
+            places = draw_places(lengths, count, self.config.draw_temperature, rng)  # [Q, n, 2]
             rows = np.arange(lists.shape[0])[:, None, None]
             parts.append(np.where(places >= 0, lists[rows, np.maximum(places, 0)], -1))
         return torch.from_numpy(np.concatenate(parts, axis=1)).long().to(self.task.device)
