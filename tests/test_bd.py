@@ -352,7 +352,7 @@ def test_nothing_flows_back_to_the_one_who_teaches(toy):
 )
 def test_draws_follow_both_laws_at_their_limits(monkeypatch, mask, block, options, law):
     """By Pearson's statistic, whatever the blocks; ``gap`` is the student's rank less the teacher's."""
-    monkeypatch.setattr("kdrs.distillers.bd.BLOCK_BYTES", block)
+    monkeypatch.setattr("kdrs.teachers.BLOCK_BYTES", block)
     n_items, n_users = 6, 4
     task = PairTask(Interactions.from_pairs(np.arange(n_users), [0] * n_users, n_users, n_items), batch_size=4)
     student, teacher = fixed(task, [9.0, 5.0, 4.0, 3.0, 2.0, 1.0]), fixed(task, [9.0, 1.0, 3.0, 2.0, 5.0, 4.0])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdrs.distillers import DCD, RRD, dcd
+from kdrs import teachers
+from kdrs.distillers import DCD, RRD
 from kdrs.distillers.dcd import DCDConfig, draw_corrections, error_weights, item_ranks, user_ranks
 from kdrs.distillers.ir_rrd import user_ranking
 from kdrs.errors import MissingKnowledge
@@ -82,7 +83,7 @@ def test_exchanging_teacher_and_student_exchanges_the_laws():
 @pytest.mark.parametrize("unseen", [True, False])
 @pytest.mark.parametrize("cls", ["factors", "scores"])
 def test_ranks_against_their_definition(task, monkeypatch, unseen, cls):
-    monkeypatch.setattr(dcd, "BLOCK_BYTES", 4 * 80 * 7)
+    monkeypatch.setattr(teachers, "BLOCK_BYTES", 4 * 80 * 7)
     model = bpr(task, 3, seed=1)
     if cls == "scores":
         model.__class__ = NoFactors

@@ -8,8 +8,9 @@ import scipy.sparse
 import scipy.sparse.csgraph
 import torch
 
+from kdrs import teachers
 from kdrs.data import Interactions
-from kdrs.distillers import FreqD, freqd
+from kdrs.distillers import FreqD
 from kdrs.distillers._features import cosine_losses
 from kdrs.distillers.freqd import Graph, shared_graph
 from kdrs.errors import MissingKnowledge
@@ -53,7 +54,7 @@ def slow_graph(seen, count):
 
 @pytest.mark.parametrize("block", [4 * 50 * 7, 1 << 20])
 def test_graph_against_its_definition(toy, monkeypatch, block):
-    monkeypatch.setattr(freqd, "BLOCK_BYTES", block)
+    monkeypatch.setattr(teachers, "BLOCK_BYTES", block)
     for seen in (toy.train, toy.train.transpose()):
         graph = shared_graph(seen, 5)
         assert np.allclose(graph.toarray(), slow_graph(seen, 5))

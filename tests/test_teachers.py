@@ -163,7 +163,7 @@ def test_a_query_leaves_out_what_its_user_has_seen(toy):
     small = {
         "sld": {"pool": 9, "top": 3, "rest": 4},
         "score-matching": {"sampled": 4},
-        "unkd": {"candidates": 5, "pairs": 6},
+        "unkd": {"pool": 5, "pairs": 6},
     }
     for name, options in small.items():
         method = DISTILLERS[name](DISTILLERS[name].Config(**options), [teacher], task, 4)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdrs.distillers import UnKD, unkd
+from kdrs import teachers
+from kdrs.distillers import UnKD
 from kdrs.distillers.unkd import draw_places, group_lists, pairs_of_groups, popularity_groups
 from kdrs.errors import MissingKnowledge
 from kdrs.tasks import Epoch
@@ -85,7 +86,7 @@ def test_too_few_candidates_give_no_pair():
 
 @pytest.mark.parametrize("cls", ["factors", "scores"])
 def test_lists_of_a_group_are_its_best_unseen_items(task, monkeypatch, cls):
-    monkeypatch.setattr(unkd, "BLOCK_BYTES", 4 * 80 * 7)
+    monkeypatch.setattr(teachers, "BLOCK_BYTES", 4 * 80 * 7)
     model = bpr(task, 6)
     if cls == "scores":
         model.__class__ = NoFactors

@@ -134,9 +134,7 @@ class Scored:
             ranked = ranking.topk(factors.items, users, k, seen=task.seen.transpose())
             return np.ascontiguousarray(_array(ranked.items))
         best = Ranking(np.zeros((task.n_items, 0), np.int32), np.zeros((task.n_items, 0), np.float32))
-        size = max(1, BLOCK_BYTES // (4 * task.n_items))
-        for start in range(0, task.n_users, size):
-            rows = np.arange(start, min(start + size, task.n_users))
+        for rows in row_blocks(task.n_users, task.n_items):
             scores = without_seen(_array(self.score_block(rows)), rows, task.seen).T  # [I, b]
             ids = np.concatenate([best.items, np.tile(rows.astype(np.int32), (task.n_items, 1))], axis=1)
             joined = np.ascontiguousarray(np.concatenate([best.scores, scores], axis=1))
@@ -144,6 +142,19 @@ class Scored:
             places, kept = ranking.topk_scores(joined, min(k, joined.shape[1]))
             best = Ranking(np.take_along_axis(ids, places.astype(np.int64), axis=1), kept)
         return np.where(best.scores == -np.inf, -1, best.items).astype(np.int32)
+
+
+def row_blocks(n_rows: int, n_columns: int) -> Iterator[np.ndarray]:
+    """The rows from 0 on, int64 [b], so many at a time that their scores, float32 [b, n_columns], take ``BLOCK_BYTES``."""
+    size = max(1, BLOCK_BYTES // (4 * n_columns))
+    return (np.arange(start, min(start + size, n_rows)) for start in range(0, n_rows, size))
+
+
+def best_items(teacher: Teacher, k: int, *, keep_seen: bool) -> np.ndarray:
+    """The items of ``teacher.topk(k)``, int32 [Q, k], contiguous; ``keep_seen`` leaves in what the query has seen."""
+    if not keep_seen:
+        return np.ascontiguousarray(teacher.topk(k).items)
+    return np.concatenate([ranked.items for _, ranked in teacher.topk_blocks(k, keep_seen=True)])
 
 
 def without_seen(scores: np.ndarray, rows: np.ndarray, seen: Interactions) -> np.ndarray:

@@ -16,7 +16,7 @@ from kdrs.distillers.base import Counterpart, Distiller, only
 from kdrs.errors import ConfigError
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import BLOCK_BYTES, ModelTeacher, Teacher
+from kdrs.teachers import ModelTeacher, Teacher, row_blocks
 from kdrs.view import View, frozen
 
 
@@ -229,7 +229,8 @@ class BD(Distiller):
         if self.config.mask == "exclude" and factors[0] is not None and factors[1] is not None:
             for_teacher, for_student = self._discrepancy(*factors, None, draws, epoch)
         else:
-            parts = [self._block(rows, student, draws[rows], epoch) for rows in self._blocks()]
+            blocks = row_blocks(self.task.n_users, self.task.n_items)
+            parts = [self._block(rows, student, draws[rows], epoch) for rows in blocks]
             for_teacher, for_student = (np.concatenate(part) for part in zip(*parts, strict=True))
         if self.config.idle == "uniform":
             for_student = self._fill(for_student, draws, epoch)
@@ -250,11 +251,6 @@ class BD(Distiller):
             rows=rows,
         )
         return tuple(sampling.numpy_of(part) for part in drawn)
-
-    def _blocks(self) -> list[np.ndarray]:
-        size = max(1, BLOCK_BYTES // (4 * self.task.n_items))
-        everyone = np.arange(self.task.n_users)
-        return [everyone[start : start + size] for start in range(0, self.task.n_users, size)]
 
     def _block(self, rows: Any, student: ModelTeacher, draws: np.ndarray, epoch: Epoch) -> Any:
         block_seed = int(rows[0]) + 1

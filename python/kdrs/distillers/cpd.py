@@ -20,7 +20,7 @@ from kdrs.distillers.base import Distiller, distinct, only, seeded
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher, owners_of
+from kdrs.teachers import Teacher, best_items, owners_of
 from kdrs.view import View
 
 
@@ -192,10 +192,7 @@ class Penalty(nn.Module):
         self._lists, self._pairs = samples
 
     def _best(self, guide: Teacher) -> np.ndarray:
-        if not self.config.keep_seen:
-            return np.ascontiguousarray(guide.topk(self.config.list_pool).items)
-        blocks = guide.topk_blocks(self.config.list_pool, keep_seen=True)
-        return np.ascontiguousarray(np.concatenate([ranked.items for _, ranked in blocks]))
+        return best_items(guide, self.config.list_pool, keep_seen=self.config.keep_seen)
 
     def _ranking(self, epoch: Epoch, student: Teacher) -> np.ndarray:
         if self.config.refresh == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from kdrs.distillers.ir_rrd import user_ranking
 from kdrs.distillers.rrd import RRD, Lists, RRDConfig
 from kdrs.sampling import stream
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import BLOCK_BYTES, Teacher, owners_of, without_seen
+from kdrs.teachers import Teacher, owners_of, row_blocks, without_seen
 from kdrs.view import View
 
 
@@ -175,7 +175,7 @@ def user_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
     own = np.full(lists.shape, -np.inf, np.float32)
     found = [np.zeros(lists.shape, np.float32) for _ in range(2)]
     for counting in (False, True):
-        for rows in _blocks(task.n_users, task.n_items):
+        for rows in row_blocks(task.n_users, task.n_items):
             block = sampling.numpy_of(student.score_block(rows))
             scores = np.array((without_seen(block, rows, task.seen) if unseen else block).T, order="C")  # [I, b]
             if not counting:
@@ -197,7 +197,7 @@ def _ranks(
 ) -> np.ndarray:
     """Ranks of each row's own columns: a sort a row, and a binary search an entry. ``owners`` are the rows of ``seen``."""
     parts = []
-    for rows in _blocks(len(lists), n_columns):
+    for rows in row_blocks(len(lists), n_columns):
         listed, scores = lists[rows[0] : rows[-1] + 1], scores_of(rows)
         scores = (
             np.array(scores, np.float32)
@@ -219,8 +219,3 @@ def _counts(scores: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _middle(lists: np.ndarray, at_least: np.ndarray, above: np.ndarray) -> np.ndarray:
     return np.where(lists >= 0, above + (at_least - above - 1) / 2, -0.5).astype(np.float32)
-
-
-def _blocks(n_rows: int, n_columns: int) -> Iterator[np.ndarray]:
-    size = max(1, BLOCK_BYTES // (4 * n_columns))
-    return (np.arange(start, min(start + size, n_rows)) for start in range(0, n_rows, size))

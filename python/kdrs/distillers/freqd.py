@@ -20,7 +20,7 @@ from kdrs.kernels import propagate, sparse_csr
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import BLOCK_BYTES, Teacher
+from kdrs.teachers import Teacher, row_blocks
 from kdrs.view import View
 
 
@@ -167,10 +167,8 @@ def shared_graph(seen: Interactions, count: int) -> scipy.sparse.csr_array:
     (B + Bᵀ) / 2, and normalised, D^-1/2 A D^-1/2; float64 [N, N]."""
     matrix, n = seen.to_csr(), seen.shape[0]
     transposed = matrix.T.tocsr()
-    size = max(1, BLOCK_BYTES // (4 * n))
     linked = np.full((n, min(count, n)), -1, np.int32)
-    for start in range(0, n, size):
-        rows = np.arange(start, min(start + size, n))
+    for rows in row_blocks(n, n):
         shared = np.asarray((matrix[rows] @ transposed).todense(), np.float32)
         shared[np.arange(rows.size), rows] = 0
         found = ranking.topk_scores(shared, linked.shape[1])

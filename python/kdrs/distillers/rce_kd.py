@@ -15,7 +15,7 @@ from kdrs.distillers.base import Distiller, only, require_scores
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
+from kdrs.teachers import Teacher, best_items
 from kdrs.view import View
 
 ROWS = 1024
@@ -79,8 +79,7 @@ class RCEKD(Distiller):
         super().__init__(config, teachers, task, student_dim, seed)
         self.teacher = only(teachers)
         require_scores(self.teacher, task)
-        blocks = self.teacher.topk_blocks(config.top, keep_seen=config.keep_seen)
-        self.best = np.concatenate([ranked.items for _, ranked in blocks])  # [Q, K]
+        self.best = best_items(self.teacher, config.top, keep_seen=config.keep_seen)  # [Q, K]
         self.width = self.best.shape[1]
         # sets that outlive their epoch belong to the checkpoint
         kept = config.refresh > 1

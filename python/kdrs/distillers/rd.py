@@ -17,7 +17,7 @@ from kdrs.errors import ConfigError
 from kdrs.sampling import stream
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
+from kdrs.teachers import Teacher, best_items
 from kdrs.view import View
 
 
@@ -84,12 +84,9 @@ class RD(Distiller):
             raise ConfigError(
                 f"items is {config.items}, the catalogue has {task.n_items} items", f"allowed: 1 to {task.n_items}"
             )
-        if config.exclude == "seen":
-            lists = teacher.topk(config.items).items
-        else:
-            blocks = teacher.topk_blocks(2 * config.items, keep_seen=True)
-            lists = np.concatenate([ranked.items for _, ranked in blocks])
-        self.lists = torch.from_numpy(np.ascontiguousarray(lists)).to(task.device)  # int32 [Q, K or 2K]
+        keep_seen = config.exclude == "target-only"
+        lists = best_items(teacher, 2 * config.items if keep_seen else config.items, keep_seen=keep_seen)
+        self.lists = torch.from_numpy(lists).to(task.device)  # int32 [Q, K or 2K]
         ranks = torch.arange(1, config.items + 1, device=task.device)
         # the first weight is 1 however small λ is
         self._ranks, self._importance = ranks, torch.exp((1 - ranks) / config.temperature)

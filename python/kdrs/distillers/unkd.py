@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from kdrs.data.interactions import Interactions
 from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
 from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import BLOCK_BYTES, Teacher, owners_of
+from kdrs.teachers import Teacher, owners_of, row_blocks
 from kdrs.view import View
 
 
@@ -149,15 +149,10 @@ def group_lists(teacher: Teacher, task: Task, group: np.ndarray, length: int) ->
             ranking.topk_scores(
                 teacher.score_block(rows)[:, torch.from_numpy(group)], length, seen=seen, rows=owners_of(task, rows)
             ).items
-            for rows in _blocks(task)
+            for rows in row_blocks(task.n_queries, task.n_items)
         ]
     places = np.concatenate([sampling.numpy_of(part) for part in found])
     return np.where(places >= 0, group[np.maximum(places, 0)], -1).astype(np.int32)
-
-
-def _blocks(task: Task) -> Iterator[np.ndarray]:
-    size = max(1, BLOCK_BYTES // (4 * task.n_items))
-    return (np.arange(start, min(start + size, task.n_queries)) for start in range(0, task.n_queries, size))
 
 
 def draw_places(lengths: np.ndarray, count: int, scale: float, rng: np.random.Generator) -> np.ndarray:
