@@ -158,6 +158,19 @@ def test_cdae_drops_half_of_the_input(toy):
     assert torch.allclose(sums.var(0), degrees, rtol=0.35)  # n · 4 · ½ · ½
 
 
+def test_cdae_initial_values(toy):
+    """Users N(0, 1); both layers uniform within ±1/√fan-in: 80 items, 64 dimensions."""
+    model, _ = build(CDAE, toy.train, dim=64)
+    assert model.users.weight.std().item() == pytest.approx(1, rel=0.05)
+    assert model.users.weight.abs().max() > 2
+    layers = ((80, model.encoder, model.encoder_bias), (64, model.items.weight, model.item_bias))
+    for fan_in, weight, bias in layers:
+        bound = 1 / math.sqrt(fan_in)
+        assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+        for parameter in (weight, bias):
+            assert 0.9 * bound < parameter.abs().max() <= bound
+
+
 def test_a_user_without_items_has_a_vector_all_the_same():
     seen = Interactions.from_pairs([0, 0, 2], [1, 3, 2], 4, 5)
     model, task = build(CDAE, seen)

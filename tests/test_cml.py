@@ -10,6 +10,7 @@ import torch
 
 from kdrs import pipeline
 from kdrs.config import resolve
+from kdrs.data import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models import CML
 from kdrs.tasks import Batch, PairTask, Queries
@@ -73,6 +74,27 @@ def test_covariance_penalty(task: PairTask, penalty: str):
     between = covariances[~np.eye(3, dtype=bool)]
     expected = 0.7 * (between**2 if penalty == "squared" else between).sum()
     assert model._penalty().item() == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 0.8), ({"covariance": 0.5}, 4.0), ({"covariance": 0.5, "penalty": "plain"}, 2.0), ({"covariance": 0.0}, 0.0)],
+)
+def test_the_penalty_is_part_of_the_loss(options, expected: float):
+    """All points at ±(2, 1): a covariance of 2, counted twice and squared, a tenth of it by default. The hinge is 0."""
+    model = build(PairTask(Interactions.from_pairs([0, 1], [0, 1], 2, 2)), dim=2, **options)
+    with torch.no_grad():
+        for table in (model.users.weight, model.items.weight):
+            table.copy_(torch.tensor([[2.0, 1.0], [-2.0, -1.0]]))
+    batch = wide([0, 1], [0, 1], [[1], [0]])
+    assert model.loss(model(batch.queries), batch).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("options", "std"), [({}, 1 / 8), ({"variant": "concf"}, 0.01), ({"init_std": 0.3}, 0.3)])
+def test_initial_points(task: PairTask, options, std: float):
+    model = build(task, dim=64, **options)
+    for table in (model.users.weight, model.items.weight):
+        assert table.std().item() == pytest.approx(std, rel=0.05)
 
 
 @pytest.mark.parametrize("variant", ["collmetric", "concf"])

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from kdrs.cli.data import app
 from kdrs.data import KNOWN, PRESETS, Options, Recipe, fetch, prepare, read
+from kdrs.tasks import Epoch, PairTask
+
+WITHOUT_CANDIDATES = replace(Recipe(**PRESETS["loo-499"]), candidates=0)
 
 
 def path_of(data_folder, *parts):
@@ -76,6 +81,41 @@ def test_the_published_leave_one_out_split(here):
     assert (data.train.column_degrees > 0).sum() == 24742
     first = path_of(here, "citeulike_loo", "train.tsv").read_text().splitlines()[1:6]
     assert [f"0\t{item}" for item in data.order[:5]] == first
+
+
+@pytest.mark.parametrize(
+    ("folder", "size", "degrees", "train", "batches"),
+    [
+        ("citeulike", (5219, 25_181), (5, 10, 1995, 1), 115_142, 113),
+        ("foursquare", (24_941, 28_593), (9, 23, 445, 9), 667_204, 652),  # the filter removes nobody
+    ],
+)
+def test_both_files_under_leave_one_out(data_folder, folder, size, degrees, train, batches):
+    """Users' shortest, median and longest lists, the items' shortest one; training pairs; batches of 1,024."""
+    data = prepare(path_of(data_folder, folder, "users.dat"), WITHOUT_CANDIDATES)
+    of_users, of_items = data.full.row_degrees, data.full.column_degrees
+    assert data.full.shape == size
+    assert (of_users.min(), np.median(of_users), of_users.max(), of_items.min()) == degrees
+    assert data.train.n_pairs == train == data.full.n_pairs - 2 * data.n_users
+    assert PairTask(data.train, batch_size=1024).n_batches == batches
+
+
+def test_what_a_batch_of_citeulike_holds(data_folder):
+    """Of 1,024 triples about 713 users, 955 positive and 999 negative items are distinct."""
+    data = prepare(path_of(data_folder, "citeulike", "users.dat"), WITHOUT_CANDIDATES)
+    batches = list(PairTask(data.train, batch_size=1024).draw(Epoch(0, 0, 1)))
+    assert [len(batch.queries) for batch in batches] == [1024] * 112 + [454]
+    counts = [[torch.unique(ids).numel() for ids in (b.queries.rows, b.positives, b.negatives)] for b in batches]
+    assert np.mean(counts, axis=0) == pytest.approx([712.9, 955, 999], abs=2)
+
+
+def test_the_published_split_holds_what_the_file_does(here):
+    """For all 5,219 users, items being numbered as they first appear in the file."""
+    path_of(here, "citeulike_loo", "train.tsv")
+    given = prepare(fetch("citeulike-loo"), replace(KNOWN["citeulike-loo"].recipe, candidates=0))
+    whole = prepare(path_of(here, "citeulike", "users.dat"), WITHOUT_CANDIDATES)
+    assert np.array_equal(given.full.indptr, whole.full.indptr)
+    assert np.array_equal(given.full.indices, whole.full.indices)
 
 
 def test_the_same_seed_gives_the_same_split(data_folder):

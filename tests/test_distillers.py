@@ -10,6 +10,7 @@ import torch
 
 from conftest import toy_dataset
 from kdrs import kernels, losses
+from kdrs.data import Interactions
 from kdrs.distillers import CD, CPD, DCD, DE, IRRRD, RRD, SLD
 from kdrs.distillers._experts import Experts, temperature
 from kdrs.distillers.cd import CDConfig, rank_weights
@@ -18,6 +19,7 @@ from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.models import BPR
 from kdrs.tasks import Batch, Epoch, PairTask, Queries
 from kdrs.teachers import ModelTeacher
+from kdrs.train import Learner, Term
 
 
 def bpr(task, dim, seed=0, std=0.5):
@@ -141,6 +143,56 @@ def test_de_counts_each_entity_once_and_items_by_their_roles(task):
     assert loss([2, 2], [3, 3], [4, 4]) == pytest.approx(user + three + four, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "hidden"), [(20, 200, 110), (4, 7, 5), (7, 4, 5), (6, 6, 3), (7, 7, 3), (1, 1, 1)]
+)
+def test_de_experts_are_as_wide_as_the_mean_of_both_sizes_or_half_of_equal_ones(source, target, hidden):
+    experts = Experts(source, target, 2, 104.0)
+    assert experts.weight1.shape == (2, source, hidden)
+    assert experts.weight2.shape == (2, hidden, target)
+
+
+def test_de_starts_as_linear_layers_do():
+    """Weights and biases uniform within ±1/√fan-in: 25 inputs, 62 in the middle, 100 for the selection."""
+    torch.manual_seed(0)
+    experts = Experts(25, 100, 60, 104.0)
+    layers = (
+        (25, experts.weight1, experts.bias1),
+        (62, experts.weight2, experts.bias2),
+        (100, experts.selector.weight, experts.selector.bias),
+    )
+    for fan_in, *parameters in layers:
+        for parameter in parameters:
+            assert 0.95 * fan_in**-0.5 < parameter.abs().max() <= fan_in**-0.5
+            assert parameter.std().item() == pytest.approx((3 * fan_in) ** -0.5, rel=0.1)
+
+
+ACTIVE = {
+    50: (30.0, 28.7, 1.00),
+    100: (30.0, 6.32, 1.00),
+    150: (15.0, 1.85, 0.96),
+    200: (2.73, 1.22, 0.65),
+    250: (1.38, 1.06, 0.28),
+    300: (1.11, 1.02, 0.10),
+}
+"""Of 30 experts, alike to all entities, by epoch: those with a share at a cutoff of 104 and of 20, and how many entities have
+more than one at 104."""
+
+
+@pytest.mark.parametrize("epoch", ACTIVE)
+def test_de_active_experts_over_the_published_schedule(epoch: int):
+    target, tau, counts = torch.zeros(20_000, 2).double(), temperature(epoch, DE.Config()), []
+    for cutoff in (104.0, 20.0):
+        experts = Experts(1, 2, 30, cutoff).double()  # exp(-104) is a number in float64
+        with torch.no_grad():
+            experts.selector.weight.zero_(), experts.selector.bias.zero_()
+            shares = experts.shares(target, tau, torch.Generator().manual_seed(0))
+        counts.append((shares > 0).sum(1).double())
+    *active, several = ACTIVE[epoch]
+    assert [count.mean().item() for count in counts] == pytest.approx(active, rel=0.015)
+    assert (counts[0] > 1).double().mean().item() == pytest.approx(several, abs=0.01)
+
+
 def test_de_has_as_many_parameters_as_the_official_log_prints():
     task = PairTask(toy_dataset().train)
     distiller = DE(DE.Config(), [ModelTeacher(bpr(task, 200), task)], task, 20)
@@ -174,15 +226,43 @@ def test_rrd_lists_hold_what_they_should(task, toy):
     assert started(distiller, student, task)._lists.complete
 
 
-def test_rrd_inclusion_probabilities_follow_the_ranks(task):
-    """T = 10, 40 of 500: rank 10 is nearly always drawn, rank 30 in 81 %, 50 in 19 %."""
-    from kdrs import sampling
+def by_id(n_users: int, n_items: int) -> tuple[PairTask, ModelTeacher]:
+    """A teacher that ranks items and users alike by their ids; everybody has seen the last item alone."""
+    task = PairTask(Interactions.from_pairs(np.arange(n_users), np.full(n_users, n_items - 1), n_users, n_items))
+    teacher = bpr(task, 1)
+    with torch.no_grad():
+        for table in (teacher.users.weight, teacher.items.weight):
+            table[:, 0] = torch.linspace(2, 1, len(table))
+    return task, ModelTeacher(teacher, task)
 
-    lists = np.tile(np.arange(500, dtype=np.int32), (4000, 1))
-    drawn = sampling.weighted(lists, np.exp(-np.arange(1, 501) / 10), 40, seed=3, order="list")
-    share = np.bincount(drawn.ravel(), minlength=500) / 4000
-    for rank, expected in ((10, 1.00), (20, 0.98), (30, 0.81), (40, 0.45), (50, 0.19), (60, 0.08), (80, 0.01)):
-        assert share[rank - 1] == pytest.approx(expected, abs=0.02)
+
+INCLUDED = {10: 1.00, 20: 0.98, 30: 0.81, 40: 0.45, 50: 0.19, 60: 0.08, 80: 0.01}
+"""How often a rank is among 40 drawn of 500 at T = 10."""
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [({}, INCLUDED), ({"temperature": 1e6}, dict.fromkeys((1, 250, 500), 0.08))]
+)
+def test_rrd_inclusion_probabilities_follow_the_ranks(options, expected):
+    task, teacher = by_id(4000, 700)
+    drawn, _ = RRD(RRD.Config(**options), [teacher], task, 1).draw(Epoch(0, 0, 1))
+    share = np.bincount(drawn.numpy().ravel(), minlength=700) / 4000
+    for rank, included in expected.items():
+        assert share[rank - 1] == pytest.approx(included, abs=0.02)
+    assert share[500:].sum() == 0
+
+
+def test_rrd_of_equal_scores_costs_163_a_user():
+    """ln(80! / 40!) each; by the default weight 116.5 for the 712.9 users of a batch, as in the official log's first epoch."""
+    task, teacher = by_id(20, 700)
+    student = bpr(task, 1)
+    with torch.no_grad():
+        student.users.weight.zero_()
+    distiller = started(RRD(RRD.Config(), [teacher], task, 1), student, task)
+    batch = batch_of([3, 3, 9], [0, 1, 2], [4, 5, 6])
+    a_user = distiller.loss(student(batch.queries), batch).item() / 2
+    assert a_user == pytest.approx(163.3525, abs=1e-3)
+    assert RRD.default_weight * 712.9 * a_user == pytest.approx(116.5, abs=0.1)
 
 
 def test_rrd_loss_is_the_sum_over_unique_users(task):
@@ -244,6 +324,28 @@ def test_cds_exponential_law_counts_in_all_unseen_items():
     assert shares[1].tolist() == pytest.approx([*(second / second.sum()), 0.0])
     sharp = rank_weights(np.array([3]), 3, np.array([10]), CDConfig(law="exponential", sharpness=1e6))
     assert sharp.tolist() == [[1.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("law", ["linear", "exponential", "uniform"])
+@pytest.mark.parametrize("guide", ["student", "teacher"])
+def test_cd_takes_all_where_fewer_are_unseen_than_asked_for(guide: str, law: str):
+    """What fills the lists up counts nothing, nor does a user who has seen everything."""
+    seen = {0: {0, 1, 2, 3}, 1: {0, 1, 5}, 2: set(range(6))}
+    pairs = [(user, item) for user, items in seen.items() for item in items]
+    task = PairTask(Interactions.from_pairs(*zip(*pairs, strict=True), 3, 6))
+    teacher, student = bpr(task, 6), bpr(task, 3, seed=1)
+    config = CD.Config(items=4, pool=5, guide=guide, law=law)
+    distiller = started(CD(config, [ModelTeacher(teacher, task)], task, 3), student, task)
+    expected = 0.0
+    for user, items in seen.items():
+        unseen = sorted(set(range(6)) - items)
+        assert sorted(distiller._drawn[user].tolist()) == [-1] * (4 - len(unseen)) + unseen
+        for item in unseen:
+            target = torch.sigmoid(teacher.users.weight[user] @ teacher.items.weight[item] / 2)
+            own = torch.sigmoid(student.users.weight[user] @ student.items.weight[item])
+            expected -= (target * own.log() + (1 - target) * (1 - own).log()).item()
+    batch = batch_of([0, 1, 2, 0], [0, 1, 2, 3], [4, 2, 0, 5])
+    assert distiller.loss(student(batch.queries), batch).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("guide", ["student", "teacher"])
@@ -380,6 +482,25 @@ def test_cd_loss_against_its_definition(task, toy, guide):
     assert distiller.loss(student(batch.queries), batch).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "matters"),
+    [
+        (CD, {"items": 9, "pool": 30, "guide": "student"}, True),
+        (CD, {"items": 9, "pool": 30, "guide": "teacher"}, True),
+        (RRD, {"interesting": 5, "uninteresting": 7, "pool": 20}, False),
+    ],
+)
+def test_what_a_teacher_adds_to_all_scores_of_a_user_matters_to_cd_alone(task, method, options, matters):
+    teacher, student, batch = bpr(task, 6), bpr(task, 3, seed=1), batch_of([5, 8], [0, 1], [3, 4])
+    losses = []
+    for shift in (0.0, 1.5):
+        with torch.no_grad():
+            teacher.users.weight[:, 5], teacher.items.weight[:, 5] = shift, 1.0
+        distiller = started(method(method.Config(**options), [ModelTeacher(teacher, task)], task, 3), student, task)
+        losses.append(distiller.loss(student(batch.queries), batch).item())
+    assert (losses[1] != pytest.approx(losses[0], rel=1e-3)) is matters
+
+
 def test_cd_follows_its_guide(task):
     """Student-guided items change when the student does; teacher-guided ones do not."""
     teacher, one, other = bpr(task, 6), bpr(task, 3, seed=1), bpr(task, 3, seed=2)
@@ -387,6 +508,32 @@ def test_cd_follows_its_guide(task):
         distiller = CD(CD.Config(items=5, pool=10, guide=guide), [ModelTeacher(teacher, task)], task, 3)
         draws = [started(distiller, model, task)._drawn for model in (one, other)]
         assert torch.equal(*draws) is same
+
+
+# --- DE and RRD together --------------------------------------------------------------------------------------------
+
+
+def test_the_gradient_of_de_and_rrd_is_the_sum_of_both(task):
+    teacher, epoch = ModelTeacher(bpr(task, 6), task), Epoch(0, 0, 1)
+    batch, lists = task.draw(epoch)[0], RRD.Config(interesting=5, uninteresting=7, pool=20)
+
+    def gradient(student: BPR) -> torch.Tensor:
+        return torch.cat([table.weight.grad.to_dense() for table in (student.users, student.items)])
+
+    def taught(*names: str, base: str | None = None) -> torch.Tensor:
+        de = Term("de", 1e-2, DE(DE.Config(experts=3), [teacher], task, 3, seed=5))
+        rrd = Term("rrd", 1e-3, RRD(lists, [teacher], task, 3, seed=6))
+        terms = [term for term in (de, rrd) if term.name in names]
+        learner = Learner(bpr(task, 3, seed=1), task, terms, base=base)
+        learner.start(epoch, [term.distiller.draw(epoch) for term in terms])
+        learner.backward(learner.forward(batch))
+        return gradient(learner.model)
+
+    alone = bpr(task, 3, seed=1)
+    alone.loss(alone(batch.queries), batch).backward()
+    parts = [taught("de"), taught("rrd"), gradient(alone)]
+    assert all(part.abs().max() > 1e-3 for part in parts)
+    assert torch.allclose(taught("de", "rrd", base="model"), sum(parts), rtol=1e-4, atol=1e-6)
 
 
 # --- what a teacher must hold ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from kdrs.errors import ConfigError
 from kdrs.models import NGCF, SGL, LightGCN
 from kdrs.models._graph import BipartiteGraph
 from kdrs.tasks import Batch, Epoch, PairTask, Queries
+from kdrs.teachers import ModelTeacher
 from test_distillers import batch_of
 
 
@@ -76,6 +77,17 @@ def test_representations_may_be_those_of_the_first_layer(task: PairTask, cls):
     assert torch.equal(view.all_scores(), other.all_scores())
     assert torch.allclose(view.scores(items), other.scores(items))
     assert torch.equal(view.at(Queries(users[1:], users[1:])).queries, model.vectors[users[1:]])
+
+
+@pytest.mark.parametrize("cls", [LightGCN, SGL])
+def test_a_teacher_answers_with_its_output_whatever_it_shows_in_training(task: PairTask, cls):
+    model = build(cls, task, hidden="layer0")
+    users, items = torch.tensor([3, 8]), torch.tensor([1, 79])
+    view = ModelTeacher(model, task).view(Queries(users, users))
+    output = model.propagated().detach()
+    assert not torch.allclose(output, model.vectors)
+    assert torch.allclose(view.queries, output[users])
+    assert torch.allclose(view.items(items), output[50 + items])
 
 
 # --- NGCF -----------------------------------------------------------------------------------------------------------
@@ -142,6 +154,33 @@ def test_ngcf_drops_a_tenth_of_the_entries_and_scales_the_rest(task: PairTask):
     entries = torch.cat([graph.values() / model.values, own[:, 0] / model.own[:, 0]])
     assert ((entries == 0) | torch.isclose(entries, torch.tensor(1 / 0.9))).all()
     assert (entries == 0).float().mean().item() == pytest.approx(0.1, abs=0.03)
+
+
+@pytest.mark.parametrize(("options", "rate"), [({}, 0.1), ({"message_dropout": 0.4}, 0.4)])
+def test_ngcf_drops_messages_before_it_brings_them_to_length_1(toy, task: PairTask, options, rate: float):
+    """What is left out of a layer is missing in its copy for the output and in the next layer."""
+    model = build(NGCF, task, dim=300, layers=2, node_dropout=0, **options)
+    looped = dense(toy.train) + np.eye(130)
+    walk = torch.from_numpy(looped / looped.sum(1, keepdims=True)).float()
+    layer, *blocks = model.propagated().split(100, dim=1)
+    for linear, product, block in zip(model.linear, model.products, blocks, strict=True):
+        kept = block != 0
+        assert kept.float().mean().item() == pytest.approx(1 - rate, abs=0.02)
+        around = walk @ layer
+        messages = around @ linear.weight + linear.bias + (around * layer) @ product.weight + product.bias
+        layer = F.leaky_relu(messages, 0.2) * kept / (1 - rate)
+        assert torch.allclose(block, F.normalize(layer, dim=1), atol=1e-5)
+
+
+def test_ngcf_starts_xavier_uniform(task: PairTask):
+    """Within ±√(6 / (rows + columns)), biases as rows."""
+    model = build(NGCF, task, dim=200)
+    users, items = model.vectors.split([50, 80])
+    layers = [(part.weight, part.bias) for part in (model.linear[0], model.products[0])]
+    for table in (users, items, *(parameter for layer in layers for parameter in layer)):
+        bound = np.sqrt(6 / sum(table.shape))
+        assert 0.9 * bound < table.abs().max() <= bound
+        assert table.std().item() == pytest.approx(bound / np.sqrt(3), rel=0.15)
 
 
 def test_ngcf_loss(task: PairTask):

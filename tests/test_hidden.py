@@ -11,15 +11,17 @@ import torch
 
 from conftest import toy_dataset
 from kdrs.data import Interactions
-from kdrs.distillers import DE, DGKD, PHR, TAKD, HintRegression, assistant_dims
+from kdrs.distillers import DE, DGKD, PHR, TAKD, HintRegression, HyperKDMA, assistant_dims
 from kdrs.distillers._experts import Experts
 from kdrs.distillers._hidden import (
     BatchNeighbourhoods,
     Entities,
+    ExpertHint,
     Neighbourhoods,
     PersonalConfig,
     PersonalHint,
     Vectors,
+    noise_seed,
 )
 from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.tasks import Epoch, PairTask
@@ -184,6 +186,15 @@ def test_phr_in_bfloat16():
         assert 0 < ((one - other).norm() / one.norm()).item() < 0.02
 
 
+def test_phr_starts_as_linear_layers_do():
+    torch.manual_seed(0)
+    hint = personal(40, 3)
+    for layer in (hint.first, hint.second):
+        for parameter in layer.parameters():
+            bound = layer.in_features**-0.5
+            assert 0.95 * bound < parameter.abs().max() <= bound
+
+
 # --- linear hints ---------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +251,40 @@ def test_de_adds_up_over_entities_that_have_nothing_in_common():
     losses = (target - experts(source, shares)).square().sum(-1)
     parts = [(target[rows] - experts(source[rows], shares[rows])).square().sum() for rows in (slice(0, 2), slice(2, 6))]
     assert losses.sum().item() == pytest.approx(sum(parts).item(), rel=1e-5)
+
+
+def test_de_noise_is_new_for_every_entity_call_step_and_epoch(task):
+    """Of equal vectors, at the same temperature."""
+    student = bpr(task, 3, seed=1)
+    hint = ExpertHint(DE.Config(experts=3), 3, 6, 0, CPU)
+    hint.items.load_state_dict(hint.users.state_dict())
+    rows = [torch.ones(4, 6), torch.ones(4, 3)]
+    found = []
+    for epoch in (0, 1):
+        hint.start(Epoch(epoch, 0, 9), noise_seed(5, Epoch(epoch, 0, 9), 0))
+        assert hint.temperature == 1
+        found += [hint.losses(kind, *rows) for kind in ("users", "items", "users")]
+    values = torch.cat(found).tolist()
+    assert len(set(values)) == len(values) == 24
+
+    distiller = started(DE(DE.Config(experts=3), sources(task, 6), task, 3), student, task)
+    batch = batch_of([0, 4], [1, 2], [3, 3])
+    steps = [distiller.loss(student(batch.queries), batch).item() for _ in range(2)]
+    assert steps[0] != steps[1]
+
+
+@pytest.mark.parametrize("method", [DGKD, HyperKDMA])
+def test_sources_of_equal_experts_and_vectors_have_noises_of_their_own(task, method):
+    student, twin = bpr(task, 3, seed=1), sources(task, 5)[0]
+    options = {"n_drop": 0} if method is DGKD else {"assistants": "given"}
+    config = method.Config(experts=3, **options)
+    distiller = started(method(config, [*sources(task, 6), twin, twin], task, 3), student, task)
+    hints = [source.hint for source in distiller.sources[1:]] if method is DGKD else distiller._assistants
+    distiller.hints[2].load_state_dict(distiller.hints[1].state_dict())
+    entities = Entities(batch_of([0, 4], [1, 2], [3, 3]), task)
+    vectors = entities.of_teacher(twin), entities.of_student(student(entities.batch.queries))
+    left, right = (torch.cat(hint.both(*vectors)) for hint in hints)
+    assert (left != right).all()
 
 
 # --- sizes of assistants ----------------------------------------------------------------------------------------------
@@ -311,7 +356,7 @@ def test_dgkd_of_the_teacher_alone_is_the_hint_itself(task, hint, method):
 
 @pytest.mark.parametrize(("count", "n_drop"), [(2, 1), (4, 1), (5, 2), (3, 0), (3, 7)])
 def test_dgkd_drops_each_source_equally_often(task, count, n_drop):
-    distiller = DGKD(DGKD.Config(n_drop=n_drop, experts=1), sources(task, *range(4, 4 + count)), task, 3)
+    distiller = DGKD(DGKD.Config(n_drop=n_drop, experts=1), sources(task, *range(3 + count, 3, -1)), task, 3)
     started(distiller, bpr(task, 3), task)
     draws = [distiller.kept() for _ in range(6000)]
     kept = max(count - n_drop, 1)
@@ -321,7 +366,7 @@ def test_dgkd_drops_each_source_equally_often(task, count, n_drop):
 
 
 def test_dgkd_bernoulli_keeps_at_least_one(task):
-    distiller = DGKD(DGKD.Config(drop_probability=0.5, experts=1), sources(task, 4, 5), task, 3)
+    distiller = DGKD(DGKD.Config(drop_probability=0.5, experts=1), sources(task, 5, 4), task, 3)
     started(distiller, bpr(task, 3), task)
     draws = [tuple(distiller.kept()) for _ in range(6000)]
     assert set(draws) == {(0,), (1,), (0, 1)}
@@ -342,6 +387,31 @@ def test_dgkd_expectation_of_the_loss(task):
         parts = [s.losses(Entities(batch, task), Entities(batch, task).of_student(view)) for s in distiller.sources]
         assert full == pytest.approx(sum(Entities(batch, task).sum(p, "half").item() for p in parts), rel=1e-5)
     assert mean == pytest.approx(full * 2 / 3, rel=0.03)
+
+
+@pytest.mark.parametrize(("teacher_weight", "assistant_weight"), [(1.0, 1.0), (0.7, 0.3), (0.0, 2.0), (2.0, 0.0)])
+def test_dgkd_weighs_the_teacher_and_its_assistants(task, teacher_weight, assistant_weight):
+    student, batch = bpr(task, 3, seed=1), batch_of([0, 4], [1, 2], [3, 3])
+    config = DGKD.Config(experts=1, n_drop=0, teacher_weight=teacher_weight, assistant_weight=assistant_weight)
+    distiller = started(DGKD(config, sources(task, 6, 5, 4), task, 3), student, task)
+    entities = Entities(batch, task)
+    vectors = entities.of_student(student(batch.queries))
+    parts = [entities.sum(source.losses(entities, vectors), "half").item() for source in distiller.sources]
+    expected = teacher_weight * parts[0] + assistant_weight * (parts[1] + parts[2])
+    assert distiller.loss(student(batch.queries), batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "dims", "message"),
+    [
+        ({"teacher_weight": 0.0, "assistant_weight": 0.0}, (6, 5), "nothing has a weight"),
+        ({"teacher_weight": 0.0}, (6,), "nothing has a weight"),
+        ({"n_drop": 2, "drop_probability": 0.5}, (6, 5, 4), "n_drop is 2 and drop_probability 0.5"),
+    ],
+)
+def test_dgkd_wrong_use_is_refused_when_it_is_built(task, options, dims, message):
+    with pytest.raises(ConfigError, match=message):
+        DGKD(DGKD.Config(**options), sources(task, *dims), task, 3)
 
 
 def replace_config(config, **changes):

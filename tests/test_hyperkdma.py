@@ -216,6 +216,37 @@ def test_hyperkdma_gradients_reach_what_they_should(task):
         assert (gradient.to_dense() != 0).any(), name
 
 
+@pytest.mark.parametrize("hint", ["de", "phr"])
+@pytest.mark.parametrize("use", ["target", "input", "gate"])
+def test_hyperkdma_slopes_are_those_of_its_loss(task, hint, use):
+    """Against differences: of the hypernetwork, whose vectors are the student's targets (alone here where nothing is chosen by
+    them) and what its mapping is chosen by, and of the gate, which weighs their losses."""
+    student = bpr(task, 3, seed=1).double()
+    distiller = made(task, hint=hint, experts=3, enrich="none").double()
+    distiller.teacher = ModelTeacher(distiller.teacher.model.double(), task)
+    distiller._from_teacher.teacher = distiller.teacher
+    for own in distiller.hints[1:] if use == "target" else ():
+        choosers = [own.first] if hint == "phr" else [own.users.selector, own.items.selector]
+        for layer in choosers:
+            nn.init.zeros_(layer.weight)
+    reader = distiller.gate if use == "gate" else distiller.hypernetwork
+    parameters = list(reader.parameters())
+    directions = [torch.randn_like(parameter) for parameter in parameters]
+
+    def loss(step: float = 0.0) -> torch.Tensor:
+        started(distiller, student, task)  # the same noise
+        with torch.no_grad():
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter += step * direction
+        return loss_of(distiller, student)
+
+    gradients = torch.autograd.grad(loss(), parameters)
+    slope = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True)).item()
+    difference = (loss(1e-6) - loss(-2e-6)).item() / 2e-6
+    assert abs(slope) > 0.1
+    assert slope == pytest.approx(difference, rel=1e-4)
+
+
 def test_hyperkdma_with_one_assistant_has_no_gate_to_speak_of(task):
     student = bpr(task, 3, seed=1)
     gated = started(made(task, assistants=1), student, task)
@@ -276,6 +307,31 @@ def test_hyperkdma_does_not_care_how_assistants_are_numbered(task):
     for here, there in ((1, 2), (2, 1)):
         second.hints[there].load_state_dict(first.hints[here].state_dict())
     assert loss_of(first, student).item() == pytest.approx(loss_of(second, student).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("assistants", [2, "given"])
+def test_hyperkdma_enriches_the_teacher_alone(task, assistants):
+    student = bpr(task, 3, seed=1)
+    dims = (9, 5, 7) if assistants == "given" else (9,)
+    losses = {}
+    for weight in (0.0, 1.0):
+        for enrich in ("none", "full", "batch"):
+            options = {"hint": "phr", "enrich": enrich, "assistants": assistants, "teacher_weight": weight}
+            teachers = [ModelTeacher(bpr(task, dim, seed=dim), task) for dim in dims]
+            distiller = HyperKDMA(HyperKDMA.Config(**options), teachers, task, 3, 2)
+            losses[weight, enrich] = loss_of(started(distiller, student, task), student).item()
+    assert losses[0.0, "full"] == losses[0.0, "batch"] == losses[0.0, "none"]
+    assert len({losses[1.0, enrich] for enrich in ("none", "full", "batch")}) == 3
+
+
+@pytest.mark.parametrize(("hint", "assistants"), [("de", 4.64e6), ("phr", 25.0e6)])
+def test_hyperkdma_has_the_papers_size(task, hint, assistants):
+    """Eight assistants between 200 and 20 dimensions: 1,600 weights of the gate; 4.64 M of experts, or 25.0 M of networks that
+    personalise."""
+    distiller = made(task, student_dim=20, teacher_dim=200, hint=hint, experts=30, assistants=8)
+    own = {name: p.numel() for name, p in distiller.hints[1:].named_parameters() if "selector" not in name}
+    assert distiller.gate.weight.numel() == 1600
+    assert sum(own.values()) == pytest.approx(assistants, rel=5e-3)
 
 
 @pytest.mark.parametrize(("hint", "method"), [("de", DE), ("phr", PHR)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from kdrs.distillers.rrd import Lists
 from kdrs.errors import MissingKnowledge
 from kdrs.tasks import Epoch, PairTask, Queries
 from kdrs.teachers import FileTeacher, ModelTeacher
-from test_distillers import batch_of, bpr, started
+from test_distillers import INCLUDED, batch_of, bpr, by_id, started
 from test_losses import slow_relaxed_ranking
 
 SMALL = {
@@ -48,6 +49,21 @@ def test_lists_of_users_hold_what_they_should(task, toy):
         assert not set(seen.row(item).tolist()) & {*best, *rest}
         assert not set(rest) & set(listed)
         assert len({user for user in rest if user >= 0}) == min(6, toy.n_users - len(seen.row(item)) - 12)
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "expected"),
+    [((1e6, 10.0), INCLUDED), ((10.0, 1e6), dict.fromkeys((1, 250, 500), 0.08))],
+)
+def test_inclusion_probabilities_follow_the_ranks_of_users(temperatures, expected):
+    """By the item side's own T."""
+    task, teacher = by_id(700, 4001)
+    pair = dict(zip(("temperature", "user_temperature"), temperatures, strict=True))
+    _, _, drawn, _ = IRRRD(IRRRD.Config(interesting_users=40, **pair), [teacher], task, 1).draw(Epoch(0, 0, 1))
+    share = np.bincount(drawn[:4000].numpy().ravel(), minlength=700) / 4000
+    for rank, included in expected.items():
+        assert share[rank - 1] == pytest.approx(included, abs=0.02)
+    assert share[500:].sum() == 0
 
 
 def test_the_item_side_is_the_user_side_transposed(task, toy):
@@ -98,6 +114,22 @@ def test_equal_scores(task):
     loss = user_ranking(view(student), task, torch.tensor([0, 7]), lists).item()
     assert loss == pytest.approx(2 * 67.9850, abs=2e-4)
     assert loss == pytest.approx(2 * math.log(math.factorial(40) // math.factorial(20)), rel=1e-6)
+
+
+def test_both_sides_of_equal_scores():
+    """163.35 a user and half of 67.985 an item; by the default weight 652.8 for the 19,200 items of a batch, as in the official
+    log's first epoch."""
+    task, teacher = by_id(700, 700)
+    student = bpr(task, 1)
+    with torch.no_grad():
+        student.users.weight.zero_()
+    method = started(IRRRD(IRRRD.Config(), [teacher], task, 1), student, task)
+    batch = batch_of([3, 3, 9], [0, 1, 2], [4, 5, 6])
+    drawn = torch.cat([method._lists.ordered[[3, 9]], method._lists.background[[3, 9]]])
+    found = method.loss(student(batch.queries), batch).item()
+    an_item = (found - 2 * 163.3525) / len(set(drawn.flatten().tolist()))
+    assert an_item == pytest.approx(67.985 / 2, rel=1e-4)
+    assert IRRRD.default_weight * 19_200 * an_item == pytest.approx(1475.33 - 822.53, rel=1e-3)
 
 
 def test_without_the_item_side_it_is_rrd(task):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kdrs.models import BPR, MODELS, LightGCN, model_class
 from kdrs.tasks import Epoch, PairTask, Queries
 from kdrs.teachers import ModelTeacher
 from kdrs.train import Learner, fit, step_of
+from test_distillers import batch_of
 
 
 def build(task, name, **options):
@@ -126,14 +128,34 @@ def test_lightgcn_leaves_isolated_nodes_in_place(toy):
 
 def test_lightgcn_reg_counts_rows_with_multiplicity(task: PairTask):
     plain, regular = build(task, "lightgcn"), build(task, "lightgcn", reg=0.5)
-    from test_distillers import batch_of
-
     batch = batch_of([1, 1], [2, 3], [4, 2])
     difference = regular.loss(regular(batch.queries), batch) - plain.loss(plain(batch.queries), batch)
     v = plain.vectors.detach()
     n = task.n_users
     expected = 0.5 * v[[1, 1, n + 2, n + 3, n + 4, n + 2]].square().sum()
     assert difference.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_lightgcn_loss(task: PairTask, reduction: str):
+    """The authors' own: (Σ softplus(s_uj - s_ui) + 0.3 · (‖u‖² + ‖i‖² + ‖j‖²)) / B, of which the sum leaves out B."""
+    model = build(task, "lightgcn", reg=0.3, reduction=reduction)
+    assert model.averages is (reduction == "mean")
+    users, positives, negatives = torch.tensor([[1, 4, 4], [2, 3, 9], [5, 2, 7]])
+    batch = batch_of(users.tolist(), positives.tolist(), negatives.tolist())
+    nodes = [users, positives + task.n_users, negatives + task.n_users]
+    u, i, j = (model.propagated().detach()[rows] for rows in nodes)
+    expected = sum(math.log1p(math.exp(gap)) for gap in ((u * j).sum(1) - (u * i).sum(1)).tolist())
+    expected += 0.3 * model.vectors.detach()[torch.cat(nodes)].square().sum().item()
+    expected /= 3 if reduction == "mean" else 1
+    assert model.loss(model(batch.queries), batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_triple_that_stands_twice_counts_twice(task: PairTask):
+    model = build(task, "bpr", init_std=1.0)
+    once, twice = batch_of([3], [1], [7]), batch_of([3, 3], [1, 1], [7, 7])
+    loss = model.loss(model(once.queries), once).item()
+    assert model.loss(model(twice.queries), twice).item() == pytest.approx(2 * loss, rel=1e-6)
 
 
 def test_unknown_model_names_the_nearest():

@@ -93,6 +93,14 @@ def test_initial_values(task: PairTask):
     assert (model.final.bias == 0).all()
 
 
+@pytest.mark.parametrize(("options", "std"), [({}, 0.01), ({"init_std": 0.2}, 0.2)])
+def test_initial_tables(task: PairTask, options, std: float):
+    torch.manual_seed(0)
+    model = NeuMF(NeuMF.Config(dim=64, **options), task)
+    for table in (model.users_mf, model.items_mf, model.users_mlp, model.items_mlp):
+        assert table.weight.std().item() == pytest.approx(std, rel=0.05)
+
+
 def test_the_loss_is_the_sum_over_positives_and_negatives(task: PairTask):
     model = build(task)
     batch = batch_of([1, 4], [2, 3], [9, 2])

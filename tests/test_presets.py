@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from commands import fails, ok
 from conftest import toy_dataset
 from kdrs import pipeline
 from kdrs.config import PRESETS, resolve
-from kdrs.data import Dataset
+from kdrs.data import PRESETS as SPLITS
+from kdrs.data import Dataset, Recipe, prepare
+from kdrs.distillers import DISTILLERS
 from kdrs.models import BPR
 from kdrs.runs import Run
 from kdrs.tasks import Epoch, PairTask, UserTask
@@ -80,6 +83,280 @@ def test_every_preset_runs_end_to_end(users_dat, tmp_path, name):
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert report["parts"]["test"]
     assert all((tmp_path / f"run/parts/{part}/model.safetensors").is_file() for part in stated["teachers"])
+
+
+# --- published values -------------------------------------------------------------------------------------------------
+
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "bd": {"default_weight": 0.5, "teacher_weight": 0.5, "refresh": 10, "exp_sharpness": 1e-4, "tanh_sharpness": 1e-2},
+    "cd": {
+        "default_weight": 0.5, "guide": "student", "law": "linear", "items": 50, "pool": 3000, "temperature": 2.0, "shift": 0.0,
+    },
+    "dcd": {"default_weight": 1e-2},
+    "de": {
+        "default_weight": 1e-2, "experts": 30, "item_share": "half", "final_temperature": 1e-10, "schedule_epochs": 1000,
+        "schedule_lag": 1,
+    },
+    "dgkd": {
+        "default_weight": 1e-2, "default_chain": 8, "n_drop": 1, "drop_probability": None, "teacher_weight": 1.0,
+        "assistant_weight": 1.0,
+    },
+    "freqd": {"default_weight": 0.5},
+    "ftd": {"default_weight": 1e-3},
+    "hetcomp": {
+        "default_weight": 1.0, "overall_weight": 0.01, "fine_weight": 0.005, "target": 100, "states": 4, "alpha": 1.05,
+        "every": 10,
+    },
+    "htd": {"default_weight": 1e-3, "groups": 30, "gamma": 0.5},
+    "hyperkdma": {
+        "default_weight": 1e-2, "experts": 30, "item_share": "half", "assistants": 8, "ta_dims": None, "gate": "per_entity",
+        "ta_sum": "all", "teacher_weight": 1.0, "assistant_weight": 1.0, "anchor": 0.0,
+    },
+    "ir-rrd": {
+        "default_weight": 1e-3, "interesting": 40, "uninteresting": 40, "temperature": 10.0, "pool": 500,
+        "item_weight": 0.5, "interesting_users": 20, "uninteresting_users": 20, "user_temperature": 10.0, "user_pool": 500,
+    },
+    "mkd": {"default_weight": 0.5},
+    "nkd": {"default_weight": 0.5},
+    "phr": {"default_weight": 1e-2, "enrich": "full", "hidden": "half", "item_share": "half"},
+    "rce-kd": {"default_weight": 500.0, "top": 50, "sampled": 50, "pool": 200, "overlap_decay": 3.0, "temperature": 1.0},
+    "rd": {
+        "default_weight": 1.0, "items": 10, "temperature": 1.0, "sharpness": 0.1, "samples": 100, "warmup_epochs": 10,
+        "weights": "normalised", "exclude": "seen", "unique_queries": False, "reduction": "base",
+    },
+    "rrd": {
+        "default_weight": 1e-3, "interesting": 40, "uninteresting": 40, "temperature": 10.0, "pool": 500, "choice": "sampled",
+        "clip": None,
+    },
+    "sld": {"default_weight": 1e-3},
+    "takd": {"default_weight": 1e-2, "default_chain": 8, "experts": 30},
+    "unkd": {"default_weight": 1.0, "groups": 4, "pairs": 30, "draw_temperature": 20.0},
+}  # fmt: skip
+"""Defaults that sources state, of methods: the term's weight, the assistants trained first, and options."""
+
+MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
+    "bpr": {"init_std": 0.01},
+    "caser": {
+        "length": 5, "targets": 1, "vertical": 2, "horizontal": 16, "dropout": 0.5, "conv_activation": "identity",
+        "activation": "sigmoid", "reduction": "mean",
+        "train": {"epochs": 50, "batch_size": 512, "negatives": 3, "weight_decay": 1e-6, "every": 10, "lr": 1e-3},
+    },
+    "cdae": {"dropout": 0.5, "negatives": 5.0, "train": {"batch_size": 128, "lr": 2e-3, "weight_decay": 1e-3}},
+    "cml": {
+        "variant": "collmetric", "covariance": 0.1, "penalty": "squared",
+        "train": {"negatives": 20, "layout": "rows", "optimizer": "adagrad", "lr": 0.1, "weight_decay": 0.0},
+    },
+    "lightgcn": {"layers": 3, "init_std": 0.1, "reg": 0.0, "reduction": "sum", "hidden": "propagated"},
+    "neumf": {"layers": 1, "init_std": 0.01, "hidden": "mf"},
+    "ngcf": {"adjacency": "row", "message_dropout": 0.1, "node_dropout": 0.1, "reg": 1e-5, "size": "total", "reduction": "sum"},
+    "sgl": {
+        "layers": 3, "augmentation": "edges", "ssl": 0.1, "drop": 0.1, "temperature": 0.2, "reg": 1e-4,
+        "train": {"batch_size": 2048, "weight_decay": 0.0, "lr": 1e-3},
+    },
+}  # fmt: skip
+"""Those of models, and of the training of each."""
+
+TRAIN_DEFAULTS = {
+    "epochs": 1000, "batch_size": 1024, "negatives": 1, "layout": "triples", "draws": "pairs", "optimizer": "adam", "lr": 1e-3,
+    "weight_decay": 1e-3, "every": 1, "keep": "best", "leak_held_out": False,
+}  # fmt: skip
+"""Of the training of all others."""
+
+
+@pytest.mark.parametrize("name", METHOD_DEFAULTS)
+def test_a_methods_defaults_are_the_published_ones(name: str):
+    cls, expected = DISTILLERS[name], METHOD_DEFAULTS[name]
+    config = cls.Config()
+    assert {key: getattr(config if hasattr(config, key) else cls, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("name", MODEL_DEFAULTS)
+def test_a_models_defaults_are_the_published_ones(name: str):
+    options = dict(MODEL_DEFAULTS[name])
+    expected = {**TRAIN_DEFAULTS, **options.pop("train", {})}
+    config = resolve({"data": {"path": "d"}, "model": {"name": name}})
+    assert {key: config.model[key] for key in options} == options
+    assert {key: getattr(config.train, key) for key in expected} == expected
+
+
+def of(place: str, **values: Any) -> dict[str, Any]:
+    return {f"{place}.{key}": value for key, value in values.items()}
+
+
+def models(student: int, teacher: int, **options: Any) -> dict[str, Any]:
+    """A student and its one teacher, of these sizes and otherwise alike."""
+    return {**of("model", dim=student, **options), **of("teachers.teacher.model", dim=teacher, **options)}
+
+
+def trained(**options: Any) -> dict[str, Any]:
+    """Both trained alike."""
+    return {**of("train", **options), **of("teachers.teacher.train", **options)}
+
+
+def term(method: str, **options: Any) -> dict[str, Any]:
+    return of("distill.0", method=method, **options)
+
+
+CASER = {key: value for key, value in MODEL_DEFAULTS["caser"].items() if key != "train"}
+LIGHTGCN = {"name": "lightgcn", "reduction": "sum", "hidden": "propagated"}
+LOO = {
+    **models(20, 200, name="bpr", init_std=0.01),
+    **trained(lr=1e-3, weight_decay=1e-3, batch_size=1024, epochs=1000, negatives=1, keep="best"),
+    "eval.protocol": "hyperkdma",
+}
+RRD = {"weight": 1e-3, "interesting": 40, "uninteresting": 40, "temperature": 10.0, "pool": 500, "choice": "sampled"}
+HINT = {"weight": 1e-2, "item_share": "half"}
+EXPERTS = {**HINT, "experts": 30, "schedule_epochs": 1000, "schedule_lag": 1}
+HYPER = {**HINT, "assistants": 8, "gate": "per_entity", "ta_sum": "all", "teacher_weight": 1.0, "assistant_weight": 1.0}
+RCE = {
+    "top": 50, "pool": 200, "draw_temperature": 10.0, "counted": "all", "overlap": "sampled", "first": "student",
+    "keep_seen": True, "unique_queries": False,
+}  # fmt: skip
+KDS = {**trained(lr=1e-3, batch_size=2048, epochs=1000, negatives=1), "eval.protocol": "kds"}
+NOTEBOOK = {
+    "start": "student",
+    **{f"{place}train.{key}": value for place in ("", "teachers.teacher.", "teachers.student.")
+       for key, value in {"batch_size": 128, "leak_held_out": True, "keep": "last"}.items()},
+    **of("train", weight_decay=0.0, test_every_epoch=True),
+    **of("teachers.teacher.train", weight_decay=1e-3, epochs=1000),
+    "teachers.student.train.epochs": 1000,
+    **term("bd", teacher=["teacher"], weight=0.5, teacher_weight=0.5, teacher_weight_decay=0.0, refresh=10),
+    **of("distill.0", exp_sharpness=1e-4, direction="notebook", idle="skip"),
+}  # fmt: skip
+PARTS = {"mf": "bpr", "ml": "cml", "dl": "neumf", "gnn": "lightgcn", "ae": "multvae", "iae": "iae"}
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "bd-cdae": {
+        **NOTEBOOK,
+        **models(5, 50, name="cdae", dropout=0.5, negatives=5.0),
+        **of("teachers.student.model", name="cdae", dim=5),
+        **trained(lr=2e-3),
+        **of("teachers.student.train", lr=2e-3, weight_decay=1e-3),
+        "train.epochs": 1001,
+        "eval.protocol": "bd-cdae",
+        **of("distill.0", student_temperature=2.0, teacher_temperature=2.0, tanh_sharpness=1e-4),
+        **of("distill.0", draws=5, mask="multiply-sigmoid", negatives="own"),
+    },
+    "bd-mf": {
+        **NOTEBOOK,
+        **models(5, 50, name="bpr", init_std=1.0),
+        **of("teachers.student.model", name="bpr", dim=5, init_std=1.0),
+        **trained(lr=1e-3),
+        **of("teachers.student.train", lr=1e-3, weight_decay=0.0),
+        "train.epochs": 101,
+        "eval.protocol": "bd",
+        **of("distill.0", student_temperature=5.0, teacher_temperature=5.0, tanh_sharpness=1e-2),
+        **of("distill.0", mask="multiply", negatives="shared"),
+    },
+    "de-rrd": {**LOO, "eval.protocol": "loo-499", **term("de", **EXPERTS), **of("distill.1", method="rrd", **RRD)},
+    "dgkd": {**LOO, **term("dgkd", hint="de", chain=8, n_drop=1, **EXPERTS)},
+    "hetcomp": {
+        **of("model", name="bpr", dim=6, init_std=0.01),
+        **of("train", lr=1e-3, weight_decay=1e-5, batch_size=1024, epochs=1000, every=10, patience=5),
+        "train.select": ("recall@50",),
+        "eval.protocol": "hetcomp",
+        **{f"teachers.{part}.model.name": name for part, name in PARTS.items()},
+        **{f"teachers.{part}.model.dim": 128 if part == "iae" else 64 for part in PARTS},
+        **{f"teachers.{part}.train.stages_every": 10 for part in PARTS},
+        **{f"teachers.{part}.train.batch_size": 512 if part in ("ae", "iae") else 1024 for part in PARTS},
+        "teachers.ml.model.variant": "concf",
+        **term("hetcomp", teacher=list(PARTS), weight=1.0, target=100, states=4, every=10, alpha=1.05),
+        **of("distill.0", dkc_gain="position", advance_if_receding=True, fine="released", stage="rounded"),
+        **of("distill.0", overall_weight=0.01, fine_weight=0.005, observed_items=10, base=False),
+        "distill.0.restart_patience": False,
+    },
+    "htd": {
+        **LOO,
+        **trained(epochs=101, patience=101, select=("recall@50",)),
+        "train.test_every_epoch": True,
+        **of("eval", protocol="default", ks=(50,)),
+        **term("htd", weight=1e-3, groups=30, gamma=0.5, pairs="positive", group_level="second"),
+        **of("distill.0", schedule_epochs=100, schedule_lag=1),
+    },
+    "hyperkdma": {**LOO, **term("hyperkdma", hint="de", **EXPERTS | HYPER)},
+    "hyperkdma-lightgcn": {
+        **LOO,
+        **models(20, 200, **LIGHTGCN, layers=1, init_std=0.01, reg=2e-4),
+        **term("hyperkdma", hint="de", **EXPERTS | HYPER),
+    },
+    "hyperkdma-neumf": {
+        **LOO,
+        **models(25, 250, name="neumf", layers=1, init_std=0.01, hidden="mf"),
+        **term("hyperkdma", hint="de", **EXPERTS | HYPER),
+    },
+    "hyperkdma-phr": {**LOO, **term("hyperkdma", hint="phr", enrich="none", hidden="half", **HYPER)},
+    "ir-rrd": {
+        **LOO,
+        **term("ir-rrd", **RRD, item_weight=0.5, interesting_users=20, uninteresting_users=20),
+        **of("distill.0", user_temperature=10.0, user_pool=500),
+    },
+    "phr": {**LOO, **term("phr", enrich="none", **HINT)},
+    "rce-kd": {
+        **KDS,
+        **models(20, 400, name="bpr", init_std=0.01),
+        "train.weight_decay": 1e-5,
+        "teachers.teacher.train.weight_decay": 1e-4,
+        **term("rce-kd", **RCE, weight=500.0, temperature=1.0, sampled=50, overlap_decay=3.0),
+    },
+    "rce-kd-lightgcn": {
+        **KDS,
+        **models(20, 2000, **LIGHTGCN, layers=3, init_std=0.1, reg=0.0),
+        **trained(weight_decay=1e-5),
+        **term("rce-kd", **RCE, weight=500.0, temperature=1.0, sampled=100, overlap_decay=10.0),
+    },
+    "rce-kd-lightgcn-mf": {
+        **KDS,
+        **of("model", name="bpr", dim=20, init_std=0.01),
+        **of("teachers.teacher.model", dim=2000, **LIGHTGCN, layers=3, init_std=0.1, reg=0.0),
+        "train.weight_decay": 1e-7,
+        "teachers.teacher.train.weight_decay": 1e-5,
+        **term("rce-kd", **RCE, weight=100.0, temperature=10.0, sampled=50, overlap_decay=5.0),
+    },
+    "rd-caser": {
+        **models(50, 100, name="caser", **CASER),
+        **trained(**MODEL_DEFAULTS["caser"]["train"], keep="last"),
+        "eval.protocol": "caser",
+        **term("rd", weight=1.0, items=10, temperature=1.0, sharpness=0.1, samples=100, warmup_epochs=10),
+        **of("distill.0", weights="product", exclude="target-only", unique_queries=False, reduction="base"),
+    },
+    "takd": {**LOO, **term("takd", hint="de", chain=8, **EXPERTS)},
+    "unkd": {
+        **models(10, 100, name="ngcf", layers=0, node_dropout=0.0, message_dropout=0.0, reg=1e-3, reduction="mean"),
+        **trained(lr=1e-3, weight_decay=0.0, batch_size=2048, epochs=1000, every=5, patience=20, select=("ndcg@20",)),
+        **of("eval", protocol="default", ks=(10, 20)),
+        **term("unkd", weight=1.0, groups=4, pairs=30, reduction="mean", draw_temperature=20.0),
+    },
+}
+"""What each preset needs to reproduce its printed numbers, defaults included."""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_holds_what_its_printed_numbers_need(name: str):
+    values = resolve(tomllib.loads(PRESETS[name].read_text())).to_dict()
+
+    def found(key: str) -> Any:
+        place: Any = values
+        for part in key.split("."):
+            place = place[int(part) if isinstance(place, list) else part]
+        return place
+
+    assert {key: found(key) for key in PUBLISHED[name]} == PUBLISHED[name]
+    assert len(values["distill"]) == (2 if name == "de-rrd" else 1)
+
+
+def test_fr_caser_tests_on_the_last_fifth_of_each_user(tmp_path):
+    """In the order of the rows, nothing for validation."""
+    assert SPLITS["fr-caser"] == {"split": "ordered", "fractions": (0.8, 0.0, 0.2)}
+    items = {"a": [7, 3, 9, 1, 5, 8, 2, 6, 4, 0], "b": [4, 8, 0, 2, 6]}
+    source = tmp_path / "clicks.csv"
+    source.write_text("\n".join(["user,item", *(f"{user},{item}" for user, own in items.items() for item in own)]))
+    data = prepare(source, Recipe(**SPLITS["fr-caser"]))
+    assert data.valid.n_pairs == 0
+    for user, own in items.items():
+        row = data.users.index([user])[0]
+        held = len(own) // 5
+        assert {data.items[item] for item in data.test.row(row)} == {str(item) for item in own[-held:]}
+        assert data.train.row_degrees[row] == len(own) - held
 
 
 # --- BD's notebook ----------------------------------------------------------------------------------------------------

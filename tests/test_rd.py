@@ -14,7 +14,7 @@ from kdrs.data import Interactions
 from kdrs.distillers import RD
 from kdrs.distillers.rd import discrepancy, estimated_ranks, importance
 from kdrs.errors import ConfigError, MissingKnowledge
-from kdrs.models import MODELS
+from kdrs.models import MODELS, LightGCN
 from kdrs.tasks import Batch, Epoch, PairTask, Queries
 from kdrs.teachers import FileTeacher, ModelTeacher
 from kdrs.train import Learner, Term, fit
@@ -39,9 +39,9 @@ def made(task, **options) -> RD:
     return RD(RD.Config(**options), [ModelTeacher(bpr(task, seed=1), task)], task, 6)
 
 
-def start(distiller: RD, epoch: int, total: int = 20) -> None:
+def start(distiller: RD, epoch: int, total: int = 20, student: ModelTeacher | None = None) -> None:
     at = Epoch(epoch, 0, total)
-    distiller.on_epoch_start(at, distiller.draw(at), None)
+    distiller.on_epoch_start(at, distiller.draw(at), student)
 
 
 def first_batch(task) -> Batch:
@@ -169,6 +169,26 @@ def test_loss_against_a_slow_form(draws, weights, unique, epoch):
     distiller.config = RD.Config(**{**distiller.config.model_dump(), "reduction": "mean"})
     start(distiller, epoch)
     assert distiller.loss(student(batch.queries), batch).item() == pytest.approx(expected / len(users), rel=1e-5)
+
+
+@pytest.mark.parametrize("unique", [False, True])
+@pytest.mark.parametrize(
+    ("reduction", "base", "averaged"),
+    [("base", "mean", True), ("base", "sum", False), ("sum", "mean", False), ("mean", "sum", True)],
+)
+def test_queries_are_averaged_where_the_base_loss_is(reduction, base, averaged, unique):
+    task = PairTask(toy_dataset().train, batch_size=60)
+    torch.manual_seed(3)
+    student = LightGCN(LightGCN.Config(dim=6, reduction=base), task)
+    batch = first_batch(task)
+
+    def loss(reduction: str) -> float:
+        distiller = made(task, items=5, reduction=reduction, unique_queries=unique)
+        start(distiller, 0, student=ModelTeacher(student, task, live=True))
+        return distiller.loss(student(batch.queries), batch).item()
+
+    count = len(set(batch.queries.users.tolist())) if unique else 60
+    assert loss(reduction) == pytest.approx(loss("sum") / (count if averaged else 1), rel=1e-6)
 
 
 def test_an_agreeing_student_has_no_loss_after_the_warm_up():

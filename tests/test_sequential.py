@@ -247,6 +247,19 @@ def test_the_published_size_of_caser(dim: int, count: int):
     assert sum(p.numel() for p in Caser(Caser.Config(dim=dim), task).parameters()) == count
 
 
+def test_initial_values_of_caser():
+    """Tables N(0, 1/width²), no bias of items, filters and the layer on them uniform within ±1/√fan-in."""
+    model = built("caser", toy_task("caser"), dim=32, vertical=40)
+    for table, width in ((model.users, 32), (model.items, 32), (model.outputs, 64)):
+        assert table.weight.std().item() == pytest.approx(1 / width, rel=0.06)
+    assert (model.bias == 0).all()
+    layers = [(5, model.down), *((32 * height, own) for height, own in enumerate(model.across, 1))]
+    for fan_in, layer in (*layers, (40 * 32 + 16 * 5, model.joined)):
+        for parameter in (layer.weight, layer.bias):
+            assert parameter.abs().max() <= fan_in**-0.5
+        assert layer.weight.abs().max() > 0.9 * fan_in**-0.5
+
+
 @pytest.mark.parametrize(("conv", "full"), [("identity", "sigmoid"), ("relu", "tanh")])
 def test_caser_against_convolutions(conv: str, full: str):
     """The same filters as torch's own two-dimensional convolutions, pooled over time."""

@@ -11,15 +11,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from conftest import toy_dataset
 from kdrs import pipeline
 from kdrs.config import resolve
-from kdrs.data import Dataset
+from kdrs.data import Dataset, Interactions
 from kdrs.errors import ArtefactError, ConfigError, MachineError, TrainingError
-from kdrs.models import BPR
+from kdrs.models import BPR, MODELS
 from kdrs.protocols import Selection
 from kdrs.runs import Run
 from kdrs.tasks import Epoch, PairTask
@@ -196,6 +197,30 @@ def learner(task: PairTask, **options) -> Learner:
     return Learner(BPR(BPR.Config(dim=4), task), task, lr=1e-2, **options)
 
 
+@pytest.mark.parametrize("name", ["bpr", "lightgcn"])
+def test_an_epochs_loss_is_the_plain_mean_of_its_batches(toy, name: str):
+    """Of sums, the last and shorter batch counting as much as any other."""
+    task = PairTask(toy.train, batch_size=64)
+    torch.manual_seed(0)
+    model = MODELS[name](MODELS[name].Config(dim=4, init_std=0.5), task)
+    batches = list(task.draw(Epoch(0, 0, 1)))
+    assert len(batches[-1].positives) < 64
+    row = fit(Learner(model, task, lr=1e-12), task, epochs=1).rows[0]
+    expected = sum(model.loss(model(batch.queries), batch).item() for batch in batches) / len(batches)
+    assert row["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_published_first_loss_of_bpr():
+    """B ln 2 = 709.8 for 1,024 triples; 706.3 over the 113 batches of CiteULike's 115,142 pairs, the last of 454."""
+    pairs = np.arange(115_142)
+    task = PairTask(Interactions.from_pairs(pairs % 5219, pairs // 5219, 5219, 25_181))
+    torch.manual_seed(0)
+    model = BPR(BPR.Config(dim=20), task)
+    batch = task.draw(Epoch(0, 0, 1))[0]
+    assert model.loss(model(batch.queries), batch).item() == pytest.approx(709.8, abs=0.05)
+    assert fit(Learner(model, task, lr=1e-12), task, epochs=1).rows[0]["loss"] == pytest.approx(706.3, abs=0.05)
+
+
 def test_training_beats_chance(toy):
     task = PairTask(toy.train, batch_size=64)
     trained = learner(task)
@@ -368,6 +393,26 @@ def test_a_run_opens_again(toy_path, finished):
     names = {p.name for p in finished.iterdir()}
     assert {"config.toml", "env.json", "data.json", "ids", "metrics.jsonl", "model.safetensors", "checkpoint"} <= names
     assert not list(finished.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(("protocol", "separate"), [("loo-499", True), ("loo-499-paper", False)])
+def test_each_list_length_is_reported_from_its_own_best_epoch(toy_path, tmp_path, protocol: str, separate: bool):
+    """The test metrics at K of the first epoch whose validation hit@K, to four decimals, is the highest."""
+    values = {**run_values(toy_path, epochs=9 if separate else 1), "eval": {"protocol": protocol}}
+    rows = pipeline.execute(resolve(values), tmp_path / "run").run.rows()
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    if not separate:
+        assert "per_metric_best" not in report
+        return
+    expected, epochs = {}, set()
+    for k in (5, 10, 20):
+        hits = [round(row["valid"][f"hit@{k}"], 4) for row in rows]
+        best = rows[hits.index(max(hits))]
+        epochs.add(best["epoch"])
+        for name in (f"hit@{k}", f"ndcg@{k}", f"mrr@{k}"):
+            expected[name] = {"epoch": best["epoch"], "test": best["test"][name], "valid": best["valid"][name]}
+    assert len(epochs) > 1
+    assert report["per_metric_best"] == expected
 
 
 def test_no_second_run_in_one_directory(toy_path, finished):
