@@ -88,6 +88,25 @@ def test_report_writes_three_files(place, tmp_path):
     assert (tmp_path / "new/report/comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_report_takes_no_folder_of_something_else(place, tmp_path):
+    (tmp_path / "notes").mkdir()
+    for name in ("notes.txt", "comparison.md", "comparison.json"):
+        (tmp_path / "notes" / name).write_text("{}")
+    before = listing(tmp_path)
+    error = fails(2, "report", place / "teacher", place / "rrd", "--out", tmp_path / "notes")
+    assert "is not empty and holds no report of kdrs\n  try: name another folder with --out" in error
+    assert listing(tmp_path) == before
+    (tmp_path / "empty").mkdir()
+    for _ in range(2):  # the second time over the first
+        ok("report", place / "teacher", place / "rrd", "--out", tmp_path / "empty")
+
+
+def test_another_k_is_had_as_the_error_says(place, tmp_path):
+    ok(*train(place, "--set", "eval.ks=[5, 7, 10, 20]", "--out", tmp_path / "run"))
+    names = ok("eval", tmp_path / "run", place / "rrd", "--metrics", "ndcg@7", "--json").document["runs"][1]["metrics"]
+    assert list(names) == ["ndcg@7 sampled(20)"]
+
+
 def test_resume_lengthens_a_run(place, tmp_path):
     ok(*train(place, "--out", tmp_path / "a"))
     document = ok("resume", tmp_path / "a", "--epochs", 5, "--json").document
@@ -97,6 +116,37 @@ def test_resume_lengthens_a_run(place, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     again = ok("resume", tmp_path / "a", "--json").document
     assert again["parts"] == document["parts"]
+
+
+@pytest.mark.parametrize("how", ["resume", "train --resume"])
+def test_resume_on_another_machine(place, tmp_path, how):
+    """Device and threads may be others; they are checked as ever, and config.toml is brought up to date."""
+    run = tmp_path / "run"
+    ok(*train(place, "--threads", 1, "--out", run))
+    again = ("resume", run) if how == "resume" else train(place, "--out", run, "--resume")
+    assert "threads is 0" in fails(2, *again, "--threads", 0)
+    assert "device is tpu" in fails(2, *again, "--device", "tpu")
+    result = ok(*again, "--epochs", 4, "--threads", 2, "--device", "auto")
+    assert "started with 1 torch threads, now there are 2" in result.err
+    config = tomllib.loads((run / "config.toml").read_text())
+    assert (config["threads"], config["device"], config["train"]["epochs"]) == (2, "auto", 4)
+
+
+def test_seeds_that_were_stopped_say_how_to_go_on(place, tmp_path, monkeypatch):
+    folder = tmp_path / "s"
+    seeds = train(place, "--seeds", "0..2", "--out", folder, "--quiet")
+    with monkeypatch.context() as patch:
+        patch.setattr("kdrs.cli.running._Stopper.asked", lambda _: (folder / "seed-1").exists())
+        result = kdrs(*seeds)
+    assert result.code == 130
+    message = f"interrupted; seeds finished: 0; left: 1, 2; go on with the same command, --out {folder} and --resume\n"
+    assert result.err == message
+    error = fails(4, "resume", folder)
+    assert "it holds one a seed, seed-0, seed-1\n" in error
+    assert "the command that began them, with --resume, goes on with all" in error
+    result = ok(*seeds, "--resume")
+    assert result.err == ""
+    assert "(n = 3)" in result.out
 
 
 def test_a_run_is_repeated_by_its_own_config(place, tmp_path):
@@ -217,6 +267,44 @@ def test_catalogues():
         assert word in text
 
 
+def test_catalogues_say_what_is_allowed():
+    def options(*show: str) -> dict:
+        return ok(*show, "--json").document["options"]
+
+    hyperkdma, bpr = options("methods", "show", "hyperkdma"), options("models", "show", "bpr")
+    assert bpr["dim"]["allowed"] == {"type": "integer", "minimum": 1}
+    assert bpr["negative_reduction"]["allowed"]["enum"] == ["sum", "mean"]
+    assert hyperkdma["final_temperature"]["allowed"] == {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+    assert {"const": "given", "type": "string"} in hyperkdma["assistants"]["allowed"]["anyOf"]
+    for show in [("methods", "show", name) for name in DISTILLERS] + [("models", "show", name) for name in MODELS]:
+        found = options(*show)
+        assert all("allowed" in option for name, option in found.items() if name not in ("teacher", "name")), show
+        assert ok(*show).out.count("\n      allowed: ") == len(found.keys() - {"teacher", "name"})
+    text = ok("methods", "show", "hyperkdma").out
+    for name, words in {
+        "hint": '"de", "phr"',
+        "final_temperature": "a number, above 0, at most 1",
+        "ta_dims": "a list of 1 or more, each a whole number, 1 or more",
+    }.items():
+        assert re.search(rf"^  {name} = .*\n.*\n      allowed: {re.escape(words)}$", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(("method", "chain"), [("takd", 8), ("dgkd", 8), ("hyperkdma", 0), ("rrd", None)])
+def test_methods_show_the_options_of_their_entry(place, method, chain):
+    options = ok("methods", "show", method, "--json").document["options"]
+    assert list(options)[:3] == ["teacher", "weight", "name"]
+    assert "default" not in options["teacher"]
+    assert options["weight"]["default"] == DISTILLERS[method].default_weight
+    assert options["name"]["default"] == method
+    assert options.get("chain", {}).get("default") == chain
+    text = ok("methods", "show", method).out
+    assert (f"\n  chain = {chain}\n" in text) == (chain is not None)
+    assert f"\n  weight = {options['weight']['default']}\n" in text
+    # what is shown is what an entry may state
+    values = [f"--set=distill.0.{name}={json.dumps(o['default'])}" for name, o in options.items() if o.get("default")]
+    ok("distill", *train(place)[1:], "--teacher", place / "teacher", "--method", method, *values, "--dry-run")
+
+
 def test_doctor(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = ok("doctor", "--json").document
@@ -237,6 +325,8 @@ TAUGHT = ("--model", "bpr", "--method", "cd", "--teacher", "{rrd}")
     [
         (["trian"], "Did you mean 'train'?"),
         (["train", "--dimm", "3"], "No such option: --dimm"),
+        (["train", "--data", "{d}", "--model", "bpr", "--method", "rrd"], "kdrs distill\n"),
+        (["train", "--dim"], "Option '--dim' requires an argument"),
         (["train", "--dim", "x"], "Invalid value for '--dim'"),
         (["train", "a.toml", "b.toml"], "unexpected extra argument"),
         (["eval"], "Missing argument"),
@@ -253,14 +343,23 @@ TAUGHT = ("--model", "bpr", "--method", "cd", "--teacher", "{rrd}")
         (["train", "--data", "{d}", "--model", "bpr", "--seeds", "3..1"], "--seeds 3..1\n  try: write it as 0..4 or 0,1,2"),
         (["train", "--data", "{d}", "--model", "bpr", "--seeds", "1,1", "--dry-run"], "--seeds 1,1"),
         (["train", "--data", "{d}", "--model", "bpr", "--resume", "--out", "none"], "none holds no run to resume"),
+        (["train", "--data", "{d}", "--model", "bpr", "--resume", "--seeds", "0,1"], "try: name its directory with --out"),
+        (["train", "--data", "{d}", "--model", "bpr", "--seeds", "0,1", "--seed", "3"], "--seed 3 and --seeds 0,1 are both"),
+        (["distill", "--data", "{d}", *TAUGHT, "--seeds", "0,1", "--seed", "0"], "--seed 0 and --seeds 0,1 are both given"),
         (["train", "--data", "{d}", "--model", "bpr", "--set", 'train.select=["hit@7"]'], "selected by hit@7, which is not"),
         (["train", "{rrd}/config.toml"], "has [[distill]] terms\n  try: use kdrs distill"),
         (["distill", "--data", "{d}", "--model", "bpr"], "nothing to distil"),
         (["distill", "--data", "{d}", "--model", "bpr", "--method", "rrd"], "method 'rrd' has no teacher"),
         (["distill", "--data", "{d}", "--model", "bpr", "--method", "rrdd", "--teacher", "{rrd}"], "did you mean 'rrd'?"),
         (["distill", "--data", "{d}", *TAUGHT, "--weight", "1", "--weight", "2"], "got 2 weights for 1 methods"),
+        (["distill", "--data", "{d}", *TAUGHT, "--method", "de", "--weight", "1"], "got 1 weights for 2 methods"),
+        (["distill", "{rrd}/config.toml", "--weight", "1"], "is changed by --set distill.0.weight=..."),
         (["distill", "{rrd}/config.toml", "--teacher", "{rrd}"], "is given without a method\n  try: give one with --method"),
         (["eval", "{rrd}", "--metrics", "hits@5"], "no 'hits@5'\n  try: "),
+        (["eval", "{rrd}", "--metrics", "ndcg@500"], "K of ndcg is one of 5, 10, 20"),
+        (["eval", "{rrd}", "--metrics", "ndcg@7"], "with --set 'eval.ks=[5, 7, 10, 20]'"),
+        (["eval", "{rrd}", "--test", "bootstrap"], "test bootstrap has nothing to compare: no run was trained alone"),
+        (["eval", "{d}/../teacher", "--test", "bootstrap"], "nothing to compare: there is only teacher"),
         (["eval", "{rrd}", "--part", "tset"], "--part is tset\n  try: did you mean 'test'?"),
         (["eval", "{rrd}", "--test", "student"], "allowed: bootstrap, randomisation"),
         (["eval", "{rrd}", "{d}/../rrd"], "is given twice"),

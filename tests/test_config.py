@@ -59,7 +59,7 @@ runs = st.fixed_dictionaries(
         "eval": st.fixed_dictionaries({}, optional={"ks": st.lists(count, min_size=1, max_size=3), "protocol": text}),
         "distill": terms,
         "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:1"]),
-        "threads": count,
+        "threads": st.integers(1, 1024),
     },
 )
 
@@ -227,7 +227,18 @@ def test_a_resolved_run_cannot_be_changed():
         (small(distill=[{"method": "rrd", "teacher": "t", "wieght": 3}]), "unknown key 'distill.0.wieght'", "'weight'?"),
         (small(distill=[{"method": "rrd", "teacher": "t", "pool": 0}]), "distill.0.pool is 0", "equal to 1"),
         (small(distill=[{"method": "rrd", "teacher": "t", "weight": -1.0}]), "distill.0.weight is -1.0", "equal to 0"),
-        (small(distill=[{"method": "rrd", "teacher": "t"}] * 2), "terms are named ['rrd', 'rrd']", "its own name"),
+        (small(distill=[{"method": "rrd", "teacher": "t"}] * 2), "terms are named ['rrd', 'rrd']", "distill.1.name=rrd-2"),
+        (small(distill=[{"method": "rrd", "teacher": ["t", "t"]}]), "distill.0.teacher is ['t', 't']", "each teacher once"),
+        (small(train={"negatives": 2**31}), "train.negatives is 2147483648", "at most 2147483647"),
+        (small(train={"stages": [1, -1]}), "train.stages.1 is -1", "greater than or equal to 0"),
+        (small(threads=5000), "threads is 5000", "less than or equal to 1024"),
+        (small(distill=[{"method": "rrd", "teacher": "t", "pool": 2**40}]), "distill.0.pool is 1099511627776", "at most"),
+        (small(distill=[{"method": "takd", "teacher": "t", "chain": -1}]), "distill.0.chain is -1", "equal to 0"),
+        (
+            small(distill=[{"method": "hyperkdma", "teacher": "t", "ta_dims": []}]),
+            "distill.0.ta_dims is []",
+            "a list of 1 or more",
+        ),
         (small(train={"lr": "x" * 500}), "train.lr is xxx", "a valid number"),
     ],
 )  # fmt: skip

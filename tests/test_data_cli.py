@@ -71,6 +71,32 @@ def test_splits(source, options, spec):
     assert document["split"] == spec
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fractions", "0.5,0.25,0.25"], "split 'leave-one-out' has no use for fractions"),
+        (["--split", "last-n", "--fractions", "0.5,0.25,0.25"], "another split: ratio, ratio-users, ordered, time"),
+        (["--preset", "hetcomp", "--n-test", 2], "split 'ratio' has no use for n-test"),
+        (["--n-valid", 1], "has no use for n-valid"),
+        (["--split", "time", "--short-users", "drop"], "has no use for short-users"),
+        (["--test", "{source}", "--cold-items", "drop"], "split 'given' has no use for cold-items"),
+        (["--test", "{source}", "--fractions", "0.5,0.25,0.25"], "split 'given' has no use for fractions"),
+    ],
+)
+def test_options_that_the_split_does_not_read_are_refused(source, options, message):
+    with pytest.raises(ConfigError, match=message):
+        run("prepare", source, "--dry-run", *(str(option).format(source=source) for option in options))
+
+
+def test_more_candidates_than_users_have_unseen_items_are_warned_of(source):
+    # 20 items, 8 of them each user's own
+    result = run("prepare", source, "--candidates", 13, "--dry-run", "--json")
+    assert result.stderr.startswith("warning: 30 of 30 users have fewer than 13 unseen items")
+    assert "(the fewest 12), and so fewer candidates\n" in result.stderr
+    assert json.loads(result.stdout)["candidates"] == 13
+    assert "warning" not in run("prepare", source, "--candidates", 12, "--dry-run").stderr
+
+
 def test_time_split(source):
     document = json.loads(run("prepare", source, "--split", "time", "--dry-run", "--json").stdout)
     assert document["split"]["unit"] == "us"

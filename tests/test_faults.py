@@ -218,7 +218,7 @@ def test_a_teacher_of_another_data_set(place, tmp_path):
         (lambda run: flip(run / "model.safetensors"), "SHA-256"),
         (lambda run: cut(run / "model.safetensors"), "SHA-256"),
         (lambda run: (run / "model.safetensors").write_bytes(b""), "SHA-256"),
-        (lambda run: (run / "model.safetensors").unlink(), "no trained model yet"),
+        (lambda run: (run / "model.safetensors").unlink(), "no trained model (status: finished)"),
         (lambda run: cut(run / "data.json"), "data.json cannot be read"),
         (lambda run: (run / "config.toml").write_text("[mod"), "config.toml cannot be read"),
         (lambda run: (run / "config.toml").unlink(), "no config.toml"),

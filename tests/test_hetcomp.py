@@ -451,8 +451,11 @@ def test_the_second_stage_begins_when_rounded_means_are_final(pairs):
 def test_a_target_is_no_longer_than_the_lists(pairs):
     with pytest.raises(ConfigError, match="target is 101 with 1 teacher"):
         HetComp(HetComp.Config(target=101), [trajectory(pairs)], pairs, 4)
-    two = HetComp(HetComp.Config(target=150), [trajectory(pairs), trajectory(pairs)], pairs, 4)
-    assert two.targets.shape == (pairs.n_users, 150)
+    two = [trajectory(pairs), trajectory(pairs)]
+    most = pairs.n_items - int(pairs.seen.row_degrees.min())
+    with pytest.raises(ConfigError, match=f"target is 150, and no user has more than {most} unseen items"):
+        HetComp(HetComp.Config(target=150), two, pairs, 4)
+    assert HetComp(HetComp.Config(target=most - 1), two, pairs, 4).targets.shape == (pairs.n_users, most - 1)
 
 
 def test_progress_asked_by_epoch():

@@ -187,6 +187,21 @@ def test_what_must_not_be_compared_is_refused():
         compare([base], baseline="b")
 
 
+def test_a_test_needs_something_to_compare():
+    teacher, alone, student = entries()
+    for runs, message in (([alone], "there is only small"), ([teacher, student], "no run was trained alone")):
+        with pytest.raises(ConfigError, match=f"test bootstrap has nothing to compare: {message}"):
+            compare(runs, test="bootstrap")
+    assert compare([teacher, student], baseline="big", test="bootstrap").lines[1].against
+
+
+def test_an_unknown_k_is_no_misspelt_metric():
+    with pytest.raises(ConfigError, match=r"no 'hit@500': K of hit is one of 5, 10\n.*eval\.ks=\[5, 10, 500\]"):
+        compare(entries(), metrics=("hit@500",))
+    with pytest.raises(ConfigError, match=r"no 'hit@x'\ndid you mean"):
+        compare(entries(), metrics=("hit@x",))
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -251,6 +266,10 @@ def test_save_writes_every_form(tmp_path):
     assert [path.name for path in written] == ["comparison.json", "comparison.md", "comparison.png"]
     assert all(path.stat().st_size > 100 for path in written)
     assert json.loads(written[0].read_text())["schema"] == 1
+    (tmp_path / "out/notes.txt").write_text("mine")  # beside an earlier report
+    assert compare(entries()).save(tmp_path / "out") == written
+    with pytest.raises(ConfigError, match="is not empty and holds no report"):
+        compare(entries()).save(tmp_path)
 
 
 def test_scoring_time_is_per_thousand_queries(monkeypatch):

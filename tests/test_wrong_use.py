@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tomli_w
 import torch
@@ -13,7 +14,13 @@ from safetensors.torch import save_file
 
 from commands import fails, listing, ok
 from conftest import toy_dataset
+from kdrs import sampling
 from kdrs.data import Dataset
+from kdrs.distillers import DCD, DGKD, RRD, HyperKDMA
+from kdrs.errors import ConfigError
+from kdrs.models import BPR
+from kdrs.teachers import ModelTeacher
+from kdrs.train import Learner, Term, fit
 
 BIG = {"model": {"name": "bpr", "dim": 16}}
 
@@ -103,7 +110,7 @@ def test_hetcomp_without_stages(toy_path, tmp_path, big):
     refused(4, words, tmp_path, toy_path, **with_part({"method": "hetcomp"}))
     trains = {"epochs": 3, "stages_every": 1}
     ok(
-        "distill", write(tmp_path, toy_path, **with_part({"method": "hetcomp", "states": 2}, train=trains)),
+        "distill", write(tmp_path, toy_path, **with_part({"method": "hetcomp", "states": 2, "target": 20}, train=trains)),
         "--dry-run",
     )  # fmt: skip
 
@@ -169,3 +176,49 @@ def test_what_went_wrong_is_told_in_one_line_each(toy_path, tmp_path):
     assert status["error"].startswith("TrainingError: the loss")
     assert "\\n" not in status["error"]
     assert "lower the learning rate" in status["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("method", "sizes", "options", "cause"),
+    [
+        (HyperKDMA, (9,), {"assistants": 0, "anchor": 1.0}, "anchor is 1 without assistants that count"),
+        (HyperKDMA, (9,), {"ta_dims": (3, 5)}, r"ta_dims is \[3, 5\], with a teacher of 9 and a student of 3"),
+        (HyperKDMA, (9,), {"ta_dims": (5, 9)}, r"ta_dims is \[5, 9\]"),
+        (HyperKDMA, (9,), {"ta_dims": (5, 5)}, r"ta_dims is \[5, 5\]"),
+        (HyperKDMA, (9, 20), {"assistants": "given"}, "an assistant has 20 dimensions, the teacher 9"),
+        (HyperKDMA, (9, 5), {"assistants": "given", "ta_sum": "none"}, 'ta_sum is "none" with assistants = "given"'),
+        (DGKD, (5, 9), {}, "an assistant has 9 dimensions, the teacher 5"),
+        (DCD, (9,), {"ranking_weight": 0.0, "user_weight": 0.0, "item_weight": 0.0}, "nothing has a weight"),
+    ],
+)
+def test_sizes_and_weights_that_make_no_sense(task, method, sizes, options, cause):
+    teachers = [ModelTeacher(BPR(BPR.Config(dim=dim), task), task) for dim in sizes]
+    with pytest.raises(ConfigError, match=cause):
+        method(method.Config(**options), teachers, task, 3)
+
+
+def test_a_term_that_teaches_nothing_is_named_once(task):
+    """The list is the catalogue: there is no item below it, and one item alone has no order."""
+    teacher = ModelTeacher(BPR(BPR.Config(dim=4), task), task)
+    term = Term("flat", 1.0, RRD(RRD.Config(interesting=1, pool=500), [teacher], task, 3))
+    with pytest.warns(UserWarning, match="the loss of 'flat' was 0 in a whole epoch") as warned:
+        fit(Learner(BPR(BPR.Config(dim=3), task), task, [term]), task, epochs=3)
+    assert len([warning for warning in warned if "the loss of" in str(warning.message)]) == 1
+
+
+def test_draws_that_the_machine_cannot_hold(toy):
+    rows, lists = np.arange(toy.n_users), np.zeros((toy.n_users, 1), np.int32)
+    most = 2**31 - 1
+    for draw in (
+        lambda: sampling.negatives(toy.train, rows, most, seed=0),
+        lambda: sampling.weighted(lists, np.ones(1), most, seed=0),
+        lambda: sampling.outside(toy.train, lists, most, seed=0),
+        lambda: sampling.discrepancy(lists * 1.0, lists * 1.0, None, most, law="exp", sharpness=1.0, seed=0),
+    ):
+        with pytest.raises(MemoryError):
+            draw()
+
+
+def test_no_memory_is_exit_code_5(toy_path, tmp_path):
+    common = ("--data", toy_path, "--model", "bpr", "--device", "cpu", "--epochs", 1, "--out", tmp_path / "run")
+    assert "error: out of memory" in fails(5, "train", *common, "--dim", 2**31 - 1)

@@ -57,7 +57,7 @@ class TrainSettings(Settings):
     test_every_epoch: bool | None = None
     """Log test metrics at every evaluation, for learning curves; they never select. Default: only where candidates make
     them cheap, or the protocol reports each K from its own best epoch."""
-    stages: tuple[int, ...] = ()
+    stages: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Epochs, counted from 0, whose weights are kept beside the best ones."""
     stages_every: int | None = Field(None, ge=1)
     """Keep the weights of every so many epochs: a trajectory, for methods that teach along one (hetcomp)."""
@@ -82,11 +82,18 @@ class TermSettings(Settings):
     """Weight of the term beside the model's own loss; the method's published one unless given."""
     name: str
     """How the term is called in the log; the method's name unless given."""
-    chain: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=1)], ...] = 0
+    chain: Annotated[int, Field(ge=0, le=1000)] | tuple[Annotated[int, Field(ge=1)], ...] = 0
     """Assistants between teacher and student that the run trains first, each a part of its own: how many (sizes evenly
     spaced), or their sizes, largest first."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The method's own options, checked by its Config."""
+
+    @field_validator("teacher")
+    @classmethod
+    def _different(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each teacher once")
+        return value
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, in the form of a run file."""
@@ -124,7 +131,7 @@ class RunConfig(Settings):
     """Folder of the parts' runs, for several runs that share them; ``parts`` in the run directory unless given."""
     device: str = "auto"
     """``auto`` (a CUDA device where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=1024)
     """Threads of torch and of the core; all available ones unless given."""
 
     @field_validator("device")
@@ -327,5 +334,9 @@ def _terms(terms: Any, place: str) -> tuple[TermSettings, ...]:
         resolved.append(TermSettings.parse({**named, "options": options}, where))
     names = [term.name for term in resolved]
     if len(set(names)) != len(names):
-        raise ConfigError(f"terms are named {names}", f"give every [[{place}]] its own name")
+        again = next(index for index, name in enumerate(names) if name in names[:index])
+        raise ConfigError(
+            f"terms are named {names}",
+            f"give every [[{place}]] its own name: --set {place}.{again}.name={names[again]}-{again + 1}",
+        )
     return tuple(resolved)

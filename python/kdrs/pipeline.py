@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -235,6 +235,7 @@ class LoadedRun:
         if dataset is None:
             dataset = Dataset.load(config.data.path)
         _check_same_data(run, dataset)
+        run.check_ids()
         task = build_task(config, dataset, device)
         model = build_model(config, task)
         load_weights(model, run.load_model()[0], run.path)
@@ -291,10 +292,14 @@ def _check_same_data(run: Run, dataset: Dataset) -> None:
     if theirs["fingerprint"] == ours["fingerprint"]:
         return
     if theirs["digests"] != ours["digests"]:
+        sizes = [f"{data['users']:,} users, {data['items']:,} items" for data in (theirs, ours)]
+        difference = (
+            f"{sizes[0]}), not on" if sizes[0] != sizes[1] else f"{sizes[0]}, other ids or in another order), not on"
+        )
         raise ArtefactError(
-            f"{shown(str(run.path))} was trained on data set {shown(theirs['name'])} ({theirs['users']:,} users, "
-            f"{theirs['items']:,} items), not on {shown(ours['name'])} ({ours['users']:,} users, {ours['items']:,} items)",
-            "a teacher must know the same users and items: train it on this data set",
+            f"{shown(str(run.path))} was trained on data set {shown(theirs['name'])} ({difference} {shown(ours['name'])} "
+            f"({sizes[1]})",
+            "a teacher must know the same users and items in the same order: train it on this data set",
         )
     raise ArtefactError(
         f"{shown(str(run.path))} was trained on another split of these users and items",
@@ -334,10 +339,10 @@ def build_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
 
 
 def measure_teachers(
-    teachers: dict[str, Teacher], evaluator: Evaluator, dataset: Dataset
+    teachers: dict[str, Teacher], evaluator: Evaluator, dataset: Dataset, parts: Collection[str] = ()
 ) -> dict[str, dict[str, Report]]:
     """The teachers' own quality on the split: the first thing that shows a wrong id map or a leak. Warns of a teacher that
-    ranks no better than popularity."""
+    ranks no better than popularity; of the run's own ``parts`` without asking for their ids."""
     measured = {}
     for name, teacher in teachers.items():
         if isinstance(teacher, FileTeacher) and teacher.factors() is None:
@@ -354,9 +359,10 @@ def measure_teachers(
             metric = next(iter(report.values))
             own, floor = report.mean(metric), baseline[part].mean(metric)
             if own <= floor:
+                doubt = "" if name in parts else ": are its ids in the data set's order?"
                 warnings.warn(
                     f"teacher {shown(name)} has {report.shown_name(metric)} = {own:.4f} on {part}, no better than "
-                    f"popularity's {floor:.4f}: are its ids in the data set's order?",
+                    f"popularity's {floor:.4f}{doubt}",
                     stacklevel=2,
                 )
                 break
@@ -422,7 +428,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             return interrupted
         teachers, learners = loaded or _load(inner, dataset, task)
         learner = learners[0]
-        measured = measure_teachers(teachers, evaluator, dataset)
+        measured = measure_teachers(teachers, evaluator, dataset, [str(part.place) for part in parts])
         if measured:
             write_json(run.path / "teachers.json", {name: _means(reports) for name, reports in measured.items()})
         if hooks.on_start is not None:
@@ -602,7 +608,7 @@ def _check_measured(selection: Selection, evaluator: Evaluator, dataset: Dataset
     if missing and dataset.valid.n_pairs:
         raise ConfigError(
             f"the best epoch is selected by {missing[0]}, which is not evaluated",
-            f"allowed: {', '.join(evaluator.names)}",
+            f"set train.select to one of: {', '.join(evaluator.names)}",
         )
 
 
@@ -638,7 +644,7 @@ def load_reports(run: Run) -> dict[str, Report]:
     """The final evaluation of a run, by part. Raises ``ArtefactError`` if it has none."""
     paths = sorted(run.path.glob("report-*.json"))
     if not paths:
-        raise ArtefactError(f"{shown(str(run.path))} has no evaluation yet", "finish it with --resume")
+        raise ArtefactError(f"{shown(str(run.path))} has no evaluation", run.remedy())
     return {path.stem.removeprefix("report-"): Report.load(path) for path in paths}
 
 

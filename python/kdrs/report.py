@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import statistics
 import sys
 import time
@@ -21,7 +22,7 @@ from kdrs._files import write_bytes
 from kdrs.errors import ConfigError, DataError, MachineError, nearest, shown
 from kdrs.evaluate import Report, top_lists
 from kdrs.protocols import cutoff
-from kdrs.significance import Difference, Spread, adjusted, paired_test, seed_spread, seed_test
+from kdrs.significance import TESTS, Difference, Spread, adjusted, paired_test, seed_spread, seed_test
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,8 +151,10 @@ class Comparison:
             console.print()
 
     def save(self, folder: str | Path, *, picture: bool = True) -> list[Path]:
-        """Writes ``comparison.json``, ``comparison.md`` and, if asked, ``comparison.png`` into ``folder``."""
+        """Writes ``comparison.json``, ``comparison.md`` and, if asked, ``comparison.png`` into ``folder``, which must be new,
+        empty or that of an earlier comparison."""
         folder = Path(folder)
+        check_folder(folder)
         written = [folder / "comparison.json", folder / "comparison.md"]
         write_bytes(
             written[0], (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode(), make_folder=True
@@ -216,12 +219,17 @@ def compare(
     metrics = _headline(first) if metrics is None else tuple(metrics)
     for metric in metrics:
         if metric not in first.values:
-            raise ConfigError(f"the reports hold no {shown(metric)!r}", nearest(metric, first.values))
+            raise _unknown_metric(metric, first)
         for name, reports in found.items():
             if any(metric not in report.values for report in reports):
                 raise DataError(f"the report of {shown(name)} holds no {metric}", "evaluate it with the same metrics")
     teacher = _named(groups, teacher, "teacher")
     baseline = _named(groups, baseline, "alone")
+    if test != TESTS[0] and (baseline is None or len(groups) < 2):
+        missing = "no run was trained alone" if baseline is None else f"there is only {shown(baseline)}"
+        raise ConfigError(
+            f"test {shown(test)} has nothing to compare: {missing}", "add a run, name a baseline, or leave the test out"
+        )
 
     # One value a query, over the seeds of a model.
     values: dict[tuple[str, str], NDArray[np.float64]] = {}
@@ -320,6 +328,35 @@ def _check_comparable(found: Mapping[str, Sequence[Report]]) -> None:
                 raise DataError(
                     f"{pair} were measured on different queries", "evaluate both on one split of one data set"
                 )
+
+
+def _unknown_metric(metric: str, report: Report) -> ConfigError:
+    family, _, length = metric.partition("@")
+    lengths = sorted({k for name in report.values if name.startswith(f"{family}@") and (k := cutoff(name)) is not None})
+    cause = f"the reports hold no {shown(metric)!r}"
+    if not lengths or not re.fullmatch(r"[1-9]\d{0,8}", length):
+        return ConfigError(cause, nearest(metric, report.values))
+    return ConfigError(
+        f"{cause}: K of {family} is one of {', '.join(map(str, lengths))}",
+        f"train the run that is named first with --set 'eval.ks={sorted({*lengths, int(length)})}': its K count for all; "
+        "or take a --protocol that has this K",
+    )
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ``ConfigError`` for a folder that holds anything but an earlier comparison."""
+    if folder.is_dir() and any(entry.suffix != ".tmp" for entry in folder.iterdir()) and not _holds_comparison(folder):
+        raise ConfigError(
+            f"{shown(str(folder))} is not empty and holds no report of kdrs", "name another folder with --out"
+        )
+
+
+def _holds_comparison(folder: Path) -> bool:
+    try:
+        document = json.loads((folder / "comparison.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and {"schema", "baseline", "runs"} <= document.keys()
 
 
 def _headline(report: Report) -> tuple[str, ...]:

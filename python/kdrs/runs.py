@@ -51,6 +51,9 @@ MAY_CHANGE = {"train.epochs", "train.checkpoint_seconds", "train.patience", "dev
 """Options that a resumed run may state differently."""
 
 
+NO_CHECKPOINT = "no whole checkpoint is left; start the run anew in another folder"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A run as it stood after an epoch."""
@@ -158,6 +161,22 @@ class Run:
         """``{"status": "running" | "finished" | "interrupted" | "failed", ...}``; empty before the first step."""
         return self._read_json("STATUS.json") if (self.path / "STATUS.json").is_file() else {}
 
+    def check_ids(self) -> None:
+        """Raises ``ArtefactError`` if the ids beside the run are not those that were written."""
+        for kind, stated in self.data["digests"].items():
+            path = self.path / "ids" / f"{kind}.json"
+            if not path.is_file() or file_digest(path) != stated:
+                raise ArtefactError(
+                    f"{shown(str(path), PATH)} is {'damaged' if path.is_file() else 'missing'}",
+                    f"copy {kind}.json from the data set that the run was trained on",
+                )
+
+    def remedy(self) -> str:
+        """What to do about a run that has not all that a finished one has."""
+        if self.status().get("status") == "finished":
+            return "resume it: its checkpoint still holds the weights"
+        return f"finish it: kdrs resume {shown(str(self.path), PATH)}"
+
     def set_status(self, status: str, **details: Any) -> None:
         write_json(self.path / "STATUS.json", {"status": status, **details})
 
@@ -183,7 +202,9 @@ class Run:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
                 if number + 1 < len(lines):
-                    raise ArtefactError(f"{shown(str(path), PATH)}:{number + 1} is damaged", "delete the run") from None
+                    raise ArtefactError(
+                        f"{shown(str(path), PATH)}:{number + 1} is damaged", "restore the line, or start the run anew"
+                    ) from None
         return rows
 
     def keep_rows(self, until_epoch: int) -> list[dict[str, Any]]:
@@ -202,9 +223,7 @@ class Run:
         path = self.path / "model.safetensors"
         if not path.is_file():
             state = self.status().get("status", "unknown")
-            raise ArtefactError(
-                f"{shown(str(self.path), PATH)} has no trained model yet (status: {state})", "finish it with --resume"
-            )
+            raise ArtefactError(f"{shown(str(self.path), PATH)} has no trained model (status: {state})", self.remedy())
         stated = self.status().get("model_sha256")
         if stated is not None and file_digest(path) != stated:
             raise ArtefactError(
@@ -220,16 +239,35 @@ class Run:
         return tensors, metadata
 
     def save_stage(self, epoch: int, tensors: Mapping[str, Tensor]) -> None:
-        (self.path / "stages").mkdir(exist_ok=True)
-        write_safetensors(self.path / "stages" / f"{epoch:04d}.safetensors", tensors, {"format": MODEL_FORMAT})
+        path = self.path / "stages" / f"{epoch:04d}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        write_safetensors(path, tensors, {"format": MODEL_FORMAT})
+        write_json(path.parent / "digests.json", {**self._stage_digests(), path.name: file_digest(path)})
 
     def stages(self) -> list[int]:
         """Epochs whose weights were kept, ascending."""
-        return sorted(int(path.stem) for path in (self.path / "stages").glob("*.safetensors"))
+        found = []
+        for path in (self.path / "stages").glob("*.safetensors"):
+            if not path.stem.isdecimal():
+                raise ArtefactError(
+                    f"{shown(str(path), PATH)} is no stage of the run", "take it away: stages are NNNN.safetensors"
+                )
+            found.append(int(path.stem))
+        return sorted(found)
 
     def load_stage(self, epoch: int) -> dict[str, Tensor]:
-        """Weights of an earlier epoch."""
-        return _read_safetensors(self.path / "stages" / f"{epoch:04d}.safetensors")[0]
+        """Weights of an earlier epoch. Raises ``ArtefactError`` if they are damaged."""
+        path = self.path / "stages" / f"{epoch:04d}.safetensors"
+        stated = self._stage_digests().get(path.name)
+        if stated is not None and path.is_file() and file_digest(path) != stated:
+            raise ArtefactError(
+                f"{shown(str(path), PATH)} is damaged: its SHA-256 is not the one that was written",
+                "train the run anew",
+            )
+        return _read_safetensors(path)[0]
+
+    def _stage_digests(self) -> dict[str, str]:
+        return self._read_json("stages/digests.json") if (self.path / "stages" / "digests.json").is_file() else {}
 
     # --- checkpoint -------------------------------------------------------------------------------------------------
 
@@ -279,11 +317,30 @@ class Run:
                 )
             return Checkpoint(manifest["epoch"], parts["state"], parts["best"], manifest["meta"])
         if problems:
-            raise ArtefactError(problems[0], "no whole checkpoint is left; start the run anew in another folder")
+            raise ArtefactError(problems[0], NO_CHECKPOINT)
         return None
+
+    def check_checkpoint(self) -> None:
+        """Raises ``ArtefactError`` where `load_checkpoint` would, and reads no weights."""
+        manifests, problems = self._manifests()
+        for manifest in manifests:
+            try:
+                for record in manifest["files"].values():
+                    self._check_part(self.path / "checkpoint" / record["name"], record)
+            except ArtefactError as error:
+                problems.append(error.cause)
+            else:
+                return
+        if problems:
+            raise ArtefactError(problems[0], NO_CHECKPOINT)
 
     def _load_part(self, folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
         path = folder / record["name"]
+        self._check_part(path, record)
+        return _read_safetensors(path)[0]
+
+    @staticmethod
+    def _check_part(path: Path, record: dict[str, Any]) -> None:
         if not path.is_file():
             raise ArtefactError(f"{shown(str(path), PATH)} is missing")
         if path.stat().st_size != record["bytes"]:
@@ -292,7 +349,6 @@ class Run:
             )
         if file_digest(path) != record["sha256"]:
             raise ArtefactError(f"{shown(str(path), PATH)} is damaged: its SHA-256 is not the one that was written")
-        return _read_safetensors(path)[0]
 
     def _manifests(self) -> tuple[list[dict[str, Any]], list[str]]:
         """The manifests that are whole, the latest first, and what is wrong with the others."""
@@ -369,6 +425,13 @@ class Run:
                 "give the data set that it was started with, or start a new run",
             )
         self.check_options(config)
+        trained, asked = len(self.rows()), config["train"]["epochs"]
+        if asked < trained:
+            raise ConfigError(
+                f"{shown(str(self.path), PATH)} has trained {trained} epochs, now {asked} are asked for",
+                "ask for as many or more, or start a run of so many in another folder",
+            )
+        self.check_checkpoint()
         threads = self._read_json("env.json").get("torch_threads")
         import torch
 

@@ -66,6 +66,7 @@ def negatives(
         raise ConfigError(f"exhausted={shown(exhausted)}", "allowed: error, mask")
     csr, ids = csr_of(seen), ids_of(rows, "rows")
     mask, workers = exhausted == "mask", threads_of(threads)
+    check_room(ids.size * count_of(n, "n"))
     if weights is None:
         drawn = _core.negatives(csr, ids, count_of(n, "n"), seed_of(seed), mask, workers, simd_path())
     else:
@@ -97,6 +98,7 @@ def weighted(
     law = array_of(law, "weights", np.float32 if law.ndim == 2 and law.dtype == np.float32 else np.float64, law.ndim)
     if law.shape not in (items.shape, items.shape[1:]):
         raise DataError(f"weights have shape {law.shape}; allowed: {items.shape[1:]} or {items.shape}")
+    check_room(len(items) * count_of(n, "n"))
     drawn = _core.weighted(
         items, law, count_of(n, "n"), seed_of(seed), order == "draw", threads_of(threads), simd_path()
     )
@@ -128,6 +130,7 @@ def outside(
     """
     csr = csr_of(seen)
     items = array_of(lists, "lists", np.int32, 2)
+    check_room(len(items) * count_of(n, "n"))
     drawn = _core.outside(
         csr[2], csr, rows_of(rows), items, count_of(n, "n"), seed_of(seed), threads_of(threads), simd_path()
     )
@@ -182,6 +185,7 @@ def discrepancy(
             if counts.size and counts.min() < 0:
                 raise DataError(f"draws: row {int(counts.argmin())} asks for {counts.min()}", "allowed: 0 or more")
             ends.append(np.cumsum(counts))
+        check_room(int(ends[-1][-1]) if queries else 0)
     drawn = _core.discrepancy(
         sides[0],
         sides[1],
@@ -286,6 +290,14 @@ def seed_of(seed: int) -> int:
     return int(seed)
 
 
+def check_room(entries: int) -> None:
+    """Raises ``MemoryError`` for a result of so many int32 that the machine cannot hold: the core would end the process."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize
+    if 4 * entries > physical:
+        raise MemoryError
+    np.empty(entries, np.int32)  # asks for the memory, and touches nothing
+
+
 def threads_of(threads: int | None) -> int:
     """``threads``, or KDRS_NUM_THREADS, or the processors that this process may use."""
     if threads is None:
@@ -296,7 +308,7 @@ def threads_of(threads: int | None) -> int:
             raise ConfigError(f"KDRS_NUM_THREADS is {shown(stated)}", "allowed: 1 to 1024, or unset")
         return int(stated)
     if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or not 1 <= threads <= 1024:
-        raise ConfigError(f"threads is {shown(threads)}", "allowed: 1 to 1024, or None for the machine's")
+        raise ConfigError(f"threads is {shown(threads)}", "allowed: 1 to 1024; the machine's unless given")
     return int(threads)
 
 

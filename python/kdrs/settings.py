@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from kdrs.errors import ConfigError, nearest, shown
 
@@ -25,6 +26,14 @@ class Settings(BaseModel):
             return values
         return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        """Counts and sizes end where 32 bits do, as the core's."""
+        if any(isinstance(part, int) and part >= 2**31 for part in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"at most {2**31 - 1}")
+        return value
+
     @classmethod
     def parse(cls, values: dict[str, Any], where: str) -> Self:
         """Settings from plain values. ``ConfigError`` names the key below ``where``, the value and what is allowed."""
@@ -36,7 +45,8 @@ class Settings(BaseModel):
 
 def _config_error(cls: type[Settings], error: ValidationError, where: str) -> ConfigError:
     problem = error.errors()[0]
-    path = [str(part) for part in problem["loc"]]
+    # pydantic names the branches of a union too
+    path = [str(part) for part in problem["loc"] if not re.fullmatch(r"int|str|constrained-.*|.*\[.*", str(part))]
     key = ".".join([part for part in [where, *path] if part])
     if problem["type"] == "extra_forbidden":
         return ConfigError(f"unknown key {key!r}", nearest(path[-1], _fields_at(cls, path[:-1])))
@@ -47,7 +57,11 @@ def _config_error(cls: type[Settings], error: ValidationError, where: str) -> Co
     allowed = (
         problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ").replace("a valid tuple", "a list")
     )
-    return ConfigError(f"{key} is {shown(problem['input'])}", f"allowed: {allowed}")
+    allowed = re.sub(
+        r"Tuple should have at least (\d+) items? after validation, not \d+", r"a list of \1 or more", allowed
+    )
+    given = problem["input"]
+    return ConfigError(f"{key} is {shown(list(given) if isinstance(given, tuple) else given)}", f"allowed: {allowed}")
 
 
 def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -98,6 +99,7 @@ class Learner:
         plain = "is_plain_bpr" in vars(type(model)) and bool(model.is_plain_bpr)
         self._is_plain_bpr = self._tables is not None and len(told) == 1 and plain
         self._slopes: tuple[Tensor, Tensor, Tensor] | None = None
+        self._idle: set[str] = set()
 
     def _find_row_tables(self, trained: Mapping[str, nn.Parameter]) -> dict[str, list[RowTable]]:
         """The model's parameters that row tables alone hold, each with its tables; none if the model has an ``after_step``
@@ -269,6 +271,16 @@ class Learner:
         for tables in self._row_tables.values():
             for table in tables:
                 table.due = None
+
+    def note_idle(self, parts: Sequence[str]) -> None:
+        """Warns, once, of terms whose loss was 0 in all of an epoch."""
+        for name in parts:
+            if name != "base" and name not in self._idle:
+                self._idle.add(name)
+                warnings.warn(
+                    f"the loss of {name!r} was 0 in a whole epoch: it taught nothing (lists as long as the catalogue do that)",
+                    stacklevel=2,
+                )
 
     @property
     def parts(self) -> list[str]:
@@ -470,10 +482,11 @@ def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[
     table = history.double().cpu()  # [batches, parts]
     if not torch.isfinite(table).all():
         _raise_divergence(learners, draws, table)
-    means = iter(table.mean(dim=0).tolist())
+    means, idle = iter(table.mean(dim=0).tolist()), iter((table == 0).all(dim=0).tolist())
     row: dict[str, Any] = {}
     for learner in learners:
         values = {name: next(means) for name in learner.parts}
+        learner.note_idle([name for name in learner.parts if next(idle)])
         prefix = "" if learner is learners[0] else f"{learner.name}."
         row[f"{prefix}loss"] = math.fsum(values.values())
         if len(values) > 1:

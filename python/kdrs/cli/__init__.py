@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
+from typing import Any
 
 import typer
 
@@ -84,6 +86,18 @@ def main() -> None:
     sys.exit(code or 0)
 
 
+def _commands_with(option: str | None, context: Any) -> list[str]:
+    """The commands beside the one in hand that have an option which it has not."""
+    group = None if context is None else context.parent
+
+    def takes(command: Any) -> bool:
+        return any(option in parameter.opts for parameter in command.params)
+
+    if option is None or group is None or takes(context.command):
+        return []
+    return [f"{group.command_path} {name}" for name, command in group.command.commands.items() if takes(command)]
+
+
 def _explain(error: Exception) -> tuple[int, str, str | None]:
     """Exit code, cause and remedy of an error."""
     if isinstance(error, KdrsError):
@@ -91,8 +105,12 @@ def _explain(error: Exception) -> tuple[int, str, str | None]:
     if isinstance(error, USAGE_ERROR):
         context = getattr(error, "ctx", None)
         where = "kdrs" if context is None else context.command_path
+        if others := _commands_with(option := getattr(error, "option_name", None), context):
+            return 2, f"No such option: {option}", f"use {' or '.join(others)}"
         return 2, error.format_message().strip().rstrip("."), f"{where} --help"  # type: ignore[attr-defined]
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error))
+    ):
         return 5, "out of memory", "a smaller batch, model or data set"
     if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
         place = "" if error.filename is None else f" {shown(str(error.filename))}"

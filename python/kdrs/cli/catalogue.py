@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from kdrs.distillers.base import Distiller
     from kdrs.settings import Settings
 
 models = typer.Typer(help="The base models and their options.", no_args_is_help=False, invoke_without_command=True)
@@ -43,7 +44,7 @@ def list_models(as_json: Json = False) -> None:
 
 @models.command("show")
 def show_model(name: str, as_json: Json = False) -> None:
-    """One model: what it is, its options and their defaults."""
+    """One model: what it is, its options, their defaults and allowed values."""
     from kdrs.models import model_class
 
     cls = model_class(name)
@@ -96,7 +97,8 @@ def list_methods(as_json: Json = False) -> None:
 
 @methods.command("show")
 def show_method(name: str, as_json: Json = False) -> None:
-    """One method: purpose, citation, options, what it needs of a teacher, where it departs from the authors' code."""
+    """One method: purpose, citation, what it needs of a teacher, where it departs from the authors' code, its options, defaults
+    and allowed values."""
     from kdrs.distillers import distiller_class
 
     cls = distiller_class(name)
@@ -107,16 +109,65 @@ def show_method(name: str, as_json: Json = False) -> None:
         "needs of a teacher": cls.needs,
         "default weight": cls.default_weight,
         "text": inspect.getdoc(cls),
-        "options": _options(cls.Config),
+        "options": {**_entry_options(name, cls), **_options(cls.Config)},
     }
     _print_entry(entry, as_json)
 
 
-def _options(config: type[Settings]) -> dict[str, dict[str, Any]]:
-    return {
-        name: {"default": field.get_default(), "meaning": " ".join((field.description or "").split())}
-        for name, field in config.model_fields.items()
+def _entry_options(name: str, cls: type[Distiller]) -> dict[str, dict[str, Any]]:
+    """What any ``[[distill]]`` entry may state beside the method's own options."""
+    from kdrs.config import TermSettings
+
+    options = _options(TermSettings)
+    for key in ("teacher", "name"):  # a single teacher need not be a list; a name has rules of its own
+        del options[key]["allowed"]
+    defaults = {
+        "weight": cls.default_weight,
+        "name": name,
+        **({} if cls.chain is None else {"chain": cls.default_chain}),
     }
+    return {
+        "teacher": options["teacher"],
+        **{key: {**options[key], "default": value} for key, value in defaults.items()},
+    }
+
+
+def _options(config: type[Settings]) -> dict[str, dict[str, Any]]:
+    """Meaning, allowed values as JSON Schema and, unless it must be given, default of every option."""
+    from pydantic import TypeAdapter
+
+    options = {}
+    for name, shape in config.model_json_schema()["properties"].items():
+        field = config.model_fields[name]
+        meaning = " ".join(shape.pop("description", "").split())
+        for key in ("title", "default"):
+            shape.pop(key, None)
+        allowed = shape or TypeAdapter(field.annotation or Any).json_schema()  # a validator of its own hides the type
+        default = {} if field.is_required() else {"default": field.get_default()}
+        options[name] = {**default, "allowed": allowed, "meaning": meaning}
+    return options
+
+
+BOUNDS = {
+    "minimum": "{:g} or more",
+    "exclusiveMinimum": "above {:g}",
+    "maximum": "at most {:g}",
+    "exclusiveMaximum": "below {:g}",
+}
+KINDS = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true, false"}
+
+
+def _in_words(allowed: dict[str, Any]) -> str:
+    """A JSON Schema as people say it. None is said by leaving an option out."""
+    if "anyOf" in allowed:
+        return "; or ".join(_in_words(branch) for branch in allowed["anyOf"] if branch.get("type") != "null")
+    if values := allowed.get("enum", [allowed["const"]] if "const" in allowed else []):
+        return ", ".join(map(json.dumps, values))
+    if allowed["type"] == "array":
+        least = f" of {allowed['minItems']} or more" if "minItems" in allowed else ""
+        return f"a list{least}, each {_in_words(allowed['items'])}"
+    bounds = [words.format(allowed[bound]) for bound, words in BOUNDS.items() if bound in allowed]
+    return ", ".join([KINDS[allowed["type"]], *bounds])
 
 
 def _print_list(entries: dict[str, str], as_json: bool) -> None:
@@ -138,6 +189,9 @@ def _print_entry(entry: dict[str, Any], as_json: bool) -> None:
         elif key == "options":
             typer.echo("options:")
             for name, option in value.items():
-                typer.echo(f"  {name} = {json.dumps(option['default'])}\n      {option['meaning']}")
+                typer.echo(f"  {name} = {json.dumps(option['default'])}" if "default" in option else f"  {name}")
+                typer.echo(f"      {option['meaning']}")
+                if "allowed" in option:
+                    typer.echo(f"      allowed: {_in_words(option['allowed'])}")
         else:
             typer.echo(f"{key}: {value}")

@@ -84,11 +84,14 @@ def prepare(
     split: Annotated[
         str | None, typer.Option(help="leave-one-out, ratio, ratio-users, ordered, last-n, time or given.")
     ] = None,
-    fractions: Annotated[str | None, typer.Option(help="Shares of train, valid and test: 0.8,0.1,0.1.")] = None,
+    fractions: Annotated[
+        str | None,
+        typer.Option(help="Shares of train, valid and test, for ratio, ratio-users, ordered and time: 0.8,0.1,0.1."),
+    ] = None,
     n_valid: Annotated[int | None, typer.Option(help="Pairs a user for validation, for last-n.")] = None,
     n_test: Annotated[int | None, typer.Option(help="Pairs a user for testing, for last-n.")] = None,
     short_users: Annotated[
-        str | None, typer.Option(help="Users with fewer than 3 pairs under leave-one-out: keep (in train) or drop.")
+        str | None, typer.Option(help="Users with fewer than 3 pairs, for leave-one-out: keep (in train) or drop.")
     ] = None,
     cold_items: Annotated[str | None, typer.Option(help="Held-out items without training pairs: keep or drop.")] = None,
     candidates: Annotated[
@@ -102,6 +105,7 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Read, filter and split a source, and write the prepared data set."""
+    from kdrs.cli.running import messages
     from kdrs.data import prepare as prepare_data
     from kdrs.data.dataset import check_target
     from kdrs.data.known import fetch as fetch_files
@@ -156,7 +160,8 @@ def prepare(
         id_order=id_order,
         allow_leak=allow_leak,
     )
-    dataset = prepare_data(files if given else files["all"], recipe, name=name)
+    with messages():
+        dataset = prepare_data(files if given else files["all"], recipe, name=name)
     for line in _history(dataset.steps):
         print(line, file=sys.stderr)
     if out is not None and not dry_run:

@@ -65,8 +65,10 @@ def report(
 ) -> None:  # fmt: skip
     """Write the comparison of finished runs as JSON, Markdown and a picture."""
     from kdrs.errors import MachineError, shown
+    from kdrs.report import check_folder
 
     try:
+        check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MachineError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdrs.errors import ConfigError, KdrsError, TrainingError, shown
+from kdrs.errors import ArtefactError, ConfigError, KdrsError, TrainingError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,14 +118,17 @@ def distill(
             f"teacher {shown(teacher[0])!r} is given without a method",
             "give one with --method; the teacher of a run file is changed by --set distill.0.teacher=...",
         )
+    if len(weight) not in (0, len(method)):
+        raise ConfigError(
+            f"got {len(weight)} weights for {len(method)} methods",
+            "give one --weight a --method, or none; the weight of a run file is changed by --set distill.0.weight=...",
+        )
     for index, name in enumerate(method):
         if not teacher:
             raise ConfigError(f"method {shown(name)!r} has no teacher", "give one with --teacher")
         terms.append({"method": name, "teacher": list(teacher)})
-        if index < len(weight):
+        if weight:
             terms[-1]["weight"] = weight[index]
-    if len(weight) > len(method):
-        raise ConfigError(f"got {len(weight)} weights for {len(method)} methods", "give one --weight a --method")
     values = _values(given, terms)
     if not values.get("distill"):
         raise ConfigError(
@@ -136,14 +139,23 @@ def distill(
 
 def resume(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    epochs: Epochs = None, as_json: Json = False, quiet: Quiet = False,
+    epochs: Epochs = None, device: Device = None, threads: Threads = None, as_json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Go on with an interrupted run: it ends with the same bytes as an uninterrupted one."""
+    """Go on with an interrupted run: it ends with the same bytes as an uninterrupted one.
+
+    Device and threads may be those of another machine; what is given here is written to the run's config.toml.
+    """
     from kdrs.runs import Run
 
+    given = locals()
+    seeds = sorted(head.parent.name for head in run.glob("seed-*/config.toml"))
+    if seeds and not (run / "config.toml").is_file():
+        raise ArtefactError(
+            f"{shown(str(run))} is no run directory: it holds one a seed, {', '.join(seeds)}",
+            f"the command that began them, with --resume, goes on with all; kdrs resume {run / seeds[0]} with one",
+        )
     values = Run.open(run).config
-    if epochs is not None:
-        values.setdefault("train", {})["epochs"] = epochs
+    _state(values, given)
     _carry_out(values, run, None, True, False, as_json, quiet)
 
 
@@ -151,22 +163,31 @@ def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) ->
     """A run's plain values out of a command's arguments: the file's, then --set, then the options."""
     from kdrs.config import assign, read_run_file
 
+    if given["seed"] is not None and given["seeds"] is not None:
+        raise ConfigError(
+            f"--seed {given['seed']} and --seeds {shown(given['seeds'])} are both given", "leave one of them out"
+        )
     values = {} if given["file"] is None else read_run_file(given["file"])
     if terms:
         values["distill"] = terms
     for setting in given["assignments"]:
         assign(values, setting)
+    _state(values, given)
+    place = values.setdefault("data", {})
+    if isinstance(place, dict) and "path" not in place:
+        raise ConfigError("no data set is given", "give one with --data; kdrs data prepare makes one")
+    return values
+
+
+def _state(values: dict[str, Any], given: dict[str, Any]) -> None:
+    """Enters the settings that a command's options state."""
     for option, key in SETTINGS.items():
-        if (value := given[option]) is not None:
+        if (value := given.get(option)) is not None:
             group, _, name = key.rpartition(".")
             place = values.setdefault(group, {}) if group else values
             if not isinstance(place, dict):
                 raise ConfigError(f"{group} is {shown(place)}", f"write it as a table: [{group}]")
             place[name] = value
-    place = values.setdefault("data", {})
-    if isinstance(place, dict) and "path" not in place:
-        raise ConfigError("no data set is given", "give one with --data; kdrs data prepare makes one")
-    return values
 
 
 def _carry_out(
@@ -176,6 +197,8 @@ def _carry_out(
 
     config = resolve(values)
     numbers = None if seeds is None else _parse_seeds(seeds)
+    if resume and out is None:
+        raise ConfigError("--resume without a run to go on with", "name its directory with --out")
     out = out or _default_place(config)
     if resume and not (out / "config.toml").is_file() and seeds is None:
         raise ConfigError(f"{shown(str(out))} holds no run to resume", "leave --resume out, or check --out")
@@ -200,7 +223,7 @@ def _carry_out(
                 numbers, config, out, resume=resume,
                 on_start=show.start, on_epoch=show.epoch, should_stop=stopper.asked,
             )  # fmt: skip
-        _finish_seeds(results, out, stopper, as_json)
+        _finish_seeds(numbers, results, out, stopper, as_json)
 
 
 def _default_place(config: RunConfig) -> Path:
@@ -382,7 +405,7 @@ def _finish(outcome: Outcome, stopper: _Stopper, as_json: bool) -> None:
         )
 
 
-def _finish_seeds(results: dict[int, Any], out: Path, stopper: _Stopper, as_json: bool) -> None:
+def _finish_seeds(seeds: list[int], results: dict[int, Any], out: Path, stopper: _Stopper, as_json: bool) -> None:
     from kdrs import pipeline
 
     summary = pipeline.summarise_seeds(results)
@@ -397,7 +420,13 @@ def _finish_seeds(results: dict[int, Any], out: Path, stopper: _Stopper, as_json
     for seed, error in failed.items():
         cause = error.cause if isinstance(error, KdrsError) else f"{type(error).__name__}: {error}"
         typer.echo(f"seed {seed} failed: {cause}", err=True)
-    if stopper.asked():
+    if left := [seed for seed in seeds if seed not in results]:
+        finished = ", ".join(map(str, summary["seeds"])) or "none"
+        typer.echo(
+            f"interrupted; seeds finished: {finished}; left: {', '.join(map(str, left))}; go on with the same command, "
+            f"--out {out} and --resume",
+            err=True,
+        )
         raise typer.Exit(128 + (stopper.signal or signal.SIGINT))
     if failed:
         error = next(iter(failed.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -248,6 +249,13 @@ def _assembled(parts: list[_Part], table: Table, recipe: Recipe, spec: dict[str,
         candidates = draw_candidates(full, recipe.candidates, recipe.seed)
         spec = {**spec, "candidates": recipe.candidates}
         short = int(np.count_nonzero(candidates[:, -1] < 0))
+        if short:
+            fewest = int(np.count_nonzero(candidates >= 0, axis=1).min())
+            warnings.warn(
+                f"{short:,} of {len(candidates):,} users have fewer than {recipe.candidates:,} unseen items (the fewest "
+                f"{fewest:,}), and so fewer candidates",
+                stacklevel=2,
+            )
         steps.append({"step": f"{recipe.candidates} candidates a user", "users_with_fewer": short})
     return Dataset.from_interactions(
         train,
@@ -267,8 +275,30 @@ def _assembled(parts: list[_Part], table: Table, recipe: Recipe, spec: dict[str,
     )
 
 
+SPLIT_OPTIONS = {
+    "fractions": ("ratio", "ratio-users", "ordered", "time"),
+    "n_valid": ("last-n",),
+    "n_test": ("last-n",),
+    "last": ("last-n",),
+    "short_users": ("leave-one-out",),
+    "cold_items": tuple(kind for kind in splits.KINDS if kind != "given"),
+    "complete_users": tuple(kind for kind in splits.KINDS if kind != "given"),
+}
+"""Options that some splits alone read."""
+
+
 def with_options(recipe: Recipe, **changes: Any) -> Recipe:
-    """The recipe with reader options and choices replaced; ``None`` changes nothing."""
+    """The recipe with reader options and choices replaced; ``None`` changes nothing.
+
+    Raises ``ConfigError`` for a choice that the recipe's split does not read.
+    """
     stated = {name: value for name, value in changes.items() if value is not None}
     of_reader = {name: stated.pop(name) for name in list(stated) if name in Options.__dataclass_fields__}
-    return replace(recipe, read=replace(recipe.read, **of_reader), **stated)
+    changed = replace(recipe, read=replace(recipe.read, **of_reader), **stated)
+    for name in stated:
+        if changed.split not in (known := SPLIT_OPTIONS.get(name, splits.KINDS)):
+            raise ConfigError(
+                f"split {changed.split!r} has no use for {name.replace('_', '-')}",
+                f"leave it out, or choose another split: {', '.join(known)}",
+            )
+    return changed

@@ -291,6 +291,15 @@ def assistant_dims(teacher_dim: int, student_dim: int, assistants: int) -> tuple
     return between
 
 
+def require_assistants(teacher_dim: int, dims: Sequence[int]) -> None:
+    """Refuses assistants that are larger than their teacher."""
+    if dims and max(dims) > teacher_dim:
+        raise ConfigError(
+            f"an assistant has {max(dims)} dimensions, the teacher {teacher_dim}",
+            "name the teacher first, then its assistants, none larger than it",
+        )
+
+
 class Group(nn.Module):
     """Modules by name; `nn.ModuleDict` refuses names such as ``items``."""
 

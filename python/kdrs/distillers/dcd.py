@@ -15,6 +15,7 @@ from kdrs.data.interactions import Interactions
 from kdrs.distillers.base import distinct
 from kdrs.distillers.ir_rrd import user_ranking
 from kdrs.distillers.rrd import RRD, Lists, RRDConfig
+from kdrs.errors import ConfigError
 from kdrs.sampling import stream
 from kdrs.tasks import Batch, Epoch, Task
 from kdrs.teachers import Teacher, owners_of, row_blocks, without_seen
@@ -68,6 +69,10 @@ class DCD(RRD):
 
     def __init__(self, config: DCDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)
+        if not (config.ranking_weight or config.user_weight or config.item_weight):
+            raise ConfigError(
+                "nothing has a weight: ranking_weight, user_weight and item_weight are 0", "give one a weight above 0"
+            )
         teacher, kept = teachers[0], config.refresh > 1
         self._best: dict[str, np.ndarray] = {}
         if config.user_weight:

@@ -9,7 +9,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdrs.distillers._hidden import Entities, HintConfig, TeacherHint, init_seed, make_hint, modules_of, noise_seed
+from kdrs.distillers._hidden import (
+    Entities,
+    HintConfig,
+    TeacherHint,
+    init_seed,
+    make_hint,
+    modules_of,
+    noise_seed,
+    require_assistants,
+)
 from kdrs.distillers.base import Distiller
 from kdrs.errors import ConfigError
 from kdrs.tasks import Batch, Epoch, Task
@@ -65,6 +74,7 @@ class DGKD(Distiller):
             )
         if not config.teacher_weight and not (config.assistant_weight and len(teachers) > 1):
             raise ConfigError("nothing has a weight: neither the teacher nor an assistant", "give one a weight above 0")
+        require_assistants(teachers[0].dim, [teacher.dim for teacher in teachers[1:]])
         hints = [
             make_hint(config, student_dim, teacher.dim, init_seed(seed, index), task.device)
             for index, teacher in enumerate(teachers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -54,8 +54,8 @@ class HetCompConfig(Settings):
     observed: Literal["ensemble", "stored"] = "ensemble"
     """Training items of a user that are ranked too: the ensemble's best ones, or the first by id, which is the stored order of
     CiteULike (KDs)."""
-    observed_items: int | None = Field(10, ge=1)
-    """How many; None: as many as the user with fewest has (KDs)."""
+    observed_items: Annotated[int, Field(ge=1)] | Literal["fewest"] = 10
+    """How many; ``fewest``: as many as the user with fewest has (KDs)."""
     fine: Literal["submitted", "released"] = "submitted"
     """Form of the second stage's loss: one list of K (paper), or lists of K/2 and K/10 (released code)."""
     overall_weight: float = Field(0.01, ge=0)
@@ -123,9 +123,16 @@ class HetComp(Distiller):
                 f"target is {config.target} with {len(teachers)} teacher(s), of whose lists {LISTED} items count",
                 f"allowed: 1 to {LISTED * len(teachers)}",
             )
+        if not config.overall_weight and not config.fine_weight:
+            raise ConfigError("nothing has a weight: overall_weight and fine_weight are 0", "give one a weight above 0")
         self.replaces_base = not config.base
         trajectories = [list(teacher.stages()) for teacher in teachers]
         chosen = [choose_stages(*pair, config) for pair in zip(teachers, trajectories, strict=True)]
+        if config.target >= (unseen := task.n_items - int(task.seen.row_degrees.min())):
+            raise ConfigError(
+                f"target is {config.target}, and no user has more than {unseen} unseen items: none is left below",
+                f"allowed: 1 to {unseen - 1}",
+            )
         listed = min(LISTED, task.n_items)
         users = np.arange(task.n_users)
         self.lists = np.full((len(teachers), config.states, task.n_users, listed), -1, np.int32)
@@ -142,7 +149,7 @@ class HetComp(Distiller):
                     observed += np.exp(-ranks_of_seen(state, task) / 10)
         device = task.device
         count = config.observed_items
-        if count is None:
+        if count == "fewest":
             degrees = task.seen.row_degrees
             count = int(degrees[degrees > 0].min())
         own = best_seen(task, observed, count)

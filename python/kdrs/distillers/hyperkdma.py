@@ -19,6 +19,7 @@ from kdrs.distillers._hidden import (
     make_hint,
     modules_of,
     noise_seed,
+    require_assistants,
 )
 from kdrs.distillers._hypernetwork import Hypernetwork
 from kdrs.distillers.base import Distiller, seeded
@@ -93,7 +94,7 @@ class HyperKDMA(Distiller):
         self.given = _given(config, teachers)
         self.teacher = teachers[0]
         self.dims = _dims(config, self.teacher.dim, student_dim, self.given)
-        if config.anchor and (config.ta_sum == "none" or not config.assistant_weight):
+        if config.anchor and (config.ta_sum == "none" or not config.assistant_weight or not self.dims):
             raise ConfigError(f"anchor is {config.anchor:g} without assistants that count", "leave anchor out")
         if config.ta_sum == "none" or not config.assistant_weight:
             self.dims = ()  # what has no weight is not built: the term is the plain hint
@@ -221,6 +222,8 @@ def _given(config: HyperKDMAConfig, teachers: Sequence[Teacher]) -> list[Teacher
             f'got {len(teachers)} teachers; with assistants = "given" the first is the teacher, the others the assistants',
             "give at least 2 teachers",
         )
+    if config.ta_sum == "none":
+        raise ConfigError('ta_sum is "none" with assistants = "given"', "leave the assistants out, or ta_sum")
     for name, value in (("ta_dims", config.ta_dims), ("anchor", config.anchor or None)):
         if value is not None:
             raise ConfigError(
@@ -233,6 +236,7 @@ def _dims(
     config: HyperKDMAConfig, teacher_dim: int, student_dim: int, given: Sequence[Teacher] | None
 ) -> tuple[int, ...]:
     if given is not None:
+        require_assistants(teacher_dim, [teacher.dim for teacher in given])
         return tuple(teacher.dim for teacher in given)
     assert isinstance(config.assistants, int)
     if config.ta_dims is not None:
@@ -240,6 +244,12 @@ def _dims(
         if config.assistants not in (len(config.ta_dims), type(config).model_fields["assistants"].default):
             raise ConfigError(
                 f"assistants is {config.assistants}, ta_dims names {len(config.ta_dims)} sizes", "leave one of them out"
+            )
+        sizes = set(config.ta_dims)
+        if len(sizes) != len(config.ta_dims) or not all(student_dim < dim < teacher_dim for dim in sizes):
+            raise ConfigError(
+                f"ta_dims is {list(config.ta_dims)}, with a teacher of {teacher_dim} and a student of {student_dim} dimensions",
+                f"allowed: different sizes from {student_dim + 1} to {teacher_dim - 1}",
             )
         return config.ta_dims
     return assistant_dims(teacher_dim, student_dim, config.assistants)

@@ -25,9 +25,9 @@ class UnKDConfig(Settings):
     """Popularity groups aimed at; the walk over the items can end with another number."""
     pairs: int = Field(30, ge=1)
     """Pairs of items drawn for each user and epoch, over all groups."""
-    group_power: float = Field(0.0, ge=0)
+    group_power: float = Field(0.0, ge=0, le=100)
     """λ: a group's share of the pairs is its ratio to this power; 0 makes them equal. Unpopular groups have high ratios."""
-    draw_temperature: float = Field(20.0, ge=0.2)
+    draw_temperature: float = Field(20.0, ge=0.2, le=1e6)
     """μ of the draw: weight of rank r within the group is exp(-r / μ), the flatter the higher. Below 0.2 two draws hardly ever
     differ."""
     pool: int = Field(200, ge=2)
