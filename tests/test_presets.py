@@ -290,7 +290,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **term("ir-rrd", **RRD, item_weight=0.5, interesting_users=20, uninteresting_users=20),
         **of("distill.0", user_temperature=10.0, user_pool=500),
     },
-    "phr": {**LOO, **term("phr", enrich="none", **HINT)},
+    "phr": {**LOO, **term("phr", enrich="none", hidden="full", **HINT)},
     "rce-kd": {
         **KDS,
         **models(20, 400, name="bpr", init_std=0.01),
