@@ -113,6 +113,73 @@ def test_label_loss_and_gradient_worked(five):
     assert math.isclose(1 / (1 + math.exp(-0.4)), 0.598688, abs_tol=1e-6)
 
 
+def binary_cross_entropy(logit, label):
+    return label * math.log1p(math.exp(-logit)) + (1 - label) * math.log1p(math.exp(logit))
+
+
+def sigmoid(logit):
+    return 1 / (1 + math.exp(-logit))
+
+
+def begun(five, student, teacher, index=0, **options):
+    """Both learners in an epoch, its batch, and what they look at."""
+    learners = mutual(five, student, teacher, **options)
+    epoch = Epoch(index, 0, 100)
+    for learner in learners:
+        learner.start(epoch, [term.distiller.draw(epoch) for term in learner.terms])
+    (batch,) = list(five.draw(epoch))
+    for learner in learners:
+        learner.look(batch)
+    return learners, batch
+
+
+def test_a_temperature_divides_the_scores_of_its_own_model(five):
+    """The teacher's logit 2 by 5 is the student's label, the student's 1 by 2 the teacher's."""
+    student, teacher = fixed(five, [1.0] * 5), fixed(five, [2.0] * 5)
+    learners, batch = begun(five, student, teacher, idle="uniform", teacher_temperature=5.0, student_temperature=2.0)
+    losses = [
+        learner.terms[0].distiller.loss(model(batch.queries), batch).item()
+        for learner, model in zip(learners, (student, teacher), strict=True)
+    ]
+    assert losses == pytest.approx([binary_cross_entropy(1, sigmoid(0.4)), binary_cross_entropy(2, sigmoid(0.5))])
+
+
+def test_models_are_ranked_every_so_many_epochs(five):
+    student, teacher = fixed(five, [*STUDENT_ORDER, 9.0]), fixed(five, [*TEACHER_ORDER, 9.0])
+    learners = mutual(five, student, teacher, refresh=2, tanh_sharpness=0.5)
+    own = learners[0].terms[0].distiller
+    drawn = []
+    for index in range(4):
+        epoch = Epoch(index, 0, 100)
+        for learner in learners:
+            learner.start(epoch, [term.distiller.draw(epoch) for term in learner.terms])
+        drawn.append((own._drawn >= 0).all().item())
+        for learner in learners:
+            learner.finish()
+        with torch.no_grad():  # from now on they agree, which is seen at the next ranking
+            student.items.weight.copy_(teacher.items.weight)
+    assert drawn == [True, True, False, False]
+
+
+def test_users_who_are_idle_are_left_out(five):
+    student, teacher = fixed(five, [*STUDENT_ORDER, 9.0]), fixed(five, [*STUDENT_ORDER, 9.0])
+    learners, batch = begun(five, student, teacher)
+    own = learners[0].terms[0].distiller
+    assert own.loss(student(batch.queries), batch).item() == 0.0
+    loss, gradient = own.score_loss(batch).of(torch.ones(1, 1))
+    assert (loss.item(), gradient.item()) == (0.0, 0.0)
+
+
+def test_shared_negatives_of_idle_users_are_the_batch_s_own(five):
+    same = fixed(five, [*STUDENT_ORDER, 9.0]), fixed(five, [*STUDENT_ORDER, 9.0])
+    learners, batch = begun(five, *same, negatives="shared")
+    assert torch.equal(learners[0].terms[0].distiller.base_batch(batch).negatives, batch.negatives)
+    differ = fixed(five, [*STUDENT_ORDER, 9.0]), fixed(five, [*TEACHER_ORDER, 9.0])
+    learners, batch = begun(five, *differ, negatives="shared", tanh_sharpness=0.5)
+    own = learners[0].terms[0].distiller
+    assert own.base_batch(batch).negatives.item() == own._drawn.item()
+
+
 @pytest.mark.parametrize("negatives", ["own", "shared"])
 def test_an_epoch_uses_each_draw_once_and_never_a_seen_item(negatives):
     toy = toy_dataset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,22 @@ def test_sparse_ensemble_is_the_dense_one():
         for m in range(3):
             dense[lists[m, states[m, user], user]] += np.exp(-np.arange(100) / 10)
         assert found[user].tolist() == np.lexsort((np.arange(130), -dense))[:20].tolist()
+
+
+@pytest.mark.parametrize("importance", ["exp", "ccd"])
+def test_equal_importances_go_by_id_whichever_teachers_they_are_of(importance):
+    config = HetComp.Config(target=4, importance=importance)
+    for order in permutations(range(3)):
+        lists = np.array([[7, 9, 5, 2], [5, 7, 9, 2], [9, 5, 7, 2]], np.int32)[list(order), None, None]
+        assert ensemble(lists, np.zeros((3, 1), int), config)[0].tolist() == [5, 7, 9, 2]
+
+
+@pytest.mark.parametrize(("importance", "best"), [("exp", 0), ("ccd", 9)])
+def test_importances_of_the_ranks(importance, best):
+    """First once is 1; tenth twice is 2 e^-.9 = .813 by exp, 2 · 10^-.05 = 1.783 by ccd."""
+    lists = np.array([[0, *range(10, 18), 9], [*range(20, 29), 9]], np.int32)[:, None, None]
+    found = ensemble(lists, np.zeros((2, 1), int), HetComp.Config(target=1, importance=importance))
+    assert found.tolist() == [[best]]
 
 
 def by_hand(task, order):

@@ -429,6 +429,8 @@ def test_sld_by_order_is_listmle(task):
     method = sld(task, student, label="order")
     batch = batch_of([4], [0], [1])
     scores = student.items.weight[method._ids[4]] @ student.users.weight[4]
+    places = [method.pool[4].tolist().index(item) for item in method._ids[4].tolist()]
+    assert places == sorted(places)  # the teacher's order, whatever the order of the draw
     loss = method.loss(student(batch.queries), batch).item()
     assert loss == pytest.approx(slow_relaxed_ranking(scores.tolist(), []), rel=1e-5)
 

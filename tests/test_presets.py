@@ -92,7 +92,14 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "cd": {
         "default_weight": 0.5, "guide": "student", "law": "linear", "items": 50, "pool": 3000, "temperature": 2.0, "shift": 0.0,
     },
-    "dcd": {"default_weight": 1e-2},
+    "cpd": {
+        "pairwise_weight": 0.1, "listwise_weight": 1.0, "pairwise": "relu", "lists": "rank", "listed": 20,
+        "list_temperature": 5.0, "list_pool": 500, "list_draw_temperature": 10.0, "experts": 5, "projector": "mean",
+    },
+    "dcd": {
+        "default_weight": 1e-2, "ranking_weight": 1.0, "user_weight": 1.0, "item_weight": 1.0, "under": 100, "over": 100,
+        "correction_pool": 500,
+    },
     "de": {
         "default_weight": 1e-2, "experts": 30, "item_share": "half", "final_temperature": 1e-10, "schedule_epochs": 1000,
         "schedule_lag": 1,
@@ -101,7 +108,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
         "default_weight": 1e-2, "default_chain": 8, "n_drop": 1, "drop_probability": None, "teacher_weight": 1.0,
         "assistant_weight": 1.0,
     },
-    "freqd": {"default_weight": 0.5},
+    "freqd": {"default_weight": 0.5, "strength": 0.5, "neighbours": 5, "keep": 0.5, "experts": 5, "dropout": 0.2},
     "ftd": {"default_weight": 1e-3},
     "hetcomp": {
         "default_weight": 1.0, "overall_weight": 0.01, "fine_weight": 0.005, "target": 100, "states": 4, "alpha": 1.05,
@@ -116,8 +123,14 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
         "default_weight": 1e-3, "interesting": 40, "uninteresting": 40, "temperature": 10.0, "pool": 500,
         "item_weight": 0.5, "interesting_users": 20, "uninteresting_users": 20, "user_temperature": 10.0, "user_pool": 500,
     },
-    "mkd": {"default_weight": 0.5},
-    "nkd": {"default_weight": 0.5},
+    "mkd": {
+        "default_weight": 0.5, "output_weight": 2e-3, "pairwise_weight": 0.1, "listwise_weight": 1.0, "neighbours": 5,
+        "own_share": 0.5, "mixing": "soft", "top": 100, "rest": 200,
+    },
+    "nkd": {
+        "default_weight": 0.5, "mixing": "soft", "own_share": 0.5, "neighbours": 5, "components": 150, "experts": 5,
+        "dropout": 0.1,
+    },
     "phr": {"default_weight": 1e-2, "enrich": "full", "hidden": "half", "item_share": "half"},
     "rce-kd": {"default_weight": 500.0, "top": 50, "sampled": 50, "pool": 200, "overlap_decay": 3.0, "temperature": 1.0},
     "rd": {
@@ -128,9 +141,12 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
         "default_weight": 1e-3, "interesting": 40, "uninteresting": 40, "temperature": 10.0, "pool": 500, "choice": "sampled",
         "clip": None,
     },
-    "sld": {"default_weight": 1e-3},
+    "sld": {
+        "default_weight": 1e-3, "top": 100, "rest": 200, "pool": 500, "draw_temperature": 10.0, "teacher_share": 0.5,
+        "temperature": 1.0,
+    },
     "takd": {"default_weight": 1e-2, "default_chain": 8, "experts": 30},
-    "unkd": {"default_weight": 1.0, "groups": 4, "pairs": 30, "draw_temperature": 20.0},
+    "unkd": {"default_weight": 1.0, "groups": 4, "pairs": 30, "draw_temperature": 20.0, "group_power": 0.0, "pool": 200},
 }  # fmt: skip
 """Defaults that sources state, of methods: the term's weight, the assistants trained first, and options."""
 

@@ -71,6 +71,13 @@ def test_patience_none_never_stops():
     assert not any(v.stop for v in verdicts)
 
 
+def test_patience_counts_anew_after_a_restart():
+    stop, verdicts = fed(Selection(patience=3), [{"ndcg@10": value} for value in (0.5, 0.4, 0.4)])
+    stop.restart()
+    verdicts += [stop.update(epoch, {"ndcg@10": 0.4}) for epoch in (3, 4, 5)]
+    assert [v.stop for v in verdicts] == [False] * 5 + [True]
+
+
 values = st.lists(
     st.fixed_dictionaries({name: st.floats(0, 1).map(lambda v: round(v, 3)) for name in ("hit@5", "hit@10")}),
     min_size=1,

@@ -47,7 +47,8 @@ class HetCompConfig(Settings):
     advance_if_receding: bool = True
     """Advance also where the student moves away from the next state (released code), so that every user arrives."""
     importance: Literal["exp", "ccd"] = "exp"
-    """Importance of rank ρ (from 0) in a permutation: exp(-ρ / 10), or (1 / (ρ + 1))^0.05."""
+    """Importance of rank ρ (from 0) in a permutation: exp(-ρ / 10), or (1 / (ρ + 1))^0.05. Items past the first 100 have
+    none, which for exp changes nothing."""
     consistency: int = Field(0, ge=0)
     """Add the stability exp(-s / 100) to each importance, s being the standard deviation of the item's rank over so many
     saved stages up to the state: ConCF's rule, which takes 5. 0: without."""
@@ -137,7 +138,7 @@ class HetComp(Distiller):
         users = np.arange(task.n_users)
         self.lists = np.full((len(teachers), config.states, task.n_users, listed), -1, np.int32)
         self.stability = np.zeros(self.lists.shape if config.consistency else (0,), np.float32)
-        observed = np.zeros(task.seen.n_pairs)
+        ranks = []
         for m, stages in enumerate(chosen):
             for e, stage in enumerate(stages):
                 state = stage.load()
@@ -146,12 +147,14 @@ class HetComp(Distiller):
                 if config.consistency:
                     self.stability[m, e] = stability(trajectories[m], stage, self.lists[m, e], config.consistency)
                 if e == config.states - 1 and config.observed == "ensemble":
-                    observed += np.exp(-ranks_of_seen(state, task) / 10)
+                    ranks.append(ranks_of_seen(state, task))
         device = task.device
         count = config.observed_items
         if count == "fewest":
             degrees = task.seen.row_degrees
             count = int(degrees[degrees > 0].min())
+        # in order of rank, so that the sum is the same whichever teachers the ranks are of
+        observed = np.exp(-np.sort(ranks, axis=0) / 10).sum(axis=0) if ranks else np.zeros(task.seen.n_pairs)
         own = best_seen(task, observed, count)
         self._observed = torch.from_numpy(own).long().to(device)  # [U, O]
         self.register_buffer("v", torch.zeros(len(teachers), task.n_users, dtype=torch.int64))
@@ -446,7 +449,9 @@ def ensemble(
             )
         values = importances[known]
         distinct, inverse = np.unique(keys, return_inverse=True)
-        sums = np.bincount(inverse, values, minlength=distinct.size)
+        # each item's importances in ascending order: equal ones have equal sums, whichever teachers they are of
+        placed = np.lexsort((values, inverse))
+        sums = np.bincount(inverse[placed], values[placed], minlength=distinct.size)
         user, item = distinct >> 31, (distinct & (2**31 - 1)).astype(np.int32)
         order = np.lexsort((item, -sums, user))
         counts = np.bincount(user, minlength=users.size)
