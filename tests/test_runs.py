@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,30 @@ def test_a_run_without_its_model_says_how_to_get_it(run):
     with pytest.raises(ArtefactError) as error:
         LoadedRun.open(run)
     assert error.value.remedy == f"finish it: kdrs resume {run}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "cause"),
+    [
+        ("config.toml", "", "config.toml is damaged: it names no data set or no model"),
+        ("config.toml", "[model", "config.toml cannot be read"),
+        ("data.json", "{", "data.json cannot be read"),
+    ],
+)
+def test_damaged_heads_are_named(run, name, content, cause):
+    (run / name).write_text(content)
+    with pytest.raises(ArtefactError, match=cause) as error:
+        _ = Run.open(run).config, Run.open(run).data
+    assert error.value.remedy.startswith("restore it from a copy")
+
+
+def test_bd_without_a_trained_student_is_warned_of(toy_path, run, tmp_path):
+    values = config(toy_path, epochs=1).to_dict() | {"distill": [{"method": "bd", "teacher": str(run)}]}
+    with pytest.warns(
+        UserWarning, match="bd lets two trained models teach each other, and the student starts untrained"
+    ):
+        execute(resolve(values), tmp_path / "bd")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        execute(resolve(values | {"start": str(run)}), tmp_path / "started")
+    assert not [warning for warning in found if "starts untrained" in str(warning.message)]

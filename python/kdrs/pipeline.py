@@ -428,6 +428,12 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             return interrupted
         teachers, learners = loaded or _load(inner, dataset, task)
         learner = learners[0]
+        if len(learners) > 1 and config.start is None:
+            warnings.warn(
+                f"{learners[1].terms[0].name} lets two trained models teach each other, and the student starts untrained: "
+                "name a run of it with --start",
+                stacklevel=2,
+            )
         measured = measure_teachers(teachers, evaluator, dataset, [str(part.place) for part in parts])
         if measured:
             write_json(run.path / "teachers.json", {name: _means(reports) for name, reports in measured.items()})

@@ -51,6 +51,7 @@ MAY_CHANGE = {"train.epochs", "train.checkpoint_seconds", "train.patience", "dev
 """Options that a resumed run may state differently."""
 
 
+RESTORE = "restore it from a copy of the run, or train the run anew in another folder"
 NO_CHECKPOINT = "no whole checkpoint is left; start the run anew in another folder"
 
 
@@ -129,12 +130,14 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The resolved options. Relative paths, which are those of the folder that the run was started in, are made to hold
         in the present one."""
+        path = self.path / "config.toml"
         try:
-            return self._placed(tomllib.loads((self.path / "config.toml").read_text("utf-8")))
+            values = tomllib.loads(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ArtefactError(
-                f"{shown(str(self.path / 'config.toml'), PATH)} cannot be read: {shown(str(error))}"
-            ) from error
+            raise ArtefactError(f"{shown(str(path), PATH)} cannot be read: {shown(str(error))}", RESTORE) from error
+        if not {"data", "model"} <= set(values):
+            raise ArtefactError(f"{shown(str(path), PATH)} is damaged: it names no data set or no model", RESTORE)
+        return self._placed(values)
 
     def _placed(self, values: dict[str, Any]) -> dict[str, Any]:
         folder = self._folder()
@@ -463,7 +466,9 @@ class Run:
         try:
             return json.loads((self.path / name).read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise ArtefactError(f"{shown(str(self.path / name), PATH)} cannot be read: {shown(str(error))}") from error
+            raise ArtefactError(
+                f"{shown(str(self.path / name), PATH)} cannot be read: {shown(str(error))}", RESTORE
+            ) from error
 
 
 def with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
