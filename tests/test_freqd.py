@@ -128,6 +128,22 @@ def test_loss_against_its_definition(task, cosine):
     assert (student.items.weight.grad.to_dense() != 0).any()
 
 
+def test_the_projector_comes_first_and_the_filter_after_it(task):
+    teacher, student = ModelTeacher(bpr(task, 6), task), bpr(task, 4, seed=1)
+    method = FreqD(FreqD.Config(neighbours=3, keep=1.0, dropout=0.0), [teacher], task, 4)
+    started(method, student, task)
+    batch = batch_of([0, 1], [3, 4], [6, 7])
+
+    def losses(kind):
+        projector = method.users if kind == "users" else method.items
+        rebuilt = projector(getattr(student, kind).weight, method._noise, lambda vectors: vectors)
+        target = getattr(teacher.model, kind).weight
+        return cosine_losses(*(filtered(method.graphs[kind], part, 0.5) for part in (target, rebuilt)))
+
+    expected = losses("users")[[0, 1]].sum() + losses("items")[[3, 4, 6, 7]].sum() / 2
+    assert method.loss(student(batch.queries), batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_without_the_filter_it_is_plain_feature_distillation(task):
     teacher, student = bpr(task, 4), bpr(task, 4, seed=1)
     method = made(task, student, strength=0.0, keep=0.5)

@@ -38,6 +38,15 @@ def test_counts_and_draws_worked_example():
     assert (weights / weights.sum()).tolist() == pytest.approx([0.2692, 0.2436, 0.2436, 0.2436], abs=1e-4)
 
 
+def test_no_more_than_50_of_the_teachers_items_count():
+    """60 of them: the first 11 places have 60 to 50 at or below, and so one weight; by the paper's count they differ."""
+    own = np.arange(60, dtype=np.int32)[None]
+    places, none = places_of(own, own), np.zeros((1, 60), bool)
+    weights = draw_weights(places, none, own, RCEKDConfig(top=60, pool=60, counted="all"))[0]
+    assert (weights[:11] == weights[0]).all()
+    assert (np.diff(weights[10:]) < 0).all()
+
+
 def test_losses_worked_example():
     teacher, student = torch.tensor([3.0, 2, 1, 0, -1, -2]), torch.tensor([0.0, 3, 2, 1, -1, -3])
 
