@@ -153,6 +153,27 @@ def test_presets_hold_the_published_traps():
         protocol("hetcmp")
 
 
+@pytest.mark.parametrize(
+    ("name", "ks", "metrics", "mask", "average", "formulas", "select", "patience"),
+    [
+        (
+            "loo-499", (5, 10, 20), ("hit", "ndcg", "mrr"), "all-other-parts", "with-truth", "standard",
+            ("hit@5", "hit@10", "hit@20"), 20,
+        ),
+        ("bd", (50, 100, 200), ("hit", "ndcg"), "train-zeroed", "with-truth", "bd", ("hit@50",), None),
+        ("bd-cdae", (50, 100, 200), ("hit", "ndcg"), "train", "with-truth", "bd", ("hit@50",), None),
+        ("hetcomp", (10, 50), ("recall", "ndcg"), "all-other-parts", "with-truth", "standard", ("recall@50",), 5),
+        ("kds", (10, 20), ("recall", "ndcg"), "train", "all-queries", "standard", ("ndcg@10",), 30),
+        ("caser", (3, 5, 10), ("precision", "ndcg", "map"), "train", "with-truth", "caser", ("map@all",), None),
+    ],
+)  # fmt: skip
+def test_presets_are_the_published_protocols(name, ks, metrics, mask, average, formulas, select, patience):
+    preset = protocol(name)
+    assert (preset.ks, preset.metrics, preset.mask) == (ks, metrics, mask)
+    assert (preset.average, preset.formulas) == (average, formulas)
+    assert (preset.selection.metrics, preset.selection.patience) == (select, patience)
+
+
 @pytest.mark.parametrize("name", sorted(PROTOCOLS))
 def test_every_preset_selects_by_a_metric_that_it_evaluates(name):
     preset = protocol(name)
