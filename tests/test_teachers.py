@@ -7,13 +7,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kdrs import teachers
 from kdrs.distillers import CD, DISTILLERS
 from kdrs.distillers.dcd import item_ranks
 from kdrs.errors import ArtefactError, MissingKnowledge
 from kdrs.models import BPR
-from kdrs.tasks import Epoch, PairTask, Queries
-from kdrs.teachers import FileTeacher, ModelTeacher
+from kdrs.teachers import base as teachers
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Epoch, Queries
 
 
 class NoFactors(BPR):

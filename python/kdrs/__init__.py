@@ -11,51 +11,79 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Batch": "kdrs.training.queries",
     "Dataset": "kdrs.data",
-    "Evaluator": "kdrs.evaluate",
-    "FileTeacher": "kdrs.teachers",
+    "DotView": "kdrs.training.view",
+    "Evaluator": "kdrs.evaluation.evaluator",
+    "Factors": "kdrs.training.view",
+    "FileTeacher": "kdrs.teachers.file",
     "Interactions": "kdrs.data",
-    "Learner": "kdrs.train",
-    "ModelTeacher": "kdrs.teachers",
-    "PairTask": "kdrs.tasks",
-    "Report": "kdrs.evaluate",
-    "RunConfig": "kdrs.config",
-    "Selection": "kdrs.protocols",
-    "SequenceTask": "kdrs.tasks",
-    "Term": "kdrs.train",
-    "execute": "kdrs.pipeline",
-    "fit": "kdrs.train",
-    "load_run": "kdrs.pipeline",
-    "resolve": "kdrs.config",
+    "ItemTask": "kdrs.training.rows",
+    "Learner": "kdrs.fitting.learner",
+    "ModelTeacher": "kdrs.teachers.model",
+    "PairTask": "kdrs.training.pairs",
+    "Queries": "kdrs.training.queries",
+    "Report": "kdrs.evaluation.report",
+    "RunConfig": "kdrs.runs.config",
+    "Selection": "kdrs.evaluation.protocols",
+    "SequenceTask": "kdrs.training.sequences",
+    "Term": "kdrs.fitting.learner",
+    "UserTask": "kdrs.training.rows",
+    "View": "kdrs.training.view",
+    "compare_runs": "kdrs.runs.compared",
+    "execute": "kdrs.runs.execute",
+    "fit": "kdrs.fitting.fit",
+    "load_run": "kdrs.runs.opened",
+    "overlap": "kdrs.evaluation.lists",
+    "popularity": "kdrs.evaluation.lists",
+    "resolve": "kdrs.runs.config",
 }
-_MODULES = (
-    "data",
-    "distillers",
-    "errors",
-    "losses",
-    "models",
-    "protocols",
-    "ranking",
-    "report",
-    "sampling",
-    "significance",
-)
+"""Names and the modules that have them."""
+_MODULES = {
+    "comparison": "kdrs.comparison.compare",
+    "data": "kdrs.data",
+    "distillers": "kdrs.distillers",
+    "errors": "kdrs.errors",
+    "kernels": "kdrs.core.kernels",
+    "losses": "kdrs.training.losses",
+    "models": "kdrs.models",
+    "protocols": "kdrs.evaluation.protocols",
+    "ranking": "kdrs.core.ranking",
+    "sampling": "kdrs.core.sampling",
+    "significance": "kdrs.evaluation.significance",
+}
+"""Modules by their short names."""
 
 if TYPE_CHECKING:
-    from kdrs import data, distillers, errors, losses, models, protocols, ranking, report, sampling, significance
-    from kdrs.config import RunConfig, resolve
+    from kdrs import data, distillers, errors, models
+    from kdrs.comparison import compare as comparison
+    from kdrs.core import kernels, ranking, sampling
     from kdrs.data import Dataset, Interactions
-    from kdrs.evaluate import Evaluator, Report
-    from kdrs.pipeline import execute, load_run
-    from kdrs.protocols import Selection
-    from kdrs.tasks import PairTask, SequenceTask
-    from kdrs.teachers import FileTeacher, ModelTeacher
-    from kdrs.train import Learner, Term, fit
+    from kdrs.evaluation import protocols, significance
+    from kdrs.evaluation.evaluator import Evaluator
+    from kdrs.evaluation.lists import overlap, popularity
+    from kdrs.evaluation.protocols import Selection
+    from kdrs.evaluation.report import Report
+    from kdrs.fitting.fit import fit
+    from kdrs.fitting.learner import Learner, Term
+    from kdrs.runs.compared import compare_runs
+    from kdrs.runs.config import RunConfig, resolve
+    from kdrs.runs.execute import execute
+    from kdrs.runs.opened import load_run
+    from kdrs.teachers.file import FileTeacher
+    from kdrs.teachers.model import ModelTeacher
+    from kdrs.training import losses
+    from kdrs.training.pairs import PairTask
+    from kdrs.training.queries import Batch, Queries
+    from kdrs.training.rows import ItemTask, UserTask
+    from kdrs.training.sequences import SequenceTask
+    from kdrs.training.view import DotView, Factors, View
 
 __all__ = [
-    "Dataset", "Evaluator", "FileTeacher", "Interactions", "Learner", "ModelTeacher", "PairTask", "Report", "RunConfig",
-    "Selection", "SequenceTask", "Term", "__version__", "data", "distillers", "errors", "execute", "fit", "load_run", "losses",
-    "models", "protocols", "ranking", "report", "resolve", "sampling", "significance",
+    "Batch", "Dataset", "DotView", "Evaluator", "Factors", "FileTeacher", "Interactions", "ItemTask", "Learner", "ModelTeacher",
+    "PairTask", "Queries", "Report", "RunConfig", "Selection", "SequenceTask", "Term", "UserTask", "View", "__version__",
+    "compare_runs", "comparison", "data", "distillers", "errors", "execute", "fit", "kernels", "load_run", "losses", "models",
+    "overlap", "popularity", "protocols", "ranking", "resolve", "sampling", "significance",
 ]  # fmt: skip
 
 
@@ -63,7 +91,7 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     if name in _MODULES:
-        return import_module(f"kdrs.{name}")
+        return import_module(_MODULES[name])
     raise AttributeError(f"module 'kdrs' has no attribute {name!r}")
 
 

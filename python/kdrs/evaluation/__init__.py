@@ -1,0 +1,1 @@
+"""How good a ranking is: one value a query and metric."""

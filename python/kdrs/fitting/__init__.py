@@ -1,0 +1,1 @@
+"""Learners, and the one loop that trains them."""

@@ -1,0 +1,1 @@
+"""Run files carried out, and the directories that they leave."""

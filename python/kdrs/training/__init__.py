@@ -1,0 +1,1 @@
+"""What training is made of: queries and batches, views, losses, optimizers."""
