@@ -22,8 +22,8 @@ LAYERS = (
     ("runs",),
     ("cli",),
 )
-"""The floors of docs/architecture.md, lowest first. A module imports from lower floors and from within its own room only: at the
-top of the file and inside functions alike."""
+"""The floors of docs/architecture.md, lowest first. A module imports from lower floors and from within its own room only:
+at the top of the file and inside functions alike."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text("utf-8")) for path in FILES}
@@ -123,9 +123,10 @@ def test_files_stay_short(path: Path):
     assert len(path.read_text("utf-8").splitlines()) <= LIMIT, "split it by what its parts mean"
 
 
-def test_data_needs_no_torch():
+@pytest.mark.parametrize("room", ["data", "evaluation", "comparison"])
+def test_rooms_that_need_no_torch(room: str):
     for path in FILES:
-        if unit(path) == "data":
+        if unit(path) == room:
             names = {
                 (node.module or "") if isinstance(node, ast.ImportFrom) else alias.name
                 for node in ast.walk(TREES[path])

@@ -46,8 +46,9 @@ class Recommender(Hooks, nn.Module):
 
     A model whose only parameters are two tables (`RowTable`), ``score_tables``, whose rows' dot products are the scores of
     ``queries.users``, may give its loss as one of scores, ``score_loss(batch)`` (`kdrs.training.losses.ScoreLoss`): where
-    nothing but such losses trains it, with Adam, in float32 on the CPU, its steps do without autograd. ``is_plain_bpr`` says that this loss
-    is BPR's and nothing else, for which there is a step in one pass. Both count only where the model's very class defines them.
+    nothing but such losses trains it, with Adam, in float32 on the CPU, its steps do without autograd.
+    ``is_plain_bpr`` says that this loss is BPR's and nothing else, for which there is a step in one pass. Both count only where
+    the model's very class defines them.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
