@@ -44,7 +44,9 @@ def made(task, **options) -> RD:
 
 def start(distiller: RD, epoch: int, total: int = 20, student: ModelTeacher | None = None) -> None:
     at = Epoch(epoch, 0, total)
-    distiller.on_epoch_start(at, distiller.draw(at), student)
+    distiller.on_epoch_start(
+        at, distiller.draw(at), student or ModelTeacher(bpr(distiller.task), distiller.task, live=True)
+    )
 
 
 def first_batch(task) -> Batch:
