@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from kdrs import losses, sampling
 from kdrs.data.interactions import Interactions
-from kdrs.distillers._experts import Experts, temperature
-from kdrs.distillers._features import Projector, cosine_losses, sides
+from kdrs.distillers._experts import Experts, mean_of_two, temperature
+from kdrs.distillers._features import Projector, Side, cosine_losses, sides
 from kdrs.distillers._hidden import ExpertConfig
 from kdrs.distillers.base import Distiller, distinct, only, seeded
 from kdrs.sampling import stream
@@ -126,7 +126,7 @@ class CPD(Distiller):
             weights = own.weights if self.config.item_share == "half" else torch.ones_like(own.weights)
             project = self.users if own.kind == "users" else self.items
             if isinstance(project, Experts):
-                errors = (own.teacher - self._mixed(project, own.teacher)(own.student)).square().sum(-1)
+                errors = self._errors(project, own)
             else:
                 errors = cosine_losses(own.teacher, project(own.student))
             loss = loss + (weights * errors).sum()
@@ -142,6 +142,16 @@ class CPD(Distiller):
             normalised=False,
             items=items,
         )
+
+    def _errors(self, experts: Experts, own: Side) -> Tensor:
+        """Squared errors of entities rebuilt by the mixture, an item's two roles with noises of their own."""
+
+        def errors(teacher: Tensor, student: Tensor) -> Tensor:
+            return losses.squared_distances(teacher, self._mixed(experts, teacher)(student))
+
+        if own.kind == "users" or not self.config.draws_by_role:
+            return errors(own.teacher, own.student)
+        return mean_of_two(errors, (own.weights == 1).nonzero().squeeze(1), own.teacher, own.student)
 
     def _mixed(self, experts: Experts, target: Tensor) -> Project:
         """The mixture that the teacher's vectors select, with noise of its own."""
