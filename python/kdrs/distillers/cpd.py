@@ -73,15 +73,16 @@ class CPD(Distiller):
     ``Σ_e 1 - cos(h_T(e), F(h_S(e)))`` over the batch's distinct users, and items by half for each of their roles, plus a
     penalty that trains the projectors alone (the student's representations are constants in it). With pre-scores
     a_ui = h_u · h_i and post-scores b_ui = F(h_u) · F(h_i): α Σ max(0, -(b_ui - b_uj)(a_ui - a_uj)) over the batch's triples,
-    and β Σ_u CE(softmax(a/τ), softmax(b/τ)) over Q items drawn anew each epoch; both over batch rows, so that users repeat.
-    F is the mean of E networks Linear(d_S, (d_S + d_T) // 2)-ReLU-Linear(., d_T), of length 1.
+    the mean where a row has several negatives, and β Σ_u CE(softmax(a/τ), softmax(b/τ)) over Q items drawn anew each epoch;
+    both over batch rows, so that users repeat. F is the mean of E networks Linear(d_S, (d_S + d_T) // 2)-ReLU-Linear(., d_T),
+    of length 1.
 
     The text of version 1 was not available: this follows the authors' first public revision. Differs from it: lists are drawn
     and padded for all queries at once; lengths are guarded by 1e-12. PCKD's penalty is ``pairwise = "logistic"``, ``guide =
     "student"``, ``pairs = "rank"`` (pair-wise, with ``listwise_weight = 0``), lists alone (list-wise, with
     ``pairwise_weight = 0``) or both with ``pairs = "hybrid"``; its code projects by ``projector = "experts"``, whose penalty
-    takes the mixture as it is, with noise of its own. Which two laws the hybrid draws its pairs by and how it weighs its two
-    terms is not published.
+    takes the mixture as it is, with noise of its own: drawn for each user and item of the batch, where that code draws for each
+    row. Which two laws the hybrid draws its pairs by and how it weighs its two terms is not published.
     """
 
     Config = CPDConfig
@@ -292,7 +293,8 @@ class Penalty(nn.Module):
             agreement = (post[:, :1] - post[:, 1:]) * (pre[:, :1] - pre[:, 1:])
             each = torch.relu(-agreement) if config.pairwise == "relu" else F.softplus(-agreement)
             known = (compared[:, :1] >= 0) & (compared[:, 1:] >= 0)
-            total = total + config.pairwise_weight * (each * known).sum()
+            means = (each * known).sum(1) / known.sum(1).clamp(min=1)  # of a row with several negatives
+            total = total + config.pairwise_weight * means.sum()
         if self._lists is not None:
             lists = self._lists[asked.ids]  # [E, Q]
             places = torch.searchsorted(items, lists).clamp_(max=items.shape[0] - 1)
