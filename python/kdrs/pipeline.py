@@ -213,7 +213,8 @@ def _stage_epochs(config: RunConfig) -> list[int]:
     """Epochs whose weights a run of all its epochs keeps, ascending."""
     train = config.train
     every = train.stages_every
-    regular = range(every - 1, train.epochs, every) if every else ()
+    first = train.every_from if train.every_from is not None else (every or 1) - 1
+    regular = range(first, train.epochs, every) if every else ()
     return sorted({*(epoch for epoch in train.stages if epoch < train.epochs), *regular})
 
 
@@ -446,6 +447,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             seed=config.train.seed,
             evaluate=_looks(config, learners, evaluator, selection) if dataset.valid.n_pairs else None,
             every=config.train.every,
+            every_from=config.train.every_from,
             selection=selection,
             keep=config.train.keep,
             run=run,
