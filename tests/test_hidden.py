@@ -286,7 +286,7 @@ def test_sources_of_equal_experts_and_vectors_have_noises_of_their_own(task, met
     distiller.hints[2].load_state_dict(distiller.hints[1].state_dict())
     entities = Entities(batch_of([0, 4], [1, 2], [3, 3]), task)
     vectors = entities.of_teacher(twin), entities.of_student(student(entities.batch.queries))
-    left, right = (torch.cat(hint.both(*vectors)) for hint in hints)
+    left, right = (torch.cat(hint.both(entities, *vectors)) for hint in hints)
     assert (left != right).all()
 
 

@@ -365,7 +365,7 @@ def test_hyperkdma_last_assistant_only(task):
     entities = Entities(batch_of(*BATCH), task)
     target, source = entities.of_teacher(alone.teacher), entities.of_student(student(entities.batch.queries))
     assistants, gates = alone.assistants(entities, target), alone.gates(target)
-    first_losses = alone._assistants[0].both(assistants[0], source)
+    first_losses = alone._assistants[0].both(entities, assistants[0], source)
     gated = Vectors(*(g[:, 0] * own for g, own in zip(gates, first_losses, strict=True)))
     difference = loss_of(everything, student).item() - loss_of(alone, student).item()
     assert difference == pytest.approx(entities.sum(gated, "half").item(), rel=1e-4)
@@ -399,7 +399,7 @@ def test_hyperkdma_given_assistants(task):
     gates = distiller.gates(target)
     expected = entities.sum(distiller._from_teacher.losses(entities, source), "half").item()
     for k, teacher in enumerate(teachers[1:]):
-        losses = distiller._assistants[k].both(entities.of_teacher(teacher), source)
+        losses = distiller._assistants[k].both(entities, entities.of_teacher(teacher), source)
         expected += entities.sum(Vectors(*(g[:, k] * own for g, own in zip(gates, losses, strict=True))), "half").item()
     loss = loss_of(distiller, student)
     assert loss.item() == pytest.approx(expected, rel=1e-5)

@@ -273,7 +273,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "dgkd": {**LOO, **term("dgkd", hint="de", chain=8, n_drop=1, **EXPERTS)},
     "hetcomp": {
         **of("model", name="bpr", dim=6, init_std=0.01),
-        **of("train", lr=1e-3, weight_decay=1e-5, batch_size=1024, epochs=1000, every=10, patience=5),
+        **of("train", lr=1e-3, weight_decay=1e-5, batch_size=1024, epochs=1000, every=10, every_from=0, patience=5),
         "train.select": ("recall@50",),
         "eval.protocol": "hetcomp",
         **{f"teachers.{part}.model.name": name for part, name in PARTS.items()},

@@ -174,6 +174,16 @@ def test_presets_are_the_published_protocols(name, ks, metrics, mask, average, f
     assert (preset.selection.metrics, preset.selection.patience) == (select, patience)
 
 
+def test_hetcomp_rounds_to_four_decimals_as_its_code_does():
+    """Its evaluation returns round(mean, 4), and that is what it compares."""
+    assert protocol("hetcomp").selection.digits == 4
+    stopping = EarlyStopping(protocol("hetcomp").selection)
+    found = [
+        stopping.update(10 * n, {"recall@50": value}).improved for n, value in enumerate((0.53611, 0.53614, 0.5362))
+    ]
+    assert found == [True, False, True]
+
+
 @pytest.mark.parametrize("name", sorted(PROTOCOLS))
 def test_every_preset_selects_by_a_metric_that_it_evaluates(name):
     preset = protocol(name)

@@ -12,9 +12,13 @@ from test_train import final_bytes, run_values, stop_after
 CASES = {
     "cpd": {},
     "cpd, own lists every other epoch": {"guide": "student", "refresh": 2},
+    "cpd, with experts": {"projector": "experts", "experts": 3},
     "dcd": {},
     "dcd, every other epoch": {"refresh": 2},
+    "de": {},
+    "de, one noise an item": {"item_noise": "item"},
     "freqd": {},
+    "hyperkdma": {},
     "ir-rrd": {},
     "mkd": {},
     "nkd": {},

@@ -358,6 +358,32 @@ def test_sasrec_against_a_slow_form(form: str, heads: int):
     assert torch.allclose(view.all_scores(), view.queries @ model.items.weight[:N_ITEMS].T, atol=1e-6)
 
 
+def test_sasrec_norms_add_a_hundred_millionth():
+    """(1e-4, -1e-4) has variance 1e-8: divided by sqrt(2e-8) it is (1, -1) / sqrt(2)."""
+    model = built("sasrec", task_of(length=5, form="whole"), length=5, dim=2)
+    for norm in (model.norm, *model.blocks[0].norms, *model.blocks[1].norms):
+        found = norm(torch.tensor([1e-4, -1e-4])).tolist()
+        assert found == pytest.approx([0.70711, -0.70711], abs=1e-4)
+
+
+def test_sasrec_begins_as_its_code_does():
+    """Matrices uniform up to sqrt(6 / (64 + 64)) = 0.2165, no bias; tables, asked for, up to sqrt(6 / (rows + 64))."""
+    task = toy_task("sasrec", length=30)
+    model = built("sasrec", task, length=30, dim=64, init="glorot")
+    for block in model.blocks:
+        for layer in (block.query, block.key, block.value, block.inner, block.outer):
+            assert 0.21 < layer.weight.abs().max() <= 0.2166
+        assert not block.inner.bias.any()
+        assert not block.outer.bias.any()
+    for table, rows in ((model.items.weight, 81), (model.positions, 30)):
+        bound = (6 / (rows + 64)) ** 0.5
+        assert 0.98 * bound < table.abs().max() <= bound
+        assert table.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert not model.items.weight[80].any()
+    usual = built("sasrec", task, length=30, dim=64)
+    assert usual.positions.std().item() == pytest.approx(0.02, rel=0.05)
+
+
 def test_sasrec_does_not_look_ahead():
     task = toy_task("sasrec", length=8)
     model = built("sasrec", task, length=8, init_std=0.5)

@@ -70,6 +70,20 @@ def test_models_are_measured_and_left_in_evaluation_mode(toy):
     assert torch.equal(model.factors().queries, model.factors().queries)
 
 
+@pytest.mark.parametrize(
+    ("every_from", "looks", "stages"),
+    [(None, [2, 5, 7], [1, 3, 5, 7]), (0, [0, 3, 6, 7], [0, 2, 4, 6]), (4, [4, 7], [4, 6])],
+)
+def test_evaluations_and_stages_begin_where_they_are_told_to(toy_path, tmp_path, every_from, looks, stages):
+    """Every third of 8 epochs, the last one too; the weights of every second."""
+    where = {} if every_from is None else {"every_from": every_from}
+    values = run_values(toy_path, epochs=8, every=3, stages_every=2, **where)
+    execute(resolve(values), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if "valid" in row] == looks
+    assert sorted(int(path.stem) for path in (tmp_path / "run/stages").glob("*.safetensors")) == stages
+
+
 @pytest.fixture(scope="module")
 def teacher(toy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "teacher"

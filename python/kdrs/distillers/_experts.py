@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -47,6 +48,18 @@ class Experts(nn.Module):
     def forward(self, source: Tensor, shares: Tensor) -> Tensor:
         """Mixed outputs, float32 [E, d_T]: Σ_m q_m E_m(source)."""
         return mixture(source, shares, self.weight1, self.bias1, self.weight2, self.bias2)
+
+
+def mean_of_two(losses: Callable[..., Tensor], twice: Tensor, *rows: Tensor) -> Tensor:
+    """``losses`` of ``rows``, tensors [E, ...] each, with the rows at ``twice``, int64 [T] without repeats, drawn for twice, as
+    one call over E + T rows: float32 [E], the mean of both draws for these.
+
+    For what draws noise a row: the authors' codes go through a batch's positives and through its negatives, so that an item
+    that is both has two draws, ½ ℓ_1 + ½ ℓ_2.
+    """
+    found = losses(*(torch.cat([each, each.index_select(0, twice)]) for each in rows))
+    first, again = found.split([rows[0].shape[0], twice.shape[0]])
+    return first.index_add(0, twice, (again - first.index_select(0, twice)) / 2)
 
 
 class Schedule(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from kdrs.core.kernels import sparse_csr
 from kdrs.core.sampling import stream
 from kdrs.distillers import _bfloat16
-from kdrs.distillers._experts import NO_EFFECT, Experts, temperature
+from kdrs.distillers._experts import NO_EFFECT, Experts, mean_of_two, temperature
 from kdrs.distillers.base import Distiller, seeded
 from kdrs.errors import ConfigError
 from kdrs.settings import Settings
@@ -44,6 +45,15 @@ class ExpertConfig(EntityConfig):
     cutoff: float = Field(NO_EFFECT, gt=0)
     """Experts whose logit is this far below the best take no part: their share is at most exp(-cutoff). The default leaves
     out what a float32 sum rounds away; 104 only shares that are exactly 0."""
+    item_noise: Literal["role", "item"] = "role"
+    """Noise of an item that is positive and negative in a batch. ``role``: drawn for either role by itself (code). ``item``:
+    drawn once for both, which has the same mean and, of that item, twice the variance. An item that counts once (``item_share =
+    "full"``) has one draw."""
+
+    @property
+    def draws_by_role(self) -> bool:
+        """Whether an item has a draw for each of its roles; a single expert needs none."""
+        return self.item_noise == "role" and self.item_share == "half" and self.experts > 1
 
 
 class PersonalConfig(EntityConfig):
@@ -83,6 +93,11 @@ class Entities:
         self.items, self.roles = batch.item_roles
         self.queries: Queries = task.queries(self.rows)
 
+    @cached_property
+    def both_roles(self) -> Tensor:
+        """int64 [T]: places of the items that are positive and negative, ascending."""
+        return (self.roles > 1).nonzero().squeeze(1)
+
     def of_student(self, view: View) -> Vectors:
         """Representations from the view of the batch."""
         return Vectors(view.queries[self.first], view.items(self.items))
@@ -118,7 +133,8 @@ class Hint:
         """
         raise NotImplementedError
 
-    def both(self, target: Vectors, source: Vectors, guide: Vectors | None = None) -> Vectors:
+    def both(self, entities: Entities, target: Vectors, source: Vectors, guide: Vectors | None = None) -> Vectors:
+        """The losses of a batch's users and items."""
         users = self.losses("users", target.users, source.users, guide and guide.users)
         return Vectors(users, self.losses("items", target.items, source.items, guide and guide.items))
 
@@ -143,6 +159,13 @@ class ExpertHint(Hint):
         experts = self.users if kind == "users" else self.items
         shares = experts.shares(target if guide is None else guide, self.temperature, self._noise)
         return losses.squared_distances(target, experts(source, shares))
+
+    def both(self, entities: Entities, target: Vectors, source: Vectors, guide: Vectors | None = None) -> Vectors:
+        if not self.config.draws_by_role:
+            return super().both(entities, target, source, guide)
+        users = self.losses("users", target.users, source.users, guide and guide.users)
+        rows = (target.items, source.items) if guide is None else (target.items, source.items, guide.items)
+        return Vectors(users, mean_of_two(partial(self.losses, "items"), entities.both_roles, *rows))
 
 
 class PersonalHint(Hint):
@@ -250,7 +273,7 @@ class TeacherHint:
         """One loss an entity; ``target`` are the teacher's vectors where they are at hand."""
         target = entities.of_teacher(self.teacher) if target is None else target
         guide = None if self.neighbourhoods is None else self.neighbourhoods.enrich(entities, target)
-        return self.hint.both(target, source, guide)
+        return self.hint.both(entities, target, source, guide)
 
 
 class HintDistiller(Distiller):

@@ -41,7 +41,9 @@ class BDConfig(Settings):
     negatives: Literal["own", "shared"] = "own"
     """Negatives of the models' own loss: uniform, drawn for each model (abstract); ``shared``: the drawn item (notebook)."""
     direction: Literal["paper", "notebook"] = "paper"
-    """``notebook`` exchanges the two rankings in both laws, as the released code does by an ascending sort."""
+    """``paper``: each model learns on items that the other places higher, as the paper is understood; its body could not be
+    read for kdrs. ``notebook`` exchanges the two rankings in both laws, as the released code does by an ascending sort; all
+    results that it prints are of that direction."""
     mask: Literal["exclude", "multiply", "multiply-sigmoid"] = "exclude"
     """``multiply`` ranks seen items too, with score 0, as the notebook does; they can then be drawn. ``multiply-sigmoid``
     takes the scores' sigmoid before, as its CDAE does."""
@@ -64,6 +66,10 @@ class BD(Distiller):
     loss. One item a training row and direction; models of whole users, of whole items and of sequences with several
     targets have ``draws`` items a positive, which are used once, repeats within a query of a batch counted once (published for
     whole users alone). Losses are summed over the batch.
+
+    **The direction of the differences is a reading**: the paper's body could not be read. Comments in the released notebook,
+    the signs in its first revision and the same group's later code speak for it; what the notebook computes, and so all that it
+    prints, is the other one (``direction = "notebook"``): each model learns on items that it places higher than the other.
 
     This object is the student's term; ``counterpart`` makes the teacher's. The term's weight is lambda_S.
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from kdrs.core import sampling
 from kdrs.core.sampling import stream
 from kdrs.data.interactions import Interactions
-from kdrs.distillers._experts import Experts, temperature
-from kdrs.distillers._features import Projector, cosine_losses, sides
+from kdrs.distillers._experts import Experts, mean_of_two, temperature
+from kdrs.distillers._features import Projector, Side, cosine_losses, sides
 from kdrs.distillers._hidden import ExpertConfig
 from kdrs.distillers.base import Distiller, distinct, only, seeded
 from kdrs.settings import Settings
@@ -74,15 +74,16 @@ class CPD(Distiller):
     ``Σ_e 1 - cos(h_T(e), F(h_S(e)))`` over the batch's distinct users, and items by half for each of their roles, plus a
     penalty that trains the projectors alone (the student's representations are constants in it). With pre-scores
     a_ui = h_u · h_i and post-scores b_ui = F(h_u) · F(h_i): α Σ max(0, -(b_ui - b_uj)(a_ui - a_uj)) over the batch's triples,
-    and β Σ_u CE(softmax(a/τ), softmax(b/τ)) over Q items drawn anew each epoch; both over batch rows, so that users repeat.
-    F is the mean of E networks Linear(d_S, (d_S + d_T) // 2)-ReLU-Linear(., d_T), of length 1.
+    the mean where a row has several negatives, and β Σ_u CE(softmax(a/τ), softmax(b/τ)) over Q items drawn anew each epoch;
+    both over batch rows, so that users repeat. F is the mean of E networks Linear(d_S, (d_S + d_T) // 2)-ReLU-Linear(., d_T),
+    of length 1.
 
     The text of version 1 was not available: this follows the authors' first public revision. Differs from it: lists are drawn
     and padded for all queries at once; lengths are guarded by 1e-12. PCKD's penalty is ``pairwise = "logistic"``, ``guide =
     "student"``, ``pairs = "rank"`` (pair-wise, with ``listwise_weight = 0``), lists alone (list-wise, with
     ``pairwise_weight = 0``) or both with ``pairs = "hybrid"``; its code projects by ``projector = "experts"``, whose penalty
-    takes the mixture as it is, with noise of its own. Which two laws the hybrid draws its pairs by and how it weighs its two
-    terms is not published.
+    takes the mixture as it is, with noise of its own: drawn for each user and item of the batch, where that code draws for each
+    row. Which two laws the hybrid draws its pairs by and how it weighs its two terms is not published.
     """
 
     Config = CPDConfig
@@ -127,7 +128,7 @@ class CPD(Distiller):
             weights = own.weights if self.config.item_share == "half" else torch.ones_like(own.weights)
             project = self.users if own.kind == "users" else self.items
             if isinstance(project, Experts):
-                errors = (own.teacher - self._mixed(project, own.teacher)(own.student)).square().sum(-1)
+                errors = self._errors(project, own)
             else:
                 errors = cosine_losses(own.teacher, project(own.student))
             loss = loss + (weights * errors).sum()
@@ -143,6 +144,16 @@ class CPD(Distiller):
             normalised=False,
             items=items,
         )
+
+    def _errors(self, experts: Experts, own: Side) -> Tensor:
+        """Squared errors of entities rebuilt by the mixture, an item's two roles with noises of their own."""
+
+        def errors(teacher: Tensor, student: Tensor) -> Tensor:
+            return losses.squared_distances(teacher, self._mixed(experts, teacher)(student))
+
+        if own.kind == "users" or not self.config.draws_by_role:
+            return errors(own.teacher, own.student)
+        return mean_of_two(errors, (own.weights == 1).nonzero().squeeze(1), own.teacher, own.student)
 
     def _mixed(self, experts: Experts, target: Tensor) -> Project:
         """The mixture that the teacher's vectors select, with noise of its own."""
@@ -283,7 +294,8 @@ class Penalty(nn.Module):
             agreement = (post[:, :1] - post[:, 1:]) * (pre[:, :1] - pre[:, 1:])
             each = torch.relu(-agreement) if config.pairwise == "relu" else F.softplus(-agreement)
             known = (compared[:, :1] >= 0) & (compared[:, 1:] >= 0)
-            total = total + config.pairwise_weight * (each * known).sum()
+            means = (each * known).sum(1) / known.sum(1).clamp(min=1)  # of a row with several negatives
+            total = total + config.pairwise_weight * means.sum()
         if self._lists is not None:
             lists = self._lists[asked.ids]  # [E, Q]
             places = torch.searchsorted(items, lists).clamp_(max=items.shape[0] - 1)

@@ -19,8 +19,8 @@ class DE(HintDistiller):
     falls until each entity has one expert. ``ℓ(e) = ‖h_T(e) - Σ_m q_m E_m(h_S(e))‖²``, summed over coordinates, over
     unique users, and over unique items by ``item_share``.
 
-    Differs from the authors' code: an item that is both positive and negative in a batch is processed once, with one noise
-    draw for its two roles (same expectation); the hidden layer is weighted before the second one, and experts whose
+    An item that is both positive and negative in a batch has a draw of noise for each role, as in the authors' code
+    (``item_noise``). Differs from it: the hidden layer is weighted before the second one, and experts whose
     share is lost in rounding are left out (``cutoff``), which on the CPU spares their work. The paper prints the norm
     without its square; code, and this class, square it.
     """

@@ -74,9 +74,9 @@ class HyperKDMA(Distiller):
 
     Differs from the published code, in which the assistants' loss is not added for BPR and LightGCN with DE (``ta_sum =
     "none"``) and only the last one's for NeuMF (``"last"``), the gate of PHR is no entity's own (``gate =
-    "batch_scalar"``), and sizes are fixed (``ta_dims = [40, 60]``); so its loop cannot reproduce the published rows. An
-    item's two roles in a batch share their noise, PHR's teacher term counts users once, and student vectors are the model's
-    own (propagated for LightGCN). The hypernetwork is kept in its symmetric form, which trains alike (`Hypernetwork`).
+    "batch_scalar"``), and sizes are fixed (``ta_dims = [40, 60]``); so its loop cannot reproduce the published rows. PHR's
+    teacher term counts users once, and student vectors are the model's own (propagated for LightGCN). The hypernetwork is
+    kept in its symmetric form, which trains alike (`Hypernetwork`).
     """
 
     Config = HyperKDMAConfig
@@ -139,7 +139,7 @@ class HyperKDMA(Distiller):
         assistants = self.assistants(entities, target)
         gates = self.gates(target)
         used = range(len(self.dims))[-1 if config.ta_sum == "last" else 0 :]
-        losses = [self._assistants[k].both(assistants[k], source) for k in used]
+        losses = [self._assistants[k].both(entities, assistants[k], source) for k in used]
         stacked = Vectors(*(torch.stack([getattr(each, kind) for each in losses], dim=1) for kind in Vectors._fields))
         weights = Vectors(*(own[:, used.start :] for own in gates))
         total = total + config.assistant_weight * self._gated(entities, stacked, weights)

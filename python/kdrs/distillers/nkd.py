@@ -26,9 +26,10 @@ EDGE_KEEP = 0.7
 class NKDConfig(Settings):
     mixing: Literal["soft", "soft_v0", "hard", "mix", "randmix", "batchmix", "layermix", "hardmix", "graph"] = "soft"
     """How an entity's representation is mixed with a neighbour's; r is its own share. ``soft``: r ~ U(0, 2a) for each
-    element. ``soft_v0``: 1 - r ~ U(0, a), the first revision's. ``hard``: each element its own with probability a. ``mix``:
-    r = a. ``randmix``: one r ~ U(0, 2a) a call. ``batchmix``, ``layermix``: r ~ U(0, 1) an entity, a dimension. ``hardmix``:
-    all or nothing a call, with probability a. ``graph``: with the mean of all neighbours, some edges dropped (GraphD)."""
+    element. ``soft_v0``: 1 - r ~ U(0, a), the first revision's (see ``hidden``). ``hard``: each element its own with
+    probability a. ``mix``: r = a. ``randmix``: one r ~ U(0, 2a) a call. ``batchmix``, ``layermix``: r ~ U(0, 1) an entity, a
+    dimension. ``hardmix``: all or nothing a call, with probability a. ``graph``: with the mean of all neighbours, some edges
+    dropped (GraphD)."""
     own_share: float = Field(0.5, ge=0, le=1)
     """a. The authors tuned 0.3 (MF) and 0.7 (LightGCN) on Foursquare."""
     neighbours: int = Field(5, ge=1)
@@ -38,7 +39,9 @@ class NKDConfig(Settings):
     experts: int = Field(5, ge=1)
     """Networks whose mean is the projector."""
     dropout: float = Field(0.1, ge=0, lt=1)
-    """Dropout before either layer of the projector."""
+    """Dropout before either layer of the projector; the first revision has none."""
+    hidden: Literal["half", "mean"] = "half"
+    """Width of the projector's hidden layer. ``half``: ⌊d_T / 2⌋. ``mean``: ⌊(d_S + d_T) / 2⌋, the first revision's."""
 
 
 class NKD(Distiller):
@@ -46,13 +49,14 @@ class NKD(Distiller):
 
     ``Σ_e 1 - cos(t_e, F(s_e))`` over the batch's distinct users, and items by half for each of their roles: s_e and t_e mix
     an entity's representation with that of one of its K nearest neighbours in the teacher's space, the same neighbour for
-    both, with shares drawn for each by itself. F is the mean of E networks Linear(d_S, d_T // 2)-ReLU-Linear(., d_T), one for
-    users and one for items. Neighbours are exact, Euclidean, after a principal component analysis of wide spaces, and found
-    once. Gradients reach the student's representations of entity and neighbour.
+    both, with shares drawn for each by itself. F is the mean of E networks Linear(d_S, d_T // 2)-ReLU-Linear(., d_T) with
+    dropout, one for users and one for items. Neighbours are exact, Euclidean, after a principal component analysis of wide
+    spaces, and found once. Gradients reach the student's representations of entity and neighbour.
 
-    The paper's text was not available: this follows the authors' public code (its head; ``soft_v0`` its first revision).
-    Differs from it: an entity is left out of its own neighbours by its id, where the code drops the first hit; an item that
-    is positive and negative in one batch is drawn for once; lengths are guarded by 1e-12.
+    The paper's text was not available: this follows the head of the authors' public code. Its first revision is ``mixing =
+    "soft_v0"``, ``hidden = "mean"`` and ``dropout = 0`` together. Differs from the code: an entity is left out of its own
+    neighbours by its id, where the code drops the first hit; an item that is positive and negative in one batch is drawn for
+    once, where the code draws for each role; lengths are guarded by 1e-12.
     """
 
     Config = NKDConfig
@@ -68,11 +72,9 @@ class NKD(Distiller):
         super().__init__(config, teachers, task, student_dim, seed)
         self.teacher = only(teachers)
         target_dim, kinds = self.teacher.dim, ("users", "items")
+        width = (target_dim if config.hidden == "half" else student_dim + target_dim) // 2
         with seeded(stream(seed, "init")):
-            made = [
-                Projector(student_dim, target_dim, max(target_dim // 2, 1), config.experts, config.dropout)
-                for _ in kinds
-            ]
+            made = [Projector(student_dim, target_dim, max(width, 1), config.experts, config.dropout) for _ in kinds]
         self.users, self.items = made
         self.to(task.device)
         self._neighbours: dict[Kind, Tensor] = {

@@ -237,7 +237,7 @@ PROTOCOLS: dict[str, Protocol] = {
         source="HetComp: full ranking without train and the other held-out part, users with both parts",
         ks=(10, 50),
         metrics=("recall", "ndcg"),
-        selection=Selection(("recall@50",), patience=5),
+        selection=Selection(("recall@50",), patience=5, digits=4),
     ),
     "kds": Protocol(
         name="kds",

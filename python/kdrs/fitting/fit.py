@@ -52,6 +52,7 @@ def fit(
     seed: int = 0,
     evaluate: Evaluate | None = None,
     every: int = 1,
+    every_from: int | None = None,
     selection: Selection | None = None,
     keep: Literal["best", "last"] = "best",
     run: Journal | None = None,
@@ -65,8 +66,9 @@ def fit(
 
     In every batch all learners' forward passes come first, then all losses, all backward passes and all steps, so that
     learners which teach each other see one state, and one pass of it. The first learner is the one that is evaluated,
-    selected and kept. ``evaluate`` gets its model in evaluation mode after every ``every``-th epoch and after the last;
-    ``selection`` reads its ``valid`` means. Without it, the last weights count. All models are left in evaluation mode.
+    selected and kept. ``evaluate`` gets its model in evaluation mode after every ``every``-th epoch (or after epoch
+    ``every_from``, counted from 0, and so on) and after the last; ``selection`` reads its ``valid`` means. Without it, the last
+    weights count. All models are left in evaluation mode.
 
     The next epoch's draws are made in a second thread meanwhile. All randomness is derived from (``seed``, a name, the
     epoch), torch's own generator included, so that a run resumed from ``run``'s checkpoint (``resume=True``) ends with the
@@ -82,6 +84,7 @@ def fit(
             f"learners are named {[learner.name for learner in learners]}", "give every learner its own name"
         )
     first = learners[0]
+    first_look = every - 1 if every_from is None else every_from
     stopping = EarlyStopping(selection)
     result = Fit(skipped_pairs=getattr(task, "n_skipped", 0))
     best: dict[str, Tensor] | None = None  # the model's own weights are the best ones until a copy is worth its memory
@@ -127,7 +130,8 @@ def fit(
                 stopping.restart()
             row["seconds"] = round(time.perf_counter() - began, 4)
             stop = index + 1 >= epochs
-            if evaluate is not None and ((index + 1) % every == 0 or stop):
+            looks = index >= first_look and (index - first_look) % every == 0
+            if evaluate is not None and (looks or stop):
                 began = time.perf_counter()
                 with frozen(first.model):
                     parts = {part: dict(means) for part, means in evaluate(first.model).items()}

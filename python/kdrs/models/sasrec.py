@@ -21,6 +21,9 @@ from kdrs.training.queries import Batch, Queries, Task
 from kdrs.training.sequences import SequenceBatch, SequenceTask
 from kdrs.training.view import View
 
+NORM_EPSILON = 1e-8
+"""Added to variances before their root, as the authors' code has it; torch's default is 1e-5."""
+
 
 class SASRecConfig(ModelConfig):
     length: int = Field(50, ge=1)
@@ -38,8 +41,11 @@ class SASRecConfig(ModelConfig):
     the next item among the drawn ones, ``softmax``: among the catalogue; later work finds both better than one negative."""
     reduction: Literal["sum", "mean"] = "sum"
     """Over the batch's positions; the authors' code takes the mean. Adam is the same for both up to weight decay."""
+    init: Literal["normal", "glorot"] = "normal"
+    """Law of initial item and position vectors. ``normal``: N(0, ``init_std``²). ``glorot``: uniform up to
+    ±sqrt(6 / (rows + dim)) of either table (code), by which positions begin several times as large as items."""
     init_std: float = Field(0.02, gt=0)
-    """Standard deviation of initial item and position vectors."""
+    """Standard deviation of initial item and position vectors under ``init = "normal"``."""
 
 
 class SASRec(SequentialRecommender):
@@ -49,10 +55,12 @@ class SASRec(SequentialRecommender):
     and of a two-layer network, each x + dropout(g(norm(x))), and a last norm. In training every position predicts the item
     that follows; a batch row is a whole user. **Summed** over positions.
 
-    The paper trains with Adam at 1e-3, batches of 128 users and 1 negative a position. Differs from the authors' code:
-    second moments decay by 0.999 (there 0.98); matrices of attention have no bias, as in the paper's equations; the last
-    norm, which only the code has, is taken. Positions count from the end of the history. Users are asked after their last
-    training items, and at test after the validation item too where it comes before the test items, as in the code.
+    The paper trains with Adam at 1e-3, batches of 128 users and 1 negative a position. Differs from the authors' code: second
+    moments decay by 0.999 (there 0.98); matrices of attention have no bias, as in the paper's equations; residuals by
+    ``block_form``; item and position vectors begin normal (``init``); losses are sums (``reduction``). As in the code there
+    is a last norm, matrices begin Glorot-uniform, biases at 0, and norms add 1e-8 to the variance. Positions count from the
+    end of the history. Users are asked after their last training items, and at test after the validation item too where it
+    comes before the test items, as in the code.
     """
 
     Config = SASRecConfig
@@ -68,12 +76,15 @@ class SASRec(SequentialRecommender):
         self.items = table(task.n_items + 1, config.dim, padding_idx=task.n_items)
         self.positions = nn.Parameter(torch.empty(config.length, config.dim))
         for parameter in (self.items.weight, self.positions):
-            nn.init.normal_(parameter, std=config.init_std)
+            if config.init == "normal":
+                nn.init.normal_(parameter, std=config.init_std)
+            else:
+                nn.init.xavier_uniform_(parameter)
         with torch.no_grad():
             self.items.weight[task.n_items] = 0.0
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm = nn.LayerNorm(config.dim, eps=NORM_EPSILON)
 
     @classmethod
     def train_defaults(cls, config: SASRecConfig) -> dict[str, Any]:
@@ -141,11 +152,13 @@ class Block(nn.Module):
         d = config.dim
         self.heads, self.code = config.heads, config.block_form == "code"
         self.query, self.key, self.value = (nn.Linear(d, d, bias=False) for _ in range(3))
-        self.norms = nn.ModuleList([nn.LayerNorm(d), nn.LayerNorm(d)])
+        self.norms = nn.ModuleList(nn.LayerNorm(d, eps=NORM_EPSILON) for _ in range(2))
         self.inner, self.outer = nn.Linear(d, d), nn.Linear(d, d)
         self.dropout = Dropout(config.dropout)
         for layer in (self.query, self.key, self.value, self.inner, self.outer):
             nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
         normed = self.norms[0](x)

@@ -65,7 +65,8 @@ def stage_epochs(config: RunConfig) -> list[int]:
     """Epochs whose weights a run of all its epochs keeps, ascending."""
     train = config.train
     every = train.stages_every
-    regular = range(every - 1, train.epochs, every) if every else ()
+    first = train.every_from if train.every_from is not None else (every or 1) - 1
+    regular = range(first, train.epochs, every) if every else ()
     return sorted({*(epoch for epoch in train.stages if epoch < train.epochs), *regular})
 
 

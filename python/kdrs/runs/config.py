@@ -54,6 +54,10 @@ class TrainSettings(Settings):
     """Validation metrics that select the best epoch, the first deciding; the protocol's own unless given."""
     every: int = Field(1, ge=1)
     """Epochs between evaluations."""
+    every_from: int | None = Field(None, ge=0)
+    """Epoch, counted from 0, of the first evaluation and of the first stage that ``stages_every`` keeps. Default: after
+    ``every`` (``stages_every``) epochs of training. 0 evaluates after epochs 0, ``every``, 2 ``every``, as HetComp's code
+    does."""
     keep: Literal["best", "last"] = "best"
     """The weights that the run ends with: those of the best epoch, or of the last, as code that selects none has it."""
     test_every_epoch: bool | None = None

@@ -120,6 +120,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             seed=config.train.seed,
             evaluate=_looks(config, learners, evaluator, selection) if dataset.valid.n_pairs else None,
             every=config.train.every,
+            every_from=config.train.every_from,
             selection=selection,
             keep=config.train.keep,
             run=run,
