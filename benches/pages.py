@@ -205,12 +205,21 @@ def first_page(folder: Path) -> str:
         f"({two_digits(_minutes(large['finished']['student']))} for the student alone).",
         "- **teacher has**: vectors, scores, a ranking, or states of its training ([methods](../methods.md#methods)).",
     ]
+    unmeasured = sorted(set(_methods()) - {name for known in (large, small) for name in known["finished"]})
+    if unmeasured:
+        lines.append(f"- Not measured here: {', '.join(f'`{name}`' for name in unmeasured)}.")
     lines += ["", "## All pages", ""]
     for question, names in LINKS.items():
         lines.append(f"- **{question}** {' · '.join(f'[{name}]({name}.md)' for name in names)}")
     notes = sorted((folder / "notes").glob("*.md"))
     lines.append(f"- **What was found on the way?** {' · '.join(f'[{n.stem}](notes/{n.name})' for n in notes)}")
     return "\n".join(lines) + "\n"
+
+
+def _methods() -> list[str]:
+    from kdrs.distillers import DISTILLERS
+
+    return list(DISTILLERS)
 
 
 def _minutes(end: dict[str, Any]) -> float:
@@ -236,14 +245,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page differs")
     options = parser.parse_args()
-    differing = [
-        path for path, text in pages().items() if not path.is_file() or path.read_text("utf-8") != text
-    ]  # fmt: skip
-    for path in differing:
+    differing = 0
+    for path, text in pages().items():
+        if path.is_file() and path.read_text("utf-8") == text:
+            continue
+        differing += 1
         if not options.check:
-            path.write_text(pages()[path], "utf-8")
+            path.write_text(text, "utf-8")
         print(path.relative_to(FOLDER.parents[1]), "differs" if options.check else "written")
-    return int(options.check and bool(differing))
+    return int(options.check and differing > 0)
 
 
 if __name__ == "__main__":
