@@ -57,10 +57,13 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from kdrs.distillers import DISTILLERS
+    from kdrs.fitting.fit import flushing_subnormals, step_of
+    from kdrs.fitting.learner import Learner, Term
     from kdrs.models import BPR
-    from kdrs.tasks import Epoch, PairTask
-    from kdrs.teachers import ModelTeacher, Stage
-    from kdrs.train import Learner, Term, flushing_subnormals, step_of
+    from kdrs.teachers.base import Stage
+    from kdrs.teachers.model import ModelTeacher
+    from kdrs.training.pairs import PairTask
+    from kdrs.training.queries import Epoch
 
     torch.set_num_threads(options.threads)
     train = interactions(options.data)

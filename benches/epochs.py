@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdrs.data import Dataset
+from kdrs.fitting.learner import Learner
 from kdrs.models import BPR
-from kdrs.tasks import Epoch, PairTask
-from kdrs.train import Learner
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Epoch
 
 
 def kdrs_epoch(task: PairTask, dim: int, optimizer: str) -> Callable[[int], None]:

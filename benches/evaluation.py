@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from kdrs import ranking
+from kdrs.core import ranking
 from kdrs.data.interactions import Interactions
 from measure import arguments, citeulike, factors, report, times
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from kdrs import ranking
+from kdrs.core import ranking
 from measure import arguments, citeulike, factors, report, times
 
 

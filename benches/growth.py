@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdrs import ranking, sampling
+from kdrs.core import ranking, sampling
 from measure import arguments, factors, made_up, report, times
 
 

@@ -68,10 +68,11 @@ def measure(name: str, folder: Path) -> dict:
     import numpy as np
 
     from kdrs.data import Interactions
-    from kdrs.evaluate import Evaluator
+    from kdrs.evaluation.evaluator import Evaluator
+    from kdrs.fitting.fit import fit
+    from kdrs.fitting.learner import Learner
     from kdrs.models import BPR
-    from kdrs.tasks import PairTask
-    from kdrs.train import Learner, fit
+    from kdrs.training.pairs import PairTask
 
     def load(part: str) -> Interactions:
         with np.load(folder / f"{name}-{part}.npz", allow_pickle=False) as stored:

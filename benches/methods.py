@@ -7,7 +7,7 @@ import resource
 import numpy as np
 import torch
 
-from kdrs import ranking, sampling
+from kdrs.core import ranking, sampling
 from measure import arguments, citeulike, factors, report, times
 
 

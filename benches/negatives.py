@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdrs import sampling
+from kdrs.core import sampling
 from kdrs.data.interactions import Interactions
 from measure import arguments, citeulike, movielens, report, times
 

@@ -16,7 +16,7 @@ from unittest import mock
 
 import torch
 
-from kdrs import kernels
+from kdrs.core import kernels
 from kdrs.distillers._hypernetwork import _Pairs
 
 

@@ -57,7 +57,7 @@ def kdrs(*arguments: str) -> None:
 
 def carry_out(place: Path, *arguments: str) -> None:
     """Starts, resumes or skips one run."""
-    from kdrs.runs import Run
+    from kdrs.runs.directory import Run
 
     if not (place / "config.toml").is_file():
         kdrs(*arguments, "--out", str(place), "--quiet")

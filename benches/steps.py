@@ -127,7 +127,8 @@ class Plain(nn.Module):
 
 
 def plain_steps(case: str) -> Iterator[Callable[[], Any]]:
-    from kdrs.tasks import Epoch, PairTask
+    from kdrs.training.pairs import PairTask
+    from kdrs.training.queries import Epoch
     from measure import citeulike
 
     train = citeulike()
@@ -158,10 +159,12 @@ def plain_steps(case: str) -> Iterator[Callable[[], Any]]:
 
 def kdrs_steps(case: str) -> Iterator[Callable[[], Any]]:
     from kdrs.distillers import DISTILLERS
+    from kdrs.fitting.fit import step_of
+    from kdrs.fitting.learner import Learner, Term
     from kdrs.models import BPR
-    from kdrs.tasks import Epoch, PairTask
-    from kdrs.teachers import ModelTeacher
-    from kdrs.train import Learner, Term, step_of
+    from kdrs.teachers.model import ModelTeacher
+    from kdrs.training.pairs import PairTask
+    from kdrs.training.queries import Epoch
     from measure import citeulike
 
     train = citeulike()
@@ -194,7 +197,7 @@ def kdrs_draws(case: str) -> Iterator[Callable[[], Any]]:
     """RRD's lists of an epoch."""
     import numpy as np
 
-    from kdrs import sampling
+    from kdrs.core import sampling
     from measure import citeulike
 
     seen = citeulike()
@@ -229,10 +232,12 @@ def plain_draws(case: str) -> Iterator[Callable[[], Any]]:
 def kdrs_bd() -> dict[str, Any]:
     """BD's epochs, 50 and 5 dimensions, batch 128: what every tenth begins with, and a step of both learners."""
     from kdrs.distillers import DISTILLERS
+    from kdrs.fitting.fit import step_of
+    from kdrs.fitting.learner import Learner, Term
     from kdrs.models import BPR
-    from kdrs.tasks import Epoch, PairTask
-    from kdrs.teachers import ModelTeacher
-    from kdrs.train import Learner, Term, step_of
+    from kdrs.teachers.model import ModelTeacher
+    from kdrs.training.pairs import PairTask
+    from kdrs.training.queries import Epoch
     from measure import citeulike
 
     task = PairTask(citeulike(), batch_size=BD_BATCH)
@@ -260,7 +265,8 @@ def kdrs_bd() -> dict[str, Any]:
 
 def plain_bd() -> dict[str, Any]:
     """The same: ranks by sorting every user's scores twice, dense weights, draws of a batch from its users' rows of them."""
-    from kdrs.tasks import Epoch, PairTask
+    from kdrs.training.pairs import PairTask
+    from kdrs.training.queries import Epoch
     from measure import citeulike
 
     seen = citeulike()
@@ -316,7 +322,7 @@ STEPS = {"hyperkdma": 3, "hyperkdma bf16": 3}
 
 
 def measure(case: str, side: str) -> dict[str, Any]:
-    from kdrs.train import flushing_subnormals
+    from kdrs.fitting.fit import flushing_subnormals
 
     make = {
         ("kdrs", False): kdrs_steps,

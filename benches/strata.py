@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import kdrs
-from kdrs import ranking
+from kdrs.core import ranking
 
 DEPTHS = (10, 50, 100)
 STRATA = ((1, 10), (11, 50), (51, 200), (201, 800), (801, None))

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from kdrs import ranking
+from kdrs.core import ranking
 from measure import arguments, citeulike, factors, made_up, report, spectral_factors, times
 
 K = 50

@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 
 from kdrs.data import Dataset, Interactions
-from kdrs.tasks import PairTask
+from kdrs.training.pairs import PairTask
 
 # Toy data: a second thread costs more than it brings, and very much on a busy machine. Child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

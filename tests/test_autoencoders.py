@@ -11,11 +11,13 @@ import torch.nn.functional as F
 
 from kdrs.data import Interactions
 from kdrs.errors import ConfigError
+from kdrs.fitting.fit import fit
+from kdrs.fitting.learner import Learner
 from kdrs.models import CDAE, IAE, MODELS, MultVAE, cdae, iae, multvae
 from kdrs.models._noise import normal, uniform
-from kdrs.tasks import Batch, Epoch, ItemTask, Queries, UserTask
-from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, fit
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.queries import Batch, Epoch, Queries
+from kdrs.training.rows import ItemTask, UserTask
 
 ROWS = (CDAE, MultVAE, IAE)
 
@@ -388,7 +390,7 @@ def test_they_make_tasks_of_their_own(toy, cls, kind):
 
 @pytest.mark.parametrize("name", ["cdae", "multvae", "iae"])
 def test_training_learns_the_tastes(toy, name: str):
-    from kdrs.evaluate import Evaluator
+    from kdrs.evaluation.evaluator import Evaluator
 
     cls = MODELS[name]
     model, task = build(cls, toy.train, dim=16)

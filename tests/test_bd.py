@@ -12,10 +12,12 @@ from conftest import toy_dataset
 from kdrs.data import Interactions
 from kdrs.distillers import BD, DE
 from kdrs.errors import ConfigError
+from kdrs.fitting.fit import fit, step_of
+from kdrs.fitting.learner import Learner, Term
 from kdrs.models import BPR, CDAE, IAE, Caser, NeuMF, SASRec
-from kdrs.tasks import Batch, Epoch, PairTask
-from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, Term, fit, step_of
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Batch, Epoch
 
 STUDENT_ORDER, TEACHER_ORDER = [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]
 
@@ -419,7 +421,7 @@ def test_nothing_flows_back_to_the_one_who_teaches(toy):
 )
 def test_draws_follow_both_laws_at_their_limits(monkeypatch, mask, block, options, law):
     """By Pearson's statistic, whatever the blocks; ``gap`` is the student's rank less the teacher's."""
-    monkeypatch.setattr("kdrs.teachers.BLOCK_BYTES", block)
+    monkeypatch.setattr("kdrs.teachers.base.BLOCK_BYTES", block)
     n_items, n_users = 6, 4
     task = PairTask(Interactions.from_pairs(np.arange(n_users), [0] * n_users, n_users, n_items), batch_size=4)
     student, teacher = fixed(task, [9.0, 5.0, 4.0, 3.0, 2.0, 1.0]), fixed(task, [9.0, 1.0, 3.0, 2.0, 5.0, 4.0])

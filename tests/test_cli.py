@@ -385,7 +385,7 @@ def test_a_traceback_only_with_debug(place, monkeypatch):
 
 
 def test_an_internal_error_says_how_to_report_it(monkeypatch):
-    monkeypatch.setattr("kdrs.machine.examine", lambda: 1 / 0)
+    monkeypatch.setattr("kdrs.runs.environment.examine", lambda: 1 / 0)
     result = kdrs("doctor")
     assert result.code == 1
     assert result.err == (
@@ -406,7 +406,7 @@ def test_errors_of_the_machine(monkeypatch, error, code, message):
     def examine() -> None:
         raise error
 
-    monkeypatch.setattr("kdrs.machine.examine", examine)
+    monkeypatch.setattr("kdrs.runs.environment.examine", examine)
     result = kdrs("doctor")
     assert result.code == code
     assert message in result.err

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from kdrs import pipeline
-from kdrs.config import resolve
 from kdrs.data import Interactions
 from kdrs.errors import ConfigError
+from kdrs.fitting.fit import fit
+from kdrs.fitting.learner import Learner
 from kdrs.models import CML
-from kdrs.tasks import Batch, PairTask, Queries
-from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, fit
+from kdrs.runs.config import resolve
+from kdrs.runs.execute import execute
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Batch, Queries
 from test_distillers import batch_of
 
 
@@ -157,7 +159,7 @@ def test_a_run_is_trained_as_the_code_does_unless_told_otherwise(toy_path, tmp_p
     assert resolve({**values, "train": {"lr": 0.05}}).train.lr == 0.05
     concf = resolve({**values, "model": {"name": "cml", "variant": "concf"}}).train
     assert (concf.negatives, concf.optimizer, concf.lr) == (1, "adam", 1e-3)
-    outcome = pipeline.execute(resolve({**values, "train": {"epochs": 25, "batch_size": 32}}), tmp_path / "run")
+    outcome = execute(resolve({**values, "train": {"epochs": 25, "batch_size": 32}}), tmp_path / "run")
     assert outcome.reports["test"].mean("hit@10") > 0.6  # chance: 10 of 21
     with pytest.raises(ConfigError, match="the nearest one to each pair"):
-        pipeline.execute(resolve({**values, "train": {"layout": "triples"}}), tmp_path / "other")
+        execute(resolve({**values, "train": {"layout": "triples"}}), tmp_path / "other")

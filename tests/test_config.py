@@ -11,10 +11,10 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrs.config import PRESETS, RunConfig, assign, read_run_file, resolve
 from kdrs.distillers import DISTILLERS, RRD
 from kdrs.errors import ConfigError
 from kdrs.models import MODELS
+from kdrs.runs.config import PRESETS, RunConfig, assign, read_run_file, resolve
 
 
 def small(**groups: Any) -> dict[str, Any]:

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from conftest import toy_dataset
-from kdrs import optim
+from kdrs.core.sampling import stream
 from kdrs.distillers import DISTILLERS
+from kdrs.fitting.fit import _Draws, _train_epoch, fit, step_of
+from kdrs.fitting.learner import Learner, Term
 from kdrs.models import MODELS
-from kdrs.sampling import stream
-from kdrs.tasks import Epoch, Task
-from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, Term, _Draws, _train_epoch, fit, step_of
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training import optim
+from kdrs.training.queries import Epoch, Task
 
 SMALL = {
     "de": {"experts": 3},

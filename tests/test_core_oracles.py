@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrs import _core, ranking, sampling
+from kdrs import _core
+from kdrs.core import ranking, sampling
 from kdrs.data.interactions import Interactions
 
 SMALL = settings(max_examples=60, deadline=None)

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from kdrs.cli.data import app
 from kdrs.data import KNOWN, PRESETS, Options, Recipe, fetch, prepare, read
-from kdrs.tasks import Epoch, PairTask
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Epoch
 
 WITHOUT_CANDIDATES = replace(Recipe(**PRESETS["loo-499"]), candidates=0)
 

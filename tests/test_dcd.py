@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from kdrs import teachers
 from kdrs.distillers import DCD, RRD
 from kdrs.distillers.dcd import DCDConfig, draw_corrections, error_weights, item_ranks, user_ranks
 from kdrs.distillers.ir_rrd import user_ranking
 from kdrs.errors import MissingKnowledge
-from kdrs.tasks import Epoch
-from kdrs.teachers import FileTeacher, ModelTeacher
+from kdrs.teachers import base as teachers
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.queries import Epoch
 from test_distillers import batch_of, bpr, started
 from test_losses import slow_relaxed_ranking
 from test_teachers import NoFactors

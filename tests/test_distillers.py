@@ -9,17 +9,19 @@ import pytest
 import torch
 
 from conftest import toy_dataset
-from kdrs import kernels, losses
+from kdrs.core import kernels
 from kdrs.data import Interactions
 from kdrs.distillers import CD, CPD, DCD, DE, IRRRD, RRD, SLD
 from kdrs.distillers._experts import Experts, temperature
 from kdrs.distillers.cd import CDConfig, rank_weights
 from kdrs.distillers.rrd import Lists
 from kdrs.errors import ConfigError, MissingKnowledge
+from kdrs.fitting.learner import Learner, Term
 from kdrs.models import BPR
-from kdrs.tasks import Batch, Epoch, PairTask, Queries
-from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, Term
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training import losses
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Batch, Epoch, Queries
 
 
 def bpr(task, dim, seed=0, std=0.5):
@@ -542,7 +544,7 @@ def test_the_gradient_of_de_and_rrd_is_the_sum_of_both(task):
 def test_a_ranking_alone_is_enough_for_rrd_only(task, toy, tmp_path):
     from safetensors.torch import save_file
 
-    from kdrs.teachers import FileTeacher
+    from kdrs.teachers.file import FileTeacher
 
     lists = torch.from_numpy(ModelTeacher(bpr(task, 6), task).topk(30).items.copy())
     path = tmp_path / "lists.safetensors"

@@ -14,13 +14,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrs._scorers import members, merged
+from kdrs.core.ranking import Ranking
 from kdrs.data.dataset import Dataset
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError
-from kdrs.evaluate import Evaluator, Report, beyond_accuracy, overlap, popularity, rank_metrics, top_lists
-from kdrs.protocols import PROTOCOLS, protocol
-from kdrs.ranking import Ranking
+from kdrs.evaluation.evaluator import Evaluator
+from kdrs.evaluation.lists import overlap, popularity, top_lists
+from kdrs.evaluation.measures import beyond_accuracy, rank_metrics
+from kdrs.evaluation.protocols import PROTOCOLS, protocol
+from kdrs.evaluation.report import Report
+from kdrs.evaluation.scorers import members, merged
 
 ALL = ("hit", "recall", "precision", "ndcg", "mrr", "map")
 

@@ -461,7 +461,7 @@ def test_a_second_ctrl_c_stops_at_once(place, tmp_path, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kdrs.pipeline.fit", interrupted)
+    monkeypatch.setattr("kdrs.runs.execute.fit", interrupted)
     result = kdrs(*train(place, "--out", tmp_path / "run"))
     assert result.code == 130
     assert status(tmp_path / "run") == "interrupted"
@@ -472,7 +472,7 @@ def test_a_second_ctrl_c_stops_at_once(place, tmp_path, monkeypatch):
 @pytest.mark.parametrize("length", [0x80, 0x480, 0x4B50])
 def test_a_safetensors_header_may_begin_like_a_pickle_or_an_archive(tmp_path, length):
     """Its first bytes are the header's length: one file in 256 begins with a pickle's mark."""
-    from kdrs.teachers import read_safetensors
+    from kdrs.teachers.file import read_safetensors
 
     header = b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
     path = tmp_path / "a.safetensors"

@@ -8,13 +8,14 @@ import scipy.sparse
 import scipy.sparse.csgraph
 import torch
 
-from kdrs import teachers
 from kdrs.data import Interactions
 from kdrs.distillers import FreqD
 from kdrs.distillers._features import cosine_losses
 from kdrs.distillers.freqd import Graph, shared_graph
 from kdrs.errors import MissingKnowledge
-from kdrs.teachers import FileTeacher, ModelTeacher
+from kdrs.teachers import base as teachers
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
 from test_distillers import batch_of, bpr, started
 from test_mkd import Same
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdrs import losses
 from kdrs.data import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models import NGCF, SGL, LightGCN
 from kdrs.models._graph import BipartiteGraph
-from kdrs.tasks import Batch, Epoch, PairTask, Queries
-from kdrs.teachers import ModelTeacher
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training import losses
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Batch, Epoch, Queries
 from test_distillers import batch_of
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from conftest import toy_dataset
-from kdrs import losses
+from kdrs.core.ranking import Ranking
 from kdrs.data import Interactions
 from kdrs.distillers import HetComp
 from kdrs.distillers.hetcomp import (
@@ -24,11 +24,15 @@ from kdrs.distillers.hetcomp import (
     stability,
 )
 from kdrs.errors import ArtefactError, ConfigError, MissingKnowledge
+from kdrs.fitting.fit import fit
+from kdrs.fitting.learner import Learner, Term
 from kdrs.models import BPR, MODELS
-from kdrs.ranking import Ranking
-from kdrs.tasks import Batch, Epoch, PairTask, Queries
-from kdrs.teachers import FileTeacher, ModelTeacher, Stage
-from kdrs.train import Learner, Term, fit
+from kdrs.teachers.base import Stage
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training import losses
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Batch, Epoch, Queries
 
 
 def model(task, dim=4, seed=0, std=0.5):

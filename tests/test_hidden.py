@@ -24,9 +24,12 @@ from kdrs.distillers._hidden import (
     noise_seed,
 )
 from kdrs.errors import ConfigError, MissingKnowledge
-from kdrs.tasks import Epoch, PairTask
-from kdrs.teachers import FileTeacher, ModelTeacher
-from kdrs.train import Learner, Term, _Draws, _train_epoch, fit
+from kdrs.fitting.fit import _Draws, _train_epoch, fit
+from kdrs.fitting.learner import Learner, Term
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Epoch
 from test_distillers import batch_of, bpr, started
 
 CPU = torch.device("cpu")

@@ -13,10 +13,11 @@ from kdrs.distillers import _hypernetwork as hypernetwork
 from kdrs.distillers._hidden import Entities, Vectors
 from kdrs.distillers._hypernetwork import Hypernetwork
 from kdrs.errors import ConfigError
-from kdrs.optim import Adam
-from kdrs.tasks import Epoch
-from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, Term, _Draws, _train_epoch, fit
+from kdrs.fitting.fit import _Draws, _train_epoch, fit
+from kdrs.fitting.learner import Learner, Term
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.optim import Adam
+from kdrs.training.queries import Epoch
 from test_distillers import batch_of, bpr, started
 
 

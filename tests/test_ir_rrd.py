@@ -12,8 +12,10 @@ from kdrs.distillers import IRRRD, RRD
 from kdrs.distillers.ir_rrd import user_ranking
 from kdrs.distillers.rrd import Lists
 from kdrs.errors import MissingKnowledge
-from kdrs.tasks import Epoch, PairTask, Queries
-from kdrs.teachers import FileTeacher, ModelTeacher
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Epoch, Queries
 from test_distillers import INCLUDED, batch_of, bpr, by_id, started
 from test_losses import slow_relaxed_ranking
 

@@ -14,8 +14,10 @@ import torch.utils.checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrs import _core, kernels, losses
+from kdrs import _core
+from kdrs.core import kernels
 from kdrs.errors import DataError
+from kdrs.training import losses
 
 SMALL = settings(max_examples=60, deadline=None)
 PATHS = _core.simd_paths()

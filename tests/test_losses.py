@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdrs import losses
+from kdrs.training import losses
 
 
 def test_bpr_of_equal_scores_is_ln_2_a_triple():

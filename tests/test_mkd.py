@@ -12,9 +12,10 @@ from kdrs.distillers._features import Projector, cosine_losses
 from kdrs.distillers.cpd import Penalty, PenaltyConfig
 from kdrs.distillers.nkd import NKDConfig, nearest
 from kdrs.errors import MissingKnowledge
-from kdrs.losses import masked_log_softmax, soft_cross_entropy
-from kdrs.tasks import Epoch
-from kdrs.teachers import FileTeacher, ModelTeacher
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.losses import masked_log_softmax, soft_cross_entropy
+from kdrs.training.queries import Epoch
 from test_distillers import batch_of, bpr, started
 
 MIXINGS = ["soft", "soft_v0", "hard", "mix", "randmix", "batchmix", "layermix", "hardmix", "graph"]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from commands import fails, ok, write_clicks
-from kdrs import pipeline
-from kdrs.config import resolve
 from kdrs.models import MODELS
+from kdrs.runs.config import resolve
+from kdrs.runs.execute import execute
 from test_train import final_bytes, run_values, stop_after
 
 METHODS = {
@@ -59,17 +59,17 @@ def test_a_resumed_run_ends_with_the_same_bytes(toy_path: Path, tmp_path: Path, 
     values = run_values(toy_path, epochs=4)
     values["model"] = {"name": model, "dim": 8}
     teacher = tmp_path / "teacher"
-    pipeline.execute(resolve({**values, "train": {**values["train"], "epochs": 1}}), teacher)
+    execute(resolve({**values, "train": {**values["train"], "epochs": 1}}), teacher)
     values["model"]["dim"] = 4
     values["distill"] = [
         {"method": method, "teacher": str(teacher), "weight": 0.1, **options} for method, options in METHODS.items()
     ]
     config = resolve(values)
-    pipeline.execute(config, tmp_path / "whole")
+    execute(config, tmp_path / "whole")
     for epoch in (0, 1):
-        outcome = pipeline.execute(config, tmp_path / "parts", should_stop=stop_after(epoch), resume=epoch > 0)
+        outcome = execute(config, tmp_path / "parts", should_stop=stop_after(epoch), resume=epoch > 0)
         assert outcome.fit.stopped == "interrupted"
-    pipeline.execute(config, tmp_path / "parts", resume=True)
+    execute(config, tmp_path / "parts", resume=True)
     assert final_bytes(tmp_path / "parts") == final_bytes(tmp_path / "whole")
 
 

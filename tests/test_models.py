@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from conftest import toy_dataset
-from kdrs import losses
 from kdrs.errors import ConfigError
+from kdrs.fitting.fit import fit, step_of
+from kdrs.fitting.learner import Learner
 from kdrs.models import BPR, MODELS, LightGCN, model_class
-from kdrs.tasks import Epoch, PairTask, Queries
-from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, fit, step_of
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training import losses
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Epoch, Queries
 from test_distillers import batch_of
 
 
@@ -215,7 +217,7 @@ def test_a_view_goes_with_its_step(name: str):
 
 
 def test_a_teacher_at_rest_propagates_once(task: PairTask, monkeypatch: pytest.MonkeyPatch):
-    from kdrs.teachers import ModelTeacher
+    from kdrs.teachers.model import ModelTeacher
 
     model = build(task, "lightgcn")
     calls = []
@@ -234,7 +236,7 @@ def test_a_teacher_at_rest_propagates_once(task: PairTask, monkeypatch: pytest.M
 @pytest.mark.parametrize("negatives", ["sum", "mean"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_bpr_gradient_in_closed_form_is_autograds(task: PairTask, count: int, negatives: str):
-    from kdrs.tasks import Batch
+    from kdrs.training.queries import Batch
 
     model = build(task, "bpr", init_std=0.7, negative_reduction=negatives)
     generator = torch.Generator().manual_seed(0)

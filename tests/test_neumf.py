@@ -9,10 +9,12 @@ import torch
 
 from kdrs.distillers import DE
 from kdrs.errors import ConfigError
+from kdrs.fitting.fit import fit
+from kdrs.fitting.learner import Learner, Term
 from kdrs.models import NeuMF, neumf
-from kdrs.tasks import PairTask, Queries
-from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, Term, fit
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Queries
 from test_distillers import batch_of
 
 

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from conftest import toy_dataset
-from kdrs import losses
 from kdrs.errors import ConfigError
+from kdrs.fitting.fit import step_of
+from kdrs.fitting.learner import Learner
 from kdrs.models import BPR
-from kdrs.optim import Adagrad, Adam, make_optimizer
-from kdrs.tasks import Epoch, PairTask
-from kdrs.train import Learner, step_of
+from kdrs.training import losses
+from kdrs.training.optim import Adagrad, Adam, make_optimizer
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Epoch
 
 
 def train(model: nn.Embedding, optimizer, steps: int = 30) -> torch.Tensor:

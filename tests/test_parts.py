@@ -12,12 +12,17 @@ import typer
 from safetensors.torch import save_file
 
 from commands import ok
-from kdrs import pipeline
-from kdrs.config import resolve
 from kdrs.data import Dataset
 from kdrs.errors import ArtefactError, ConfigError
-from kdrs.parts import expand, size_of
-from kdrs.runs import Run
+from kdrs.runs.build import build_model, build_task
+from kdrs.runs.compared import compare_runs
+from kdrs.runs.config import resolve
+from kdrs.runs.directory import Run
+from kdrs.runs.execute import execute, plan
+from kdrs.runs.learners import build_learner
+from kdrs.runs.opened import load_run
+from kdrs.runs.parts import expand, size_of, teachers_of
+from kdrs.runs.seeds import execute_seeds
 
 RRD = {"interesting": 5, "uninteresting": 5, "pool": 20}
 
@@ -42,8 +47,8 @@ def teacher_table(**changes) -> dict:
 def trained(toy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher of 16 and a student of 4 dimensions."""
     folder = tmp_path_factory.mktemp("runs")
-    pipeline.execute(resolve(values(toy_path, model={"name": "bpr", "dim": 16})), folder / "teacher")
-    pipeline.execute(resolve(values(toy_path)), folder / "student")
+    execute(resolve(values(toy_path, model={"name": "bpr", "dim": 16})), folder / "teacher")
+    execute(resolve(values(toy_path)), folder / "student")
     return folder
 
 
@@ -58,7 +63,7 @@ def test_one_run_file_trains_the_teacher_and_the_student(toy_path, tmp_path):
     config = resolve(
         values(toy_path, teachers={"big": teacher_table()}, distill=[{"method": "de", "experts": 2, "teacher": "big"}])
     )
-    outcome = pipeline.execute(config, tmp_path / "run")
+    outcome = execute(config, tmp_path / "run")
     part = Run.open(tmp_path / "run" / "parts" / "big")
     assert part.status()["status"] == "finished"
     assert part.config["train"]["epochs"] == 5
@@ -67,9 +72,9 @@ def test_one_run_file_trains_the_teacher_and_the_student(toy_path, tmp_path):
     apart = resolve(
         values(toy_path, distill=[{"method": "de", "experts": 2, "teacher": str(tmp_path / "run/parts/big")}])
     )
-    pipeline.execute(apart, tmp_path / "apart")
+    execute(apart, tmp_path / "apart")
     assert losses(tmp_path / "run") == losses(tmp_path / "apart")
-    assert pipeline.load_run(tmp_path / "run").report()["test"].n == 50
+    assert load_run(tmp_path / "run").report()["test"].n == 50
 
 
 def test_a_part_is_trained_as_its_model_is_unless_told_otherwise(toy_path, tmp_path):
@@ -87,7 +92,7 @@ def test_a_part_is_trained_as_its_model_is_unless_told_otherwise(toy_path, tmp_p
     assert (users.lr, users.batch_size, users.negatives, users.optimizer) == (2e-3, 10, 1, "adam")
     assert (config.train.lr, config.train.optimizer) == (1e-2, "adam")
     assert resolve(config.to_dict()) == config
-    pipeline.execute(config, tmp_path / "run")
+    execute(config, tmp_path / "run")
     assert {path.name for path in (tmp_path / "run" / "parts").iterdir() if path.is_dir()} == set(tables)
 
 
@@ -95,11 +100,9 @@ def test_parts_are_resumed_and_finished_ones_are_taken_as_they_are(toy_path, tmp
     described = values(
         toy_path, teachers={"big": teacher_table()}, distill=[{"method": "de", "experts": 2, "teacher": "big"}]
     )
-    pipeline.execute(resolve(described), tmp_path / "whole")
+    execute(resolve(described), tmp_path / "whole")
     rows = []
-    stopped = pipeline.execute(
-        resolve(described), tmp_path / "cut", on_epoch=rows.append, should_stop=lambda: len(rows) == 2
-    )
+    stopped = execute(resolve(described), tmp_path / "cut", on_epoch=rows.append, should_stop=lambda: len(rows) == 2)
     assert stopped.fit.stopped == "interrupted"
     assert Run.open(tmp_path / "cut").status() == {
         "status": "interrupted", "epochs": 0, "part": "big", "part_epochs": 2
@@ -107,12 +110,12 @@ def test_parts_are_resumed_and_finished_ones_are_taken_as_they_are(toy_path, tmp
     assert stopped.part == ("big", 2)
     assert Run.open(tmp_path / "cut/parts/big").status()["status"] == "interrupted"
     rows.clear()
-    stopped = pipeline.execute(
+    stopped = execute(
         resolve(described), tmp_path / "cut", resume=True, on_epoch=rows.append, should_stop=lambda: len(rows) == 4
     )
     assert Run.open(tmp_path / "cut/parts/big").status()["status"] == "finished"
     written = (tmp_path / "cut/parts/big/model.safetensors").stat().st_mtime_ns
-    pipeline.execute(resolve(described), tmp_path / "cut", resume=True)
+    execute(resolve(described), tmp_path / "cut", resume=True)
     assert (tmp_path / "cut/parts/big/model.safetensors").stat().st_mtime_ns == written
     for name in ("model.safetensors", "parts/big/model.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -127,7 +130,7 @@ def test_parts_of_one_run_are_no_copies_and_follow_its_seed(toy_path, tmp_path):
     seeds = {name: part.train.seed for name, part in resolve(described).teachers.items()}
     assert len(set(seeds.values())) == 3
     assert seeds["c"] == 7
-    pipeline.execute_seeds([0, 1], resolve(described), tmp_path / "runs")
+    execute_seeds([0, 1], resolve(described), tmp_path / "runs")
     for name, same in (("a", False), ("c", True)):
         first, second = (
             (tmp_path / f"runs/seed-{seed}/parts/{name}/model.safetensors").read_bytes() for seed in (0, 1)
@@ -140,15 +143,15 @@ def test_a_part_that_is_asked_for_more_epochs_goes_on_and_for_fewer_is_refused(t
         toy_path, teachers={"big": {"model": {"name": "bpr", "dim": 16}}}, parts=str(tmp_path / "shared"),
         distill=[{"method": "de", "experts": 2, "teacher": "big"}],
     )  # fmt: skip
-    pipeline.execute(resolve(described), tmp_path / "one")
+    execute(resolve(described), tmp_path / "one")
     described["train"]["epochs"] = 5
-    pipeline.execute(resolve(described), tmp_path / "one", resume=True)
+    execute(resolve(described), tmp_path / "one", resume=True)
     part = Run.open(tmp_path / "shared/big")
     assert part.status()["epochs"] == 5
     assert part.config["train"]["epochs"] == 5
     described["train"]["epochs"] = 2
     with pytest.raises(ConfigError, match="up to 5 epochs"):
-        pipeline.execute(resolve(described), tmp_path / "two")
+        execute(resolve(described), tmp_path / "two")
 
 
 def test_a_run_may_be_resumed_by_another_path(toy_path, tmp_path, monkeypatch):
@@ -159,8 +162,8 @@ def test_a_run_may_be_resumed_by_another_path(toy_path, tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     rows = []
-    pipeline.execute(resolve(described), "run", on_epoch=rows.append, should_stop=lambda: len(rows) == 7)
-    pipeline.execute(resolve(described), tmp_path / "run", resume=True)
+    execute(resolve(described), "run", on_epoch=rows.append, should_stop=lambda: len(rows) == 7)
+    execute(resolve(described), tmp_path / "run", resume=True)
     assert Run.open(tmp_path / "run").status()["status"] == "finished"
 
 
@@ -173,17 +176,17 @@ def test_a_run_goes_on_and_is_read_from_any_folder(toy_path, tmp_path, monkeypat
     monkeypatch.chdir(home)
     alone = {**values(Path("toy"), model={"name": "bpr", "dim": 8}), "parts": "shared"}
     alone["train"]["epochs"] = 1
-    pipeline.execute(resolve(alone), "old")
+    execute(resolve(alone), "old")
     described = values(
         Path("toy"),
         teachers={"big": teacher_table(distill=[{"method": "rrd", "teacher": "old", **RRD}])},
         distill=[{"method": "de", "experts": 2, "teacher": ["big"]}, {"method": "rrd", "teacher": "old", **RRD}],
         parts="shared",
     )
-    pipeline.execute(resolve(described), "whole")
+    execute(resolve(described), "whole")
     described["parts"] = "others"
     rows = []
-    pipeline.execute(resolve(described), "cut", on_epoch=rows.append, should_stop=lambda: len(rows) == 6)
+    execute(resolve(described), "cut", on_epoch=rows.append, should_stop=lambda: len(rows) == 6)
     assert Run.open("cut").config["data"]["path"] == "toy"
     monkeypatch.chdir(away)
     (away / "old").mkdir()  # something of that name is here too
@@ -195,7 +198,7 @@ def test_a_run_goes_on_and_is_read_from_any_folder(toy_path, tmp_path, monkeypat
     compared = ok("eval", home / "cut", home / "old", "--json").document
     assert {entry["name"]: entry["role"] for entry in compared["runs"]} == {"cut": "student", "old": "teacher"}
     monkeypatch.chdir(home)
-    pipeline.execute(resolve(described), "cut", resume=True)  # absolute by now, and still the same run
+    execute(resolve(described), "cut", resume=True)  # absolute by now, and still the same run
     home.rename(tmp_path / "moved")  # data and runs together, to another place
     monkeypatch.chdir(tmp_path / "moved")
     ok("eval", "whole", "--json")
@@ -203,7 +206,7 @@ def test_a_run_goes_on_and_is_read_from_any_folder(toy_path, tmp_path, monkeypat
 
 def test_two_models_of_one_kind_have_noise_of_their_own(toy_path, tmp_path):
     """Teacher and student of bidirectional distillation share the run's seed, not their dropout."""
-    from kdrs.tasks import Epoch
+    from kdrs.training.queries import Epoch
 
     described = values(
         toy_path, model={"name": "cdae", "dim": 4},
@@ -211,13 +214,13 @@ def test_two_models_of_one_kind_have_noise_of_their_own(toy_path, tmp_path):
         distill=[{"method": "bd", "teacher": "t"}],
     )  # fmt: skip
     described["train"]["epochs"] = 1
-    pipeline.execute(resolve(described), tmp_path / "run")
+    execute(resolve(described), tmp_path / "run")
     config = resolve(values(toy_path, model={"name": "cdae", "dim": 4}, distill=[
         {"method": "bd", "teacher": str(tmp_path / "run/parts/t")}
     ]))  # fmt: skip
     dataset = Dataset.load(toy_path)
-    task = pipeline.build_task(config, dataset)
-    learner = pipeline.build_learner(config, dataset, task)
+    task = build_task(config, dataset)
+    learner = build_learner(config, dataset, task)
     learners = [learner, *learner.counterparts()]
     learners[1].model.load_state_dict(learner.model.state_dict())
     for one in learners:
@@ -234,12 +237,12 @@ def test_runs_share_parts_and_refuse_others(toy_path, tmp_path):
         parts=str(tmp_path / "shared"),
     )  # fmt: skip
     for name in ("one", "two"):
-        pipeline.execute(resolve(described), tmp_path / name)
+        execute(resolve(described), tmp_path / name)
         assert not (tmp_path / name / "parts").exists()
     assert losses(tmp_path / "one") == losses(tmp_path / "two")
     described["teachers"]["big"]["model"]["dim"] = 12
     with pytest.raises(ConfigError, match=r"model\.dim = 16, now it is 12"):
-        pipeline.execute(resolve(described), tmp_path / "three")
+        execute(resolve(described), tmp_path / "three")
 
 
 @pytest.mark.parametrize(
@@ -288,14 +291,14 @@ def test_a_chain_of_assistants_is_made_and_each_sees_the_one_before(toy_path, tr
     assert student.distill[0].teacher == (str(folder / "takd-8"),)
     assert [part.config.model["dim"] for part in parts] == [12, 8]
     assert len({part.config.train.seed for part in parts} | {config.train.seed}) == 3
-    pipeline.execute(config, tmp_path / "run")
+    execute(config, tmp_path / "run")
     assert sorted(p.name for p in folder.iterdir()) == ["takd-12", "takd-8"]
 
 
 def test_a_chain_of_none_is_the_plain_method(toy_path, trained, tmp_path):
     for name, options in (("de", {}), ("takd", {"chain": 0})):
         term = {"method": name, "name": "t", "experts": 2, "teacher": str(trained / "teacher"), **options}
-        pipeline.execute(resolve(values(toy_path, distill=[term])), tmp_path / name)
+        execute(resolve(values(toy_path, distill=[term])), tmp_path / name)
     assert losses(tmp_path / "de") == losses(tmp_path / "takd")
     assert (tmp_path / "de/model.safetensors").read_bytes() == (tmp_path / "takd/model.safetensors").read_bytes()
 
@@ -308,7 +311,7 @@ def test_assistants_of_all_before_them(toy_path, trained, tmp_path):
     first, second = str(folder / "dgkd-12"), str(folder / "dgkd-8")
     assert [part.config.distill[0].teacher for part in parts] == [(teacher,), (teacher, first)]
     assert student.distill[0].teacher == (teacher, first, second)
-    pipeline.execute(config, tmp_path / "run")
+    execute(config, tmp_path / "run")
 
 
 def test_hyperkdma_with_trained_assistants(toy_path, trained, tmp_path):
@@ -318,7 +321,7 @@ def test_hyperkdma_with_trained_assistants(toy_path, trained, tmp_path):
     parts, student = expand(config, tmp_path / "run")
     assert [part.config.distill[0].method for part in parts] == ["takd", "takd"]
     assert len(student.distill[0].teacher) == 3
-    pipeline.execute(config, tmp_path / "run")
+    execute(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("chain", [[8, 12], [12, 12], [12, 2], [12, 4], [500, 8], [16, 8]])
@@ -349,8 +352,8 @@ SIZED = [
 @pytest.mark.parametrize(("model", "size"), SIZED, ids=lambda value: str(value))
 def test_the_size_of_representations_is_known_without_a_model(toy_path, model, size):
     config = resolve(values(toy_path, model=model))
-    task = pipeline.build_task(config, Dataset.load(toy_path))
-    built = pipeline.build_model(config, task).eval()
+    task = build_task(config, Dataset.load(toy_path))
+    built = build_model(config, task).eval()
     view = built(task.queries(torch.arange(3)))
     assert size_of(config.model) == built.dim == view.queries.shape[1] == view.items(torch.arange(3)).shape[1] == size
 
@@ -373,11 +376,11 @@ def test_chains_are_of_the_sizes_that_the_models_have(toy_path, tmp_path, studen
     )  # fmt: skip
     parts, _ = expand(resolve(described), tmp_path / "run")
     assert [part.config.model["dim"] for part in parts[1:]] == dims
-    pipeline.plan(resolve(described), tmp_path / "run")
+    plan(resolve(described), tmp_path / "run")
     described["train"]["epochs"] = 1
     described.pop("teachers")
     alone = values(toy_path, model=teacher, train={"epochs": 1, "batch_size": 64})
-    pipeline.execute(resolve(alone), tmp_path / "big")  # and of a run that is there already
+    execute(resolve(alone), tmp_path / "big")  # and of a run that is there already
     described["distill"][0]["teacher"] = str(tmp_path / "big")
     parts, _ = expand(resolve(described), tmp_path / "run")
     assert [part.config.model["dim"] for part in parts] == dims
@@ -403,9 +406,9 @@ def test_a_chain_in_a_part_knows_the_parts_before_it(toy_path, tmp_path):
         },
     }
     described = values(toy_path, teachers=tables, distill=[{"method": "cd", "items": 5, "pool": 30, "teacher": "mid"}])
-    pipeline.plan(resolve(described), tmp_path / "run")
+    plan(resolve(described), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    pipeline.execute(resolve(described), tmp_path / "run")
+    execute(resolve(described), tmp_path / "run")
     assert Run.open(tmp_path / "run/parts/mid/parts/takd-12").status()["status"] == "finished"
 
 
@@ -418,15 +421,15 @@ def test_trajectories_of_several_teachers(toy_path, tmp_path):
         "gnn": {"model": {"name": "lightgcn", "dim": 8}, "train": {"epochs": 9, "stages_every": 1, "patience": 9}},
     }
     term = {"method": "hetcomp", "teacher": ["mf", "gnn"], "target": 10, "states": 2, "every": 1}
-    pipeline.execute(resolve(values(toy_path, teachers=teachers, distill=[term])), tmp_path / "run")
+    execute(resolve(values(toy_path, teachers=teachers, distill=[term])), tmp_path / "run")
     assert all(row["base"] == 0 and row["hetcomp"] > 0 for row in losses(tmp_path / "run"))
-    teacher = pipeline.load_run(tmp_path / "run/parts/gnn").teacher()
-    assert pipeline.teachers_of(resolve(Run.open(tmp_path / "run").config), tmp_path / "run") == [
+    teacher = load_run(tmp_path / "run/parts/gnn").teacher()
+    assert teachers_of(resolve(Run.open(tmp_path / "run").config), tmp_path / "run") == [
         tmp_path / "run/parts/mf", tmp_path / "run/parts/gnn"
     ]  # fmt: skip
     epochs = [stage.epoch for stage in teacher.stages()]
     assert epochs == (list(range(epochs[-1] + 1)) if epochs[-1] else [0, 0])
-    teacher = pipeline.load_run(tmp_path / "run/parts/mf").teacher()
+    teacher = load_run(tmp_path / "run/parts/mf").teacher()
     assert teacher.epoch > 0
     middle = teacher.stages()[0].load()
     assert not torch.equal(middle.model.users.weight, teacher.model.users.weight)
@@ -446,21 +449,21 @@ def bidirectional(toy_path, trained, **train) -> dict:
 
 
 def test_bidirectional_distillation_keeps_both_models(toy_path, trained, tmp_path):
-    outcome = pipeline.execute(resolve(bidirectional(toy_path, trained)), tmp_path / "run")
+    outcome = execute(resolve(bidirectional(toy_path, trained)), tmp_path / "run")
     assert "bd-teacher.loss" in outcome.fit.rows[0]
-    before, after = pipeline.load_run(trained / "teacher"), pipeline.load_run(tmp_path / "run/peers/bd-teacher")
+    before, after = load_run(trained / "teacher"), load_run(tmp_path / "run/peers/bd-teacher")
     assert after.model.dim == 16
     assert not torch.equal(before.model.users.weight, after.model.users.weight)
     assert after.report()["test"].n == 50
-    compared = pipeline.comparison([tmp_path / "run", tmp_path / "run/peers/bd-teacher"], time_scoring=False)
+    compared = compare_runs([tmp_path / "run", tmp_path / "run/peers/bd-teacher"], time_scoring=False)
     assert [line.role for line in compared.lines] == ["student", "teacher"]
 
 
 def test_a_plan_counts_both_learners(toy_path, trained, tmp_path):
-    found = pipeline.plan(resolve(bidirectional(toy_path, trained)), tmp_path / "run")
+    found = plan(resolve(bidirectional(toy_path, trained)), tmp_path / "run")
     assert found["parameters"] == 130 * 4
     assert found["trained_parameters"] == 130 * (4 + 16)
-    alone = pipeline.plan(resolve(values(toy_path)), tmp_path / "run")
+    alone = plan(resolve(values(toy_path)), tmp_path / "run")
     assert alone["trained_parameters"] == 130 * 4
     assert found["memory_bytes"] - alone["memory_bytes"] == 4 * 4 * 130 * 16
 
@@ -475,30 +478,30 @@ def test_lists_that_are_shorter_than_the_metrics_want_are_measured_and_compared(
         config = resolve(values(toy_path, distill=[term], eval={"protocol": protocol}))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            outcome = pipeline.execute(config, place)
+            outcome = execute(config, place)
         assert bool(outcome.teachers) is measured
-    compared = pipeline.comparison([tmp_path / "default", tmp_path / "lists"], time_scoring=False)
+    compared = compare_runs([tmp_path / "default", tmp_path / "lists"], time_scoring=False)
     assert {line.role for line in compared.lines} == {"student", "teacher"}
 
 
 def test_seeds_that_are_done_are_taken_for_the_same_options_alone(toy_path, tmp_path):
     described = values(toy_path)
-    (first,) = pipeline.execute_seeds([0], resolve(described), tmp_path).values()
-    (again,) = pipeline.execute_seeds([0], resolve(described), tmp_path, resume=True).values()
+    (first,) = execute_seeds([0], resolve(described), tmp_path).values()
+    (again,) = execute_seeds([0], resolve(described), tmp_path, resume=True).values()
     assert again["test"].means() == first["test"].means()
     described["train"]["lr"] = 0.5
-    (refused,) = pipeline.execute_seeds([0], resolve(described), tmp_path, resume=True).values()
+    (refused,) = execute_seeds([0], resolve(described), tmp_path, resume=True).values()
     assert isinstance(refused, ConfigError)
     described["train"]["lr"], described["train"]["epochs"] = 1e-2, 4
-    pipeline.execute_seeds([0], resolve(described), tmp_path, resume=True)
+    execute_seeds([0], resolve(described), tmp_path, resume=True)
     assert Run.open(tmp_path / "seed-0").status()["epochs"] == 4
 
 
 def test_a_run_counts_once_in_a_comparison(trained):
     with pytest.raises(ConfigError, match="given twice"):
-        pipeline.comparison([trained / "student", trained / "teacher/../student"])
+        compare_runs([trained / "student", trained / "teacher/../student"])
     with pytest.raises(ArtefactError, match="no run directory or teacher file"):
-        pipeline.comparison([trained / "student", trained / "nothing"])
+        compare_runs([trained / "student", trained / "nothing"])
 
 
 def test_an_interruption_within_a_part_is_told(toy_path, tmp_path, capsys):
@@ -510,9 +513,7 @@ def test_an_interruption_within_a_part_is_told(toy_path, tmp_path, capsys):
         distill=[{"method": "cd", "items": 5, "pool": 30, "teacher": "big"}],
     )
     rows = []
-    outcome = pipeline.execute(
-        resolve(described), tmp_path / "run", on_epoch=rows.append, should_stop=lambda: len(rows) == 2
-    )
+    outcome = execute(resolve(described), tmp_path / "run", on_epoch=rows.append, should_stop=lambda: len(rows) == 2)
     with pytest.raises(typer.Exit):
         _finish(outcome, _Stopper(), False)
     assert "interrupted in part big after 2 epochs; go on with: kdrs resume" in capsys.readouterr().err
@@ -521,10 +522,10 @@ def test_an_interruption_within_a_part_is_told(toy_path, tmp_path, capsys):
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_two_learners_go_on_with_the_same_bytes(toy_path, trained, tmp_path, cut):
     config = resolve(bidirectional(toy_path, trained, epochs=5))
-    pipeline.execute(config, tmp_path / "whole")
+    execute(config, tmp_path / "whole")
     rows = []
-    pipeline.execute(config, tmp_path / "cut", on_epoch=rows.append, should_stop=lambda: len(rows) == cut)
-    pipeline.execute(config, tmp_path / "cut", resume=True)
+    execute(config, tmp_path / "cut", on_epoch=rows.append, should_stop=lambda: len(rows) == cut)
+    execute(config, tmp_path / "cut", resume=True)
     for name in ("model.safetensors", "peers/bd-teacher/model.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -532,14 +533,14 @@ def test_two_learners_go_on_with_the_same_bytes(toy_path, trained, tmp_path, cut
 def test_a_run_starts_from_another(toy_path, trained, tmp_path):
     described = values(toy_path, start=str(trained / "student"))
     described["train"].update(epochs=1, lr=1e-12)
-    pipeline.execute(resolve(described), tmp_path / "run")
-    ours, theirs = (pipeline.load_run(path).model.users.weight for path in (tmp_path / "run", trained / "student"))
+    execute(resolve(described), tmp_path / "run")
+    ours, theirs = (load_run(path).model.users.weight for path in (tmp_path / "run", trained / "student"))
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_a_start_of_another_size_is_refused(toy_path, trained, tmp_path):
     with pytest.raises(ArtefactError, match="16 dimensions"):
-        pipeline.execute(resolve(values(toy_path, start=str(trained / "teacher"))), tmp_path / "run")
+        execute(resolve(values(toy_path, start=str(trained / "teacher"))), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -547,7 +548,7 @@ def test_a_plan_names_the_parts_and_trains_nothing(toy_path, tmp_path):
     config = resolve(
         values(toy_path, teachers={"big": teacher_table()}, distill=[{"method": "de", "experts": 2, "teacher": "big"}])
     )
-    found = pipeline.plan(config, tmp_path / "run")
+    found = plan(config, tmp_path / "run")
     assert found["parts"] == ["big (bpr, dim 16)"]
     assert not (tmp_path / "run").exists()
 

@@ -12,15 +12,20 @@ import pytest
 
 from commands import fails, ok
 from conftest import toy_dataset
-from kdrs import pipeline
-from kdrs.config import PRESETS, resolve
 from kdrs.data import PRESETS as SPLITS
 from kdrs.data import Dataset, Recipe, prepare
 from kdrs.distillers import DISTILLERS
+from kdrs.fitting.fit import fit
+from kdrs.fitting.learner import Learner
 from kdrs.models import BPR
-from kdrs.runs import Run
-from kdrs.tasks import Epoch, PairTask, UserTask
-from kdrs.train import Learner, fit
+from kdrs.runs.build import build_task
+from kdrs.runs.config import PRESETS, resolve
+from kdrs.runs.directory import Run
+from kdrs.runs.execute import execute
+from kdrs.runs.parts import ConfigError
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Epoch
+from kdrs.training.rows import UserTask
 
 SOURCES = {
     "bd-cdae": "bd-notebook",
@@ -423,10 +428,10 @@ def test_the_leak_is_an_option_of_training(toy_path, tmp_path):
     for model, fits in (("bpr", True), ("cdae", True), ("multvae", False), ("iae", False), ("caser", False)):
         one = resolve({**values, "model": {"name": model}})
         if fits:
-            assert pipeline.build_task(one, dataset)._never is not dataset.train
+            assert build_task(one, dataset)._never is not dataset.train
         else:
-            with pytest.raises(pipeline.ConfigError, match="leak_held_out"):
-                pipeline.build_task(one, dataset)
+            with pytest.raises(ConfigError, match="leak_held_out"):
+                build_task(one, dataset)
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
@@ -452,10 +457,10 @@ def test_the_last_weights_are_kept_over_an_interruption(toy_path, tmp_path):
         "data": {"path": str(toy_path)}, "model": {"name": "bpr", "dim": 4}, "device": "cpu",
         "train": {"epochs": 6, "batch_size": 64, "lr": 0.1, "keep": "last", "checkpoint_seconds": 0},
     }  # fmt: skip
-    pipeline.execute(resolve(values), tmp_path / "whole")
+    execute(resolve(values), tmp_path / "whole")
     rows: list = []
-    pipeline.execute(resolve(values), tmp_path / "cut", on_epoch=rows.append, should_stop=lambda: len(rows) == 3)
-    pipeline.execute(resolve(values), tmp_path / "cut", resume=True)
+    execute(resolve(values), tmp_path / "cut", on_epoch=rows.append, should_stop=lambda: len(rows) == 3)
+    execute(resolve(values), tmp_path / "cut", resume=True)
     assert Run.open(tmp_path / "cut").status()["best_epoch"] == 5
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert first == second
@@ -467,7 +472,7 @@ def test_a_run_that_is_older_than_an_option_goes_on(toy_path, tmp_path):
         "data": {"path": str(toy_path)}, "model": {"name": "bpr", "dim": 4}, "device": "cpu",
         "train": {"epochs": 2, "batch_size": 64},
     }  # fmt: skip
-    pipeline.execute(resolve(values), tmp_path / "run")
+    execute(resolve(values), tmp_path / "run")
     head = tmp_path / "run/config.toml"
     lines = [line for line in head.read_text().splitlines() if not line.startswith(("leak_held_out", "keep"))]
     head.write_text("\n".join(lines))

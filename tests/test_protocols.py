@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdrs.errors import ArtefactError, ConfigError, TrainingError
-from kdrs.protocols import METRICS, PROTOCOLS, EarlyStopping, Selection, cutoff, protocol
+from kdrs.evaluation.protocols import METRICS, PROTOCOLS, EarlyStopping, Selection, cutoff, protocol
 
 
 def fed(selection: Selection, rows: list[dict[str, float]]):

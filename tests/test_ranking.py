@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrs import ranking, sampling
+from kdrs.core import ranking, sampling
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError
 
@@ -319,7 +319,7 @@ class TestProcesses:
         """A call of minutes ends within seconds of the signal, with KeyboardInterrupt."""
         program = """if True:
             import numpy as np, signal, sys
-            from kdrs import ranking
+            from kdrs.core import ranking
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
             x = np.random.default_rng(0).standard_normal((200_000, 64), dtype=np.float32)
             print("ready", flush=True)

@@ -11,9 +11,10 @@ import torch
 from kdrs.distillers import RCEKD, rce_kd
 from kdrs.distillers.rce_kd import RCEKDConfig, counts_below, draw_weights, item_sets, places_of
 from kdrs.errors import MissingKnowledge
-from kdrs.losses import soft_cross_entropy
-from kdrs.tasks import Epoch
-from kdrs.teachers import FileTeacher, ModelTeacher
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.losses import soft_cross_entropy
+from kdrs.training.queries import Epoch
 from test_distillers import batch_of, bpr, started
 
 BEST, OWN = (

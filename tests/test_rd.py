@@ -14,11 +14,14 @@ from kdrs.data import Interactions
 from kdrs.distillers import RD
 from kdrs.distillers.rd import discrepancy, estimated_ranks, importance
 from kdrs.errors import ConfigError, MissingKnowledge
+from kdrs.fitting.fit import fit
+from kdrs.fitting.learner import Learner, Term
 from kdrs.models import MODELS, LightGCN
-from kdrs.tasks import Batch, Epoch, PairTask, Queries
-from kdrs.teachers import FileTeacher, ModelTeacher
-from kdrs.train import Learner, Term, fit
-from kdrs.view import DotView
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Batch, Epoch, Queries
+from kdrs.training.view import DotView
 
 
 def raw(k: int, temperature: float = 1.0) -> torch.Tensor:
@@ -41,7 +44,9 @@ def made(task, **options) -> RD:
 
 def start(distiller: RD, epoch: int, total: int = 20, student: ModelTeacher | None = None) -> None:
     at = Epoch(epoch, 0, total)
-    distiller.on_epoch_start(at, distiller.draw(at), student)
+    distiller.on_epoch_start(
+        at, distiller.draw(at), student or ModelTeacher(bpr(distiller.task), distiller.task, live=True)
+    )
 
 
 def first_batch(task) -> Batch:

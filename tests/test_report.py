@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdrs.comparison.compare import Entry, compare, scoring_seconds
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError, MachineError
-from kdrs.evaluate import Report
-from kdrs.report import Entry, compare, scoring_seconds
-from kdrs.significance import holm, paired_test, seed_test
+from kdrs.evaluation.report import Report
+from kdrs.evaluation.significance import holm, paired_test, seed_test
 
 
 def report(*values: float, rows: Any = None, **options: Any) -> Report:
@@ -273,10 +273,10 @@ def test_save_writes_every_form(tmp_path):
 
 
 def test_scoring_time_is_per_thousand_queries(monkeypatch):
-    import kdrs.report
+    from kdrs.comparison import compare as module
 
     clock = iter([0.0, 100.0, 100.0, 101.0, 101.0, 104.0, 104.0, 106.0])
-    monkeypatch.setattr(kdrs.report.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
     seen = Interactions.from_pairs([0], [0], 20, 30)
     factors = np.ones((20, 2), np.float32), np.ones((30, 2), np.float32)
     # Warm-up 100 s, then 1, 3 and 2 s for 20 queries: median 2 s, 100 s for 1,000.

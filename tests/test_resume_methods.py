@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kdrs import pipeline
-from kdrs.config import resolve
+from kdrs.runs.config import resolve
+from kdrs.runs.execute import execute
 from test_contract import SMALL
 from test_train import final_bytes, run_values, stop_after
 
@@ -31,7 +31,7 @@ def teacher(toy_path, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "teacher"
     values = run_values(toy_path, epochs=4)
     values["model"]["dim"] = 8
-    pipeline.execute(resolve(values), out)
+    execute(resolve(values), out)
     return out
 
 
@@ -41,8 +41,8 @@ def test_a_resumed_run_ends_with_the_same_bytes(case, toy_path, teacher, tmp_pat
     values = run_values(toy_path, epochs=5)
     values["distill"] = [{"method": method, "teacher": str(teacher), "weight": 0.1, **SMALL[method], **CASES[case]}]
     config = resolve(values)
-    pipeline.execute(config, tmp_path / "whole")
+    execute(config, tmp_path / "whole")
     for epoch in (0, 2):  # after the first epoch, then after two more and one
-        pipeline.execute(config, tmp_path / "parts", should_stop=stop_after(epoch), resume=epoch > 0)
-    pipeline.execute(config, tmp_path / "parts", resume=True)
+        execute(config, tmp_path / "parts", should_stop=stop_after(epoch), resume=epoch > 0)
+    execute(config, tmp_path / "parts", resume=True)
     assert final_bytes(tmp_path / "parts") == final_bytes(tmp_path / "whole")

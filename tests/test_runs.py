@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdrs.config import RunConfig, resolve
 from kdrs.errors import ArtefactError, ConfigError
-from kdrs.pipeline import LoadedRun, execute
-from kdrs.runs import Run
+from kdrs.runs.config import RunConfig, resolve
+from kdrs.runs.directory import Run
+from kdrs.runs.execute import execute
+from kdrs.runs.opened import LoadedRun
 
 
 def config(data: Path, **train) -> RunConfig:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrs import sampling
+from kdrs.core import sampling
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError
 

@@ -7,7 +7,8 @@ import torch
 
 from kdrs.distillers import ScoreMatching
 from kdrs.errors import MissingKnowledge
-from kdrs.teachers import FileTeacher, ModelTeacher
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
 from test_distillers import batch_of, bpr, started
 
 

@@ -15,16 +15,21 @@ from safetensors.torch import save_file
 
 from commands import fails, ok, write_clicks
 from conftest import toy_dataset
-from kdrs import pipeline, ranking
-from kdrs.config import resolve
+from kdrs.core import ranking
 from kdrs.data import Dataset, Interactions
 from kdrs.distillers import IRRRD
 from kdrs.errors import ConfigError, DataError
-from kdrs.evaluate import Evaluator
+from kdrs.evaluation.evaluator import Evaluator
+from kdrs.fitting.learner import Learner, Term
 from kdrs.models import BPR, MODELS, Caser, SASRec
-from kdrs.tasks import Epoch, PairTask, SequenceBatch, SequenceTask, translated
-from kdrs.teachers import FileTeacher, ModelTeacher
-from kdrs.train import Learner, Term
+from kdrs.runs.compared import compare_runs
+from kdrs.runs.config import resolve
+from kdrs.runs.execute import execute
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Epoch
+from kdrs.training.sequences import SequenceBatch, SequenceTask, translated
 from test_train import final_bytes, stop_after
 
 USERS = [[4, 2, 7, 0, 5, 1], [3], [], [6, 1, 2], [0, 1]]
@@ -374,7 +379,7 @@ def test_a_user_without_items_has_finite_scores():
 
 @pytest.mark.parametrize("objective", ["bce", "sampled-softmax", "softmax"])
 def test_sasrecs_losses_by_hand(objective: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("kdrs.losses._LogSumExp.TILE_FLOATS", 20)
+    monkeypatch.setattr("kdrs.training.losses._LogSumExp.TILE_FLOATS", 20)
     task = task_of(length=4, form="whole", n_negatives=2, batch_size=3)
     model = built("sasrec", task, length=4, objective=objective, init_std=0.5)
     batch = task.draw(Epoch(0, 0, 1))[0]
@@ -409,7 +414,8 @@ def test_sasrecs_losses_by_hand(objective: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_sasrecs_padding_stays_zero_and_heads_divide():
-    from kdrs.train import Learner, fit
+    from kdrs.fitting.fit import fit
+    from kdrs.fitting.learner import Learner
 
     task = toy_task("sasrec", length=30)
     model = built("sasrec", task, length=30)
@@ -422,7 +428,8 @@ def test_sasrecs_padding_stays_zero_and_heads_divide():
 @pytest.mark.parametrize("name", ["caser", "sasrec"])
 def test_sequences_are_learnt(name: str):
     """Item n + 1 follows item n: after training, the next item is first for nearly everyone."""
-    from kdrs.train import Learner, fit
+    from kdrs.fitting.fit import fit
+    from kdrs.fitting.learner import Learner
 
     rng = np.random.default_rng(0)
     users = [
@@ -454,7 +461,7 @@ def slow_lists(scores: torch.Tensor, owners: np.ndarray, seen: Interactions, k: 
 
 @pytest.mark.parametrize("name", ["caser", "sasrec"])
 def test_lists_of_a_sequential_teacher_leave_out_what_the_owner_has_seen(name: str, monkeypatch: pytest.MonkeyPatch):
-    from kdrs import teachers
+    from kdrs.teachers import base as teachers
 
     task = toy_task(name)
     model = built(name, task)
@@ -619,7 +626,7 @@ def values_of(data: Path, model: str, dim: int, **train) -> dict:
 def teachers(toy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("sequential")
     for name in ("bpr", "caser", "sasrec"):
-        pipeline.execute(resolve(values_of(toy_path, name, 8)), folder / name)
+        execute(resolve(values_of(toy_path, name, 8)), folder / name)
     return {name: folder / name for name in ("bpr", "caser", "sasrec")}
 
 
@@ -634,16 +641,16 @@ def test_a_resumed_run_ends_with_the_same_bytes(student, teacher, teachers, toy_
         {"method": "rrd", "teacher": str(teachers[teacher]), "weight": 0.1, "interesting": 5, "uninteresting": 5, "pool": 20},
     ]  # fmt: skip
     config = resolve(values)
-    whole = pipeline.execute(config, tmp_path / "whole")
+    whole = execute(config, tmp_path / "whole")
     assert set(whole.fit.rows[0]["losses"]) == {"base", "rd", "de", "rrd"}
     for epoch in (0, 1):
-        pipeline.execute(config, tmp_path / "parts", should_stop=stop_after(epoch), resume=epoch > 0)
-    pipeline.execute(config, tmp_path / "parts", resume=True)
+        execute(config, tmp_path / "parts", should_stop=stop_after(epoch), resume=epoch > 0)
+    execute(config, tmp_path / "parts", resume=True)
     assert final_bytes(tmp_path / "parts") == final_bytes(tmp_path / "whole")
 
 
 def test_runs_of_different_kinds_are_compared(teachers, toy_path):
-    found = pipeline.comparison(list(teachers.values()), teacher=str(teachers["caser"]), time_scoring=False)
+    found = compare_runs(list(teachers.values()), teacher=str(teachers["caser"]), time_scoring=False)
     assert {line.name for line in found.lines} == {"bpr", "caser", "sasrec"}
     for line in found.lines:
         assert line.role == "teacher" or 0 <= line.agreement["overlap@10"] <= 1

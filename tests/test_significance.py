@@ -11,9 +11,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrs import significance
 from kdrs.errors import ConfigError, DataError
-from kdrs.significance import adjusted, holm, paired_test, randomisation_p, seed_spread, seed_test
+from kdrs.evaluation import significance
+from kdrs.evaluation.significance import adjusted, holm, paired_test, randomisation_p, seed_spread, seed_test
 
 
 def enumerated_randomisation(d: list[float]) -> float:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from kdrs.data import Interactions
 from kdrs.errors import ConfigError, DataError
-from kdrs.tasks import Batch, Epoch, ItemTask, PairTask, Queries, UserTask
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Batch, Epoch, Queries
+from kdrs.training.rows import ItemTask, UserTask
 from test_distillers import batch_of
 
 

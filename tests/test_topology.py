@@ -12,7 +12,8 @@ from kdrs.distillers._experts import temperature
 from kdrs.distillers._hidden import Entities
 from kdrs.distillers.ftd import cosine_gap
 from kdrs.errors import ConfigError, MissingKnowledge
-from kdrs.teachers import FileTeacher, ModelTeacher
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
 from test_distillers import batch_of, bpr, started
 
 BATCH = ([0, 4, 4, 9], [1, 2, 1, 7], [3, 3, 5, 1])

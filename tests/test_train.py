@@ -16,15 +16,18 @@ import pytest
 import torch
 
 from conftest import toy_dataset
-from kdrs import pipeline
-from kdrs.config import resolve
 from kdrs.data import Dataset, Interactions
 from kdrs.errors import ArtefactError, ConfigError, MachineError, TrainingError
+from kdrs.evaluation.protocols import Selection
+from kdrs.fitting.fit import fit
+from kdrs.fitting.learner import Learner
 from kdrs.models import BPR, MODELS
-from kdrs.protocols import Selection
-from kdrs.runs import Run
-from kdrs.tasks import Epoch, PairTask
-from kdrs.train import Learner, fit
+from kdrs.runs.config import resolve
+from kdrs.runs.directory import Run
+from kdrs.runs.execute import execute
+from kdrs.runs.opened import load_run
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Epoch
 
 SMALL = {"interesting": 5, "uninteresting": 5, "pool": 20}
 
@@ -72,7 +75,7 @@ def teacher(toy_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "teacher"
     values = run_values(toy_path, epochs=8)
     values["model"]["dim"] = 8
-    pipeline.execute(resolve(values), out)
+    execute(resolve(values), out)
     return out
 
 
@@ -224,7 +227,7 @@ def test_the_published_first_loss_of_bpr():
 def test_training_beats_chance(toy):
     task = PairTask(toy.train, batch_size=64)
     trained = learner(task)
-    from kdrs.evaluate import Evaluator
+    from kdrs.evaluation.evaluator import Evaluator
 
     evaluator = Evaluator.of(toy)
     before = evaluator(trained.knowledge)["test"].mean("hit@5")
@@ -315,21 +318,21 @@ def stop_after(epoch: int):
 @pytest.mark.parametrize("optimizer", ["adam", "lazy-adam", "adagrad"])
 def test_a_resumed_run_ends_with_the_same_bytes(toy_path, teacher, tmp_path, optimizer):
     config = resolve(distilled(toy_path, teacher, optimizer=optimizer))
-    whole = pipeline.execute(config, tmp_path / "whole")
+    whole = execute(config, tmp_path / "whole")
     assert whole.fit.epochs == 6
     for epoch in (0, 3):
-        outcome = pipeline.execute(config, tmp_path / "parts", should_stop=stop_after(epoch), resume=epoch > 0)
+        outcome = execute(config, tmp_path / "parts", should_stop=stop_after(epoch), resume=epoch > 0)
         assert outcome.fit.stopped == "interrupted"
         assert outcome.run.status()["status"] == "interrupted"
-    pipeline.execute(config, tmp_path / "parts", resume=True)
+    execute(config, tmp_path / "parts", resume=True)
     assert final_bytes(tmp_path / "parts") == final_bytes(tmp_path / "whole")
 
 
 def test_a_finished_run_can_be_lengthened(toy_path, tmp_path):
     short, long = (resolve(run_values(toy_path, epochs=n)) for n in (3, 6))
-    pipeline.execute(short, tmp_path / "a")
-    pipeline.execute(long, tmp_path / "a", resume=True)
-    pipeline.execute(long, tmp_path / "b")
+    execute(short, tmp_path / "a")
+    execute(long, tmp_path / "a", resume=True)
+    execute(long, tmp_path / "b")
     assert final_bytes(tmp_path / "a") == final_bytes(tmp_path / "b")
 
 
@@ -346,7 +349,7 @@ def test_kill_at_random_moments(toy_path, teacher, tmp_path, verb):
     values = distilled(toy_path, teacher, **settings) if verb == "distill" else run_values(toy_path, **settings)
     file = tmp_path / "run.toml"
     file.write_text(tomli_w.dumps(values))
-    pipeline.execute(resolve(values), tmp_path / "whole")
+    execute(resolve(values), tmp_path / "whole")
     rng = random.Random(0)
     command = [sys.executable, "-m", "kdrs", verb, str(file), "--out", str(tmp_path / "killed"), "--quiet"]
     kills = 0
@@ -378,14 +381,14 @@ def test_kill_at_random_moments(toy_path, teacher, tmp_path, verb):
 
 @pytest.fixture
 def finished(toy_path, tmp_path) -> Path:
-    pipeline.execute(resolve(run_values(toy_path, epochs=3)), tmp_path / "run")
+    execute(resolve(run_values(toy_path, epochs=3)), tmp_path / "run")
     return tmp_path / "run"
 
 
 def test_a_run_opens_again(toy_path, finished):
-    loaded = pipeline.load_run(finished)
+    loaded = load_run(finished)
     report = loaded.report()["test"]
-    from kdrs.evaluate import Evaluator
+    from kdrs.evaluation.evaluator import Evaluator
 
     again = Evaluator.of(loaded.dataset)(loaded.teacher())["test"]
     assert again.means() == report.means()
@@ -399,7 +402,7 @@ def test_a_run_opens_again(toy_path, finished):
 def test_each_list_length_is_reported_from_its_own_best_epoch(toy_path, tmp_path, protocol: str, separate: bool):
     """The test metrics at K of the first epoch whose validation hit@K, to four decimals, is the highest."""
     values = {**run_values(toy_path, epochs=9 if separate else 1), "eval": {"protocol": protocol}}
-    rows = pipeline.execute(resolve(values), tmp_path / "run").run.rows()
+    rows = execute(resolve(values), tmp_path / "run").run.rows()
     report = json.loads((tmp_path / "run/report.json").read_text())
     if not separate:
         assert "per_metric_best" not in report
@@ -418,7 +421,7 @@ def test_each_list_length_is_reported_from_its_own_best_epoch(toy_path, tmp_path
 def test_no_second_run_in_one_directory(toy_path, finished):
     config = resolve(run_values(toy_path, epochs=3))
     with pytest.raises(ConfigError, match=r"already holds a run \(finished\)"):
-        pipeline.execute(config, finished)
+        execute(config, finished)
 
 
 def test_a_running_run_is_locked(toy_path, tmp_path):
@@ -435,13 +438,13 @@ def test_a_running_run_is_locked(toy_path, tmp_path):
 
 def test_options_may_not_change_on_resume(toy_path, finished):
     with pytest.raises(ConfigError, match=r"started with train.lr = 0.01, now it is 0.02"):
-        pipeline.execute(resolve(run_values(toy_path, epochs=3, lr=0.02)), finished, resume=True)
+        execute(resolve(run_values(toy_path, epochs=3, lr=0.02)), finished, resume=True)
 
 
 def test_a_folder_of_something_else_is_left_alone(toy_path, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is no run directory"):
-        pipeline.execute(resolve(run_values(toy_path)), tmp_path)
+        execute(resolve(run_values(toy_path)), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -449,28 +452,28 @@ def test_a_folder_of_something_else_is_left_alone(toy_path, tmp_path):
 @pytest.mark.parametrize("part", ["state", "best"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(toy_path, tmp_path, damage, part):
     config = resolve(run_values(toy_path))
-    pipeline.execute(config, tmp_path / "run", should_stop=stop_after(3))
+    execute(config, tmp_path / "run", should_stop=stop_after(3))
     hurt(sorted((tmp_path / "run/checkpoint").glob(f"{part}-*"))[-1], damage)
     with pytest.warns(UserWarning, match="going on from the checkpoint before"):
-        pipeline.execute(config, tmp_path / "run", resume=True)
-    pipeline.execute(config, tmp_path / "whole")
+        execute(config, tmp_path / "run", resume=True)
+    execute(config, tmp_path / "whole")
     assert final_bytes(tmp_path / "run") == final_bytes(tmp_path / "whole")
 
 
 def test_no_whole_checkpoint_is_an_error(toy_path, tmp_path):
     config = resolve(run_values(toy_path))
-    pipeline.execute(config, tmp_path / "run", should_stop=stop_after(3))
+    execute(config, tmp_path / "run", should_stop=stop_after(3))
     for path in (tmp_path / "run/checkpoint").glob("state-*"):
         hurt(path, "flip")
     with pytest.raises(ArtefactError, match="SHA-256"):
-        pipeline.execute(config, tmp_path / "run", resume=True)
+        execute(config, tmp_path / "run", resume=True)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "missing"])
 def test_a_damaged_model_is_refused(finished, damage):
     hurt(finished / "model.safetensors", damage)
     with pytest.raises(ArtefactError):
-        pipeline.load_run(finished)
+        load_run(finished)
 
 
 def hurt(path: Path, damage: str) -> None:
@@ -493,10 +496,10 @@ def hurt(path: Path, damage: str) -> None:
 def test_a_teacher_of_another_data_set_is_refused(toy_path, teacher, tmp_path):
     other = toy_dataset(n_users=40).save(tmp_path / "other")
     with pytest.raises(ArtefactError, match="40 users, 80 items"):
-        pipeline.execute(resolve(distilled(other, teacher)), tmp_path / "run")
+        execute(resolve(distilled(other, teacher)), tmp_path / "run")
     split = toy_dataset(seed=3).save(tmp_path / "split")
     with pytest.raises(ArtefactError, match="another split"):
-        pipeline.execute(resolve(distilled(split, teacher)), tmp_path / "run")
+        execute(resolve(distilled(split, teacher)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -513,7 +516,7 @@ def test_a_pickle_is_never_loaded(toy_path, tmp_path):
         values = run_values(toy_path)
         values["distill"] = [{"method": "rrd", "teacher": str(tmp_path / name), **SMALL}]
         with pytest.raises(ArtefactError, match="pickle"):
-            pipeline.execute(resolve(values), tmp_path / "run")
+            execute(resolve(values), tmp_path / "run")
     assert not (tmp_path / "exploded").exists()
     assert not (tmp_path / "run").exists()
 
@@ -523,7 +526,7 @@ def test_a_header_that_looks_like_a_pickle_is_none(tmp_path):
     archive's."""
     from safetensors.torch import save_file
 
-    from kdrs.teachers import read_safetensors
+    from kdrs.teachers.file import read_safetensors
 
     heads = set()
     for length in (640, 0x4B50):
@@ -547,7 +550,7 @@ def test_a_teacher_worse_than_popularity_is_warned_of(toy_path, toy, tmp_path):
     values = run_values(toy_path, epochs=1)
     values["distill"] = [{"method": "rrd", "teacher": str(tmp_path / "bad.safetensors"), **SMALL}]
     with pytest.warns(UserWarning, match="no better than popularity"):
-        pipeline.execute(resolve(values), tmp_path / "run")
+        execute(resolve(values), tmp_path / "run")
     assert json.loads((tmp_path / "run/teachers.json").read_text())
 
 
@@ -555,7 +558,7 @@ def test_a_teacher_file_does_what_its_run_does(toy_path, toy, teacher, tmp_path)
     """A run's vectors, exported as a teacher file, teach the same student."""
     from safetensors.torch import save_file
 
-    factors = pipeline.load_run(teacher).teacher().factors()
+    factors = load_run(teacher).teacher().factors()
     digests = {"users_digest": toy.users.digest, "items_digest": toy.items.digest}
     path = tmp_path / "teacher.safetensors"
     save_file(
@@ -564,7 +567,7 @@ def test_a_teacher_file_does_what_its_run_does(toy_path, toy, teacher, tmp_path)
         metadata={"kdrs": "teacher/1", **digests},
     )
     for name, reference in (("run", teacher), ("file", path)):
-        pipeline.execute(resolve(distilled(toy_path, reference, epochs=2)), tmp_path / name)
+        execute(resolve(distilled(toy_path, reference, epochs=2)), tmp_path / name)
     assert final_bytes(tmp_path / "run")["model"] == final_bytes(tmp_path / "file")["model"]
 
 
@@ -584,7 +587,7 @@ def test_a_teacher_file_does_what_its_run_does(toy_path, toy, teacher, tmp_path)
 def test_teacher_files_that_do_not_fit(toy, task, tmp_path, tensors, metadata, message):
     from safetensors.torch import save_file
 
-    from kdrs.teachers import FileTeacher
+    from kdrs.teachers.file import FileTeacher
 
     path = tmp_path / "t.safetensors"
     save_file({k: torch.ones(*s) for k, s in tensors.items()}, path, metadata={"kdrs": "teacher/1", **metadata})

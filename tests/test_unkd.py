@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from kdrs import teachers
 from kdrs.distillers import UnKD
 from kdrs.distillers.unkd import draw_places, group_lists, pairs_of_groups, popularity_groups
 from kdrs.errors import MissingKnowledge
-from kdrs.tasks import Epoch
-from kdrs.teachers import FileTeacher, ModelTeacher
+from kdrs.teachers import base as teachers
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.queries import Epoch
 from test_distillers import batch_of, bpr, started
 from test_teachers import NoFactors
 

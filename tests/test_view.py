@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdrs._tables import RowTable
-from kdrs.tasks import Queries
-from kdrs.view import DotView
+from kdrs.core.tables import RowTable
+from kdrs.training.queries import Queries
+from kdrs.training.view import DotView
 
 USERS, ITEMS, DIM = 30, 50, 6
 

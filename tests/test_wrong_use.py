@@ -14,13 +14,14 @@ from safetensors.torch import save_file
 
 from commands import fails, listing, ok
 from conftest import toy_dataset
-from kdrs import sampling
+from kdrs.core import sampling
 from kdrs.data import Dataset
 from kdrs.distillers import DCD, DGKD, RRD, HyperKDMA
 from kdrs.errors import ConfigError
+from kdrs.fitting.fit import fit
+from kdrs.fitting.learner import Learner, Term
 from kdrs.models import BPR
-from kdrs.teachers import ModelTeacher
-from kdrs.train import Learner, Term, fit
+from kdrs.teachers.model import ModelTeacher
 
 BIG = {"model": {"name": "bpr", "dim": 16}}
 

@@ -11,80 +11,84 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Batch": "kdrs.tasks",
+    "Batch": "kdrs.training.queries",
     "Dataset": "kdrs.data",
-    "DotView": "kdrs.view",
-    "Entry": "kdrs.report",
-    "Evaluator": "kdrs.evaluate",
-    "Factors": "kdrs.view",
-    "FileTeacher": "kdrs.teachers",
+    "DotView": "kdrs.training.view",
+    "Entry": "kdrs.comparison.compare",
+    "Evaluator": "kdrs.evaluation.evaluator",
+    "Factors": "kdrs.training.view",
+    "FileTeacher": "kdrs.teachers.file",
     "Interactions": "kdrs.data",
-    "ItemTask": "kdrs.tasks",
-    "Learner": "kdrs.train",
-    "ModelTeacher": "kdrs.teachers",
-    "PairTask": "kdrs.tasks",
-    "Queries": "kdrs.tasks",
-    "Report": "kdrs.evaluate",
-    "RunConfig": "kdrs.config",
-    "Selection": "kdrs.protocols",
-    "SequenceTask": "kdrs.tasks",
-    "Term": "kdrs.train",
-    "UserTask": "kdrs.tasks",
-    "View": "kdrs.view",
-    "compare": "kdrs.report",
-    "execute": "kdrs.pipeline",
-    "fit": "kdrs.train",
-    "load_run": "kdrs.pipeline",
-    "overlap": "kdrs.evaluate",
-    "popularity": "kdrs.evaluate",
-    "resolve": "kdrs.config",
-    "scoring_seconds": "kdrs.report",
+    "ItemTask": "kdrs.training.rows",
+    "Learner": "kdrs.fitting.learner",
+    "ModelTeacher": "kdrs.teachers.model",
+    "PairTask": "kdrs.training.pairs",
+    "Queries": "kdrs.training.queries",
+    "Report": "kdrs.evaluation.report",
+    "RunConfig": "kdrs.runs.config",
+    "Selection": "kdrs.evaluation.protocols",
+    "SequenceTask": "kdrs.training.sequences",
+    "Term": "kdrs.fitting.learner",
+    "UserTask": "kdrs.training.rows",
+    "View": "kdrs.training.view",
+    "compare": "kdrs.comparison.compare",
+    "compare_runs": "kdrs.runs.compared",
+    "execute": "kdrs.runs.execute",
+    "fit": "kdrs.fitting.fit",
+    "load_run": "kdrs.runs.opened",
+    "overlap": "kdrs.evaluation.lists",
+    "popularity": "kdrs.evaluation.lists",
+    "resolve": "kdrs.runs.config",
+    "scoring_seconds": "kdrs.comparison.compare",
 }
-_MODULES = (
-    "data",
-    "distillers",
-    "errors",
-    "kernels",
-    "losses",
-    "models",
-    "protocols",
-    "ranking",
-    "report",
-    "sampling",
-    "significance",
-)
+"""Names and the modules that have them."""
+_MODULES = {
+    "comparison": "kdrs.comparison.compare",
+    "data": "kdrs.data",
+    "distillers": "kdrs.distillers",
+    "errors": "kdrs.errors",
+    "kernels": "kdrs.core.kernels",
+    "losses": "kdrs.training.losses",
+    "models": "kdrs.models",
+    "protocols": "kdrs.evaluation.protocols",
+    "ranking": "kdrs.core.ranking",
+    "sampling": "kdrs.core.sampling",
+    "significance": "kdrs.evaluation.significance",
+}
+"""Modules by their short names."""
 
 if TYPE_CHECKING:
-    from kdrs import (
-        data,
-        distillers,
-        errors,
-        kernels,
-        losses,
-        models,
-        protocols,
-        ranking,
-        report,
-        sampling,
-        significance,
-    )
-    from kdrs.config import RunConfig, resolve
+    from kdrs import data, distillers, errors, models
+    from kdrs.comparison import compare as comparison
+    from kdrs.comparison.compare import Entry, compare, scoring_seconds
+    from kdrs.core import kernels, ranking, sampling
     from kdrs.data import Dataset, Interactions
-    from kdrs.evaluate import Evaluator, Report, overlap, popularity
-    from kdrs.pipeline import execute, load_run
-    from kdrs.protocols import Selection
-    from kdrs.report import Entry, compare, scoring_seconds
-    from kdrs.tasks import Batch, ItemTask, PairTask, Queries, SequenceTask, UserTask
-    from kdrs.teachers import FileTeacher, ModelTeacher
-    from kdrs.train import Learner, Term, fit
-    from kdrs.view import DotView, Factors, View
+    from kdrs.evaluation import protocols, significance
+    from kdrs.evaluation.evaluator import Evaluator
+    from kdrs.evaluation.lists import overlap, popularity
+    from kdrs.evaluation.protocols import Selection
+    from kdrs.evaluation.report import Report
+    from kdrs.fitting.fit import fit
+    from kdrs.fitting.learner import Learner, Term
+    from kdrs.runs.compared import compare_runs
+    from kdrs.runs.config import RunConfig, resolve
+    from kdrs.runs.execute import execute
+    from kdrs.runs.opened import load_run
+    from kdrs.teachers.file import FileTeacher
+    from kdrs.teachers.model import ModelTeacher
+    from kdrs.training import losses
+    from kdrs.training.pairs import PairTask
+    from kdrs.training.queries import Batch, Queries
+    from kdrs.training.rows import ItemTask, UserTask
+    from kdrs.training.sequences import SequenceTask
+    from kdrs.training.view import DotView, Factors, View
 
 __all__ = [
     "Batch", "Dataset", "DotView", "Entry", "Evaluator", "Factors", "FileTeacher", "Interactions", "ItemTask",
     "Learner", "ModelTeacher", "PairTask", "Queries", "Report", "RunConfig", "Selection", "SequenceTask", "Term",
-    "UserTask", "View", "__version__", "compare", "data", "distillers", "errors", "execute", "fit", "kernels",
-    "load_run", "losses", "models", "overlap", "popularity", "protocols", "ranking", "report", "resolve", "sampling",
-    "scoring_seconds", "significance",
+    "UserTask", "View", "__version__", "compare", "compare_runs", "comparison", "data", "distillers", "errors",
+    "execute", "fit", "kernels", "load_run", "losses", "models", "overlap", "popularity", "protocols", "ranking",
+    "resolve", "sampling", "scoring_seconds", "significance",
 ]  # fmt: skip
 
 
@@ -92,7 +96,7 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     if name in _MODULES:
-        return import_module(f"kdrs.{name}")
+        return import_module(_MODULES[name])
     raise AttributeError(f"module 'kdrs' has no attribute {name!r}")
 
 

@@ -64,7 +64,7 @@ def _presets(context: typer.Context, as_json: Json = False) -> None:
 @presets.command("list")
 def list_presets(as_json: Json = False) -> None:
     """All presets, by the first line of each."""
-    from kdrs.config import PRESETS
+    from kdrs.runs.config import PRESETS
 
     lines = {name: path.read_text("utf-8").splitlines()[0].removeprefix("# ") for name, path in PRESETS.items()}
     _print_list(lines, as_json)
@@ -73,8 +73,8 @@ def list_presets(as_json: Json = False) -> None:
 @presets.command("show")
 def show_preset(name: str) -> None:
     """A preset's run file, to be used as it is or as a start for one's own."""
-    from kdrs.config import PRESETS
     from kdrs.errors import ConfigError, nearest
+    from kdrs.runs.config import PRESETS
 
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}", nearest(name, PRESETS))
@@ -116,7 +116,7 @@ def show_method(name: str, as_json: Json = False) -> None:
 
 def _entry_options(name: str, cls: type[Distiller]) -> dict[str, dict[str, Any]]:
     """What any ``[[distill]]`` entry may state beside the method's own options."""
-    from kdrs.config import TermSettings
+    from kdrs.runs.config import TermSettings
 
     options = _options(TermSettings)
     for key in ("teacher", "name"):  # a single teacher need not be a list; a name has rules of its own

@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False) -> None:
     """Versions, processor, threads, devices, memory, write access: the first thing to look at, and to report."""
-    from kdrs.machine import examine
+    from kdrs.runs.environment import examine
 
     findings = examine()
     if as_json:

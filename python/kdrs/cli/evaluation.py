@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from kdrs.report import Comparison
+    from kdrs.comparison.compare import Comparison
 
 Runs = Annotated[
     list[Path], typer.Argument(help="Run directories or teacher files; seed-N folders of one parent are one model.")
@@ -64,8 +64,8 @@ def report(
     teacher: Teacher = None, baseline: Baseline = None, test: Test = "randomisation", threads: Threads = None,
 ) -> None:  # fmt: skip
     """Write the comparison of finished runs as JSON, Markdown and a picture."""
+    from kdrs.comparison.compare import check_folder
     from kdrs.errors import MachineError, shown
-    from kdrs.report import check_folder
 
     try:
         check_folder(out)
@@ -82,10 +82,10 @@ def _compare(
     runs: list[Path], data: str | None, protocol: str | None, part: str, metrics: str | None, teacher: str | None,
     baseline: str | None, test: str, threads: int | None,
 ) -> Comparison:  # fmt: skip
-    from kdrs import pipeline
     from kdrs.cli.running import messages
     from kdrs.data import Dataset
     from kdrs.errors import ConfigError, nearest, shown
+    from kdrs.runs.compared import compare_runs
 
     for option, value, allowed in (
         ("--part", part, ("valid", "test")),
@@ -98,4 +98,4 @@ def _compare(
         options["metrics"] = tuple(name.strip() for name in metrics.split(","))
     with messages():
         dataset = None if data is None else Dataset.load(data)
-        return pipeline.comparison(runs, dataset=dataset, test=test, threads=threads, **options)
+        return compare_runs(runs, dataset=dataset, test=test, threads=threads, **options)

@@ -19,8 +19,8 @@ from kdrs.errors import ArtefactError, ConfigError, KdrsError, TrainingError, sh
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kdrs.config import RunConfig
-    from kdrs.pipeline import Outcome
+    from kdrs.runs.config import RunConfig
+    from kdrs.runs.execute import Outcome
 
 File = Annotated[Path | None, typer.Argument(help="TOML run file; options below win over it.", show_default=False)]
 Data = Annotated[str | None, typer.Option("--data", help="Prepared data set (kdrs data prepare).", show_default=False)]
@@ -145,7 +145,7 @@ def resume(
 
     Device and threads may be those of another machine; what is given here is written to the run's config.toml.
     """
-    from kdrs.runs import Run
+    from kdrs.runs.directory import Run
 
     given = locals()
     seeds = sorted(head.parent.name for head in run.glob("seed-*/config.toml"))
@@ -161,7 +161,7 @@ def resume(
 
 def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """A run's plain values out of a command's arguments: the file's, then --set, then the options."""
-    from kdrs.config import assign, read_run_file
+    from kdrs.runs.config import assign, read_run_file
 
     if given["seed"] is not None and given["seeds"] is not None:
         raise ConfigError(
@@ -193,7 +193,7 @@ def _state(values: dict[str, Any], given: dict[str, Any]) -> None:
 def _carry_out(
     values: dict[str, Any], out: Path | None, seeds: str | None, resume: bool, dry_run: bool, as_json: bool, quiet: bool
 ) -> None:
-    from kdrs.config import resolve
+    from kdrs.runs.config import resolve
 
     config = resolve(values)
     numbers = None if seeds is None else _parse_seeds(seeds)
@@ -206,20 +206,21 @@ def _carry_out(
         with messages():
             _print_plan(config, out, as_json)
         return
-    from kdrs import pipeline
+    from kdrs.runs.execute import execute
+    from kdrs.runs.seeds import execute_seeds
 
     with messages(), _stopper() as stopper:
         if numbers is None:
             show = _Progress(config.train.epochs, quiet)
             with show:
-                outcome = pipeline.execute(
+                outcome = execute(
                     config, out, resume=resume, on_start=show.start, on_epoch=show.epoch, should_stop=stopper.asked
                 )
             _finish(outcome, stopper, as_json)
             return
         show = _Progress(config.train.epochs, quiet)
         with show:
-            results = pipeline.execute_seeds(
+            results = execute_seeds(
                 numbers, config, out, resume=resume,
                 on_start=show.start, on_epoch=show.epoch, should_stop=stopper.asked,
             )  # fmt: skip
@@ -257,16 +258,16 @@ def _parse_seeds(text: str) -> list[int]:
 
 
 def _print_plan(config: RunConfig, out: Path, as_json: bool) -> None:
-    from kdrs import pipeline
+    from kdrs.runs.execute import plan
 
-    plan = {"schema": 1, "out": str(out), "config": config.to_dict(), **pipeline.plan(config, out)}
+    found = {"schema": 1, "out": str(out), "config": config.to_dict(), **plan(config, out)}
     if as_json:
-        typer.echo(json.dumps(plan, indent=2))
+        typer.echo(json.dumps(found, indent=2))
         return
     import tomli_w
 
-    typer.echo(tomli_w.dumps(plan["config"]))
-    for key, value in plan.items():
+    typer.echo(tomli_w.dumps(found["config"]))
+    for key, value in found.items():
         if key not in ("schema", "config"):
             typer.echo(f"# {key}: {value}")
 
@@ -406,9 +407,9 @@ def _finish(outcome: Outcome, stopper: _Stopper, as_json: bool) -> None:
 
 
 def _finish_seeds(seeds: list[int], results: dict[int, Any], out: Path, stopper: _Stopper, as_json: bool) -> None:
-    from kdrs import pipeline
+    from kdrs.runs.seeds import summarise_seeds
 
-    summary = pipeline.summarise_seeds(results)
+    summary = summarise_seeds(results)
     if as_json:
         typer.echo(json.dumps({"schema": 1, "out": str(out), **summary}, indent=2))
     else:

@@ -1,4 +1,19 @@
-"""Distillation methods: one file each, and the table of them. A method names no base model."""
+"""Distillation methods: one file each, and the table of them. A method names no base model.
+
+**A distiller** compares two views. ``draw(epoch)`` is what does not depend on the student (it runs ahead),
+``on_epoch_start(epoch, samples, student)`` what does. ``loss(student, batch)`` is a scalar, unweighted, summed (RD's:
+as the student's own).
+
+**Options** of one meaning have one name in every method. A ``temperature`` divides (flatter when higher), a
+``sharpness`` multiplies. Where a method's softmax has a temperature, that of its draws by rank is
+``draw_temperature``. ``pool`` is the length of the list that is drawn from, ``refresh`` the epochs between two looks
+at a ranking that changes. ``unique_queries`` counts a query once a batch, ``keep_seen`` leaves seen items in.
+``..._weight`` is a number that multiplies a loss.
+
+**Hints** (`_hidden`) are what DE, PHR, TAKD, DGKD and HyperKDMA share: one loss an entity between two spaces, by
+networks of their own, summed over the batch's distinct users and items. A method may put several together, of targets
+that carry gradient too.
+"""
 
 from __future__ import annotations
 

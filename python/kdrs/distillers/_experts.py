@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from kdrs.kernels import mixture
+from kdrs.core.kernels import mixture
 
 NO_EFFECT = 20.0
 """exp(-20) = 2e-9, a thirtieth of float32's rounding unit: a share this small is lost in the sums it enters, and smaller ones

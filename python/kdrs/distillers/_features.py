@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdrs import kernels
-from kdrs.tasks import Batch, Task
-from kdrs.teachers import Teacher
-from kdrs.view import View
+from kdrs.core import kernels
+from kdrs.teachers.base import Teacher
+from kdrs.training.queries import Batch, Task
+from kdrs.training.view import View
 
 Kind = Literal["users", "items"]
 

@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdrs import losses
+from kdrs.core.kernels import sparse_csr
+from kdrs.core.sampling import stream
 from kdrs.distillers import _bfloat16
 from kdrs.distillers._experts import NO_EFFECT, Experts, temperature
 from kdrs.distillers.base import Distiller, seeded
 from kdrs.errors import ConfigError
-from kdrs.kernels import sparse_csr
-from kdrs.sampling import stream
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Queries, Task
-from kdrs.teachers import Teacher
-from kdrs.view import View
+from kdrs.teachers.base import Teacher
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Epoch, Queries, Task
+from kdrs.training.view import View
 
 Kind: TypeAlias = Literal["users", "items"]
 

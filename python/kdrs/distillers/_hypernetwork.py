@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from kdrs import kernels
+from kdrs.core import kernels
 from kdrs.distillers._bfloat16 import LANES
 
 
@@ -23,8 +23,8 @@ class Hypernetwork(nn.Module):
     [d, D], the bias β. Half the weights and half the work, and no array of size entities x d x D.
 
     It trains exactly as the full layer would (each entry of ``pairs`` being two of its weights: multiplicity 2 in
-    `kdrs.optim.Adam`), apart from what weight decay does to the antisymmetric part, which no output sees. Initial values
-    follow the law that nn.Linear's have after symmetrisation.
+    `kdrs.training.optim.Adam`), apart from what weight decay does to the antisymmetric part, which no output sees. Initial
+    values follow the law that nn.Linear's have after symmetrisation.
 
     ``bf16=True`` does the two large products in bfloat16, weights and gradients staying float32.
     """

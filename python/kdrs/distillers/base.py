@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from kdrs.core.sampling import stream
 from kdrs.errors import ConfigError
-from kdrs.losses import ScoreLoss
-from kdrs.sampling import stream
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import ModelTeacher, Teacher
-from kdrs.view import View
+from kdrs.teachers.base import Teacher
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.losses import ScoreLoss
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 T = TypeVar("T")
 
@@ -98,7 +99,7 @@ class Distiller(nn.Module):
 
     @property
     def multiplicities(self) -> Mapping[str, float]:
-        """Parameters that stand for several equal ones each, and for how many; see `kdrs.optim.Adam`."""
+        """Parameters that stand for several equal ones each, and for how many; see `kdrs.training.optim.Adam`."""
         return {}
 
     def stream(self, epoch: Epoch, name: str) -> int:

@@ -11,13 +11,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import losses, sampling
+from kdrs.core import sampling
 from kdrs.distillers.base import Counterpart, Distiller, only
 from kdrs.errors import ConfigError
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import ModelTeacher, Teacher, row_blocks
-from kdrs.view import View, frozen
+from kdrs.teachers.base import Teacher, row_blocks
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View, frozen
 
 
 class BDConfig(Settings):
@@ -88,12 +90,12 @@ class BD(Distiller):
                 f"bd trains its teacher along, and {source.name!r} cannot be trained",
                 "give the run directory of a kdrs model; in Python, ModelTeacher(model, task, live=True)",
             )
-        if getattr(task, "draws", "pairs") != "pairs":
+        if task.draws != "pairs":
             raise ConfigError(
-                f"train.draws is {task.draws!r} with bd, which draws an item for every training pair",  # type: ignore[attr-defined]
+                f"train.draws is {task.draws!r} with bd, which draws an item for every training pair",
                 "leave it out",
             )
-        kinds = [(type(own), getattr(own, "flat", None)) for own in (source.task, task)]
+        kinds = [(type(own), own.flat) for own in (source.task, task)]
         if kinds[0] != kinds[1]:
             raise ConfigError(
                 f"bd's teacher {source.name!r} learns from a {kinds[0][0].__name__}, its student from a {kinds[1][0].__name__}",
@@ -106,7 +108,7 @@ class BD(Distiller):
         self._taught = False
         self._negatives: Tensor | None = None
         self._redraws = (0, 0)
-        self._by_row = getattr(task, "row_users", None) is not None
+        self._by_row = task.row_users is not None
         if config.negatives == "shared" and not self._by_row:
             raise ConfigError(
                 "negatives is 'shared' with a model that does not train on pairs", 'allowed: negatives = "own"'
@@ -133,10 +135,9 @@ class BD(Distiller):
         return Counterpart(other, self.source, config.teacher_weight, config.teacher_lr, config.teacher_weight_decay)
 
     def draw(self, epoch: Epoch) -> np.ndarray | None:
-        redraw = getattr(self.task, "negatives", None)
-        if redraw is None or not self._by_row or self._other or self.config.negatives == "shared":
+        if self._other or self.config.negatives == "shared":
             return None
-        return redraw(self.stream(epoch, "negatives"))
+        return self.task.fresh_negatives(self.stream(epoch, "negatives"))
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
         self._redraws = (self.stream(epoch, "negatives"), 0)
@@ -158,12 +159,11 @@ class BD(Distiller):
 
     def _redrawn(self, batch: Batch) -> Batch:
         """A batch of whole users, or of instances with several targets, with the teacher's own negatives."""
-        redrawn = getattr(self.task, "redrawn", None)
-        if redrawn is None or self._other:
+        if self._other:
             return batch
         seed, count = self._redraws
         self._redraws = (seed, count + 1)
-        return redrawn(batch, sampling.stream(seed, count))
+        return self.task.redrawn(batch, sampling.stream(seed, count))
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         source = self._look_up(batch)

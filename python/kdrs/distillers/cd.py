@@ -10,15 +10,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import losses, sampling
+from kdrs.core import sampling
+from kdrs.core.ranking import Ranking
+from kdrs.core.sampling import stream
 from kdrs.distillers.base import Distiller, only, require_scores
 from kdrs.errors import ConfigError
-from kdrs.ranking import Ranking
-from kdrs.sampling import stream
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher, owners_of
-from kdrs.view import View
+from kdrs.teachers.base import Teacher, owners_of
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 HELD_BYTES = 1 << 28
 """A fixed guide's lists are kept from epoch to epoch up to this size."""

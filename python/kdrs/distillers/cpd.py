@@ -11,17 +11,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdrs import losses, sampling
+from kdrs.core import sampling
+from kdrs.core.sampling import stream
 from kdrs.data.interactions import Interactions
 from kdrs.distillers._experts import Experts, temperature
 from kdrs.distillers._features import Projector, cosine_losses, sides
 from kdrs.distillers._hidden import ExpertConfig
 from kdrs.distillers.base import Distiller, distinct, only, seeded
-from kdrs.sampling import stream
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher, best_items, owners_of
-from kdrs.view import View
+from kdrs.teachers.base import Teacher, best_items, owners_of
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 
 class PenaltyConfig(Settings):

@@ -10,16 +10,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import sampling
+from kdrs.core import sampling
+from kdrs.core.sampling import stream
 from kdrs.data.interactions import Interactions
 from kdrs.distillers.base import distinct
 from kdrs.distillers.ir_rrd import user_ranking
 from kdrs.distillers.rrd import RRD, Lists, RRDConfig
 from kdrs.errors import ConfigError
-from kdrs.sampling import stream
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher, owners_of, row_blocks, without_seen
-from kdrs.view import View
+from kdrs.teachers.base import Teacher, owners_of, row_blocks, without_seen
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 
 class DCDConfig(RRDConfig):

@@ -21,9 +21,9 @@ from kdrs.distillers._hidden import (
 )
 from kdrs.distillers.base import Distiller
 from kdrs.errors import ConfigError
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
-from kdrs.view import View
+from kdrs.teachers.base import Teacher
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 
 class DGKDConfig(HintConfig):

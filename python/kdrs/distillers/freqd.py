@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import ranking
+from kdrs.core import ranking
+from kdrs.core.kernels import propagate, sparse_csr
+from kdrs.core.sampling import stream
 from kdrs.data.interactions import Interactions
 from kdrs.distillers._features import Kind, Projector, cosine_losses, vectors
 from kdrs.distillers.base import Distiller, distinct, only, seeded
-from kdrs.kernels import propagate, sparse_csr
-from kdrs.sampling import stream
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher, row_blocks
-from kdrs.view import View
+from kdrs.teachers.base import Teacher, row_blocks
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 
 class FreqDConfig(Settings):

@@ -11,9 +11,9 @@ from torch import Tensor
 from kdrs.distillers._hidden import Entities
 from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Task
-from kdrs.teachers import Teacher
-from kdrs.view import View
+from kdrs.teachers.base import Teacher
+from kdrs.training.queries import Batch, Task
+from kdrs.training.view import View
 
 
 class FTD(Distiller):

@@ -11,14 +11,15 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from kdrs import losses, sampling
+from kdrs.core import sampling
 from kdrs.distillers.base import Distiller
 from kdrs.distillers.dcd import item_ranks
 from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Queries, Task
-from kdrs.teachers import Stage, Teacher
-from kdrs.view import DotView, View
+from kdrs.teachers.base import Stage, Teacher
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Epoch, Queries, Task
+from kdrs.training.view import View
 
 LISTED = 100
 """Items of a permutation that count; exp(-rho / 10) is taken as 0 behind them."""
@@ -234,8 +235,8 @@ class HetComp(Distiller):
             left = self.task.n_items - self._counts[users] - (targets >= 0).sum(1)
             return sums + torch.log(left / known.sum(1).clamp(min=1))
         asked = batch.queries
-        if isinstance(student, DotView):
-            own, items, bias = student.factored()
+        if (factors := student.factored()) is not None:
+            own, items, bias = factors
             return losses.logsumexp_products(own[first], items, bias, hidden=self._hidden(users, targets), bound=CLAMP)
         size = max(1, BLOCK_FLOATS // self.task.n_items)
         if first.shape[0] <= size:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from kdrs.core.sampling import stream
 from kdrs.distillers._hidden import EntityConfig, Hint, HintDistiller, Kind
 from kdrs.distillers.base import only, seeded
-from kdrs.sampling import stream
-from kdrs.tasks import Task
-from kdrs.teachers import Teacher
+from kdrs.teachers.base import Teacher
+from kdrs.training.queries import Task
 
 
 class HintRegression(HintDistiller):

@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from kdrs.core.sampling import stream
 from kdrs.distillers._experts import NO_EFFECT, Experts, temperature
 from kdrs.distillers._hidden import Entities, Vectors
 from kdrs.distillers.base import Distiller, only, seeded
 from kdrs.distillers.ftd import cosine_gap
-from kdrs.sampling import stream
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
-from kdrs.view import View
+from kdrs.teachers.base import Teacher
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 
 class HTDConfig(Settings):

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, PlainValidator
 from torch import Tensor, nn
 
+from kdrs.core.sampling import stream
 from kdrs.distillers._hidden import (
     Entities,
     HintConfig,
@@ -24,10 +25,9 @@ from kdrs.distillers._hidden import (
 from kdrs.distillers._hypernetwork import Hypernetwork
 from kdrs.distillers.base import Distiller, seeded
 from kdrs.errors import ConfigError
-from kdrs.sampling import stream
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
-from kdrs.view import View
+from kdrs.teachers.base import Teacher
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 
 def _count_or_given(value: Any) -> Any:

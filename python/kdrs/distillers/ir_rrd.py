@@ -8,12 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import sampling
+from kdrs.core import sampling
 from kdrs.distillers.base import distinct
 from kdrs.distillers.rrd import RRD, Lists, RRDConfig
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
-from kdrs.view import View
+from kdrs.teachers.base import Teacher
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 
 class IRRRDConfig(RRDConfig):

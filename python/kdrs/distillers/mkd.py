@@ -12,9 +12,9 @@ from torch import Tensor
 from kdrs.distillers.cpd import Penalty, PenaltyConfig
 from kdrs.distillers.nkd import NKD, NKDConfig
 from kdrs.distillers.sld import SLD, SLDConfig
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
-from kdrs.view import View
+from kdrs.teachers.base import Teacher
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 
 class MKDConfig(NKDConfig, PenaltyConfig, SLDConfig):

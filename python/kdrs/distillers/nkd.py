@@ -10,14 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import ranking
+from kdrs.core import ranking
+from kdrs.core.sampling import stream
 from kdrs.distillers._features import Kind, Projector, Side, all_vectors, cosine_losses, sides, vectors
 from kdrs.distillers.base import Distiller, only, seeded
-from kdrs.sampling import stream
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher
-from kdrs.view import View
+from kdrs.teachers.base import Teacher
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 EDGE_KEEP = 0.7
 """Of the neighbourhood graph's edges, and half the range of its share (``mixing = "graph"``)."""

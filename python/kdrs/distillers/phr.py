@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdrs.core.sampling import stream
 from kdrs.distillers._hidden import HintDistiller, PersonalConfig, PersonalHint
 from kdrs.distillers.base import only
-from kdrs.sampling import stream
-from kdrs.tasks import Task
-from kdrs.teachers import Teacher
+from kdrs.teachers.base import Teacher
+from kdrs.training.queries import Task
 
 
 class PHR(HintDistiller):

@@ -10,13 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import losses, sampling
+from kdrs.core import sampling
+from kdrs.core.sampling import stream
 from kdrs.distillers.base import Distiller, only, require_scores
-from kdrs.sampling import stream
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher, best_items
-from kdrs.view import View
+from kdrs.teachers.base import Teacher, best_items
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 ROWS = 1024
 """Queries whose lists are compared at a time."""

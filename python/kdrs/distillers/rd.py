@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import sampling
+from kdrs.core import sampling
+from kdrs.core.sampling import stream
 from kdrs.distillers.base import Distiller, only
 from kdrs.errors import ConfigError
-from kdrs.sampling import stream
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher, best_items
-from kdrs.view import View
+from kdrs.teachers.base import Teacher, best_items
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 
 class RDConfig(Settings):
@@ -104,7 +104,7 @@ class RD(Distiller):
     def on_epoch_start(self, epoch: Epoch, samples: Tensor | None, student: Teacher) -> None:
         self._epoch, self._step, self._drawn = epoch, 0, samples
         self._warming_up = epoch.index < self.config.warmup_epochs
-        self._base_is_mean = getattr(student, "averages", False)
+        self._base_is_mean = student.averages
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         queries, rows = self._queries(batch)

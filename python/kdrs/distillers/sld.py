@@ -10,12 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import losses, sampling
+from kdrs.core import sampling
 from kdrs.distillers.base import Distiller, only, require_scores
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher, owners_of
-from kdrs.view import View
+from kdrs.teachers.base import Teacher, owners_of
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 ROWS = 4096
 """Queries whose labels are worked out at a time."""

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdrs import ranking, sampling
+from kdrs.core import ranking, sampling
 from kdrs.data.interactions import Interactions
 from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.teachers import Teacher, owners_of, row_blocks
-from kdrs.view import View
+from kdrs.teachers.base import Teacher, owners_of, row_blocks
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 
 class UnKDConfig(Settings):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kdrs.kernels import dropout
+from kdrs.core.kernels import dropout
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout` by `kdrs.kernels.dropout`, from torch's own generator unless ``noise`` is set."""
+    """`nn.Dropout` by `kdrs.core.kernels.dropout`, from torch's own generator unless ``noise`` is set."""
 
     def __init__(self, p: float):
         super().__init__()

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdrs.core.kernels import sparse_csr
 from kdrs.data.interactions import Interactions
-from kdrs.kernels import sparse_csr
 
 
 class BipartiteGraph:

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdrs.core.sampling import stream
 from kdrs.data.interactions import Interactions
 from kdrs.models._noise import uniform
 from kdrs.models.base import ModelConfig, Recommender
-from kdrs.sampling import stream
-from kdrs.tasks import Epoch, Task
+from kdrs.training.queries import Epoch, Task
 
 
 class Rows(nn.Module):

@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kdrs.core.sampling import stream
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models._dropout import Dropout
 from kdrs.models.base import ModelConfig, Recommender
-from kdrs.sampling import stream
-from kdrs.tasks import Epoch, Queries, SequenceTask, Task
-from kdrs.view import DotView, Factors, Lazy
+from kdrs.training.queries import Epoch, Queries, Task
+from kdrs.training.sequences import SequenceTask
+from kdrs.training.view import DotView, Factors, Lazy
 
 BLOCK = 1024
 """Users encoded at a time when all of them are asked for."""

@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdrs.data.interactions import Interactions
-from kdrs.losses import logsumexp_products
 from kdrs.models._noise import normal, uniform
 from kdrs.models._rows import RowModel, Rows
 from kdrs.models.base import ModelConfig
-from kdrs.tasks import Task
+from kdrs.training.losses import logsumexp_products
+from kdrs.training.queries import Task
 
 EVALUATION = 0
 """Seed of the noise in evaluation, where there is any."""

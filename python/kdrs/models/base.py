@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.settings import Settings
-from kdrs.tasks import Batch, Epoch, PairTask, Queries, Task
-from kdrs.view import Factors, View
+from kdrs.training.hooks import Hooks
+from kdrs.training.pairs import PairTask
+from kdrs.training.queries import Batch, Queries, Task
+from kdrs.training.view import Factors, View
 
 
 class ModelConfig(Settings):
@@ -35,24 +37,24 @@ class PairwiseConfig(ModelConfig):
         return self.negative_reduction == "mean"
 
 
-class Recommender(nn.Module):
+class Recommender(Hooks, nn.Module):
     """A module that answers queries with a view.
 
     A model of your own need not inherit from this class: any ``nn.Module`` with ``dim``, ``__call__(queries)``,
-    ``factors()`` and ``loss(view, batch)`` is trained, distilled and evaluated alike. The hooks are optional.
+    ``factors()`` and ``loss(view, batch)`` is trained, distilled and evaluated alike. What is optional stands in
+    `kdrs.training.hooks.Hooks`.
 
     A model whose only parameters are two tables (`RowTable`), ``score_tables``, whose rows' dot products are the scores of
-    ``queries.users``, may give its loss as one of scores, ``score_loss(batch)`` (`kdrs.losses.ScoreLoss`): where nothing but
-    such losses trains it, with Adam, in float32 on the CPU, its steps do without autograd. ``is_plain_bpr`` says that this loss
-    is BPR's and nothing else, for which there is a step in one pass. Both count only where the model's very class defines them.
+    ``queries.users``, may give its loss as one of scores, ``score_loss(batch)`` (`kdrs.training.losses.ScoreLoss`): where
+    nothing but such losses trains it, with Adam, in float32 on the CPU, its steps do without autograd.
+    ``is_plain_bpr`` says that this loss is BPR's and nothing else, for which there is a step in one pass. Both count only where
+    the model's very class defines them.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     reference: ClassVar[str] = ""
     """Where the model was published."""
     dim: int
-    score_tables: ClassVar[tuple[str, str] | None] = None
-    is_plain_bpr: bool = False
 
     def __init__(self, config: ModelConfig, task: Task):
         super().__init__()
@@ -123,12 +125,3 @@ class Recommender(nn.Module):
     def loss(self, view: View, batch: Batch) -> Tensor:
         """The model's own training loss on a batch, a scalar, summed over rows unless an option says otherwise."""
         raise NotImplementedError
-
-    def on_epoch_start(self, epoch: Epoch) -> None:
-        """Called before an epoch's first batch."""
-
-    def on_term(self, name: str) -> None:
-        """Called before the loss of a term of that name is worked out."""
-
-    def after_step(self) -> None:
-        """Called after every optimizer step, for constraints on the parameters."""

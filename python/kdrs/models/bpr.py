@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdrs import losses
-from kdrs._tables import RowTable
+from kdrs.core.tables import RowTable
 from kdrs.models.base import PairwiseConfig, Recommender
-from kdrs.tasks import Batch, Queries, Task
-from kdrs.view import DotView, Factors, View
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Queries, Task
+from kdrs.training.view import DotView, Factors, View
 
 
 class BPRConfig(PairwiseConfig):

@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdrs import losses
-from kdrs._tables import RowTable
+from kdrs.core.tables import RowTable
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models._dropout import Dropout
 from kdrs.models._sequential import PaddedView, SequentialRecommender
 from kdrs.models.base import ModelConfig
-from kdrs.tasks import Batch, Queries, SequenceTask, Task
-from kdrs.view import View
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Queries, Task
+from kdrs.training.sequences import SequenceTask
+from kdrs.training.view import View
 
 ACTIVATIONS = {"identity": lambda x: x, "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 Activation = Literal["identity", "relu", "sigmoid", "tanh"]

@@ -8,13 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdrs import losses
-from kdrs._tables import RowTable
+from kdrs.core.tables import RowTable
 from kdrs.data.interactions import Interactions
 from kdrs.models._rows import RowModel, Rows
 from kdrs.models.base import ModelConfig
-from kdrs.tasks import Batch, Queries, Task, UserTask
-from kdrs.view import DotView, Factors, View
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Queries, Task
+from kdrs.training.rows import UserTask
+from kdrs.training.view import DotView, Factors, View
 
 BLOCK_USERS = 4096
 

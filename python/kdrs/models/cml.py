@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models.base import ModelConfig, Recommender
-from kdrs.tasks import Batch, Queries, Task
-from kdrs.view import Factors, Lazy, View, products
+from kdrs.training.queries import Batch, Queries, Task
+from kdrs.training.view import Factors, Lazy, View, products
 
 LEAST = 1e-12
 """Squared distances below this have a root without gradient: the root's slope at 0 is infinite."""
@@ -156,6 +156,9 @@ class DistanceView:
     def _score(self, product: Tensor, left: Tensor, right: Tensor) -> Tensor:
         squared = left + right - 2 * product
         return -(squared.clamp(min=LEAST).sqrt() if self._root else squared.clamp(min=0.0))
+
+    def factored(self) -> None:
+        return None
 
     def at(self, queries: Queries) -> DistanceView:
         return DistanceView(queries, self._embed, self._root)

@@ -10,10 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from kdrs.data.interactions import Interactions
-from kdrs.losses import logsumexp_products
 from kdrs.models._variational import VariationalConfig, VariationalModel
-from kdrs.tasks import Batch, ItemTask, Queries, Task
-from kdrs.view import Factors, Lazy, View, products
+from kdrs.training.losses import logsumexp_products
+from kdrs.training.queries import Batch, Queries, Task
+from kdrs.training.rows import ItemTask
+from kdrs.training.view import Factors, Lazy, View, products
 
 BLOCK_ITEMS = 4096
 
@@ -118,6 +119,9 @@ class ItemView:
     def all_scores(self) -> Tensor:
         bias = self._model.decoder_bias[self._users].unsqueeze(1)
         return self.queries @ self._decoded().T + bias - self._offsets()
+
+    def factored(self) -> None:
+        return None
 
     def at(self, queries: Queries) -> ItemView:
         return ItemView(self._model, queries, self.seed, self)

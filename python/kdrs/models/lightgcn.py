@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdrs import losses
-from kdrs.kernels import propagate
+from kdrs.core.kernels import propagate
 from kdrs.models._graph import BipartiteGraph
 from kdrs.models.base import ModelConfig, PairwiseConfig, Recommender
-from kdrs.tasks import Batch, Queries, Task
-from kdrs.view import DotView, Factors, View
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Queries, Task
+from kdrs.training.view import DotView, Factors, View
 
 
 class LightGCNConfig(PairwiseConfig):

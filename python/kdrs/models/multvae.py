@@ -10,8 +10,9 @@ from torch import Tensor
 
 from kdrs.data.interactions import Interactions
 from kdrs.models._variational import VariationalConfig, VariationalModel
-from kdrs.tasks import Batch, Queries, Task, UserTask
-from kdrs.view import DotView, Factors, View
+from kdrs.training.queries import Batch, Queries, Task
+from kdrs.training.rows import UserTask
+from kdrs.training.view import DotView, Factors, View
 
 BLOCK_USERS = 4096
 

@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kdrs import losses
-from kdrs._tables import RowTable
+from kdrs.core.tables import RowTable
 from kdrs.errors import ConfigError
 from kdrs.models.base import ModelConfig, Recommender
-from kdrs.tasks import Batch, Queries, Task
-from kdrs.view import Lazy, View, products
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Queries, Task
+from kdrs.training.view import Lazy, View, products
 
 TILE_FLOATS = 1 << 18
 """Size of the hidden layer that is held at a time when a catalogue is scored: a megabyte stays in the processor's cache."""
@@ -154,6 +154,9 @@ class NeuMFView:
 
     def _pairwise(self, users: Tensor, items: Tensor) -> Tensor:
         return self._model.mlp(users.unsqueeze(1) + items)
+
+    def factored(self) -> None:
+        return None
 
     def at(self, queries: Queries) -> NeuMFView:
         return NeuMFView(self._model, queries, self._item_table)

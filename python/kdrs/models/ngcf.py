@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdrs import losses
+from kdrs.core.kernels import propagate, sparse_csr
 from kdrs.errors import ConfigError
-from kdrs.kernels import propagate, sparse_csr
 from kdrs.models._graph import BipartiteGraph
 from kdrs.models.base import PairwiseConfig, Recommender
-from kdrs.tasks import Batch, Queries, Task
-from kdrs.view import DotView, Factors, View
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Queries, Task
+from kdrs.training.view import DotView, Factors, View
 
 
 class NGCFConfig(PairwiseConfig):

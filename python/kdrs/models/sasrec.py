@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdrs import losses
-from kdrs._tables import RowTable
+from kdrs.core.tables import RowTable
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models._dropout import Dropout
 from kdrs.models._sequential import SequentialRecommender, StatesView
 from kdrs.models.base import ModelConfig
-from kdrs.tasks import Batch, Queries, SequenceBatch, SequenceTask, Task
-from kdrs.view import View
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Queries, Task
+from kdrs.training.sequences import SequenceBatch, SequenceTask
+from kdrs.training.view import View
 
 
 class SASRecConfig(ModelConfig):

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdrs import losses
+from kdrs.core.sampling import stream
 from kdrs.models._graph import BipartiteGraph
 from kdrs.models.base import PairwiseConfig
 from kdrs.models.lightgcn import LightGCN
-from kdrs.sampling import stream
-from kdrs.tasks import Batch, Epoch, Task
-from kdrs.view import View
+from kdrs.training import losses
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
 
 
 class SGLConfig(PairwiseConfig):

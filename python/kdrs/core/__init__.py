@@ -1,0 +1,1 @@
+"""Kernels of the Rust core: the only importers of it."""

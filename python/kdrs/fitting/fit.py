@@ -1,0 +1,276 @@
+"""One training loop for everything: learners over batches."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdrs.core.sampling import stream
+from kdrs.errors import ConfigError, TrainingError
+from kdrs.evaluation.protocols import EarlyStopping, Selection
+from kdrs.fitting.checkpoint import Checkpoint, Journal
+from kdrs.fitting.learner import Learner
+from kdrs.training.queries import Batch, Batches, Epoch, Task
+from kdrs.training.view import frozen
+
+Means = Mapping[str, float]
+Evaluate = Callable[[nn.Module], Mapping[str, Means]]
+"""Model -> means by part: ``{"valid": {"ndcg@10": ...}, "test": {...}}``."""
+
+
+@dataclass
+class Fit:
+    """How a training went."""
+
+    best_epoch: int | None = None
+    """Epoch of the weights that the first learner's model now holds, counted from 0."""
+    epochs: int = 0
+    """Epochs trained, over all sessions of the run."""
+    stopped: str = "epochs"
+    """``epochs``: all planned ones are done; ``patience``: early stopping; ``interrupted``: asked to stop."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """One line an epoch, as in metrics.jsonl."""
+    best: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Of each selection metric: (epoch, validation value)."""
+    skipped_pairs: int = 0
+    """Training pairs without a possible negative."""
+
+
+def fit(
+    learners: Learner | Sequence[Learner],
+    task: Task,
+    *,
+    epochs: int,
+    seed: int = 0,
+    evaluate: Evaluate | None = None,
+    every: int = 1,
+    selection: Selection | None = None,
+    keep: Literal["best", "last"] = "best",
+    run: Journal | None = None,
+    checkpoint_seconds: float = 30.0,
+    stages: Collection[int] = (),
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    resume: bool = False,
+) -> Fit:
+    """Trains the learners and leaves the first one's model with its best weights, or with the last ones (``keep``).
+
+    In every batch all learners' forward passes come first, then all losses, all backward passes and all steps, so that
+    learners which teach each other see one state, and one pass of it. The first learner is the one that is evaluated,
+    selected and kept. ``evaluate`` gets its model in evaluation mode after every ``every``-th epoch and after the last;
+    ``selection`` reads its ``valid`` means. Without it, the last weights count. All models are left in evaluation mode.
+
+    The next epoch's draws are made in a second thread meanwhile. All randomness is derived from (``seed``, a name, the
+    epoch), torch's own generator included, so that a run resumed from ``run``'s checkpoint (``resume=True``) ends with the
+    same bytes; checkpoints are written at the ends of epochs, at most every ``checkpoint_seconds``. ``stages`` are epochs
+    whose weights are kept in the run directory.
+
+    Raises ``TrainingError`` naming epoch, batch and users if a loss is not finite.
+    """
+    learners = [learners] if isinstance(learners, Learner) else list(learners)
+    selection = selection or Selection()
+    if len({learner.name for learner in learners}) != len(learners):
+        raise ConfigError(
+            f"learners are named {[learner.name for learner in learners]}", "give every learner its own name"
+        )
+    first = learners[0]
+    stopping = EarlyStopping(selection)
+    result = Fit(skipped_pairs=getattr(task, "n_skipped", 0))
+    best: dict[str, Tensor] | None = None  # the model's own weights are the best ones until a copy is worth its memory
+    start = 0
+    if resume and run is not None and (checkpoint := run.load_checkpoint()) is not None:
+        start = checkpoint.epoch + 1
+        for index, learner in enumerate(learners):
+            prefix = f"{index}/"
+            learner.load_state({k.removeprefix(prefix): t for k, t in checkpoint.state.items() if k.startswith(prefix)})
+        best = checkpoint.best if evaluate is not None else None
+        stopping = EarlyStopping.from_state(selection, checkpoint.meta["stopping"])
+        result.best_epoch = checkpoint.meta["best_epoch"]
+        result.rows = run.keep_rows(checkpoint.epoch)
+    elif resume and run is not None:
+        run.keep_rows(-1)
+    result.epochs = start
+
+    def save(epoch: int) -> None:
+        if run is not None:
+            state = {f"{i}/{name}": t for i, learner in enumerate(learners) for name, t in learner.state().items()}
+            meta = {"stopping": stopping.state(), "best_epoch": result.best_epoch}
+            kept = first.model.state_dict() if best is None else best
+            run.save_checkpoint(Checkpoint(epoch, state, kept, meta))
+
+    def draw(index: int) -> _Draws:
+        epoch = Epoch(index, seed, epochs)
+        samples = [[term.distiller.draw(epoch) for term in learner.terms] for learner in learners]
+        return _Draws(epoch, task.draw(epoch), samples)
+
+    saved_at = time.monotonic()
+    done = stopping.stopped or start >= epochs
+    if stopping.stopped:
+        result.stopped = "patience"
+    with ThreadPoolExecutor(1, thread_name_prefix="kdrs-draw") as background:
+        upcoming: Future[_Draws] | None = None if done else background.submit(draw, start)
+        while upcoming is not None:
+            began = time.perf_counter()
+            draws = upcoming.result()
+            index = draws.epoch.index
+            upcoming = background.submit(draw, index + 1) if index + 1 < epochs else None
+            row: dict[str, Any] = {"epoch": index, **_train_epoch(learners, draws, seed)}
+            if any(term.distiller.restarts_patience for term in first.terms):
+                stopping.restart()
+            row["seconds"] = round(time.perf_counter() - began, 4)
+            stop = index + 1 >= epochs
+            if evaluate is not None and ((index + 1) % every == 0 or stop):
+                began = time.perf_counter()
+                with frozen(first.model):
+                    parts = {part: dict(means) for part, means in evaluate(first.model).items()}
+                row.update(parts)
+                row["evaluation_seconds"] = round(time.perf_counter() - began, 4)
+                verdict = stopping.update(index, parts.get("valid", {}))
+                if verdict.improved or keep == "last":
+                    best = _copy(first.model, best)
+                    result.best_epoch = index
+                if verdict.stop:
+                    stop, result.stopped = True, "patience"
+            elif evaluate is None:
+                result.best_epoch = index
+            result.rows.append(row)
+            result.epochs = index + 1
+            if run is not None:
+                run.log(_finite(row))
+                if index in stages:
+                    run.save_stage(index, first.model.state_dict())
+            if on_epoch is not None:
+                on_epoch(row)
+            if not stop and should_stop is not None and should_stop():
+                stop, result.stopped = True, "interrupted"
+            if stop or time.monotonic() - saved_at >= checkpoint_seconds:
+                save(index)
+                saved_at = time.monotonic()
+            if stop:
+                if upcoming is not None:
+                    upcoming.cancel()
+                break
+    result.best = stopping.best
+    if best is not None:
+        first.model.load_state_dict(best)
+    for learner in learners:
+        learner.model.eval()
+    return result
+
+
+@dataclass(frozen=True)
+class _Draws:
+    epoch: Epoch
+    batches: Batches
+    samples: list[list[Any]]
+
+
+def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[str, Any]:
+    """Trains one epoch; means of the batch losses, in total and by part."""
+    epoch = draws.epoch
+    with torch.random.fork_rng(devices=_devices(learners)), flushing_subnormals():
+        torch.manual_seed(stream(seed, "torch", epoch.index) % 2**63)  # dropout and the like
+        for learner, samples in zip(learners, draws.samples, strict=True):
+            learner.start(epoch, samples)
+        # one table, written in place: a small tensor kept for each step would lie between the step's large ones, and the
+        # allocator could reuse no hole (a megabyte lost a step, seen with glibc)
+        columns = sum(len(learner.parts) for learner in learners)
+        history = torch.empty(len(draws.batches), columns, device=next(learners[0].model.parameters()).device)
+        with ExitStack() as ends:
+            for learner in learners:
+                ends.callback(learner.finish)
+            for step, batch in enumerate(draws.batches):
+                parts = step_of(learners, batch)
+                for column, value in enumerate(value for part in parts for value in part):
+                    history[step, column] = value
+    table = history.double().cpu()  # [batches, parts]
+    if not torch.isfinite(table).all():
+        _raise_divergence(learners, draws, table)
+    means, idle = iter(table.mean(dim=0).tolist()), iter((table == 0).all(dim=0).tolist())
+    row: dict[str, Any] = {}
+    for learner in learners:
+        values = {name: next(means) for name in learner.parts}
+        learner.note_idle([name for name in learner.parts if next(idle)])
+        prefix = "" if learner is learners[0] else f"{learner.name}."
+        row[f"{prefix}loss"] = math.fsum(values.values())
+        if len(values) > 1:
+            row[f"{prefix}losses"] = values
+        diagnostics = {term.name: found for term in learner.terms if (found := term.distiller.diagnostics())}
+        if diagnostics:
+            row[f"{prefix}diagnostics"] = diagnostics
+    return row
+
+
+def step_of(learners: Sequence[Learner], batch: Batch) -> list[list[Tensor | float]]:
+    """A step of all learners; the parts of their losses."""
+    if len(learners) == 1 and (done := learners[0].step_alone(batch)) is not None:
+        return [done]
+    for learner in learners:
+        learner.look(batch)
+    parts = [learner.forward(batch) for learner in learners]
+    for learner, own in zip(learners, parts, strict=True):
+        learner.backward(own)
+    for learner in learners:
+        learner.step()
+    return [[value.detach() for value in own] for own in parts]
+
+
+def _raise_divergence(learners: Sequence[Learner], draws: _Draws, table: Tensor) -> None:
+    step, column = (int(i) for i in (~torch.isfinite(table)).nonzero()[0])
+    names = [f"{learner.name} {part}" for learner in learners for part in learner.parts]
+    users = draws.batches[step].queries.users[:5].tolist()
+    raise TrainingError(
+        f"the loss ({names[column]}) is {table[step, column].item()} in epoch {draws.epoch.index}, batch {step}, whose first "
+        f"users are {users}",
+        "lower the learning rate or the weight of the term; the last checkpoint is untouched",
+    )
+
+
+def _devices(learners: Sequence[Learner]) -> list[int]:
+    devices = {p.device for learner in learners for p in learner.model.parameters() if p.device.type == "cuda"}
+    return sorted(device.index or 0 for device in devices)
+
+
+def _copy(model: nn.Module, into: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """A copy of the model's state, into the former copy where there is one."""
+    if into is None:
+        return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    for name, tensor in model.state_dict().items():
+        into[name].copy_(tensor)
+    return into
+
+
+@contextmanager
+def flushing_subnormals() -> Iterator[None]:
+    """Numbers below 1e-38 are 0 inside, on processors that can.
+
+    Weights without gradient, of hidden units that never fire, decay towards 0 and would stay subnormal for long: a
+    product with them costs a hundred times its normal price (DE's step on CiteULike: from 0.2 s to above 1 s within 15
+    epochs) and changes nothing.
+    """
+    before = bool(torch.tensor([1e-39]).mul(1.0).item() == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a mean over no query is null."""
+    return {
+        key: _finite(value)
+        if isinstance(value, dict)
+        else None
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
+        for key, value in row.items()
+    }

@@ -1,0 +1,303 @@
+"""A model in training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdrs.core.tables import RowTable
+from kdrs.distillers.base import Distiller
+from kdrs.errors import ArtefactError, ConfigError, shown
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.hooks import hook, trait
+from kdrs.training.losses import ScoreLoss
+from kdrs.training.optim import Adam, make_optimizer
+from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.view import View
+
+
+@dataclass(frozen=True)
+class Term:
+    """A distillation method with its weight in a learner's loss."""
+
+    name: str
+    weight: float
+    distiller: Distiller
+
+
+class Learner:
+    """A model in training: its optimizer, its own loss and its weighted terms.
+
+    ``loss = base(view, batch) + Σ weight · term.loss(view, batch)``, all over one view. ``base`` is the model's own loss
+    unless one is given; ``None`` where a method replaces it. One optimizer (``adam``, ``lazy-adam``, ``adagrad``) trains the
+    model and every term's helpers.
+
+    ``knowledge`` is the model as a live teacher, for its own terms and for peers: give it where a peer's term had to be
+    built before the learner.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        terms: Sequence[Term] = (),
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        optimizer: str = "adam",
+        base: Callable[[View, Batch], Tensor] | str | None = "model",
+        name: str = "student",
+        knowledge: ModelTeacher | None = None,
+    ):
+        if len({term.name for term in terms}) != len(terms):
+            raise ConfigError(f"terms are named {[term.name for term in terms]}", "give every term its own name")
+        self.model, self.task, self.terms, self.name = model, task, list(terms), name
+        if isinstance(base, str) and (base != "model" or not callable(getattr(model, "loss", None))):
+            allowed = 'allowed: "model" (if it has a loss method), a function of (view, batch), None'
+            raise ConfigError(f"base is {base!r}", allowed)
+        if base is None and not any(term.weight for term in terms):
+            raise ConfigError("there is nothing to train by: no base loss and no term with a weight", "add a term")
+        self.base: Callable[[View, Batch], Tensor] | None = model.loss if isinstance(base, str) else base  # type: ignore[assignment]
+        modules: dict[str, nn.Module] = {"model": model, **{f"terms.{term.name}": term.distiller for term in terms}}
+        self._modules = modules
+        parameters = {f"{key}.{name}": p for key, module in modules.items() for name, p in module.named_parameters()}
+        multiplicities = {
+            f"terms.{term.name}.{name}": n for term in terms for name, n in term.distiller.multiplicities.items()
+        }
+        trained = {k: p for k, p in parameters.items() if p.requires_grad}
+        self._optimizer = optimizer
+        self.optimizer = make_optimizer(
+            optimizer, trained, lr=lr, weight_decay=weight_decay, multiplicities=multiplicities
+        )
+        self.knowledge = knowledge or ModelTeacher(model, task, name=name, live=True)
+        self._on_epoch_start = hook(model, "on_epoch_start")
+        self._on_term = hook(model, "on_term")
+        self._after_step = hook(model, "after_step")
+        self._counterpart = False
+        self._row_tables = self._find_row_tables(trained)
+        # of the very classes: one that inherits may have another loss
+        told = [model, *(term.distiller for term in terms if term.weight)]
+        by_scores = base == "model" and all("score_loss" in vars(type(own)) for own in told)
+        self._tables = self._find_tables(trained) if by_scores else None
+        plain = "is_plain_bpr" in vars(type(model)) and bool(model.is_plain_bpr)
+        self._is_plain_bpr = self._tables is not None and len(told) == 1 and plain
+        self._slopes: tuple[Tensor, Tensor, Tensor] | None = None
+        self._idle: set[str] = set()
+
+    def _find_row_tables(self, trained: Mapping[str, nn.Parameter]) -> dict[str, list[RowTable]]:
+        """The model's parameters that row tables alone hold, each with its tables; none if the model has an ``after_step``
+        hook, which may work on parameters."""
+        if self._after_step is not None:
+            return {}
+        holders: dict[int, list[nn.Module]] = {}
+        for module in self.model.modules():
+            for parameter in module.parameters(recurse=False):
+                holders.setdefault(id(parameter), []).append(module)
+        found = {name: holders.get(id(parameter), []) for name, parameter in trained.items()}
+        return {
+            name: [module for module in own if isinstance(module, RowTable)]
+            for name, own in found.items()
+            if own and all(isinstance(module, RowTable) for module in own)
+        }
+
+    def _find_tables(self, trained: Mapping[str, nn.Parameter]) -> tuple[str, str] | None:
+        """The two tables of which the scores are products, if no other parameter can get a gradient, all who read them ask for
+        their rows, and the optimizer can step them by gradients in scores."""
+        named = trait(self.model, "score_tables")
+        if named is None:
+            return None
+        users, items = (f"model.{name}" for name in named)
+        prefixes = ("model.", *(f"terms.{term.name}." for term in self._active))
+        reached = {name for name in trained if name.startswith(prefixes)}
+        alone = users != items and reached == {users, items} and reached <= set(self._row_tables)
+        can_step = isinstance(self.optimizer, Adam) and self.optimizer.can_step(users, items)
+        return (users, items) if alone and can_step else None
+
+    def counterparts(self) -> list[Learner]:
+        """The learners of the teachers that mutual terms train along, to be given to ``fit`` after this one."""
+        found = []
+        for term in self.terms:
+            if term.distiller.mutual and term.weight:
+                own = term.distiller.counterpart(self.knowledge)
+                learner = Learner(
+                    own.teacher.model,
+                    self.task,
+                    [Term(term.name, own.weight, own.distiller)],
+                    lr=own.lr if own.lr is not None else self.optimizer.lr,
+                    weight_decay=own.weight_decay,
+                    optimizer=self._optimizer,
+                    name=f"{term.name}-teacher",
+                    knowledge=own.teacher,
+                )
+                learner._counterpart = True
+                found.append(learner)
+        return found
+
+    def start(self, epoch: Epoch, samples: Sequence[Any]) -> None:
+        """Begins an epoch with the samples that were drawn for its terms.
+
+        Until ``finish`` rows of the model's tables (`RowTable`) may owe steps, which they take when they are read.
+        """
+        self.model.train()
+        if isinstance(self.optimizer, Adam):
+            for name, tables in self._row_tables.items():
+                for table in tables:
+                    table.due = partial(self.optimizer.catch_up, name)
+                self.optimizer.asking.add(name)
+        if self._on_epoch_start is not None:
+            # two models of one kind must not share their noise
+            own = replace(epoch, seed=epoch.stream(self.name)) if self._counterpart else epoch
+            self._on_epoch_start(own)
+        for term, drawn in zip(self.terms, samples, strict=True):
+            term.distiller.train()
+            term.distiller.on_epoch_start(epoch, drawn, self.knowledge)
+
+    def look(self, batch: Batch) -> None:
+        """The step's forward pass, which peers read too: every learner looks before any loss is taken."""
+        if self._tables is None:
+            self.knowledge.look(batch.queries, self.model(batch.queries))
+        elif self._active:
+            self.knowledge.look(batch.queries, self.model(batch.queries), partial(self._scores, batch))
+
+    def losses(self, batch: Batch) -> list[Tensor]:
+        """The parts of the loss of a batch, weights applied: base first (0 where there is none), then the terms."""
+        self._slopes = None
+        view = self.knowledge.looked_at(batch.queries)
+        if view is None:
+            view = self.model(batch.queries)
+            self.knowledge.look(batch.queries, view)
+        if self.base is None:
+            base = torch.zeros((), device=batch.queries.rows.device)
+        else:
+            base = self.base(view, self._own_batch(batch))
+        return [base, *(self._weighed_loss(term, view, batch) for term in self._active)]
+
+    def _weighed_loss(self, term: Term, view: View, batch: Batch) -> Tensor:
+        if self._on_term is not None:
+            self._on_term(term.name)
+        return term.weight * term.distiller.loss(view, batch)
+
+    @property
+    def _active(self) -> list[Term]:
+        return [term for term in self.terms if term.weight]
+
+    def _own_batch(self, batch: Batch) -> Batch:
+        """What the model's own loss gets."""
+        for term in self.terms if self._counterpart else self._active:
+            batch = term.distiller.base_batch(batch)
+        return batch
+
+    def forward(self, batch: Batch) -> list[Tensor]:
+        """``losses``; where all of them are of scores, their gradient in the scores is taken along."""
+        parts = None if self._tables is None else self._score_losses(batch)
+        if parts is None:
+            return self.losses(batch)
+        ids = torch.cat([part.ids for part in parts], dim=1)
+        scores = self._scores(batch, ids).split([part.ids.shape[1] for part in parts], dim=1)
+        with torch.no_grad():
+            found, slopes = zip(*(part.of(own) for part, own in zip(parts, scores, strict=True)), strict=True)
+            self._slopes = batch.queries.users, ids, torch.cat(slopes, dim=1)
+        return list(found)
+
+    @torch.no_grad()
+    def _score_losses(self, batch: Batch) -> list[ScoreLoss] | None:
+        """The model's and the terms' losses of scores, weights applied; None if one reads more than scores."""
+        found = []
+        for term in self._active:
+            own = term.distiller.score_loss(batch)
+            if own is None:
+                return None
+            found.append(ScoreLoss(own.ids, partial(_weighed, own, term.weight)))
+        return [self.model.score_loss(self._own_batch(batch)), *found]  # type: ignore[operator]
+
+    def _scores(self, batch: Batch, ids: Tensor) -> Tensor:
+        """Of a batch's queries, without gradient."""
+        assert self._tables is not None
+        assert isinstance(self.optimizer, Adam)
+        return self.optimizer.scores(*self._tables, batch.queries.users, ids)
+
+    def backward(self, parts: Sequence[Tensor]) -> None:
+        """Leaves the gradients of what ``forward`` returned with the optimizer."""
+        self.optimizer.zero_grad()
+        if self._slopes is None:
+            (parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum()).backward()
+
+    def step(self) -> None:
+        self.knowledge.look_away()
+        slopes, self._slopes = self._slopes, None
+        if slopes is None:
+            self.optimizer.step()
+        else:
+            assert self._tables is not None
+            assert isinstance(self.optimizer, Adam)
+            self.optimizer.score_step(*self._tables, *slopes)
+        if self._after_step is not None:
+            self._after_step()
+
+    def step_alone(self, batch: Batch) -> list[Tensor | float] | None:
+        """A whole step at once, for a learner that trains by itself; None where there is no such way. The model is up to date
+        after ``finish``."""
+        if self._tables is None or not self._is_plain_bpr:
+            return None
+        assert isinstance(self.optimizer, Adam)
+        queries = batch.queries
+        loss = self.optimizer.bpr_step(*self._tables, queries.users, batch.positives, batch.negatives)
+        if self._after_step is not None:
+            self._after_step()
+        return [loss]
+
+    def finish(self) -> None:
+        """Ends an epoch: the model is up to date."""
+        if isinstance(self.optimizer, Adam):
+            self.optimizer.settle()
+            self.optimizer.asking.clear()
+        for tables in self._row_tables.values():
+            for table in tables:
+                table.due = None
+
+    def note_idle(self, parts: Sequence[str]) -> None:
+        """Warns, once, of terms whose loss was 0 in all of an epoch."""
+        for name in parts:
+            if name != "base" and name not in self._idle:
+                self._idle.add(name)
+                warnings.warn(
+                    f"the loss of {name!r} was 0 in a whole epoch: it taught nothing (lists as long as the catalogue do that)",
+                    stacklevel=2,
+                )
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of what ``losses`` returns."""
+        return ["base", *(term.name for term in self._active)]
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters, buffers and optimizer state by name; live tensors."""
+        if isinstance(self.optimizer, Adam):
+            self.optimizer.settle()
+        tensors = {
+            f"{key}.{name}": t for key, module in self._modules.items() for name, t in module.state_dict().items()
+        }
+        return {**tensors, **{f"optimizer/{name}": t for name, t in self.optimizer.state().items()}}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        for key, module in self._modules.items():
+            prefix = f"{key}."
+            stored = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            try:
+                module.load_state_dict(stored, strict=True)
+            except RuntimeError as error:
+                detail = shown(str(error).splitlines()[-1].strip(), 200)
+                raise ArtefactError(f"the checkpoint does not fit {key}: {detail}") from None
+        prefix = "optimizer/"
+        self.optimizer.load_state({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+
+
+def _weighed(part: ScoreLoss, weight: float, scores: Tensor) -> tuple[Tensor, Tensor]:
+    loss, gradient = part.of(scores)
+    return weight * loss, gradient.mul_(weight)

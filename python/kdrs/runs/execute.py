@@ -1,0 +1,265 @@
+"""A run file carried out: data, model, teachers and terms, training, the final evaluation, all left in a run directory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from kdrs.data import Dataset
+from kdrs.errors import ConfigError, KdrsError, shown
+from kdrs.evaluation.evaluator import Evaluator
+from kdrs.evaluation.protocols import Selection
+from kdrs.evaluation.report import Report
+from kdrs.fitting.fit import Fit, fit
+from kdrs.fitting.learner import Learner
+from kdrs.runs.build import build_evaluator, build_task, check_measured, choose_protocol, choose_selection, stage_epochs
+from kdrs.runs.config import RunConfig, completed, resolve
+from kdrs.runs.directory import Run
+from kdrs.runs.files import write_json
+from kdrs.runs.learners import Planned, load_learners
+from kdrs.runs.parts import Part, expand
+from kdrs.runs.results import means_of, measure_teachers, save_peer, save_result, summary_of
+from kdrs.teachers.model import ModelTeacher
+
+
+@dataclass
+class Outcome:
+    """A finished (or interrupted) run."""
+
+    run: Run
+    fit: Fit
+    reports: dict[str, Report]
+    """By part: ``valid`` and ``test`` of the best weights; empty if the run was interrupted."""
+    teachers: dict[str, dict[str, Report]]
+    """By teacher and part: the teachers' own quality on this split."""
+    part: tuple[str, int] | None = None
+    """Of a run that was interrupted while it trained a part: the part, and how many epochs of it are done."""
+
+
+def execute(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    on_start: Callable[[dict[str, Any]], None] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Outcome:
+    """Carries a run out, start to finish or from its last checkpoint, and leaves its directory at ``out``.
+
+    ``on_start`` gets what is known before the first epoch (sizes, teachers' own metrics), ``on_epoch`` each line of
+    metrics.jsonl. Whatever is wrong with options, data, teachers and the directory is raised before training, that of parts
+    included: where parts are still to be trained, all of it is built once with untrained models first.
+    """
+    with _threads(config.threads):
+        return _execute(config, Path(out), resume, Hooks(on_start, on_epoch, should_stop))
+
+
+class Hooks(NamedTuple):
+    """What a caller of `execute` hears and says while it goes on."""
+
+    on_start: Callable[[dict[str, Any]], None] | None
+    on_epoch: Callable[[dict[str, Any]], None] | None
+    should_stop: Callable[[], bool] | None
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """torch's threads inside, if a number is given."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcome:
+    dataset = Dataset.load(config.data.path)
+    parts, inner = expand(config, out)
+    task = build_task(config, dataset)
+    evaluator = build_evaluator(config, dataset)
+    selection = choose_selection(config, choose_protocol(config, dataset))
+    check_measured(selection, evaluator, dataset)
+    loaded = None
+    if not all(is_done(part.config, part.place) for part in parts):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again when all is built for good
+            rehearse(config, out, dataset)
+    else:
+        loaded = load_learners(inner, dataset, task)
+    with Run.create(out, config.to_dict(), dataset, resume=resume, complete=completed) as run, _failure_noted(run):
+        interrupted = _carry_out_parts(run, parts, hooks)
+        if interrupted is not None:
+            return interrupted
+        teachers, learners = loaded or load_learners(inner, dataset, task)
+        learner = learners[0]
+        if len(learners) > 1 and config.start is None:
+            warnings.warn(
+                f"{learners[1].terms[0].name} lets two trained models teach each other, and the student starts untrained: "
+                "name a run of it with --start",
+                stacklevel=2,
+            )
+        measured = measure_teachers(teachers, evaluator, dataset, [str(part.place) for part in parts])
+        if measured:
+            write_json(run.path / "teachers.json", {name: means_of(reports) for name, reports in measured.items()})
+        if hooks.on_start is not None:
+            hooks.on_start(summary_of(config, dataset, task, learner, measured))
+        outcome = fit(
+            learners,
+            task,
+            epochs=config.train.epochs,
+            seed=config.train.seed,
+            evaluate=_looks(config, learners, evaluator, selection) if dataset.valid.n_pairs else None,
+            every=config.train.every,
+            selection=selection,
+            keep=config.train.keep,
+            run=run,
+            checkpoint_seconds=config.train.checkpoint_seconds,
+            stages=stage_epochs(config),
+            on_epoch=hooks.on_epoch,
+            should_stop=hooks.should_stop,
+            resume=resume,
+        )
+        if outcome.stopped == "interrupted":
+            run.set_status("interrupted", epochs=outcome.epochs)
+            return Outcome(run, outcome, {}, measured)
+        for peer in learners[1:]:
+            save_peer(run, peer, inner, dataset, evaluator, outcome.epochs - 1)
+        reports = evaluator(ModelTeacher(learner.model, task))
+        save_result(run, config, dataset, learner.model, outcome, reports, selection)
+        return Outcome(run, outcome, reports, measured)
+
+
+@contextmanager
+def _failure_noted(run: Run) -> Iterator[None]:
+    """Leaves in the run's status why it ended early."""
+    try:
+        yield
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        cause, remedy = (error.cause, error.remedy) if isinstance(error, KdrsError) else (str(error), None)
+        details = {"error": shown(f"{type(error).__name__}: {cause}", 500)}
+        run.set_status(status, **details, **({} if remedy is None else {"remedy": shown(remedy, 500)}))
+        raise
+
+
+def _carry_out_parts(run: Run, parts: Sequence[Part], hooks: Hooks) -> Outcome | None:
+    """Carries out the parts of a run; its outcome if one of them was interrupted."""
+    for part in parts:
+        ended = _carry_out_part(part, hooks)
+        if ended is not None and ended.fit.stopped == "interrupted":
+            inner, epochs = ended.part or ("", ended.fit.epochs)
+            name = f"{part.name}/{inner}" if inner else part.name
+            run.set_status("interrupted", epochs=0, part=name, part_epochs=epochs)
+            return Outcome(run, Fit(stopped="interrupted"), {}, {}, (name, epochs))
+    return None
+
+
+def _looks(
+    config: RunConfig, learners: Sequence[Learner], evaluator: Evaluator, selection: Selection
+) -> Callable[[nn.Module], dict[str, dict[str, float]]]:
+    """What is measured while a run trains: its model on validation, and on test where the protocol needs that or it is asked
+    for; where test of every epoch is asked for, the teachers that are trained along too."""
+    test_too = config.train.test_every_epoch
+    if test_too is None:
+        test_too = selection.per_metric_best or evaluator.setting != "full"
+    names = [part for part in (("valid", "test") if test_too else ("valid",)) if part in evaluator.truths]
+    shown_learners = learners if config.train.test_every_epoch else learners[:1]
+
+    def evaluate(candidate: nn.Module) -> dict[str, dict[str, float]]:
+        found = {}
+        for one in shown_learners:
+            prefix = "" if one is learners[0] else f"{one.name}."
+            reports = evaluator(one.knowledge, parts=names)
+            found.update({f"{prefix}{part}": report.means() for part, report in reports.items()})
+        return found
+
+    return evaluate
+
+
+def rehearse(
+    config: RunConfig, out: Path, dataset: Dataset, planned: dict[str, Planned] | None = None
+) -> list[Learner]:
+    """Builds a run with all its parts, in order, and trains nothing: the learners of the run. Parts that are not finished
+    have untrained models, entered into ``planned`` by their directories.
+
+    Raises whatever building them for good will raise, for a part with its name.
+    """
+    planned = {} if planned is None else planned
+    parts, inner = expand(config, out, {place: plan.config.model for place, plan in planned.items()})
+    for part in parts:
+        try:
+            if not is_done(part.config, part.place):
+                learner = rehearse(part.config, part.place, dataset, planned)[0]
+                planned[str(part.place)] = Planned(part.config, learner.model, learner.task, part.place)
+        except KdrsError as error:
+            raise type(error)(f"part {part.name!r}: {error.cause}", error.remedy) from error
+    task = build_task(inner, dataset)
+    check_measured(choose_selection(inner, choose_protocol(inner, dataset)), build_evaluator(inner, dataset), dataset)
+    return load_learners(inner, dataset, task, planned)[1]
+
+
+def is_done(config: RunConfig, place: Path) -> bool:
+    """Whether a run is finished as it is asked for. Raises ``ConfigError`` if its directory holds another one."""
+    if not (place / "config.toml").is_file():
+        return False
+    run = Run.open(place)
+    run.check_options(config.to_dict(), completed(run.config))
+    if run.status().get("status") != "finished":
+        return False
+    trained, asked = resolve(run.config).train, config.train
+    if trained.epochs > asked.epochs:
+        raise ConfigError(
+            f"{shown(str(place))} had up to {trained.epochs} epochs, now {asked.epochs} are asked for",
+            "ask for as many or more, or name another folder",
+        )
+    return (trained.epochs, trained.patience) == (asked.epochs, asked.patience)
+
+
+def _carry_out_part(part: Part, hooks: Hooks) -> Outcome | None:
+    """Starts, resumes or, finished as it was asked for, takes a part as it is (None)."""
+    if is_done(part.config, part.place):
+        return None
+    begun = (part.place / "config.toml").is_file()
+
+    def start(known: dict[str, Any]) -> None:
+        if hooks.on_start is not None:
+            hooks.on_start({**known, "part": part.name, "epochs": part.config.train.epochs})
+
+    own = hooks._replace(on_start=start)
+    return execute(part.config, part.place, resume=begun, **own._asdict())
+
+
+def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
+    """What a run would be, found out by building all of it and training nothing: parts, sizes, memory. Parts still to be
+    trained are built too, and teach with their initial weights."""
+    parts, _ = expand(config, Path(out))
+    dataset = Dataset.load(config.data.path)
+    learners = rehearse(config, Path(out), dataset)
+    task = learners[0].task
+    n_parameters = sum(parameter.numel() for parameter in learners[0].model.parameters())
+    trained = sum(p.numel() for learner in learners for p in learner.optimizer.parameters.values())
+    pairs = dataset.train.n_pairs
+    return {
+        "parts": [f"{part.name} ({part.config.model['name']}, dim {part.config.model['dim']})" for part in parts],
+        "data": dataset.name,
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        "training_pairs": pairs,
+        "batches_per_epoch": task.n_batches,
+        "parameters": n_parameters,
+        "trained_parameters": trained,
+        "device": str(task.device),
+        "protocol": choose_protocol(config, dataset).name,
+        # parameters, best copy, gradient, two moments; ids of this and the next epoch
+        "memory_bytes": 4 * (4 * trained + n_parameters) + 8 * pairs + 2 * 8 * task.n_rows,
+    }

@@ -1,0 +1,151 @@
+"""Teachers, terms and learners out of a run's options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from kdrs.core.sampling import stream
+from kdrs.data import Dataset
+from kdrs.distillers import distiller_class
+from kdrs.errors import ArtefactError, shown
+from kdrs.fitting.learner import Learner, Term
+from kdrs.runs.build import build_model, stage_epochs
+from kdrs.runs.config import RunConfig, TermSettings, resolve
+from kdrs.runs.directory import Run
+from kdrs.runs.opened import LoadedRun, check_same_data, load_weights
+from kdrs.teachers.base import Stage, Teacher
+from kdrs.teachers.file import FileTeacher, trajectory_files
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.queries import Task
+
+
+def build_term(settings: TermSettings, teachers: dict[str, Teacher], task: Task, dim: int, seed: int) -> Term:
+    cls = distiller_class(settings.method)
+    own = [teachers[reference] for reference in settings.teacher]
+    distiller = cls(cls.Config(**settings.options), own, task, dim, stream(seed, "term", settings.name))
+    return Term(settings.name, settings.weight, distiller)
+
+
+def load_teacher(
+    reference: str | Path,
+    dataset: Dataset,
+    task: Task,
+    *,
+    live: bool = False,
+    planned: Mapping[str, Planned] | None = None,
+) -> Teacher:
+    """A run directory, a teacher file or a folder of such files (stages, the last one itself) as teacher for training on
+    ``dataset``; ``live`` for one that is to be trained on. Runs that are still ``planned`` are by their directories.
+
+    Raises ``ArtefactError`` if it is neither, is damaged, or was made for other data.
+    """
+    path = Path(reference)
+    if planned and str(reference) in planned:
+        return planned[str(reference)].teacher(task, live=live)
+    digests = {"users": dataset.users.digest, "items": dataset.items.digest}
+    if trajectory_files(path):
+        return FileTeacher.trajectory(path, task, digests=digests)
+    if path.is_dir():
+        return LoadedRun.open(path, dataset, device=task.device).teacher(task, live=live)
+    return FileTeacher(path, task, digests=digests)
+
+
+def load_teachers(
+    config: RunConfig, dataset: Dataset, task: Task, planned: Mapping[str, Planned] | None = None
+) -> dict[str, Teacher]:
+    """All teachers that the run's terms name, each loaded once."""
+    references = dict.fromkeys(reference for term in config.distill for reference in term.teacher)
+    return {reference: load_teacher(reference, dataset, task, planned=planned) for reference in references}
+
+
+def build_learner(
+    config: RunConfig,
+    dataset: Dataset,
+    task: Task,
+    teachers: dict[str, Teacher] | None = None,
+    planned: Mapping[str, Planned] | None = None,
+) -> Learner:
+    """The run's model, terms and optimizer, ready to fit."""
+    if teachers is None:
+        teachers = load_teachers(config, dataset, task, planned)
+    model = build_model(config, task)
+    if config.start is not None:
+        start_from(model, config, dataset, planned)
+    terms = []
+    for settings in config.distill:
+        known = teachers
+        if distiller_class(settings.method).mutual:  # a copy of its own, to be trained on
+            known = {name: load_teacher(name, dataset, task, live=True, planned=planned) for name in settings.teacher}
+        terms.append(build_term(settings, known, task, model.dim, config.train.seed))
+    replaced = any(term.weight and term.distiller.replaces_base for term in terms)
+    return Learner(
+        model,
+        task,
+        terms,
+        base=None if replaced else "model",
+        lr=config.train.lr,
+        weight_decay=config.train.weight_decay,
+        optimizer=config.train.optimizer,
+    )
+
+
+def start_from(
+    model: nn.Module, config: RunConfig, dataset: Dataset, planned: Mapping[str, Planned] | None = None
+) -> None:
+    """Gives a model the weights of the finished run that ``config.start`` names.
+
+    Raises ``ArtefactError`` for a run of another model, or of other data.
+    """
+    assert config.start is not None
+    first = planned.get(config.start) if planned else None
+    if first is not None:
+        theirs = first.config.model
+    else:
+        run = Run.open(config.start)
+        check_same_data(run, dataset)
+        theirs = resolve(run.config).model
+    for key in ("name", "dim"):
+        if theirs[key] != config.model[key]:
+            raise ArtefactError(
+                f"start {shown(config.start)} is {theirs['name']} of {theirs['dim']} dimensions; the model is "
+                f"{config.model['name']} of {config.model['dim']}",
+                "start from a run of the same model and size",
+            )
+    weights = run.load_model()[0] if first is None else first.model.state_dict()
+    load_weights(model, weights, Path(config.start))
+
+
+@dataclass
+class Planned:
+    """A run that is still to be carried out: its model has the initial weights, which serve to build what others learn from
+    it and to find out beforehand what will not go together."""
+
+    config: RunConfig
+    model: nn.Module
+    task: Task
+    place: Path
+
+    def teacher(self, asked: Task, *, live: bool = False) -> ModelTeacher:
+        """As `LoadedRun.teacher`, with the stages that a run of all epochs will keep."""
+        train = self.config.train
+        model = build_model(self.config, self.task) if live else self.model
+        last, saved = train.epochs - 1, stage_epochs(self.config)
+        earlier = [epoch for epoch in saved if epoch < last] or saved[:1]
+        stages = [Stage(epoch, lambda: teacher) for epoch in earlier]  # all the same: lists are made once
+        teacher = ModelTeacher(
+            model.eval(), self.task, asked=asked, name=str(self.place), live=live, stages=stages, epoch=last
+        )
+        return teacher
+
+
+def load_learners(
+    config: RunConfig, dataset: Dataset, task: Task, planned: Mapping[str, Planned] | None = None
+) -> tuple[dict[str, Teacher], list[Learner]]:
+    """The teachers, and all learners of a run: its own and those of teachers that are trained along."""
+    teachers = load_teachers(config, dataset, task, planned)
+    learner = build_learner(config, dataset, task, teachers, planned)
+    return teachers, [learner, *learner.counterparts()]

@@ -1,0 +1,157 @@
+"""What a finished run leaves: weights, reports, status."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from typing import Any
+
+from torch import nn
+
+from kdrs.data import Dataset
+from kdrs.errors import ArtefactError, shown
+from kdrs.evaluation.evaluator import Evaluator
+from kdrs.evaluation.lists import popularity
+from kdrs.evaluation.protocols import Selection
+from kdrs.evaluation.report import Report
+from kdrs.fitting.fit import Fit
+from kdrs.fitting.learner import Learner
+from kdrs.runs.config import RunConfig, completed, resolve
+from kdrs.runs.directory import Run
+from kdrs.runs.files import file_digest, write_json
+from kdrs.teachers.base import Teacher
+from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.queries import Task
+
+
+def measure_teachers(
+    teachers: dict[str, Teacher], evaluator: Evaluator, dataset: Dataset, parts: Collection[str] = ()
+) -> dict[str, dict[str, Report]]:
+    """The teachers' own quality on the split: the first thing that shows a wrong id map or a leak. Warns of a teacher that
+    ranks no better than popularity; of the run's own ``parts`` without asking for their ids."""
+    measured = {}
+    for name, teacher in teachers.items():
+        if isinstance(teacher, FileTeacher) and teacher.factors() is None:
+            if evaluator.ties != "list":  # lists say nothing about positions outside them
+                continue
+            measured[name] = evaluator(teacher.lists)
+        else:
+            measured[name] = evaluator(teacher)
+    if not measured:
+        return {}
+    baseline = evaluator(popularity(dataset.train))
+    for name, reports in measured.items():
+        for part, report in reports.items():
+            metric = next(iter(report.values))
+            own, floor = report.mean(metric), baseline[part].mean(metric)
+            if own <= floor:
+                doubt = "" if name in parts else ": are its ids in the data set's order?"
+                warnings.warn(
+                    f"teacher {shown(name)} has {report.shown_name(metric)} = {own:.4f} on {part}, no better than "
+                    f"popularity's {floor:.4f}{doubt}",
+                    stacklevel=2,
+                )
+                break
+    return measured
+
+
+def save_result(
+    run: Run,
+    config: RunConfig,
+    dataset: Dataset,
+    model: nn.Module,
+    outcome: Fit,
+    reports: dict[str, Report],
+    selection: Selection,
+) -> None:
+    """Weights, final evaluation and status of a finished run."""
+    metadata = {"model": config.model["name"], "epoch": str(outcome.best_epoch), "data": dataset.fingerprint}
+    run.save_model(model.state_dict(), metadata)
+    save_reports(run, reports, outcome, selection)
+    run.set_status(
+        "finished",
+        epochs=outcome.epochs,
+        best_epoch=outcome.best_epoch,
+        stopped=outcome.stopped,
+        model_sha256=file_digest(run.path / "model.safetensors"),
+    )
+
+
+def save_peer(run: Run, peer: Learner, config: RunConfig, dataset: Dataset, evaluator: Evaluator, epoch: int) -> None:
+    """A teacher that was trained along, with the weights of the last epoch, as a run of its own at ``peers/NAME``."""
+    (term,) = (term for term in config.distill if peer.name == f"{term.name}-teacher")
+    theirs = resolve(Run.open(term.teacher[0]).config)
+    train = config.train.model_copy(update={"lr": peer.optimizer.lr, "weight_decay": peer.optimizer.weight_decay})
+    own = config.model_copy(update={"model": theirs.model, "distill": (), "start": term.teacher[0], "train": train})
+    place = run.path / "peers" / peer.name
+    begun = (place / "config.toml").is_file()
+    with Run.create(place, own.to_dict(), dataset, resume=begun, complete=completed) as saved:
+        reports = evaluator(ModelTeacher(peer.model, peer.task))
+        result = Fit(best_epoch=epoch, epochs=epoch + 1)
+        save_result(saved, own, dataset, peer.model, result, reports, Selection())
+
+
+def save_reports(run: Run, reports: dict[str, Report], outcome: Fit, selection: Selection) -> None:
+    """Writes report.json and one array file a part. Where the protocol reports each K from its own best epoch, those means
+    stand beside the kept weights' own."""
+    for part, report in reports.items():
+        report.save(run.path / f"report-{part}.json")
+    summary: dict[str, Any] = {
+        "schema": 1,
+        "best_epoch": outcome.best_epoch,
+        "epochs": outcome.epochs,
+        "parts": means_of(reports),
+    }
+    if selection.per_metric_best and outcome.best:
+        summary["per_metric_best"] = per_metric_best(outcome, selection, reports)
+    write_json(run.path / "report.json", summary)
+
+
+def per_metric_best(outcome: Fit, selection: Selection, reports: dict[str, Report]) -> dict[str, dict[str, Any]]:
+    """Every test metric at the epoch with the best validation value of its K: how the LOO-499 papers report."""
+    by_epoch = {row["epoch"]: row for row in outcome.rows}
+    found: dict[str, dict[str, Any]] = {}
+    for name in reports["test"].values if "test" in reports else ():
+        epoch, _ = outcome.best[selection.deciding(name)]
+        test = by_epoch[epoch].get("test")
+        if test is not None:
+            found[name] = {"epoch": epoch, "test": test[name], "valid": by_epoch[epoch]["valid"][name]}
+    return found
+
+
+def load_reports(run: Run) -> dict[str, Report]:
+    """The final evaluation of a run, by part. Raises ``ArtefactError`` if it has none."""
+    paths = sorted(run.path.glob("report-*.json"))
+    if not paths:
+        raise ArtefactError(f"{shown(str(run.path))} has no evaluation", run.remedy())
+    return {path.stem.removeprefix("report-"): Report.load(path) for path in paths}
+
+
+def means_of(reports: dict[str, Report]) -> dict[str, dict[str, float]]:
+    return {
+        part: {report.shown_name(name): value for name, value in report.means().items()}
+        for part, report in reports.items()
+    }
+
+
+def summary_of(
+    config: RunConfig,
+    dataset: Dataset,
+    task: Task,
+    learner: Learner,
+    measured: dict[str, dict[str, Report]],
+) -> dict[str, Any]:
+    n_parameters = sum(parameter.numel() for parameter in learner.model.parameters())
+    return {
+        "data": dataset.name,
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        "pairs": dataset.train.n_pairs,
+        "skipped_pairs": task.n_skipped,
+        "model": config.model["name"],
+        "parameters": n_parameters,
+        "trained_parameters": sum(parameter.numel() for parameter in learner.optimizer.parameters.values()),
+        "device": str(task.device),
+        "teachers": {name: means_of(parts) for name, parts in measured.items()},
+    }

@@ -1,0 +1,68 @@
+"""The same run once a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdrs.evaluation.report import Report
+from kdrs.runs.config import RunConfig, with_seed
+from kdrs.runs.directory import Run
+from kdrs.runs.execute import execute, is_done
+from kdrs.runs.results import load_reports
+
+
+def execute_seeds(
+    seeds: Sequence[int],
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    on_start: Callable[[dict[str, Any]], None] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[int, dict[str, Report] | Exception]:
+    """The same run once a seed, into ``out/seed-N``; reports by seed.
+
+    A seed that fails is kept as its exception and the others go on. With ``resume`` finished seeds are taken as they are
+    and begun ones go on. Stops after the seed in hand once ``should_stop`` says so; an interrupted seed is left out.
+    """
+    results: dict[int, dict[str, Report] | Exception] = {}
+    for seed in seeds:
+        place = Path(out) / f"seed-{seed}"
+        own = with_seed(config, seed)
+        try:
+            begun = resume and (place / "config.toml").is_file()
+            if begun and is_done(own, place):
+                results[seed] = load_reports(Run.open(place))
+                continue
+            outcome = execute(own, place, resume=begun, on_start=on_start, on_epoch=on_epoch, should_stop=should_stop)
+            if outcome.fit.stopped != "interrupted":
+                results[seed] = outcome.reports
+        except Exception as error:
+            results[seed] = error
+        if should_stop is not None and should_stop():
+            break
+    return results
+
+
+def summarise_seeds(results: dict[int, dict[str, Report] | Exception]) -> dict[str, Any]:
+    """Mean and standard deviation over the seeds that finished, by part and metric, and which seeds are missing."""
+    finished = {seed: reports for seed, reports in results.items() if not isinstance(reports, Exception)}
+    summary: dict[str, Any] = {
+        "seeds": sorted(finished),
+        "failed": {str(seed): str(error) for seed, error in results.items() if isinstance(error, Exception)},
+        "parts": {},
+    }
+    for reports in finished.values():
+        for part, report in reports.items():
+            for name, value in report.means().items():
+                summary["parts"].setdefault(part, {}).setdefault(report.shown_name(name), []).append(value)
+    for metrics in summary["parts"].values():
+        for name, values in metrics.items():
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            metrics[name] = {"mean": float(np.mean(values)), "sd": spread, "n": len(values), "values": values}
+    return summary

@@ -1,0 +1,64 @@
+"""A run's options as plain values: paths in them, differences between them, TOML."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """A run's plain values with every path in them changed. Names of parts are no paths."""
+    parts = config.get("teachers", {})
+
+    def placed(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: placed(f"{key}.{name}", entry) for name, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [placed(key, entry) for entry in value]
+        return change(value) if isinstance(value, str) and is_path(key) and value not in parts else value
+
+    return {key: placed(key, value) for key, value in config.items()}
+
+
+def is_path(key: str) -> bool:
+    """Whether a run's option, named by dots, holds paths: data, parts, and what may stand for teachers or a start."""
+    return key in ("data.path", "parts") or re.fullmatch(r"(.+\.)?(start|teacher)", key) is not None
+
+
+def same_places(one: Any, other: Any) -> bool:
+    """Whether two paths, or two lists of them, are the same places."""
+    pair = [[value] if isinstance(value, str) else value for value in (one, other)]
+    if not all(isinstance(paths, list) for paths in pair):
+        return False
+    left, right = ([os.path.realpath(path) for path in paths] for paths in pair)
+    return left == right
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The options by their names with dots, entries of lists of tables by their numbers."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found.update(flat(value, f"{prefix}{key}."))
+        elif isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
+            for index, entry in enumerate(value):
+                found.update(flat(entry, f"{prefix}{key}.{index}."))
+        else:
+            found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def to_toml(config: Mapping[str, Any]) -> bytes:
+    import tomli_w
+
+    return tomli_w.dumps(without_none(config)).encode()
+
+
+def without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: without_none(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, list | tuple):
+        return [without_none(entry) for entry in value]
+    return value

@@ -1,0 +1,49 @@
+"""What a model may offer besides what every model must: each with what is taken where it is not offered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from kdrs.training.queries import Epoch
+    from kdrs.training.view import Factors
+
+
+class Hooks:
+    """The optional part of a model. A module need not inherit from this class: what it lacks counts as below."""
+
+    score_tables: ClassVar[tuple[str, str] | None] = None
+    """Names of the two tables of which scores are products, see `kdrs.models.base.Recommender`."""
+    is_plain_bpr: bool = False
+    """Whether ``score_loss`` is BPR's and nothing else."""
+
+    @property
+    def averages(self) -> bool:
+        """Whether the model's loss is a mean over the batch, which terms beside it may follow."""
+        return False
+
+    def on_epoch_start(self, epoch: Epoch) -> None:
+        """Called before an epoch's first batch."""
+
+    def on_term(self, name: str) -> None:
+        """Called before the loss of a term of that name is worked out."""
+
+    def after_step(self) -> None:
+        """Called after every optimizer step, for constraints on the parameters."""
+
+    def factors_of(self, task: Any) -> Factors | None:
+        """``factors`` of a model of sequences for the users of another task than its own."""
+
+
+def hook(model: nn.Module, name: str) -> Callable[..., Any] | None:
+    """The model's own method of that name in `Hooks`; None where it has none."""
+    theirs = getattr(type(model), name, None)
+    return None if theirs is None or theirs is getattr(Hooks, name) else getattr(model, name)
+
+
+def trait(model: nn.Module, name: str) -> Any:
+    """The model's attribute of that name in `Hooks`, or its default."""
+    return getattr(model, name, False if name == "averages" else getattr(Hooks, name))
