@@ -43,6 +43,7 @@ check: setup  ## Lint, format, types, stubs, Rust lints, docs
 	cargo fmt --check
 	cargo clippy --release --all-targets --quiet -- -D warnings
 	$(BIN)/python tests/docs_check.py
+	$(BIN)/python benches/pages.py --check
 
 bench: setup  ## Measure speed against the peers, as ratios
 	$(BIN)/python -m pip install --quiet --group bench
@@ -53,6 +54,7 @@ reproduce: setup  ## The long trainings behind docs/results (hours; can be inter
 	$(BIN)/python benches/trajectories.py --runs runs/reproduce --out docs/results
 	$(BIN)/python benches/reproduce.py --only all
 	$(BIN)/python benches/comparison.py --runs runs/reproduce --out docs/results/methods.md
+	$(BIN)/python benches/pages.py
 
 wheel: setup  ## Build the wheel into dist/
 	$(BIN)/maturin build --release --out dist

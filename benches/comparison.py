@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import tomllib
 from pathlib import Path
@@ -112,7 +113,32 @@ def _check_size(known: dict[str, Any], role: str, dim: int, runs: Path) -> None:
         )
 
 
-def page(known: dict[str, Any]) -> str:
+COMMON = {
+    "--data": None, "--model": None, "--lr": "1e-3", "--weight-decay": "1e-3", "--batch-size": "1024", "--device": None,
+    "--epochs": "1000", "--threads": None, "--dim": None, "--seed": None, "--teacher": None, "--out": None, "--method": None,
+}  # fmt: skip
+"""Options that the page does not repeat for each method, with the value that they are left out for (None: any)."""
+WEIGHTS = {"de": "0.01", "rrd": "0.001"}
+"""Defaults that some of the first commands stated."""
+
+
+def own_options(name: str, command: str) -> str:
+    """What a method's command has beside the options that all have."""
+    words = [word for word in shlex.split(command)[2:] if word != "--quiet"]
+    kept = []
+    for option, value in zip(words[::2], words[1::2], strict=True):
+        usual = option in COMMON and COMMON[option] in (None, value)
+        if not usual and not (option == "--weight" and WEIGHTS.get(name) == value):
+            kept.append(f"{option} {value}")
+    return f"`{' '.join(kept)}`" if kept else ""
+
+
+def title(known: dict[str, Any]) -> str:
+    return f"Methods on CiteULike, BPR {known['sizes']['teacher']} -> {known['sizes']['student']}"
+
+
+def page(known: dict[str, Any], record: str) -> str:
+    """The page of what is known; ``record`` is the name of the file that holds it."""
     ends, begun = known["finished"], known["early"]
     sizes = known["sizes"]["teacher"], known["sizes"]["student"]
     if not set(begun) - set(ALWAYS):
@@ -120,19 +146,22 @@ def page(known: dict[str, Any]) -> str:
     machines = list(dict.fromkeys(row["machine"] for row in [*ends.values(), *begun.values()]))
     mark = {machine: chr(ord("A") + place) for place, machine in enumerate(machines)}
     published = PUBLISHED if sizes == (200, 20) else {}
+    best = max((name for name in ends if name != "teacher"), key=lambda name: ends[name]["hit@5"])
     text = [
-        f"# Methods on CiteULike, BPR {sizes[0]} -> {sizes[1]}",
+        f"# {title(known)}",
         "",
-        "Leave-one-out, 499 candidates (`citeulike-loo`); each method once with its defaults, Adam with learning rate and "
-        "weight decay 1e-3, batch 1,024, patience 20 (ftd: 100; bd: at most 100 epochs, from the trained student). Test "
-        "values at the epoch with the best validation value of the same K. One standard error of H@5 on 5,219 users is 0.007: "
-        "differences below 0.014 from one seed say little. cd-2 draws 2 items, dcd-1e-3 has that weight; takd, dgkd and "
-        f"hyperkdma have four assistants. Written by `python benches/comparison.py` from the runs of "
+        f"**What does each method bring with its defaults?** The most: `{best}`. Which to take: [first page](README.md).",
+        "",
+        "- Leave-one-out, 499 candidates (`citeulike-loo`). Adam, learning rate and weight decay 1e-3, batch 1,024.",
+        "- Patience 20 (ftd: 100; bd: at most 100 epochs, from the trained student).",
+        "- Test values at the epoch with the best validation value of the same K.",
+        "- One standard error of H@5 on 5,219 users is 0.007: differences below 0.014 from one seed say little.",
+        "- Written by `python benches/comparison.py` from the runs of "
         f"`python benches/reproduce.py --dims {sizes[0]},{sizes[1]}`.",
-        "",
-        f"Machines: {'; '.join(f'{letter}, {machine}' for machine, letter in mark.items())}. Each run on one or two "
-        "threads (its command says which), others beside it: seconds an epoch are those of a shared machine, "
-        "[costs](costs.md) has undisturbed ones.",
+        *(f"- Machine {letter}: {machine}." for machine, letter in mark.items()),
+        "- One or two threads, others beside it: seconds an epoch are those of shared machines, [costs](costs.md) has "
+        "undisturbed ones.",
+        "- Commits: [notes](notes/runs.md).",
         "",
         "| method | H@5 | H@10 | NDCG@5 | seeds | epochs | s an epoch | peak MB | machine | published H@5 |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -159,8 +188,28 @@ def page(known: dict[str, Any]) -> str:
             row = begun[name]
             values = [f"{row['hit@5'][str(e)]:.4f}" if str(e) in row["hit@5"] else "-" for e in epochs]
             text.append(f"| {name} | {' | '.join(values)} | {row['seconds']:.2f} | {mark[row['machine']]} |")
-    commands = dict.fromkeys(command for row in [*ends.values(), *begun.values()] for command in row["commands"])
-    return "\n".join([*text, "", "## Commands", "", *(f"- `{command}`" for command in commands)]) + "\n"
+    return "\n".join([*text, "", *_commands(known, record)]) + "\n"
+
+
+def _commands(known: dict[str, Any], record: str) -> list[str]:
+    """One command whole, and what the others have beside it; all of them stand in the record."""
+    rows = known["finished"] | {name: row for name, row in known["early"].items() if name not in known["finished"]}
+    whole = next(command for name, row in rows.items() if name != "teacher" for command in row["commands"])
+    own = {name: own_options(name, row["commands"][0]) for name, row in rows.items()}
+    return [
+        "## Commands",
+        "",
+        f"All of them, seed by seed: `commands` in [{record}]({record}). One of them:",
+        "",
+        "```sh",
+        whole,
+        "```",
+        "",
+        "The others have their own `--method` (`--method de --method rrd` for de+rrd; `kdrs train` for the student), and "
+        "beside that:",
+        "",
+        *(f"- {name}: {options}" for name, options in sorted(own.items()) if options),
+    ]
 
 
 def main() -> None:
@@ -179,7 +228,7 @@ def main() -> None:
         known = json.loads(record.read_text("utf-8"))
     gather(options.runs, [int(epoch) for epoch in options.early.split(",")], costs, known)
     record.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
-    options.out.write_text(page(known), "utf-8")
+    options.out.write_text(page(known, record.name), "utf-8")
     print(options.out)
 
 

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 from pathlib import Path
+from typing import Any
+
+TITLE = "CiteULike, BPR 200 -> 20, against the published logs"
 
 # epoch: (mean batch loss, test H@5, test N@5)
 LOGS = {
@@ -48,8 +52,8 @@ def spread(values: list[float]) -> str:
     return "" if len(values) < 2 else f" ± {statistics.stdev(values):.4f}"
 
 
-def trajectory_table(folder: Path) -> list[str]:
-    out = ["| method | epoch | seeds | loss | log | difference | test H@5 | log | test N@5 | log |", "|" + "---|" * 10]
+def trajectory_table(folder: Path) -> list[list[str]]:
+    out = []
     for method, log in LOGS.items():
         runs = [{row["epoch"]: row for row in rows} for rows in seeds_of(folder, method).values()]
         for epoch, (loss, hit, ndcg) in log.items():
@@ -58,15 +62,15 @@ def trajectory_table(folder: Path) -> list[str]:
                 continue
             own = statistics.mean(row["loss"] for row in rows)
             hits, gains = ([row["test"][name] for row in rows] for name in ("hit@5", "ndcg@5"))
-            quality = f"{statistics.mean(hits):.4f}{spread(hits)} | {hit:.4f}"
-            gain = f"{statistics.mean(gains):.4f}{spread(gains)} | {ndcg:.4f}"
+            quality = [f"{statistics.mean(hits):.4f}{spread(hits)}", f"{hit:.4f}"]
+            gain = [f"{statistics.mean(gains):.4f}{spread(gains)}", f"{ndcg:.4f}"]
             change = f"{100 * (own / loss - 1):+.1f} %"
-            out.append(f"| {method} | {epoch} | {len(rows)} | {own:.2f} | {loss:.2f} | {change} | {quality} | {gain} |")
+            out.append([method, f"{epoch}", f"{len(rows)}", f"{own:.2f}", f"{loss:.2f}", change, *quality, *gain])
     return out
 
 
-def end_table(folder: Path) -> list[str]:
-    out = ["| run | epochs | H@5 (epoch) | N@5 | H@10 (epoch) | log: H@5, N@5, H@10 |", "|" + "---|" * 6]
+def end_table(folder: Path) -> list[list[str]]:
+    out = []
     places = [folder / "teacher", *(p for method in LOGS for p in sorted((folder / method).glob("seed-*")))]
     for place in places:
         report = place / "report.json"
@@ -75,24 +79,70 @@ def end_table(folder: Path) -> list[str]:
         found = json.loads(report.read_text("utf-8"))
         best = found["per_metric_best"]
         log = ENDS.get(place.parent.name)
-        out.append(
-            f"| {place.relative_to(folder)} | {found['epochs']} | {best['hit@5']['test']:.4f} ({best['hit@5']['epoch']}) "
-            f"| {best['ndcg@5']['test']:.4f} | {best['hit@10']['test']:.4f} ({best['hit@10']['epoch']}) "
-            f"| {'' if log is None else ', '.join(f'{value:.4f}' for value in log)} |"
-        )
+        out.append([
+            str(place.relative_to(folder)),
+            f"{found['epochs']}",
+            f"{best['hit@5']['test']:.4f} ({best['hit@5']['epoch']})",
+            f"{best['ndcg@5']['test']:.4f}",
+            f"{best['hit@10']['test']:.4f} ({best['hit@10']['epoch']})",
+            "" if log is None else ", ".join(f"{value:.4f}" for value in log),
+        ])  # fmt: skip
     return out
 
 
-def circumstances(folder: Path) -> list[str]:
+def circumstances(folder: Path) -> list[dict[str, Any]]:
     out = []
     for place in [folder / "teacher", *(p for method in LOGS for p in sorted((folder / method).glob("seed-*")))]:
         if (place / "env.json").is_file():
             env = json.loads((place / "env.json").read_text("utf-8"))
             status = json.loads((place / "STATUS.json").read_text("utf-8"))["status"]
             command = " ".join(["kdrs", *env["command"][1:]])
-            about = f"commit {env['commit'] or 'unknown'}, {env['torch_threads']} torch thread(s), {status}"
-            out.append(f"- `{command}`: {about}")
+            out.append({"command": command, "commit": env["commit"], "threads": env["torch_threads"], "status": status})
     return out
+
+
+def page(known: dict[str, Any], record: str) -> str:
+    """The page of a record; ``record`` is the name of the file that holds it."""
+    along = ["method", "epoch", "seeds", "loss", "log", "difference", "test H@5", "log", "test N@5", "log"]
+    ends = ["run", "epochs", "H@5 (epoch)", "N@5", "H@10 (epoch)", "log: H@5, N@5, H@10"]
+    runs = [
+        [
+            re.sub(r".* --out (\S+).*", r"\1", run["command"]),
+            run["commit"] or "unknown",
+            f"{run['threads']}",
+            run["status"],
+        ]
+        for run in known["runs"]
+    ]
+    row = lambda cells: f"| {' | '.join(cells)} |"
+    lines = [
+        f"# {TITLE}",
+        "",
+        "**Do the student, DE and RRD train as their authors' logs say?** Yes, epoch by epoch.",
+        "",
+        "- Losses are means over batches of batch sums.",
+        "- Candidates and seeds are our own: values agree statistically, not digit by digit.",
+        f"- Machine: {known['machine']}.",
+        f"- Commands, run by run: `runs` in [{record}]({record}).",
+        "- `make reproduce` makes the runs, `python benches/trajectories.py` writes this page.",
+        "",
+        "![Trajectories](trajectories.png)",
+        "",
+        "## Along the way",
+        "",
+        *map(row, (along, ["---"] * len(along), *known["along"])),
+        "",
+        "## At the end",
+        "",
+        "Test metrics at the epoch with the best validation value of the same K, as the logs report.",
+        "",
+        *map(row, (ends, ["---"] * len(ends), *known["ends"])),
+        "",
+        "## Runs",
+        "",
+        *map(row, (["run", "commit", "torch threads", "status"], ["---"] * 4, *runs)),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def draw(folder: Path, path: Path) -> None:
@@ -133,33 +183,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
     env = json.loads((options.runs / "teacher" / "env.json").read_text("utf-8"))
-    text = [
-        "# CiteULike, BPR 200 -> 20, against the published logs",
-        "",
-        "Written by `python benches/trajectories.py` from the runs that `make reproduce` makes. Losses are means over",
-        "batches of batch sums. Candidates and seeds are our own: values agree statistically, not digit by digit.",
-        "",
-        f"Machine: {env['processor']}, {env['cores']} cores, torch {env['torch']}.",
-        "",
-        "![Trajectories](trajectories.png)",
-        "",
-        "## Along the way",
-        "",
-        *trajectory_table(options.runs),
-        "",
-        "## At the end",
-        "",
-        "Test metrics at the epoch with the best validation value of the same K, as the logs report.",
-        "",
-        *end_table(options.runs),
-        "",
-        "## Commands",
-        "",
-        *circumstances(options.runs),
-        "",
-    ]
+    known = {
+        "machine": f"{env['processor']}, {env['cores']} cores, torch {env['torch']}",
+        "along": trajectory_table(options.runs),
+        "ends": end_table(options.runs),
+        "runs": circumstances(options.runs),
+    }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "trajectories.md").write_text("\n".join(text), "utf-8")
+    record = options.out / "trajectories.json"
+    record.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    record.with_suffix(".md").write_text(page(known, record.name), "utf-8")
     draw(options.runs, options.out / "trajectories.png")
 
 

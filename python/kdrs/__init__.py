@@ -14,6 +14,7 @@ _PUBLIC = {
     "Batch": "kdrs.training.queries",
     "Dataset": "kdrs.data",
     "DotView": "kdrs.training.view",
+    "Entry": "kdrs.comparison.compare",
     "Evaluator": "kdrs.evaluation.evaluator",
     "Factors": "kdrs.training.view",
     "FileTeacher": "kdrs.teachers.file",
@@ -30,6 +31,7 @@ _PUBLIC = {
     "Term": "kdrs.fitting.learner",
     "UserTask": "kdrs.training.rows",
     "View": "kdrs.training.view",
+    "compare": "kdrs.comparison.compare",
     "compare_runs": "kdrs.runs.compared",
     "execute": "kdrs.runs.execute",
     "fit": "kdrs.fitting.fit",
@@ -37,10 +39,11 @@ _PUBLIC = {
     "overlap": "kdrs.evaluation.lists",
     "popularity": "kdrs.evaluation.lists",
     "resolve": "kdrs.runs.config",
+    "scoring_seconds": "kdrs.comparison.compare",
 }
 """Names and the modules that have them."""
 _MODULES = {
-    "comparison": "kdrs.comparison.compare",
+    "comparison": "kdrs.comparison",
     "data": "kdrs.data",
     "distillers": "kdrs.distillers",
     "errors": "kdrs.errors",
@@ -55,8 +58,8 @@ _MODULES = {
 """Modules by their short names."""
 
 if TYPE_CHECKING:
-    from kdrs import data, distillers, errors, models
-    from kdrs.comparison import compare as comparison
+    from kdrs import comparison, data, distillers, errors, models
+    from kdrs.comparison.compare import Entry, compare, scoring_seconds
     from kdrs.core import kernels, ranking, sampling
     from kdrs.data import Dataset, Interactions
     from kdrs.evaluation import protocols, significance
@@ -80,10 +83,11 @@ if TYPE_CHECKING:
     from kdrs.training.view import DotView, Factors, View
 
 __all__ = [
-    "Batch", "Dataset", "DotView", "Evaluator", "Factors", "FileTeacher", "Interactions", "ItemTask", "Learner", "ModelTeacher",
-    "PairTask", "Queries", "Report", "RunConfig", "Selection", "SequenceTask", "Term", "UserTask", "View", "__version__",
-    "compare_runs", "comparison", "data", "distillers", "errors", "execute", "fit", "kernels", "load_run", "losses", "models",
-    "overlap", "popularity", "protocols", "ranking", "resolve", "sampling", "significance",
+    "Batch", "Dataset", "DotView", "Entry", "Evaluator", "Factors", "FileTeacher", "Interactions", "ItemTask",
+    "Learner", "ModelTeacher", "PairTask", "Queries", "Report", "RunConfig", "Selection", "SequenceTask", "Term",
+    "UserTask", "View", "__version__", "compare", "compare_runs", "comparison", "data", "distillers", "errors",
+    "execute", "fit", "kernels", "load_run", "losses", "models", "overlap", "popularity", "protocols", "ranking",
+    "resolve", "sampling", "scoring_seconds", "significance",
 ]  # fmt: skip
 
 

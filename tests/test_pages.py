@@ -1,0 +1,488 @@
+"""The documents do what they say: snippets are run and their results looked at, names are there, pages equal their records.
+
+Python snippets need a row in EXAMPLES, which prepares what the page takes for granted and looks at what came out. Commands are
+run on tiny data in the order of their page, except those in PARSED, whose options are checked and nothing more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars
+import pytest
+import safetensors.numpy
+import torch
+
+import kdrs
+from commands import kdrs as run_command
+from conftest import toy_dataset
+from docs_check import FENCE, ROOT, command_lines, wrong_command
+
+sys.path.append(str(ROOT / "benches"))
+
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "benches/README.md",
+    *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md"))),
+]
+RESULTS = sorted((ROOT / "docs" / "results").rglob("*.md"))
+
+Names = dict[str, Any]
+Example = Generator[Names, Names, None]
+"""Yields the names that a snippet takes for granted, and gets all that it made; ``printed`` is its output."""
+EXAMPLES: dict[tuple[str, str], Callable[[], Example]] = {}
+
+
+def example(page: str, holds: str) -> Callable[[Callable[[], Example]], Callable[[], Example]]:
+    """Of the one Python block of a page that holds a text."""
+
+    def add(made: Callable[[], Example]) -> Callable[[], Example]:
+        EXAMPLES[page, holds] = made
+        return made
+
+    return add
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text("utf-8")
+
+
+def blocks(page: str) -> list[str]:
+    return [block for language, block in FENCE.findall(text_of(page)) if language in ("python", "py")]
+
+
+def toy(**options: Any) -> kdrs.Dataset:
+    return toy_dataset(400, 80, **{"candidates": None, **options})
+
+
+def trained(data: kdrs.Dataset, dim: int = 32, epochs: int = 15) -> tuple[kdrs.PairTask, Any]:
+    torch.manual_seed(0)
+    task = kdrs.PairTask(data.train)
+    model = kdrs.models.BPR(kdrs.models.BPR.Config(dim=dim), task)
+    kdrs.fit(kdrs.Learner(model, task, lr=1e-2), task, epochs=epochs)
+    return task, model
+
+
+def ndcg(data: kdrs.Dataset, scorer: Any) -> float:
+    return kdrs.Evaluator.of(data)(scorer)["test"].mean("ndcg@10")
+
+
+def assert_learnt(data: kdrs.Dataset, value: float) -> None:
+    """Four times what popularity and chance have here. Trained from N(0, 1), a model has hardly more than they."""
+    rng = np.random.default_rng(0)
+    chance = tuple(rng.standard_normal((n, 8)).astype(np.float32) for n in data.train.shape)
+    assert value > 4 * max(ndcg(data, kdrs.popularity(data.train)), ndcg(data, chance)), value
+
+
+def write_clicks(path: Path, columns: str = "visitor,product,rating,timestamp") -> None:
+    rng = np.random.default_rng(0)
+    liked = np.where(np.arange(60)[:, None] % 4 == np.arange(60) % 4, 0.7, 0.1)
+    users, items = np.nonzero(rng.random((60, 60)) < liked)
+    rows = (f"u{u},i{i},{3 + n % 3},{881250949 + n}\n" for n, (u, i) in enumerate(zip(users, items, strict=True)))
+    path.write_text(columns + "\n" + "".join(rows))
+
+
+def run_directory(path: str, data: str, *options: str) -> None:
+    common = ("--model", "bpr", "--dim", "16", "--lr", "0.01", "--epochs", "15", "--device", "cpu", "--threads", "1")
+    done = run_command("train", "--data", data, *common, *options, "--out", path, "--quiet")
+    assert done.code == 0, done.err
+
+
+# Python
+
+
+@example("README.md", "30)\nprint(")
+def readme_first_lines() -> Example:
+    data = toy()
+    data.save("datasets/ml-100k")
+    names = yield {}
+    assert_learnt(data, float(names["printed"]))
+    assert ndcg(data, names["big"].factors()) > 0.2
+    assert names["small"].factors().items.shape == (80, 10)
+
+
+@example("README.md", "def rows(")
+def readme_teacher_file() -> Example:
+    data = toy()
+    data.save("datasets/mine")
+    task, model = trained(data)
+    vectors, rng = model.factors(), np.random.default_rng(1)
+    given: Names = {}
+    for side, ids, table in (("user", data.users, vectors.queries), ("item", data.items, vectors.items)):
+        order = rng.permutation(len(ids))  # theirs is another order, with ids as numbers
+        given[f"their_{side}_ids"] = np.array([int(ids[place]) for place in order])
+        given[f"their_{side}_vectors"] = table.numpy()[order]
+    names = yield given
+    digests = {"users": data.users.digest, "items": data.items.digest}
+    teacher = kdrs.FileTeacher("theirs.safetensors", task, digests=digests)
+    assert ndcg(data, teacher) == pytest.approx(ndcg(data, vectors))
+    assert names["about"]["kdrs"] == "teacher/1"
+
+
+@example("README.md", "kdrs.sampling.stream")
+def readme_fast_parts() -> Example:
+    data = toy()
+    _, model = trained(data)
+    vectors, train = model.factors(), data.train
+    drawn: list[np.ndarray] = []
+    own = kdrs.sampling.negatives
+
+    def watched(*given: Any, **options: Any) -> Any:
+        drawn.append(own(*given, **options))
+        return drawn[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kdrs.sampling, "negatives", watched)
+        names = yield {
+            "users": train.row_of_pair,
+            "items": train.indices,
+            "rows": train.row_of_pair,
+            "truth": {"test": data.test},
+            "user_vectors": vectors.queries,
+            "item_vectors": vectors.items,
+        }
+    assert names["seen"].n_pairs == train.n_pairs
+    assert len(drawn) == 3
+    for index, draw in enumerate(drawn):
+        assert draw.shape == (train.n_pairs, 1)
+        assert not names["seen"].to_csr()[train.row_of_pair, draw[:, 0]].sum()
+        assert all((draw != other).mean() > 0.8 for other in drawn[:index]), "an epoch repeats another's draws"
+    assert names["best"].items.shape == (400, 50)
+    assert_learnt(data, names["reports"]["test"].mean("ndcg@10"))
+
+
+@example("docs/data.md", "kdrs.data.prepare(")
+def data_prepare() -> Example:
+    write_clicks(Path("clicks.csv"))
+    names = yield {}
+    assert names["data"].train.n_pairs > 200
+    assert set(names["data"].users) <= {f"u{n}" for n in range(60)}
+    assert names["data"].candidates.shape[1] == 499
+    assert names["data"].order is not None
+
+
+@example("docs/evaluation.md", "kdrs.Evaluator(train,")
+def evaluation_reports() -> Example:
+    data = toy()
+    _, model = trained(data)
+    vectors = model.factors()
+    names = yield {
+        "train": data.train,
+        "valid": data.valid,
+        "test": data.test,
+        "user_vectors": vectors.queries,
+        "item_vectors": vectors.items,
+    }
+    assert set(names["reports"]) == {"valid", "test"}
+    assert_learnt(data, names["reports"]["test"].mean("ndcg@10"))
+    assert names["reports"]["test"].mean("ndcg@10") == pytest.approx(ndcg(data, vectors))
+
+
+@example("docs/evaluation.md", "kdrs.compare(")
+def evaluation_compare() -> Example:
+    pytest.importorskip("matplotlib")
+    data = toy()
+    evaluator = kdrs.Evaluator.of(data)
+    reports = {f"{name}_reports": evaluator(trained(data, dim, epochs)[1].factors())
+               for name, dim, epochs in (("teacher", 32, 15), ("alone", 2, 15), ("student", 4, 15))}  # fmt: skip
+    names = yield reports
+    assert names["comparison"].teacher == "BPR 200"
+    assert names["comparison"].baseline == "BPR 20"
+    assert "against BPR 20" in names["printed"]
+    assert {path.name for path in Path("out").iterdir()} == {"comparison.json", "comparison.md", "comparison.png"}
+
+
+@example("docs/methods.md", "class Mine")
+def model_of_ones_own() -> Example:
+    data = toy()
+    task, model = trained(data)
+    names = yield {"data": data, "teacher": kdrs.ModelTeacher(model, task)}
+    value = ndcg(data, names["model"].factors())
+    assert f"ndcg@10={value:.4f}" in names["printed"]
+    assert_learnt(data, value)
+    again = kdrs.ModelTeacher(names["model"], task)
+    assert ndcg(data, again) == pytest.approx(value)
+
+
+@example("docs/guide.md", "student.teacher().factors()")
+def guide_serve() -> Example:
+    data = toy()
+    data.save("datasets/ml-100k")
+    run_directory("runs/student", "datasets/ml-100k")
+    names = yield {}
+    scores = names["vectors"].queries @ names["vectors"].items.T
+    scores[data.train.row_of_pair, data.train.indices] = -torch.inf
+    assert names["first"] == [data.items[item] for item in scores[0].topk(10).indices]
+
+
+@example("docs/guide.md", "data.train.to_csr()")
+def guide_matrix() -> Example:
+    data = toy()
+    data.save("datasets/mine")
+    names = yield {}
+    assert names["matrix"].shape == data.train.shape
+    names["matrix"].data[0] = 1.0  # writable
+    assert kdrs.Interactions.from_csr(names["matrix"]) == data.train
+
+
+@example("docs/guide.md", "model.user_factors")
+def guide_implicit() -> Example:
+    data = toy()
+    task, model = trained(data)
+    vectors = model.factors()
+
+    class Fitted:  # what implicit's models hold: arrays, Fortran-ordered now and then
+        user_factors = np.asfortranarray(vectors.queries.numpy().astype(np.float64))
+        item_factors = vectors.items.numpy()
+
+    yield {"model": Fitted(), "data": data}
+    digests = {"users": data.users.digest, "items": data.items.digest}
+    teacher = kdrs.FileTeacher("implicit.safetensors", task, digests=digests)
+    assert ndcg(data, teacher) == pytest.approx(ndcg(data, vectors))
+
+
+def found_examples() -> Iterator[Any]:
+    for page in PAGES:
+        for index, block in enumerate(blocks(page)):
+            fitting = [holds for name, holds in EXAMPLES if name == page and holds in block]
+            yield pytest.param(page, block, fitting, id=f"{page}:{index}")
+
+
+@pytest.mark.parametrize(("page", "block", "fitting"), list(found_examples()))
+def test_python_snippets_do_what_they_say(
+    page: str,
+    block: str,
+    fitting: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert len(fitting) == 1, f"a Python block of {page} needs one row in EXAMPLES; it has {fitting}"
+    assert not re.search(r"^(from kdrs|import kdrs\.)", block, re.MULTILINE), (
+        "pages use `import kdrs` and its short names"
+    )
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    prepared = EXAMPLES[page, fitting[0]]()
+    names: Names = {"__name__": "snippet"} | next(prepared)
+    capsys.readouterr()
+    exec(compile(block, page, "exec"), names)
+    names["printed"] = capsys.readouterr().out
+    with pytest.raises(StopIteration):
+        prepared.send(names)
+
+
+def test_every_example_belongs_to_a_block() -> None:
+    for page, holds in EXAMPLES:
+        assert sum(holds in block for block in blocks(page)) == 1, (page, holds)
+
+
+NAME = re.compile(r"(?<![\w./-])kdrs((?:\.[A-Za-z_]\w*)+)")
+RESOLVE = """
+import json, os, sys
+import torch  # heavy, and none of our names
+
+wrong = 0
+for page, names in json.loads(sys.argv[1]).items():
+    child = os.fork()
+    if child:
+        wrong |= os.waitpid(child, 0)[1]
+        continue
+    import kdrs
+
+    assert len([name for name in sys.modules if name.startswith("kdrs")]) == 1
+    for name in names:
+        try:
+            value = kdrs
+            for part in name.split("."):
+                value = getattr(value, part)
+        except AttributeError as error:
+            print(f"{page}: kdrs.{name}: {error}", flush=True)
+            os._exit(1)
+    os._exit(0)
+sys.exit(wrong != 0)
+"""
+
+
+def test_names_are_there_after_a_bare_import() -> None:
+    """Each page in a process of its own that has imported nothing of kdrs before."""
+    found = {page: sorted({match[1].lstrip(".") for match in NAME.finditer(text_of(page))}) for page in PAGES}
+    assert sum(map(len, found.values())) > 30
+    command = [sys.executable, "-c", RESOLVE, json.dumps(found)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# commands
+
+PARSED = {
+    "kdrs data fetch": "downloads",
+    "kdrs data prepare ml-100k": "downloads; toy data lie in its place",
+    "kdrs distill de-rrd --set data.path=datasets/citeulike --seeds 0..4": "five seeds; the preset runs once below it",
+    "kdrs train --data datasets/citeulike": "its data are not at hand",
+    "kdrs distill --data datasets/citeulike": "its data are not at hand",
+}
+"""Beginnings of commands whose options are checked and which are not run, with the reason."""
+FAILS = {"kdrs train --data datasets/ml-100k --model bqr": 2}
+SHORT = ("--epochs", "2", "--threads", "1", "--device", "cpu")
+
+
+def stand_ins(page: str, data: Path) -> None:
+    """What the commands of a page take for granted, small, in the current folder."""
+    for path in ("datasets/ml-100k", "datasets/mine"):
+        Path(path).parent.mkdir(exist_ok=True)
+        os.symlink(data, path)
+    columns = {"docs/command-line.md": "customer,article,rating,timestamp"}
+    write_clicks(Path("clicks.csv"), columns.get(page, "visitor,product,rating,timestamp"))
+    table = polars.read_csv("clicks.csv").sample(fraction=1, shuffle=True, seed=0)
+    for name, start, stop in (("train", 0, 600), ("valid", 600, 700), ("test", 700, 800)):
+        table[start:stop, :2].rename(dict(zip(table.columns, ("user", "item"), strict=False))).write_csv(
+            f"{name}.tsv", separator="\t"
+        )
+    os.symlink(ROOT / "examples", "examples")
+    for language, block in FENCE.findall(text_of(page)):
+        if language == "toml" and "[teachers.big]" in block:
+            Path("shared.toml").write_text(block)
+    loaded = kdrs.Dataset.load(data)
+    rng = np.random.default_rng(0)
+    sizes = {"users": len(loaded.users), "items": len(loaded.items)}
+    tensors = {side: rng.standard_normal((n, 4)).astype(np.float32) for side, n in sizes.items()}
+    about = {"kdrs": "teacher/1", "users_digest": loaded.users.digest, "items_digest": loaded.items.digest}
+    for name in ("theirs", "implicit"):
+        safetensors.numpy.save_file(tensors, f"{name}.safetensors", metadata=about)
+    earlier = {
+        "docs/methods.md": [("runs/teacher", "100"), ("runs/alone/seed-0", "10")],
+        "docs/runs.md": [("runs/student", "10")],
+    }
+    for path, dim in earlier.get(page, ()):
+        done = run_command(
+            "train", "--data", "datasets/ml-100k", "--model", "bpr", "--dim", dim, *SHORT, "--out", path, "--quiet"
+        )
+        assert done.code == 0, done.err
+    if page == "docs/command-line.md":  # made by a command of docs/methods.md
+        takd = (
+            "--method",
+            "takd",
+            "--set",
+            "distill.0.chain=[12, 11]",
+            "--model",
+            "bpr",
+            "--dim",
+            "10",
+            "--out",
+            "runs/takd",
+        )
+        run_directory("runs/large", "datasets/ml-100k")
+        done = run_command("distill", "--data", "datasets/ml-100k", "--teacher", "runs/large", *takd, *SHORT, "--quiet")
+        assert done.code == 0, done.err
+
+
+def adapted(words: list[str]) -> list[str]:
+    """The same command with few epochs: five where it asks for more, two where it does not say."""
+    if words[0] not in ("train", "distill") or {"--dry-run", "--help"} & set(words):
+        return words
+    enough = {"train.stages_every=10": 22, "train.stages=[9, 19]": 20}
+    least = max((enough.get(word, 0) for word in words), default=0)
+    if "--epochs" in words:
+        place = words.index("--epochs") + 1
+        return [*words[:place], str(max(least, min(int(words[place]), 5))), *words[place + 1 :]]
+    return [*words, "--epochs", str(max(least, 2))]
+
+
+PAGES_WITH_COMMANDS = [page for page in PAGES if list(command_lines(text_of(page)))]
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_COMMANDS)
+def test_commands_run_on_tiny_data(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    import shlex
+
+    from typer.main import get_command
+
+    from kdrs.cli import app
+
+    program = get_command(app)
+    data = toy_dataset(60, 130, candidates=None).save(tmp_path_factory.mktemp("documents") / "toy")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KDRS_NUM_THREADS", "1")
+    stand_ins(page, data)
+    ran = 0
+    for line in command_lines(text_of(page)):
+        words = shlex.split(line, comments=True)
+        words = words[words.index("kdrs") + 1 :]
+        plain = " ".join(["kdrs", *words])
+        if any(plain.startswith(start) for start in PARSED):
+            assert wrong_command(line, program) is None, line
+            continue
+        if ">" in words:
+            words = words[: words.index(">")]
+        done = run_command(*adapted(words))
+        expected = next((code for start, code in FAILS.items() if plain.startswith(start)), 0)
+        assert done.code == expected, f"{line}\n{done.err}"
+        assert expected or done.out.strip() or "--help" in words, line
+        ran += 1
+    assert ran
+
+
+# results
+
+
+def test_result_pages_equal_what_the_program_writes() -> None:
+    import pages
+
+    for path, text in pages.pages().items():
+        assert path.read_text("utf-8") == text, f"{path.name}: run `python benches/pages.py`"
+
+
+def test_every_result_page_has_a_record_and_every_figure_its_origin() -> None:
+    folder = ROOT / "docs" / "results"
+    for path in folder.glob("*.md"):
+        assert path.name == "README.md" or path.with_suffix(".json").is_file(), path.name
+    for path in folder.glob("*.json"):
+        record = json.loads(path.read_text("utf-8"))
+        for figure in record.get("figures", ()):
+            assert all(figure[key] for key in ("command", "machine", "commit")), (path.name, figure["title"])
+            assert {len(row) for row in figure["rows"]} == {len(figure["columns"])}, (path.name, figure["title"])
+        for row in record.get("finished", {}).values():
+            assert all(row[key] for key in ("commands", "machine")), path.name
+
+
+def test_first_page_names_every_method() -> None:
+    page = (ROOT / "docs" / "results" / "README.md").read_text("utf-8")
+    assert not [name for name in kdrs.distillers.DISTILLERS if f"`{name}`" not in page]
+
+
+def test_first_page_counts_gains_from_the_student_alone() -> None:
+    folder = ROOT / "docs" / "results"
+    ends = json.loads((folder / "methods.json").read_text("utf-8"))["finished"]
+    rows = [
+        line.split("|")[1:-1]
+        for line in (folder / "README.md").read_text("utf-8").splitlines()
+        if line.startswith("| `")
+    ]
+    gained = {row[0].strip(" `"): row for row in reversed(rows)}  # the first table wins
+    alone, teacher = ends["student"]["hit@5"], ends["teacher"]["hit@5"]
+    for name in ("freqd", "cd", "rrd", "unkd"):
+        gain = ends[name]["hit@5"] - alone
+        assert float(gained[name][1].replace("?", "")) == pytest.approx(gain, abs=5.1e-5)
+        assert float(gained[name][2]) == pytest.approx(gain / (teacher - alone), abs=5.1e-3)
+    assert "?" in gained["hint"][1], "one seed, below two standard errors"
+    assert "?" not in gained["rrd"][1], "three seeds"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RESULTS if path.parent.name == "results"], ids=lambda path: path.name
+)
+def test_result_pages_are_two_screens(path: Path) -> None:
+    lines = path.read_text("utf-8").splitlines()
+    assert sum(max(1, -(-len(line) // 120)) for line in lines) <= 90, path.name
