@@ -36,6 +36,7 @@ from kdrs._scorers import (
     no_grad,
     padded,
 )
+from kdrs.data.checks import check_lists
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError, MachineError, nearest, shown
 from kdrs.protocols import METRICS, Protocol
@@ -658,8 +659,7 @@ def _checked_candidates(given: Any, shape: tuple[int, int]) -> NDArray[np.int32]
         raise DataError(
             f"candidates are {candidates.dtype} of shape {candidates.shape}; allowed: integers, {shape[0]} rows"
         )
-    if candidates.size and (candidates.max() >= shape[1] or candidates.min() < -1):
-        raise DataError(f"candidates run from {candidates.min()} to {candidates.max()}; allowed: -1 to {shape[1] - 1}")
+    check_lists(candidates, shape[1], "the candidate list of user")
     return np.ascontiguousarray(candidates, np.int32)
 
 

@@ -69,6 +69,9 @@ def prepare(
         bool | None,
         typer.Option("--keep-counts", help="Take the counts of users.dat for items, as BD's notebook does."),
     ] = None,
+    zeros: Annotated[
+        str | None, typer.Option(help="Rows rated 0: drop (they are not rated), or keep as positives.")
+    ] = None,
     time_unit: Annotated[str | None, typer.Option(help="auto, s, ms, us, ns, or order for bare order numbers.")] = None,
     preset: Annotated[
         str | None,
@@ -94,6 +97,7 @@ def prepare(
         str | None, typer.Option(help="Users with fewer than 3 pairs, for leave-one-out: keep (in train) or drop.")
     ] = None,
     cold_items: Annotated[str | None, typer.Option(help="Held-out items without training pairs: keep or drop.")] = None,
+    cold_users: Annotated[str | None, typer.Option(help="Held-out users without training pairs: keep or drop.")] = None,
     candidates: Annotated[
         int | None, typer.Option(help="Items stored a user to rank held-out ones among; 0 ranks all.")
     ] = None,
@@ -144,6 +148,7 @@ def prepare(
         float_ids=float_ids,
         time_unit=time_unit,
         keep_counts=keep_counts,
+        zeros=zeros,
         duplicates=duplicates,
         min_rating=min_rating,
         k_core=k_core,
@@ -155,6 +160,7 @@ def prepare(
         n_test=n_test,
         short_users=short_users,
         cold_items=cold_items,
+        cold_users=cold_users,
         candidates=candidates,
         seed=seed,
         id_order=id_order,
