@@ -290,6 +290,7 @@ def _summary(dataset: Dataset, path: str | None) -> list[str]:
     ]
     lines += [
         f"per user    {degrees['min']} to {degrees['max']} items, median {degrees['median']:g}",
+        f"cold users  {facts['cold_users']:,} of the held-out parts have no training pair",
         f"cold items  {facts['cold_items']:,} (in {cold['valid']:,} validation and {cold['test']:,} test pairs)",
         f"candidates  {facts['candidates'] or 'none: all items are ranked'}",
         f"order       {facts['order'] or 'none'}",

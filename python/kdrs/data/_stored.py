@@ -16,7 +16,7 @@ from kdrs._documents import MOST_HEAD, DocumentError, parse_json, read_whole, wr
 from kdrs._files import NewFolder
 from kdrs.data.checks import INT32_MAX, memory
 from kdrs.data.ids import Ids
-from kdrs.errors import DataError, KdrsError, MachineError, shown
+from kdrs.errors import DataError, MachineError, shown
 
 FORMAT = "kdrs-dataset/1"
 HEAD, ARRAYS, USERS, ITEMS = "dataset.json", "interactions.safetensors", "users.json", "items.json"
@@ -174,10 +174,11 @@ def read_head(folder: Path) -> dict[str, Any]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the folder has a valid head of ours: what may be replaced, and nothing else."""
+    """Whether the folder has a valid head of ours: what may be replaced, and nothing else. ``MachineError`` where that
+    cannot be found out."""
     try:
         read_head(folder)
-    except KdrsError:
+    except DataError:
         return False
     return True
 

@@ -132,6 +132,12 @@ class Dataset:
         return 0 if self.candidates is None else int(self.candidates.shape[1])
 
     @cached_property
+    def n_cold_users(self) -> int:
+        """Users of the held-out parts who have no training pair: nothing is learnt about them."""
+        held_out = (self.valid.row_degrees > 0) | (self.test.row_degrees > 0)
+        return int(np.count_nonzero(held_out & (self.train.row_degrees == 0)))
+
+    @cached_property
     def full(self) -> Interactions:
         """Train, validation and test together."""
         return self.train.union(self.valid).union(self.test)
@@ -172,6 +178,7 @@ class Dataset:
             "density": self.full.density,
             "items_per_user": _spread(degrees),
             "users_per_item": _spread(popularity),
+            "cold_users": self.n_cold_users,
             "cold_items": int(cold.sum()),
             "cold_pairs": {part: int(cold[getattr(self, part).indices].sum()) for part in PARTS[1:]},
             "order": self.order_by,
