@@ -303,7 +303,7 @@ def test_an_error_of_the_disk_anywhere_is_code_5_and_changes_nothing(old, new, t
             try:
                 new.save(place, overwrite=True)
             except KdrsError as error:
-                assert error.exit_code == 5, f"{name} {nth}: {error}"
+                assert error.exit_code == 5, f"{name} {nth}: {error}"  # noqa: PT017
         if left > 0:
             break
         there = {path for path in listing(tmp_path) if not path.startswith(".d.")}  # what could not be removed is swept
@@ -315,7 +315,7 @@ def test_an_error_of_the_disk_anywhere_is_code_5_and_changes_nothing(old, new, t
 
 def test_folders_on_the_way_are_not_left_behind(new, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
-    with pytest.raises(MachineError, match="No space left; .* are needed"):
+    with pytest.raises(MachineError, match=r"No space left; .* are needed"):
         new.save(tmp_path / "a" / "b" / "d")
     assert not list(tmp_path.iterdir())
 

@@ -282,7 +282,7 @@ def as_lists(lists: Any) -> NDArray[np.int32]:
             f"got an array of {items.dtype}, shape {items.shape}; lists are integers of shape queries x K",
             "a matrix of scores is given as lambda rows: scores[rows]",
         )
-    if items.dtype != np.int32 and items.size and (items.max() > np.iinfo(np.int32).max or items.min() < -1):
+    if items.size and not -(2**31) <= int(items.min()) <= int(items.max()) < 2**31:
         raise DataError("the lists hold ids that do not fit int32")
     return items.astype(np.int32, copy=False)
 

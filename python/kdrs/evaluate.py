@@ -221,7 +221,7 @@ class Evaluator:
         block: int | None = None,
     ):
         self.seen = as_interactions(seen, "seen")
-        if not isinstance(truths, Mapping):
+        if not isinstance(truths, Mapping) or hasattr(truths, "tocoo"):  # SciPy's matrices of keys are mappings
             truths = {"test": truths}
         if not truths:
             raise ConfigError("no part to evaluate", "give the held-out interactions, or a dict of them by part")
