@@ -5,7 +5,7 @@
 Each round changes one to three things: values of the head by type and range, bytes or whole arrays, ids, missing files,
 links, pipes and folders in the place of files. In most rounds sizes, digests, fingerprint and checksum are made right
 again, so that what is behind them is reached. Told as faults: an exit code other than 0, 3 and 5, an internal error, a
-panic, more than 20 seconds, more than 1 GB of new memory, a file that was changed, and data that are accepted though they
+panic, more than 60 seconds, more than 1 GB of new memory, a file that was changed, and data that are accepted though they
 contradict themselves. Exits with 1 if there was a fault; --seed repeats a run.
 """
 
@@ -323,6 +323,13 @@ def contradictions(folder: Path) -> str | None:
     return None
 
 
+def commands_of(folder: Path) -> list[list[str]]:
+    return [
+        ["data", "describe", str(folder)],
+        ["train", "--data", str(folder), "--model", "bpr", "--dim", "2", "--dry-run"],
+    ]
+
+
 def called(arguments: list[str]) -> tuple[int, str]:
     """The command line in this process: exit code, and all that was printed."""
     import kdrs.cli
@@ -377,6 +384,9 @@ def main() -> int:
             prepare(table, Recipe(split="time")).save(root / "b"),
             prepare(table, Recipe(split="last-n", last="valid")).save(root / "c"),
         ]
+        for source in sources:  # and what is imported late is there
+            for command in commands_of(source):
+                assert called(command)[0] == 0, command
         end, number = time.monotonic() + options.seconds, 0
         while time.monotonic() < end:
             number += 1
@@ -390,14 +400,12 @@ def main() -> int:
                     mutant.change()
             mutant.write(folder, elsewhere)
             before = listing(root / "w")
-            commands = [["data", "describe", str(folder)]]
-            if rng.random() < options.train_share:
-                commands.append(["train", "--data", str(folder), "--model", "bpr", "--dim", "2", "--dry-run"])
+            commands = commands_of(folder)[: 1 + (rng.random() < options.train_share)]
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             codes = []
             problem = None
             for command in commands:
-                signal.alarm(20)
+                signal.alarm(60)
                 try:
                     code, text = called(command)
                 except _TooSlow:
