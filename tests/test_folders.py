@@ -216,6 +216,28 @@ def test_killed_at_every_step_the_old_or_the_new_one_stands_there(old, new, tmp_
     assert found == both
 
 
+@pytest.mark.parametrize("command", ["describe", "prepare", "prepare --overwrite", "train"])
+def test_what_was_moved_away_is_put_back_by_any_command(old, tmp_path, command):
+    from typer.testing import CliRunner
+
+    from kdrs.cli import app
+
+    old.save(tmp_path / "d").rename(tmp_path / ".d.0123456789ab.old")
+    (tmp_path / ".d.ba9876543210.tmp").mkdir()
+    (tmp_path / "a.csv").write_text("user,item\n" + "".join(f"{n % 3},{n}\n" for n in range(30)))
+    place = str(tmp_path / "d")
+    arguments = {
+        "describe": ["data", "describe", place],
+        "prepare": ["data", "prepare", str(tmp_path / "a.csv"), "--out", place],
+        "prepare --overwrite": ["data", "prepare", str(tmp_path / "a.csv"), "--out", place, "--overwrite"],
+        "train": ["train", "--data", place, "--model", "bpr", "--dim", "2", "--dry-run"],
+    }
+    result = CliRunner().invoke(app, arguments[command])
+    assert sorted(os.listdir(tmp_path)) == ["a.csv", "d"]
+    assert (Dataset.load(place).fingerprint == old.fingerprint) == (command != "prepare --overwrite")
+    assert (result.exception is None) == (command != "prepare")  # it stands there already
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment(old, new, tmp_path):
     source = new.save(tmp_path / "source")

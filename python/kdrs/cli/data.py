@@ -184,7 +184,9 @@ def describe(
 ) -> None:
     """Tell what a prepared data set or a file holds."""
     from kdrs.data import Dataset, is_dataset, read
+    from kdrs.data.dataset import put_back
 
+    put_back(path)
     if path.is_dir() or is_dataset(path):
         dataset = Dataset.load(path)
         _print(as_json, dataset.describe(), [*_summary(dataset, str(path)), *_history(dataset.steps)])

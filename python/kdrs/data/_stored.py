@@ -258,7 +258,10 @@ def _arrays(
         if stated[label] != layout[label]:
             raise DataError(f"{name}: {label} is {stated[label]}; {HEAD} says {layout[label]}", PREPARE_AGAIN)
     types: dict[str, Any] = {"I64": np.dtype("<i8"), "I32": np.dtype("<i4")}
-    return {
+    arrays = {
         label: np.frombuffer(entry["data"], types[entry["dtype"]]).reshape(entry["shape"])
         for label, entry in found.items()
     }
+    for array in arrays.values():
+        array.flags.writeable = False  # nobody else holds them: no copy is made
+    return arrays

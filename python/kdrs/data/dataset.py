@@ -212,8 +212,7 @@ class Dataset:
         that were cut or changed or contradict each other; ``MachineError`` where the machine cannot read or hold them.
         """
         folder = Path(path)
-        if not os.path.lexists(folder):
-            _files.sweep(folder, FILES, _stored.is_complete)  # an overwriting command may have died in between
+        put_back(folder)
         stored = _stored.read(folder)
         head, arrays = stored.head, stored.arrays
         shape = (len(stored.users), len(stored.items))
@@ -329,8 +328,15 @@ def is_dataset(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / HEAD).is_file()
 
 
+def put_back(path: Path) -> None:
+    """Where nothing stands at ``path``: put back the data set that a command moved away and died over, if there is one."""
+    if path.name and not os.path.lexists(path):
+        _files.sweep(path, FILES, _stored.is_complete)
+
+
 def check_target(target: Path, overwrite: bool) -> None:
     """Refuse, before any work is done, a place that ``Dataset.save`` would refuse."""
+    put_back(target)
     _files.check_place(target, FILES, _stored.is_complete, overwrite=overwrite, kind=KIND)
 
 
