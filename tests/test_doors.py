@@ -254,6 +254,20 @@ def test_irspack_takes_a_data_set_as_it_is():
     assert "hit" in irspack.Evaluator(matrix, cutoff=5).get_score(recommender)
 
 
+def test_names_and_steps_of_a_data_set_do_not_drive_the_terminal(tmp_path):
+    from typer.testing import CliRunner
+
+    from kdrs.cli import app
+
+    steps = ({"step": "a\x1b[31m", "\x1b]0;x\x07": "\x1b"},)
+    data = Dataset.from_interactions(MANY, name="\x1b[31mRED\n", split={"kind": "\x1b", "x": "\u202e"}, steps=steps)
+    data.save(tmp_path / "d")
+    result = CliRunner().invoke(app, ["data", "describe", str(tmp_path / "d")])
+    assert result.exit_code == 0
+    assert all(line.isprintable() for line in result.output.splitlines())
+    assert "\\x1b[31mRED\\n" in result.output
+
+
 def test_no_negative_zero_is_written(tmp_path):
     recipe = Recipe(split="ratio", fractions=(0.5, -0.0, 0.5), min_rating=-0.0)
     rng = np.random.default_rng(0)

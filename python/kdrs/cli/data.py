@@ -278,6 +278,8 @@ def _moment(micros: int) -> str:
 
 
 def _summary(dataset: Dataset, path: str | None) -> list[str]:
+    from kdrs.errors import shown
+
     facts = dataset.describe()
     pairs, cold = facts["pairs"], facts["cold_pairs"]
     degrees = facts["items_per_user"]
@@ -298,15 +300,17 @@ def _summary(dataset: Dataset, path: str | None) -> list[str]:
         f"order       {facts['order'] or 'none'}",
         f"fingerprint {facts['fingerprint']}",
     ]
-    return [*lines, f"folder      {path}"] if path else lines
+    return [shown(line, 2000) for line in ([*lines, f"folder      {path}"] if path else lines)]
 
 
 def _history(steps: tuple[dict[str, Any], ...]) -> list[str]:
+    from kdrs.errors import shown
+
     lines = []
     for step in steps:
         facts = {key: value for key, value in step.items() if key not in ("step", "before", "after")}
         left = ", ".join(f"{n:,} {what}" for what, n in step.get("after", {}).items())
-        lines.append(f"  {step['step']}: {left}{'; ' * bool(left and facts)}{_text(facts)}")
+        lines.append(shown(f"  {step['step']}: {left}{'; ' * bool(left and facts)}{_text(facts)}", 2000))
     return lines
 
 
