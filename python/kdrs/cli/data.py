@@ -69,6 +69,9 @@ def prepare(
         bool | None,
         typer.Option("--keep-counts", help="Take the counts of users.dat for items, as BD's notebook does."),
     ] = None,
+    zeros: Annotated[
+        str | None, typer.Option(help="Rows rated 0: drop (they are not rated), or keep as positives.")
+    ] = None,
     time_unit: Annotated[str | None, typer.Option(help="auto, s, ms, us, ns, or order for bare order numbers.")] = None,
     preset: Annotated[
         str | None,
@@ -94,6 +97,7 @@ def prepare(
         str | None, typer.Option(help="Users with fewer than 3 pairs, for leave-one-out: keep (in train) or drop.")
     ] = None,
     cold_items: Annotated[str | None, typer.Option(help="Held-out items without training pairs: keep or drop.")] = None,
+    cold_users: Annotated[str | None, typer.Option(help="Held-out users without training pairs: keep or drop.")] = None,
     candidates: Annotated[
         int | None, typer.Option(help="Items stored a user to rank held-out ones among; 0 ranks all.")
     ] = None,
@@ -144,6 +148,7 @@ def prepare(
         float_ids=float_ids,
         time_unit=time_unit,
         keep_counts=keep_counts,
+        zeros=zeros,
         duplicates=duplicates,
         min_rating=min_rating,
         k_core=k_core,
@@ -155,6 +160,7 @@ def prepare(
         n_test=n_test,
         short_users=short_users,
         cold_items=cold_items,
+        cold_users=cold_users,
         candidates=candidates,
         seed=seed,
         id_order=id_order,
@@ -178,7 +184,9 @@ def describe(
 ) -> None:
     """Tell what a prepared data set or a file holds."""
     from kdrs.data import Dataset, is_dataset, read
+    from kdrs.data.dataset import put_back
 
+    put_back(path)
     if path.is_dir() or is_dataset(path):
         dataset = Dataset.load(path)
         _print(as_json, dataset.describe(), [*_summary(dataset, str(path)), *_history(dataset.steps)])
@@ -270,6 +278,8 @@ def _moment(micros: int) -> str:
 
 
 def _summary(dataset: Dataset, path: str | None) -> list[str]:
+    from kdrs.errors import shown
+
     facts = dataset.describe()
     pairs, cold = facts["pairs"], facts["cold_pairs"]
     degrees = facts["items_per_user"]
@@ -284,20 +294,23 @@ def _summary(dataset: Dataset, path: str | None) -> list[str]:
     ]
     lines += [
         f"per user    {degrees['min']} to {degrees['max']} items, median {degrees['median']:g}",
+        f"cold users  {facts['cold_users']:,} of the held-out parts have no training pair",
         f"cold items  {facts['cold_items']:,} (in {cold['valid']:,} validation and {cold['test']:,} test pairs)",
         f"candidates  {facts['candidates'] or 'none: all items are ranked'}",
         f"order       {facts['order'] or 'none'}",
         f"fingerprint {facts['fingerprint']}",
     ]
-    return [*lines, f"folder      {path}"] if path else lines
+    return [shown(line, 2000) for line in ([*lines, f"folder      {path}"] if path else lines)]
 
 
 def _history(steps: tuple[dict[str, Any], ...]) -> list[str]:
+    from kdrs.errors import shown
+
     lines = []
     for step in steps:
         facts = {key: value for key, value in step.items() if key not in ("step", "before", "after")}
         left = ", ".join(f"{n:,} {what}" for what, n in step.get("after", {}).items())
-        lines.append(f"  {step['step']}: {left}{'; ' * bool(left and facts)}{_text(facts)}")
+        lines.append(shown(f"  {step['step']}: {left}{'; ' * bool(left and facts)}{_text(facts)}", 2000))
     return lines
 
 

@@ -25,6 +25,7 @@ from kdrs.core.sampling import (
     simd_path,
     threads_of,
 )
+from kdrs.data.checks import check_lists
 from kdrs.errors import ConfigError, DataError, shown
 
 if TYPE_CHECKING:
@@ -242,15 +243,30 @@ def metrics(
     - mrr@K = 1 / p_1, or 0 without a hit
     - map@K = sum_j j / p_j / min(t, K)
 
-    A query without relevant items has NaN. A K past the list's length counts what the list holds.
+    A query without relevant items has NaN. A K past the list's length counts what the list holds. Raises ``DataError``
+    for a list that holds an item twice, an id outside the catalogue or an item after -1.
     """
+    lists = array_of(ranked, "ranked", np.int32, 2)
+    check_lists(lists, csr_of(truth)[2], "the list of query")
+    return metrics_of_distinct(lists, truth, ks, names, rows=rows, threads=threads)
+
+
+def metrics_of_distinct(
+    lists: NDArray[np.int32],
+    truth: Any,
+    ks: Sequence[int],
+    names: Sequence[str] = METRICS,
+    *,
+    rows: Array | None = None,
+    threads: int | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """:func:`metrics` of lists that are known to be right: those that this module made, or checked before."""
     for name in names:
         if name not in METRICS:
             raise ConfigError(f"metric {shown(name)}", f"allowed: {', '.join(METRICS)}")
     cuts = [count_of(k, "K") for k in ks]
     if 0 in cuts:
         raise ConfigError("K is 0", "allowed: 1 or more")
-    lists = array_of(ranked, "ranked", np.int32, 2)
     values = _core.metrics(lists, csr_of(truth), rows_of(rows), cuts, list(names), threads_of(threads))
     return {f"{name}@{k}": values[n, c] for n, name in enumerate(names) for c, k in enumerate(cuts)}
 
@@ -286,7 +302,7 @@ def _seen(seen: Any) -> Any:
 
 
 def _truth(truth: Any) -> tuple[Any, tuple[int, ...]]:
-    if hasattr(truth, "indptr"):
+    if hasattr(truth, "indptr") or hasattr(truth, "tocoo"):
         return csr_of(truth), (-1,)
     lists = array_of(numpy_of(truth), "truth", np.int32, 2)
     return lists, lists.shape

@@ -200,17 +200,12 @@ def _from_matrix(arrays: dict[str, NDArray[Any]], name: str, record: dict[str, A
     for label, ids, size in (("row", rows, n_users), ("column", columns, n_items)):
         if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= size):
             raise DataError(f"{name}: {label}s run from {ids.min()} to {ids.max()}; the shape allows 0 to {size - 1}")
-    stored = values != 0
-    frame = pl.DataFrame({"user": rows[stored], "item": columns[stored], "rating": values[stored].astype(np.float64)})
-    if not frame.height:
+    if not values.size:
         raise DataError(f"{name} is a matrix of {n_users:,} x {n_items:,} without a stored value")
-    roles = {"user": "user", "item": "item", "rating": "rating"}
-    if (values[stored] == 1).all():
-        del roles["rating"]
-    table = _framed(frame, roles, name, record, options, "npz")
-    table = replace(table, ordered=False)
-    zeros = int(np.count_nonzero(~stored))
-    return table.noted("stored zeros are no rows", zeros=zeros) if zeros else table
+    frame = pl.DataFrame({"user": rows, "item": columns, "rating": values.astype(np.float64)})
+    table = _framed(frame, {role: role for role in frame.columns}, name, record, options, "npz")
+    ones = table.ratings is not None and bool((table.ratings == 1).all())
+    return replace(table, ordered=False, ratings=None if ones else table.ratings)
 
 
 READERS = {"parquet": read_parquet, "npy": read_npy, "npz": read_npz}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kdrs.data.checks import ZEROS, wrong_values
 from kdrs.data.ids import Ids
 from kdrs.data.table import Table, clean_ids, first_appearance
 from kdrs.errors import ConfigError, DataError, nearest, shown
@@ -49,6 +50,7 @@ class Options:
     float_ids: str = "error"
     time_unit: str = "auto"
     keep_counts: bool = False
+    zeros: str = "drop"
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -56,6 +58,7 @@ class Options:
             ("on_bad_line", self.on_bad_line, ON_BAD_LINE),
             ("float_ids", self.float_ids, FLOAT_IDS),
             ("time_unit", self.time_unit, TIME_UNITS),
+            ("zeros", self.zeros, ZEROS),
         ):
             if value not in allowed:
                 raise ConfigError(f"unknown {name.replace('_', ' ')} {shown(value)}", nearest(str(value), allowed))
@@ -141,7 +144,7 @@ def make_table(columns: dict[str, pl.Series], source: Source, options: Options, 
         sources=(source.record,),
         options={**options.stated(), "format": form},
     )
-    return finished(table, source)
+    return finished(table, source).rated(options.zeros)
 
 
 def finished(table: Table, source: Source) -> Table:
@@ -205,13 +208,8 @@ def _ratings(column: pl.Series, wrong: list[tuple[NDArray[np.int64], str]]) -> N
     values, missing, unreadable = _numbers(column)
     ratings = values.astype(np.float64)
     usable = ~(missing | unreadable)
-    for rows, reason in (
-        (missing, "rating is missing"),
-        (unreadable, "rating is no number"),
-        (usable & np.isnan(ratings), "rating is NaN"),
-        (usable & np.isinf(ratings), "rating is infinite"),
-        (usable & (ratings < 0), "rating is negative"),
-    ):
+    found = [(rows & usable, f"rating {reason}") for rows, reason in wrong_values(ratings)]
+    for rows, reason in ((missing, "rating is missing"), (unreadable, "rating is no number"), *found):
         if rows.any():
             wrong.append((np.flatnonzero(rows), reason))
     return ratings

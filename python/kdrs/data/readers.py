@@ -52,6 +52,7 @@ def read(
     float_ids: str = "error",
     time_unit: str = "auto",
     keep_counts: bool = False,
+    zeros: str = "drop",
 ) -> Table:
     """The interactions of one file.
 
@@ -63,6 +64,8 @@ def read(
     Columns are given by name, or by place from 0; without a name the usual ones are recognised (``NAMES``).
     ``on_bad_line="skip"`` leaves out up to 1 % of the lines, counts them and shows the first five.
     ``keep_counts`` takes the counts of counted lists for items, a slip that one published protocol depends on.
+
+    Rows rated 0 are not rated: they are left out and counted, or kept as positives with ``zeros="keep"``.
 
     Raises ``DataError`` for anything that cannot be read with certainty, ``ConfigError`` for options that make no
     sense.
@@ -81,6 +84,7 @@ def read(
         float_ids=float_ids,
         time_unit=time_unit,
         keep_counts=keep_counts,
+        zeros=zeros,
     )
     return read_with(path, options)
 

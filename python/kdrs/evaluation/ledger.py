@@ -38,7 +38,7 @@ class Ledger:
         items, k = lists.items, max(evaluator.ks)
         if items.shape[1] < k:
             items = np.pad(items, ((0, 0), (0, k - items.shape[1])), constant_values=-1)
-        found = ranking.metrics(
+        found = ranking.metrics_of_distinct(
             np.ascontiguousarray(items),
             self.truth,
             evaluator.ks,
