@@ -1,0 +1,64 @@
+"""Columns of raw values to numbers, without losing a digit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MOST_WHOLE = 2**53
+"""Whole numbers up to here are doubles exactly."""
+
+
+def numbers(column: pl.Series) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], bool]:
+    """Values (int64 if all are whole, else float64; 0 where there is none), which are missing or unreadable, and
+    whether those unreadable are numbers with blanks around them."""
+    import polars as pl
+
+    missing = column.is_null()
+    if column.dtype == pl.String:
+        missing = missing | (column == "").fill_null(True)
+    whole = column.dtype == pl.String or column.dtype.is_integer()
+    for kind in (pl.Int64, pl.Float64) if whole else (pl.Float64,):
+        cast = column.cast(kind, strict=False)
+        unreadable = cast.is_null() & ~missing
+        if not unreadable.any():
+            break
+    with_blanks = False
+    if column.dtype == pl.String and unreadable.any():
+        first = column.filter(unreadable)[0]
+        with_blanks = padded(first)
+    return cast.fill_null(0).to_numpy(), missing.to_numpy(), unreadable.to_numpy(), with_blanks
+
+
+def padded(text: str) -> bool:
+    """Whether there are blanks around a text."""
+    return text != text.strip()
+
+
+def ratings_of(column: pl.Series) -> tuple[NDArray[np.float64], list[tuple[NDArray[np.int64], str]]]:
+    """float64 ``[rows]``, and the rows that hold no usable rating, with the reason."""
+    import polars as pl
+
+    values, missing, unreadable, with_blanks = numbers(column)
+    ratings = values.astype(np.float64)
+    usable = ~(missing | unreadable)
+    inexact = usable & (np.abs(ratings) > MOST_WHOLE) & np.isfinite(ratings)
+    if isinstance(column.dtype, pl.Decimal):
+        # Texts of as many places: a decimal that a double cannot hold comes back as another one.
+        back = pl.Series([None if v is None else f"{v:.{column.dtype.scale}f}" for v in map(float, ratings)])
+        inexact |= usable & (back != column.cast(pl.String)).fill_null(False).to_numpy()
+    unread = "rating has blanks around it (--strip takes them off)" if with_blanks else "rating is no number"
+    reasons = (
+        (missing, "rating is missing"),
+        (unreadable, unread),
+        (usable & np.isnan(ratings), "rating is NaN"),
+        (usable & np.isinf(ratings), "rating is infinite"),
+        (usable & (ratings < 0), "rating is negative"),
+        (inexact & ~(ratings < 0), "rating has more digits than a double holds"),
+    )
+    return ratings, [(np.flatnonzero(rows), reason) for rows, reason in reasons if rows.any()]
