@@ -100,7 +100,7 @@ def stated_moments(column: pl.Series, form: str) -> NDArray[np.int64]:
     found = np.full(len(texts), NONE, np.int64)
     if not {"%y", "%j", "%I"} & set(re.findall("%.", plain)):
         fast = re.sub(r"\.?%f", "%.f", plain).replace("%z", "%#z") if ".%f" in plain or "%f" not in plain else plain
-        found = _numbers(_read(distinct, fast))
+        found = _numbers(_read(distinct, fast)).copy()
         some = range(0, len(texts), max(len(texts) // 200, 1))
         if any(found[place] != _python_moment(texts[place], plain) for place in some):
             found = np.full(len(texts), NONE, np.int64)
