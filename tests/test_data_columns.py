@@ -238,7 +238,10 @@ def test_strip_holds_for_names_and_numbers(tmp_path):
     ("content", "match"),
     [
         ("user,item,rating\na,b, 5\n", r"a.csv:2: rating has blanks around it \(--strip takes them off\)"),
-        ("user,item,time\na,b, 1300000001\n", r"blanks around the timestamps: ' 1300000001'\ntake them off with --strip"),
+        (
+            "user,item,time\na,b, 1300000001\n",
+            r"blanks around the timestamps: ' 1300000001'\ntake them off with --strip",
+        ),
         ("user,item,date\na,b, 2012-04-05\n", r"blanks around the timestamps|--strip"),
         ("user, item\na, b\n", r"blanks around the id \(--strip-ids"),
     ],
@@ -395,7 +398,9 @@ def test_the_command_line_refuses_and_describes(tmp_path):
     assert facts["steps"][0]["columns"] == {"user": 0, "item": 4, "timestamp": 1}
     lists = write(tmp_path, "users.dat", "1 5\n")
     with pytest.raises(ConfigError, match=r"separator @ with .*users.dat"):
-        runner.invoke(app, ["describe", str(lists), "--format", "counted-lists", "--separator", "@"], catch_exceptions=False)
+        runner.invoke(
+            app, ["describe", str(lists), "--format", "counted-lists", "--separator", "@"], catch_exceptions=False
+        )
     rows = "".join(f"{u},{i}\n" for u in range(4) for i in range(6))
     prepare(write(tmp_path, "b.csv", "user,item\n" + rows)).save(tmp_path / "d")
     with pytest.raises(ConfigError, match=r"user with .* prepared already"):

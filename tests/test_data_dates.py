@@ -104,7 +104,9 @@ def test_stated_forms(tmp_path, monkeypatch, form, text, moment):
     assert read(path, time_format=form).times.tolist() == [micros(*moment)]
 
 
-@pytest.mark.parametrize("form", ["", "%d/%m", "%Y-%m", "%s", "%Y-%m-%d %Z", "%c", "%Y-%m-%d %Y", "day", "%Q", "%Y-%m-%d %"])
+@pytest.mark.parametrize(
+    "form", ["", "%d/%m", "%Y-%m", "%s", "%Y-%m-%d %Z", "%c", "%Y-%m-%d %Y", "day", "%Q", "%Y-%m-%d %"]
+)
 def test_forms_that_are_none(form):
     with pytest.raises(ConfigError, match="time-format"):
         Options(time_format=form)
@@ -151,7 +153,9 @@ def test_ten_digits_may_be_seconds_or_hours_of_a_day(tmp_path):
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.datetimes(datetime(1971, 1, 1), datetime(2199, 12, 31)), min_size=1, max_size=20),
-    st.sampled_from(["%d/%m/%Y %H:%M:%S", "%Y%m%d%H%M%S", "%d %b %Y, %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f", "%I:%M:%S %p %d.%m.%Y"]),
+    st.sampled_from(
+        ["%d/%m/%Y %H:%M:%S", "%Y%m%d%H%M%S", "%d %b %Y, %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f", "%I:%M:%S %p %d.%m.%Y"]
+    ),
 )
 def test_stated_forms_read_what_they_write(tmp_path_factory, moments, form):
     path = tmp_path_factory.getbasetemp() / "a.tsv"

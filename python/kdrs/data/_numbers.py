@@ -47,7 +47,12 @@ def ratings_of(column: pl.Series) -> tuple[NDArray[np.float64], list[tuple[NDArr
     values, missing, unreadable, with_blanks = numbers(column)
     ratings = values.astype(np.float64)
     usable = ~(missing | unreadable)
-    inexact = usable & (np.abs(ratings) > MOST_WHOLE) & np.isfinite(ratings)
+    inexact = np.zeros(ratings.size, bool)
+    if values.dtype.kind == "i":
+        large = np.flatnonzero(usable & (np.abs(ratings) >= MOST_WHOLE))
+        inexact[large] = [int(ratings[row]) != int(values[row]) for row in large]
+    elif not column.dtype.is_float():
+        inexact = usable & (np.abs(ratings) > MOST_WHOLE) & np.isfinite(ratings)
     if isinstance(column.dtype, pl.Decimal):
         # Texts of as many places: a decimal that a double cannot hold comes back as another one.
         back = pl.Series([None if v is None else f"{v:.{column.dtype.scale}f}" for v in map(float, ratings)])
