@@ -162,7 +162,7 @@ def test_other_folders_are_no_table(tmp_path):
         read(lists)
     with pytest.raises(DataError, match=r"is a directory; in parts are read"):
         read(lists, "user-lists")
-    with pytest.raises(ConfigError, match="separator ; with .*parquet has no use"):
+    with pytest.raises(ConfigError, match=r"separator ; with .*parquet has no use"):
         read(parquet(tmp_path / "p", "part-0.parquet", user=[1], item=[5]), separator=";")
     with pytest.raises(DataError, match="directory of Parquet files, not of csv"):
         read(tmp_path / "p", "csv")

@@ -105,6 +105,12 @@ def _delimited(text: Text, options: Options, separator: str, form: str) -> Table
             f"{text.at(1)}: separator {separator!r} does not occur: {shown(text.line(1))}",
             "name the right one with --separator; two columns at least are needed, user and item",
         )
+    in_quotes = [field for record in sample for field in record if re.fullmatch(r'"[^"]*"', field.strip())]
+    if options.quotes is None and not quoted and in_quotes:
+        raise DataError(
+            f"{text.at(1)}: fields stand in quotes, such as {shown(in_quotes[0], 30)}, which only a comma or a semicolon implies",
+            "say --quotes to take them off, or --no-quotes to keep them as they are",
+        )
     header = options.header if options.header is not None else _has_header(text, sample, separator, options)
     if header:
         names = [name.strip() for name in fields] if options.strip else fields
