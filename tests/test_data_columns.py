@@ -151,7 +151,7 @@ def test_two_separators_that_fit_are_asked_about(tmp_path):
 
 def test_quotes_around_fields_between_tabs_are_asked_about(tmp_path):
     path = write(tmp_path, "a.tsv", '"user"\t"item"\n"1"\t"2"\n')
-    with pytest.raises(DataError, match=r'fields stand in quotes, such as "user"') as caught:
+    with pytest.raises(DataError, match=r'fields stand in quotes \("user"\)') as caught:
         read(path)
     assert "--quotes" in caught.value.remedy
     assert pairs(read(path, quotes=True)) == [("1", "2")]

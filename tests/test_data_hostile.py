@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 import scipy.sparse
 
+import fuzz_readers
 from kdrs import _memory
 from kdrs.data import _footer, _guard, read, readers
 from kdrs.errors import ConfigError, DataError, MachineError
@@ -328,3 +329,26 @@ def test_a_bomb_under_a_limit_ends_with_exit_code_3(tmp_path):
     )
     assert done.returncode == 3, done.stderr
     assert "by its own account" in done.stderr
+
+
+def test_mutated_files_of_every_form(tmp_path):
+    """A short run of the fuzz program: python tests/fuzz_readers.py --seconds 600."""
+    found = []
+    for number in range(60):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path, flags = fuzz_readers.case(0, number, folder)
+        kind, what = fuzz_readers.run_case(path, flags)
+        found.append(kind)
+        assert not kind.startswith("FINDING"), (number, kind, what)
+    assert {"accepted", "refused 3"} <= set(found)
+
+
+def test_the_fuzz_program_sees_wrong_results(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    path.write_text("user,item\n1,2\n3,4\n")
+    assert fuzz_readers.run_case(path, []) == ("accepted", "")
+    monkeypatch.setattr(fuzz_readers, "slow_text", lambda _: ["user,item", "1,2", "3,5"])
+    assert fuzz_readers.run_case(path, [])[0] == "FINDING wrong"
+    monkeypatch.setattr(fuzz_readers, "slow_text", lambda _: ["user,item", "1,2", "3"])
+    assert fuzz_readers.run_case(path, [])[0] == "FINDING wrong"

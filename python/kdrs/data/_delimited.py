@@ -108,7 +108,7 @@ def _delimited(text: Text, options: Options, separator: str, form: str) -> Table
     in_quotes = [field for record in sample for field in record if re.fullmatch(r'"[^"]*"', field.strip())]
     if options.quotes is None and not quoted and in_quotes:
         raise DataError(
-            f"{text.at(1)}: fields stand in quotes, such as {shown(in_quotes[0], 30)}, which only a comma or a semicolon implies",
+            f"{text.at(1)}: fields stand in quotes ({shown(in_quotes[0], 30)}), which only commas and semicolons imply",
             "say --quotes to take them off, or --no-quotes to keep them as they are",
         )
     header = options.header if options.header is not None else _has_header(text, sample, separator, options)

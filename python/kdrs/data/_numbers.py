@@ -54,9 +54,10 @@ def ratings_of(column: pl.Series) -> tuple[NDArray[np.float64], list[tuple[NDArr
     elif not column.dtype.is_float():
         inexact = usable & (np.abs(ratings) > MOST_WHOLE) & np.isfinite(ratings)
     if isinstance(column.dtype, pl.Decimal):
-        # Texts of as many places: a decimal that a double cannot hold comes back as another one.
-        back = pl.Series([None if v is None else f"{v:.{column.dtype.scale}f}" for v in map(float, ratings)])
-        inexact |= usable & (back != column.cast(pl.String)).fill_null(False).to_numpy()
+        # Fifteen digits always fit; of longer ones, what a double cannot hold comes back as another text.
+        form = f".{column.dtype.scale}f"
+        long = np.flatnonzero((column.to_physical().abs() >= 10**15).fill_null(False).to_numpy())
+        inexact[long] = [format(ratings[row], form) != format(column[int(row)], form) for row in long]
     unread = "rating has blanks around it (--strip takes them off)" if with_blanks else "rating is no number"
     reasons = (
         (missing, "rating is missing"),

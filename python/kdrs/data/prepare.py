@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs.data import filters, splits
-from kdrs.data._rows import Options
+from kdrs.data._options import Options
 from kdrs.data.candidates import draw_candidates
 from kdrs.data.dataset import PARTS, Dataset
 from kdrs.data.interactions import Interactions
