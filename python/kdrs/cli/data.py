@@ -207,7 +207,7 @@ def describe(
 ) -> None:
     """Tell what a prepared data set holds, or a file or folder of interactions that is read with the options given."""
     from kdrs.data import Dataset, is_dataset, looks_parted, read
-    from kdrs.errors import ConfigError
+    from kdrs.errors import ConfigError, shown
 
     options = {
         "format": format,
@@ -229,7 +229,9 @@ def describe(
     if is_dataset(path) or (path.is_dir() and not looks_parted(path)):
         if stated:
             flags = ", ".join(option.replace("_", "-") for option in stated)
-            raise ConfigError(f"{flags} with {str(path)!r}, which is prepared already", "leave it out: it is for files")
+            raise ConfigError(
+                f"{flags} with {shown(str(path))}, which is prepared already", "leave it out: it is for files"
+            )
         dataset = Dataset.load(path)
         _print(as_json, dataset.describe(), [*_summary(dataset, str(path)), *_history(dataset.steps)])
         return
@@ -237,7 +239,11 @@ def describe(
     facts = _table_facts(table, path)
     for source in table.sources:
         print(f"  columns {_columns(source['columns'])}", file=sys.stderr)
-    told = {**facts, "steps": [{key: value for key, value in step.items() if key != "columns"} for step in table.steps]}
+    told = {
+        **facts,
+        "file": shown(str(path)),
+        "steps": [{key: value for key, value in step.items() if key != "columns"} for step in table.steps],
+    }
     _print(as_json, facts, [f"{key:<12} {_text(value)}" for key, value in told.items()])
 
 
@@ -364,6 +370,8 @@ def _columns(columns: dict[str, str | int]) -> str:
 
 
 def _history(steps: tuple[dict[str, Any], ...]) -> list[str]:
+    from kdrs.errors import shown
+
     lines = []
     for step in steps:
         facts = {key: value for key, value in step.items() if key not in ("step", "before", "after", "columns")}
@@ -371,7 +379,7 @@ def _history(steps: tuple[dict[str, Any], ...]) -> list[str]:
             facts["columns"] = _columns(step["columns"])
         left = ", ".join(f"{n:,} {what}" for what, n in step.get("after", {}).items())
         told = ", ".join(f"{key} {value if key == 'columns' else _text(value)}" for key, value in facts.items())
-        lines.append(f"  {step['step']}: {left}{'; ' * bool(left and told)}{told}")
+        lines.append(f"  {shown(step['step'], 200)}: {left}{'; ' * bool(left and told)}{told}")
     return lines
 
 

@@ -62,9 +62,13 @@ class Options:
             if value not in allowed:
                 raise ConfigError(f"unknown {name.replace('_', ' ')} {shown(value)}", nearest(str(value), allowed))
         one = self.separator is not None and len(self.separator) == 1 and self.separator.isascii()
-        if self.separator is not None and not (one and self.separator not in '\n\r"\0') and self.separator != "::":
+        if (
+            self.separator is not None
+            and not (one and not self.separator.isalnum() and self.separator not in '\n\r"\0')
+            and self.separator != "::"
+        ):
             raise ConfigError(
-                f"separator {shown(self.separator)}; allowed: one ASCII character, or '::'",
+                f"separator {shown(self.separator)}; allowed: one ASCII character, or '::'; no letter, digit or quote",
                 "blanks after a separator are taken off by --strip",
             )
         for role in _COLUMNS:

@@ -44,7 +44,7 @@ def read_times(column: pl.Series, options: Options, name: str) -> Times:
     if found is not None:
         values, missing, unreadable, form = found
         unit = "us"
-        reason = f"timestamp is no date of the form {form}"
+        reason = f"timestamp is no date of the form {shown(form)}"
     else:
         values, missing, unreadable, with_blanks = numbers(column)
         form = unit = options.time_unit
