@@ -339,7 +339,10 @@ def slow_typed(path: Path, form: str, columns: dict) -> list[tuple[str, str, flo
     if form == "npz" and "format" in loaded:
         import scipy.sparse
 
-        matrix = scipy.sparse.coo_array(scipy.sparse.load_npz(path))
+        try:
+            matrix = scipy.sparse.coo_array(scipy.sparse.load_npz(path))
+        except ValueError as error:  # SciPy reads more members than kdrs has a use for
+            raise Undecided from error
         kept = matrix.data != 0
         return sorted(
             zip(*(part[kept].astype(str).tolist() for part in matrix.coords), [None] * kept.sum(), strict=True)

@@ -80,6 +80,7 @@ def test_splits(source, options, spec):
         (["--n-valid", 1], "has no use for n-valid"),
         (["--split", "time", "--short-users", "drop"], "has no use for short-users"),
         (["--test", "{source}", "--cold-items", "drop"], "split 'given' has no use for cold-items"),
+        (["--test", "{source}", "--short-users", "drop"], "split 'given' has no use for short-users"),
         (["--test", "{source}", "--fractions", "0.5,0.25,0.25"], "split 'given' has no use for fractions"),
     ],
 )

@@ -286,6 +286,7 @@ STATED = {
     "time_unit": "order",
     "time_format": "%Y%m%d",
     "keep_counts": True,
+    "zeros": "keep",
 }
 NBSP = "\u00a0"
 
@@ -295,6 +296,8 @@ def rows_for(option):
     rows = [[f"u{n}", f"i{n % 7}", "3", str(881250949 + n)] for n in range(300)]
     if option == "on_bad_line":
         rows[5][2] = "nan"
+    if option == "zeros":
+        rows[5][2] = "0"
     if option in ("strip", "strip_ids"):
         rows[5][0] = rows[5][1] = f"{NBSP}a{NBSP}"
     if option == "quotes":
@@ -327,7 +330,7 @@ def made(form, folder, option):
         return write(folder, "a.dat", "\n".join(lines))
     if form == "matrix":
         values = np.ones(300)
-        values[5] = -1 if option == "on_bad_line" else 1
+        values[5] = {"on_bad_line": -1, "zeros": 0}.get(option, 1)
         scipy.sparse.save_npz(folder / "a.npz", scipy.sparse.csr_array((values, (range(300), [0] * 300))))
         return folder / "a.npz"
     columns = {name: [row[n] for row in rows] for n, name in enumerate(names)}
@@ -390,6 +393,11 @@ def test_time_options_need_a_time(tmp_path, option):
     path = write(tmp_path, "a.csv", "user,item\n1,2\n")
     with pytest.raises(ConfigError, match=r"of which no column is taken for the time"):
         read(path, **{option: STATED[option]})
+
+
+def test_zeros_need_a_rating(tmp_path):
+    with pytest.raises(ConfigError, match=r"zeros keep with .*, of which no column is taken for the rating"):
+        read(write(tmp_path, "a.csv", "user,item\n1,2\n"), zeros="keep")
 
 
 def test_reader_options_with_a_table_are_refused(tmp_path):

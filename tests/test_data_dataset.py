@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import shutil
+import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
+from kdrs import _files
 from kdrs.data import Dataset, Ids, Interactions, Recipe, Table, prepare
 from kdrs.data import dataset as dataset_module
 from kdrs.errors import DataError, MachineError
@@ -145,28 +147,33 @@ def test_nothing_is_overwritten_unless_told(data, tmp_path):
     assert same(Dataset.load(data.save(tmp_path / "empty")), data)
 
 
-@pytest.mark.parametrize("failing", ["save_file", "sync", "rename"])
-def test_a_failed_save_leaves_nothing_and_keeps_the_old(data, tmp_path, monkeypatch, failing):
+@pytest.mark.parametrize("failing", ["save", "fsync", "rename"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS])
+def test_a_failed_save_leaves_nothing_and_keeps_the_old(data, tmp_path, monkeypatch, failing, code):
     path = data.save(tmp_path / "toy")
     before = {file: (path / file).read_bytes() for file in FILES}
 
     def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+        if failing == "save":  # as the Rust libraries tell it
+            raise SafetensorError(f"I/O error: {os.strerror(code)} (os error {code})")
+        raise OSError(code, os.strerror(code))
 
-    if failing == "save_file":
-        monkeypatch.setattr("safetensors.numpy.save_file", full)
-    elif failing == "sync":
-        monkeypatch.setattr(dataset_module, "sync", full)
+    if failing == "save":
+        monkeypatch.setattr("safetensors.numpy.save", full)
+    elif failing == "fsync":
+        monkeypatch.setattr(os, "fsync", full)
     else:
-        real = Path.rename
-        monkeypatch.setattr(Path, "rename", lambda self, to: full() if self.name.endswith(".tmp") else real(self, to))
-    with pytest.raises(MachineError, match="No space left on device") as caught:
+        monkeypatch.setattr(_files, "exchange", lambda *_: False)
+        real = os.rename
+        monkeypatch.setattr(os, "rename", lambda old, new: full() if str(old).endswith(".tmp") else real(old, new))
+    with pytest.raises(MachineError, match=re.escape(os.strerror(code))) as caught:
         data.save(path, overwrite=True)
-    assert "MB" in caught.value.remedy
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        assert re.search(r"0.1 MB are needed; [\d.]+ MB are free", caught.value.cause)
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["toy"]
     assert {file: (path / file).read_bytes() for file in FILES} == before
-    shutil.rmtree(path)
+    assert same(Dataset.load(data.save(path, overwrite=True)), data)
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
@@ -194,7 +201,7 @@ def test_construction_refuses_contradictions():
         make(train, order=[0, 0, 2])
     with pytest.raises(DataError, match="candidate 1 of user 0 is one of the user's own items"):
         make(train, candidates=[[1, 2], [0, 3]])
-    with pytest.raises(DataError, match="candidates run from 2 to 4"):
+    with pytest.raises(DataError, match="candidate list of user 1 holds an item outside 0 to 3: 4"):
         make(train, candidates=[[2, 3], [2, 4]])
     with pytest.raises(DataError, match="padding stands at the end"):
         make(train, candidates=[[-1, 3], [0, 1]])

@@ -501,7 +501,7 @@ def test_wrong_options_say_what_is_allowed():
             Evaluator(train, test, **{"ks": (5,)} | options)
     with pytest.raises(DataError, match="candidates are"):
         Evaluator(train, test, ks=(5,), candidates=np.zeros((3, 1), int))
-    with pytest.raises(DataError, match="allowed: -1 to 8"):
+    with pytest.raises(DataError, match="outside 0 to 8"):
         Evaluator(train, test, ks=(5,), candidates=np.full((2, 1), 9))
     with pytest.raises(DataError, match="test is"):
         Evaluator(train, Interactions.from_pairs([0], [1], 3, 9))

@@ -12,7 +12,7 @@ import kdrs
 ROOT = Path(kdrs.__file__).parent
 LAYERS = (
     ("errors",),
-    ("_files", "_memory"),
+    ("_files", "_documents", "_memory"),
     ("settings", "data", "protocols", "significance"),
     ("sampling",),
     ("ranking", "kernels"),

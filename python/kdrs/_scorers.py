@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs import ranking
+from kdrs.data.checks import check_lists
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError
 from kdrs.ranking import Ranking
@@ -163,14 +164,7 @@ class _Lists:
     def __init__(self, lists: NDArray[np.int32], n_queries: int, n_items: int):
         if lists.shape[0] != n_queries:
             raise DataError(f"got lists of {lists.shape[0]} queries; the data has {n_queries}")
-        if lists.size and (lists.max() >= n_items or lists.min() < -1):
-            bad = int(np.flatnonzero(((lists >= n_items) | (lists < -1)).any(axis=1))[0])
-            raise DataError(f"the list of query {bad} holds an item outside 0 to {n_items - 1}", "-1 pads the end")
-        for start in range(0, n_queries, max(1, LISTS // max(lists.shape[1], 1))):
-            ordered = np.sort(lists[start : start + max(1, LISTS // max(lists.shape[1], 1))], axis=1)
-            twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
-            if twice.any():
-                raise DataError(f"the list of query {start + int(np.argmax(twice))} holds an item twice")
+        check_lists(lists, n_items, "the list of query")
         self.lists = lists
 
     def queries_a_block(self, width: int, *, pairs: bool) -> int:
@@ -288,7 +282,7 @@ def as_lists(lists: Any) -> NDArray[np.int32]:
             f"got an array of {items.dtype}, shape {items.shape}; lists are integers of shape queries x K",
             "a matrix of scores is given as lambda rows: scores[rows]",
         )
-    if items.dtype != np.int32 and items.size and (items.max() > np.iinfo(np.int32).max or items.min() < -1):
+    if items.size and not -(2**31) <= int(items.min()) <= int(items.max()) < 2**31:
         raise DataError("the lists hold ids that do not fit int32")
     return items.astype(np.int32, copy=False)
 

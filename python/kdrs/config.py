@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from kdrs._documents import read_toml, toml_value
 from kdrs.errors import ConfigError, nearest, shown
 from kdrs.runs import Run
 from kdrs.sampling import stream
@@ -172,12 +172,7 @@ def read_run_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"no run file and no preset {shown(str(path))}", nearest(str(path), PRESETS))
     if path.name == "config.toml" and (path.parent / "env.json").is_file():
         return Run.open(path.parent).config
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {shown(str(path))}: {error.strerror or error}", "check the path") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{shown(str(path))} is no TOML: {shown(str(error))}", "see the examples folder") from error
+    return read_toml(path, "check the path, and see the examples folder")
 
 
 def assign(values: dict[str, Any], setting: str) -> None:
@@ -186,10 +181,7 @@ def assign(values: dict[str, Any], setting: str) -> None:
     path = key.strip().split(".")
     if not equals or not all(path):
         raise ConfigError(f"--set {shown(setting)}", "write it as --set train.lr=1e-3")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
+    value = toml_value(text, f"--set {shown(key.strip())}")
     place: Any = values
     for position, part in enumerate(path):
         last = position == len(path) - 1

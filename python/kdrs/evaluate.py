@@ -36,6 +36,7 @@ from kdrs._scorers import (
     no_grad,
     padded,
 )
+from kdrs.data.checks import check_lists
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError, MachineError, nearest, shown
 from kdrs.protocols import METRICS, Protocol
@@ -220,7 +221,7 @@ class Evaluator:
         block: int | None = None,
     ):
         self.seen = as_interactions(seen, "seen")
-        if not isinstance(truths, Mapping):
+        if not isinstance(truths, Mapping) or hasattr(truths, "tocoo"):  # SciPy's matrices of keys are mappings
             truths = {"test": truths}
         if not truths:
             raise ConfigError("no part to evaluate", "give the held-out interactions, or a dict of them by part")
@@ -658,8 +659,7 @@ def _checked_candidates(given: Any, shape: tuple[int, int]) -> NDArray[np.int32]
         raise DataError(
             f"candidates are {candidates.dtype} of shape {candidates.shape}; allowed: integers, {shape[0]} rows"
         )
-    if candidates.size and (candidates.max() >= shape[1] or candidates.min() < -1):
-        raise DataError(f"candidates run from {candidates.min()} to {candidates.max()}; allowed: -1 to {shape[1] - 1}")
+    check_lists(candidates, shape[1], "the candidate list of user")
     return np.ascontiguousarray(candidates, np.int32)
 
 

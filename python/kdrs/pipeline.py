@@ -410,6 +410,12 @@ def _threads(count: int | None) -> Iterator[None]:
 
 def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcome:
     dataset = Dataset.load(config.data.path)
+    if dataset.n_cold_users:
+        warnings.warn(
+            f"{dataset.n_cold_users:,} users of the held-out parts have no training pair, and nothing is learnt about them: "
+            "kdrs data prepare --cold-users drop leaves them out",
+            stacklevel=2,
+        )
     parts, inner = expand(config, out)
     task = build_task(config, dataset)
     evaluator = build_evaluator(config, dataset)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs import _core
+from kdrs.data.checks import check_lists
 from kdrs.errors import ConfigError, DataError, shown
 from kdrs.protocols import METRICS
 from kdrs.sampling import array_of, count_of, csr_of, like, numpy_of, on_other_device, rows_of, simd_path, threads_of
@@ -230,7 +231,8 @@ def metrics(
     - mrr@K = 1 / p_1, or 0 without a hit
     - map@K = sum_j j / p_j / min(t, K)
 
-    A query without relevant items has NaN. A K past the list's length counts what the list holds.
+    A query without relevant items has NaN. A K past the list's length counts what the list holds. Raises ``DataError``
+    for a list that holds an item twice, an id outside the catalogue or an item after -1.
     """
     for name in names:
         if name not in METRICS:
@@ -238,8 +240,9 @@ def metrics(
     cuts = [count_of(k, "K") for k in ks]
     if 0 in cuts:
         raise ConfigError("K is 0", "allowed: 1 or more")
-    lists = array_of(ranked, "ranked", np.int32, 2)
-    values = _core.metrics(lists, csr_of(truth), rows_of(rows), cuts, list(names), threads_of(threads))
+    lists, goal = array_of(ranked, "ranked", np.int32, 2), csr_of(truth)
+    check_lists(lists, goal[2], "the list of query")
+    values = _core.metrics(lists, goal, rows_of(rows), cuts, list(names), threads_of(threads))
     return {f"{name}@{k}": values[n, c] for n, name in enumerate(names) for c, k in enumerate(cuts)}
 
 
@@ -274,7 +277,7 @@ def _seen(seen: Any) -> Any:
 
 
 def _truth(truth: Any) -> tuple[Any, tuple[int, ...]]:
-    if hasattr(truth, "indptr"):
+    if hasattr(truth, "indptr") or hasattr(truth, "tocoo"):
         return csr_of(truth), (-1,)
     lists = array_of(numpy_of(truth), "truth", np.int32, 2)
     return lists, lists.shape

@@ -266,13 +266,10 @@ def rows_of(rows: Any) -> NDArray[np.int64] | None:
 
 
 def csr_of(seen: Any) -> tuple[NDArray[np.int64], NDArray[np.int32], int]:
-    """``(indptr, indices, columns)`` of ``Interactions`` or a SciPy sparse matrix."""
+    """``(indptr, indices, columns)`` of ``Interactions`` or a SciPy sparse matrix, which ``Interactions.from_csr`` checks."""
     if isinstance(seen, Interactions):
         return seen.indptr, seen.indices, seen.shape[1]
-    if getattr(seen, "format", None) == "csr" and seen.has_canonical_format and np.all(seen.data):
-        seen = Interactions(seen.indptr, seen.indices, seen.shape)
-    else:
-        seen = Interactions.from_csr(seen)
+    seen = Interactions.from_csr(seen)
     return seen.indptr, seen.indices, seen.shape[1]
 
 

@@ -36,6 +36,7 @@ FloatIds = Annotated[str | None, typer.Option(help="Ids such as 12.0: error, who
 KeepCounts = Annotated[
     bool | None, typer.Option("--keep-counts", help="Take the counts of users.dat for items, as BD's notebook does.")
 ]
+Zeros = Annotated[str | None, typer.Option(help="Rows rated 0: drop (they are not rated), or keep as positives.")]
 TimeUnit = Annotated[str | None, typer.Option(help="auto, s, ms, us, ns, or order for bare order numbers.")]
 TimeFormat = Annotated[
     str | None, typer.Option(help='Form of dates, as in strptime: "%d/%m/%Y %H:%M"; UTC unless it has %z.')
@@ -83,6 +84,7 @@ def prepare(
     strip: Strip = None,
     float_ids: FloatIds = None,
     keep_counts: KeepCounts = None,
+    zeros: Zeros = None,
     time_unit: TimeUnit = None,
     time_format: TimeFormat = None,
     preset: Annotated[
@@ -109,6 +111,7 @@ def prepare(
         str | None, typer.Option(help="Users with fewer than 3 pairs, for leave-one-out: keep (in train) or drop.")
     ] = None,
     cold_items: Annotated[str | None, typer.Option(help="Held-out items without training pairs: keep or drop.")] = None,
+    cold_users: Annotated[str | None, typer.Option(help="Held-out users without training pairs: keep or drop.")] = None,
     candidates: Annotated[
         int | None, typer.Option(help="Items stored a user to rank held-out ones among; 0 ranks all.")
     ] = None,
@@ -160,6 +163,7 @@ def prepare(
         time_unit=time_unit,
         time_format=time_format,
         keep_counts=keep_counts,
+        zeros=zeros,
         duplicates=duplicates,
         min_rating=min_rating,
         k_core=k_core,
@@ -171,6 +175,7 @@ def prepare(
         n_test=n_test,
         short_users=short_users,
         cold_items=cold_items,
+        cold_users=cold_users,
         candidates=candidates,
         seed=seed,
         id_order=id_order,
@@ -201,6 +206,7 @@ def describe(
     strip: Strip = None,
     float_ids: FloatIds = None,
     keep_counts: KeepCounts = None,
+    zeros: Zeros = None,
     time_unit: TimeUnit = None,
     time_format: TimeFormat = None,
     as_json: Json = False,
@@ -222,6 +228,7 @@ def describe(
         "strip": strip,
         "float_ids": float_ids,
         "keep_counts": keep_counts,
+        "zeros": zeros,
         "time_unit": time_unit,
         "time_format": time_format,
     }
@@ -352,6 +359,7 @@ def _summary(dataset: Dataset, path: str | None) -> list[str]:
     ]
     lines += [
         f"per user    {degrees['min']} to {degrees['max']} items, median {degrees['median']:g}",
+        f"cold users  {facts['cold_users']:,} of the held-out parts have no training pair",
         f"cold items  {facts['cold_items']:,} (in {cold['valid']:,} validation and {cold['test']:,} test pairs)",
         f"candidates  {facts['candidates'] or 'none: all items are ranked'}",
         f"order       {facts['order'] or 'none'}",

@@ -204,17 +204,13 @@ def _from_matrix(
     for label, ids, size in (("row", rows, n_users), ("column", columns, n_items)):
         if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= size):
             raise DataError(f"{name}: {label}s run from {ids.min()} to {ids.max()}; the shape allows 0 to {size - 1}")
-    stored = values != 0
-    frame = pl.DataFrame({"user": rows[stored], "item": columns[stored], "rating": values[stored].astype(np.float64)})
-    if not frame.height:
+    if not values.size:
         raise DataError(f"{name} is a matrix of {n_users:,} x {n_items:,} without a stored value")
     labels = {"user": "row", "item": "column", "rating": "value"}
-    if (values[stored] == 1).all():
-        del labels["rating"]
-    table = framed({role: frame[role] for role in labels}, labels, name, record, options, "npz")
-    table = replace(table, ordered=False)
-    zeros = int(np.count_nonzero(~stored))
-    return table.noted("stored zeros are no rows", zeros=zeros) if zeros else table
+    frame = {"user": pl.Series(rows), "item": pl.Series(columns), "rating": pl.Series(values.astype(np.float64))}
+    table = framed(frame, labels, name, record, options, "npz")
+    ones = table.ratings is not None and bool((table.ratings == 1).all())
+    return replace(table, ordered=False, ratings=None if ones else table.ratings)
 
 
 def _whole(array: NDArray[Any], label: str, name: str) -> NDArray[np.int64]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdrs.data.checks import wrong_values
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -62,9 +64,7 @@ def ratings_of(column: pl.Series) -> tuple[NDArray[np.float64], list[tuple[NDArr
     reasons = (
         (missing, "rating is missing"),
         (unreadable, unread),
-        (usable & np.isnan(ratings), "rating is NaN"),
-        (usable & np.isinf(ratings), "rating is infinite"),
-        (usable & (ratings < 0), "rating is negative"),
+        *((rows & usable, f"rating {reason}") for rows, reason in wrong_values(ratings)),
         (inexact & ~(ratings < 0), "rating has more digits than a double holds"),
     )
     return ratings, [(np.flatnonzero(rows), reason) for rows, reason in reasons if rows.any()]

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kdrs.data._dates import checked_format
+from kdrs.data.checks import ZEROS
 from kdrs.errors import ConfigError, nearest, shown
 
 FORMATS = ("auto", "csv", "tsv", "parquet", "inter", "movielens", "counted-lists", "user-lists", "npy", "npz")
@@ -13,7 +14,7 @@ ON_BAD_LINE = ("error", "skip")
 FLOAT_IDS = ("error", "whole", "exact")
 TIME_UNITS = ("auto", "s", "ms", "us", "ns", "order")
 
-_COLUMNS = ("user", "item", "rating", "timestamp")
+_COLUMNS = ("user", "item", "rating", "timestamp", "zeros")
 _ROWS = ("on_bad_line", "strip", "float_ids")
 _TIMES = ("time_unit", "time_format")
 READS: dict[str, tuple[str, ...]] = {
@@ -27,7 +28,7 @@ READS: dict[str, tuple[str, ...]] = {
     "frame": (*_COLUMNS, *_ROWS, *_TIMES),
     "npy": (*_COLUMNS, *_ROWS, *_TIMES),
     "npz": (*_COLUMNS, *_ROWS, *_TIMES),
-    "matrix": ("on_bad_line",),
+    "matrix": ("on_bad_line", "zeros"),
 }
 """The options that the reader of each form has a use for, besides the format itself."""
 
@@ -51,6 +52,7 @@ class Options:
     time_unit: str = "auto"
     time_format: str | None = None
     keep_counts: bool = False
+    zeros: str = "drop"
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -58,6 +60,7 @@ class Options:
             ("on_bad_line", self.on_bad_line, ON_BAD_LINE),
             ("float_ids", self.float_ids, FLOAT_IDS),
             ("time_unit", self.time_unit, TIME_UNITS),
+            ("zeros", self.zeros, ZEROS),
         ):
             if value not in allowed:
                 raise ConfigError(f"unknown {name.replace('_', ' ')} {shown(value)}", nearest(str(value), allowed))
@@ -71,7 +74,7 @@ class Options:
                 f"separator {shown(self.separator)}; allowed: one ASCII character, or '::'; no letter, digit or quote",
                 "blanks after a separator are taken off by --strip",
             )
-        for role in _COLUMNS:
+        for role in ("user", "item", "rating", "timestamp"):
             stated = getattr(self, role)
             if isinstance(stated, bool) or not isinstance(stated, str | int | None):
                 raise ConfigError(f"{role} column {shown(stated)}; allowed: a name, or a place from 0")

@@ -82,6 +82,11 @@ def make_table(columns: dict[str, pl.Series], source: Source, options: Options, 
     wrong: list[tuple[NDArray[np.int64], str]] = []
     coded = {role: _coded(columns[role], role, options, source, wrong) for role in ("user", "item")}
     ratings = times = None
+    if "rating" not in columns and options.zeros != "drop":
+        raise ConfigError(
+            f"zeros {options.zeros} with {source.name}, of which no column is taken for the rating",
+            "name the column with --rating, or leave the option out",
+        )
     if "rating" in columns:
         ratings, unrated = ratings_of(columns["rating"])
         wrong += unrated
@@ -115,7 +120,7 @@ def make_table(columns: dict[str, pl.Series], source: Source, options: Options, 
         sources=(record,),
         options={**options.stated(), "format": form},
     )
-    return finished(table, source)
+    return finished(table, source).rated(options.zeros)
 
 
 def _refuse_time_options(options: Options, name: str) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs.data import _draws
+from kdrs.data.checks import memory
 from kdrs.data.interactions import Interactions
-from kdrs.errors import ConfigError
+from kdrs.errors import ConfigError, MachineError
 
 _BLOCK = 4_000_000
 """Numbers drawn at a time: 32 MB for each array of the draw."""
@@ -17,11 +18,22 @@ def draw_candidates(full: Interactions, n: int, seed: int) -> NDArray[np.int32]:
     """int32 ``[users, n]``: for each user ``n`` items uniform without replacement from all items not in ``full``.
 
     Rows ascend. A user with fewer unseen items gets all of them, and -1 in the places left. The draw of a row depends
-    on (seed, row, number of items, the user's own items) only.
+    on (seed, row, number of items, the user's own items) only. Raises ``ConfigError`` for fewer than 1 and for more than
+    there are items, ``MachineError`` for lists that the machine cannot hold.
     """
     if n < 1:
         raise ConfigError(f"got {n} candidates; at least 1 is needed", "leave candidates out to rank all items")
     n_users, n_items = full.shape
+    if n > n_items:
+        raise ConfigError(
+            f"got {n:,} candidates; the catalogue has {n_items:,} items",
+            f"allowed: 1 to {n_items}; leave candidates out to rank all items",
+        )
+    if (needed := 4 * n * n_users) > memory():
+        raise MachineError(
+            f"{n:,} candidates of {n_users:,} users take {needed / 1e9:.1f} GB",
+            "ask for fewer, or leave candidates out to rank all items",
+        )
     unseen = n_items - full.row_degrees
     candidates = np.full((n_users, n), -1, np.int32)
     # Rejection needs few draws while n is at most half of what there is; beyond, whole rows are shuffled instead.

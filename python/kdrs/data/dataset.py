@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
-import json
 import logging
 import os
-import shutil
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,28 +15,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kdrs._files import sync
+from kdrs import _files
+from kdrs.data import _stored
+from kdrs.data._stored import FILES, FORMAT, HEAD, PREPARE_AGAIN
+from kdrs.data.checks import check_lists
 from kdrs.data.ids import Ids
-from kdrs.data.interactions import Interactions
-from kdrs.errors import DataError, MachineError, shown
+from kdrs.data.interactions import Interactions, frozen
+from kdrs.errors import DataError, shown
 
 log = logging.getLogger("kdrs.data")
 
-FORMAT = "kdrs-dataset/1"
 PARTS = ("train", "valid", "test")
-HEAD, ARRAYS, USERS, ITEMS = "dataset.json", "interactions.safetensors", "users.json", "items.json"
+KIND = "prepared data set"
 _BLOCK = 2_000_000
 """Pairs checked at a time."""
-PREPARE_AGAIN = "prepare the data set again with kdrs data prepare"
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Train, validation and test interactions of the same users and items.
+    """Train, validation and test interactions of the same users and items: a prepared data set.
+
+    Made by ``kdrs.data.prepare`` or ``from_interactions``, kept with ``save`` and read with ``load``. ``train``, ``valid``
+    and ``test`` are ``Interactions`` of one shape, users x items; ``users`` and ``items`` are the ids of the rows and
+    columns. All arrays are read-only.
 
     ``order`` int32 ``[train pairs]`` holds the train items of each user oldest first (or first in the file first),
     parallel to ``train.indptr``; ``None`` where the data has no order. ``candidates`` int32 ``[users, C]`` holds the
     items that the held-out items are ranked among, none of them an item of the user, padded at the end with -1.
+    ``split`` is the rule that parted them, ``order_by`` what ``order`` goes by ("time", "file" or "given"), ``steps`` what
+    was done to the rows and how many each step left. Raises ``DataError`` for parts that contradict each other.
     """
 
     train: Interactions
@@ -65,9 +68,9 @@ class Dataset:
         if (self.order is None) != (self.order_by is None):
             raise DataError(f"order is {'absent' if self.order is None else 'given'} but order_by is {self.order_by!r}")
         if self.order is not None:
-            object.__setattr__(self, "order", _frozen(_checked_order(self.order, self.train)))
+            object.__setattr__(self, "order", frozen(_checked_order(self.order, self.train), np.int32))
         if self.candidates is not None:
-            object.__setattr__(self, "candidates", _frozen(_checked_candidates(self.candidates, shape)))
+            object.__setattr__(self, "candidates", frozen(_checked_candidates(self.candidates, shape), np.int32))
 
     @classmethod
     def from_interactions(
@@ -129,6 +132,12 @@ class Dataset:
         return 0 if self.candidates is None else int(self.candidates.shape[1])
 
     @cached_property
+    def n_cold_users(self) -> int:
+        """Users of the held-out parts who have no training pair: nothing is learnt about them."""
+        held_out = (self.valid.row_degrees > 0) | (self.test.row_degrees > 0)
+        return int(np.count_nonzero(held_out & (self.train.row_degrees == 0)))
+
+    @cached_property
     def full(self) -> Interactions:
         """Train, validation and test together."""
         return self.train.union(self.valid).union(self.test)
@@ -151,7 +160,7 @@ class Dataset:
             for name, array in self._arrays().items()
         }
         parts = {"users": self.users.digest, "items": self.items.digest, "arrays": arrays, "split": self.split}
-        return hashlib.sha256(_canonical(parts)).hexdigest()
+        return hashlib.sha256(_stored.canonical(parts)).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """Counts, shares and history, ready for JSON."""
@@ -169,6 +178,7 @@ class Dataset:
             "density": self.full.density,
             "items_per_user": _spread(degrees),
             "users_per_item": _spread(popularity),
+            "cold_users": self.n_cold_users,
             "cold_items": int(cold.sum()),
             "cold_pairs": {part: int(cold[getattr(self, part).indices].sum()) for part in PARTS[1:]},
             "order": self.order_by,
@@ -184,23 +194,14 @@ class Dataset:
         """Write the directory ``path``: complete or absent, whatever happens meanwhile.
 
         An existing directory is refused; ``overwrite`` replaces it if it is empty or a prepared data set, and nothing
-        else. Raises ``DataError`` for a directory in the way and ``MachineError`` for what the disk refuses.
+        else. The old and the new one change places in one call, so one of them always stands there. What a writer that was
+        killed left beside it is taken away. Raises ``DataError`` for a directory in the way, ``MachineError`` for a link
+        in the way and for what the disk refuses, with the space that is needed.
         """
         target = Path(path)
-        check_target(target, overwrite)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir()
-            self._write(temporary)
-            _replace_directory(temporary, target)
-        except OSError as error:
-            raise MachineError(
-                f"cannot write {shown(str(target))}: {error.strerror or error}",
-                f"it takes about {self._n_bytes() / 1e6:.1f} MB; check space and permissions, or name another folder",
-            ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        rules = {"overwrite": overwrite, "kind": KIND, "needed": self._n_bytes()}
+        with _files.new_folder(target, FILES, _stored.is_complete, **rules) as folder:  # type: ignore[arg-type]
+            _stored.write(folder, self._head(), self.users, self.items, self._arrays())
         return target
 
     @classmethod
@@ -208,20 +209,19 @@ class Dataset:
         """The data set that ``save`` wrote; every byte is checked against the digests.
 
         Raises ``DataError`` for a directory that holds none, for a version this kdrs does not read, and for files
-        that were cut or changed.
+        that were cut or changed or contradict each other; ``MachineError`` where the machine cannot read or hold them.
         """
         folder = Path(path)
-        head = _read_head(folder)
-        files = {name: _checked_file(folder / name, head["files"].get(name)) for name in (USERS, ITEMS, ARRAYS)}
-        users, items = (Ids.from_json(_read(files[name]), kind) for name, kind in ((USERS, "user"), (ITEMS, "item")))
-        arrays = _read_arrays(files[ARRAYS])
-        shape = (len(users), len(items))
+        if not os.path.lexists(folder):
+            _files.sweep(folder, FILES, _stored.is_complete)  # an overwriting command may have died in between
+        stored = _stored.read(folder)
+        head, arrays = stored.head, stored.arrays
+        shape = (len(stored.users), len(stored.items))
         try:
-            parts = {p: Interactions(arrays[f"{p}.indptr"], arrays[f"{p}.indices"], shape) for p in PARTS}
             data = cls(
-                **parts,
-                users=users,
-                items=items,
+                **{part: Interactions(arrays[f"{part}.indptr"], arrays[f"{part}.indices"], shape) for part in PARTS},
+                users=stored.users,
+                items=stored.items,
                 name=head["name"],
                 order=arrays.get("train_order"),
                 order_by=head["order"],
@@ -231,14 +231,34 @@ class Dataset:
                 options=head["options"],
                 steps=tuple(head["steps"]),
             )
-        except KeyError as error:
-            raise DataError(f"{shown(str(folder))}: {error.args[0]} is missing", PREPARE_AGAIN) from error
+            data._check_candidates_unseen()
+        except DataError as error:
+            raise DataError(f"{shown(str(folder), 300)}: {error.cause}", PREPARE_AGAIN) from error
         if data.fingerprint != head["fingerprint"]:
             raise DataError(
-                f"{shown(str(folder))}: fingerprint {data.fingerprint[:12]}, {HEAD} says {head['fingerprint'][:12]}",
+                f"{shown(str(folder), 300)}: fingerprint {data.fingerprint[:12]}, {HEAD} says {head['fingerprint'][:12]}",
                 PREPARE_AGAIN,
             )
         return data
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "counts": {
+                "users": self.n_users,
+                "items": self.n_items,
+                **{part: getattr(self, part).n_pairs for part in PARTS},
+            },
+            "digests": {"users": self.users.digest, "items": self.items.digest},
+            "split": self.split,
+            "order": self.order_by,
+            "candidates": self.n_candidates,
+            "sources": list(self.sources),
+            "options": self.options,
+            "steps": list(self.steps),
+        }
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {}
@@ -253,38 +273,6 @@ class Dataset:
 
     def _n_bytes(self) -> int:
         return sum(array.nbytes for array in self._arrays().values()) + 16 * (self.n_users + self.n_items)
-
-    def _write(self, folder: Path) -> None:
-        from safetensors.numpy import save_file
-
-        (folder / USERS).write_bytes(self.users.to_json())
-        (folder / ITEMS).write_bytes(self.items.to_json())
-        save_file(self._arrays(), folder / ARRAYS, metadata={"kdrs": FORMAT})
-        shutil.copymode(folder / USERS, folder / ARRAYS)  # safetensors gives 0600, whatever the umask
-        head = {
-            "format": FORMAT,
-            "name": self.name,
-            "fingerprint": self.fingerprint,
-            "counts": {
-                "users": self.n_users,
-                "items": self.n_items,
-                **{part: getattr(self, part).n_pairs for part in PARTS},
-            },
-            "digests": {"users": self.users.digest, "items": self.items.digest},
-            "files": {name: _file_record(folder / name) for name in (USERS, ITEMS, ARRAYS)},
-            "split": self.split,
-            "order": self.order_by,
-            "candidates": self.n_candidates,
-            "sources": list(self.sources),
-            "options": self.options,
-            "steps": list(self.steps),
-        }
-        head["checksum"] = hashlib.sha256(_canonical(head)).hexdigest()
-        text = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        (folder / HEAD).write_text(text, encoding="utf-8", newline="\n")
-        for file in folder.iterdir():
-            sync(file)
-        sync(folder)
 
     def _check_leaks(self, allow_leak: bool) -> None:
         for left, right in (("train", "valid"), ("train", "test"), ("valid", "test")):
@@ -312,15 +300,17 @@ class Dataset:
             rows = full.row_of_pair[full.indptr[start] : full.indptr[stop]].astype(np.int64) - start
             own = rows * self.n_items + seen
             drawn = self.candidates[start:stop].astype(np.int64)
-            keys = np.where(drawn < 0, -1, drawn + np.arange(stop - start)[:, None] * self.n_items)
-            if not own.size:
+            keys = (drawn + np.arange(stop - start)[:, None] * self.n_items)[drawn >= 0]
+            if not own.size or not keys.size:
                 continue
-            hit = own[np.minimum(np.searchsorted(own, keys), own.size - 1)] == keys
+            if (keys[1:] < keys[:-1]).any():
+                keys.sort()
+            hit = keys[np.minimum(np.searchsorted(keys, own), keys.size - 1)] == own
             if hit.any():
-                user, place = np.argwhere(hit)[0]
+                user, item = divmod(int(own[np.argmax(hit)]), self.n_items)
                 raise DataError(
-                    f"candidate {shown(self.items[int(drawn[user, place])])} of user "
-                    f"{shown(self.users[start + int(user)])} is one of the user's own items",
+                    f"candidate {shown(self.items[item])} of user {shown(self.users[start + user])} "
+                    "is one of the user's own items",
                     "draw candidates outside train, valid and test, as kdrs.data.draw_candidates does",
                 )
 
@@ -335,41 +325,19 @@ def empty(shape: tuple[int, int]) -> Interactions:
 
 
 def is_dataset(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is a directory that ``Dataset.save`` wrote."""
+    """Whether ``path`` looks like a directory that ``Dataset.save`` wrote: it has a head, valid or not."""
     return (Path(path) / HEAD).is_file()
 
 
 def check_target(target: Path, overwrite: bool) -> None:
     """Refuse, before any work is done, a place that ``Dataset.save`` would refuse."""
-    if not target.name:
-        raise DataError(f"{shown(str(target))} is no place for a data set", "name a new folder")
-    if not os.path.lexists(target):
-        return
-    if not target.is_dir():
-        raise DataError(f"{shown(str(target))} exists and is no folder", "name another folder")
-    if not any(target.iterdir()):
-        return
-    if not is_dataset(target):
-        raise DataError(
-            f"{shown(str(target))} exists, is not empty and holds no prepared data set", "name another folder"
-        )
-    if not overwrite:
-        raise DataError(
-            f"{shown(str(target))} already holds a prepared data set",
-            "name another folder, or replace it with --overwrite (overwrite=True)",
-        )
+    _files.check_place(target, FILES, _stored.is_complete, overwrite=overwrite, kind=KIND)
 
 
 def _as_ids(values: Iterable[str] | None, n: int, kind: str) -> Ids:
     if values is None:
         return Ids.numbered(n, kind)
     return values if isinstance(values, Ids) and values.kind == kind else Ids(values, kind)
-
-
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 def _checked_order(order: NDArray[Any], train: Interactions) -> NDArray[np.int32]:
@@ -390,12 +358,9 @@ def _checked_order(order: NDArray[Any], train: Interactions) -> NDArray[np.int32
 def _checked_candidates(candidates: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.int32]:
     if candidates.dtype.kind not in "iu" or candidates.ndim != 2 or candidates.shape[0] != shape[0]:
         raise DataError(f"candidates are {candidates.dtype} {candidates.shape}; allowed: int32 [{shape[0]} users, C]")
-    if candidates.size:
-        low, high = int(candidates.min()), int(candidates.max())
-        if low < -1 or high >= shape[1]:
-            raise DataError(f"candidates run from {low} to {high}; allowed: items 0 to {shape[1] - 1}, -1 for padding")
-        if ((candidates[:, :-1] < 0) & (candidates[:, 1:] >= 0)).any():
-            raise DataError("candidates are padded with -1 in the middle of a row; padding stands at the end")
+    if not candidates.shape[1]:
+        raise DataError("candidates have no column", "leave them out to rank all items")
+    check_lists(candidates, shape[1], "the candidate list of user")
     return np.ascontiguousarray(candidates, dtype=np.int32)
 
 
@@ -408,86 +373,3 @@ def _spread(counts: NDArray[np.int64]) -> dict[str, float]:
         "mean": float(counts.mean()),
         "max": int(counts.max()),
     }
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def _file_record(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _checked_file(path: Path, record: dict[str, Any] | None) -> Path:
-    if record is None:
-        raise DataError(f"{shown(str(path.parent / HEAD))} does not list {path.name}", PREPARE_AGAIN)
-    try:
-        size = path.stat().st_size
-        if size != record["bytes"]:
-            raise DataError(f"{shown(str(path))} has {size:,} bytes; {HEAD} says {record['bytes']:,}", PREPARE_AGAIN)
-        if _file_record(path)["sha256"] != record["sha256"]:
-            raise DataError(f"{shown(str(path))} was changed after it was written (SHA-256 differs)", PREPARE_AGAIN)
-    except OSError as error:
-        raise DataError(f"cannot read {shown(str(path))}: {error.strerror or error}", PREPARE_AGAIN) from error
-    return path
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {shown(str(path))}: {error.strerror or error}", PREPARE_AGAIN) from error
-
-
-def _read_head(folder: Path) -> dict[str, Any]:
-    path = folder / HEAD
-    if not path.is_file():
-        raise DataError(
-            f"{shown(str(folder))} is no prepared data set (it has no {HEAD})",
-            "make one with kdrs data prepare SOURCE --out DIR",
-        )
-    try:
-        head = json.loads(_read(path).decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{shown(str(path))} is damaged: {error}", PREPARE_AGAIN) from error
-    version = head.get("format") if isinstance(head, dict) else None
-    if version != FORMAT:
-        raise DataError(
-            f"{shown(str(path))} has format {shown(version)}; this kdrs reads {FORMAT}",
-            "it was written by another version of kdrs: prepare the data again, or use that version",
-        )
-    checksum = head.pop("checksum", None)
-    if checksum != hashlib.sha256(_canonical(head)).hexdigest():
-        raise DataError(f"{shown(str(path))} was changed after it was written (its checksum differs)", PREPARE_AGAIN)
-    return head
-
-
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{shown(str(path))} cannot be read: {error}", PREPARE_AGAIN) from error
-
-
-def _replace_directory(new: Path, target: Path) -> None:
-    """Rename ``new`` to ``target``; a directory already there is moved away first and removed last."""
-    old = None
-    if target.exists() and any(target.iterdir()):
-        old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.old")
-        target.rename(old)
-    elif target.exists() and os.name == "nt":
-        target.rmdir()
-    try:
-        new.rename(target)
-    except BaseException:
-        if old is not None:
-            with contextlib.suppress(OSError):
-                old.rename(target)
-        raise
-    sync(target.parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)

@@ -11,6 +11,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from kdrs._documents import DocumentError, parse_json
 from kdrs.errors import DataError, shown
 
 
@@ -44,9 +45,9 @@ class Ids(Sequence[str]):
     def from_json(cls, text: bytes, kind: str = "id") -> Ids:
         """Ids from the bytes that ``to_json`` gives."""
         try:
-            values = json.loads(text.decode("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DataError(f"the {kind} list is not JSON: {error}") from error
+            values = parse_json(text)
+        except DocumentError as error:
+            raise DataError(f"the {kind} list is damaged: {error}", "prepare the data set again") from None
         if not isinstance(values, list):
             raise DataError(f"the {kind} list is a JSON {type(values).__name__}; allowed: a list of strings")
         return cls(values, kind)

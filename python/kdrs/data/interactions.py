@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kdrs.data import checks
+from kdrs.data.checks import INT32_MAX
 from kdrs.errors import DataError
 
 if TYPE_CHECKING:
     import scipy.sparse
 
-INT32_MAX = 2**31 - 1
-
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Observed (row, column) pairs, each once.
+    """Who has seen what: (row, column) pairs, each once.
 
-    Rows are users (or queries), columns are items. ``indptr`` is int64 ``[rows + 1]``; ``indices`` is int32
-    ``[pairs]``, strictly ascending within a row. Both are read-only.
+    Rows are users (or queries), columns are items; ``shape`` is (rows, columns), each at most 2^31 - 1. Made by
+    ``from_pairs`` or ``from_csr``; the constructor takes the finished arrays and checks them.
+
+    ``indptr`` is int64 ``[rows + 1]``: the pairs of row r are ``indices[indptr[r]:indptr[r + 1]]``. ``indices`` is int32
+    ``[pairs]``, strictly ascending within a row. Both are read-only, and copies where the caller could still write to
+    them. Raises ``DataError`` for row ends that do not fit, ids outside the shape, ids that do not ascend, and floats.
     """
 
     indptr: NDArray[np.int64]
@@ -30,24 +34,18 @@ class Interactions:
     shape: tuple[int, int]
 
     def __post_init__(self) -> None:
-        n_rows, n_columns = self.shape
-        if not (0 <= n_rows <= INT32_MAX and 0 <= n_columns <= INT32_MAX):
-            raise DataError(f"shape {self.shape} does not fit int32 ids", f"at most {INT32_MAX} users and items")
-        indptr = np.ascontiguousarray(self.indptr, dtype=np.int64)
-        indices = np.ascontiguousarray(self.indices, dtype=np.int32)
-        if indptr.shape != (n_rows + 1,) or indptr[0] != 0 or indptr[-1] != indices.size or (np.diff(indptr) < 0).any():
-            raise DataError(f"indptr does not describe {n_rows} rows of {indices.size} pairs")
-        if indices.size:
-            if indices.min() < 0 or indices.max() >= n_columns:
-                raise DataError(f"item ids run from {indices.min()} to {indices.max()}; allowed: 0 to {n_columns - 1}")
-            starts = np.zeros(indices.size + 1, bool)
-            starts[indptr] = True
-            if ((indices[1:] <= indices[:-1]) & ~starts[1:-1]).any():
-                raise DataError("item ids must ascend strictly within a row", "use Interactions.from_pairs")
-        for name, array in (("indptr", indptr), ("indices", indices)):
-            view = array.view()
-            view.flags.writeable = False
-            object.__setattr__(self, name, view)
+        indptr, indices = np.asarray(self.indptr), np.asarray(self.indices)
+        checks.check_shape(tuple(self.shape), indices.size, stated=True)
+        n_rows, n_columns = (int(size) for size in self.shape)
+        if indices.ndim != 1:
+            raise DataError(f"indices have shape {indices.shape}; allowed: one dimension")
+        checks.check_indptr(indptr, n_rows, indices.size)
+        checks.check_ids(indices, n_columns, "item")
+        if not ascends(indptr, indices):
+            raise DataError("item ids must ascend strictly within a row", "use Interactions.from_pairs")
+        object.__setattr__(self, "shape", (n_rows, n_columns))
+        object.__setattr__(self, "indptr", frozen(indptr, np.int64))
+        object.__setattr__(self, "indices", frozen(indices, np.int32))
 
     @classmethod
     def from_pairs(
@@ -55,40 +53,73 @@ class Interactions:
     ) -> Interactions:
         """Interactions of parallel id arrays, in any order; repeated pairs count once.
 
-        ``users`` and ``items`` are integers ``[pairs]`` from 0; the sizes default to the largest id plus one.
-        Raises ``DataError`` for lengths that differ, floats, negative ids and ids past the stated sizes.
+        ``users`` and ``items`` are integers ``[pairs]`` from 0; the sizes default to the largest id plus one. Raises
+        ``DataError`` for lengths that differ, floats, negative ids, ids past the stated sizes, and ids so large that an
+        index up to them is no use; ``MachineError`` for stated sizes that the machine cannot hold.
         """
         user, item = _ids(users, "users"), _ids(items, "items")
         if user.size != item.size:
             raise DataError(f"got {user.size} users and {item.size} items; they are pairs, so the lengths must agree")
+        stated = n_users is not None and n_items is not None
         n_users = _size(user, n_users, "users")
         n_items = _size(item, n_items, "items")
-        if n_users <= INT32_MAX and n_items <= INT32_MAX:
-            keys = user * max(n_items, 1) + item
-            keys.sort()  # np.unique takes ten times as long
-            keys = keys[np.diff(keys, prepend=-1) > 0]
-            user, item = np.divmod(keys, max(n_items, 1))
+        checks.check_shape((n_users, n_items), user.size, stated=stated)
+        keys = user * max(n_items, 1) + item
+        keys.sort()  # np.unique takes ten times as long
+        keys = keys[np.diff(keys, prepend=-1) > 0]
+        user, item = np.divmod(keys, max(n_items, 1))
         indptr = np.zeros(n_users + 1, np.int64)
         np.cumsum(np.bincount(user, minlength=n_users), out=indptr[1:])
-        return cls(indptr, item.astype(np.int32), (n_users, n_items))
+        indices = item.astype(np.int32)
+        for own in (indptr, indices):
+            own.flags.writeable = False  # nobody else holds them: no copy is made
+        return cls(indptr, indices, (n_users, n_items))
 
     @classmethod
-    def from_csr(cls, matrix: Any) -> Interactions:
-        """Interactions of any SciPy sparse matrix or array: the places that are stored and not zero."""
+    def from_csr(cls, matrix: Any, *, zeros: checks.Zeros = "drop") -> Interactions:
+        """Interactions of a SciPy sparse matrix or array of any format: its stored places.
+
+        Values are ratings, as those of a file: places that hold 0 are not rated, left out and told (logger
+        ``kdrs.data``), or count with ``zeros="keep"``; a place that is stored twice counts once, and is told. The
+        matrix is not changed. Raises ``DataError`` for values that are NaN, infinite or negative (+1 for likes and -1
+        for dislikes: take ``matrix.multiply(matrix > 0)``), and for a matrix whose parts do not fit together.
+        """
+        checks.check_sparse(matrix)
+        checks.check_shape(tuple(matrix.shape), matrix.nnz, stated=True)
+        if matrix.format == "csr":
+            values, indptr, indices = (np.asarray(part) for part in (matrix.data, matrix.indptr, matrix.indices))
+            checks.check_values(
+                values, lambda place: _place(int(np.searchsorted(indptr, place, "right")) - 1, indices[place])
+            )
+            kept = checks.is_rated(values, zeros, "the matrix")
+            if kept is None and ascends(indptr, indices):
+                return cls(indptr, indices, matrix.shape)
+            users, items = np.repeat(np.arange(matrix.shape[0]), np.diff(indptr)), indices
+        else:
+            coo = matrix.tocoo()
+            users, items = coo.row, coo.col
+            checks.check_values(coo.data, lambda place: _place(users[place], items[place]))
+            kept = checks.is_rated(coo.data, zeros, "the matrix")
+        if kept is not None:
+            users, items = users[kept], items[kept]
+        found = cls.from_pairs(users, items, *matrix.shape)
+        if found.n_pairs < users.size:
+            checks.log.warning(
+                "the matrix: %s places are stored twice and count once", f"{users.size - found.n_pairs:,}"
+            )
+        return found
+
+    def to_csr(self) -> scipy.sparse.csr_matrix:
+        """The same as a SciPy ``csr_matrix`` of float32 ones, as implicit, LightFM and irspack take it.
+
+        All three arrays are the caller's own and may be written to; indices are int32 wherever they fit.
+        """
         import scipy.sparse
 
-        if not scipy.sparse.issparse(matrix):
-            raise DataError(f"got {type(matrix).__name__}; allowed: a SciPy sparse matrix or array")
-        coo: Any = scipy.sparse.coo_array(matrix)  # type: ignore[call-overload]
-        kept = coo.data != 0
-        return cls.from_pairs(coo.row[kept], coo.col[kept], *coo.shape)
-
-    def to_csr(self) -> scipy.sparse.csr_array:
-        """The same as a SciPy ``csr_array`` of float32 ones."""
-        import scipy.sparse
-
-        data = np.ones(self.n_pairs, np.float32)
-        return scipy.sparse.csr_array((data, self.indices, self.indptr), shape=self.shape)
+        fits = self.n_pairs <= INT32_MAX
+        indptr = self.indptr.astype(np.int32 if fits else np.int64)
+        parts: Any = (np.ones(self.n_pairs, np.float32), self.indices.astype(indptr.dtype), indptr)
+        return scipy.sparse.csr_matrix(parts, shape=self.shape)
 
     @property
     def n_pairs(self) -> int:
@@ -167,6 +198,32 @@ class Interactions:
 
     def __repr__(self) -> str:
         return f"Interactions({self.shape[0]:,} x {self.shape[1]:,}, {self.n_pairs:,} pairs)"
+
+
+def ascends(indptr: NDArray[Any], indices: NDArray[Any]) -> bool:
+    """Whether the ids of each row ascend strictly; the row ends are checked already."""
+    if not indices.size:
+        return True
+    starts = np.zeros(indices.size + 1, bool)
+    starts[indptr] = True
+    return not ((indices[1:] <= indices[:-1]) & ~starts[1:-1]).any()
+
+
+def frozen(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """A read-only array of that type; a copy where somebody could still write to what was given."""
+    own = np.ascontiguousarray(array, dtype=dtype)
+    base: Any = own
+    while isinstance(base, np.ndarray) and not base.flags.writeable:
+        base = base.base
+    if isinstance(base, np.ndarray) and np.may_share_memory(own, array):
+        own = own.copy()
+    view = own.view()
+    view.flags.writeable = False
+    return view
+
+
+def _place(user: Any, item: Any) -> str:
+    return f"user {int(user)}, item {int(item)}"
 
 
 def _ids(values: ArrayLike, name: str) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kdrs.data import filters, splits
 from kdrs.data._options import Options
 from kdrs.data.candidates import draw_candidates
+from kdrs.data.checks import INT32_MAX
 from kdrs.data.dataset import PARTS, Dataset
 from kdrs.data.interactions import Interactions
 from kdrs.data.readers import read_parts, read_with
@@ -50,6 +51,8 @@ class Recipe:
     """Users with fewer than three pairs under leave-one-out: keep (in train only) or drop."""
     cold_items: str = "keep"
     """Held-out pairs of items that are not trained on: keep or drop."""
+    cold_users: str = "keep"
+    """Held-out pairs of users who are not trained on: keep (counted, and warned of in training) or drop."""
     complete_users: bool = False
     """Hold out nothing of users that lack validation or test pairs."""
     candidates: int = 0
@@ -64,19 +67,24 @@ class Recipe:
             ("duplicates", self.duplicates, filters.RULES),
             ("short users", self.short_users, ("keep", "drop")),
             ("cold items", self.cold_items, ("keep", "drop")),
+            ("cold users", self.cold_users, ("keep", "drop")),
             ("id order", self.id_order, ID_ORDERS),
         ):
             if value not in allowed:
                 raise ConfigError(f"unknown {name} {shown(value)}", nearest(str(value), allowed))
-        for name in ("k_core", "min_user", "min_item"):
-            least = getattr(self, name)
-            if least is not None and least < 1:
-                raise ConfigError(f"{name.replace('_', '-')} is {least}; allowed: 1 or more")
-        if self.candidates < 0:
-            raise ConfigError(f"candidates is {self.candidates}; allowed: 0 (none) or more")
-        if self.min_rating is not None and not np.isfinite(self.min_rating):
-            raise ConfigError(f"min-rating is {self.min_rating}; allowed: a finite number")
-        splits.checked_fractions(self.fractions)
+        for name, least in (
+            *(("k_core", 1), ("min_user", 1), ("min_item", 1)),
+            *(("n_valid", 0), ("n_test", 0), ("candidates", 0), ("seed", 0)),
+        ):
+            value = getattr(self, name)
+            if value is None and name in ("k_core", "min_user", "min_item"):
+                continue
+            object.__setattr__(self, name, whole_number(value, name.replace("_", "-"), least))
+        if self.min_rating is not None:
+            if not isinstance(self.min_rating, (int, float)) or not np.isfinite(self.min_rating):
+                raise ConfigError(f"min-rating is {shown(self.min_rating)}; allowed: a finite number")
+            object.__setattr__(self, "min_rating", float(self.min_rating) + 0.0)  # never -0
+        object.__setattr__(self, "fractions", splits.checked_fractions(self.fractions))
 
     def stated(self) -> dict[str, Any]:
         """The choices that differ from the defaults, ready for JSON."""
@@ -85,6 +93,13 @@ class Recipe:
         if "fractions" in changed:
             changed["fractions"] = list(changed["fractions"])
         return {**({"read": self.read.stated()} if self.read.stated() else {}), **changed}
+
+
+def whole_number(value: Any, name: str, least: int) -> int:
+    """An integer from ``least`` to 2^31 - 1, which is as far as runs and prepared data sets are read back."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= INT32_MAX:
+        raise ConfigError(f"{name} is {shown(value)}", f"allowed: integers from {least} to {INT32_MAX}")
+    return int(value)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -156,14 +171,19 @@ def prepare_given(tables: Mapping[str, Table], recipe: Recipe, *, name: str = "d
     codes = np.split(np.arange(whole.n_rows), bounds)
     empty = np.zeros(0, np.int64)
     rows = {part: codes[present.index(part)] if part in present else empty for part in PARTS}
-    sizes = {part: int(rows[part].size) for part in PARTS}
     trained = np.bincount(whole.users[rows["train"]], minlength=len(whole.user_ids)) > 0
-    whole = whole.noted("parts as given", users_not_in_train=int(np.count_nonzero(~trained)), **sizes)
+    facts: dict[str, int] = {"users_not_in_train": int(np.count_nonzero(~trained))}
+    spec: dict[str, Any] = {"kind": "given", **({"seed": recipe.seed} if recipe.candidates else {})}
+    if recipe.cold_users == "drop":
+        known = {part: rows[part][trained[whole.users[rows[part]]]] for part in PARTS}
+        facts["cold_user_pairs_left_out"] = sum(int(rows[part].size - known[part].size) for part in PARTS)
+        rows, spec = known, {**spec, "cold_users": "drop"}
+    whole = whole.noted("parts as given", **facts, **{part: int(rows[part].size) for part in PARTS})
     return _assembled(
         [_rows(whole, rows[part]) for part in PARTS],
         whole,
         recipe,
-        {"kind": "given", **({"seed": recipe.seed} if recipe.candidates else {})},
+        spec,
         name,
     )
 
@@ -203,6 +223,8 @@ def split_table(table: Table, recipe: Recipe) -> splits.Split:
             raise ConfigError(f"split {shown(recipe.split)} cannot be made", nearest(recipe.split, splits.KINDS))
     if recipe.cold_items == "drop":
         split = splits.only_known_items(table, split)
+    if recipe.cold_users == "drop":
+        split = splits.only_known_users(table, split)
     if recipe.complete_users:
         split = splits.only_complete_users(table, split)
     return split
@@ -287,6 +309,7 @@ SPLIT_OPTIONS = {
     "last": ("last-n",),
     "short_users": ("leave-one-out",),
     "cold_items": tuple(kind for kind in splits.KINDS if kind != "given"),
+    "cold_users": splits.KINDS,
     "complete_users": tuple(kind for kind in splits.KINDS if kind != "given"),
 }
 """Options that some splits alone read."""

@@ -65,6 +65,7 @@ def read(
     time_unit: str = "auto",
     time_format: str | None = None,
     keep_counts: bool = False,
+    zeros: str = "drop",
 ) -> Table:
     """The interactions of one file, or of a folder that holds one table in parts.
 
@@ -83,6 +84,8 @@ def read(
     ``time_unit`` is the unit of times that are numbers, or "order" for bare order numbers; ``time_format`` the form of
     dates that are text (or whole numbers such as 20120405), in the notation of ``strptime``; without a zone they are UTC.
     ``keep_counts`` takes the counts of counted lists for items, a slip that one published protocol depends on.
+
+    Rows rated 0 are not rated: they are left out and counted, or kept as positives with ``zeros="keep"``.
 
     What was read as what is in ``sources`` of the table: ``form``, ``columns`` and ``times``.
 
@@ -105,6 +108,7 @@ def read(
         time_unit=time_unit,
         time_format=time_format,
         keep_counts=keep_counts,
+        zeros=zeros,
     )
     return read_with(path, options)
 

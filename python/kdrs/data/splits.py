@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs.data import _draws
+from kdrs.data.checks import INT32_MAX
 from kdrs.data.table import Table, stable_order
 from kdrs.errors import ConfigError, DataError, nearest, shown
 
@@ -47,8 +48,8 @@ def last_n(table: Table, n_valid: int = 1, n_test: int = 1, *, last: str = "test
 
     ``last="valid"`` swaps the two. Users with no more than ``n_valid + n_test`` pairs stay in train only.
     """
-    if min(n_valid, n_test) < 0 or n_valid + n_test < 1:
-        raise ConfigError(f"last-n holds out {n_valid} and {n_test} pairs; allowed: 0 or more each, 1 in all")
+    if min(n_valid, n_test) < 0 or max(n_valid, n_test) > INT32_MAX or n_valid + n_test < 1:
+        raise ConfigError(f"last-n holds out {n_valid} and {n_test} pairs; allowed: 0 to {INT32_MAX} each, 1 in all")
     if last not in ("test", "valid"):
         raise ConfigError(f"last part {shown(last)}", nearest(last, ("test", "valid")))
     place, degrees = _places(table, _order(table, "last-n"))
@@ -131,8 +132,7 @@ def by_time(table: Table, fractions: tuple[float, float, float]) -> Split:
             f"a split by time with fractions {list(fractions)} leaves nothing to train on",
             "most rows have one timestamp: use an ordered or random split, or other fractions",
         )
-    trained = np.zeros(len(table.user_ids), bool)
-    trained[table.users[part == TRAIN]] = True
+    trained = _trained_users(table, part)
     spec = {
         "kind": "time",
         "fractions": list(fractions),
@@ -150,6 +150,14 @@ def only_known_items(table: Table, split: Split) -> Split:
     cold = (split.part > TRAIN) & ~trained[table.items]
     part = np.where(cold, np.int8(LEFT_OUT), split.part)
     return Split(part, {**split.spec, "cold_items": "drop"}, {**split.facts, "cold_pairs_left_out": int(cold.sum())})
+
+
+def only_known_users(table: Table, split: Split) -> Split:
+    """Held-out pairs of users who are not trained on are left out and counted."""
+    cold = (split.part > TRAIN) & ~_trained_users(table, split.part)[table.users]
+    part = np.where(cold, np.int8(LEFT_OUT), split.part)
+    facts = {**split.facts, "cold_user_pairs_left_out": int(cold.sum())}
+    return Split(part, {**split.spec, "cold_users": "drop"}, facts)
 
 
 def only_complete_users(table: Table, split: Split) -> Split:
@@ -171,7 +179,7 @@ def checked_fractions(fractions: tuple[float, ...]) -> tuple[float, float, float
         )
     if fractions[0] == 0:
         raise ConfigError("the share of train is 0", "for example 0.8,0.1,0.1")
-    train, valid, test = fractions
+    train, valid, test = (float(share) + 0.0 for share in fractions)  # never -0
     return train, valid, test
 
 
@@ -199,6 +207,12 @@ def _places(table: Table, sequence: NDArray[np.int64]) -> tuple[NDArray[np.int64
     place = np.empty(table.n_rows, np.int64)
     place[by_user] = np.arange(table.n_rows) - np.repeat(starts, degrees)
     return place, degrees[table.users]
+
+
+def _trained_users(table: Table, part: NDArray[np.int8]) -> NDArray[np.bool_]:
+    trained = np.zeros(len(table.user_ids), bool)
+    trained[table.users[part == TRAIN]] = True
+    return trained
 
 
 def _users(table: Table, rows: NDArray[np.bool_]) -> int:

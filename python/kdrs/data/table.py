@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kdrs.data.checks import KEEP_ZEROS, ZEROS_STEP, Zeros, check_values, check_zeros, log
 from kdrs.data.ids import Ids
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError, shown
@@ -49,8 +50,14 @@ class Table:
         ratings: ArrayLike | None = None,
         times: ArrayLike | None = None,
         name: str = "pairs",
+        zeros: Zeros = "drop",
     ) -> Table:
-        """A table of parallel columns at hand; ids are strings or integers, times are order numbers (integers)."""
+        """A table of parallel columns at hand; ids are strings or integers, times are order numbers (integers).
+
+        Rows rated 0 are not rated: left out, counted in ``steps`` and told, or kept with ``zeros="keep"``. Raises
+        ``DataError`` for columns of different lengths, and for ratings that are NaN, infinite or negative.
+        """
+        check_zeros(zeros)
         user_codes, user_ids = _coded_objects(users, "user")
         item_codes, item_ids = _coded_objects(items, "item")
         n = user_codes.size
@@ -62,9 +69,7 @@ class Table:
             if column is not None and column.shape != (n,):
                 raise DataError(f"got {n} users but {label} of shape {column.shape}; columns must be parallel")
         if rated is not None:
-            bad = np.flatnonzero(~np.isfinite(rated) | (rated < 0))
-            if bad.size:
-                raise DataError(f"rating {rated[bad[0]]} at row {bad[0]}; ratings are finite and not negative")
+            check_values(rated, lambda row: f"row {row + 1}")
         table = cls(
             user_codes,
             item_codes,
@@ -74,7 +79,7 @@ class Table:
             None if timed is None else timed.astype(np.int64),
             None if timed is None else "order",
         )
-        return table.noted(f"read {name}")
+        return table.noted(f"read {name}").rated(zeros)
 
     @property
     def n_rows(self) -> int:
@@ -120,6 +125,14 @@ class Table:
                 "loosen that step",
             )
         return replace(smaller, steps=(*self.steps, entry))
+
+    def rated(self, zeros: str) -> Table:
+        """The rows that are not rated 0, which says "not rated"; all rows where ``zeros`` is "keep"."""
+        if self.ratings is None or zeros == "keep" or self.ratings.all():
+            return self
+        left_out = int(self.n_rows - np.count_nonzero(self.ratings))
+        log.warning("%s of %s rows are rated 0 and left out; %s", f"{left_out:,}", f"{self.n_rows:,}", KEEP_ZEROS)
+        return self.kept(self.ratings != 0, ZEROS_STEP, zeros=left_out)
 
     def compact(self, id_order: str = "appearance") -> Table:
         """Ids without rows left out, the others renumbered.
