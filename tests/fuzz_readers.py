@@ -339,10 +339,13 @@ def slow_typed(path: Path, form: str, columns: dict) -> list[tuple[str, str, flo
     if form == "npz" and "format" in loaded:
         import scipy.sparse
 
-        try:
-            matrix = scipy.sparse.coo_array(scipy.sparse.load_npz(path))
-        except ValueError as error:  # SciPy reads more members than kdrs has a use for
-            raise Undecided from error
+        kind, shape = loaded["format"].item(), tuple(loaded["shape"])  # no other member than those with a use
+        kind = kind.decode() if isinstance(kind, bytes) else kind
+        if kind == "coo":
+            matrix = scipy.sparse.coo_array((loaded["data"], (loaded["row"], loaded["col"])), shape)
+        else:
+            make = scipy.sparse.csr_array if kind == "csr" else scipy.sparse.csc_array
+            matrix = make((loaded["data"], loaded["indices"], loaded["indptr"]), shape).tocoo()
         kept = matrix.data != 0
         return sorted(
             zip(*(part[kept].astype(str).tolist() for part in matrix.coords), [None] * kept.sum(), strict=True)

@@ -153,6 +153,15 @@ def test_arrays_of_any_byte_order(tmp_path, order, kind):
     assert pairs(read(tmp_path / "a.npy")) == [("1", "300"), ("2", "400")]
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("point", [0xD800, 0x110000])
+def test_text_that_is_no_unicode(tmp_path, order, point):
+    items = np.array([point, 97], f"{order}u4").view(f"{order}U1")
+    np.savez(tmp_path / "a.npz", users=[1, 2], items=items)
+    with pytest.raises(DataError, match=r"a.npz: item array items holds text that is no Unicode"):
+        read(tmp_path / "a.npz")
+
+
 def test_dictionaries():
     frame = {"user": np.array([1, 2, 3]), "item": list("abc"), "junk": object(), "rating": pl.Series([1, 2, 3])}
     table = from_frame(frame)

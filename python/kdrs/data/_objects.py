@@ -37,7 +37,12 @@ def array_series(array: NDArray[Any]) -> pl.Series:
     elif kind == "f" and size == 2:
         array = array.astype(np.float32)
     # Polars wants the machine's byte order.
-    return pl.Series(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))
+    native = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+    if kind == "U" and size:
+        points = native.view(np.uint32)
+        if ((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any():
+            raise MixedTypes("holds text that is no Unicode (half a surrogate pair, or a number past U+10FFFF)")
+    return pl.Series(native)
 
 
 def pandas_series(column: Any) -> pl.Series:
