@@ -11,8 +11,8 @@ import kdrs
 
 ROOT = Path(kdrs.__file__).parent
 LAYERS = (
-    ("errors", "machine"),
-    ("_files", "_documents", "settings"),
+    ("errors",),
+    ("_files", "_documents", "_memory", "settings"),
     ("data",),
     ("core",),
     ("training", "evaluation"),

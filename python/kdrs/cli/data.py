@@ -16,6 +16,31 @@ app = typer.Typer(help="Fetch, prepare and describe interaction data.", no_args_
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Column = "column, by name or by place from 0; the usual names are recognised"
+Format = Annotated[
+    str | None,
+    typer.Option(help="auto, csv, tsv, parquet, inter, movielens, counted-lists (users.dat), user-lists, npy or npz."),
+]
+User = Annotated[str | None, typer.Option(help=f"User {Column}.")]
+Item = Annotated[str | None, typer.Option(help=f"Item {Column}.")]
+Rating = Annotated[str | None, typer.Option(help=f"Rating {Column}; none for no column.")]
+Timestamp = Annotated[str | None, typer.Option(help=f"Time {Column}; none for no column.")]
+Separator = Annotated[str | None, typer.Option(help="Separator of CSV: a character, 'tab', 'space' or '::'.")]
+Header = Annotated[bool | None, typer.Option("--header/--no-header", help="Whether line 1 names columns.")]
+Quotes = Annotated[bool | None, typer.Option("--quotes/--no-quotes", help="Whether fields may be quoted.")]
+OnBadLine = Annotated[str | None, typer.Option(help="error, or skip up to 1 % of the lines.")]
+Strip = Annotated[
+    bool | None,
+    typer.Option("--strip", "--strip-ids", help="Take blanks off around ids, numbers, dates and column names."),
+]
+FloatIds = Annotated[str | None, typer.Option(help="Ids such as 12.0: error, whole (12) or exact.")]
+KeepCounts = Annotated[
+    bool | None, typer.Option("--keep-counts", help="Take the counts of users.dat for items, as BD's notebook does.")
+]
+Zeros = Annotated[str | None, typer.Option(help="Rows rated 0: drop (they are not rated), or keep as positives.")]
+TimeUnit = Annotated[str | None, typer.Option(help="auto, s, ms, us, ns, or order for bare order numbers.")]
+TimeFormat = Annotated[
+    str | None, typer.Option(help='Form of dates, as in strptime: "%d/%m/%Y %H:%M"; UTC unless it has %z.')
+]
 
 
 @app.command()
@@ -47,32 +72,21 @@ def prepare(
     valid: Annotated[Path | None, typer.Option(help="Validation part, if SOURCE is the train part.")] = None,
     test: Annotated[Path | None, typer.Option(help="Test part, if SOURCE is the train part.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the data set, shown in reports.")] = None,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            help="auto, csv, tsv, parquet, inter, movielens, counted-lists (users.dat), user-lists, npy or npz."
-        ),
-    ] = None,
-    user: Annotated[str | None, typer.Option(help=f"User {Column}.")] = None,
-    item: Annotated[str | None, typer.Option(help=f"Item {Column}.")] = None,
-    rating: Annotated[str | None, typer.Option(help=f"Rating {Column}.")] = None,
-    timestamp: Annotated[str | None, typer.Option(help=f"Time {Column}.")] = None,
-    separator: Annotated[
-        str | None, typer.Option(help="Separator of CSV: a character, 'tab', 'space' or '::'.")
-    ] = None,
-    header: Annotated[bool | None, typer.Option("--header/--no-header", help="Whether line 1 names columns.")] = None,
-    quotes: Annotated[bool | None, typer.Option("--quotes/--no-quotes", help="Whether fields may be quoted.")] = None,
-    on_bad_line: Annotated[str | None, typer.Option(help="error, or skip up to 1 % of the lines.")] = None,
-    strip_ids: Annotated[bool | None, typer.Option("--strip-ids", help="Take blanks off around ids.")] = None,
-    float_ids: Annotated[str | None, typer.Option(help="Ids such as 12.0: error, whole (12) or exact.")] = None,
-    keep_counts: Annotated[
-        bool | None,
-        typer.Option("--keep-counts", help="Take the counts of users.dat for items, as BD's notebook does."),
-    ] = None,
-    zeros: Annotated[
-        str | None, typer.Option(help="Rows rated 0: drop (they are not rated), or keep as positives.")
-    ] = None,
-    time_unit: Annotated[str | None, typer.Option(help="auto, s, ms, us, ns, or order for bare order numbers.")] = None,
+    format: Format = None,
+    user: User = None,
+    item: Item = None,
+    rating: Rating = None,
+    timestamp: Timestamp = None,
+    separator: Separator = None,
+    header: Header = None,
+    quotes: Quotes = None,
+    on_bad_line: OnBadLine = None,
+    strip: Strip = None,
+    float_ids: FloatIds = None,
+    keep_counts: KeepCounts = None,
+    zeros: Zeros = None,
+    time_unit: TimeUnit = None,
+    time_format: TimeFormat = None,
     preset: Annotated[
         str | None,
         typer.Option(help="Published protocol: loo-499, fr-811, hetcomp, bd, bd-notebook, fr-caser or unkd."),
@@ -140,13 +154,14 @@ def prepare(
         item=item,
         rating=rating,
         timestamp=timestamp,
-        separator={"tab": "\t", "\\t": "\t", "space": " "}.get(separator or "", separator),
+        separator=_separator(separator),
         header=header,
         quotes=quotes,
         on_bad_line=on_bad_line,
-        strip_ids=strip_ids,
+        strip=strip,
         float_ids=float_ids,
         time_unit=time_unit,
+        time_format=time_format,
         keep_counts=keep_counts,
         zeros=zeros,
         duplicates=duplicates,
@@ -179,21 +194,66 @@ def prepare(
 @app.command()
 def describe(
     path: Annotated[Path, typer.Argument(help="A prepared data set, or a file of interactions.", metavar="DIR|FILE")],
-    format: Annotated[str, typer.Option(help="Format of a file.")] = "auto",
+    format: Format = None,
+    user: User = None,
+    item: Item = None,
+    rating: Rating = None,
+    timestamp: Timestamp = None,
+    separator: Separator = None,
+    header: Header = None,
+    quotes: Quotes = None,
+    on_bad_line: OnBadLine = None,
+    strip: Strip = None,
+    float_ids: FloatIds = None,
+    keep_counts: KeepCounts = None,
+    zeros: Zeros = None,
+    time_unit: TimeUnit = None,
+    time_format: TimeFormat = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what a prepared data set or a file holds."""
-    from kdrs.data import Dataset, is_dataset, read
+    """Tell what a prepared data set holds, or a file or folder of interactions that is read with the options given."""
+    from kdrs.data import Dataset, is_dataset, looks_parted, read
     from kdrs.data.dataset import put_back
+    from kdrs.errors import ConfigError, shown
 
+    options = {
+        "format": format,
+        "user": user,
+        "item": item,
+        "rating": rating,
+        "timestamp": timestamp,
+        "separator": _separator(separator),
+        "header": header,
+        "quotes": quotes,
+        "on_bad_line": on_bad_line,
+        "strip": strip,
+        "float_ids": float_ids,
+        "keep_counts": keep_counts,
+        "zeros": zeros,
+        "time_unit": time_unit,
+        "time_format": time_format,
+    }
+    stated: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
     put_back(path)
-    if path.is_dir() or is_dataset(path):
+    if is_dataset(path) or (path.is_dir() and not looks_parted(path)):
+        if stated:
+            flags = ", ".join(option.replace("_", "-") for option in stated)
+            raise ConfigError(
+                f"{flags} with {shown(str(path))}, which is prepared already", "leave it out: it is for files"
+            )
         dataset = Dataset.load(path)
         _print(as_json, dataset.describe(), [*_summary(dataset, str(path)), *_history(dataset.steps)])
         return
-    table = read(path, format)
+    table = read(path, **stated)
     facts = _table_facts(table, path)
-    _print(as_json, facts, [f"{key:<12} {_text(value)}" for key, value in facts.items()])
+    for source in table.sources:
+        print(f"  columns {_columns(source['columns'])}", file=sys.stderr)
+    told = {
+        **facts,
+        "file": shown(str(path)),
+        "steps": [{key: value for key, value in step.items() if key != "columns"} for step in table.steps],
+    }
+    _print(as_json, facts, [f"{key:<12} {_text(value)}" for key, value in told.items()])
 
 
 def _tell_source(name: str) -> None:
@@ -203,11 +263,16 @@ def _tell_source(name: str) -> None:
     print(f"{known(name).title}: {known(name).source}", file=sys.stderr)
 
 
+def _separator(stated: str | None) -> str | None:
+    return {"tab": "\t", "\\t": "\t", "space": " "}.get(stated or "", stated)
+
+
 def _parts(source: str, valid: Path | None, test: Path | None) -> dict[str, Path] | None:
     """The files that SOURCE means; ``None`` if it can only be a known name."""
+    from kdrs.data import looks_parted
     from kdrs.data.dataset import is_dataset
     from kdrs.data.known import KNOWN, is_known
-    from kdrs.errors import ConfigError, DataError, nearest
+    from kdrs.errors import ConfigError, DataError, nearest, shown
 
     path = Path(source)
     held_out = {part: file for part, file in (("valid", valid), ("test", test)) if file is not None}
@@ -222,13 +287,17 @@ def _parts(source: str, valid: Path | None, test: Path | None) -> dict[str, Path
     if not path.is_dir():
         return {"all": path}
     found = {
-        part: sorted(file for file in path.glob(f"{part}.*") if file.is_file()) for part in ("train", "valid", "test")
+        part: sorted(file for file in path.glob(f"{part}.*") if not file.name.endswith(".crc"))
+        for part in ("train", "valid", "test")
     }
+    if not any(found.values()) and looks_parted(path):
+        return {"all": path}  # one table in parts
     alone = len(found["train"]) == 1 and all(len(files) <= 1 for files in found.values())
     if not alone or not (found["valid"] or found["test"]):
         raise DataError(
-            f"{source} is a folder without one file each for train.* and valid.* or test.*",
-            "name a file, or the parts: kdrs data prepare TRAIN --valid FILE --test FILE",
+            f"{shown(source)} is a folder without one file each for train.* and valid.* or test.*",
+            "name a file, or the parts: kdrs data prepare TRAIN --valid FILE --test FILE; a folder is one table if it holds "
+            "Parquet files, or text files named part-0, part-1, ...",
         )
     return {part: files[0] for part, files in found.items() if files}
 
@@ -303,14 +372,26 @@ def _summary(dataset: Dataset, path: str | None) -> list[str]:
     return [shown(line, 2000) for line in ([*lines, f"folder      {path}"] if path else lines)]
 
 
+def _columns(columns: dict[str, str | int]) -> str:
+    """Which columns were taken for what, by name or place, as the file has them."""
+    from kdrs.errors import shown
+
+    return (
+        " ".join(f"{role}={shown(str(name), 30)}" for role, name in columns.items()) or "none: a line is a user's list"
+    )
+
+
 def _history(steps: tuple[dict[str, Any], ...]) -> list[str]:
     from kdrs.errors import shown
 
     lines = []
     for step in steps:
-        facts = {key: value for key, value in step.items() if key not in ("step", "before", "after")}
+        facts = {key: value for key, value in step.items() if key not in ("step", "before", "after", "columns")}
+        if "columns" in step:  # names of the file, as they stand there
+            facts["columns"] = _columns(step["columns"])
         left = ", ".join(f"{n:,} {what}" for what, n in step.get("after", {}).items())
-        lines.append(shown(f"  {step['step']}: {left}{'; ' * bool(left and facts)}{_text(facts)}", 2000))
+        told = ", ".join(f"{key} {value if key == 'columns' else _text(value)}" for key, value in facts.items())
+        lines.append(f"  {shown(step['step'], 200)}: {left}{'; ' * bool(left and told)}{told}")
     return lines
 
 

@@ -1,6 +1,7 @@
 """Interaction data: read, filtered, split and stored."""
 
-from kdrs.data._rows import Options
+from kdrs.data._folders import looks_parted
+from kdrs.data._options import Options
 from kdrs.data.candidates import draw_candidates
 from kdrs.data.dataset import Dataset, is_dataset
 from kdrs.data.ids import Ids
@@ -24,6 +25,7 @@ __all__ = [
     "from_frame",
     "is_dataset",
     "known",
+    "looks_parted",
     "prepare",
     "prepare_given",
     "read",

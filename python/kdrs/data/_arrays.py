@@ -1,200 +1,204 @@
-"""Parquet, data frames, NumPy arrays and SciPy matrices to tables."""
+"""NumPy arrays and SciPy matrices to tables."""
 
 from __future__ import annotations
 
 import io
 import os
-import tokenize
 import zipfile
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdrs.data._rows import Options, Source, make_table
+from kdrs.data._columns import bare_columns, named_columns
+from kdrs.data._frames import columns_of_arrays, framed
+from kdrs.data._guard import check_unpacked, guarded
+from kdrs.data._options import Options
 from kdrs.data._text import read_bytes
-from kdrs.data.readers import NAMES, find_columns
 from kdrs.data.table import Table
 from kdrs.errors import DataError, shown
 
-if TYPE_CHECKING:
-    import polars as pl
-
-MOST_UNPACKED = 64 * 2**30
-"""Bytes that an archive may unpack to."""
-
-
-def read_parquet(path: str | os.PathLike[str], options: Options) -> Table:
-    """The wanted columns of a Parquet file."""
-    import polars as pl
-
-    data, record = read_bytes(path)
-    name = shown(str(path))
-    try:
-        names = list(pl.read_parquet_schema(io.BytesIO(data)))
-        columns = find_columns(name, names, len(names), options)
-        wanted = [names[place] for place in sorted(set(columns.values()))]
-        frame = pl.read_parquet(io.BytesIO(data), columns=wanted)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
-        # Damaged files make Polars panic, which is no Exception.
-        raise DataError(f"{name} is no readable Parquet file: {shown(str(error))}", "write it again") from error
-    return _framed(frame, {role: names[place] for role, place in columns.items()}, name, record, options, "parquet")
-
-
-def from_frame(frame: Any, options: Options) -> Table:
-    """The wanted columns of a Polars, pandas or Arrow frame."""
-    import polars as pl
-
-    if not isinstance(frame, pl.DataFrame):
-        try:
-            frame = pl.DataFrame(frame)
-        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"a {type(frame).__name__} is no data frame: {shown(str(error))}") from error
-    names = frame.columns
-    columns = find_columns("the frame", names, len(names), options)
-    record = {"file": "frame", "rows": frame.height}
-    return _framed(
-        frame, {role: names[place] for role, place in columns.items()}, "the frame", record, options, "frame"
-    )
-
-
-def _framed(
-    frame: pl.DataFrame, columns: dict[str, str], name: str, record: dict[str, Any], options: Options, form: str
-) -> Table:
-    raw = {role: frame.get_column(column) for role, column in columns.items()}
-    if not frame.height:
-        raise DataError(f"{name} has columns and no rows", "name data with at least one interaction")
-
-    def locate(row: int) -> tuple[str, str]:
-        return f"{name}: row {row + 1}", ", ".join(f"{role} {column[row]}" for role, column in raw.items())
-
-    source = Source(name, record, locate, frame.height)
-    strings = {role: _id_strings(raw[role], role, columns[role], name, options) for role in ("user", "item")}
-    return make_table({**raw, **strings}, source, options, form, ordered=True)
-
-
-def _id_strings(column: pl.Series, role: str, label: str, name: str, options: Options) -> pl.Series:
-    """Ids as strings. Floats are refused, unless the options say what to make of them."""
-    import polars as pl
-
-    kind = column.dtype
-    if kind in (pl.String, pl.Categorical, pl.Enum) or kind.is_integer():
-        return column.cast(pl.String)
-    if kind.is_float():
-        if options.float_ids == "error":
-            nulls = column.null_count() + int(column.is_nan().sum() or 0)
-            raise DataError(
-                f"{name}: {role} ids in column {shown(label)} are floats ({kind}), {nulls:,} of them missing or NaN",
-                "write the column as integers or strings; --float-ids whole takes 12.0 as 12",
-            )
-        return column.cast(pl.String)  # told apart later, with all other strings
-    raise DataError(
-        f"{name}: {role} ids in column {shown(label)} are {kind}; allowed: strings and integers",
-        f"name another column with --{role}",
-    )
+_PACKINGS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}
+"""How NumPy and SciPy pack the members of an archive."""
+_MATRIX = {
+    "csr": ("data", "indptr", "indices"),
+    "csc": ("data", "indptr", "indices"),
+    "coo": ("data", "row", "col"),
+}
 
 
 def read_npy(path: str | os.PathLike[str], options: Options) -> Table:
-    """A NumPy array: integers ``[rows, 2 to 4]`` (user, item, rating, time), or named fields."""
+    """A NumPy array: numbers or text ``[rows, columns]``, or named fields. Of two columns the first is the user."""
     data, record = read_bytes(path)
     name = shown(str(path))
-    array = _loaded(data, name)
+    with guarded(f"{name} is no readable NumPy array"):
+        array = _Header(io.BytesIO(data), len(data), name).load()
     if array.dtype.names:
-        columns = {field: array[field] for field in array.dtype.names}
-        return _from_columns(columns, name, record, options, "npy")
-    if array.ndim != 2 or not 2 <= array.shape[1] <= 4:
+        fields = list(array.dtype.names)
+        places = named_columns(name, fields, options)
+        arrays: dict[str, NDArray[Any]] = {fields[place]: array[fields[place]] for place in places.values()}
+        labels: dict[str, str | int] = {role: fields[place] for role, place in places.items()}
+    elif array.ndim == 2 and array.shape[1] >= 2:
+        if not len(array):
+            raise DataError(f"{name} has columns and no rows", "name data with at least one interaction")
+        places = bare_columns(name, [str(value) for value in array[0].tolist()], options, no_header="")
+        arrays, labels = {str(place): array[:, place] for place in places.values()}, dict(places)
+    else:
         raise DataError(
-            f"{name} is {array.dtype} of shape {array.shape}; allowed: [rows, 2 to 4] (user, item, rating, time)",
+            f"{name} is {array.dtype} of shape {array.shape}; allowed: [rows, columns], a user and an item column at least",
             "a matrix of users x items is read as .npz, written by scipy.sparse.save_npz",
         )
-    columns = dict(zip(NAMES, array.T, strict=False))
-    return _from_columns(columns, name, record, options, "npy")
+    columns = columns_of_arrays(arrays, labels, name)
+    return _framed(columns, labels, name, record, options, "npy")
 
 
 def read_npz(path: str | os.PathLike[str], options: Options) -> Table:
-    """Arrays ``users``, ``items`` and perhaps ``ratings``, ``timestamps``; or a matrix of ``scipy.sparse.save_npz``."""
+    """Arrays ``users``, ``items`` and perhaps ``ratings``, ``timestamps``; or a matrix of ``scipy.sparse.save_npz``.
+
+    Only the arrays that are used are unpacked.
+    """
     data, record = read_bytes(path)
     name = shown(str(path))
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            unpacked = sum(member.file_size for member in members)
-            if unpacked > MOST_UNPACKED:
-                raise DataError(f"{name} unpacks to {unpacked / 2**30:.1f} GB, more than {MOST_UNPACKED >> 30} GB")
-            arrays = {
-                member.filename.removesuffix(".npy"): _loaded(archive.read(member), f"{name}, {member.filename}")
-                for member in members
-            }
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{name} is no readable .npz file: {shown(str(error))}", "write it again") from error
-    if "format" in arrays and "shape" in arrays:
-        return _from_matrix(arrays, name, record, options)
-    return _from_columns(arrays, name, record, options, "npz")
+    with guarded(f"{name} is no readable .npz file"), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = _members(archive, name)
+        if {"format", "shape"} <= members.keys():
+            options.check_used(name, "matrix")
+            return _from_matrix(archive, members, name, record, options)
+        places = _placed(archive, members, name, options)
+        labels: dict[str, str | int] = {role: list(members)[place] for role, place in places.items()}
+        arrays = _unpacked(archive, members, [str(label) for label in labels.values()], name)
+    return _framed(columns_of_arrays(arrays, labels, name), labels, name, record, options, "npz")
 
 
-def _loaded(data: bytes, name: str) -> NDArray[Any]:
-    """An array, its announced size compared with the bytes at hand before anything is allocated. Never a pickle."""
-    stream = io.BytesIO(data)
+def _framed(
+    columns: dict[str, Any],
+    labels: dict[str, str | int],
+    name: str,
+    record: dict[str, Any],
+    options: Options,
+    form: str,
+) -> Table:
+    shown_as = {role: role if isinstance(label, int) else label for role, label in labels.items()}
+    table = framed(columns, shown_as, name, record, options, form)
+    return replace(table, sources=({**table.sources[0], "columns": labels},))
+
+
+# Archives
+
+
+def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
+    """The members by name, each once and packed as NumPy packs."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        label = member.filename.removesuffix(".npy")
+        if member.compress_type not in _PACKINGS:
+            packing = {12: "bzip2", 14: "lzma"}.get(member.compress_type, f"method {member.compress_type}")
+            raise DataError(
+                f"{name}: member {shown(member.filename)} is packed by {packing}; allowed: stored and deflate, as NumPy writes",
+                "write the file again with numpy.savez_compressed",
+            )
+        if label in members:
+            raise DataError(f"{name} has two members {shown(label)}", "write each array once")
+        members[label] = member
+    return members
+
+
+def _placed(
+    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], name: str, options: Options
+) -> dict[str, int]:
     try:
+        return named_columns(name, list(members), options)
+    except DataError:
+        for member in members.values():  # pickles are told before missing columns: they may be the columns
+            _opened(archive, member, name)
+        raise
+
+
+def _opened(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> _Header:
+    with guarded(f"{name} is no readable .npz file: {shown(member.filename)}"):
+        return _Header(archive.open(member), member.file_size, f"{name}, {shown(member.filename)}")
+
+
+def _unpacked(
+    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], labels: list[str], name: str
+) -> dict[str, NDArray[Any]]:
+    """Some arrays of an archive, their stated sizes compared with the memory at hand before the first is unpacked."""
+    check_unpacked(name, 2 * sum(members[label].file_size for label in labels))
+    arrays = {}
+    for label in labels:
+        header = _opened(archive, members[label], name)
+        with guarded(f"{name} is no readable .npz file: {shown(members[label].filename)}"):
+            arrays[label] = header.load()
+    return arrays
+
+
+class _Header:
+    """What an ``.npy`` stream says of itself, compared with its size before anything is allocated. Never a pickle."""
+
+    def __init__(self, stream: IO[bytes], size: int, name: str):
+        self.stream, self.name = stream, name
         version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(stream)
-        if dtype.hasobject:
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        self.shape, self.fortran, self.dtype = read(stream)
+        if self.dtype.hasobject:
             raise DataError(
                 f"{name} holds Python objects, which are a pickle; kdrs never loads pickles",
                 "save integers or strings: array.astype(str)",
             )
-        announced = dtype.itemsize * int(np.prod(shape, dtype=object))
-        if announced != len(data) - stream.tell():
+        left = size - stream.tell()
+        self.n_bytes = self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
+        if self.n_bytes != left or min(self.shape, default=0) < 0:
             raise DataError(
-                f"{name} announces {announced:,} bytes ({dtype} {shape}) and holds {len(data) - stream.tell():,}",
+                f"{name} announces {self.n_bytes:,} bytes ({self.dtype} {self.shape}) and holds {left:,}",
                 "the file was cut or damaged: write it again",
             )
-        return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
-        raise DataError(f"{name} is no readable NumPy array: {shown(str(error))}", "write it again") from error
+        if not self.dtype.itemsize:
+            raise DataError(f"{name} holds values without bytes ({self.dtype})", "write it again with values")
+
+    def load(self) -> NDArray[Any]:
+        """The array, read-only."""
+        data = self.stream.read(self.n_bytes)
+        self.stream.read()  # to the end, where archives are checked against their checksum
+        array = np.frombuffer(data, self.dtype)
+        return array.reshape(self.shape, order="F" if self.fortran else "C")
 
 
-def _from_columns(
-    columns: dict[str, NDArray[Any]], name: str, record: dict[str, Any], options: Options, form: str
+# Matrices
+
+
+def _from_matrix(
+    archive: zipfile.ZipFile,
+    members: dict[str, zipfile.ZipInfo],
+    name: str,
+    record: dict[str, Any],
+    options: Options,
 ) -> Table:
-    import polars as pl
-
-    shapes = {label: column.shape for label, column in columns.items()}
-    if len(set(shapes.values())) != 1 or any(len(shape) != 1 for shape in shapes.values()):
-        raise DataError(f"{name}: arrays of shapes {shapes}; columns are one-dimensional and of one length")
-    for label, column in columns.items():
-        if column.dtype.kind not in "iufUb":
-            raise DataError(f"{name}: {label} is {column.dtype}; allowed: integers, floats and strings")
-    frame = pl.DataFrame({label: np.ascontiguousarray(column) for label, column in columns.items()})
-    places = find_columns(name, frame.columns, frame.width, options)
-    return _framed(frame, {role: frame.columns[place] for role, place in places.items()}, name, record, options, form)
-
-
-def _from_matrix(arrays: dict[str, NDArray[Any]], name: str, record: dict[str, Any], options: Options) -> Table:
     """The stored places of a users x items matrix; ids are row and column numbers, values are ratings."""
     import polars as pl
 
-    kind = arrays["format"].item()
+    head = _unpacked(archive, members, ["format", "shape"], name)
+    kind = head["format"].item()
     kind = kind.decode() if isinstance(kind, bytes) else str(kind)
-    if kind not in ("csr", "csc", "coo"):
+    if kind not in _MATRIX:
         raise DataError(f"{name} is a SciPy matrix of format {shown(kind)}; allowed: csr, csc, coo", "use .tocsr()")
-    missing = {"data", "shape", *(("row", "col") if kind == "coo" else ("indptr", "indices"))} - arrays.keys()
-    if missing or arrays["shape"].shape != (2,):
-        raise DataError(f"{name} is no users x items matrix: {sorted(missing) or arrays['shape'].shape}")
-    n_users, n_items = (int(size) for size in arrays["shape"])
-    if kind == "coo":
-        rows, columns = arrays["row"], arrays["col"]
-    else:
-        indptr, minor = arrays["indptr"], arrays["indices"]
-        n_major = n_users if kind == "csr" else n_items
-        whole = indptr.dtype.kind in "iu" and minor.dtype.kind in "iu"
-        if not whole or indptr.shape != (n_major + 1,) or (np.diff(indptr) < 0).any() or indptr[-1] != minor.size:
-            raise DataError(f"{name}: indptr does not describe {n_major} rows of {minor.size} places", "write it again")
-        major = np.repeat(np.arange(n_major), np.diff(indptr))
-        rows, columns = (major, minor) if kind == "csr" else (minor, major)
+    missing = set(_MATRIX[kind]) - members.keys()
+    shape = head["shape"]
+    if missing or shape.shape != (2,) or shape.dtype.kind not in "iu":
+        raise DataError(f"{name} is no users x items matrix: {sorted(missing) or shown(str(shape.tolist()))}")
+    n_users, n_items = (int(size) for size in shape)
+    arrays = _unpacked(archive, members, list(_MATRIX[kind]), name)
     values = arrays["data"]
+    if kind == "coo":
+        rows, columns = _whole(arrays["row"], "row", name), _whole(arrays["col"], "col", name)
+    else:
+        indptr, minor = _whole(arrays["indptr"], "indptr", name), _whole(arrays["indices"], "indices", name)
+        n_major = n_users if kind == "csr" else n_items
+        counts = np.diff(indptr)
+        if indptr.shape != (n_major + 1,) or indptr[0] != 0 or (counts < 0).any() or indptr[-1] != minor.size:
+            raise DataError(f"{name}: indptr does not describe {n_major} rows of {minor.size} places", "write it again")
+        major = np.repeat(np.arange(n_major), counts)
+        rows, columns = (major, minor) if kind == "csr" else (minor, major)
     if values.shape != rows.shape or rows.shape != columns.shape or values.dtype.kind not in "iufb":
         raise DataError(f"{name}: {rows.size} rows, {columns.size} columns, {values.size} values of {values.dtype}")
     for label, ids, size in (("row", rows, n_users), ("column", columns, n_items)):
@@ -202,10 +206,15 @@ def _from_matrix(arrays: dict[str, NDArray[Any]], name: str, record: dict[str, A
             raise DataError(f"{name}: {label}s run from {ids.min()} to {ids.max()}; the shape allows 0 to {size - 1}")
     if not values.size:
         raise DataError(f"{name} is a matrix of {n_users:,} x {n_items:,} without a stored value")
-    frame = pl.DataFrame({"user": rows, "item": columns, "rating": values.astype(np.float64)})
-    table = _framed(frame, {role: role for role in frame.columns}, name, record, options, "npz")
+    labels = {"user": "row", "item": "column", "rating": "value"}
+    frame = {"user": pl.Series(rows), "item": pl.Series(columns), "rating": pl.Series(values.astype(np.float64))}
+    table = framed(frame, labels, name, record, options, "npz")
     ones = table.ratings is not None and bool((table.ratings == 1).all())
     return replace(table, ordered=False, ratings=None if ones else table.ratings)
 
 
-READERS = {"parquet": read_parquet, "npy": read_npy, "npz": read_npz}
+def _whole(array: NDArray[Any], label: str, name: str) -> NDArray[np.int64]:
+    """int64 ``[n]``: differences of unsigned numbers would wrap round."""
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (array.dtype == np.uint64 and (array >> 63).any()):
+        raise DataError(f"{name}: {label} is {array.dtype} of shape {array.shape}, no list of places", "write it again")
+    return array.astype(np.int64)

@@ -9,13 +9,19 @@ import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdrs.data._guard import check_size
 from kdrs.errors import DataError, shown
 
+if TYPE_CHECKING:
+    import polars as pl
+
+_COPIES = 2
+"""How many times the bytes of a file are in memory while it is read, at the least."""
 _CHUNK = 16 * 2**20
 _NEWLINE, _QUOTE = 10, 34
 _MAGIC = (
@@ -44,6 +50,8 @@ def read_bytes(path: str | os.PathLike[str]) -> tuple[bytes, dict[str, Any]]:
     try:
         with open(path, "rb") as file:
             before = os.fstat(file.fileno())
+            if stat.S_ISREG(before.st_mode):
+                check_size(name, _COPIES * before.st_size)
             data = file.read()
             after = os.stat(path)
     except IsADirectoryError as error:
@@ -143,6 +151,22 @@ class Text:
         return f"{self.name}:{number}"
 
 
+def read_plain(data: bytes, separator: str, quoted: bool = False, columns: list[int] | None = None) -> pl.DataFrame:
+    """Text columns of delimited ``data`` without a header, by Polars; of all columns, or of some places."""
+    import polars as pl
+
+    # Polars unpacks what begins like a compressed file, as text may ("x" and a control character): so it begins otherwise.
+    return pl.read_csv(
+        b"#\n" + data,
+        has_header=False,
+        skip_rows=1,
+        separator=separator,
+        quote_char='"' if quoted else None,
+        infer_schema=False,
+        columns=columns,
+    )
+
+
 def _invalid_utf8(data: bytes) -> int | None:
     """The offset of the first byte that is not UTF-8."""
     if data.isascii():
@@ -210,7 +234,7 @@ def _check_quotes(
         line = int(np.count_nonzero(data[:first_stray] == _NEWLINE)) + 1
         raise DataError(
             f"{text.at(line)}: a quote inside an unquoted field: {shown(text.line(line))}",
-            "quote the whole field and double the quote, or switch quoting off (--no-quotes)",
+            "quote the whole field and double the quotes inside it, or switch quoting off (--no-quotes)",
         )
     opened = opening[opening < first_unclosed][-1]
     # A doubled quote closes and opens again: walk back to the quote that began the field.

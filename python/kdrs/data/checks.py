@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from kdrs._memory import memory_limit
 from kdrs.errors import ConfigError, DataError, MachineError, nearest, shown
 
 log = logging.getLogger("kdrs.data")
@@ -117,13 +118,8 @@ def check_shape(shape: tuple[int, ...], n_pairs: int, *, stated: bool) -> None:
 
 
 def memory() -> int:
-    """Bytes of memory that the machine has; past counting where it does not say."""
-    import os
-
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 2**63 - 1
+    """Bytes of memory that this process may use; past counting where the system does not say."""
+    return memory_limit() or 2**63 - 1
 
 
 def check_lists(lists: NDArray[Any], n_items: int, name: str) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdrs._files import write_bytes
-from kdrs.data._rows import Options
+from kdrs.data._guard import guarded
+from kdrs.data._options import Options
 from kdrs.data.prepare import PRESETS, Recipe
 from kdrs.errors import ConfigError, DataError, KdrsError, MachineError, nearest, shown
 
@@ -113,15 +114,14 @@ class Wheel:
 
 def member_of(archive: bytes, member: str, name: str) -> bytes:
     """One member of a zip archive, read in memory. Raises ``DataError`` if there is none, or it is too large."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-            if opened.getinfo(member).file_size > MOST_DOWNLOADED:
-                raise DataError(f"{member} in {name} unpacks to more than {MOST_DOWNLOADED >> 20} MB")
-            return opened.read(member)
-    except KeyError as error:
-        raise DataError(f"{name} has no member {member}") from error
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{name} is no zip archive: it begins {shown(archive[:40])}") from error
+    if not archive.startswith(b"PK"):
+        raise DataError(f"{name} is no zip archive: it begins {shown(archive[:40])}")
+    with guarded(f"{name} is no zip archive", "fetch it again"), zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        if member not in opened.namelist():
+            raise DataError(f"{name} has no member {member}")
+        if opened.getinfo(member).file_size > MOST_DOWNLOADED:
+            raise DataError(f"{member} in {name} unpacks to more than {MOST_DOWNLOADED >> 20} MB")
+        return opened.read(member)
 
 
 @dataclass(frozen=True)

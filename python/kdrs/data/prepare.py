@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs.data import filters, splits
-from kdrs.data._rows import Options
+from kdrs.data._options import Options
 from kdrs.data.candidates import draw_candidates
 from kdrs.data.checks import INT32_MAX
 from kdrs.data.dataset import PARTS, Dataset
@@ -137,6 +137,11 @@ def prepare(
         return prepare_given(read_parts(_checked_parts(source, recipe), recipe.read), recipe, name=name or "data")
     if recipe.split == "given":
         raise ConfigError("split 'given' needs the files of the parts", "name them with --valid FILE and --test FILE")
+    if isinstance(source, Table) and recipe.read.stated():
+        raise ConfigError(
+            f"{', '.join(name.replace('_', '-') for name in recipe.read.stated())} with a table, which is read already",
+            "give them to kdrs.data.read",
+        )
     table = source if isinstance(source, Table) else read_with(source, recipe.read)
     table = filtered(table, recipe).compact(recipe.id_order)
     split = split_table(table, recipe)

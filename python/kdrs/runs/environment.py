@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from kdrs.machine import memory_limit
+from kdrs._memory import memory_limit
 
 
 def environment(threads: int | None = None) -> dict[str, Any]:
