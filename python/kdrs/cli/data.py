@@ -391,7 +391,7 @@ def _history(steps: tuple[dict[str, Any], ...]) -> list[str]:
             facts["columns"] = _columns(step["columns"])
         left = ", ".join(f"{n:,} {what}" for what, n in step.get("after", {}).items())
         told = ", ".join(f"{key} {value if key == 'columns' else _text(value)}" for key, value in facts.items())
-        lines.append(f"  {shown(step['step'], 200)}: {left}{'; ' * bool(left and told)}{told}")
+        lines.append(shown(f"  {step['step']}: {left}{'; ' * bool(left and told)}{told}", 2000))
     return lines
 
 

@@ -18,17 +18,13 @@ def draw_candidates(full: Interactions, n: int, seed: int) -> NDArray[np.int32]:
     """int32 ``[users, n]``: for each user ``n`` items uniform without replacement from all items not in ``full``.
 
     Rows ascend. A user with fewer unseen items gets all of them, and -1 in the places left. The draw of a row depends
-    on (seed, row, number of items, the user's own items) only. Raises ``ConfigError`` for fewer than 1 and for more than
-    there are items, ``MachineError`` for lists that the machine cannot hold.
+    on (seed, row, number of items, the user's own items) only. More candidates than items are as many as there are items.
+    Raises ``ConfigError`` for fewer than 1, ``MachineError`` for lists that the machine cannot hold.
     """
     if n < 1:
         raise ConfigError(f"got {n} candidates; at least 1 is needed", "leave candidates out to rank all items")
     n_users, n_items = full.shape
-    if n > n_items:
-        raise ConfigError(
-            f"got {n:,} candidates; the catalogue has {n_items:,} items",
-            f"allowed: 1 to {n_items}; leave candidates out to rank all items",
-        )
+    n = min(n, max(n_items, 1))  # no size that is stated is taken before it is known to make sense
     if (needed := 4 * n * n_users) > memory():
         raise MachineError(
             f"{n:,} candidates of {n_users:,} users take {needed / 1e9:.1f} GB",

@@ -275,7 +275,8 @@ def _assembled(parts: list[_Part], table: Table, recipe: Recipe, spec: dict[str,
         full = train.union(valid).union(test)
         candidates = draw_candidates(full, recipe.candidates, recipe.seed)
         spec = {**spec, "candidates": recipe.candidates}
-        short = int(np.count_nonzero(candidates[:, -1] < 0))
+        width = candidates.shape[1]
+        short = len(candidates) if width < recipe.candidates else int(np.count_nonzero(candidates[:, -1] < 0))
         if short:
             fewest = int(np.count_nonzero(candidates >= 0, axis=1).min())
             warnings.warn(
