@@ -1,9 +1,16 @@
 //! Exact ranks by counting: how many items score better than a target, and how many equally.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::{check_finite, pack_tile, Form, Matrix, Panels, SimdPath, Tile, COLUMNS, ROWS};
+use crate::matrix::{check_finite, Matrix};
+#[cfg(target_arch = "x86_64")]
+use crate::score::LINE;
+use crate::score::{pack_tile, Form, Panels, Tile, COLUMNS, ROWS};
+use crate::simd::{compiled, SimdPath};
 
 /// For each target: items strictly better, and other items with an equal score. A target that is absent (-1) has -1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -276,9 +283,16 @@ fn check_items(ids: &[i32], items: usize, what: &'static str, row: usize) -> Res
     }
 }
 
+compiled! {
+    /// How many scores are larger than `goal`, and how many equal to it.
+    fn count(scores: &[f32], goal: f32) -> (i32, i32) = count, avx512: count_avx512;
+    /// How often `id` occurs.
+    fn occurrences(ids: &[i32], id: i32) -> i32 = occurrences;
+}
+
 /// How many scores are larger than `goal`, and how many equal to it.
 #[inline(always)]
-pub fn count(scores: &[f32], goal: f32) -> (i32, i32) {
+fn count(scores: &[f32], goal: f32) -> (i32, i32) {
     scores.iter().fold((0, 0), |(above, equal), &score| {
         (above + i32::from(score > goal), equal + i32::from(score == goal))
     })
@@ -286,14 +300,26 @@ pub fn count(scores: &[f32], goal: f32) -> (i32, i32) {
 
 /// How often `id` occurs.
 #[inline(always)]
-pub fn occurrences(ids: &[i32], id: i32) -> i32 {
+fn occurrences(ids: &[i32], id: i32) -> i32 {
     ids.iter().map(|&other| i32::from(other == id)).sum()
 }
 
-/// Whether all ids are those of items.
-#[inline(always)]
-pub fn within(ids: &[i32], items: usize) -> bool {
-    ids.iter().fold(0, |largest, &id| largest.max(id as u32)) < items as u32 || ids.is_empty()
+/// [`count`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
+fn count_avx512(scores: &[f32], goal: f32) -> (i32, i32) {
+    let (blocks, rest) = scores.as_chunks::<LINE>();
+    let goals = _mm512_set1_ps(goal);
+    let counted = blocks.iter().fold((0, 0), |(above, equal), block| {
+        // SAFETY: 16 floats.
+        let block = unsafe { _mm512_loadu_ps(block.as_ptr()) };
+        (
+            above + _mm512_cmp_ps_mask::<_CMP_GT_OQ>(block, goals).count_ones() as i32,
+            equal + _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(block, goals).count_ones() as i32,
+        )
+    });
+    let rest = count(rest, goal);
+    (counted.0 + rest.0, counted.1 + rest.1)
 }
 
 /// Target scores of one query and the counts so far.
