@@ -353,7 +353,7 @@ class Evaluator:
             if self.candidates is not None:
                 size = source.queries_a_block(self.candidates.shape[1] + 2, pairs=True)
             else:
-                size = source.queries_a_block(max(self.ks) + SHORT, pairs=False)
+                size = source.queries_a_block(min(max(self.ks), self.n_items) + SHORT, pairs=False)
         for start in range(0, rows.size, size):
             yield rows[start : start + size]
 
@@ -496,11 +496,8 @@ class _Ledger:
 
     def add_lists(self, rows: NDArray[np.int64], lists: Ranking) -> None:
         evaluator = self.evaluator
-        items, k = lists.items, max(evaluator.ks)
-        if items.shape[1] < k:
-            items = np.pad(items, ((0, 0), (0, k - items.shape[1])), constant_values=-1)
         found = ranking.metrics(
-            np.ascontiguousarray(items),
+            lists.items,
             self.truth,
             evaluator.ks,
             evaluator.metrics,
@@ -597,13 +594,13 @@ def top_lists(
 ) -> Iterator[tuple[NDArray[np.int64], Ranking]]:
     """The best ``k`` unseen items of every query, block by block: (rows [B], ``Ranking`` [B, k])."""
     seen = as_interactions(seen, "seen")
-    (k,) = _checked_ks([k], None)
+    k = min(*_checked_ks([k], None), seen.shape[1])
     source = as_source(scorer, seen.shape[0], seen.shape[1], threads)
-    size = block or source.queries_a_block(k, pairs=False)
+    size = block or source.queries_a_block(max(k, 1), pairs=False)
     with no_grad():
         for start in range(0, seen.shape[0], size):
             rows = np.arange(start, min(start + size, seen.shape[0]))
-            yield rows, source.block(rows).topk(min(k, seen.shape[1]), seen)
+            yield rows, source.block(rows).topk(k, seen)
 
 
 def overlap(one: Any, other: Any, ks: Sequence[int] = (10,)) -> dict[str, NDArray[np.float64]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kdrs import _core
+from kdrs.errors import ConfigError, DataError, shown
 from kdrs.sampling import simd_path, threads_of
 
 
@@ -55,7 +56,7 @@ class Table:
         if self._asked is not None:
             self._asked(ids)
         if self._supported and supported(own):
-            scores: Tensor = _Products.apply(own, self._token, ids, self._shares)
+            scores: Tensor = _Products.apply(own, self._token, ids.long(), self._shares)
             return scores
         return torch.bmm(F.embedding(ids, self.values, sparse=self.sparse), own.unsqueeze(-1)).squeeze(-1)
 
@@ -130,12 +131,14 @@ class RelaxedRanking(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, listed: int, known: Tensor | None) -> Tensor:
-        mask = None if known is None else known.contiguous().numpy()
-        losses, gradient = _core.relaxed_ranking(
-            _array(scores.contiguous()), listed, mask, torch_threads(), simd_path()
-        )
-        ctx.save_for_backward(torch.from_numpy(gradient))
-        return torch.from_numpy(losses)
+        if scores.ndim != 2 or not 0 <= listed <= scores.shape[1] or (known is not None and known.shape != scores.shape):
+            shapes = f"scores have shape {tuple(scores.shape)}, {listed} of them listed"
+            masks = "" if known is None else f", known ones {tuple(known.shape)}"
+            raise DataError(shapes + masks, "allowed: [B, W], 0 to W of them, and [B, W]")
+        mask = None if known is None else _array(known.bool())
+        losses, gradient = _core.relaxed_ranking(_array(scores.float()), listed, mask, torch_threads(), simd_path())
+        ctx.save_for_backward(torch.from_numpy(gradient).to(scores.dtype))
+        return torch.from_numpy(losses).to(scores.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -152,7 +155,7 @@ def mixture(source: Tensor, shares: Tensor, weight1: Tensor, bias1: Tensor, weig
     for the gradient.
     """
     given = (source, shares, weight1, bias1, weight2, bias2)
-    if _vectorised(*given):
+    if _vectorised(*given) and all(part.numel() for part in given[2:]):
         out: Tensor = _Mixture.apply(*given)
         return out
     hidden = torch.relu(torch.einsum("es,msh->emh", source, weight1) + bias1) * shares.unsqueeze(-1)
@@ -191,7 +194,7 @@ def quadratic(vectors: Tensor, weights: Tensor, *, bf16: bool) -> Tensor:
     the triangle. There is no array of features; ``bf16`` rounds features and weights to bfloat16, sums are float32. Without
     gradient."""
     out = vectors.new_empty(vectors.shape[0], weights.shape[1])
-    left, right = _array(vectors.contiguous()), _array(weights.contiguous())
+    left, right = _array(vectors), _array(weights)
     _core.quadratic(left, right, out.numpy(), bf16, torch_threads(), simd_path())
     return out
 
@@ -200,7 +203,7 @@ def quadratic_gradient(vectors: Tensor, gradient: Tensor, *, bf16: bool) -> Tens
     """Gradient of the weights of `quadratic`, float32 [d (d-1) / 2, D], from that of its result, [E, D]."""
     dim = vectors.shape[1]
     out = vectors.new_empty(dim * (dim - 1) // 2, gradient.shape[1])
-    left, right = _array(vectors.contiguous()), _array(gradient.contiguous())
+    left, right = _array(vectors), _array(gradient)
     _core.quadratic_gradient(left, right, out.numpy(), bf16, torch_threads(), simd_path())
     return out
 
@@ -213,8 +216,11 @@ def dropout(x: Tensor, share: float, noise: torch.Generator | None = None, *, re
     """Inverted dropout of a tensor of any shape, after a ReLU if asked for; ``noise`` is torch's own generator for None.
 
     On the CPU in one pass, in which random numbers of 16 bits are made, and made again for the gradient instead of being
-    kept: ``share`` is rounded to 1/65,536, and what is kept is scaled by that, so that means are exact.
+    kept: ``share`` is rounded to 1/65,536, and what is kept is scaled by that, so that means are exact. Raises ``ConfigError``
+    for a share outside 0 to 1.
     """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"dropout of {shown(share)}", "allowed: 0 to 1")
     dropped = min(round(share * LEVELS), LEVELS - 1)
     if not dropped and not relu:
         return x
@@ -277,4 +283,4 @@ class _Propagate(torch.autograd.Function):
 
 
 def _array(tensor: Tensor) -> Any:
-    return tensor.detach().numpy()
+    return tensor.detach().contiguous().resolve_neg().numpy()

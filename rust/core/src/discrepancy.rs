@@ -7,10 +7,10 @@ use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::math;
-use crate::matrix::{check_finite, Matrix};
+use crate::matrix::Matrix;
 use crate::rng::{self, Stream};
 use crate::room::filled;
-use crate::score::{pack_tile, Form, Panels, Tile, COLUMNS, ROWS};
+use crate::score::{Factors, PackedFactors, Tile, WholeScorer, COLUMNS, ROWS};
 use crate::select::ordered;
 use crate::simd::{compiled, SimdPath};
 
@@ -56,7 +56,7 @@ impl Model<'_> {
 
 /// Score rows of one side, tile by tile.
 enum Side<'a> {
-    Packed { queries: Matrix<'a>, panels: Panels },
+    Factors(PackedFactors<'a>),
     Scores(Matrix<'a>, &'static str),
 }
 
@@ -64,11 +64,8 @@ impl<'a> Side<'a> {
     fn new(exec: Exec, model: Model<'a>, what: &'static str) -> Result<Self, Error> {
         match model {
             Model::Factors { queries, items, bias } => {
-                check_finite(exec, queries, items, bias)?;
-                Ok(Side::Packed {
-                    queries,
-                    panels: Panels::pack(exec, items, bias, None)?,
-                })
+                let factors = Factors::new(exec, queries, items, bias)?;
+                Ok(Side::Factors(factors.packed(exec)?))
             }
             Model::Scores(scores) => Ok(Side::Scores(scores, what)),
         }
@@ -77,13 +74,12 @@ impl<'a> Side<'a> {
     /// Scores of `count` queries from `first` on: `[count, stride]` with the row length rounded up to panels.
     fn rows(&self, exec: Exec, first: usize, count: usize, out: &mut [f32], stride: usize) -> Result<(), Error> {
         match self {
-            Side::Packed { queries, panels } => {
+            Side::Factors(factors) => {
                 let mut packed = Vec::new();
                 let mut tile = Tile::default();
-                pack_tile(*queries, first..queries.rows, &mut packed);
-                for panel in 0..panels.count() {
-                    let (lines, bias) = panels.panel(panel);
-                    exec.simd.tile(Form::Dot, &packed, lines, bias, &mut tile);
+                factors.pack(first, &mut packed);
+                for panel in 0..factors.panels() {
+                    factors.panel(exec.simd, &packed, panel, &mut tile);
                     for row in 0..count {
                         out[row * stride + panel * COLUMNS..][..COLUMNS].copy_from_slice(&tile.0[row]);
                     }

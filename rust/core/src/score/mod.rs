@@ -8,10 +8,12 @@ mod dots;
 mod panels;
 pub mod quantised;
 mod scan;
+mod scorer;
 mod tile;
 
 pub use panels::Panels;
 pub use scan::{Goals, Sink};
+pub use scorer::{Factors, PackedFactors, Scorer, WholeScorer};
 
 use crate::matrix::Matrix;
 
