@@ -65,7 +65,9 @@ def test_modules_use_what_stands_before_them(crate: str):
 
 
 def test_no_file_is_long():
-    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in RUST.rglob("*.rs") if "target" not in path.parts}
+    lengths = {
+        path: len(path.read_text("utf-8").splitlines()) for path in RUST.rglob("*.rs") if "target" not in path.parts
+    }
     assert lengths
     assert {str(path): length for path, length in lengths.items() if length > LONGEST} == {}
 

@@ -1,7 +1,7 @@
 """The Rust core. ``kdrs.sampling``, ``kdrs.ranking`` and ``kdrs.kernels`` are its only users and document what it computes.
 
-Arrays are C-contiguous and of exactly the stated dtype; results are new arrays. Refusals are ``kdrs.errors.DataError``; a result
-that the machine cannot hold is a ``MemoryError``. Lists are no longer than the catalogue.
+Arrays are C-contiguous, aligned and of exactly the stated dtype; results are new arrays. Refusals are
+``kdrs.errors.DataError``; a result that the machine cannot hold is a ``MemoryError``. Lists are no longer than the catalogue.
 """
 
 from typing import TypeAlias

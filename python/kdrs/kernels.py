@@ -53,6 +53,7 @@ class Table:
 
     def products(self, own: Tensor, ids: Tensor) -> Tensor:
         """Products of own vectors [R, D] with those of each row's ids, int64 [R, K]: [R, K]."""
+        _agree(own=(own, "RD"), table=(self.values, "MD"), ids=(ids, "RK"))
         if self._asked is not None:
             self._asked(ids)
         if self._supported and supported(own):
@@ -131,7 +132,13 @@ class RelaxedRanking(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, listed: int, known: Tensor | None) -> Tensor:
-        if scores.ndim != 2 or not 0 <= listed <= scores.shape[1] or (known is not None and known.shape != scores.shape):
+        if not isinstance(listed, int):
+            raise DataError(f"{shown(listed)} scores are listed", "allowed: an integer")
+        if (
+            scores.ndim != 2
+            or not 0 <= listed <= scores.shape[1]
+            or (known is not None and known.shape != scores.shape)
+        ):
             shapes = f"scores have shape {tuple(scores.shape)}, {listed} of them listed"
             masks = "" if known is None else f", known ones {tuple(known.shape)}"
             raise DataError(shapes + masks, "allowed: [B, W], 0 to W of them, and [B, W]")
@@ -155,6 +162,14 @@ def mixture(source: Tensor, shares: Tensor, weight1: Tensor, bias1: Tensor, weig
     for the gradient.
     """
     given = (source, shares, weight1, bias1, weight2, bias2)
+    _agree(
+        source=(source, "ES"),
+        shares=(shares, "EM"),
+        weight1=(weight1, "MSH"),
+        bias1=(bias1, "MH"),
+        weight2=(weight2, "MHT"),
+        bias2=(bias2, "MT"),
+    )
     if _vectorised(*given) and all(part.numel() for part in given[2:]):
         out: Tensor = _Mixture.apply(*given)
         return out
@@ -193,6 +208,10 @@ def quadratic(vectors: Tensor, weights: Tensor, *, bf16: bool) -> Tensor:
     """``Σ_{b<c} 2 h_b h_c weights[(b, c)]``, float32 [E, D], of vectors [E, d] and weights [d (d-1) / 2, D], row after row of
     the triangle. There is no array of features; ``bf16`` rounds features and weights to bfloat16, sums are float32. Without
     gradient."""
+    _agree(vectors=(vectors, "Ed"), weights=(weights, "PD"))
+    dim = vectors.shape[1]
+    if weights.shape[0] != dim * (dim - 1) // 2:
+        raise DataError(f"weights have {weights.shape[0]} rows; allowed: one a pair of {dim} dimensions")
     out = vectors.new_empty(vectors.shape[0], weights.shape[1])
     left, right = _array(vectors), _array(weights)
     _core.quadratic(left, right, out.numpy(), bf16, torch_threads(), simd_path())
@@ -201,6 +220,7 @@ def quadratic(vectors: Tensor, weights: Tensor, *, bf16: bool) -> Tensor:
 
 def quadratic_gradient(vectors: Tensor, gradient: Tensor, *, bf16: bool) -> Tensor:
     """Gradient of the weights of `quadratic`, float32 [d (d-1) / 2, D], from that of its result, [E, D]."""
+    _agree(vectors=(vectors, "Ed"), gradient=(gradient, "ED"))
     dim = vectors.shape[1]
     out = vectors.new_empty(dim * (dim - 1) // 2, gradient.shape[1])
     left, right = _array(vectors), _array(gradient)
@@ -280,6 +300,18 @@ class _Propagate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor]:
         return None, None, ctx.transposed @ gradients[0]
+
+
+def _agree(**given: tuple[Tensor, str]) -> None:
+    """Raises ``DataError`` unless the tensors have the sizes that their letters say, a letter for each dimension."""
+    sizes: dict[str, int] = {}
+    for tensor, letters in given.values():
+        if tensor.ndim != len(letters) or any(
+            sizes.setdefault(letter, size) != size for letter, size in zip(letters, tensor.shape, strict=True)
+        ):
+            shapes = ", ".join(f"{name} {list(each.shape)}" for name, (each, _) in given.items())
+            wanted = ", ".join(f"{name} [{', '.join(letters)}]" for name, (_, letters) in given.items())
+            raise DataError(f"shapes that do not go together: {shapes}", f"allowed: {wanted}")
 
 
 def _array(tensor: Tensor) -> Any:

@@ -87,7 +87,7 @@ def topk(
 
 def topk_on_device(
     queries: torch.Tensor,
-    items: torch.Tensor,
+    items: Array,
     k: int,
     *,
     seen: Any = None,
@@ -98,13 +98,19 @@ def topk_on_device(
     """:func:`topk` by torch, on the device of ``queries``; a block of scores takes at most ``block_bytes``."""
     import torch
 
-    if queries.ndim != 2 or items.ndim != 2 or queries.shape[1] != items.shape[1]:
-        raise DataError(f"queries have shape {tuple(queries.shape)}, items {tuple(items.shape)}; allowed: [Q, D], [I, D]")
-    device, n_items = queries.device, items.shape[0]
-    q, x = queries.detach().float(), items.detach().to(device).float()
-    b = None if bias is None else torch.as_tensor(bias).detach().to(device).float()
+    device = queries.device
+    q, x = queries.detach().float(), _tensor(items, "items", 2).to(device).float()
+    b = None if bias is None else _tensor(bias, "bias", 1).to(device).float()
+    if q.ndim != 2 or x.ndim != 2 or q.shape[1] != x.shape[1]:
+        raise DataError(f"queries have shape {tuple(q.shape)}, items {tuple(x.shape)}; allowed: [Q, D], [I, D]")
+    n_items = x.shape[0]
+    if b is not None and b.shape != (n_items,):
+        raise DataError(f"bias has shape {tuple(b.shape)}; allowed: [{n_items}]")
     for name, values in (("queries", q), ("items", x), ("bias", b)):
-        if values is not None and not bool((finite := torch.isfinite(values.reshape(len(values), -1)).all(1)).all()):
+        if values is None:
+            continue
+        finite = torch.isfinite(values if values.ndim == 2 else values[:, None]).all(1)
+        if not bool(finite.all()):
             raise DataError(
                 f"{name}: row {int((~finite).nonzero()[0])} holds NaN or infinity",
                 "all values must be finite: look for a diverged model",
@@ -295,6 +301,15 @@ def _length(k: int, rows: int, most: int) -> int:
     length = min(length_of(k, "k"), most)
     check_room(2 * rows * length)
     return length
+
+
+def _tensor(values: Any, name: str, ndim: int) -> torch.Tensor:
+    """Factors as a tensor without gradient, wherever they are."""
+    import torch
+
+    if isinstance(values, torch.Tensor):
+        return values.detach()
+    return torch.from_numpy(array_of(values, name, np.float32, ndim).copy())
 
 
 def _seen(seen: Any) -> Any:

@@ -167,14 +167,16 @@ def discrepancy(
     """
     single = isinstance(law, str)
     laws = (law,) if isinstance(law, str) else tuple(law)
-    strengths = (sharpness,) * len(laws) if np.ndim(sharpness) == 0 else tuple(cast("Sequence[float]", sharpness))
+    strengths: tuple[Any, ...] = (
+        (sharpness,) * len(laws) if np.ndim(sharpness) == 0 else tuple(cast("Sequence[float]", sharpness))
+    )
     amounts = tuple(draws) if isinstance(draws, tuple) else (draws,) * len(laws)
     if not len(laws) == len(strengths) == len(amounts):
         raise ConfigError(f"{len(laws)} laws, {len(strengths)} sharpnesses, {len(amounts)} draws; they must agree")
     for name, strength in zip(laws, strengths, strict=True):
         if name not in ("exp", "tanh", "tanh-over"):
             raise ConfigError(f"law {shown(name)}", "allowed: exp, tanh, tanh-over")
-        if not (isinstance(strength, (int, float, np.number)) and np.isfinite(strength) and strength >= 0):
+        if not (isinstance(strength, (int, float, np.number)) and 0 <= strength <= sys.float_info.max):
             raise ConfigError(f"sharpness {shown(strength)} of law {name}", "allowed: finite numbers from 0 on")
     sides = [_scorer(student, "student"), _scorer(teacher, "teacher")]
     queries = sides[0][0].shape[0] if isinstance(sides[0], tuple) else sides[0].shape[0]
