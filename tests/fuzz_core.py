@@ -53,7 +53,7 @@ def floats(values: Any) -> torch.Tensor:
             if values.is_sparse or values.is_meta
             else values.detach().float()
         )
-    return torch.from_numpy(np.array(sampling.numpy_of(values), np.float32))
+    return torch.from_numpy(sampling.numpy_of(values).astype(np.float32, casting="unsafe"))
 
 
 def seen_of(rng: Rng, rows: int, items: int) -> Interactions:
@@ -193,7 +193,9 @@ def table_products(rng: Rng) -> Call:
     def run(own: Any, table: Any, ids: Any) -> Any:
         values = floats(table).requires_grad_()
         vectors = floats(own).requires_grad_()
-        scores = kernels.Table(values).products(vectors, torch.as_tensor(sampling.numpy_of(ids).astype(np.int64)))
+        scores = kernels.Table(values).products(
+            vectors, torch.from_numpy(sampling.array_of(ids, "ids", np.int64, 2).copy())
+        )
         gradients = torch.autograd.grad(scores.sum(), [values, vectors], allow_unused=True)
         return scores.detach(), *gradients
 
@@ -331,15 +333,17 @@ def one(seed: int) -> tuple[str, str]:
     """The call that this number stands for: its function, and what came of it."""
     rng = np.random.default_rng(seed)
     name = str(rng.choice(list(CALLS)))
-    call = CALLS[name](rng)
-    if rng.random() < 0.5:
-        call = absurd(rng, call)
-    twisted = {}
-    for key, array in call.arrays.items():
-        if isinstance(array, np.ndarray) and array.dtype in (np.float32, np.int32) and rng.random() < 0.5:
-            twisted[key] = TWISTS[str(rng.choice(list(TWISTS)))](array)
+    call, twisted = CALLS[name](rng), {}
+    with np.errstate(all="ignore"):
+        if rng.random() < 0.5:
+            call = absurd(rng, call)
+        for key, array in call.arrays.items():
+            if isinstance(array, np.ndarray) and array.dtype in (np.float32, np.int32) and rng.random() < 0.5:
+                twisted[key] = TWISTS[str(rng.choice(list(TWISTS)))](array)
     try:
-        call.run(**twisted)
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
+            call.run(**twisted)
     except REFUSALS as refusal:
         return name, type(refusal).__name__
     except BaseException as failure:
@@ -354,7 +358,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
-    warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
     end, seed = time.monotonic() + asked.seconds, asked.seed
     while time.monotonic() < end:
         counts[one(seed)] += 1

@@ -142,6 +142,9 @@ class RelaxedRanking(torch.autograd.Function):
             shapes = f"scores have shape {tuple(scores.shape)}, {listed} of them listed"
             masks = "" if known is None else f", known ones {tuple(known.shape)}"
             raise DataError(shapes + masks, "allowed: [B, W], 0 to W of them, and [B, W]")
+        if not scores.shape[1]:
+            ctx.save_for_backward(torch.zeros_like(scores))
+            return scores.new_zeros(scores.shape[0])
         mask = None if known is None else _array(known.bool())
         losses, gradient = _core.relaxed_ranking(_array(scores.float()), listed, mask, torch_threads(), simd_path())
         ctx.save_for_backward(torch.from_numpy(gradient).to(scores.dtype))
@@ -209,9 +212,6 @@ def quadratic(vectors: Tensor, weights: Tensor, *, bf16: bool) -> Tensor:
     the triangle. There is no array of features; ``bf16`` rounds features and weights to bfloat16, sums are float32. Without
     gradient."""
     _agree(vectors=(vectors, "Ed"), weights=(weights, "PD"))
-    dim = vectors.shape[1]
-    if weights.shape[0] != dim * (dim - 1) // 2:
-        raise DataError(f"weights have {weights.shape[0]} rows; allowed: one a pair of {dim} dimensions")
     out = vectors.new_empty(vectors.shape[0], weights.shape[1])
     left, right = _array(vectors), _array(weights)
     _core.quadratic(left, right, out.numpy(), bf16, torch_threads(), simd_path())

@@ -103,6 +103,8 @@ def topk_on_device(
     b = None if bias is None else _tensor(bias, "bias", 1).to(device).float()
     if q.ndim != 2 or x.ndim != 2 or q.shape[1] != x.shape[1]:
         raise DataError(f"queries have shape {tuple(q.shape)}, items {tuple(x.shape)}; allowed: [Q, D], [I, D]")
+    if q.is_meta or x.is_meta:
+        raise DataError("tensors on the device 'meta' have no values", "give tensors with data")
     n_items = x.shape[0]
     if b is not None and b.shape != (n_items,):
         raise DataError(f"bias has shape {tuple(b.shape)}; allowed: [{n_items}]")

@@ -124,6 +124,7 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
     let steps = [users.step, items.step];
     let tables = [(users.table, users.ledger), (items.table, items.ledger)];
     let pass = Pass::new(exec, tables, asked, 1)?;
+    let simd = pass.exec.simd.narrowed();
     let height = (TASK_PAIRS / each.max(1)).max(1);
     let (mut slopes, mut losses) = (vec![0f32; count * width], vec![0f64; count.div_ceil(height)]);
     let products = losses.len();
@@ -139,7 +140,7 @@ pub fn bpr_step(exec: Exec, users: Trained, items: Trained, pairs: Pairs) -> Res
                     1 => {
                         let rows = task * height..count.min((task + 1) * height);
                         let (gaps, slopes) = (&mut scratch.gaps, slopes_of.part(task));
-                        loss_of.part(task)[0] = pair_slopes(pass.exec.simd, pass.matrices(), asked, rows, gaps, slopes);
+                        loss_of.part(task)[0] = pair_slopes(simd, pass.matrices(), asked, rows, gaps, slopes);
                     }
                     2 => pass.sum(scratch, slopes_of.whole(), gradients, task),
                     _ => pass.step(steps, gradients, task),

@@ -118,6 +118,16 @@ impl SimdPath {
         }
     }
 
+    /// The same with vectors of eight floats at most, for work too short to fill longer ones.
+    #[inline]
+    pub(crate) fn narrowed(self) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if self.level() == Level::Avx512 {
+            return SimdPath(Path::Avx2); // whose instructions such a processor has
+        }
+        self
+    }
+
     /// Whether there are instructions for sums of products of bytes (AVX-512 VNNI).
     pub fn has_bytes(self) -> bool {
         #[cfg(target_arch = "x86_64")]

@@ -44,6 +44,9 @@ trait Parts: Masked {
         unsafe { Self::load_first(Self::first(slots[0].left), from.add(at(&slots[0]))) }
     }
 
+    /// [`Work::block`], compiled by itself: many of them in one function would be too much of it.
+    unsafe fn block<const N: usize, const P: usize>(work: &Work, slots: &[Slot]);
+
     /// The inverse of `gather`.
     #[inline(always)]
     unsafe fn scatter<const P: usize>(to: *mut f32, slots: &[Slot], vector: Self::Vector) {
@@ -55,10 +58,24 @@ trait Parts: Masked {
 
 impl Parts for Avx2 {
     const SHARED: bool = false;
+
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    unsafe fn block<const N: usize, const P: usize>(work: &Work, slots: &[Slot]) {
+        // SAFETY: as the caller vouches.
+        unsafe { work.block::<Self, N, P>(slots) }
+    }
 }
 
 impl Parts for Avx512 {
     const SHARED: bool = true;
+
+    #[target_feature(enable = "avx512f,avx512vl")]
+    #[inline]
+    unsafe fn block<const N: usize, const P: usize>(work: &Work, slots: &[Slot]) {
+        // SAFETY: as the caller vouches.
+        unsafe { work.block::<Self, N, P>(slots) }
+    }
 
     #[target_feature(enable = "avx512f,avx512vl")]
     #[inline]
@@ -156,11 +173,25 @@ pub unsafe fn run_avx2(
 }
 
 /// # Safety
-/// AVX-512 F; all slices of one length.
-#[target_feature(enable = "avx512f")]
+/// AVX-512 F, AVX2 and FMA; all slices of one length.
+#[target_feature(enable = "avx512f,avx2,fma")]
 pub unsafe fn estimate_avx512(values: &mut [f32], first: &mut [f32], second: &mut [f32], span: Span) {
+    // A root or a quotient of half a vector takes half the time.
+    let rest = values.len() % Avx512::COUNT;
+    let split = if rest <= Avx2::COUNT {
+        values.len() - rest
+    } else {
+        values.len()
+    };
+    let (values, (first, second)) = (
+        values.split_at_mut(split),
+        (first.split_at_mut(split), second.split_at_mut(split)),
+    );
     // SAFETY: as the caller vouches.
-    unsafe { estimate::<Avx512>(values, first, second, span) }
+    unsafe {
+        estimate::<Avx512>(values.0, first.0, second.0, span);
+        estimate::<Avx2>(values.1, first.1, second.1, span);
+    }
 }
 
 /// # Safety
@@ -304,7 +335,7 @@ impl Work<'_> {
                 count += 1;
                 if count == SIDE * P {
                     // SAFETY: the slots lie in rows of the table and of the gradients, for which the caller vouches.
-                    unsafe { self.block::<L, SIDE, P>(slots) };
+                    unsafe { L::block::<SIDE, P>(self, slots) };
                     count = 0;
                 }
             }
@@ -314,10 +345,10 @@ impl Work<'_> {
         unsafe {
             match count.div_ceil(P) {
                 0 => (),
-                1 => self.block::<L, 1, P>(slots),
-                2 => self.block::<L, 2, P>(slots),
-                3 => self.block::<L, 3, P>(slots),
-                _ => self.block::<L, SIDE, P>(slots),
+                1 => L::block::<1, P>(self, slots),
+                2 => L::block::<2, P>(self, slots),
+                3 => L::block::<3, P>(self, slots),
+                _ => L::block::<SIDE, P>(self, slots),
             }
         }
     }
