@@ -189,9 +189,9 @@ class TestArrays:
 
     def test_empty(self):
         assert ranking.topk(self.q[:0], self.x, 5).items.shape == (0, 5)
-        assert (ranking.topk(self.q, self.x[:0], 2).items == -1).all()
+        assert ranking.topk(self.q, self.x[:0], 2).items.shape == (20, 0)
         assert ranking.topk(self.q, self.x, 0).items.shape == (20, 0)
-        assert ranking.neighbours(self.x[:1], 3).items.tolist() == [[-1, -1, -1]]
+        assert ranking.neighbours(self.x[:1], 3).items.shape == (1, 0)
         none = Interactions.from_pairs([], [], 20, 50)
         assert ranking.ranks(self.q, self.x, none).better.size == 0
 

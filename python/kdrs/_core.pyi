@@ -1,6 +1,7 @@
 """The Rust core. ``kdrs.sampling``, ``kdrs.ranking`` and ``kdrs.kernels`` are its only users and document what it computes.
 
-Arrays are C-contiguous and of exactly the stated dtype; results are new arrays. Refusals are ``kdrs.errors.DataError``.
+Arrays are C-contiguous, aligned and of exactly the stated dtype; results are new arrays. Refusals are
+``kdrs.errors.DataError``; a result that the machine cannot hold is a ``MemoryError``. Lists are no longer than the catalogue.
 """
 
 from typing import TypeAlias
@@ -136,10 +137,16 @@ def candidate_ranks(
     simd_path: str | None,
 ) -> tuple[_Ints, _Ints]: ...
 def candidate_ranks_scores(
-    targets: _Floats, scores: _Floats, candidates: _Ints | None, threads: int
+    targets: _Floats, scores: _Floats, candidates: _Ints | None, threads: int, simd_path: str | None
 ) -> tuple[_Ints, _Ints]: ...
 def metrics(
-    ranked: _Ints, truth: _Seen, rows: _Rows | None, ks: list[int], names: list[str], threads: int
+    ranked: _Ints,
+    truth: _Seen,
+    rows: _Rows | None,
+    ks: list[int],
+    names: list[str],
+    threads: int,
+    simd_path: str | None,
 ) -> NDArray[np.float64]: ...
 def neighbours(vectors: _Floats, k: int, metric: str, threads: int, simd_path: str | None) -> tuple[_Ints, _Floats]: ...
 def products(own: _Floats, table: _Floats, ids: _Rows, threads: int, simd_path: str | None) -> _Floats:

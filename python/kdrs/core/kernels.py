@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from kdrs import _core
 from kdrs.core.sampling import simd_path, threads_of
+from kdrs.errors import ConfigError, DataError, shown
 
 
 def torch_threads() -> int:
@@ -52,10 +53,11 @@ class Table:
 
     def products(self, own: Tensor, ids: Tensor) -> Tensor:
         """Products of own vectors [R, D] with those of each row's ids, int64 [R, K]: [R, K]."""
+        _agree(own=(own, "RD"), table=(self.values, "MD"), ids=(ids, "RK"))
         if self._asked is not None:
             self._asked(ids)
         if self._supported and supported(own):
-            scores: Tensor = _Products.apply(own, self._token, ids, self._shares)
+            scores: Tensor = _Products.apply(own, self._token, ids.long(), self._shares)
             return scores
         return torch.bmm(F.embedding(ids, self.values, sparse=self.sparse), own.unsqueeze(-1)).squeeze(-1)
 
@@ -130,12 +132,23 @@ class RelaxedRanking(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, listed: int, known: Tensor | None) -> Tensor:
-        mask = None if known is None else known.contiguous().numpy()
-        losses, gradient = _core.relaxed_ranking(
-            _array(scores.contiguous()), listed, mask, torch_threads(), simd_path()
-        )
-        ctx.save_for_backward(torch.from_numpy(gradient))
-        return torch.from_numpy(losses)
+        if not isinstance(listed, int):
+            raise DataError(f"{shown(listed)} scores are listed", "allowed: an integer")
+        if (
+            scores.ndim != 2
+            or not 0 <= listed <= scores.shape[1]
+            or (known is not None and known.shape != scores.shape)
+        ):
+            shapes = f"scores have shape {tuple(scores.shape)}, {listed} of them listed"
+            masks = "" if known is None else f", known ones {tuple(known.shape)}"
+            raise DataError(shapes + masks, "allowed: [B, W], 0 to W of them, and [B, W]")
+        if not scores.shape[1]:
+            ctx.save_for_backward(torch.zeros_like(scores))
+            return scores.new_zeros(scores.shape[0])
+        mask = None if known is None else _array(known.bool())
+        losses, gradient = _core.relaxed_ranking(_array(scores.float()), listed, mask, torch_threads(), simd_path())
+        ctx.save_for_backward(torch.from_numpy(gradient).to(scores.dtype))
+        return torch.from_numpy(losses).to(scores.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -152,7 +165,15 @@ def mixture(source: Tensor, shares: Tensor, weight1: Tensor, bias1: Tensor, weig
     for the gradient.
     """
     given = (source, shares, weight1, bias1, weight2, bias2)
-    if _vectorised(*given):
+    _agree(
+        source=(source, "ES"),
+        shares=(shares, "EM"),
+        weight1=(weight1, "MSH"),
+        bias1=(bias1, "MH"),
+        weight2=(weight2, "MHT"),
+        bias2=(bias2, "MT"),
+    )
+    if _vectorised(*given) and all(part.numel() for part in given[2:]):
         out: Tensor = _Mixture.apply(*given)
         return out
     hidden = torch.relu(torch.einsum("es,msh->emh", source, weight1) + bias1) * shares.unsqueeze(-1)
@@ -190,17 +211,19 @@ def quadratic(vectors: Tensor, weights: Tensor, *, bf16: bool) -> Tensor:
     """``Σ_{b<c} 2 h_b h_c weights[(b, c)]``, float32 [E, D], of vectors [E, d] and weights [d (d-1) / 2, D], row after row of
     the triangle. There is no array of features; ``bf16`` rounds features and weights to bfloat16, sums are float32. Without
     gradient."""
+    _agree(vectors=(vectors, "Ed"), weights=(weights, "PD"))
     out = vectors.new_empty(vectors.shape[0], weights.shape[1])
-    left, right = _array(vectors.contiguous()), _array(weights.contiguous())
+    left, right = _array(vectors), _array(weights)
     _core.quadratic(left, right, out.numpy(), bf16, torch_threads(), simd_path())
     return out
 
 
 def quadratic_gradient(vectors: Tensor, gradient: Tensor, *, bf16: bool) -> Tensor:
     """Gradient of the weights of `quadratic`, float32 [d (d-1) / 2, D], from that of its result, [E, D]."""
+    _agree(vectors=(vectors, "Ed"), gradient=(gradient, "ED"))
     dim = vectors.shape[1]
     out = vectors.new_empty(dim * (dim - 1) // 2, gradient.shape[1])
-    left, right = _array(vectors.contiguous()), _array(gradient.contiguous())
+    left, right = _array(vectors), _array(gradient)
     _core.quadratic_gradient(left, right, out.numpy(), bf16, torch_threads(), simd_path())
     return out
 
@@ -213,8 +236,11 @@ def dropout(x: Tensor, share: float, noise: torch.Generator | None = None, *, re
     """Inverted dropout of a tensor of any shape, after a ReLU if asked for; ``noise`` is torch's own generator for None.
 
     On the CPU in one pass, in which random numbers of 16 bits are made, and made again for the gradient instead of being
-    kept: ``share`` is rounded to 1/65,536, and what is kept is scaled by that, so that means are exact.
+    kept: ``share`` is rounded to 1/65,536, and what is kept is scaled by that, so that means are exact. Raises ``ConfigError``
+    for a share outside 0 to 1.
     """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"dropout of {shown(share)}", "allowed: 0 to 1")
     dropped = min(round(share * LEVELS), LEVELS - 1)
     if not dropped and not relu:
         return x
@@ -276,5 +302,17 @@ class _Propagate(torch.autograd.Function):
         return None, None, ctx.transposed @ gradients[0]
 
 
+def _agree(**given: tuple[Tensor, str]) -> None:
+    """Raises ``DataError`` unless the tensors have the sizes that their letters say, a letter for each dimension."""
+    sizes: dict[str, int] = {}
+    for tensor, letters in given.values():
+        if tensor.ndim != len(letters) or any(
+            sizes.setdefault(letter, size) != size for letter, size in zip(letters, tensor.shape, strict=True)
+        ):
+            shapes = ", ".join(f"{name} {list(each.shape)}" for name, (each, _) in given.items())
+            wanted = ", ".join(f"{name} [{', '.join(letters)}]" for name, (_, letters) in given.items())
+            raise DataError(f"shapes that do not go together: {shapes}", f"allowed: {wanted}")
+
+
 def _array(tensor: Tensor) -> Any:
-    return tensor.detach().numpy()
+    return tensor.detach().contiguous().resolve_neg().numpy()

@@ -1,7 +1,8 @@
 """Top-k lists, exact ranks, metrics and neighbours.
 
 NumPy arrays or torch tensors in, the same kind out (on the device of the main array). A score is one chain of fused
-multiply-adds over the dimension in index order that starts at the item's bias; ties go to the lower item id. The shape
+multiply-adds over the dimension in index order that starts at the item's bias; ties go to the lower item id. No score or
+metric is -0.0. Arrays may have any strides, alignment, byte order and width of number, and are never written to. The shape
 legend is Q queries, B a block of queries, I items, D dimension, K list length, T targets, C candidates, N vectors.
 """
 
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from kdrs import _core
 from kdrs.core.sampling import (
     array_of,
-    count_of,
+    check_room,
     csr_of,
+    length_of,
     like,
     numpy_of,
     on_other_device,
@@ -41,7 +43,7 @@ class Ranking(NamedTuple):
     """Lists, best first."""
 
     items: Any
-    """int32 ``[Q, K]``, -1 after the last item."""
+    """int32 ``[Q, K]``, -1 after the last item; K is what was asked for, but no more than there are items."""
     scores: Any
     """float32 ``[Q, K]``, -infinity after the last item."""
 
@@ -65,12 +67,13 @@ def topk(
     bias: Array | None = None,
     threads: int | None = None,
 ) -> Ranking:
-    """The ``k`` best items of each query by dot product plus bias, less what it has seen.
+    """The ``k`` best items of each query by dot product plus bias, less what it has seen: lists ``[Q, min(k, I)]``.
 
     ``queries`` is float ``[Q, D]``, ``items`` ``[I, D]``, ``bias`` ``[I]``; float16, bfloat16 and float64 are converted
     to float32. ``rows`` (int ``[Q]``) says which rows of ``seen`` the queries are, all in order without it. Scoring,
     masking and selection are one pass: no score matrix is made. Raises ``DataError`` naming the first row that holds
-    NaN or infinity, and where finite factors are so large that scores would overflow.
+    NaN or infinity, and where finite factors are so large that scores would overflow; ``MemoryError`` where the machine
+    cannot hold the lists.
 
     Tensors on another device than the CPU are scored and cut there, a block of queries at a time, by the same tie rule;
     their scores are rounded as that device's matrix product rounds.
@@ -80,13 +83,14 @@ def topk(
         x_there: Any = items
         return topk_on_device(q_there, x_there, k, seen=seen, rows=rows, bias=bias)
     q, x, b = _factors(queries, items, bias)
-    out = _core.topk(q, x, b, _seen(seen), rows_of(rows), count_of(k, "k"), threads_of(threads), simd_path())
+    length = _length(k, len(q), len(x))
+    out = _core.topk(q, x, b, _seen(seen), rows_of(rows), length, threads_of(threads), simd_path())
     return Ranking(*(like(part, queries) for part in out))
 
 
 def topk_on_device(
     queries: torch.Tensor,
-    items: torch.Tensor,
+    items: Array,
     k: int,
     *,
     seen: Any = None,
@@ -97,11 +101,21 @@ def topk_on_device(
     """:func:`topk` by torch, on the device of ``queries``; a block of scores takes at most ``block_bytes``."""
     import torch
 
-    device, n_items = queries.device, items.shape[0]
-    q, x = queries.detach().float(), items.detach().to(device).float()
-    b = None if bias is None else torch.as_tensor(bias).detach().to(device).float()
+    device = queries.device
+    q, x = queries.detach().float(), _tensor(items, "items", 2).to(device).float()
+    b = None if bias is None else _tensor(bias, "bias", 1).to(device).float()
+    if q.ndim != 2 or x.ndim != 2 or q.shape[1] != x.shape[1]:
+        raise DataError(f"queries have shape {tuple(q.shape)}, items {tuple(x.shape)}; allowed: [Q, D], [I, D]")
+    if q.is_meta or x.is_meta:
+        raise DataError("tensors on the device 'meta' have no values", "give tensors with data")
+    n_items = x.shape[0]
+    if b is not None and b.shape != (n_items,):
+        raise DataError(f"bias has shape {tuple(b.shape)}; allowed: [{n_items}]")
     for name, values in (("queries", q), ("items", x), ("bias", b)):
-        if values is not None and not bool((finite := torch.isfinite(values.reshape(len(values), -1)).all(1)).all()):
+        if values is None:
+            continue
+        finite = torch.isfinite(values if values.ndim == 2 else values[:, None]).all(1)
+        if not bool(finite.all()):
             raise DataError(
                 f"{name}: row {int((~finite).nonzero()[0])} holds NaN or infinity",
                 "all values must be finite: look for a diverged model",
@@ -112,9 +126,9 @@ def topk_on_device(
     which = np.arange(len(q)) if rows is None else array_of(rows, "rows", np.int64, 1)
     if csr is not None and (len(which) != len(q) or (len(q) and not 0 <= which.min() <= which.max() < len(csr[0]) - 1)):
         raise DataError(f"`seen` has {len(csr[0]) - 1} rows; rows= names others, or not one for each query")
-    wanted, taken = count_of(k, "k"), min(k, n_items)
-    ids = torch.full((len(q), wanted), -1, dtype=torch.int32, device=device)
-    best = torch.full((len(q), wanted), -torch.inf, device=device)
+    taken = min(length_of(k, "k"), n_items)
+    ids = torch.full((len(q), taken), -1, dtype=torch.int32, device=device)
+    best = torch.full((len(q), taken), -torch.inf, device=device)
     step = max(1, block_bytes // (4 * max(n_items, 1)))
     for start in range(0, len(q), step) if taken else ():
         scores = q[start : start + step] @ x.T
@@ -136,19 +150,20 @@ def topk_on_device(
         values, again = values.gather(1, order).sort(dim=1, descending=True, stable=True)
         places = places.gather(1, again).int()
         ids[start : start + step, :taken] = places.masked_fill(values == -torch.inf, -1)
-        best[start : start + step, :taken] = values
+        best[start : start + step, :taken] = values + 0.0  # -0.0 is 0
     return Ranking(ids, best)
 
 
 def topk_scores(
     scores: Array, k: int, *, seen: Any = None, rows: Array | None = None, threads: int | None = None
 ) -> Ranking:
-    """The ``k`` best items of each row of a score block, float ``[B, I]``, less what it has seen.
+    """The ``k`` best items of each row of a score block, float ``[B, I]``, less what it has seen: lists ``[B, min(k, I)]``.
 
     -infinity is a legal score and ranks last; NaN and +infinity raise ``DataError`` naming the row.
     """
     block = array_of(scores, "scores", np.float32, 2)
-    out = _core.topk_scores(block, _seen(seen), rows_of(rows), count_of(k, "k"), threads_of(threads), simd_path())
+    length = _length(k, *block.shape)
+    out = _core.topk_scores(block, _seen(seen), rows_of(rows), length, threads_of(threads), simd_path())
     return Ranking(*(like(part, scores) for part in out))
 
 
@@ -217,7 +232,7 @@ def candidate_ranks_scores(
     goal = array_of(target_scores, "target scores", np.float32, 2)
     block = array_of(candidate_scores, "candidate scores", np.float32, 2)
     ids = None if candidates is None else array_of(candidates, "candidates", np.int32, 2)
-    out = _core.candidate_ranks_scores(goal, block, ids, threads_of(threads))
+    out = _core.candidate_ranks_scores(goal, block, ids, threads_of(threads), simd_path())
     return Ranks(*(like(part.reshape(goal.shape), target_scores) for part in out))
 
 
@@ -243,7 +258,8 @@ def metrics(
     - mrr@K = 1 / p_1, or 0 without a hit
     - map@K = sum_j j / p_j / min(t, K)
 
-    A query without relevant items has NaN. A K past the list's length counts what the list holds. Raises ``DataError``
+    A query without relevant items has NaN. A K past the list's length counts what the list holds; the
+    denominators keep K. Raises ``DataError``
     for a list that holds an item twice, an id outside the catalogue or an item after -1.
     """
     lists = array_of(ranked, "ranked", np.int32, 2)
@@ -264,10 +280,12 @@ def metrics_of_distinct(
     for name in names:
         if name not in METRICS:
             raise ConfigError(f"metric {shown(name)}", f"allowed: {', '.join(METRICS)}")
-    cuts = [count_of(k, "K") for k in ks]
-    if 0 in cuts:
-        raise ConfigError("K is 0", "allowed: 1 or more")
-    values = _core.metrics(lists, csr_of(truth), rows_of(rows), cuts, list(names), threads_of(threads))
+    for k in ks:
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k < 2**64:
+            raise ConfigError(f"K is {shown(k)}", "allowed: integers from 1 to 2^64 - 1")
+    cuts = [int(k) for k in ks]
+    check_room(4 * len(lists) * len(cuts) * len(names))  # float64, twice
+    values = _core.metrics(lists, csr_of(truth), rows_of(rows), cuts, list(names), threads_of(threads), simd_path())
     return {f"{name}@{k}": values[n, c] for n, name in enumerate(names) for c, k in enumerate(cuts)}
 
 
@@ -278,7 +296,8 @@ def neighbours(
     metric: Literal["euclidean", "cosine", "dot"] = "euclidean",
     threads: int | None = None,
 ) -> Ranking:
-    """The ``k`` nearest other rows of each row of ``vectors``, float ``[N, D]``: exact, the row itself left out by id.
+    """The ``k`` nearest other rows of each row of ``vectors``, float ``[N, D]``: exact, the row itself left out by id; lists
+    ``[N, min(k, N - 1)]``.
 
     Scores are minus the distance for ``"euclidean"`` (differences are squared directly, nothing cancels), the cosine
     (0 for a vector of length 0), or the dot product.
@@ -286,7 +305,8 @@ def neighbours(
     if metric not in ("euclidean", "cosine", "dot"):
         raise ConfigError(f"metric {shown(metric)}", "allowed: euclidean, cosine, dot")
     x = array_of(vectors, "vectors", np.float32, 2)
-    out = _core.neighbours(x, count_of(k, "k"), metric, threads_of(threads), simd_path())
+    length = _length(k, len(x), max(len(x) - 1, 0))
+    out = _core.neighbours(x, length, metric, threads_of(threads), simd_path())
     return Ranking(*(like(part, vectors) for part in out))
 
 
@@ -297,6 +317,22 @@ def _factors(queries: Array, items: Array, bias: Array | None) -> tuple[Any, Any
     return q, x, None if bias is None else array_of(bias, "bias", np.float32, 1)
 
 
+def _length(k: int, rows: int, most: int) -> int:
+    """``k``, but no more than ``most``, if so many places of ``rows`` lists can be had."""
+    length = min(length_of(k, "k"), most)
+    check_room(2 * rows * length)
+    return length
+
+
+def _tensor(values: Any, name: str, ndim: int) -> torch.Tensor:
+    """Factors as a tensor without gradient, wherever they are."""
+    import torch
+
+    if isinstance(values, torch.Tensor):
+        return values.detach()
+    return torch.from_numpy(array_of(values, name, np.float32, ndim).copy())
+
+
 def _seen(seen: Any) -> Any:
     return None if seen is None else csr_of(seen)
 
@@ -304,5 +340,5 @@ def _seen(seen: Any) -> Any:
 def _truth(truth: Any) -> tuple[Any, tuple[int, ...]]:
     if hasattr(truth, "indptr") or hasattr(truth, "tocoo"):
         return csr_of(truth), (-1,)
-    lists = array_of(numpy_of(truth), "truth", np.int32, 2)
+    lists = array_of(numpy_of(truth, "truth"), "truth", np.int32, 2)
     return lists, lists.shape

@@ -1,8 +1,9 @@
 """Draws: negatives, weighted lists, background items, rank discrepancies.
 
 NumPy arrays or torch tensors in, the same kind out (on the device of the main array). Every draw is decided by the seed
-and its place in the result, so threads and batches never change a result. The shape legend is Q queries (rows),
-R positions, I items, W list width, D dimension.
+and its place in the result, so threads and batches never change a result. Arrays may have any strides, alignment, byte
+order and width of number; they are copied where the core needs that, and never written to. The shape legend is Q queries
+(rows), R positions, I items, W list width, D dimension.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def negatives(
 
     ``rows`` is int ``[R]`` and may repeat; draws are independent for each position. Items are uniform over the unseen
     ones, or proportional to ``weights`` (float ``[I]``). A draw is never a positive, at the same cost for a row that
-    has seen nearly everything. A row with nothing left raises ``DataError``, or with ``exhausted="mask"`` gets -1.
+    has seen nearly everything. A row with nothing left raises ``DataError``, or with ``exhausted="mask"`` gets -1. Raises
+    ``MemoryError`` where the machine cannot hold the result, as all draws do.
     """
     if exhausted not in ("error", "mask"):
         raise ConfigError(f"exhausted={shown(exhausted)}", "allowed: error, mask")
@@ -94,7 +96,7 @@ def weighted(
     if order not in ("list", "draw"):
         raise ConfigError(f"order={shown(order)}", "allowed: list, draw")
     items = array_of(lists, "lists", np.int32, 2)
-    law = numpy_of(weights)
+    law = numpy_of(weights, "weights")
     law = array_of(law, "weights", np.float32 if law.ndim == 2 and law.dtype == np.float32 else np.float64, law.ndim)
     if law.shape not in (items.shape, items.shape[1:]):
         raise DataError(f"weights have shape {law.shape}; allowed: {items.shape[1:]} or {items.shape}")
@@ -165,27 +167,33 @@ def discrepancy(
     """
     single = isinstance(law, str)
     laws = (law,) if isinstance(law, str) else tuple(law)
-    strengths = (sharpness,) * len(laws) if isinstance(sharpness, (int, float)) else tuple(sharpness)
+    strengths: tuple[Any, ...] = (
+        (sharpness,) * len(laws) if np.ndim(sharpness) == 0 else tuple(cast("Sequence[float]", sharpness))
+    )
     amounts = tuple(draws) if isinstance(draws, tuple) else (draws,) * len(laws)
     if not len(laws) == len(strengths) == len(amounts):
         raise ConfigError(f"{len(laws)} laws, {len(strengths)} sharpnesses, {len(amounts)} draws; they must agree")
     for name, strength in zip(laws, strengths, strict=True):
         if name not in ("exp", "tanh", "tanh-over"):
             raise ConfigError(f"law {shown(name)}", "allowed: exp, tanh, tanh-over")
-        if not (np.isfinite(strength) and strength >= 0):
-            raise ConfigError(f"sharpness {strength} of law {name}", "allowed: finite numbers from 0 on")
+        if not (isinstance(strength, (int, float, np.number)) and 0 <= strength <= sys.float_info.max):
+            raise ConfigError(f"sharpness {shown(strength)} of law {name}", "allowed: finite numbers from 0 on")
     sides = [_scorer(student, "student"), _scorer(teacher, "teacher")]
     queries = sides[0][0].shape[0] if isinstance(sides[0], tuple) else sides[0].shape[0]
     ends = []
     for amount in amounts:
         if np.ndim(amount) == 0:
-            ends.append(np.arange(1, queries + 1, dtype=np.int64) * count_of(int(amount), "draws"))
+            each = count_of(amount.item() if hasattr(amount, "item") else amount, "draws")
+            check_room(queries * each)
+            ends.append(np.arange(1, queries + 1, dtype=np.int64) * each)
         else:
             counts = array_of(amount, "draws", np.int64, 1)
+            if len(counts) != queries:
+                raise DataError(f"draws for {len(counts)} rows, not {queries}")
             if counts.size and counts.min() < 0:
                 raise DataError(f"draws: row {int(counts.argmin())} asks for {counts.min()}", "allowed: 0 or more")
+            check_room(int(counts.sum(dtype=np.float64)))  # which the sum of integers may pass
             ends.append(np.cumsum(counts))
-        check_room(int(ends[-1][-1]) if queries else 0)
     drawn = _core.discrepancy(
         sides[0],
         sides[1],
@@ -197,7 +205,10 @@ def discrepancy(
         threads_of(threads),
         simd_path(),
     )
-    shaped = (d.reshape(queries, -1) if np.ndim(a) == 0 else d for d, a in zip(drawn, amounts, strict=True))
+    shaped = (
+        d.reshape(queries, d.size // queries if queries else int(a)) if np.ndim(a) == 0 else d
+        for d, a in zip(drawn, amounts, strict=True)
+    )
     main = student[0] if isinstance(student, tuple) else student
     results = tuple(like(items, main) for items in shaped)
     return results[0] if single else results
@@ -226,38 +237,51 @@ def on_other_device(value: Any) -> bool:
     return is_tensor(value) and value.device.type != "cpu"
 
 
-def numpy_of(value: Any) -> NDArray[Any]:
-    """``value`` as a NumPy array, without a copy where that can be."""
-    if is_tensor(value):
-        tensor = value.detach().cpu()
-        return cast("NDArray[Any]", (tensor if str(tensor.dtype) != "torch.bfloat16" else tensor.float()).numpy())
-    return np.asarray(value)
+def numpy_of(value: Any, name: str = "values") -> NDArray[Any]:
+    """``value`` as a NumPy array, without a copy where that can be; ``DataError`` for what is none."""
+    try:
+        if is_tensor(value):
+            tensor = value.detach().cpu().resolve_conj().resolve_neg()
+            return cast("NDArray[Any]", (tensor if str(tensor.dtype) != "torch.bfloat16" else tensor.float()).numpy())
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # sparse, quantised or meta tensors; rows of several lengths
+        kind = f"{value.dtype} tensor, {value.layout}" if is_tensor(value) else type(value).__name__
+        raise DataError(f"{name}: no array can be made of this {kind}", "allowed: dense arrays of numbers") from error
+
+
+def plain(array: NDArray[Any], dtype: Any = None) -> NDArray[Any]:
+    """``array``, or a copy that is C-contiguous and aligned, as the core reads arrays."""
+    return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 
 def array_of(value: Any, name: str, dtype: type[np.generic], ndim: int) -> NDArray[Any]:
-    """``value`` as a C-contiguous array of ``dtype`` and ``ndim`` dimensions; ids are checked before they are cut."""
-    array = numpy_of(value)
+    """``value`` as an array of ``dtype`` and ``ndim`` dimensions that the core can read; ids are checked before they are cut.
+
+    Any strides, alignment and byte order are taken, with a copy where needed; so are all widths of floats, for floats, and of
+    integers. ``value`` is never written to.
+    """
+    array = numpy_of(value, name)
     if array.ndim != ndim:
         raise DataError(f"{name} have shape {array.shape}; allowed: {ndim} dimension(s)")
     if array.dtype == dtype:
-        return np.ascontiguousarray(array)
+        return plain(array)
     wanted = np.dtype(dtype)
     if array.dtype.kind not in ("iu" if wanted.kind == "i" else "fiu") and array.size:
         raise DataError(f"{name} are {array.dtype}; allowed: {'integers' if wanted.kind == 'i' else 'real numbers'}")
     if wanted == np.int32 and array.size and (array.min() < -(2**31) or array.max() > INT32_MAX):
         raise DataError(f"{name} run from {array.min()} to {array.max()}; allowed: int32")
-    if wanted == np.float32 and array.dtype == np.float64:
-        # A value past float32 becomes infinite here and is then refused by name.
-        with np.errstate(over="ignore"):
-            return np.ascontiguousarray(array, dtype=dtype)
-    return np.ascontiguousarray(array, dtype=dtype)
+    if wanted == np.int64 and array.dtype.kind == "u" and array.size and array.max() > 2**63 - 1:
+        raise DataError(f"{name} run to {array.max()}; allowed: int64")
+    # A value past float32 becomes infinite here and is then refused by name.
+    with np.errstate(over="ignore"):
+        return plain(array, dtype)
 
 
 def ids_of(value: Any, name: str) -> NDArray[Any]:
     """Ids ``[R]`` as int32 or int64, whichever they are."""
-    array = numpy_of(value)
+    array = numpy_of(value, name)
     if array.ndim == 1 and array.dtype in (np.int32, np.int64):
-        return np.ascontiguousarray(array)
+        return plain(array)
     return array_of(array, name, np.int64, 1)
 
 
@@ -268,15 +292,22 @@ def rows_of(rows: Any) -> NDArray[np.int64] | None:
 def csr_of(seen: Any) -> tuple[NDArray[np.int64], NDArray[np.int32], int]:
     """``(indptr, indices, columns)`` of ``Interactions`` or a SciPy sparse matrix, which ``Interactions.from_csr`` checks."""
     if isinstance(seen, Interactions):
-        return seen.indptr, seen.indices, seen.shape[1]
+        return plain(seen.indptr), plain(seen.indices), seen.shape[1]
     seen = Interactions.from_csr(seen)
-    return seen.indptr, seen.indices, seen.shape[1]
+    return plain(seen.indptr), plain(seen.indices), seen.shape[1]
 
 
 def count_of(value: int, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= INT32_MAX:
         raise ConfigError(f"{name} is {shown(value)}", f"allowed: integers from 0 to {INT32_MAX}")
     return int(value)
+
+
+def length_of(value: int, name: str) -> int:
+    """A length of lists, however large: the core cuts it to the catalogue."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise ConfigError(f"{name} is {shown(value)}", "allowed: integers from 0; lists end with the catalogue")
+    return min(int(value), INT32_MAX)
 
 
 def seed_of(seed: int) -> int:
@@ -288,11 +319,13 @@ def seed_of(seed: int) -> int:
 
 
 def check_room(entries: int) -> None:
-    """Raises ``MemoryError`` for a result of so many int32 that the machine cannot hold: the core would end the process."""
+    """Raises ``MemoryError`` for a result of so many int32 that the machine cannot hold, before the system ends the process.
+
+    The core itself refuses what the system does not give; many systems promise more memory than there is.
+    """
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize
     if 4 * entries > physical:
-        raise MemoryError
-    np.empty(entries, np.int32)  # asks for the memory, and touches nothing
+        raise MemoryError(f"the result takes {4 * entries:,} bytes; this machine has {physical:,}")
 
 
 def threads_of(threads: int | None) -> int:

@@ -95,14 +95,13 @@ class AdamTable:
 
     def step_rows(self, gradient: RowGradient, step: Step) -> None:
         """A step of the touched rows, after those that they owe; the others owe it from then on."""
-        rows, values = gradient.rows.contiguous().numpy(), gradient.values.contiguous().numpy()
+        rows, values = _ids(gradient.rows), _floats(gradient.values)
         _core.adam_step_rows(self._arrays, self._begin(step), rows, values, step, torch_threads(), simd_path())
 
     def catch_up(self, rows: Tensor) -> None:
         """The rows, int64 [N], take the steps they owe."""
         if self._clock[1]:
-            ids = rows.long().contiguous().numpy()
-            _core.adam_catch_up_rows(self._arrays, self._owed(), ids, torch_threads(), simd_path())
+            _core.adam_catch_up_rows(self._arrays, self._owed(), _ids(rows), torch_threads(), simd_path())
 
     def settle(self) -> None:
         """All rows take the steps they owe."""
@@ -129,7 +128,7 @@ def scores(users: AdamTable, items: AdamTable, asked: Tensor, ids: Tensor) -> Te
     """p · q of the rows asked, int64 [B], with those of the ids, int64 [B, K], which first take the steps they owe: float32
     [B, K]."""
     own, others = ((table._arrays, table._owed()) for table in (users, items))
-    rows, columns = asked.contiguous().numpy(), ids.contiguous().numpy()
+    rows, columns = _ids(asked), _ids(ids)
     return torch.from_numpy(_core.table_scores(own, others, rows, columns, torch_threads(), simd_path()))
 
 
@@ -137,7 +136,7 @@ def score_step(
     users: tuple[AdamTable, Step], items: tuple[AdamTable, Step], asked: Tensor, ids: Tensor, slopes: Tensor
 ) -> None:
     """A step of both tables by ``slopes``, float32 [B, K], the gradient in what ``scores`` gives. Other rows owe the step."""
-    rows, columns, numbers = (part.contiguous().numpy() for part in (asked, ids, slopes))
+    rows, columns, numbers = _ids(asked), _ids(ids), _floats(slopes)
     own, others = ((table._arrays, table._begin(step), step) for table, step in (users, items))
     _core.score_step(own, others, rows, columns, numbers, torch_threads(), simd_path())
 
@@ -158,9 +157,17 @@ def bpr_step(
     return _core.bpr_step(
         own,
         others,
-        asked.contiguous().numpy(),
-        positives.contiguous().numpy(),
-        negatives.contiguous().numpy(),
+        _ids(asked),
+        _ids(positives),
+        _ids(negatives),
         torch_threads(),
         simd_path(),
     )
+
+
+def _ids(rows: Tensor) -> NDArray[np.int64]:
+    return rows.detach().long().contiguous().numpy()
+
+
+def _floats(values: Tensor) -> NDArray[np.float32]:
+    return values.detach().float().contiguous().resolve_neg().numpy()

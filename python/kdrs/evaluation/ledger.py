@@ -35,11 +35,8 @@ class Ledger:
 
     def add_lists(self, rows: NDArray[np.int64], lists: Ranking) -> None:
         evaluator = self.evaluator
-        items, k = lists.items, max(evaluator.ks)
-        if items.shape[1] < k:
-            items = np.pad(items, ((0, 0), (0, k - items.shape[1])), constant_values=-1)
         found = ranking.metrics_of_distinct(
-            np.ascontiguousarray(items),
+            np.ascontiguousarray(lists.items),
             self.truth,
             evaluator.ks,
             evaluator.metrics,

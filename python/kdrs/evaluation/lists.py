@@ -32,13 +32,13 @@ def top_lists(
 ) -> Iterator[tuple[NDArray[np.int64], Ranking]]:
     """The best ``k`` unseen items of every query, block by block: (rows [B], ``Ranking`` [B, k])."""
     seen = as_interactions(seen, "seen")
-    (k,) = checked_ks([k], None)
+    k = min(*checked_ks([k], None), seen.shape[1])
     source = as_source(scorer, seen.shape[0], seen.shape[1], threads)
-    size = block or source.queries_a_block(k, pairs=False)
+    size = block or source.queries_a_block(max(k, 1), pairs=False)
     with no_grad():
         for start in range(0, seen.shape[0], size):
             rows = np.arange(start, min(start + size, seen.shape[0]))
-            yield rows, source.block(rows).topk(min(k, seen.shape[1]), seen)
+            yield rows, source.block(rows).topk(k, seen)
 
 
 def overlap(one: Any, other: Any, ks: Sequence[int] = (10,)) -> dict[str, NDArray[np.float64]]:

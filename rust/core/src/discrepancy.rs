@@ -1,13 +1,18 @@
 //! Draws by how much two rankings disagree.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::math;
+use crate::matrix::Matrix;
 use crate::rng::{self, Stream};
-use crate::score::SimdPath;
-use crate::score::{check_finite, pack_tile, Form, Matrix, Panels, Tile, COLUMNS, ROWS};
+use crate::room::filled;
+use crate::score::{Factors, PackedFactors, Tile, WholeScorer, COLUMNS, ROWS};
 use crate::select::ordered;
+use crate::simd::{compiled, SimdPath};
 
 const KERNEL: u64 = 5;
 
@@ -51,7 +56,7 @@ impl Model<'_> {
 
 /// Score rows of one side, tile by tile.
 enum Side<'a> {
-    Packed { queries: Matrix<'a>, panels: Panels },
+    Factors(PackedFactors<'a>),
     Scores(Matrix<'a>, &'static str),
 }
 
@@ -59,11 +64,8 @@ impl<'a> Side<'a> {
     fn new(exec: Exec, model: Model<'a>, what: &'static str) -> Result<Self, Error> {
         match model {
             Model::Factors { queries, items, bias } => {
-                check_finite(exec, queries, items, bias)?;
-                Ok(Side::Packed {
-                    queries,
-                    panels: Panels::pack(exec, items, bias, None)?,
-                })
+                let factors = Factors::new(exec, queries, items, bias)?;
+                Ok(Side::Factors(factors.packed(exec)?))
             }
             Model::Scores(scores) => Ok(Side::Scores(scores, what)),
         }
@@ -72,13 +74,12 @@ impl<'a> Side<'a> {
     /// Scores of `count` queries from `first` on: `[count, stride]` with the row length rounded up to panels.
     fn rows(&self, exec: Exec, first: usize, count: usize, out: &mut [f32], stride: usize) -> Result<(), Error> {
         match self {
-            Side::Packed { queries, panels } => {
+            Side::Factors(factors) => {
                 let mut packed = Vec::new();
                 let mut tile = Tile::default();
-                pack_tile(*queries, first..queries.rows, &mut packed);
-                for panel in 0..panels.count() {
-                    let (lines, bias) = panels.panel(panel);
-                    exec.simd.tile(Form::Dot, &packed, lines, bias, &mut tile);
+                factors.pack(first, &mut packed);
+                for panel in 0..factors.panels() {
+                    factors.panel(exec.simd, &packed, panel, &mut tile);
                     for row in 0..count {
                         out[row * stride + panel * COLUMNS..][..COLUMNS].copy_from_slice(&tile.0[row]);
                     }
@@ -128,8 +129,8 @@ pub fn discrepancy(
     let tables: Vec<Vec<u64>> = laws.iter().map(|&law| table(law, items, bits)).collect();
     let mut out: Vec<Vec<i32>> = ends
         .iter()
-        .map(|ends| vec![-1; ends.last().copied().unwrap_or(0)])
-        .collect();
+        .map(|ends| filled(-1, ends.last().copied().unwrap_or(0), 1))
+        .collect::<Result<_, _>>()?;
     let mut slots: Vec<Vec<&mut [i32]>> = (0..queries).map(|_| Vec::with_capacity(laws.len())).collect();
     for (out, ends) in out.iter_mut().zip(ends) {
         let mut rest = out.as_mut_slice();
@@ -318,15 +319,46 @@ fn sort(simd: SimdPath, scores: &[f32], codes: &mut [u32], order: &mut [u64], sw
     }
 }
 
+compiled! {
+    /// The place of the first key that shares its upper half with the next.
+    fn tie(order: &[u64]) -> Option<usize> = tie, avx512: tie_avx512;
+    /// Codes of scores: linear from the best (0) to the worst, [`LAST`] for what is not a number.
+    fn codes(scores: &[f32], out: &mut [u32]) = codes;
+}
+
 /// The place of the first key that shares its upper half with the next.
 #[inline(always)]
-pub fn tie(order: &[u64]) -> Option<usize> {
+fn tie(order: &[u64]) -> Option<usize> {
     order.windows(2).position(|pair| (pair[0] ^ pair[1]) >> 32 == 0)
+}
+
+/// [`tie`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi1")]
+fn tie_avx512(order: &[u64]) -> Option<usize> {
+    const LANES: usize = 8;
+    let upper = _mm512_set1_epi64(!0xFFFF_FFFF);
+    let mut start = 0;
+    while start + LANES < order.len() {
+        // SAFETY: 8 keys from start, and from the one after; both end at or before the last.
+        let (these, next) = unsafe {
+            (
+                _mm512_loadu_si512(order.as_ptr().add(start).cast()),
+                _mm512_loadu_si512(order.as_ptr().add(start + 1).cast()),
+            )
+        };
+        let same = _mm512_testn_epi64_mask(_mm512_xor_si512(these, next), upper);
+        if same != 0 {
+            return Some(start + same.trailing_zeros() as usize);
+        }
+        start += LANES;
+    }
+    tie(&order[start..]).map(|place| start + place)
 }
 
 /// Codes of scores: linear from the best (0) to the worst, [`LAST`] for what is not a number.
 #[inline(always)]
-pub fn codes(scores: &[f32], out: &mut [u32]) {
+fn codes(scores: &[f32], out: &mut [u32]) {
     const LANES: usize = 32;
     let (mut tops, mut bottoms) = ([f32::NEG_INFINITY; LANES], [f32::INFINITY; LANES]);
     let (blocks, rest) = scores.as_chunks::<LANES>();

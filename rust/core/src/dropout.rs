@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::rng;
+use crate::simd::compiled;
 
 /// Values in a task; a whole number of [`GROUP`]s.
 const TASK: usize = 65_536;
@@ -61,16 +62,21 @@ pub fn dropout(exec: Exec, values: &[f32], out: &mut [f32], gate: Option<&[f32]>
 }
 
 /// One task: values whose words begin at number `first`.
-pub(crate) struct Thin {
+struct Thin {
     key: u64,
     first: u64,
     dropped: u64,
     scale: f32,
 }
 
+compiled! {
+    /// [`Thin::each`].
+    fn dropout(thin: &Thin, out: &mut [f32], gate: Option<&[f32]>) = Thin::each;
+}
+
 impl Thin {
     #[inline(always)]
-    pub(crate) fn each(&self, values: &mut [f32], gate: Option<&[f32]>) {
+    fn each(&self, values: &mut [f32], gate: Option<&[f32]>) {
         match gate {
             None => self.groups::<false>(values, &[]),
             Some(gate) => self.groups::<true>(values, gate),

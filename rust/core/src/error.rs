@@ -26,6 +26,8 @@ pub enum Error {
     Overflow { queries: f32, items: f32, dim: usize },
     /// Sizes that do not go together.
     Shape(String),
+    /// A result of so many bytes that the machine does not give.
+    Memory { bytes: usize },
     /// The caller asked to stop (Ctrl-C).
     Interrupted,
 }
@@ -75,6 +77,7 @@ impl fmt::Display for Error {
                 "scores would overflow float32: queries up to {queries:e}, items up to {items:e}, dim {dim}"
             ),
             Error::Shape(text) => f.write_str(text),
+            Error::Memory { bytes } => write!(f, "{bytes} bytes are not to be had"),
             Error::Interrupted => f.write_str("interrupted"),
         }
     }

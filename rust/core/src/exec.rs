@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::score::SimdPath;
+use crate::simd::SimdPath;
 use crate::team::{spin_until, Team};
 
 /// How often the calling thread asks whether to stop.

@@ -5,7 +5,8 @@
 
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::{Line, Matrix, Rows, Tile, COLUMNS, LINE, NO_BIAS, ROWS};
+use crate::matrix::{Matrix, Rows};
+use crate::score::{Line, Tile, COLUMNS, LINE, NO_BIAS, ROWS};
 
 /// Of the inner dimension at a time: a panel of the right factor and a tile of the left one stay in the second cache.
 const DEPTH: usize = 768;

@@ -3,6 +3,7 @@
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
+use crate::room::zeros;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
@@ -32,6 +33,9 @@ pub fn metrics(
     names: &[Metric],
 ) -> Result<Vec<f64>, Error> {
     let longest = ks.iter().copied().max().unwrap_or(0);
+    // Neither lists nor truth reach past the longest of them, however large K is.
+    let most = (0..queries).map(|query| truth.of(query).len()).fold(width, usize::max);
+    let longest = longest.min(most);
     // gains[p]: gain of position p (from 0); ideal[m]: sum of the first m gains
     let gains: Vec<f64> = (0..longest)
         .map(|p| std::f64::consts::LN_2 / crate::math::ln(p as f64 + 2.0))
@@ -41,7 +45,7 @@ pub fn metrics(
         ideal[p + 1] = ideal[p] + gain;
     }
     let cells = names.len() * ks.len();
-    let mut by_query = vec![0.0f64; cells * queries];
+    let mut by_query = zeros::<f64>(cells, queries)?;
     if by_query.is_empty() {
         return Ok(by_query);
     }
@@ -68,11 +72,11 @@ pub fn metrics(
                             Metric::Hit => f64::from(u8::from(!hits.is_empty())),
                             Metric::Recall => hits.len() as f64 / truth.len() as f64,
                             Metric::Precision => hits.len() as f64 / k as f64,
-                            Metric::Ndcg => hits.iter().map(|&p| gains[p]).sum::<f64>() / ideal[best],
+                            Metric::Ndcg => hits.iter().fold(0.0, |sum, &p| sum + gains[p]) / ideal[best],
                             Metric::Mrr => hits.first().map_or(0.0, |&p| 1.0 / (p + 1) as f64),
                             Metric::Map => {
                                 let precision = |(m, &p): (usize, &usize)| (m + 1) as f64 / (p + 1) as f64;
-                                hits.iter().enumerate().map(precision).sum::<f64>() / best as f64
+                                hits.iter().enumerate().map(precision).fold(0.0, |sum, x| sum + x) / best as f64
                             }
                         };
                     }
@@ -81,7 +85,7 @@ pub fn metrics(
             Ok(())
         },
     )?;
-    let mut out = vec![0.0; cells * queries];
+    let mut out = zeros::<f64>(cells, queries)?;
     for (query, values) in by_query.chunks(cells).enumerate() {
         for (cell, &value) in values.iter().enumerate() {
             out[cell * queries + query] = value;

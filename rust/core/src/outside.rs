@@ -4,6 +4,7 @@ use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::rng::{self, Stream};
+use crate::room::filled;
 
 const KERNEL: u64 = 4;
 
@@ -22,12 +23,12 @@ pub fn outside(
     seed: u64,
 ) -> Result<Vec<i32>, Error> {
     let key = rng::key(seed, KERNEL);
-    let mut out = vec![-1i32; rows * n];
+    let mut out = filled(-1i32, rows, n)?;
     if out.is_empty() {
         return Ok(out);
     }
     let width = lists.len() / rows;
-    let step = (16_384 / (n + width + 64)).max(1);
+    let step = (16_384 / n.saturating_add(width + 64)).max(1);
     let scratch = || (vec![0u64; items.div_ceil(64)], Vec::new());
     exec.each(
         out.chunks_mut(step * n).enumerate(),
@@ -46,7 +47,7 @@ pub fn outside(
                 }
                 let available = items - excluded;
                 let mut stream = Stream::of_row(key, row as u64);
-                if available >= 2 * n && 2 * available >= items {
+                if available / 2 >= n && 2 * available >= items {
                     for slot in out.iter_mut() {
                         *slot = loop {
                             let item = stream.below(items as u64) as usize;

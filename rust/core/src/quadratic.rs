@@ -9,7 +9,7 @@ use crate::bfloat16;
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::float32;
-use crate::score::{Matrix, Rows};
+use crate::matrix::{Matrix, Rows};
 
 /// What factors are rounded to before they are multiplied; sums are float32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

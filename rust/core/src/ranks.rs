@@ -1,9 +1,16 @@
 //! Exact ranks by counting: how many items score better than a target, and how many equally.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::{check_finite, pack_tile, Form, Matrix, Panels, SimdPath, Tile, COLUMNS, ROWS};
+use crate::matrix::Matrix;
+#[cfg(target_arch = "x86_64")]
+use crate::score::LINE;
+use crate::score::{Factors, Scorer, Tile, WholeScorer, COLUMNS, ROWS};
+use crate::simd::{compiled, SimdPath};
 
 /// For each target: items strictly better, and other items with an equal score. A target that is absent (-1) has -1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,47 +55,57 @@ pub fn list_ranks(
     ends: &[usize],
     seen: Mask,
 ) -> Result<Ranks, Error> {
-    check_finite(exec, queries, items, bias)?;
-    let mut out = Ranks::absent(targets.len());
+    let factors = Factors::new(exec, queries, items, bias)?;
     if targets.is_empty() {
-        return Ok(out);
+        return Ok(Ranks::absent(0));
     }
-    let panels = Panels::pack(exec, items, bias, None)?;
+    counted(exec, &factors.packed(exec)?, targets, ends, seen)
+}
+
+/// The ranks by any scorer.
+fn counted<S: WholeScorer>(
+    exec: Exec,
+    scorer: &S,
+    targets: &[i32],
+    ends: &[usize],
+    seen: Mask,
+) -> Result<Ranks, Error> {
+    let (simd, items) = (exec.simd, scorer.items());
+    let mut out = Ranks::absent(targets.len());
     let mut pieces: Vec<_> = out.pieces(ends).collect();
     let tasks = pieces.chunks_mut(ROWS).enumerate();
     exec.each(
         tasks,
-        || (Vec::new(), Tile::default(), Vec::new()),
-        |(packed, tile, seen_scores): &mut (Vec<f32>, Tile, Vec<f32>), (task, pieces)| {
+        || (S::Packed::default(), Tile::default(), Vec::new()),
+        |(packed, tile, seen_scores): &mut (S::Packed, Tile, Vec<f32>), (task, pieces)| {
             let first = task * ROWS;
-            pack_tile(queries, first..queries.rows, packed);
+            scorer.pack(first, packed);
             let mut goals: Vec<Goals> = Vec::with_capacity(ROWS);
             for row in 0..pieces.len() {
                 let query = first + row;
                 let start = if query == 0 { 0 } else { ends[query - 1] };
                 let targets = &targets[start..ends[query]];
                 let present: Vec<i32> = targets.iter().copied().filter(|&t| t != -1).collect();
-                check_items(&present, items.rows, "targets", query)?;
+                check_items(&present, items, "targets", query)?;
                 let mut scores = vec![0.0; present.len()];
-                exec.simd.dots(queries.row(query), items, bias, &present, &mut scores);
+                scorer.some(simd, query, &present, &mut scores);
                 goals.push(Goals::new(scores));
             }
-            for panel in 0..panels.count() {
-                let (lines, bias) = panels.panel(panel);
-                exec.simd.tile(Form::Dot, packed, lines, bias, tile);
-                let valid = COLUMNS.min(panels.items - panel * COLUMNS);
+            for panel in 0..scorer.panels() {
+                scorer.panel(simd, packed, panel, tile);
+                let valid = COLUMNS.min(items - panel * COLUMNS);
                 for (goals, scores) in goals.iter_mut().zip(&tile.0) {
-                    goals.count(exec.simd, &scores[..valid], 1);
+                    goals.count(simd, &scores[..valid], 1);
                 }
             }
             for (row, (better, tied)) in pieces.iter_mut().enumerate() {
                 let query = first + row;
                 let start = if query == 0 { 0 } else { ends[query - 1] };
                 let seen = seen.of(query);
-                check_items(seen, items.rows, "seen", query)?;
+                check_items(seen, items, "seen", query)?;
                 seen_scores.resize(seen.len(), 0.0);
-                exec.simd.dots(queries.row(query), items, bias, seen, seen_scores);
-                goals[row].count(exec.simd, seen_scores, -1);
+                scorer.some(simd, query, seen, seen_scores);
+                goals[row].count(simd, seen_scores, -1);
                 goals[row].write(&targets[start..ends[query]], seen, better, tied);
             }
             Ok(())
@@ -151,7 +168,20 @@ pub fn candidate_ranks(
     candidates: &[i32],
     count: usize,
 ) -> Result<Ranks, Error> {
-    check_finite(exec, queries, items, bias)?;
+    let factors = Factors::new(exec, queries, items, bias)?;
+    among(exec, &factors, rows, targets, candidates, count)
+}
+
+/// The ranks among candidates by any scorer.
+fn among(
+    exec: Exec,
+    scorer: &impl Scorer,
+    rows: Option<&[i64]>,
+    targets: &[i32],
+    candidates: &[i32],
+    count: usize,
+) -> Result<Ranks, Error> {
+    let (simd, items, queries) = (exec.simd, scorer.items(), scorer.queries());
     let mut out = Ranks::absent(targets.len());
     if targets.is_empty() {
         return Ok(out);
@@ -171,38 +201,40 @@ pub fn candidate_ranks(
                 let place = task * STEP + offset;
                 let query = match rows {
                     None => place,
-                    Some(rows) => usize::try_from(rows[place])
-                        .ok()
-                        .filter(|&row| row < queries.rows)
-                        .ok_or(Error::RowRange {
-                            row: rows[place],
-                            rows: queries.rows,
-                        })?,
+                    Some(rows) => {
+                        usize::try_from(rows[place])
+                            .ok()
+                            .filter(|&row| row < queries)
+                            .ok_or(Error::RowRange {
+                                row: rows[place],
+                                rows: queries,
+                            })?
+                    }
                 };
                 let targets = &targets[place * t..][..t];
                 let all = &candidates[place * c..][..c];
                 ids.clear();
                 // Most lists have no padding and are read as they stand.
-                let others = if exec.simd.within(all, items.rows) {
+                let others = if simd.within(all, items) {
                     all
                 } else {
                     ids.extend(all.iter().filter(|&&id| id != -1));
-                    check_items(ids, items.rows, "candidates", place)?;
+                    check_items(ids, items, "candidates", place)?;
                     ids.as_slice()
                 };
                 own.clear();
                 own.extend(targets.iter().filter(|&&id| id != -1));
-                check_items(own, items.rows, "targets", place)?;
+                check_items(own, items, "targets", place)?;
                 scores.resize(own.len() + others.len(), 0.0);
                 let (of_own, of_others) = scores.split_at_mut(own.len());
-                exec.simd.dots(queries.row(query), items, bias, own, of_own);
-                exec.simd.dots(queries.row(query), items, bias, others, of_others);
+                scorer.some(simd, query, own, of_own);
+                scorer.some(simd, query, others, of_others);
                 let mut of_own = of_own.iter();
                 for ((&target, better), tied) in targets.iter().zip(better).zip(tied) {
                     if target != -1 {
                         let &score = of_own.next().expect("one score for each target that is present");
-                        (*better, *tied) = exec.simd.count(of_others, score);
-                        *tied -= exec.simd.occurrences(others, target);
+                        (*better, *tied) = simd.count(of_others, score);
+                        *tied -= simd.occurrences(others, target);
                     }
                 }
             }
@@ -276,9 +308,16 @@ fn check_items(ids: &[i32], items: usize, what: &'static str, row: usize) -> Res
     }
 }
 
+compiled! {
+    /// How many scores are larger than `goal`, and how many equal to it.
+    fn count(scores: &[f32], goal: f32) -> (i32, i32) = count, avx512: count_avx512;
+    /// How often `id` occurs.
+    fn occurrences(ids: &[i32], id: i32) -> i32 = occurrences;
+}
+
 /// How many scores are larger than `goal`, and how many equal to it.
 #[inline(always)]
-pub fn count(scores: &[f32], goal: f32) -> (i32, i32) {
+fn count(scores: &[f32], goal: f32) -> (i32, i32) {
     scores.iter().fold((0, 0), |(above, equal), &score| {
         (above + i32::from(score > goal), equal + i32::from(score == goal))
     })
@@ -286,14 +325,26 @@ pub fn count(scores: &[f32], goal: f32) -> (i32, i32) {
 
 /// How often `id` occurs.
 #[inline(always)]
-pub fn occurrences(ids: &[i32], id: i32) -> i32 {
+fn occurrences(ids: &[i32], id: i32) -> i32 {
     ids.iter().map(|&other| i32::from(other == id)).sum()
 }
 
-/// Whether all ids are those of items.
-#[inline(always)]
-pub fn within(ids: &[i32], items: usize) -> bool {
-    ids.iter().fold(0, |largest, &id| largest.max(id as u32)) < items as u32 || ids.is_empty()
+/// [`count`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
+fn count_avx512(scores: &[f32], goal: f32) -> (i32, i32) {
+    let (blocks, rest) = scores.as_chunks::<LINE>();
+    let goals = _mm512_set1_ps(goal);
+    let counted = blocks.iter().fold((0, 0), |(above, equal), block| {
+        // SAFETY: 16 floats.
+        let block = unsafe { _mm512_loadu_ps(block.as_ptr()) };
+        (
+            above + _mm512_cmp_ps_mask::<_CMP_GT_OQ>(block, goals).count_ones() as i32,
+            equal + _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(block, goals).count_ones() as i32,
+        )
+    });
+    let rest = count(rest, goal);
+    (counted.0 + rest.0, counted.1 + rest.1)
 }
 
 /// Target scores of one query and the counts so far.

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::math;
+use crate::simd::compiled;
 
 /// Scores in a task.
 const TASK: usize = 8_192;
@@ -59,7 +60,7 @@ pub fn relaxed_ranking(
 }
 
 /// Room for one row.
-pub struct Scratch {
+struct Scratch {
     /// Exponentials, [width].
     powers: Vec<f64>,
     /// Tail sums, then their reciprocals, [listed].
@@ -77,9 +78,14 @@ impl Scratch {
     }
 }
 
+compiled! {
+    /// One row: its loss, and its gradient into `gradient`.
+    fn relaxed(scores: &[f32], known: Option<&[bool]>, scratch: &mut Scratch, gradient: &mut [f32]) -> f32 = row;
+}
+
 /// One row: its loss, and its gradient into `gradient`.
 #[inline(always)]
-pub fn row(scores: &[f32], known: Option<&[bool]>, scratch: &mut Scratch, gradient: &mut [f32]) -> f32 {
+fn row(scores: &[f32], known: Option<&[bool]>, scratch: &mut Scratch, gradient: &mut [f32]) -> f32 {
     let Scratch { powers, tails, logs } = scratch;
     let listed = tails.len();
     let width = powers.len();
@@ -219,7 +225,7 @@ fn added(a: f64, b: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::score::SimdPath;
+    use crate::simd::SimdPath;
 
     /// By the definition, in logarithms throughout; the gradient by differences.
     fn slow(scores: &[f64], known: &[bool], listed: usize) -> f64 {

@@ -1,9 +1,14 @@
 //! Weighted draws without replacement from each row's list.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::math;
 use crate::rng;
+use crate::room::filled;
+use crate::simd::compiled;
 
 const KERNEL: u64 = 3;
 
@@ -58,7 +63,7 @@ pub fn weighted(
         inverses(w.iter().copied(), 0, &mut inverse)?;
     }
     let key = rng::key(seed, KERNEL);
-    let mut out = vec![-1i32; rows * n];
+    let mut out = filled(-1i32, rows, n)?;
     if out.is_empty() || width == 0 {
         return Ok(out);
     }
@@ -95,9 +100,16 @@ pub fn weighted(
 /// The clock of a place that is never drawn: infinity, as the bits of a float.
 const NEVER: u64 = 0x7FF0_0000_0000_0000;
 
+compiled! {
+    /// The places of the `keep` least clocks, in order, of equal ones the first; fewer where [`NEVER`] would be among them.
+    fn choose(clocks: &[u64], keep: usize, out: &mut [i32]) -> usize = choose, avx512: choose_avx512;
+    /// The clocks of a list's places.
+    fn clocks(row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64]) = clocks;
+}
+
 /// The places of the `keep` least clocks, in order, of equal ones the first; fewer where [`NEVER`] would be among them.
 #[inline(always)]
-pub fn choose(clocks: &[u64], keep: usize, out: &mut [i32]) -> usize {
+fn choose(clocks: &[u64], keep: usize, out: &mut [i32]) -> usize {
     let count = |middle| clocks.iter().map(|&clock| usize::from(clock <= middle)).sum();
     let (bound, _) = bound(clocks, keep, count);
     gather(clocks, bound, keep, out)
@@ -106,7 +118,7 @@ pub fn choose(clocks: &[u64], keep: usize, out: &mut [i32]) -> usize {
 /// A clock below [`NEVER`] that the `keep` least do not pass, and no others but its equals; and whether there are just
 /// `keep` of them. `count` tells how many do not pass a clock.
 #[inline(always)]
-pub fn bound(clocks: &[u64], keep: usize, count: impl Fn(u64) -> usize) -> (u64, bool) {
+fn bound(clocks: &[u64], keep: usize, count: impl Fn(u64) -> usize) -> (u64, bool) {
     let (mut low, mut high) = (NEVER - 1, 0);
     for &clock in clocks {
         (low, high) = (low.min(clock), high.max(clock));
@@ -129,7 +141,7 @@ pub fn bound(clocks: &[u64], keep: usize, count: impl Fn(u64) -> usize) -> (u64,
 
 /// The places of the `keep` least clocks, `bound` being the largest of them.
 #[inline(always)]
-pub fn gather(clocks: &[u64], bound: u64, keep: usize, out: &mut [i32]) -> usize {
+fn gather(clocks: &[u64], bound: u64, keep: usize, out: &mut [i32]) -> usize {
     let below = clocks.iter().filter(|&&clock| clock < bound).count();
     // Of places with the very same clock the first are taken.
     let mut level = keep - below.min(keep);
@@ -146,7 +158,7 @@ pub fn gather(clocks: &[u64], bound: u64, keep: usize, out: &mut [i32]) -> usize
 
 /// The clock of each place, as the bits of a positive float: they order as integers.
 #[inline(always)]
-pub fn clocks(row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64]) {
+fn clocks(row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64]) {
     for (place, ((&item, &inverse), out)) in list.iter().zip(inverse).zip(out).enumerate() {
         let clock = -math::ln(rng::unit(rng::at(row_key, place as u64))) * inverse;
         // Adding 0 turns the -0 of ln 1 into 0; 0 * infinity is not a number and never less.
@@ -167,10 +179,55 @@ fn inverses(weights: impl ExactSizeIterator<Item = f64>, row: usize, out: &mut V
     Ok(())
 }
 
+/// [`choose`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
+fn choose_avx512(clocks: &[u64], keep: usize, out: &mut [i32]) -> usize {
+    const LANES: usize = 8;
+    let (bound, sharp) = bound(clocks, keep, |middle| {
+        let (blocks, rest) = clocks.as_chunks::<LANES>();
+        let middles = _mm512_set1_epi64(middle as i64);
+        let counted: u32 = blocks.iter().fold(0, |count, block| {
+            // SAFETY: 8 integers.
+            let block = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
+            count + _mm512_cmple_epu64_mask(block, middles).count_ones()
+        });
+        counted as usize + rest.iter().filter(|&&clock| clock <= middle).count()
+    });
+    if !sharp || out.len() < keep {
+        return gather(clocks, bound, keep, out);
+    }
+    let bounds = _mm512_set1_epi64(bound as i64);
+    let mut taken = 0;
+    for (place, block) in clocks.chunks(LANES).enumerate() {
+        let inside = first(block.len());
+        let places = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let places = _mm256_add_epi32(places, _mm256_set1_epi32((place * LANES) as i32));
+        // SAFETY: what is loaded and stored is masked: as many lanes as the block has, and as many as are taken, which
+        // are `keep` in all.
+        unsafe {
+            let block = _mm512_maskz_loadu_epi64(inside, block.as_ptr().cast());
+            let chosen = _mm512_mask_cmple_epu64_mask(inside, block, bounds);
+            let count = (chosen.count_ones() as usize).min(out.len() - taken);
+            let places = _mm256_maskz_compress_epi32(chosen, places);
+            _mm256_mask_storeu_epi32(out.as_mut_ptr().add(taken), first(count), places);
+            taken += count;
+        }
+    }
+    taken
+}
+
+/// The first so many of eight lanes.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn first(count: usize) -> u8 {
+    ((1u16 << count.min(8)) - 1) as u8
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::score::SimdPath;
+    use crate::simd::SimdPath;
 
     #[test]
     fn the_least_clocks_are_chosen_ties_by_place() {

@@ -89,6 +89,9 @@ proptest! {
         let mask = Mask::new(Some(p.seen()), None, p.rows, p.items).unwrap();
         for exec in paths() {
             let got = topk(exec, p.queries(), p.catalogue(), p.bias.as_deref(), mask, k).unwrap();
+            prop_assert_eq!(got.k, k.min(p.items));
+            prop_assert_eq!(got.items.len(), p.rows * got.k);
+            let k = got.k;
             for query in 0..p.rows {
                 let seen = p.seen().row(query);
                 let mut left: Vec<usize> = (0..p.items).filter(|&i| !seen.contains(&(i as i32))).collect();

@@ -1,16 +1,18 @@
 //! NumPy arrays as slices.
 
-use kdrs_core::{Csr, Matrix, RowId, SimdPath};
-use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use kdrs_core::Matrix;
+use numpy::{PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-
-use crate::error::{raise, refuse};
 
 pub type Ints32<'py> = PyReadonlyArray1<'py, i32>;
 pub type Ints64<'py> = PyReadonlyArray1<'py, i64>;
 pub type Lists<'py> = PyReadonlyArray2<'py, i32>;
 pub type Floats<'py> = PyReadonlyArray1<'py, f32>;
 pub type Factors<'py> = PyReadonlyArray2<'py, f32>;
+pub type Wide<'py> = PyReadonlyArray2<'py, i64>;
+/// Results.
+pub type Ints<'py> = Bound<'py, PyArray2<i32>>;
+pub type Floats2<'py> = Bound<'py, PyArray2<f32>>;
 /// indptr, indices, number of items
 pub type Seen<'py> = (Ints64<'py>, Ints32<'py>, usize);
 
@@ -21,24 +23,13 @@ pub enum Rows<'py> {
     Wide(Ints64<'py>),
 }
 
-pub fn csr<'a>(py: Python, seen: &'a Seen) -> PyResult<Csr<'a>> {
-    Csr::new(seen.0.as_slice()?, seen.1.as_slice()?, seen.2).map_err(|error| raise(py, error))
-}
-
 pub fn matrix<'a>(array: &'a Factors) -> PyResult<Matrix<'a>> {
     let shape = array.shape();
     Ok(Matrix::new(array.as_slice()?, shape[0], shape[1]))
 }
 
-/// The forced path, or the machine's best.
-pub fn simd(py: Python, name: Option<&str>) -> PyResult<SimdPath> {
-    match name {
-        None => Ok(SimdPath::best()),
-        Some(name) => SimdPath::named(name).ok_or_else(|| {
-            let cause = format!("KDRS_SIMD is {name:?}, which this processor does not have");
-            refuse(py, cause, Some("unset it, or use portable"))
-        }),
-    }
+pub fn floats<'a>(given: &'a Option<Floats>) -> PyResult<Option<&'a [f32]>> {
+    given.as_ref().map(|given| Ok(given.as_slice()?)).transpose()
 }
 
 /// Runs `$body` with `$rows` bound to a slice of either width.
@@ -57,19 +48,3 @@ macro_rules! with_rows {
     };
 }
 pub(crate) use with_rows;
-
-/// Ends of the targets of each query: a CSR's rows, as `rows` says.
-pub fn targets<R: RowId>(truth: Csr, rows: Option<&[R]>) -> Result<(Vec<i32>, Vec<usize>), kdrs_core::Error> {
-    let count = rows.map_or(truth.rows(), <[R]>::len);
-    let mut items = Vec::new();
-    let mut ends = Vec::with_capacity(count);
-    for query in 0..count {
-        let row = match rows {
-            None => query,
-            Some(rows) => truth.check(rows[query].as_i64())?,
-        };
-        items.extend_from_slice(truth.row(row));
-        ends.push(items.len());
-    }
-    Ok((items, ends))
-}

@@ -3,11 +3,21 @@
 use std::arch::asm;
 
 use super::{Sums, Tiles};
+use crate::simd::amx::Configured;
+
+/// Registers for [`tile_sums`]: eight of 16 rows of 64 bytes.
+///
+/// # Safety
+/// Tile registers are available.
+pub unsafe fn configured() -> Configured {
+    // SAFETY: the caller's word.
+    unsafe { Configured::with([(16, 64); 8]) }
+}
 
 /// Adds products to a block of sums.
 ///
 /// # Safety
-/// The processor has the instructions and a [`crate::score::amx::Configured::whole`] lives on this thread; the factors are of
+/// The processor has the instructions and what [`configured`] gives lives on this thread; the factors are of
 /// one length, at least 1.
 pub unsafe fn tile_sums(left: &[Tiles], right: &[Tiles], sums: &mut Sums) {
     const { assert!(size_of::<Tiles>() == 2048 && size_of::<Sums>() == 4096) };

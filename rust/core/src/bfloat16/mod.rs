@@ -6,14 +6,17 @@
 //! threads and any instruction set.
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod amx;
-pub(crate) mod portable;
+mod amx;
+mod portable;
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T1};
 use std::ops::Range;
 
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::{Matrix, Rows};
+use crate::matrix::{Matrix, Rows};
+use crate::simd::{compiled, SimdPath};
 
 /// Rows and columns of a tile of sums.
 pub(crate) const TILE: usize = 16;
@@ -198,15 +201,62 @@ fn rounded(value: f32) -> u32 {
     kept & 0xffff_0000
 }
 
+compiled! {
+    /// Rows of the left factor into tiles `[blocks of rows][depth]`; zeros beyond the columns.
+    fn pack_left(left: &impl Rows, rows: Range<usize>, columns: Range<usize>, depth: usize, tiles: &mut [Tiles])
+        = pack_left_rows;
+    /// Rows from `first` on of the right factor into tiles `[blocks of columns][depth]`; zeros beyond.
+    fn pack_right(right: Matrix, first: usize, tiles: &mut [Tiles]) = pack_right_rows;
+}
+
+impl SimdPath {
+    /// Asks for tiles that will be needed soon.
+    #[inline]
+    fn prefetch(self, tiles: &[Tiles]) {
+        #[cfg(target_arch = "x86_64")]
+        for tile in tiles {
+            for line in tile.0.as_flattened() {
+                // SAFETY: every x86-64 processor has the instruction, which changes nothing but caches.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = tiles;
+    }
+
+    /// To be kept while [`SimdPath::tile_sums`] is called.
+    fn tiles_ready(self) -> TilesReady {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a value of this path exists only if there are tile registers.
+        return TilesReady(self.has_bfloat16_tiles().then(|| unsafe { amx::configured() }));
+        #[cfg(not(target_arch = "x86_64"))]
+        TilesReady
+    }
+
+    /// Adds `left · right` to a block of sums; `ready` is of this thread and of this path.
+    fn tile_sums(self, ready: &TilesReady, left: &[Tiles], right: &[Tiles], sums: &mut Sums) {
+        assert!(!left.is_empty() && left.len() == right.len());
+        #[cfg(target_arch = "x86_64")]
+        if ready.0.is_some() {
+            // SAFETY: registers of the shapes that are needed are this thread's, for `ready` cannot leave it and nothing makes
+            // another configuration while it lives; the factors are of one length, as just asserted.
+            return unsafe { amx::tile_sums(left, right, sums) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = ready;
+        portable::tile_sums(left, right, sums);
+    }
+}
+
+/// Tile registers of a thread, where there are any, in the shapes that [`SimdPath::tile_sums`] needs.
+#[cfg(target_arch = "x86_64")]
+struct TilesReady(Option<crate::simd::amx::Configured>);
+#[cfg(not(target_arch = "x86_64"))]
+struct TilesReady;
+
 /// Rows of the left factor into tiles `[blocks of rows][depth]`; zeros beyond the columns.
 #[inline(always)]
-pub(crate) fn pack_left_rows(
-    left: &impl Rows,
-    rows: Range<usize>,
-    columns: Range<usize>,
-    depth: usize,
-    tiles: &mut [Tiles],
-) {
+fn pack_left_rows(left: &impl Rows, rows: Range<usize>, columns: Range<usize>, depth: usize, tiles: &mut [Tiles]) {
     let mut values = [0.0; STRETCH * DEPTH];
     for (place, row) in rows.enumerate() {
         left.fill(row, columns.clone(), &mut values[..columns.len()]);
@@ -220,7 +270,7 @@ pub(crate) fn pack_left_rows(
 
 /// Rows from `first` on of the right factor into tiles `[blocks of columns][depth]`; zeros beyond.
 #[inline(always)]
-pub(crate) fn pack_right_rows(right: Matrix, first: usize, tiles: &mut [Tiles]) {
+fn pack_right_rows(right: Matrix, first: usize, tiles: &mut [Tiles]) {
     let blocks = right.dim.div_ceil(BLOCK);
     let depth = tiles.len() / blocks;
     let row = |row: usize| if row < right.rows { right.row(row) } else { &[] };

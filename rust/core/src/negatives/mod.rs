@@ -10,6 +10,9 @@ use crate::csr::{Csr, RowId};
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::rng;
+use crate::room::zeros;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Level;
 
 const KERNEL: u64 = 1;
 const WEIGHTED_KERNEL: u64 = 2;
@@ -29,7 +32,7 @@ pub fn negatives<R: RowId>(
     mask: bool,
 ) -> Result<Vec<i32>, Error> {
     let key = rng::key(seed, KERNEL);
-    let mut out = vec![0i32; rows.len() * n];
+    let mut out = zeros::<i32>(rows.len(), n)?;
     if out.is_empty() {
         return Ok(out);
     }
@@ -41,7 +44,7 @@ pub fn negatives<R: RowId>(
         |(), (task, (rows, out))| {
             let mut counter = (task * step * n) as u64;
             #[cfg(target_arch = "x86_64")]
-            if exec.simd.is_avx512() {
+            if exec.simd.level() == Level::Avx512 {
                 // SAFETY: the path exists only if the processor has its features.
                 if unsafe { avx512::draw(key, seen, rows, n, counter, out) } {
                     return Ok(());
@@ -110,7 +113,7 @@ pub fn weighted_negatives<R: RowId>(
         )));
     }
     let key = rng::key(seed, WEIGHTED_KERNEL);
-    let mut out = vec![0i32; rows.len() * n];
+    let mut out = zeros::<i32>(rows.len(), n)?;
     if out.is_empty() {
         return Ok(out);
     }

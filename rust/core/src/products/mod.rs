@@ -5,14 +5,16 @@
 //! any number of threads give the same bytes.
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod x86;
+mod avx512;
 
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::Matrix;
+use crate::matrix::Matrix;
+use crate::room::zeros;
+use crate::simd::{compiled, Level, SimdPath};
 
 /// Lanes of a product.
-pub(crate) const LANES: usize = 16;
+const LANES: usize = 16;
 /// Gathered, or rows that are summed, in a task.
 const TASK: usize = 8_192;
 
@@ -137,7 +139,7 @@ pub fn product_scatter(exec: Exec, groups: &[Gathered], items: usize, dense: boo
     };
     let (touched, bounds, shares) = by_id(groups, count, items);
     let rows = if dense { items } else { touched.len() };
-    let mut values = vec![0.0; rows * dim];
+    let mut values = zeros::<f32>(rows, dim)?;
     if !values.is_empty() && !touched.is_empty() {
         let step = (TASK * rows / count).clamp(1, rows);
         let tasks = values.chunks_mut(step * dim).enumerate();
@@ -251,7 +253,7 @@ fn fits(count: usize) -> Result<(), Error> {
 
 /// Whether all ids are rows of a table of `rows`.
 #[inline(always)]
-pub(crate) fn within(ids: &[i64], rows: usize) -> bool {
+fn within(ids: &[i64], rows: usize) -> bool {
     // A negative id is a large number.
     ids.iter().fold(true, |all, &id| all & ((id as u64) < rows as u64))
 }
@@ -268,6 +270,47 @@ fn out_of_range(first: usize, ids: &[i64], width: usize, items: usize) -> Error 
     }
 }
 
+impl SimdPath {
+    /// Products of a vector with the rows `ids` of a table; false, and nothing done, if one of them is no row.
+    #[inline]
+    pub(crate) fn products(self, own: &[f32], table: Matrix, ids: &[i64], out: &mut [f32]) -> bool {
+        assert!(own.len() == table.dim && ids.len() == out.len());
+        if !within(ids, table.rows) {
+            return false;
+        }
+        match self.level() {
+            // SAFETY: a path of this level exists only if the processor has its instructions, and ids are rows of the table, as
+            // just seen.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::products_avx512(own, table, ids, out) },
+            _ => self.plain_products(own, table, ids, out),
+        }
+        true
+    }
+
+    /// [`weighted_sums_portable`].
+    pub(crate) fn weighted_sums(self, shares: &[Share], bounds: &[u32], matrix: Matrix, goals: Goals, out: &mut [f32]) {
+        assert!(bounds.is_sorted());
+        let used = &shares[bounds[0] as usize..bounds[bounds.len() - 1] as usize];
+        assert!(used
+            .iter()
+            .fold(true, |all, share| all & ((share.row as usize) < matrix.rows)));
+        match self.level() {
+            // SAFETY: a path of this level exists only if the processor has its instructions, and the shares within the bounds are
+            // of rows of the matrix, as asserted.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::weighted_sums_avx512(shares, bounds, matrix, goals, out) },
+            _ => self.plain_weighted_sums(shares, bounds, matrix, goals, out),
+        }
+    }
+}
+
+compiled! {
+    fn plain_products(own: &[f32], table: Matrix, ids: &[i64], out: &mut [f32]) = products_portable;
+    fn plain_weighted_sums(shares: &[Share], bounds: &[u32], matrix: Matrix, goals: Goals, out: &mut [f32])
+        = weighted_sums_portable;
+}
+
 /// The sum of sixteen lanes, in the order that the transposing vector path adds them up.
 #[inline(always)]
 fn folded(l: &[f32; LANES]) -> f32 {
@@ -277,7 +320,7 @@ fn folded(l: &[f32; LANES]) -> f32 {
 
 /// The products of a vector with rows of the table, which all ids are.
 #[inline(always)]
-pub(crate) fn products_portable(own: &[f32], table: Matrix, ids: &[i64], out: &mut [f32]) {
+fn products_portable(own: &[f32], table: Matrix, ids: &[i64], out: &mut [f32]) {
     let whole = own.len() / LANES * LANES;
     for (&id, out) in ids.iter().zip(out) {
         let row = &table.row(id as usize)[..own.len()];
@@ -299,7 +342,7 @@ pub(crate) type Goals<'a> = Option<(&'a [i64], usize)>;
 
 /// The weighted sums of rows of a matrix: sum n is over the shares from `bounds[n]` to `bounds[n + 1]`.
 #[inline(always)]
-pub(crate) fn weighted_sums_portable(shares: &[Share], bounds: &[u32], matrix: Matrix, goals: Goals, out: &mut [f32]) {
+fn weighted_sums_portable(shares: &[Share], bounds: &[u32], matrix: Matrix, goals: Goals, out: &mut [f32]) {
     for (place, bounds) in bounds.windows(2).enumerate() {
         let row = goals.map_or(place, |(rows, first)| rows[place] as usize - first);
         let shares = &shares[bounds[0] as usize..bounds[1] as usize];

@@ -1,19 +1,9 @@
-//! AVX2+FMA and AVX-512.
+//! AVX-512.
 
 use std::arch::x86_64::*;
 
-use super::{products_portable, weighted_sums_portable, Goals, Share, LANES};
-use crate::score::Matrix;
-
-#[target_feature(enable = "avx2,fma")]
-pub fn products_fma(own: &[f32], table: Matrix, ids: &[i64], out: &mut [f32]) {
-    products_portable(own, table, ids, out);
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub fn weighted_sums_fma(shares: &[Share], bounds: &[u32], matrix: Matrix, goals: Goals, out: &mut [f32]) {
-    weighted_sums_portable(shares, bounds, matrix, goals, out);
-}
+use super::{Goals, Share, LANES};
+use crate::matrix::Matrix;
 
 /// Sixteen rows side by side, a vector of partial sums each; these are transposed and added up together.
 ///

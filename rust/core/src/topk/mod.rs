@@ -1,0 +1,135 @@
+//! Top-k lists: scoring, masking and selection in one pass; the score matrix never reaches memory.
+
+mod blocks;
+mod bytes;
+mod floats;
+mod order;
+mod search;
+mod sieve;
+
+pub use blocks::topk_scores;
+
+use crate::csr::Mask;
+use crate::error::Error;
+use crate::exec::Exec;
+use crate::matrix::{check_finite, Matrix};
+use crate::room::filled;
+use crate::score::quantised::BytePanels;
+use crate::score::{length, square, Form, Panels};
+
+use bytes::Bytes;
+use floats::Floats;
+use order::Order;
+use search::{search, Call};
+
+/// Lists `[queries, k]`, best first; -1 and -infinity after the last.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranking {
+    pub items: Vec<i32>,
+    pub scores: Vec<f32>,
+    /// What was asked for, but no more than there are items.
+    pub k: usize,
+}
+
+impl Ranking {
+    fn empty(queries: usize, k: usize) -> Result<Self, Error> {
+        Ok(Ranking {
+            items: filled(-1, queries, k)?,
+            scores: filled(f32::NEG_INFINITY, queries, k)?,
+            k,
+        })
+    }
+}
+
+/// The `k` best unseen items of each query by dot product plus bias.
+pub fn topk(
+    exec: Exec,
+    queries: Matrix,
+    items: Matrix,
+    bias: Option<&[f32]>,
+    seen: Mask,
+    k: usize,
+) -> Result<Ranking, Error> {
+    check_finite(exec, queries, items, bias)?;
+    select(exec, Form::Dot, queries, items, bias, k, |query| seen.of(query))
+}
+
+fn select<'a>(
+    exec: Exec,
+    form: Form,
+    queries: Matrix,
+    items: Matrix,
+    bias: Option<&[f32]>,
+    k: usize,
+    seen: impl Fn(usize) -> &'a [i32] + Sync,
+) -> Result<Ranking, Error> {
+    let mut out = Ranking::empty(queries.rows, k.min(items.rows))?;
+    if out.items.is_empty() {
+        return Ok(out);
+    }
+    let typical = match form {
+        Form::Dot => (square(queries.data) / queries.rows.max(1) as f64).sqrt() as f32,
+        Form::Distance => 0.0,
+    };
+    let order = &Order::new(exec, items.rows, out.k, |item| match form {
+        Form::Dot => typical * length(square(items.row(item))) + bias.map_or(0.0, |b| b[item]),
+        Form::Distance => 0.0,
+    })?;
+    let call = Call { exec, order, k: out.k };
+    if form == Form::Dot && exec.simd.has_bytes() && BytePanels::fits(items.dim) && items.dim > 0 {
+        let unit = (square(queries.data) / queries.data.len() as f64).sqrt() as f32;
+        let unit = if unit.is_normal() { unit } else { 1.0 };
+        let panels = BytePanels::pack(exec, items, bias, &order.ids, unit)?;
+        let bytes = Bytes {
+            queries,
+            items,
+            bias,
+            panels,
+        };
+        search(call, &bytes, seen, &mut out)?;
+    } else {
+        let panels = Panels::pack(exec, items, bias, Some(&order.ids))?;
+        let floats = Floats { form, queries, panels };
+        search(call, &floats, seen, &mut out)?;
+    }
+    Ok(out)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distance {
+    /// Score: minus the distance.
+    Euclidean,
+    /// Score: the cosine; vectors of length 0 have cosine 0 with all others.
+    Cosine,
+    /// Score: the dot product.
+    Dot,
+}
+
+/// The `k` nearest other rows of each row, or all others where there are fewer.
+pub fn neighbours(exec: Exec, vectors: Matrix, k: usize, distance: Distance) -> Result<Ranking, Error> {
+    check_finite(exec, vectors, vectors, None)?;
+    let ids: Vec<i32> = (0..vectors.rows as i32).collect();
+    let k = k.min(vectors.rows.saturating_sub(1));
+    let itself = |row: usize| &ids[row..=row];
+    match distance {
+        Distance::Dot => select(exec, Form::Dot, vectors, vectors, None, k, itself),
+        Distance::Cosine => {
+            let mut unit = vectors.data.to_vec();
+            for row in unit.chunks_mut(vectors.dim.max(1)) {
+                let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+                if length > 0.0 {
+                    row.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+                }
+            }
+            let unit = Matrix::new(&unit, vectors.rows, vectors.dim);
+            select(exec, Form::Dot, unit, unit, None, k, itself)
+        }
+        Distance::Euclidean => {
+            let mut out = select(exec, Form::Distance, vectors, vectors, None, k, itself)?;
+            for score in out.scores.iter_mut().filter(|score| score.is_finite()) {
+                *score = -(-*score).sqrt();
+            }
+            Ok(out)
+        }
+    }
+}
