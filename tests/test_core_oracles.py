@@ -37,6 +37,7 @@ def exact_scores(queries, items, bias):
 
 def slow_topk(scores, seen, k):
     n_queries, n_items = scores.shape
+    k = min(k, n_items)  # lists are no longer than the catalogue
     ids = np.full((n_queries, k), -1, np.int32)
     best = np.full((n_queries, k), -np.inf, np.float32)
     for q in range(n_queries):
