@@ -12,7 +12,7 @@ import kdrs
 ROOT = Path(kdrs.__file__).parent
 LAYERS = (
     ("errors", "machine"),
-    ("_files", "settings"),
+    ("_files", "_documents", "settings"),
     ("data",),
     ("core",),
     ("training", "evaluation"),

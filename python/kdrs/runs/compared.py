@@ -14,7 +14,7 @@ from kdrs.data import Dataset
 from kdrs.errors import ArtefactError, ConfigError, shown
 from kdrs.evaluation.lists import overlap
 from kdrs.runs.build import build_evaluator
-from kdrs.runs.config import EvalSettings, resolve
+from kdrs.runs.config import EvalSettings, config_of, resolve
 from kdrs.runs.directory import Run
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun
@@ -55,7 +55,7 @@ def compare_runs(
     folders = [path for path in paths if path.is_dir()]
     if not folders and dataset is None:
         raise ConfigError("no run directory is given, so the data set is unknown", "give the data set with --data")
-    configs = {path: resolve(Run.open(path).config) for path in folders}
+    configs = {path: config_of(Run.open(path)) for path in folders}
     if dataset is None:
         dataset = Dataset.load(configs[folders[0]].data.path)
     reference = configs[folders[0]] if folders else resolve({"data": {"path": ""}, "model": {"name": "bpr"}})

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from kdrs._documents import read_toml, toml_value
 from kdrs.core.sampling import stream
 from kdrs.distillers import distiller_class
 from kdrs.errors import ConfigError, nearest, shown
 from kdrs.models import model_class
 from kdrs.runs.directory import Run
+from kdrs.runs.vouching import check_head
 from kdrs.settings import Settings
 
 
@@ -174,12 +175,7 @@ def read_run_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"no run file and no preset {shown(str(path))}", nearest(str(path), PRESETS))
     if path.name == "config.toml" and (path.parent / "env.json").is_file():
         return Run.open(path.parent).config
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {shown(str(path))}: {error.strerror or error}", "check the path") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{shown(str(path))} is no TOML: {shown(str(error))}", "see the examples folder") from error
+    return read_toml(path, "check the path, and see the examples folder")
 
 
 def assign(values: dict[str, Any], setting: str) -> None:
@@ -188,10 +184,7 @@ def assign(values: dict[str, Any], setting: str) -> None:
     path = key.strip().split(".")
     if not equals or not all(path):
         raise ConfigError(f"--set {shown(setting)}", "write it as --set train.lr=1e-3")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
+    value = toml_value(text, f"--set {shown(key.strip())}")
     place: Any = values
     for position, part in enumerate(path):
         last = position == len(path) - 1
@@ -255,6 +248,15 @@ def resolve(values: dict[str, Any]) -> RunConfig:
 def completed(values: dict[str, Any]) -> dict[str, Any]:
     """Plain values with every default filled in."""
     return resolve(values).to_dict()
+
+
+def config_of(run: Run) -> RunConfig:
+    """A run's options, checked against what the run says that it was started with.
+
+    Raises ``ArtefactError`` if config.toml was changed since, but for options that may differ on resume.
+    """
+    check_head(run.path, run.stored(), run.started(), completed)
+    return resolve(run.config)
 
 
 def part_seed(seed: int, name: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,19 +13,20 @@ import torch
 from torch import nn
 
 from kdrs.data import Dataset
-from kdrs.errors import ConfigError, KdrsError, shown
+from kdrs.errors import ConfigError, KdrsError, MachineError, shown
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Selection
 from kdrs.evaluation.report import Report
 from kdrs.fitting.fit import Fit, fit
 from kdrs.fitting.learner import Learner
 from kdrs.runs.build import build_evaluator, build_task, check_measured, choose_protocol, choose_selection, stage_epochs
-from kdrs.runs.config import RunConfig, completed, resolve
+from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.files import write_json
 from kdrs.runs.learners import Planned, load_learners
 from kdrs.runs.parts import Part, expand
 from kdrs.runs.results import means_of, measure_teachers, save_peer, save_result, summary_of
+from kdrs.runs.vouching import check_options
 from kdrs.teachers.model import ModelTeacher
 
 
@@ -148,7 +149,8 @@ def _failure_noted(run: Run) -> Iterator[None]:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         cause, remedy = (error.cause, error.remedy) if isinstance(error, KdrsError) else (str(error), None)
         details = {"error": shown(f"{type(error).__name__}: {cause}", 500)}
-        run.set_status(status, **details, **({} if remedy is None else {"remedy": shown(remedy, 500)}))
+        with suppress(MachineError):  # a full disk takes no status either, and the error itself says more
+            run.set_status(status, **details, **({} if remedy is None else {"remedy": shown(remedy, 500)}))
         raise
 
 
@@ -213,10 +215,11 @@ def is_done(config: RunConfig, place: Path) -> bool:
     if not (place / "config.toml").is_file():
         return False
     run = Run.open(place)
-    run.check_options(config.to_dict(), completed(run.config))
+    check_options(config.to_dict(), completed(run.config))
+    theirs = config_of(run).train
     if run.status().get("status") != "finished":
         return False
-    trained, asked = resolve(run.config).train, config.train
+    trained, asked = theirs, config.train
     if trained.epochs > asked.epochs:
         raise ConfigError(
             f"{shown(str(place))} had up to {trained.epochs} epochs, now {asked.epochs} are asked for",

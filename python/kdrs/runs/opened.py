@@ -13,7 +13,7 @@ from kdrs.data import Dataset
 from kdrs.errors import ArtefactError, shown
 from kdrs.evaluation.report import Report
 from kdrs.runs.build import build_model, build_task
-from kdrs.runs.config import RunConfig, resolve
+from kdrs.runs.config import RunConfig, config_of
 from kdrs.runs.directory import Run, describe_data
 from kdrs.runs.results import load_reports
 from kdrs.teachers.base import Stage
@@ -35,7 +35,7 @@ class LoadedRun:
     def open(cls, path: str | Path, dataset: Dataset | None = None, *, device: torch.device | None = None) -> LoadedRun:
         """Raises ``ArtefactError`` if the run is unfinished, damaged, or was trained on other data than ``dataset``."""
         run = Run.open(path)
-        config = resolve(run.config)
+        config = config_of(run)
         if dataset is None:
             dataset = Dataset.load(config.data.path)
         check_same_data(run, dataset)

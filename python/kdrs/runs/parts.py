@@ -10,7 +10,7 @@ from typing import Any
 from kdrs.distillers import assistant_dims, distiller_class
 from kdrs.errors import ConfigError, MissingKnowledge, nearest, shown
 from kdrs.models import model_class
-from kdrs.runs.config import RunConfig, TermSettings, chain_of, part_seed, resolve
+from kdrs.runs.config import RunConfig, TermSettings, chain_of, config_of, part_seed
 from kdrs.runs.directory import Run
 from kdrs.teachers.file import read_safetensors, trajectory_files
 
@@ -159,7 +159,7 @@ def _size(reference: str, method: str) -> int:
     path = Path(reference)
     files = trajectory_files(path)
     if path.is_dir() and not files:
-        return size_of(resolve(Run.open(path).config).model)
+        return size_of(config_of(Run.open(path)).model)
     tensors, _ = read_safetensors(files[-1] if files else path)
     if "users" not in tensors:
         raise MissingKnowledge(
