@@ -259,7 +259,7 @@ def test_what_is_wrong_is_named(values, cause, remedy):
         (b"[train\nlr = 1", r"is no TOML: .*line 1"),
         (b"[train]\nlr = 1\nlr = 2\n[eval]", r"is no TOML: .*line 3"),
         (b"[train]\nlr = fast", r"is no TOML: .*line 2"),
-        (b"\xff\xfe", "is no TOML: .*utf-8"),
+        (b"\xff\xfe", "is no TOML: .*UTF-8"),
         (None, "cannot read .*No such file"),
     ],
 )

@@ -231,9 +231,7 @@ def check_place(
     if not is_ours(target):
         raise refusal(f"{place} exists, is not empty and holds no {kind}", other)
     if not overwrite:
-        raise refusal(
-            f"{place} already holds a {kind}", f"{other}, or replace it with --overwrite (overwrite=True)"
-        )
+        raise refusal(f"{place} already holds a {kind}", f"{other}, or replace it with --overwrite (overwrite=True)")
     foreign = [entry.name for entry in entries if entry.name not in names or entry.is_dir(follow_symlinks=False)]
     if foreign:
         count = f" and {len(foreign) - 1:,} more" if len(foreign) > 1 else ""
@@ -404,4 +402,3 @@ def _short(name: str) -> str:
 
 def _megabytes(count: int) -> str:
     return f"{max(count / 1e6, 0.1):.1f} MB"
-

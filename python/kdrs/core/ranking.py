@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kdrs import _core
 from kdrs.core.sampling import (
     array_of,
+    check_room,
     count_of,
     csr_of,
     like,
@@ -79,6 +80,7 @@ def topk(
         x_there: Any = items
         return topk_on_device(q_there, x_there, k, seen=seen, rows=rows, bias=bias)
     q, x, b = _factors(queries, items, bias)
+    check_room(2 * len(q) * count_of(k, "k"))
     out = _core.topk(q, x, b, _seen(seen), rows_of(rows), count_of(k, "k"), threads_of(threads), simd_path())
     return Ranking(*(like(part, queries) for part in out))
 
@@ -147,6 +149,7 @@ def topk_scores(
     -infinity is a legal score and ranks last; NaN and +infinity raise ``DataError`` naming the row.
     """
     block = array_of(scores, "scores", np.float32, 2)
+    check_room(2 * len(block) * count_of(k, "k"))
     out = _core.topk_scores(block, _seen(seen), rows_of(rows), count_of(k, "k"), threads_of(threads), simd_path())
     return Ranking(*(like(part, scores) for part in out))
 
@@ -250,8 +253,14 @@ def metrics(
     cuts = [count_of(k, "K") for k in ks]
     if 0 in cuts:
         raise ConfigError("K is 0", "allowed: 1 or more")
-    lists = array_of(ranked, "ranked", np.int32, 2)
-    values = _core.metrics(lists, csr_of(truth), rows_of(rows), cuts, list(names), threads_of(threads))
+    lists, goal = array_of(ranked, "ranked", np.int32, 2), csr_of(truth)
+    # K beyond the catalogue is in the denominator of precision alone, and the core has a table as long as K
+    kept = [min(k, max(goal[2], 1)) for k in cuts]
+    values = _core.metrics(lists, goal, rows_of(rows), kept, list(names), threads_of(threads))
+    for c, (k, cut) in enumerate(zip(cuts, kept, strict=True)):
+        if k > cut and "precision" in names:
+            hits = np.rint(values[list(names).index("precision"), c] * cut)
+            values[list(names).index("precision"), c] = hits / k
     return {f"{name}@{k}": values[n, c] for n, name in enumerate(names) for c, k in enumerate(cuts)}
 
 
@@ -270,6 +279,7 @@ def neighbours(
     if metric not in ("euclidean", "cosine", "dot"):
         raise ConfigError(f"metric {shown(metric)}", "allowed: euclidean, cosine, dot")
     x = array_of(vectors, "vectors", np.float32, 2)
+    check_room(2 * len(x) * count_of(k, "k"))
     out = _core.neighbours(x, count_of(k, "k"), metric, threads_of(threads), simd_path())
     return Ranking(*(like(part, vectors) for part in out))
 

@@ -233,7 +233,7 @@ class Evaluator:
             if self.candidates is not None:
                 size = source.queries_a_block(self.candidates.shape[1] + 2, pairs=True)
             else:
-                size = source.queries_a_block(max(self.ks) + SHORT, pairs=False)
+                size = source.queries_a_block(min(max(self.ks), self.n_items) + SHORT, pairs=False)
         for start in range(0, rows.size, size):
             yield rows[start : start + size]
 

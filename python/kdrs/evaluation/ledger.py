@@ -35,7 +35,7 @@ class Ledger:
 
     def add_lists(self, rows: NDArray[np.int64], lists: Ranking) -> None:
         evaluator = self.evaluator
-        items, k = lists.items, max(evaluator.ks)
+        items, k = lists.items, min(max(evaluator.ks), evaluator.n_items)  # -1 beyond is of no account
         if items.shape[1] < k:
             items = np.pad(items, ((0, 0), (0, k - items.shape[1])), constant_values=-1)
         found = ranking.metrics(

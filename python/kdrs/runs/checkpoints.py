@@ -33,8 +33,8 @@ Found = TypeVar("Found")
 
 class Checkpoints:
     """The folder ``checkpoint`` of a run: ``manifest.json`` names the files of the latest one and their SHA-256,
-    ``previous.json`` those of the one before. A manifest also vouches for the lines of metrics.jsonl so far, and holds the run's
-    options."""
+    ``previous.json`` those of the one before. A manifest also vouches for the lines of metrics.jsonl so far, and
+    holds the run's options."""
 
     def __init__(self, folder: Path, metrics: MetricsFile):
         self.folder, self.metrics = folder, metrics

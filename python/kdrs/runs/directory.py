@@ -67,9 +67,9 @@ class Run:
         ``config`` are all options, plain; ``complete`` gives stored ones the defaults of options that are younger than the run
         (`kdrs.runs.config.completed`).
 
-        Raises ``MachineError`` if the place cannot be written or another process holds it, ``ConfigError`` if it is of something
-        else, holds a run already (and ``resume`` is off) or a run of other options, ``ArtefactError`` if the run is of other
-        data, damaged, or has lost what it needs to go on. What is refused is left as it was.
+        Raises ``MachineError`` if the place cannot be written or another process holds it, ``ConfigError`` if it is of
+        something else, holds a run already (and ``resume`` is off) or a run of other options, ``ArtefactError`` if the run
+        is of other data, damaged, or has lost what it needs to go on. What is refused is left as it was.
         """
         run = cls(Path(path))
         run._options = config
@@ -157,21 +157,12 @@ class Run:
         """The options as config.toml states them."""
         path = self.path / "config.toml"
         values = read_toml(path, RESTORE, ArtefactError)
-        for key, kinds in (
-            ("data", dict),
-            ("model", dict),
-            ("train", dict),
-            ("eval", dict),
-            ("teachers", dict),
-            ("distill", list),
-        ):
-            if key in ("data", "model") and key not in values:
-                raise ArtefactError(f"{shown(str(path), PATH)} is damaged: it names no data set or no model", RESTORE)
-            if not isinstance(values.get(key, kinds()), kinds):
-                raise ArtefactError(
-                    f"{shown(str(path), PATH)} is damaged: {key} is {shown(values[key])}, no {'table' if kinds is dict else 'list'}",
-                    RESTORE,
-                )
+        name = shown(str(path), PATH)
+        if not {"data", "model"} <= set(values):
+            raise ArtefactError(f"{name} is damaged: it names no data set or no model", RESTORE)
+        for key in ("data", "model", "train", "eval", "teachers"):
+            if not isinstance(values.get(key, {}), dict):
+                raise ArtefactError(f"{name} is damaged: {key} is {shown(values[key])}, no table", RESTORE)
         return values
 
     def _placed(self, values: Options) -> Options:
@@ -198,7 +189,7 @@ class Run:
         warnings.warn(
             f"{shown(str(path), PATH)} is missing: a changed config.toml would not be noticed, nor other threads, and relative "
             "paths are taken from here",
-            stacklevel=3,
+            stacklevel=1,
         )
         return Started()
 
@@ -233,8 +224,7 @@ class Run:
         """Writes STATUS.json. The weights of an earlier end, which a run that goes on still has, stay vouched for."""
         if status != "finished":
             before = self.status() if (self.path / "model.safetensors").is_file() else {}
-            kept = {key: before[key] for key in ("model_sha256", "best_epoch") if key in before}
-            details = {**details, **kept}
+            details |= {key: value for key, value in before.items() if key in ("model_sha256", "best_epoch")}
         write_json(self.path / "STATUS.json", {"status": status, **details})
 
     # --- metrics ----------------------------------------------------------------------------------------------------
@@ -267,8 +257,8 @@ class Run:
         write_safetensors(self.path / "model.safetensors", tensors, {"format": MODEL_FORMAT, **metadata})
 
     def load_model(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The best epoch's weights and their metadata. Raises ``ArtefactError`` if they are absent or damaged, or if STATUS.json
-        and data.json speak of others."""
+        """The best epoch's weights and their metadata. Raises ``ArtefactError`` if they are absent or damaged, or if
+        STATUS.json and data.json speak of others."""
         path, name = self.path / "model.safetensors", shown(str(self.path / "model.safetensors"), PATH)
         status = self.status()
         if not path.is_file():
@@ -299,16 +289,16 @@ class Run:
             )
         if "best_epoch" in status and metadata.get("epoch") != str(status["best_epoch"]):
             raise ArtefactError(
-                f"{shown(str(self.path / 'STATUS.json'), PATH)} says that epoch {status['best_epoch']} is the best; the weights "
-                f"are of epoch {shown(str(metadata.get('epoch')))}",
+                f"{shown(str(self.path / 'STATUS.json'), PATH)} says that epoch {status['best_epoch']} is the best; the "
+                f"weights are of epoch {shown(str(metadata.get('epoch')))}",
                 f"delete STATUS.json and kdrs resume {shown(str(self.path), PATH)}, which writes it anew",
             )
         if metadata.get("data", self.data["fingerprint"]) != self.data["fingerprint"]:
             raise ArtefactError(f"{name} was trained on other data than data.json names", RESTORE)
         if status["status"] != "finished":
             warnings.warn(
-                f"{shown(str(self.path), PATH)} goes on and has not ended (status: {status['status']}): these are the weights of "
-                "its earlier end",
+                f"{shown(str(self.path), PATH)} goes on and has not ended (status: {status['status']}): these are the weights "
+                "of its earlier end",
                 stacklevel=3,
             )
         return tensors, metadata
@@ -332,7 +322,7 @@ class Run:
         digests = self._stage_digests()
         if digests is None and found:
             warnings.warn(
-                f"{shown(str(folder / 'digests.json'), PATH)} is missing: stages that were changed or lost would not be noticed",
+                f"{shown(str(folder / 'digests.json'), PATH)} is missing: changed or lost stages would not be noticed",
                 stacklevel=2,
             )
         for name in digests or {}:

@@ -19,12 +19,22 @@ from kdrs.evaluation.protocols import Selection
 from kdrs.evaluation.report import Report
 from kdrs.fitting.fit import Fit, fit
 from kdrs.fitting.learner import Learner
-from kdrs.runs.build import build_evaluator, build_task, check_measured, choose_protocol, choose_selection, stage_epochs
+from kdrs.runs.build import (
+    build_evaluator,
+    build_task,
+    check_measured,
+    check_memory,
+    choose_protocol,
+    choose_selection,
+    memory_of,
+    stage_epochs,
+)
 from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.files import write_json
 from kdrs.runs.learners import Planned, load_learners
-from kdrs.runs.parts import Part, expand
+from kdrs.runs.parts import Part, check_teachers, expand
+from kdrs.runs.places import own_folder
 from kdrs.runs.results import means_of, measure_teachers, save_peer, save_result, summary_of
 from kdrs.runs.vouching import check_options
 from kdrs.teachers.model import ModelTeacher
@@ -84,12 +94,14 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcome:
-    dataset = Dataset.load(config.data.path)
     parts, inner = expand(config, out)
+    check_teachers(inner, out)
+    dataset = Dataset.load(config.data.path)
     task = build_task(config, dataset)
     evaluator = build_evaluator(config, dataset)
     selection = choose_selection(config, choose_protocol(config, dataset))
-    check_measured(selection, evaluator, dataset)
+    check_measured(config, selection, evaluator, dataset)
+    check_memory(inner, dataset, task, evaluator)
     loaded = None
     if not all(is_done(part.config, part.place) for part in parts):
         with warnings.catch_warnings():
@@ -157,7 +169,7 @@ def _failure_noted(run: Run) -> Iterator[None]:
 def _carry_out_parts(run: Run, parts: Sequence[Part], hooks: Hooks) -> Outcome | None:
     """Carries out the parts of a run; its outcome if one of them was interrupted."""
     for part in parts:
-        ended = _carry_out_part(part, hooks)
+        ended = _carry_out_part(run, part, hooks)
         if ended is not None and ended.fit.stopped == "interrupted":
             inner, epochs = ended.part or ("", ended.fit.epochs)
             name = f"{part.name}/{inner}" if inner else part.name
@@ -206,7 +218,9 @@ def rehearse(
         except KdrsError as error:
             raise type(error)(f"part {part.name!r}: {error.cause}", error.remedy) from error
     task = build_task(inner, dataset)
-    check_measured(choose_selection(inner, choose_protocol(inner, dataset)), build_evaluator(inner, dataset), dataset)
+    selection, evaluator = choose_selection(inner, choose_protocol(inner, dataset)), build_evaluator(inner, dataset)
+    check_measured(inner, selection, evaluator, dataset)
+    check_memory(inner, dataset, task, evaluator)
     return load_learners(inner, dataset, task, planned)[1]
 
 
@@ -228,10 +242,12 @@ def is_done(config: RunConfig, place: Path) -> bool:
     return (trained.epochs, trained.patience) == (asked.epochs, asked.patience)
 
 
-def _carry_out_part(part: Part, hooks: Hooks) -> Outcome | None:
+def _carry_out_part(run: Run, part: Part, hooks: Hooks) -> Outcome | None:
     """Starts, resumes or, finished as it was asked for, takes a part as it is (None)."""
     if is_done(part.config, part.place):
         return None
+    if part.place.parent == run.path.resolve() / "parts":
+        own_folder(part.place.parent)
     begun = (part.place / "config.toml").is_file()
 
     def start(known: dict[str, Any]) -> None:
@@ -245,13 +261,15 @@ def _carry_out_part(part: Part, hooks: Hooks) -> Outcome | None:
 def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
     """What a run would be, found out by building all of it and training nothing: parts, sizes, memory. Parts still to be
     trained are built too, and teach with their initial weights."""
-    parts, _ = expand(config, Path(out))
+    parts, inner = expand(config, Path(out))
+    check_teachers(inner, Path(out))
     dataset = Dataset.load(config.data.path)
     learners = rehearse(config, Path(out), dataset)
     task = learners[0].task
     n_parameters = sum(parameter.numel() for parameter in learners[0].model.parameters())
     trained = sum(p.numel() for learner in learners for p in learner.optimizer.parameters.values())
     pairs = dataset.train.n_pairs
+    own_memory = memory_of(inner, dataset, task, build_evaluator(config, dataset))
     return {
         "parts": [f"{part.name} ({part.config.model['name']}, dim {part.config.model['dim']})" for part in parts],
         "data": dataset.name,
@@ -263,6 +281,6 @@ def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
         "trained_parameters": trained,
         "device": str(task.device),
         "protocol": choose_protocol(config, dataset).name,
-        # parameters, best copy, gradient, two moments; ids of this and the next epoch
-        "memory_bytes": 4 * (4 * trained + n_parameters) + 8 * pairs + 2 * 8 * task.n_rows,
+        # parameters, best copy, gradient, two moments; draws and lists
+        "memory_bytes": 4 * (4 * trained + n_parameters) + own_memory,
     }

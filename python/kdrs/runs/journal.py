@@ -33,7 +33,7 @@ class MetricsFile:
         self._add(line)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All lines; a last one that a crash cut off is left out. Raises ``ArtefactError`` for lines that are damaged or lost."""
+        """All lines; a last one that a crash cut off is left out. Raises ``ArtefactError`` for lines damaged or lost."""
         name = shown(str(self.path), PATH)
         rows = [parse_row(line, f"{name}:{number + 1}") for number, line in enumerate(self._lines())]
         for number, row in enumerate(rows):

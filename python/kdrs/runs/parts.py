@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,26 @@ def expand(
         terms.append(term.model_copy(update={"teacher": sources, "chain": 0}))
     start = None if config.start is None else known(config.start, "start")
     return parts, config.model_copy(update={"distill": tuple(terms), "start": start, "teachers": {}, "parts": None})
+
+
+def check_teachers(config: RunConfig, out: Path) -> None:
+    """What the teachers of a run at ``out`` say of it before any data are read: ``ConfigError`` for a run that would be its own
+    teacher; a warning for a student as large as its teacher, unless the method trains both."""
+    for term in config.distill:
+        for teacher in term.teacher:
+            path = Path(teacher)
+            if path.resolve() == out.resolve():
+                raise ConfigError(
+                    f"{term.name} has the run itself as teacher: {shown(teacher)}", "name another run, or another --out"
+                )
+            if distiller_class(term.method).mutual or not (path / "config.toml").is_file():
+                continue
+            theirs, own = size_of(config_of(Run.open(path)).model), size_of(config.model)
+            if own >= theirs:
+                warnings.warn(
+                    f"the student has {own} dimensions, its teacher {shown(teacher)} {theirs}: nothing becomes smaller",
+                    stacklevel=3,
+                )
 
 
 def folder_of(config: RunConfig, out: Path) -> Path:

@@ -1,7 +1,7 @@
 """The folder of a run: whose it is, who works in it, and what a killed process left there.
 
-A folder becomes a run's only if it was absent or empty, or carries kdrs's own mark, the text in LOCK. Nothing is written through
-a link: a run directory may come from somebody else.
+A folder becomes a run's only if it was absent or empty, or carries kdrs's own mark, the text in LOCK. Nothing is written
+through a link: a run directory may come from somebody else.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import socket
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from kdrs._files import unwritable
@@ -40,8 +41,8 @@ def holds_run(path: Path) -> bool:
 
 
 def check_place(path: Path) -> None:
-    """Raises ``ConfigError`` for a place that is neither free, nor a run, nor one whose beginning was cut off by a kill. Changes
-    nothing."""
+    """Raises ``ConfigError`` for a place that is neither free, nor a run, nor one whose beginning was cut off by a kill.
+    Changes nothing."""
     if not os.path.lexists(path) or holds_run(path):
         return
     foreign = ConfigError(f"{shown(str(path), PATH)} exists and is no run directory", "name another folder with --out")
@@ -88,6 +89,31 @@ def own_folder(path: Path) -> Path:
     except OSError as error:
         raise unwritable(path, error) from error
     return path
+
+
+@contextlib.contextmanager
+def claimed(stem: Path) -> Iterator[Path]:
+    """A new folder of that name, or with a number behind it: no other process gets the same. Taken away again where it stays
+    empty. Raises ``MachineError`` if none can be made."""
+    made = [place for place in (stem.parent, *stem.parent.parents) if not place.exists()]
+    place, count = stem, 1
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                os.mkdir(place)
+                break
+            except FileExistsError:
+                count += 1
+                place = stem.with_name(f"{stem.name}-{count}")
+    except OSError as error:
+        raise unwritable(place, error) from error
+    try:
+        yield place
+    finally:
+        for folder in (place, *made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def append(path: Path, content: bytes) -> None:

@@ -44,7 +44,7 @@ def check_head(path: Path, stored: Options, started: Started, complete: Complete
     elif os.path.lexists(path / "env.json"):
         warnings.warn(
             f"{shown(str(path), PATH)} was written by an older kdrs: a changed config.toml would not be noticed",
-            stacklevel=3,
+            stacklevel=1,
         )
 
 
@@ -86,8 +86,9 @@ def _compare(path: Path, stored: Options, vouched: Options, where: str) -> None:
             continue
         one, other = now.get(key), before.get(key)
         if one != other and not (is_path(key) and same_name(one, other)):
+            says, had = (f"no {key}" if value is None else f"{key} = {shown(value)}" for value in (one, other))
             raise ArtefactError(
-                f"{shown(str(path / 'config.toml'), PATH)} says {key} = {shown(one)}; {where} has {shown(other)}",
+                f"{shown(str(path / 'config.toml'), PATH)} says {says}; {where} has {had}",
                 f"put it back; on resume these may differ, as options: {', '.join(sorted(MAY_CHANGE))}",
             )
 
