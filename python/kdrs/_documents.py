@@ -18,7 +18,8 @@ MOST_HEAD = 2**26
 _MOST_DIGITS = 20
 """Digits of an integer: 2^64 - 1 has as many, and nothing that kdrs counts is larger."""
 _CUT = 200
-_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_OF_THE_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
+"""Errors that say what is wrong with the path; any other is the machine's."""
 
 
 class DocumentError(ValueError):
@@ -121,9 +122,9 @@ def read_whole(
             data = file.read(found.st_size + 1)
     except OSError as error:
         cause = f"cannot read {name}: {error.strerror or error}"
-        if error.errno in _OF_THE_MACHINE:
-            raise MachineError(cause, "check permissions and the disk") from error
-        raise kind(cause, remedy) from error
+        if error.errno in _OF_THE_PATH:
+            raise kind(cause, remedy) from error
+        raise MachineError(cause, "check permissions and the disk") from error
     except ValueError as error:  # a name with a NUL
         raise kind(f"cannot read {name}: {shown(str(error))}", remedy) from error
     if len(data) != found.st_size:
