@@ -324,7 +324,7 @@ class Fuzzer:
             if isinstance(original.get(name), bytes) and isinstance(before.get(name), bytes):
                 self.flag(title, f"nobody noticed that {name} was changed")
         if "config.toml" in changed and "everywhere" not in title and verb != "dry":
-            with contextlib.suppress(KdrsError, ValueError):
+            with contextlib.suppress(KdrsError, ValueError, AttributeError):
                 one = flat(completed(tomllib.loads(original["config.toml"].decode())))
                 other = flat(completed(tomllib.loads(before["config.toml"].decode())))
                 for key in {*one, *other} - MAY_CHANGE - {"data.path"}:

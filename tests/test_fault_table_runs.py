@@ -244,7 +244,7 @@ def test_fault_63_panic_of_one_seed(toy_path, tmp_path, monkeypatch):
         ("[train]\nlr = 1e-3\nlr = 1e-3", "is no TOML"),
         ("[train]\nlr = nan", "train.lr is nan"),
         ("[train]\nepochs = true", "train.epochs is True"),
-        ("start = 'a\\u0000b'", "without NUL"),
+        ('start = "a\\u0000b"', "without NUL"),
         ("a = " + "[" * 5000, "is no TOML"),
     ],
 )

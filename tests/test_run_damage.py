@@ -346,8 +346,8 @@ def test_memory_tells_of_draws_and_lists(place):
         return ok(*command).document["memory_bytes"]
 
     assert memory("--set", "train.negatives=50") > memory() + 16 * 49 * 400
-    assert memory("--protocol", "default", "--set", "eval.ks=[60]") > memory(
-        "--protocol", "default", "--set", "eval.ks=[1]"
+    assert memory("--protocol", "default", "--set", "eval.ks=[10,60]") > memory(
+        "--protocol", "default", "--set", "eval.ks=[10]"
     )
 
 
@@ -480,6 +480,7 @@ def test_parts_and_peers_are_not_written_through_links(toy_path, tmp_path, name)
 
     if name == "parts":
         # begun, its parts folder put elsewhere since
+        config = resolve({**values, **more, "train": {**train, "epochs": 3}})
         execute(config, tmp_path / "run", should_stop=lambda: True)
         shutil.move(tmp_path / "run/parts", tmp_path / "elsewhere/parts")
         (tmp_path / "run/parts").symlink_to(tmp_path / "elsewhere/parts")
@@ -495,7 +496,10 @@ def test_parts_and_peers_are_not_written_through_links(toy_path, tmp_path, name)
 
 def test_runs_of_one_second_have_folders_of_their_own(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(time, "strftime", lambda *_: "20260101-000000")
+    real = time.strftime
+    monkeypatch.setattr(
+        time, "strftime", lambda form, *at: "20260101-000000" if form == "%Y%m%d-%H%M%S" else real(form, *at)
+    )
     for _ in range(3):
         ok(*train(place))
     assert len(list((tmp_path / "runs/d/bpr").iterdir())) == 3

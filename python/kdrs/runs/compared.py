@@ -19,6 +19,7 @@ from kdrs.runs.directory import Run
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import teachers_of
+from kdrs.runs.records import PATH
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.model import ModelTeacher
@@ -49,9 +50,9 @@ def compare_runs(
     places = [path.resolve() for path in paths]
     for index, path in enumerate(paths):
         if not path.exists():
-            raise ArtefactError(f"there is no run directory or teacher file {shown(str(path))}", "check the path")
+            raise ArtefactError(f"there is no run directory or teacher file {shown(str(path), PATH)}", "check the path")
         if places[index] in places[:index]:
-            raise ConfigError(f"{shown(str(path))} is given twice", "name every run once")
+            raise ConfigError(f"{shown(str(path), PATH)} is given twice", "name every run once")
     folders = [path for path in paths if path.is_dir()]
     if not folders and dataset is None:
         raise ConfigError("no run directory is given, so the data set is unknown", "give the data set with --data")

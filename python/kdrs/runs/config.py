@@ -14,6 +14,7 @@ from kdrs.distillers import distiller_class
 from kdrs.errors import ConfigError, nearest, shown
 from kdrs.models import model_class
 from kdrs.runs.directory import Run
+from kdrs.runs.records import PATH
 from kdrs.runs.vouching import check_head
 from kdrs.settings import Settings
 
@@ -172,7 +173,7 @@ def read_run_file(path: Path) -> dict[str, Any]:
     if not path.is_file() and str(path) in PRESETS:
         path = PRESETS[str(path)]
     elif not path.exists() and not path.suffix:
-        raise ConfigError(f"no run file and no preset {shown(str(path))}", nearest(str(path), PRESETS))
+        raise ConfigError(f"no run file and no preset {shown(str(path), PATH)}", nearest(str(path), PRESETS))
     if path.name == "config.toml" and (path.parent / "env.json").is_file():
         return Run.open(path.parent).config
     return read_toml(path, "check the path, and see the examples folder")

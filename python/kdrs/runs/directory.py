@@ -34,7 +34,7 @@ from kdrs.runs.checkpoints import Checkpoints
 from kdrs.runs.environment import environment
 from kdrs.runs.files import file_digest, read_run_tensors, write_json, write_safetensors
 from kdrs.runs.journal import MetricsFile
-from kdrs.runs.places import Lock, check_place, holds_run, own_folder, sweep
+from kdrs.runs.places import Lock, check_inside, check_place, holds_run, own_folder, sweep
 from kdrs.runs.records import PATH, RESTORE, DataHead, StageDigests, Started, Status, plain, read_record
 from kdrs.runs.values import to_toml, with_paths, without_none
 from kdrs.runs.vouching import Complete, Options, check_checkpoint, check_head, check_options
@@ -92,6 +92,7 @@ class Run:
                     )
                 if exists:
                     run._check_same(config, dataset, complete)
+                    check_inside(run.path)
                 sweep(run.path)
                 if exists:
                     if run._folder() not in (None, os.getcwd()):
@@ -391,6 +392,7 @@ class Run:
         check_options(config, complete(self.config))
         check_head(self.path, self.stored(), self.started(), complete)
         self.check_ids()
+        self._stage_digests()
         trained, asked = len(self.metrics.rows()), config["train"]["epochs"]
         if asked < trained:
             raise ConfigError(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from kdrs.core.sampling import threads_of
 from kdrs.data import Dataset
 from kdrs.errors import ConfigError, KdrsError, MachineError, shown
 from kdrs.evaluation.evaluator import Evaluator
@@ -35,6 +36,7 @@ from kdrs.runs.files import write_json
 from kdrs.runs.learners import Planned, load_learners
 from kdrs.runs.parts import Part, check_teachers, expand
 from kdrs.runs.places import own_folder
+from kdrs.runs.records import PATH
 from kdrs.runs.results import means_of, measure_teachers, save_peer, save_result, summary_of
 from kdrs.runs.vouching import check_options
 from kdrs.teachers.model import ModelTeacher
@@ -96,6 +98,8 @@ def _threads(count: int | None) -> Iterator[None]:
 def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcome:
     parts, inner = expand(config, out)
     check_teachers(inner, out)
+    stage_epochs(config)  # that there are not too many
+    threads_of(config.threads)
     dataset = Dataset.load(config.data.path)
     task = build_task(config, dataset)
     evaluator = build_evaluator(config, dataset)
@@ -217,6 +221,7 @@ def rehearse(
                 planned[str(part.place)] = Planned(part.config, learner.model, learner.task, part.place)
         except KdrsError as error:
             raise type(error)(f"part {part.name!r}: {error.cause}", error.remedy) from error
+    stage_epochs(inner)
     task = build_task(inner, dataset)
     selection, evaluator = choose_selection(inner, choose_protocol(inner, dataset)), build_evaluator(inner, dataset)
     check_measured(inner, selection, evaluator, dataset)
@@ -236,7 +241,7 @@ def is_done(config: RunConfig, place: Path) -> bool:
     trained, asked = theirs, config.train
     if trained.epochs > asked.epochs:
         raise ConfigError(
-            f"{shown(str(place))} had up to {trained.epochs} epochs, now {asked.epochs} are asked for",
+            f"{shown(str(place), PATH)} had up to {trained.epochs} epochs, now {asked.epochs} are asked for",
             "ask for as many or more, or name another folder",
         )
     return (trained.epochs, trained.patience) == (asked.epochs, asked.patience)

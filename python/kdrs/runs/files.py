@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrs._files import replacing, write_bytes
-from kdrs.errors import shown
-from kdrs.runs.records import PATH, dumps, parse_metadata
+from kdrs.errors import ArtefactError, shown
+from kdrs.runs.records import PATH, RESTORE, dumps, parse_metadata
 from kdrs.teachers.file import read_safetensors
 
 if TYPE_CHECKING:
@@ -43,5 +43,8 @@ def file_digest(path: Path) -> str:
 
 def read_run_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file that a run wrote. Raises ``ArtefactError`` for any other."""
-    tensors, metadata = read_safetensors(path)
+    try:
+        tensors, metadata = read_safetensors(path)
+    except ArtefactError as error:
+        raise ArtefactError(error.cause, RESTORE) from error
     return tensors, parse_metadata(metadata.get("kdrs"), shown(str(path), PATH))

@@ -16,6 +16,7 @@ from kdrs.evaluation.report import Report
 from kdrs.runs.build import build_model, build_task, device_of
 from kdrs.runs.config import RunConfig, config_of
 from kdrs.runs.directory import Run, describe_data
+from kdrs.runs.records import PATH
 from kdrs.runs.results import load_reports
 from kdrs.teachers.base import Stage
 from kdrs.teachers.model import ModelTeacher
@@ -34,7 +35,7 @@ class Sizes:
         self.n_queries = self.n_users = n_users
         self.n_items, self.device = n_items, device
         self._missing = (
-            f"the data set of {shown(str(run.path))} is not at {shown(data_path)}",
+            f"the data set of {shown(str(run.path), PATH)} is not at {shown(data_path)}",
             "put it there, or give it: kdrs.load_run(path, dataset), kdrs eval --data",
         )
 
@@ -85,7 +86,7 @@ class LoadedRun:
             return task, build_model(config, task)
         except KdrsError as error:
             raise MissingKnowledge(
-                f"{config.model['name']} computes with its training data, and the data set of {shown(str(run.path))} is not at "
+                f"{config.model['name']} computes with its training data, and the data set of {shown(str(run.path), PATH)} is not at "
                 f"{shown(config.data.path)}",
                 "put it there, or give it: kdrs.load_run(path, dataset), kdrs eval --data",
             ) from error
@@ -95,7 +96,7 @@ class LoadedRun:
         """The data set. Raises ``MissingKnowledge`` if it is not where the run was trained and was not given."""
         if self._dataset is None:
             raise MissingKnowledge(
-                f"the data set of {shown(str(self.run.path))} is not at {shown(self.config.data.path)}",
+                f"the data set of {shown(str(self.run.path), PATH)} is not at {shown(self.config.data.path)}",
                 "put it there, or give it: kdrs.load_run(path, dataset)",
             )
         return self._dataset
@@ -160,14 +161,14 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> N
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ArtefactError(
-                f"the weights in {shown(str(where))} are not finite: {shown(name)}", "train the run anew"
+                f"the weights in {shown(str(where), PATH)} are not finite: {shown(name)}", "train the run anew"
             )
     try:
         model.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
         raise ArtefactError(
-            f"the weights in {shown(str(where))} do not fit its configuration: {shown(detail, 200)}"
+            f"the weights in {shown(str(where), PATH)} do not fit its configuration: {shown(detail, 200)}"
         ) from None
 
 
@@ -181,11 +182,11 @@ def check_same_data(run: Run, dataset: Dataset) -> None:
             f"{sizes[0]}), not on" if sizes[0] != sizes[1] else f"{sizes[0]}, other ids or in another order), not on"
         )
         raise ArtefactError(
-            f"{shown(str(run.path))} was trained on data set {shown(theirs['name'])} ({difference} {shown(ours['name'])} "
+            f"{shown(str(run.path), PATH)} was trained on data set {shown(theirs['name'])} ({difference} {shown(ours['name'])} "
             f"({sizes[1]})",
             "a teacher must know the same users and items in the same order: train it on this data set",
         )
     raise ArtefactError(
-        f"{shown(str(run.path))} was trained on another split of these users and items",
+        f"{shown(str(run.path), PATH)} was trained on another split of these users and items",
         "its training pairs may be this split's test pairs: train it on this data set",
     )

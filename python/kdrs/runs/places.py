@@ -36,8 +36,10 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getatt
 
 
 def holds_run(path: Path) -> bool:
-    """Whether a folder holds a run that was begun."""
-    return all((path / name).is_file() for name in ("config.toml", "data.json"))
+    """Whether a folder holds a run that was begun, or what is left of one."""
+    if not (path / "config.toml").is_file():
+        return False
+    return os.path.lexists(path / "data.json") or bool(_MARK.fullmatch(_mark(path / LOCK) or ""))
 
 
 def check_place(path: Path) -> None:
@@ -76,16 +78,29 @@ def sweep(path: Path) -> None:
                 os.unlink(name)
 
 
+def check_inside(path: Path) -> None:
+    """Raises ``MachineError`` for links and files in the place of a run's folders, and folders in the place of its files, which
+    would else be found out when the run has trained. Changes nothing."""
+    for name in (*FOLDERS, "parts", "peers"):
+        if os.path.lexists(path / name) and not stat.S_ISDIR(os.lstat(path / name).st_mode):
+            raise _no_folder(path / name)
+    for folder in (path, *(path / name for name in FOLDERS if (path / name).is_dir())):
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if OWN_FILE.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                    raise MachineError(
+                        f"{shown(entry.path, PATH)} is a folder; a run has a file there",
+                        "take it away, or restore the file",
+                    )
+
+
 def own_folder(path: Path) -> Path:
     """A folder in a run, made if it is not there. Raises ``MachineError`` for a link or a file in its place."""
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path)
         if not stat.S_ISDIR(os.lstat(path).st_mode):
-            raise MachineError(
-                f"{shown(str(path), PATH)} is a link or a file; kdrs writes into folders of the run itself",
-                "put a folder in its place",
-            )
+            raise _no_folder(path)
     except OSError as error:
         raise unwritable(path, error) from error
     return path
@@ -190,6 +205,13 @@ class Lock:
 
 def _no_lock(name: str) -> MachineError:
     return MachineError(f"{name} is no lock of a kdrs run, and is not written to", "take it away")
+
+
+def _no_folder(path: Path) -> MachineError:
+    return MachineError(
+        f"{shown(str(path), PATH)} is a link or a file; kdrs writes into folders of the run itself",
+        "put a folder in its place",
+    )
 
 
 def _mark(path: Path) -> str | None:

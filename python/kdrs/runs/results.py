@@ -20,6 +20,7 @@ from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest, write_json
 from kdrs.runs.places import own_folder
+from kdrs.runs.records import PATH
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.model import ModelTeacher
@@ -126,7 +127,7 @@ def load_reports(run: Run) -> dict[str, Report]:
     """The final evaluation of a run, by part. Raises ``ArtefactError`` if it has none."""
     paths = sorted(run.path.glob("report-*.json"))
     if not paths:
-        raise ArtefactError(f"{shown(str(run.path))} has no evaluation", run.remedy())
+        raise ArtefactError(f"{shown(str(run.path), PATH)} has no evaluation", run.remedy())
     return {path.stem.removeprefix("report-"): Report.load(path) for path in paths}
 
 
