@@ -305,7 +305,13 @@ class Fuzzer:
             if code not in (0, None) and after != before:
                 differing = {key for key in {*before, *after} if before.get(key) != after.get(key)}
                 late = verb == "resume" and b'"failed"' in after.get("STATUS.json", b"")
-                self.flag(title, f"refused{' late' * late} with {code}, and changed {sorted(differing)}: {told[-300:]}")
+                # weights that are vouched for are read when the run goes on, and are not looked through before
+                if late and "vouched for" in title and differing <= {"STATUS.json", "config.toml"}:
+                    self.counts["vouched for, refused late"] += 1
+                else:
+                    self.flag(
+                        title, f"refused{' late' * late} with {code}, and changed {sorted(differing)}: {told[-300:]}"
+                    )
             if code == 0 and not told.count("warning:"):
                 self.check_noticed(title, base, run, before, verb)
 

@@ -643,8 +643,8 @@ def test_a_model_that_computes_with_training_data_says_what_is_missing(gone, pla
     with pytest.raises(MissingKnowledge, match=f"{model} computes with its training data"):
         load_run(run)
     assert load_run(run, kdrs.Dataset.load(place / "d")).model is not None
-    error = fails(3, "eval", run)
-    assert "d" in error
+    assert "is not at" in (error := fails(3, "eval", run))
+    assert "try: give it with --data" in error
 
 
 def test_evaluation_of_a_run_whose_data_moved(gone, place):

@@ -70,19 +70,25 @@ def memory_of(config: RunConfig, dataset: Dataset, task: Task, evaluator: Evalua
 
 def check_memory(config: RunConfig, dataset: Dataset, task: Task, evaluator: Evaluator) -> None:
     """Raises ``MachineError`` where the least that a run takes is more than this process may have."""
-    limit = memory_limit()
     # a table of all items, its gradient or copy, and two moments: the least of any model
     needed = memory_of(config, dataset, task, evaluator) + 4 * 4 * dataset.n_items * int(config.model["dim"])
+    check_room(needed, "the run takes", "lower model.dim, train.negatives, the K of eval.ks or the method's pool")
+
+
+def check_room(needed: int, what: str, remedy: str) -> None:
+    """Raises ``MachineError`` where this process may not have so many bytes."""
+    limit = memory_limit()
     if limit is not None and needed > limit:
         raise MachineError(
-            f"the run takes at least {needed / 2**30:,.1f} GiB of memory; this process may have {limit / 2**30:,.1f} GiB",
-            "lower model.dim, train.negatives, the K of eval.ks or the method's pool, or take a larger machine",
+            f"{what} at least {needed / 2**30:,.1f} GiB of memory; this process may have {limit / 2**30:,.1f} GiB",
+            f"{remedy}, or take a larger machine",
         )
 
 
 def build_model(config: RunConfig, task: Task) -> Recommender:
     """The run's model with its seeded initial weights, on the task's device."""
     cls, options = model_of(config)
+    check_room(4 * task.n_items * options.dim, "the model's table of items takes", "lower model.dim")
     with seeded(stream(config.train.seed, "init")):
         return cls(options, task).to(task.device)
 

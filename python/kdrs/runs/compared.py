@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from kdrs.comparison.compare import Comparison, Entry, compare, scoring_seconds
 from kdrs.core.ranking import Ranking
 from kdrs.data import Dataset
-from kdrs.errors import ArtefactError, ConfigError, shown
+from kdrs.errors import ArtefactError, ConfigError, DataError, shown
 from kdrs.evaluation.lists import overlap
 from kdrs.runs.build import build_evaluator
 from kdrs.runs.config import EvalSettings, config_of, resolve
@@ -58,7 +59,12 @@ def compare_runs(
         raise ConfigError("no run directory is given, so the data set is unknown", "give the data set with --data")
     configs = {path: config_of(Run.open(path)) for path in folders}
     if dataset is None:
-        dataset = Dataset.load(configs[folders[0]].data.path)
+        place = configs[folders[0]].data.path
+        if not os.path.lexists(place):
+            raise DataError(
+                f"the data set of {shown(str(folders[0]), PATH)} is not at {shown(place, PATH)}", "give it with --data"
+            )
+        dataset = Dataset.load(place)
     reference = configs[folders[0]] if folders else resolve({"data": {"path": ""}, "model": {"name": "bpr"}})
     if protocol_name is not None:
         reference = reference.model_copy(update={"eval": EvalSettings(protocol=protocol_name)})

@@ -86,8 +86,8 @@ class LoadedRun:
             return task, build_model(config, task)
         except KdrsError as error:
             raise MissingKnowledge(
-                f"{config.model['name']} computes with its training data, and the data set of {shown(str(run.path), PATH)} is not at "
-                f"{shown(config.data.path)}",
+                f"{config.model['name']} computes with its training data, and the data set of {shown(str(run.path), PATH)} is "
+                f"not at {shown(config.data.path)}",
                 "put it there, or give it: kdrs.load_run(path, dataset), kdrs eval --data",
             ) from error
 
