@@ -684,3 +684,30 @@ def test_no_warnings_about_a_run_as_it_was_written(place):
         warnings.simplefilter("error")
         load_run(place / "t").teacher()
         load_run(place / "s")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rules", 5),
+        ("values", "hit@5"),
+        ("part", None),
+        ("beyond", {"a": "b"}),
+        ("tied", "x"),
+        ("values", ["nothing"]),
+        ("schema", []),
+    ],
+)
+def test_reports_of_another_kind_are_refused(s, key, value):
+    path = s / "report-test.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ArtefactError, match=r"report-test.json (is damaged|has schema)"):
+        load_run(s).report()
+
+
+def test_a_pipe_in_the_place_of_a_report_holds_nobody_up(s):
+    for name in ("report-test.npz", "report-test.json"):
+        (s / name).unlink()
+        os.mkfifo(s / name)
+        with pytest.raises(ArtefactError, match=f"{name} is no file"):
+            load_run(s).report()
