@@ -711,3 +711,38 @@ def test_a_pipe_in_the_place_of_a_report_holds_nobody_up(s):
         os.mkfifo(s / name)
         with pytest.raises(ArtefactError, match=f"{name} is no file"):
             load_run(s).report()
+
+
+@pytest.mark.parametrize("kind", ["shape", "dtype", "part", "stranger", "step", "nan", "best"])
+def test_a_checkpoint_that_fits_no_learner_is_named(toy_path, s, kind):
+    """With digests made to fit."""
+    from kdrs.runs.files import file_digest, read_run_tensors, write_safetensors
+
+    folder = s / "checkpoint"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    record = manifest["files"]["best" if kind == "best" else "state"]
+    path = folder / record["name"]
+    tensors, metadata = read_run_tensors(path)
+    moment = "0/optimizer/model.items.weight/exp_avg"
+    if kind == "best":
+        tensors["items.weight"] = tensors["items.weight"][:, :2].clone()
+    elif kind == "shape":
+        tensors[moment] = tensors[moment][:5].clone()
+    elif kind == "dtype":
+        tensors[moment] = tensors[moment].half()
+    elif kind == "part":
+        del tensors[moment]
+    elif kind == "stranger":
+        tensors["0/optimizer/model.nobody/step"] = torch.zeros(())
+    elif kind == "step":
+        tensors["0/optimizer/model.items.weight/step"] = torch.tensor(3e38)
+    else:
+        tensors[moment][0] = float("nan")
+    write_safetensors(path, tensors, metadata)
+    record |= {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": manifest_digest(manifest)}))
+    error = fails(4, "resume", s, "--epochs", 6)
+    assert ("do not fit the model: items.weight" if kind == "best" else "does not fit the optimizer") in error
+    assert Run.open(s).status()["model_sha256"] == file_digest(
+        s / "model.safetensors"
+    )  # the weights it ended with are still there

@@ -308,6 +308,8 @@ class Learner:
             fits = parameter is not None and part in self.optimizer.STATE and bool(torch.isfinite(tensor).all())
             if parameter is not None and fits and part != "step":
                 fits = (tensor.shape, tensor.dtype) == (parameter.shape, parameter.dtype)
+            elif fits:
+                fits = bool(((tensor >= 0) & (tensor < 2**31)).all())
             if not fits:
                 raise ArtefactError(
                     f"the checkpoint does not fit the optimizer: {shown(key)} is {tensor.dtype} of shape {list(tensor.shape)}"
