@@ -219,10 +219,10 @@ def test_a_teacher_of_another_data_set(place, tmp_path):
         (lambda run: cut(run / "model.safetensors"), "SHA-256"),
         (lambda run: (run / "model.safetensors").write_bytes(b""), "SHA-256"),
         (lambda run: (run / "model.safetensors").unlink(), "no trained model (status: finished)"),
-        (lambda run: cut(run / "data.json"), "data.json cannot be read"),
-        (lambda run: (run / "config.toml").write_text("[mod"), "config.toml cannot be read"),
+        (lambda run: cut(run / "data.json"), "data.json is damaged"),
+        (lambda run: (run / "config.toml").write_text("[mod"), "config.toml is no TOML"),
         (lambda run: (run / "config.toml").unlink(), "no config.toml"),
-        (lambda run: cut(run / "STATUS.json"), "STATUS.json cannot be read"),
+        (lambda run: cut(run / "STATUS.json"), "STATUS.json is damaged"),
     ],
 )
 def test_a_damaged_teacher(place, tmp_path, damage, message):
@@ -378,7 +378,8 @@ def test_a_folder_of_something_else_is_left_alone(place, tmp_path):
 def test_a_head_cut_off_by_a_kill_is_begun_anew(place, tmp_path):
     """Killed before config.toml was there: what is left is not taken for somebody's folder."""
     (tmp_path / "run/ids").mkdir(parents=True)
-    (tmp_path / "run/.data.json.7.tmp").write_text("{")
+    (tmp_path / "run/LOCK").write_text("kdrs run: process 7 on host, since 2026-01-01 00:00:00")
+    (tmp_path / "run/.data.json.0123456789ab.tmp").write_text("{")
     (tmp_path / "run/ids/users.json").write_text("[")
     ok(*train(place, "--out", tmp_path / "run"))
     assert not list((tmp_path / "run").rglob("*.tmp"))

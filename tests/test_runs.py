@@ -90,8 +90,8 @@ def test_a_run_without_its_model_says_how_to_get_it(run):
     ("name", "content", "cause"),
     [
         ("config.toml", "", "config.toml is damaged: it names no data set or no model"),
-        ("config.toml", "[model", "config.toml cannot be read"),
-        ("data.json", "{", "data.json cannot be read"),
+        ("config.toml", "[model", "config.toml is no TOML"),
+        ("data.json", "{", "data.json is damaged"),
     ],
 )
 def test_damaged_heads_are_named(run, name, content, cause):

@@ -222,4 +222,4 @@ def test_draws_that_the_machine_cannot_hold(toy):
 
 def test_no_memory_is_exit_code_5(toy_path, tmp_path):
     common = ("--data", toy_path, "--model", "bpr", "--device", "cpu", "--epochs", 1, "--out", tmp_path / "run")
-    assert "error: out of memory" in fails(5, "train", *common, "--dim", 2**31 - 1)
+    assert "GiB of memory; this process may have" in fails(5, "train", *common, "--dim", 2**31 - 1)

@@ -51,6 +51,11 @@ class TrainingError(KdrsError):
     """Training cannot go on, such as a loss that is not finite (exit code 1)."""
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is a panic of the compiled core: a bug, and no ``Exception``, so that ``except Exception`` misses it."""
+    return type(error).__name__ == "PanicException"
+
+
 def shown(value: object, width: int = 80) -> str:
     """``value`` as it may be printed: escaped, and cut to ``width`` characters."""
     text = value if isinstance(value, str) else repr(value)

@@ -29,7 +29,10 @@ class Settings(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _countable(cls, value: Any) -> Any:
-        """Counts and sizes end where 32 bits do, as the core's."""
+        """Counts and sizes end where 32 bits do, as the core's; text is what a run file and the system can hold."""
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, str) and ("\0" in part or (not part.isascii() and _is_broken(part))):
+                raise ValueError("text in UTF-8 without NUL")
         if any(isinstance(part, int) and part >= 2**31 for part in (value if isinstance(value, tuple) else (value,))):
             raise ValueError(f"at most {2**31 - 1}")
         return value
@@ -41,6 +44,11 @@ class Settings(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise _config_error(cls, error, where) from None
+
+
+def _is_broken(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair: a file name that is no UTF-8 does."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _config_error(cls: type[Settings], error: ValidationError, where: str) -> ConfigError:

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from kdrs.cli import catalogue, data, doctor, evaluation, running
-from kdrs.errors import KdrsError, shown
+from kdrs.errors import KdrsError, is_panic, shown
 
 # Before torch is loaded. Its workers would spin for milliseconds after each of its calls, on the processors that the core's
 # threads need meanwhile: a step of RRD on two processors takes 7 ms instead of 17.
@@ -64,6 +64,9 @@ MACHINE_ERRORS = {
 }
 
 
+BUG = "kdrs --debug ... for the traceback, and report it with the output of kdrs doctor"
+
+
 def main() -> None:
     """Entry point of ``kdrs``: turns errors into two lines on stderr and the documented exit codes."""
     try:
@@ -83,6 +86,12 @@ def main() -> None:
             typer.echo(f"error: {cause}", err=True)
             if remedy:
                 typer.echo(f"  try: {remedy}", err=True)
+    except BaseException as error:
+        if not is_panic(error) or os.environ.get("KDRS_DEBUG"):
+            raise
+        code = 1
+        typer.echo(f"error: internal: the core panicked: {shown(str(error), 500)}", err=True)
+        typer.echo(f"  try: {BUG}; the last checkpoint of a run is untouched", err=True)
     sys.exit(code or 0)
 
 
@@ -118,5 +127,5 @@ def _explain(error: Exception) -> tuple[int, str, str | None]:
     return (
         1,
         f"internal: {shown(f'{type(error).__name__}: {error}', 500)}",
-        "kdrs --debug ... for the traceback, and report it with the output of kdrs doctor",
+        BUG,
     )

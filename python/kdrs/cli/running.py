@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ import typer
 from kdrs.errors import ArtefactError, ConfigError, KdrsError, TrainingError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from kdrs.runs.config import RunConfig
     from kdrs.runs.execute import Outcome
@@ -199,17 +200,21 @@ def _carry_out(
     numbers = None if seeds is None else _parse_seeds(seeds)
     if resume and out is None:
         raise ConfigError("--resume without a run to go on with", "name its directory with --out")
-    out = out or _default_place(config)
-    if resume and not (out / "config.toml").is_file() and seeds is None:
+    if resume and out is not None and not (out / "config.toml").is_file() and seeds is None:
         raise ConfigError(f"{shown(str(out))} holds no run to resume", "leave --resume out, or check --out")
     if dry_run:
         with messages():
-            _print_plan(config, out, as_json)
+            _print_plan(config, out or _default_place(config), as_json)
         return
     from kdrs.runs.execute import execute
+    from kdrs.runs.places import claimed
     from kdrs.runs.seeds import execute_seeds
 
-    with messages(), _stopper() as stopper:
+    with (
+        messages(),
+        nullcontext(out) if out is not None else claimed(_default_place(config)) as out,
+        _stopper() as stopper,
+    ):
         if numbers is None:
             show = _Progress(config.train.epochs, quiet)
             with show:
@@ -233,27 +238,30 @@ def _default_place(config: RunConfig) -> Path:
     values = config.to_dict()
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     method = "+".join(term.name for term in config.distill) or config.model["name"]
-    stem = (
+    return (
         Path("runs")
         / Path(config.data.path).name
         / method
         / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{digest}"
     )
-    place, count = stem, 1
-    while place.exists():
-        count += 1
-        place = stem.with_name(f"{stem.name}-{count}")
-    return place
 
 
-def _parse_seeds(text: str) -> list[int]:
-    try:
-        first, dots, last = text.partition("..")
-        seeds = list(range(int(first), int(last) + 1)) if dots else [int(part) for part in text.split(",")]
-    except ValueError:
+def _parse_seeds(text: str) -> Sequence[int]:
+    from kdrs.runs.seeds import check_seeds
+
+    form = r"\s*\d{1,18}\s*"
+    if match := re.fullmatch(rf"({form})\.\.({form})", text, re.ASCII):
+        seeds: Sequence[int] = range(int(match[1]), int(match[2]) + 1)  # as long as it may be: nothing is listed
+    elif re.fullmatch(rf"{form}(,{form})*", text, re.ASCII):
+        seeds = [int(part) for part in text.split(",")]
+    else:
         seeds = []
-    if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
+    if not seeds:
         raise ConfigError(f"--seeds {shown(text)}", "write it as 0..4 or 0,1,2")
+    try:
+        check_seeds(seeds)
+    except ConfigError as error:
+        raise ConfigError(f"--seeds {shown(text)}: {error.cause}", error.remedy) from None
     return seeds
 
 
@@ -406,7 +414,7 @@ def _finish(outcome: Outcome, stopper: _Stopper, as_json: bool) -> None:
         )
 
 
-def _finish_seeds(seeds: list[int], results: dict[int, Any], out: Path, stopper: _Stopper, as_json: bool) -> None:
+def _finish_seeds(seeds: Sequence[int], results: dict[int, Any], out: Path, stopper: _Stopper, as_json: bool) -> None:
     from kdrs.runs.seeds import summarise_seeds
 
     summary = summarise_seeds(results)

@@ -65,7 +65,9 @@ def rank_metrics(
     pairs = _Tied(g.astype(np.float64), t.astype(np.float64), m.astype(np.float64), h, r, starts)
 
     truth = degrees[degrees > 0].astype(np.float64)
-    depth = max(ks) + 1
+    # no table is longer than the last place that can count, whatever K
+    counted_places = (g + t)[g < max(ks)].max(initial=0)
+    depth = min(max(ks), max(int(counted_places), int(degrees.max(initial=0)))) + 1
     discount = 1 / np.log2(np.arange(1, depth + 1) + (2.0 if formulas == "bd" else 1.0))
     discounts = np.concatenate([[0.0], np.cumsum(discount)])
     ideal = np.concatenate([[1.0], np.cumsum(1 / np.log2(np.arange(2, depth + 2)))])

@@ -6,17 +6,37 @@ import hashlib
 import io
 import json
 import math
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from kdrs._documents import read_json, read_whole
 from kdrs._files import write_bytes
-from kdrs.errors import ArtefactError, ConfigError, MachineError, nearest, shown
+from kdrs.errors import ArtefactError, ConfigError, nearest, shown
 
 SCHEMA = 1
+
+
+class _Head(BaseModel):
+    """What the JSON file of a report holds, as far as it is read again."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    values: list[str]
+    sha256: str
+    setting: str
+    part: str
+    n_queries: int
+    rules: dict[str, str]
+    beyond: dict[str, float]
+    tied: float | None
+    history: str = "train"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,36 +115,31 @@ class Report:
         """The report that ``save`` wrote. Raises ``ArtefactError`` if it is absent, damaged or of another version."""
         path = _json_path(path)
         remedy = "evaluate the run again with kdrs eval"
+        name, beside = shown(str(path), 300), path.with_suffix(".npz")
+        if not path.exists():
+            raise ArtefactError(f"no report at {name}", remedy)
+        stored = read_json(path, remedy)
+        if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
+            found = stored.get("schema") if isinstance(stored, dict) else type(stored).__name__
+            raise ArtefactError(f"{name} has schema {shown(found)}; this kdrs reads {SCHEMA}", remedy)
         try:
-            head = json.loads(path.read_bytes())
-            arrays = path.with_suffix(".npz").read_bytes()
-        except FileNotFoundError as problem:
-            raise ArtefactError(f"no report at {shown(str(problem.filename))}", remedy) from problem
-        except OSError as problem:
-            raise MachineError(f"{path} cannot be read: {problem.strerror}") from problem
-        except ValueError as problem:
-            raise ArtefactError(f"{path} is damaged: {shown(str(problem))}", remedy) from problem
-        if not isinstance(head, dict) or head.get("schema") != SCHEMA:
-            found = head.get("schema") if isinstance(head, dict) else type(head).__name__
-            raise ArtefactError(f"{path} has schema {shown(found)}; this kdrs reads {SCHEMA}", remedy)
-        if hashlib.sha256(arrays).hexdigest() != head.get("sha256"):
-            raise ArtefactError(f"{path.with_suffix('.npz')} is damaged or belongs to another report", remedy)
+            head = _Head.model_validate(stored)
+        except ValidationError as problem:
+            first = problem.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ArtefactError(f"{name} is damaged: {key} is {shown(first['input'])}", remedy) from None
+        content = read_whole(beside, remedy, most=2**34, kind=ArtefactError)
+        if hashlib.sha256(content).hexdigest() != head.sha256:
+            raise ArtefactError(f"{shown(str(beside), 300)} is damaged or belongs to another report", remedy)
         try:
-            with np.load(io.BytesIO(arrays), allow_pickle=False) as stored:
-                values = {name: stored[name] for name in head["values"]}
-                return cls(
-                    values,
-                    stored["rows"],
-                    setting=head["setting"],
-                    part=head["part"],
-                    n_queries=head["n_queries"],
-                    rules=head["rules"],
-                    beyond=head["beyond"],
-                    tied=head["tied"],
-                    history=head.get("history", "train"),
-                )
-        except (KeyError, ValueError) as problem:
-            raise ArtefactError(f"{path} is damaged: {shown(str(problem))}", remedy) from problem
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                values = {metric: arrays[metric] for metric in head.values}
+                rows = arrays["rows"]
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
+            raise ArtefactError(f"{name} is damaged: {shown(str(problem))}", remedy) from problem
+        if rows.dtype != np.int64 or any((v.dtype, v.shape) != (np.float64, (rows.size,)) for v in values.values()):
+            raise ArtefactError(f"{shown(str(beside), 300)} is damaged: its arrays are no values of queries", remedy)
+        return cls(values, rows, **head.model_dump(exclude={"values", "sha256"}))
 
     def __repr__(self) -> str:
         means = ", ".join(f"{self.shown_name(name)}={value:.4f}" for name, value in self.means().items())

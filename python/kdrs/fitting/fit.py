@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrs.core.sampling import stream
-from kdrs.errors import ConfigError, TrainingError
+from kdrs.errors import ArtefactError, ConfigError, TrainingError, shown
 from kdrs.evaluation.protocols import EarlyStopping, Selection
 from kdrs.fitting.checkpoint import Checkpoint, Journal
 from kdrs.fitting.learner import Learner
@@ -95,6 +95,7 @@ def fit(
             prefix = f"{index}/"
             learner.load_state({k.removeprefix(prefix): t for k, t in checkpoint.state.items() if k.startswith(prefix)})
         best = checkpoint.best if evaluate is not None else None
+        check_fits(first.model, checkpoint.best)
         stopping = EarlyStopping.from_state(selection, checkpoint.meta["stopping"])
         result.best_epoch = checkpoint.meta["best_epoch"]
         result.rows = run.keep_rows(checkpoint.epoch)
@@ -266,6 +267,15 @@ def flushing_subnormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(before)
+
+
+def check_fits(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raises ``ArtefactError`` for weights of another model or size."""
+    own = model.state_dict()
+    for name in sorted({*own, *weights}):
+        one, other = own.get(name), weights.get(name)
+        if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
+            raise ArtefactError(f"the checkpoint's best weights do not fit the model: {shown(name)}")
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -295,7 +295,31 @@ class Learner:
                 detail = shown(str(error).splitlines()[-1].strip(), 200)
                 raise ArtefactError(f"the checkpoint does not fit {key}: {detail}") from None
         prefix = "optimizer/"
-        self.optimizer.load_state({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        self._check_moments(own)
+        self.optimizer.load_state(own)
+
+    def _check_moments(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises ``ArtefactError`` for an optimizer's state that is of other parameters, sizes or kinds, or in part."""
+        found: dict[str, set[str]] = {}
+        for key, tensor in tensors.items():
+            name, _, part = key.rpartition("/")
+            parameter = self.optimizer.parameters.get(name)
+            fits = parameter is not None and part in self.optimizer.STATE and bool(torch.isfinite(tensor).all())
+            if parameter is not None and fits and part != "step":
+                fits = (tensor.shape, tensor.dtype) == (parameter.shape, parameter.dtype)
+            elif fits:
+                fits = bool(((tensor >= 0) & (tensor < 2**31)).all())
+            if not fits:
+                raise ArtefactError(
+                    f"the checkpoint does not fit the optimizer: {shown(key)} is {tensor.dtype} of shape {list(tensor.shape)}"
+                )
+            found.setdefault(name, set()).add(part)
+        for name, parts in found.items():
+            if parts != set(self.optimizer.STATE):
+                raise ArtefactError(
+                    f"the checkpoint does not fit the optimizer: of {shown(name)} it has {sorted(parts)} alone"
+                )
 
 
 def _weighed(part: ScoreLoss, weight: float, scores: Tensor) -> tuple[Tensor, Tensor]:

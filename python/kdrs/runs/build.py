@@ -12,9 +12,12 @@ from kdrs.distillers.base import seeded
 from kdrs.errors import ConfigError, MachineError
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Protocol, Selection, protocol
+from kdrs.machine import memory_limit
 from kdrs.models import ModelConfig, Recommender, model_class
 from kdrs.runs.config import RunConfig
 from kdrs.training.queries import Task
+
+MOST_STAGES = 100_000
 
 
 def device_of(name: str) -> torch.device:
@@ -49,9 +52,43 @@ def build_task(config: RunConfig, dataset: Dataset, device: torch.device | None 
     )
 
 
+def memory_of(config: RunConfig, dataset: Dataset, task: Task, evaluator: Evaluator) -> int:
+    """Bytes that a run takes beside its model: ids of the data, draws of this and the next epoch, lists."""
+    pools = sum(
+        min(int(term.options["pool"]), dataset.n_items)
+        for term in config.distill
+        if isinstance(term.options.get("pool"), int)
+    )
+    values = 8 * len(evaluator.names) * sum(part.n_pairs > 0 for part in (dataset.valid, dataset.test))
+    listed = 8 * min(
+        max(evaluator.ks), dataset.n_items
+    )  # of a block of queries, as the least of them that there can be
+    return (
+        8 * dataset.train.n_pairs + 2 * 8 * task.n_rows + task.n_queries * 8 * pools + dataset.n_users * values + listed
+    )
+
+
+def check_memory(config: RunConfig, dataset: Dataset, task: Task, evaluator: Evaluator) -> None:
+    """Raises ``MachineError`` where the least that a run takes is more than this process may have."""
+    # a table of all items, its gradient or copy, and two moments: the least of any model
+    needed = memory_of(config, dataset, task, evaluator) + 4 * 4 * dataset.n_items * int(config.model["dim"])
+    check_room(needed, "the run takes", "lower model.dim, train.negatives, the K of eval.ks or the method's pool")
+
+
+def check_room(needed: int, what: str, remedy: str) -> None:
+    """Raises ``MachineError`` where this process may not have so many bytes."""
+    limit = memory_limit()
+    if limit is not None and needed > limit:
+        raise MachineError(
+            f"{what} at least {needed / 2**30:,.1f} GiB of memory; this process may have {limit / 2**30:,.1f} GiB",
+            f"{remedy}, or take a larger machine",
+        )
+
+
 def build_model(config: RunConfig, task: Task) -> Recommender:
     """The run's model with its seeded initial weights, on the task's device."""
     cls, options = model_of(config)
+    check_room(4 * task.n_items * options.dim, "the model's table of items takes", "lower model.dim")
     with seeded(stream(config.train.seed, "init")):
         return cls(options, task).to(task.device)
 
@@ -62,8 +99,13 @@ def model_of(config: RunConfig) -> tuple[type[Recommender], ModelConfig]:
 
 
 def stage_epochs(config: RunConfig) -> list[int]:
-    """Epochs whose weights a run of all its epochs keeps, ascending."""
+    """Epochs whose weights a run of all its epochs keeps, ascending. Raises ``ConfigError`` for more than ``MOST_STAGES``."""
     train = config.train
+    if train.stages_every and train.epochs // train.stages_every > MOST_STAGES:
+        raise ConfigError(
+            f"train.stages_every is {train.stages_every} with {train.epochs:,} epochs, whose weights would all be kept",
+            f"allowed: {MOST_STAGES:,} of them; keep fewer, or train fewer epochs",
+        )
     every = train.stages_every
     first = train.every_from if train.every_from is not None else (every or 1) - 1
     regular = range(first, train.epochs, every) if every else ()
@@ -101,7 +143,14 @@ def build_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
     return Evaluator.of(dataset, choose_protocol(config, dataset), **options)
 
 
-def check_measured(selection: Selection, evaluator: Evaluator, dataset: Dataset) -> None:
+def check_measured(config: RunConfig, selection: Selection, evaluator: Evaluator, dataset: Dataset) -> None:
+    """Raises ``ConfigError`` if what the best epoch is selected by is not measured."""
+    stated = [key for key in ("patience", "select") if getattr(config.train, key) is not None]
+    if stated and not dataset.valid.n_pairs:
+        raise ConfigError(
+            f"train.{stated[0]} is given, and the data set has no validation part to select by",
+            "leave it out: the last weights are kept; or prepare the data with a validation part",
+        )
     missing = [name for name in selection.metrics if name not in evaluator.names]
     if missing and dataset.valid.n_pairs:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,15 @@ import numpy as np
 from kdrs.comparison.compare import Comparison, Entry, compare, scoring_seconds
 from kdrs.core.ranking import Ranking
 from kdrs.data import Dataset
-from kdrs.errors import ArtefactError, ConfigError, shown
+from kdrs.errors import ArtefactError, ConfigError, DataError, shown
 from kdrs.evaluation.lists import overlap
 from kdrs.runs.build import build_evaluator
-from kdrs.runs.config import EvalSettings, resolve
+from kdrs.runs.config import EvalSettings, config_of, resolve
 from kdrs.runs.directory import Run
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import teachers_of
+from kdrs.runs.records import PATH
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.model import ModelTeacher
@@ -49,15 +51,20 @@ def compare_runs(
     places = [path.resolve() for path in paths]
     for index, path in enumerate(paths):
         if not path.exists():
-            raise ArtefactError(f"there is no run directory or teacher file {shown(str(path))}", "check the path")
+            raise ArtefactError(f"there is no run directory or teacher file {shown(str(path), PATH)}", "check the path")
         if places[index] in places[:index]:
-            raise ConfigError(f"{shown(str(path))} is given twice", "name every run once")
+            raise ConfigError(f"{shown(str(path), PATH)} is given twice", "name every run once")
     folders = [path for path in paths if path.is_dir()]
     if not folders and dataset is None:
         raise ConfigError("no run directory is given, so the data set is unknown", "give the data set with --data")
-    configs = {path: resolve(Run.open(path).config) for path in folders}
+    configs = {path: config_of(Run.open(path)) for path in folders}
     if dataset is None:
-        dataset = Dataset.load(configs[folders[0]].data.path)
+        place = configs[folders[0]].data.path
+        if not os.path.lexists(place):
+            raise DataError(
+                f"the data set of {shown(str(folders[0]), PATH)} is not at {shown(place, PATH)}", "give it with --data"
+            )
+        dataset = Dataset.load(place)
     reference = configs[folders[0]] if folders else resolve({"data": {"path": ""}, "model": {"name": "bpr"}})
     if protocol_name is not None:
         reference = reference.model_copy(update={"eval": EvalSettings(protocol=protocol_name)})

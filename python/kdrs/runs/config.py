@@ -14,6 +14,8 @@ from kdrs.distillers import distiller_class
 from kdrs.errors import ConfigError, nearest, shown
 from kdrs.models import model_class
 from kdrs.runs.directory import Run
+from kdrs.runs.records import PATH
+from kdrs.runs.vouching import check_head
 from kdrs.settings import Settings
 
 
@@ -175,7 +177,7 @@ def read_run_file(path: Path) -> dict[str, Any]:
     if not path.is_file() and str(path) in PRESETS:
         path = PRESETS[str(path)]
     elif not path.exists() and not path.suffix:
-        raise ConfigError(f"no run file and no preset {shown(str(path))}", nearest(str(path), PRESETS))
+        raise ConfigError(f"no run file and no preset {shown(str(path), PATH)}", nearest(str(path), PRESETS))
     if path.name == "config.toml" and (path.parent / "env.json").is_file():
         return Run.open(path.parent).config
     return read_toml(path, "check the path, and see the examples folder")
@@ -251,6 +253,15 @@ def resolve(values: dict[str, Any]) -> RunConfig:
 def completed(values: dict[str, Any]) -> dict[str, Any]:
     """Plain values with every default filled in."""
     return resolve(values).to_dict()
+
+
+def config_of(run: Run) -> RunConfig:
+    """A run's options, checked against what the run says that it was started with.
+
+    Raises ``ArtefactError`` if config.toml was changed since, but for options that may differ on resume.
+    """
+    check_head(run.path, run.stored(), run.started(), completed)
+    return resolve(run.config)
 
 
 def part_seed(seed: int, name: str) -> int:

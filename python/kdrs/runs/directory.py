@@ -3,7 +3,7 @@
 ::
 
     config.toml           resolved options; `kdrs train` (or `distill`) `config.toml` repeats the run
-    env.json              versions, machine, threads, commit, command line, folder
+    env.json              versions, machine, threads, commit, command line, folder, options as the run was started with
     data.json, ids/       fingerprint, counts, split; the id lists, so that the model can be served
     metrics.jsonl         one line an epoch
     model.safetensors     the best epoch's weights
@@ -18,24 +18,26 @@ Nothing is ever a pickle.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import socket
-import time
-import tomllib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from kdrs._files import sync, unwritable, write_bytes
-from kdrs.errors import ArtefactError, ConfigError, MachineError, shown
+from kdrs._documents import read_toml
+from kdrs._files import unwritable, write_bytes
+from kdrs.errors import ArtefactError, ConfigError, shown
 from kdrs.fitting.checkpoint import Checkpoint
 from kdrs.runs.checkpoints import Checkpoints
 from kdrs.runs.environment import environment
-from kdrs.runs.files import PATH, file_digest, read_run_tensors, write_json, write_safetensors
-from kdrs.runs.values import flat, is_path, same_places, to_toml, with_paths, without_none
+from kdrs.runs.files import file_digest, read_run_tensors, write_json, write_safetensors
+from kdrs.runs.journal import MetricsFile
+from kdrs.runs.places import Lock, check_inside, check_place, holds_run, own_folder, sweep
+from kdrs.runs.records import PATH, RESTORE, DataHead, StageDigests, Started, Status, plain, read_record
+from kdrs.runs.values import to_toml, with_paths, without_none
+from kdrs.runs.vouching import Complete, Options, check_checkpoint, check_head, check_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,11 +46,6 @@ if TYPE_CHECKING:
 
 
 MODEL_FORMAT = "kdrs-model/1"
-MAY_CHANGE = {"train.epochs", "train.checkpoint_seconds", "train.patience", "device", "threads"}
-"""Options that a resumed run may state differently."""
-
-
-RESTORE = "restore it from a copy of the run, or train the run anew in another folder"
 
 
 class Run:
@@ -56,60 +53,88 @@ class Run:
 
     def __init__(self, path: Path):
         self.path = path
-        self._lock: IO[str] | None = None
+        self.metrics = MetricsFile(path / "metrics.jsonl")
+        self.checkpoints = Checkpoints(path / "checkpoint", self.metrics)
+        self._options: Options | None = None
+        self._lock: Lock | None = None
 
     @classmethod
     def create(
-        cls,
-        path: str | Path,
-        config: dict[str, Any],
-        dataset: Dataset,
-        *,
-        resume: bool = False,
-        complete: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+        cls, path: str | Path, config: Options, dataset: Dataset, *, resume: bool = False, complete: Complete = dict
     ) -> Run:
         """A new run directory, or an unfinished one to go on with (``resume=True``).
 
         ``config`` are all options, plain; ``complete`` gives stored ones the defaults of options that are younger than the run
         (`kdrs.runs.config.completed`).
 
-        Raises ``MachineError`` if the place cannot be written or another process holds it, ``ConfigError`` if it holds a
-        run already (and ``resume`` is off) or a run of other options, ``ArtefactError`` if the run is of other data.
+        Raises ``MachineError`` if the place cannot be written or another process holds it, ``ConfigError`` if it is of
+        something else, holds a run already (and ``resume`` is off) or a run of other options, ``ArtefactError`` if the run
+        is of other data, damaged, or has lost what it needs to go on. What is refused is left as it was.
         """
         run = cls(Path(path))
+        run._options = config
         head = run.path / "config.toml"
         try:
-            if run.path.exists() and not head.is_file() and (not run.path.is_dir() or any(_foreign(run.path))):
-                raise ConfigError(
-                    f"{shown(str(path), PATH)} exists and is no run directory", "name another folder with --out"
-                )
-            run.path.mkdir(parents=True, exist_ok=True)
-            run._acquire()
-            exists = head.is_file()  # asked under the lock: another process may have begun a run here, and ended it
-            if exists and not resume:
-                state = run.status().get("status", "unknown")
-                raise ConfigError(
-                    f"{shown(str(path), PATH)} already holds a run ({state})",
-                    "go on with it by --resume, or name another folder with --out",
-                )
-            for pattern in ("*.tmp", ".tmp*"):  # ours, and safetensors' own
-                for orphan in run.path.rglob(pattern):
-                    orphan.unlink()
-            if exists:
-                run._check_same(config, dataset, complete)
-                if run._folder() not in (None, os.getcwd()):
-                    config = with_paths(config, os.path.abspath)
-                write_bytes(head, to_toml(config))  # as it is now: more epochs, another device
-            else:
-                run._write_head(config, dataset)
+            check_place(run.path)
+            if holds_run(run.path):
+                _ = run.config, run.data, run.status()  # before anything is written, LOCK included
+            with run._beginning():
+                run._lock = Lock(run.path)
+                check_place(run.path)
+                exists = holds_run(
+                    run.path
+                )  # asked under the lock: another process may have begun a run here, and ended it
+                if exists and not resume:
+                    state = run.status().get("status", "unknown")
+                    raise ConfigError(
+                        f"{shown(str(path), PATH)} already holds a run ({state})",
+                        "go on with it by --resume, or name another folder with --out",
+                    )
+                if exists:
+                    run._check_same(config, dataset, complete)
+                    check_inside(run.path)
+                sweep(run.path)
+                if exists:
+                    if run._folder() not in (None, os.getcwd()):
+                        config = with_paths(config, os.path.abspath)
+                    write_bytes(head, to_toml(config))  # as it is now: more epochs, another device
+                else:
+                    run._write_head(config, dataset)
+                run.set_status("running")
         except OSError as error:
             run.close()
             raise unwritable(run.path, error) from error
         except BaseException:
             run.close()
             raise
-        run.set_status("running")
         return run
+
+    @contextmanager
+    def _beginning(self) -> Iterator[None]:
+        """Where there was no run before there is none after an error either."""
+        new = not holds_run(self.path)
+        made = [place for place in (self.path, *self.path.parents) if not place.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        except BaseException:
+            if new and self._lock is not None:
+                for name in (
+                    "config.toml",
+                    "STATUS.json",
+                    "env.json",
+                    "data.json",
+                    "ids/users.json",
+                    "ids/items.json",
+                    "LOCK",
+                ):
+                    with suppress(OSError):
+                        (self.path / name).unlink(missing_ok=True)
+                made.insert(0, self.path / "ids")
+            for place in made:
+                with suppress(OSError):
+                    place.rmdir()
+            raise
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -124,19 +149,24 @@ class Run:
     # --- what it is -------------------------------------------------------------------------------------------------
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Options:
         """The resolved options. Relative paths, which are those of the folder that the run was started in, are made to hold
         in the present one."""
-        path = self.path / "config.toml"
-        try:
-            values = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ArtefactError(f"{shown(str(path), PATH)} cannot be read: {shown(str(error))}", RESTORE) from error
-        if not {"data", "model"} <= set(values):
-            raise ArtefactError(f"{shown(str(path), PATH)} is damaged: it names no data set or no model", RESTORE)
-        return self._placed(values)
+        return self._placed(self.stored())
 
-    def _placed(self, values: dict[str, Any]) -> dict[str, Any]:
+    def stored(self) -> Options:
+        """The options as config.toml states them."""
+        path = self.path / "config.toml"
+        values = read_toml(path, RESTORE, ArtefactError)
+        name = shown(str(path), PATH)
+        if not {"data", "model"} <= set(values):
+            raise ArtefactError(f"{name} is damaged: it names no data set or no model", RESTORE)
+        for key in ("data", "model", "train", "eval", "teachers"):
+            if not isinstance(values.get(key, {}), dict):
+                raise ArtefactError(f"{name} is damaged: {key} is {shown(values[key])}, no table", RESTORE)
+        return values
+
+    def _placed(self, values: Options) -> Options:
         folder = self._folder()
         if folder is None or folder == os.getcwd():
             return values
@@ -150,16 +180,30 @@ class Run:
 
     def _folder(self) -> str | None:
         """Where the run was started, if that is known."""
-        return self._read_json("env.json").get("folder") if (self.path / "env.json").is_file() else None
+        return self.started().folder
+
+    def started(self) -> Started:
+        """What env.json holds of the run's beginning; empty, with a warning, where it is missing."""
+        path = self.path / "env.json"
+        if os.path.lexists(path):
+            return read_record(path, Started)
+        warnings.warn(
+            f"{shown(str(path), PATH)} is missing: a changed config.toml would not be noticed, nor other threads, and relative "
+            "paths are taken from here",
+            stacklevel=1,
+        )
+        return Started()
 
     @property
     def data(self) -> dict[str, Any]:
         """Name, fingerprint, counts, split and id digests of the data set that the run was trained on."""
-        return self._read_json("data.json")
+        return read_record(self.path / "data.json", DataHead).model_dump()
 
     def status(self) -> dict[str, Any]:
-        """``{"status": "running" | "finished" | "interrupted" | "failed", ...}``; empty before the first step."""
-        return self._read_json("STATUS.json") if (self.path / "STATUS.json").is_file() else {}
+        """``{"status": "running" | "finished" | "interrupted" | "failed", ...}``; empty before the first step, and where
+        STATUS.json is lost. Raises ``ArtefactError`` if it is damaged."""
+        path = self.path / "STATUS.json"
+        return plain(read_record(path, Status)) if os.path.lexists(path) else {}
 
     def check_ids(self) -> None:
         """Raises ``ArtefactError`` if the ids beside the run are not those that were written."""
@@ -178,40 +222,35 @@ class Run:
         return f"finish it: kdrs resume {shown(str(self.path), PATH)}"
 
     def set_status(self, status: str, **details: Any) -> None:
+        """Writes STATUS.json. The weights of an earlier end, which a run that goes on still has, stay vouched for."""
+        if status != "finished":
+            before = self.status() if (self.path / "model.safetensors").is_file() else {}
+            details |= {key: value for key, value in before.items() if key in ("model_sha256", "best_epoch")}
         write_json(self.path / "STATUS.json", {"status": status, **details})
 
     # --- metrics ----------------------------------------------------------------------------------------------------
 
     def log(self, row: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl."""
-        line = json.dumps(row, allow_nan=False) + "\n"
-        try:
-            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            raise unwritable(self.path / "metrics.jsonl", error) from error
+        self.metrics.append(row)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that a crash cut off is left out."""
-        path = self.path / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        rows = []
-        for number, line in enumerate(lines := path.read_text("utf-8").splitlines()):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                if number + 1 < len(lines):
-                    raise ArtefactError(
-                        f"{shown(str(path), PATH)}:{number + 1} is damaged", "restore the line, or start the run anew"
-                    ) from None
-        return rows
+        """The lines of metrics.jsonl; a last line that a crash cut off is left out. Raises ``ArtefactError`` where lines of a
+        finished run are changed or lost."""
+        status = self.status()
+        stated = status.get("metrics_sha256") if status.get("status") == "finished" else None
+        if stated is not None and self.metrics.sha256() != stated:
+            rows = self.metrics.rows() if self.metrics.path.is_file() else []  # where a line is damaged it is named
+            raise ArtefactError(
+                f"{shown(str(self.metrics.path), PATH)} is not as it was written: it has {len(rows)} whole lines, the run "
+                f"{status.get('epochs')} epochs",
+                RESTORE,
+            )
+        return self.metrics.rows()
 
     def keep_rows(self, until_epoch: int) -> list[dict[str, Any]]:
         """Drops the lines of epochs after ``until_epoch``: a resumed run writes them again."""
-        rows = [row for row in self.rows() if row["epoch"] <= until_epoch]
-        write_bytes(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-        return rows
+        return self.metrics.keep(until_epoch)
 
     # --- weights ----------------------------------------------------------------------------------------------------
 
@@ -219,70 +258,100 @@ class Run:
         write_safetensors(self.path / "model.safetensors", tensors, {"format": MODEL_FORMAT, **metadata})
 
     def load_model(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The best epoch's weights and their metadata. Raises ``ArtefactError`` if they are absent or damaged."""
-        path = self.path / "model.safetensors"
+        """The best epoch's weights and their metadata. Raises ``ArtefactError`` if they are absent or damaged, or if
+        STATUS.json and data.json speak of others."""
+        path, name = self.path / "model.safetensors", shown(str(self.path / "model.safetensors"), PATH)
+        status = self.status()
         if not path.is_file():
-            state = self.status().get("status", "unknown")
+            state = status.get("status", "unknown")
             raise ArtefactError(f"{shown(str(self.path), PATH)} has no trained model (status: {state})", self.remedy())
-        stated = self.status().get("model_sha256")
-        if stated is not None and file_digest(path) != stated:
+        if not status:
             raise ArtefactError(
-                f"{shown(str(path), PATH)} is damaged: its SHA-256 is not the one that was written",
+                f"{shown(str(self.path / 'STATUS.json'), PATH)} is missing: nothing says which weights the run ended with",
+                f"kdrs resume {shown(str(self.path), PATH)} writes it anew"
+                if (self.path / "checkpoint" / "manifest.json").is_file()
+                else RESTORE,
+            )
+        stated = status.get("model_sha256")
+        if stated is None:
+            warnings.warn(
+                f"STATUS.json states no SHA-256 of {name}: weights that were changed would not be noticed", stacklevel=3
+            )
+        elif file_digest(path) != stated:
+            raise ArtefactError(
+                f"{name} is damaged: its SHA-256 is not the one that was written",
                 "delete model.safetensors and resume the run: its checkpoint still holds the weights",
             )
         tensors, metadata = read_run_tensors(path)
         if metadata.get("format") != MODEL_FORMAT:
             raise ArtefactError(
-                f"{shown(str(path), PATH)} has format {shown(str(metadata.get('format')))}; this kdrs reads {MODEL_FORMAT}",
+                f"{name} has format {shown(str(metadata.get('format')))}; this kdrs reads {MODEL_FORMAT}",
                 "use the version of kdrs that wrote it",
+            )
+        if "best_epoch" in status and metadata.get("epoch") != str(status["best_epoch"]):
+            raise ArtefactError(
+                f"{shown(str(self.path / 'STATUS.json'), PATH)} says that epoch {status['best_epoch']} is the best; the "
+                f"weights are of epoch {shown(str(metadata.get('epoch')))}",
+                f"delete STATUS.json and kdrs resume {shown(str(self.path), PATH)}, which writes it anew",
+            )
+        if metadata.get("data", self.data["fingerprint"]) != self.data["fingerprint"]:
+            raise ArtefactError(f"{name} was trained on other data than data.json names", RESTORE)
+        if status["status"] != "finished":
+            warnings.warn(
+                f"{shown(str(self.path), PATH)} goes on and has not ended (status: {status['status']}): these are the weights "
+                "of its earlier end",
+                stacklevel=3,
             )
         return tensors, metadata
 
     def save_stage(self, epoch: int, tensors: Mapping[str, Tensor]) -> None:
-        path = self.path / "stages" / f"{epoch:04d}.safetensors"
-        path.parent.mkdir(exist_ok=True)
+        path = own_folder(self.path / "stages") / f"{epoch:04d}.safetensors"
         write_safetensors(path, tensors, {"format": MODEL_FORMAT})
-        write_json(path.parent / "digests.json", {**self._stage_digests(), path.name: file_digest(path)})
+        digests = self._stage_digests() or {}
+        write_json(path.parent / "digests.json", {**digests, path.name: file_digest(path)})
 
     def stages(self) -> list[int]:
         """Epochs whose weights were kept, ascending."""
+        folder = self.path / "stages"
         found = []
-        for path in (self.path / "stages").glob("*.safetensors"):
-            if not path.stem.isdecimal():
+        for path in folder.glob("*.safetensors"):
+            if not re.fullmatch(r"[0-9]{4,10}", path.stem):
                 raise ArtefactError(
                     f"{shown(str(path), PATH)} is no stage of the run", "take it away: stages are NNNN.safetensors"
                 )
             found.append(int(path.stem))
+        digests = self._stage_digests()
+        if digests is None and found:
+            warnings.warn(
+                f"{shown(str(folder / 'digests.json'), PATH)} is missing: changed or lost stages would not be noticed",
+                stacklevel=2,
+            )
+        for name in digests or {}:
+            if not (folder / name).is_file():
+                raise ArtefactError(f"{shown(str(folder / name), PATH)} is missing: a stage that the run kept", RESTORE)
         return sorted(found)
 
     def load_stage(self, epoch: int) -> dict[str, Tensor]:
         """Weights of an earlier epoch. Raises ``ArtefactError`` if they are damaged."""
         path = self.path / "stages" / f"{epoch:04d}.safetensors"
-        stated = self._stage_digests().get(path.name)
-        if stated is not None and path.is_file() and file_digest(path) != stated:
-            raise ArtefactError(
-                f"{shown(str(path), PATH)} is damaged: its SHA-256 is not the one that was written",
-                "train the run anew",
-            )
+        digests = self._stage_digests()
+        if digests is not None and path.is_file() and file_digest(path) != digests.get(path.name):
+            state = "damaged: its SHA-256 is not the one that was written"
+            if path.name not in digests:
+                state = "no stage that the run finished writing: stages/digests.json does not name it"
+            raise ArtefactError(f"{shown(str(path), PATH)} is {state}", "train the run anew")
         return read_run_tensors(path)[0]
 
-    def _stage_digests(self) -> dict[str, str]:
-        return self._read_json("stages/digests.json") if (self.path / "stages" / "digests.json").is_file() else {}
+    def _stage_digests(self) -> dict[str, str] | None:
+        path = self.path / "stages" / "digests.json"
+        return read_record(path, StageDigests).model_dump() if os.path.lexists(path) else None
 
     # --- checkpoint -------------------------------------------------------------------------------------------------
 
-    @property
-    def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.path / "checkpoint")
-
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Stores what a resume needs, after the lines of metrics.jsonl that belong to it."""
-        if (rows := self.path / "metrics.jsonl").exists():
-            try:
-                sync(rows)
-            except OSError as error:
-                raise unwritable(rows, error) from error
-        self.checkpoints.save(checkpoint)
+        self.metrics.flush()
+        self.checkpoints.save(checkpoint, self._options)
 
     def load_checkpoint(self) -> Checkpoint | None:
         """As `Checkpoints.load`."""
@@ -293,7 +362,7 @@ class Run:
     def close(self) -> None:
         """Releases the lock."""
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
 
     def __enter__(self) -> Run:
@@ -302,37 +371,17 @@ class Run:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _acquire(self) -> None:
-        import fcntl
-
-        lock = (self.path / "LOCK").open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the kernel when its holder dies, however
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            lock.close()
-            raise MachineError(
-                f"{shown(str(self.path), PATH)} is in use by {holder}", "wait for it, or name another folder"
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        lock.flush()
-        self._lock = lock
-
-    def _write_head(self, config: dict[str, Any], dataset: Dataset) -> None:
-        ids = self.path / "ids"
-        ids.mkdir(exist_ok=True)
+    def _write_head(self, config: Options, dataset: Dataset) -> None:
+        ids = own_folder(self.path / "ids")
         write_bytes(ids / "users.json", dataset.users.to_json())
         write_bytes(ids / "items.json", dataset.items.to_json())
         write_json(self.path / "data.json", describe_data(dataset))
-        write_json(self.path / "env.json", {**environment(config.get("threads")), "folder": os.getcwd()})
+        began = {"folder": os.getcwd(), "options": without_none(config)}
+        write_json(self.path / "env.json", {**environment(config.get("threads")), **began})
         # last: a directory without config.toml is no run yet
         write_bytes(self.path / "config.toml", to_toml(config))
 
-    def _check_same(
-        self, config: dict[str, Any], dataset: Dataset, complete: Callable[[dict[str, Any]], dict[str, Any]]
-    ) -> None:
+    def _check_same(self, config: Options, dataset: Dataset, complete: Complete) -> None:
         saved = self.data["fingerprint"]
         if saved != dataset.fingerprint:
             raise ArtefactError(
@@ -340,46 +389,26 @@ class Run:
                 f"{dataset.fingerprint[:12]})",
                 "give the data set that it was started with, or start a new run",
             )
-        self.check_options(config, complete(self.config))
-        trained, asked = len(self.rows()), config["train"]["epochs"]
+        check_options(config, complete(self.config))
+        check_head(self.path, self.stored(), self.started(), complete)
+        self.check_ids()
+        self._stage_digests()
+        trained, asked = len(self.metrics.rows()), config["train"]["epochs"]
         if asked < trained:
             raise ConfigError(
                 f"{shown(str(self.path), PATH)} has trained {trained} epochs, now {asked} are asked for",
                 "ask for as many or more, or start a run of so many in another folder",
             )
-        self.checkpoints.check()
-        threads = self._read_json("env.json").get("torch_threads")
+        check_checkpoint(self.path, self.stored(), self.checkpoints, self.status(), trained, complete)
+        threads = self.started().torch_threads
         import torch
 
-        if threads != torch.get_num_threads():
+        if threads is not None and threads != torch.get_num_threads():
             warnings.warn(
                 f"the run was started with {threads} torch threads, now there are {torch.get_num_threads()}: results may "
                 "differ in the last bits",
                 stacklevel=3,
             )
-
-    def check_options(self, config: dict[str, Any], before: dict[str, Any]) -> None:
-        """Raises ``ConfigError`` naming the first option in which the run, whose options are ``before``, differs, but for those
-        that may change."""
-        before = flat(without_none(before))
-        now = flat(without_none(config))
-        for key in sorted({*before, *now}):
-            # a part's own directory decides about the part
-            if re.sub(r"^teachers\.[^.]+\.(?=train\.)|^teachers\..+\.(?=train\.)", "", key) in MAY_CHANGE:
-                continue
-            if before.get(key) != now.get(key) and not (is_path(key) and same_places(before.get(key), now.get(key))):
-                raise ConfigError(
-                    f"the run was started with {key} = {shown(before.get(key))}, now it is {shown(now.get(key))}",
-                    f"on resume only these may differ: {', '.join(sorted(MAY_CHANGE))}",
-                )
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        try:
-            return json.loads((self.path / name).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise ArtefactError(
-                f"{shown(str(self.path / name), PATH)} cannot be read: {shown(str(error))}", RESTORE
-            ) from error
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
@@ -393,11 +422,3 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "split": dataset.split,
         "digests": {"users": dataset.users.digest, "items": dataset.items.digest},
     }
-
-
-def _foreign(path: Path) -> Iterator[Path]:
-    return (
-        entry
-        for entry in path.iterdir()
-        if entry.name not in ("LOCK", "ids", "data.json", "env.json", "STATUS.json") and entry.suffix != ".tmp"
-    )

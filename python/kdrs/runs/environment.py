@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrs._memory import memory_limit
+from kdrs.errors import shown
 
 
 def environment(threads: int | None = None) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def environment(threads: int | None = None) -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "threads": threads,
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [shown(word, 10_000) for word in (Path(sys.argv[0]).name, *sys.argv[1:])],
     }
 
 

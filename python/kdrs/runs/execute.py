@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,20 +12,33 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from kdrs.core.sampling import threads_of
 from kdrs.data import Dataset
-from kdrs.errors import ConfigError, KdrsError, shown
+from kdrs.errors import ConfigError, KdrsError, MachineError, shown
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Selection
 from kdrs.evaluation.report import Report
 from kdrs.fitting.fit import Fit, fit
 from kdrs.fitting.learner import Learner
-from kdrs.runs.build import build_evaluator, build_task, check_measured, choose_protocol, choose_selection, stage_epochs
-from kdrs.runs.config import RunConfig, completed, resolve
+from kdrs.runs.build import (
+    build_evaluator,
+    build_task,
+    check_measured,
+    check_memory,
+    choose_protocol,
+    choose_selection,
+    memory_of,
+    stage_epochs,
+)
+from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.files import write_json
 from kdrs.runs.learners import Planned, load_learners
-from kdrs.runs.parts import Part, expand
+from kdrs.runs.parts import Part, check_teachers, expand
+from kdrs.runs.places import own_folder
+from kdrs.runs.records import PATH
 from kdrs.runs.results import means_of, measure_teachers, save_peer, save_result, summary_of
+from kdrs.runs.vouching import check_options
 from kdrs.teachers.model import ModelTeacher
 
 
@@ -83,6 +96,10 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcome:
+    parts, inner = expand(config, out)
+    check_teachers(inner, out)
+    stage_epochs(config)  # that there are not too many
+    threads_of(config.threads)
     dataset = Dataset.load(config.data.path)
     if dataset.n_cold_users:
         warnings.warn(
@@ -90,11 +107,11 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             "kdrs data prepare --cold-users drop leaves them out",
             stacklevel=2,
         )
-    parts, inner = expand(config, out)
     task = build_task(config, dataset)
     evaluator = build_evaluator(config, dataset)
     selection = choose_selection(config, choose_protocol(config, dataset))
-    check_measured(selection, evaluator, dataset)
+    check_measured(config, selection, evaluator, dataset)
+    check_memory(inner, dataset, task, evaluator)
     loaded = None
     if not all(is_done(part.config, part.place) for part in parts):
         with warnings.catch_warnings():
@@ -155,14 +172,15 @@ def _failure_noted(run: Run) -> Iterator[None]:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         cause, remedy = (error.cause, error.remedy) if isinstance(error, KdrsError) else (str(error), None)
         details = {"error": shown(f"{type(error).__name__}: {cause}", 500)}
-        run.set_status(status, **details, **({} if remedy is None else {"remedy": shown(remedy, 500)}))
+        with suppress(MachineError):  # a full disk takes no status either, and the error itself says more
+            run.set_status(status, **details, **({} if remedy is None else {"remedy": shown(remedy, 500)}))
         raise
 
 
 def _carry_out_parts(run: Run, parts: Sequence[Part], hooks: Hooks) -> Outcome | None:
     """Carries out the parts of a run; its outcome if one of them was interrupted."""
     for part in parts:
-        ended = _carry_out_part(part, hooks)
+        ended = _carry_out_part(run, part, hooks)
         if ended is not None and ended.fit.stopped == "interrupted":
             inner, epochs = ended.part or ("", ended.fit.epochs)
             name = f"{part.name}/{inner}" if inner else part.name
@@ -210,8 +228,11 @@ def rehearse(
                 planned[str(part.place)] = Planned(part.config, learner.model, learner.task, part.place)
         except KdrsError as error:
             raise type(error)(f"part {part.name!r}: {error.cause}", error.remedy) from error
+    stage_epochs(inner)
     task = build_task(inner, dataset)
-    check_measured(choose_selection(inner, choose_protocol(inner, dataset)), build_evaluator(inner, dataset), dataset)
+    selection, evaluator = choose_selection(inner, choose_protocol(inner, dataset)), build_evaluator(inner, dataset)
+    check_measured(inner, selection, evaluator, dataset)
+    check_memory(inner, dataset, task, evaluator)
     return load_learners(inner, dataset, task, planned)[1]
 
 
@@ -220,22 +241,25 @@ def is_done(config: RunConfig, place: Path) -> bool:
     if not (place / "config.toml").is_file():
         return False
     run = Run.open(place)
-    run.check_options(config.to_dict(), completed(run.config))
+    check_options(config.to_dict(), completed(run.config))
+    theirs = config_of(run).train
     if run.status().get("status") != "finished":
         return False
-    trained, asked = resolve(run.config).train, config.train
+    trained, asked = theirs, config.train
     if trained.epochs > asked.epochs:
         raise ConfigError(
-            f"{shown(str(place))} had up to {trained.epochs} epochs, now {asked.epochs} are asked for",
+            f"{shown(str(place), PATH)} had up to {trained.epochs} epochs, now {asked.epochs} are asked for",
             "ask for as many or more, or name another folder",
         )
     return (trained.epochs, trained.patience) == (asked.epochs, asked.patience)
 
 
-def _carry_out_part(part: Part, hooks: Hooks) -> Outcome | None:
+def _carry_out_part(run: Run, part: Part, hooks: Hooks) -> Outcome | None:
     """Starts, resumes or, finished as it was asked for, takes a part as it is (None)."""
     if is_done(part.config, part.place):
         return None
+    if part.place.parent == run.path.resolve() / "parts":
+        own_folder(part.place.parent)
     begun = (part.place / "config.toml").is_file()
 
     def start(known: dict[str, Any]) -> None:
@@ -249,13 +273,15 @@ def _carry_out_part(part: Part, hooks: Hooks) -> Outcome | None:
 def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
     """What a run would be, found out by building all of it and training nothing: parts, sizes, memory. Parts still to be
     trained are built too, and teach with their initial weights."""
-    parts, _ = expand(config, Path(out))
+    parts, inner = expand(config, Path(out))
+    check_teachers(inner, Path(out))
     dataset = Dataset.load(config.data.path)
     learners = rehearse(config, Path(out), dataset)
     task = learners[0].task
     n_parameters = sum(parameter.numel() for parameter in learners[0].model.parameters())
     trained = sum(p.numel() for learner in learners for p in learner.optimizer.parameters.values())
     pairs = dataset.train.n_pairs
+    own_memory = memory_of(inner, dataset, task, build_evaluator(config, dataset))
     return {
         "parts": [f"{part.name} ({part.config.model['name']}, dim {part.config.model['dim']})" for part in parts],
         "data": dataset.name,
@@ -267,6 +293,6 @@ def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
         "trained_parameters": trained,
         "device": str(task.device),
         "protocol": choose_protocol(config, dataset).name,
-        # parameters, best copy, gradient, two moments; ids of this and the next epoch
-        "memory_bytes": 4 * (4 * trained + n_parameters) + 8 * pairs + 2 * 8 * task.n_rows,
+        # parameters, best copy, gradient, two moments; draws and lists
+        "memory_bytes": 4 * (4 * trained + n_parameters) + own_memory,
     }

@@ -14,7 +14,7 @@ from kdrs.distillers import distiller_class
 from kdrs.errors import ArtefactError, shown
 from kdrs.fitting.learner import Learner, Term
 from kdrs.runs.build import build_model, stage_epochs
-from kdrs.runs.config import RunConfig, TermSettings, resolve
+from kdrs.runs.config import RunConfig, TermSettings, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.opened import LoadedRun, check_same_data, load_weights
 from kdrs.teachers.base import Stage, Teacher
@@ -107,7 +107,7 @@ def start_from(
     else:
         run = Run.open(config.start)
         check_same_data(run, dataset)
-        theirs = resolve(run.config).model
+        theirs = config_of(run).model
     for key in ("name", "dim"):
         if theirs[key] != config.model[key]:
             raise ArtefactError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from kdrs.distillers import assistant_dims, distiller_class
 from kdrs.errors import ConfigError, MissingKnowledge, nearest, shown
 from kdrs.models import model_class
-from kdrs.runs.config import RunConfig, TermSettings, chain_of, part_seed, resolve
+from kdrs.runs.config import RunConfig, TermSettings, chain_of, config_of, part_seed
 from kdrs.runs.directory import Run
 from kdrs.teachers.file import read_safetensors, trajectory_files
 
@@ -95,6 +96,26 @@ def expand(
     return parts, config.model_copy(update={"distill": tuple(terms), "start": start, "teachers": {}, "parts": None})
 
 
+def check_teachers(config: RunConfig, out: Path) -> None:
+    """What the teachers of a run at ``out`` say of it before any data are read: ``ConfigError`` for a run that would be its own
+    teacher; a warning for a student as large as its teacher, unless the method trains both."""
+    for term in config.distill:
+        for teacher in term.teacher:
+            path = Path(teacher)
+            if path.resolve() == out.resolve():
+                raise ConfigError(
+                    f"{term.name} has the run itself as teacher: {shown(teacher)}", "name another run, or another --out"
+                )
+            if distiller_class(term.method).mutual or not (path / "config.toml").is_file():
+                continue
+            theirs, own = size_of(config_of(Run.open(path)).model), size_of(config.model)
+            if own >= theirs:
+                warnings.warn(
+                    f"the student has {own} dimensions, its teacher {shown(teacher)} {theirs}: nothing becomes smaller",
+                    stacklevel=3,
+                )
+
+
 def folder_of(config: RunConfig, out: Path) -> Path:
     """Where the declared parts of the run at ``out`` are."""
     return Path(config.parts).resolve() if config.parts is not None else out.resolve() / "parts"
@@ -159,7 +180,7 @@ def _size(reference: str, method: str) -> int:
     path = Path(reference)
     files = trajectory_files(path)
     if path.is_dir() and not files:
-        return size_of(resolve(Run.open(path).config).model)
+        return size_of(config_of(Run.open(path)).model)
     tensors, _ = read_safetensors(files[-1] if files else path)
     if "users" not in tensors:
         raise MissingKnowledge(

@@ -16,9 +16,11 @@ from kdrs.evaluation.protocols import Selection
 from kdrs.evaluation.report import Report
 from kdrs.fitting.fit import Fit
 from kdrs.fitting.learner import Learner
-from kdrs.runs.config import RunConfig, completed, resolve
+from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest, write_json
+from kdrs.runs.places import own_folder
+from kdrs.runs.records import PATH
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.model import ModelTeacher
@@ -75,16 +77,17 @@ def save_result(
         best_epoch=outcome.best_epoch,
         stopped=outcome.stopped,
         model_sha256=file_digest(run.path / "model.safetensors"),
+        **({} if (lines := run.metrics.sha256()) is None else {"metrics_sha256": lines}),
     )
 
 
 def save_peer(run: Run, peer: Learner, config: RunConfig, dataset: Dataset, evaluator: Evaluator, epoch: int) -> None:
     """A teacher that was trained along, with the weights of the last epoch, as a run of its own at ``peers/NAME``."""
     (term,) = (term for term in config.distill if peer.name == f"{term.name}-teacher")
-    theirs = resolve(Run.open(term.teacher[0]).config)
+    theirs = config_of(Run.open(term.teacher[0]))
     train = config.train.model_copy(update={"lr": peer.optimizer.lr, "weight_decay": peer.optimizer.weight_decay})
     own = config.model_copy(update={"model": theirs.model, "distill": (), "start": term.teacher[0], "train": train})
-    place = run.path / "peers" / peer.name
+    place = own_folder(run.path / "peers") / peer.name
     begun = (place / "config.toml").is_file()
     with Run.create(place, own.to_dict(), dataset, resume=begun, complete=completed) as saved:
         reports = evaluator(ModelTeacher(peer.model, peer.task))
@@ -124,7 +127,7 @@ def load_reports(run: Run) -> dict[str, Report]:
     """The final evaluation of a run, by part. Raises ``ArtefactError`` if it has none."""
     paths = sorted(run.path.glob("report-*.json"))
     if not paths:
-        raise ArtefactError(f"{shown(str(run.path))} has no evaluation", run.remedy())
+        raise ArtefactError(f"{shown(str(run.path), PATH)} has no evaluation", run.remedy())
     return {path.stem.removeprefix("report-"): Report.load(path) for path in paths}
 
 

@@ -8,11 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from kdrs.errors import ConfigError, TrainingError, is_panic, shown
 from kdrs.evaluation.report import Report
 from kdrs.runs.config import RunConfig, with_seed
 from kdrs.runs.directory import Run
 from kdrs.runs.execute import execute, is_done
 from kdrs.runs.results import load_reports
+
+MOST_SEEDS = 10_000
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises ``ConfigError`` for seeds that a run cannot have, repeated ones, and more than ``MOST_SEEDS``."""
+    if not 1 <= len(seeds) <= MOST_SEEDS:
+        raise ConfigError(f"{len(seeds):,} seeds are asked for", f"allowed: 1 to {MOST_SEEDS:,} seeds")
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise ConfigError(f"seed is {shown(seed)}", f"allowed: integers from 0 to {2**31 - 1}")
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError("a seed is given twice", "give each once")
 
 
 def execute_seeds(
@@ -28,8 +42,10 @@ def execute_seeds(
     """The same run once a seed, into ``out/seed-N``; reports by seed.
 
     A seed that fails is kept as its exception and the others go on. With ``resume`` finished seeds are taken as they are
-    and begun ones go on. Stops after the seed in hand once ``should_stop`` says so; an interrupted seed is left out.
+    and begun ones go on. Stops after the seed in hand once ``should_stop`` says so; an interrupted seed is left out. Raises
+    ``ConfigError`` before the first for seeds that a run cannot have.
     """
+    check_seeds(seeds)
     results: dict[int, dict[str, Report] | Exception] = {}
     for seed in seeds:
         place = Path(out) / f"seed-{seed}"
@@ -44,6 +60,10 @@ def execute_seeds(
                 results[seed] = outcome.reports
         except Exception as error:
             results[seed] = error
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            results[seed] = TrainingError(f"internal: the core panicked: {shown(str(error), 500)}")
         if should_stop is not None and should_stop():
             break
     return results

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kdrs.errors import ConfigError, shown
+
 
 def with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
     """A run's plain values with every path in them changed. Names of parts are no paths."""
@@ -36,6 +38,15 @@ def same_places(one: Any, other: Any) -> bool:
     return left == right
 
 
+def same_name(one: Any, other: Any) -> bool:
+    """Whether two paths, or two lists of them, end alike: what they name may have moved along with the run."""
+    pair = [[value] if isinstance(value, str) else value for value in (one, other)]
+    if not all(isinstance(paths, list) and all(isinstance(path, str) for path in paths) for paths in pair):
+        return False
+    left, right = ([os.path.basename(path.rstrip("/")) for path in paths] for paths in pair)
+    return left == right
+
+
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The options by their names with dots, entries of lists of tables by their numbers."""
     found: dict[str, Any] = {}
@@ -53,7 +64,11 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def to_toml(config: Mapping[str, Any]) -> bytes:
     import tomli_w
 
-    return tomli_w.dumps(without_none(config)).encode()
+    try:
+        return tomli_w.dumps(without_none(config)).encode()
+    except UnicodeEncodeError as error:
+        bad = shown(error.object[max(0, error.start - 40) : error.end + 20])
+        raise ConfigError(f"config.toml cannot hold what is no UTF-8: {bad}", "give the path another name") from None
 
 
 def without_none(value: Any) -> Any:

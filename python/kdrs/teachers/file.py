@@ -251,13 +251,13 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise ArtefactError(f"no file {shown(str(path))}", "check the path")
+        raise ArtefactError(f"no file {shown(str(path), 300)}", "check the path")
     with path.open("rb") as file:
         head = file.read(9)
     # a safetensors header is JSON behind its length in 8 bytes, whose lowest may be anything
     if head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise ArtefactError(
-            f"{shown(str(path))} is a pickle or a torch archive, which can run code when loaded: kdrs never loads one",
+            f"{shown(str(path), 300)} is a pickle or a torch archive, which can run code when loaded: kdrs never loads one",
             "load it in its own program and save its vectors with safetensors; the README shows how",
         )
     try:
@@ -265,5 +265,5 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtefactError(
-            f"{shown(str(path))} is no readable safetensors file: {shown(str(error))}", "export it again"
+            f"{shown(str(path), 300)} is no readable safetensors file: {shown(str(error))}", "export it again"
         ) from None

@@ -45,7 +45,7 @@ class ModelTeacher(Scored):
         if not live:
             model.eval()  # for good: draws for the next epoch ask it in another thread
         self.asked = task if asked is None else asked
-        theirs, own = self.asked.seen.shape, task.seen.shape
+        theirs, own = ((one.n_users, one.n_items) for one in (self.asked, task))
         if theirs != own:
             raise ConfigError(
                 f"teacher {shown(name)} knows {own[0]} users and {own[1]} items, the student's task has {theirs[0]} and "

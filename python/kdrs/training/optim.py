@@ -67,6 +67,9 @@ class Adam:
     steps as each of them would.
     """
 
+    STATE = ("step", "exp_avg", "exp_avg_sq")
+    """What is kept of a parameter."""
+
     def __init__(
         self,
         parameters: Mapping[str, nn.Parameter],
@@ -306,6 +309,7 @@ class Adagrad:
     """
 
     EPS = 1e-10
+    STATE = ("sum", "step")
 
     def __init__(
         self,

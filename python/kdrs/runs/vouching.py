@@ -1,0 +1,98 @@
+"""What a run says of itself in more than one place is compared, before anything goes on from it."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdrs.errors import ArtefactError, ConfigError, shown
+from kdrs.runs.checkpoints import Checkpoints
+from kdrs.runs.records import PATH, RESTORE, Started
+from kdrs.runs.values import flat, is_path, same_name, same_places, without_none
+
+Options = dict[str, Any]
+Complete = Callable[[Options], Options]
+"""Gives stored options the defaults of those that are younger than the run (`kdrs.runs.config.completed`)."""
+MAY_CHANGE = {"train.epochs", "train.checkpoint_seconds", "train.patience", "device", "threads"}
+"""Options that a resumed run may state differently."""
+
+
+def check_options(config: Options, before: Options) -> None:
+    """Raises ``ConfigError`` naming the first option in which the run, whose options are ``before``, differs, but for those
+    that may change."""
+    before = flat(without_none(before))
+    now = flat(without_none(config))
+    for key in sorted({*before, *now}):
+        if _may_change(key):
+            continue
+        if before.get(key) != now.get(key) and not (is_path(key) and same_places(before.get(key), now.get(key))):
+            raise ConfigError(
+                f"the run was started with {key} = {shown(before.get(key))}, now it is {shown(now.get(key))}",
+                f"on resume only these may differ: {', '.join(sorted(MAY_CHANGE))}",
+            )
+
+
+def check_head(path: Path, stored: Options, started: Started, complete: Complete) -> None:
+    """Raises ``ArtefactError`` if config.toml of the run at ``path`` has other options than the run was started with, but for
+    those that may change on resume; warns where nothing says what it was started with."""
+    if started.options is not None:
+        _compare(path, complete(stored), complete(started.options), "env.json")
+    elif os.path.lexists(path / "env.json"):
+        warnings.warn(
+            f"{shown(str(path), PATH)} was written by an older kdrs: a changed config.toml would not be noticed",
+            stacklevel=1,
+        )
+
+
+def check_checkpoint(
+    path: Path,
+    stored: Options,
+    checkpoints: Checkpoints,
+    status: Mapping[str, Any],
+    trained: int,
+    complete: Complete,
+) -> None:
+    """Raises ``ArtefactError`` for a checkpoint that is lost, of other options, or not the one that STATUS.json speaks of."""
+    manifest = checkpoints.check()
+    ended = status.get("status") == "finished" or (status.get("status") == "interrupted" and status.get("epochs"))
+    if manifest is None:
+        if trained and (ended or "model_sha256" in status):
+            raise ArtefactError(
+                f"{shown(str(checkpoints.folder), PATH)} holds no checkpoint, though the run has trained {trained} epochs",
+                RESTORE,
+            )
+        return
+    if manifest.options is not None:
+        _compare(path, complete(stored), complete(manifest.options), "the checkpoint's manifest")
+    told = manifest.meta.best_epoch
+    last = status.get("status") == "finished" and manifest.epoch + 1 == status.get("epochs")
+    if last and "best_epoch" in status and status["best_epoch"] != told:
+        raise ArtefactError(
+            f"{shown(str(path / 'STATUS.json'), PATH)} says that epoch {status['best_epoch']} is the best, the checkpoint that "
+            f"it is epoch {told}",
+            f"delete STATUS.json, then kdrs resume {shown(str(path), PATH)} writes it anew",
+        )
+
+
+def _compare(path: Path, stored: Options, vouched: Options, where: str) -> None:
+    now, before = flat(without_none(stored)), flat(without_none(vouched))
+    for key in sorted({*now, *before}):
+        # where the data are is of no account: their fingerprint is compared
+        if _may_change(key) or key == "data.path":
+            continue
+        one, other = now.get(key), before.get(key)
+        if one != other and not (is_path(key) and same_name(one, other)):
+            says, had = (f"no {key}" if value is None else f"{key} = {shown(value)}" for value in (one, other))
+            raise ArtefactError(
+                f"{shown(str(path / 'config.toml'), PATH)} says {says}; {where} has {had}",
+                f"put it back; on resume these may differ, as options: {', '.join(sorted(MAY_CHANGE))}",
+            )
+
+
+def _may_change(key: str) -> bool:
+    # a part's own directory decides about the part
+    return re.sub(r"^teachers\.[^.]+\.(?=train\.)|^teachers\..+\.(?=train\.)", "", key) in MAY_CHANGE
