@@ -12,7 +12,7 @@ from kdrs.distillers.dcd import item_ranks
 from kdrs.errors import ArtefactError, MissingKnowledge
 from kdrs.models import BPR
 from kdrs.teachers import base as teachers
-from kdrs.teachers.file import FileTeacher
+from kdrs.teachers.file import FileTeacher, read_safetensors
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.pairs import PairTask
 from kdrs.training.queries import Epoch, Queries
@@ -131,14 +131,14 @@ def test_a_file_whose_header_length_looks_like_a_pickle_is_read(tmp_path, start)
         if (tmp_path / "f").read_bytes().startswith(start):
             break
     assert (tmp_path / "f").read_bytes().startswith(start)
-    found, _ = teachers.read_safetensors(tmp_path / "f")
+    found, _ = read_safetensors(tmp_path / "f")
     assert torch.equal(found["users"], tensors["users"])
 
 
 def test_pickles_are_still_refused(tmp_path):
     (tmp_path / "p").write_bytes(b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00}")
     with pytest.raises(ArtefactError, match="is a pickle"):
-        teachers.read_safetensors(tmp_path / "p")
+        read_safetensors(tmp_path / "p")
 
 
 class Twice(PairTask):
