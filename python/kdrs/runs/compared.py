@@ -21,10 +21,17 @@ from kdrs.runs.directory import Run
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import teachers_of
+from kdrs.runs.results import held_out
+from kdrs.teachers.audit import teacher_doubts
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.pairs import PairTask
+
+DISAGREES = (
+    "no run's lists agree with its lists for the same user more than with those for another user: are its ids in the data "
+    "set's order?"
+)
 
 
 def compare_runs(
@@ -90,17 +97,22 @@ def compare_runs(
                 curve=tuple(Run.open(path).rows()) if path.is_dir() else (),
                 seed=config.train.seed if config is not None else None,
                 selection=None if selection is None or not dataset.valid.n_pairs else selection.in_words(),
-                doubts=() if config is None or selection is None else _curve_doubts(path, config, selection),
+                doubts=_doubts(path, scorer, config, selection, dataset),
             )
         )
     teachers = [path for path, entry in zip(paths, entries, strict=True) if entry.role == "teacher"]
     if teachers:
-        theirs = _first(scorers[teachers[0]], 10)
-        entries = [
-            replace(entry, agreement={"overlap@10": float(overlap(_first(scorers[path], 10), theirs)["overlap@10"].mean())})
-            if entry.role != "teacher" else entry
-            for path, entry in zip(paths, entries, strict=True)
-        ]  # fmt: skip
+        lists = {path: _first(scorers[path], 10) for path in paths}
+        theirs = lists[teachers[0]]
+        agreed = False
+        for at, path in enumerate(paths):
+            if entries[at].role != "teacher":
+                own = overlap(lists[path], theirs)["overlap@10"]
+                agreed |= _is_personal(own, overlap(lists[path], np.roll(theirs, 1, axis=0))["overlap@10"])
+                entries[at] = replace(entries[at], agreement={"overlap@10": float(own.mean())})
+        if not agreed and len(teachers) < len(entries):
+            at = paths.index(teachers[0])
+            entries[at] = replace(entries[at], doubts=(*entries[at].doubts, DISAGREES))
     names = {path.resolve(): label for path, label in labels.items()}
     return compare(
         entries,
@@ -137,10 +149,23 @@ def size_of(scorer: Teacher, dataset: Dataset) -> tuple[int | None, int | None, 
     return n_parameters, sum(tensor.nbytes for tensor in tensors), max(rows, default=0) or None
 
 
-def _curve_doubts(path: Path, config: RunConfig, selection: Selection) -> tuple[str, ...]:
+def _doubts(
+    path: Path, scorer: Teacher, config: RunConfig | None, selection: Selection | None, dataset: Dataset
+) -> tuple[str, ...]:
+    """Of a run what its curve says, of a teacher file what its scores say."""
+    if isinstance(scorer, FileTeacher):
+        return tuple(teacher_doubts(scorer, {"train": dataset.train, **held_out(dataset)}))
+    if config is None or selection is None:
+        return ()
     run = Run.open(path)
     stopped = str(run.status().get("stopped", "epochs"))
     return doubts_of(run.rows(), selection.metrics[0], stopped=stopped, started=config.start is not None)
+
+
+def _is_personal(own: np.ndarray, others: np.ndarray) -> bool:
+    """Whether lists agree more with the teacher's for the same user, by 3 standard errors, than with those for another."""
+    more = own - others
+    return more.size > 1 and bool(more.mean() > 3 * more.std(ddof=1) / np.sqrt(more.size))
 
 
 def _lists_of(scorer: Teacher) -> Ranking | None:
