@@ -49,7 +49,7 @@ def evaluate(
     teacher: Teacher = None, baseline: Baseline = None, test: Test = "randomisation", threads: Threads = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Evaluate finished runs anew and compare them: transfer ratio, quality, bytes, speed, paired tests over queries and seeds."""
+    """Evaluate finished runs anew and compare them: transfer ratio, quality, bytes, speed, paired tests."""
     compared = _compare(runs, data, protocol, part, metrics, teacher, baseline, test, threads)
     if as_json:
         _warn(compared)

@@ -11,8 +11,9 @@ FIRST = 3
 AFTER = 5
 """... if as many followed without a better one: before that nothing is known."""
 RISE = 0.01
-"""A curve still rises if the mean of its last fifth is this share above the mean of the fifth before. Curves at their
-plateau (BPR, LightGCN and Mult-VAE on MovieLens 100K and CiteULike) differed by less between these two windows."""
+"""A curve still rises if its best epoch is in its last fifth, whose mean is this share above that of the fifth before. Runs
+that ended rising had 2 to 11 % (BPR, LightGCN, SASRec on MovieLens 100K and CiteULike); runs at their plateau had -6 to 3 %,
+and their best epoch long before."""
 
 
 def doubts_of(

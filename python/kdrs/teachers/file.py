@@ -61,14 +61,14 @@ class FileTeacher(Scored):
                 f"{shown(self.name)} holds {shown(unknown[0])}", "allowed: users, items, item_bias, topk, topk_scores"
             )
         self._check_ids(metadata, digests)
+        self._factors = self._read_factors(tensors)
+        self._lists = self._read_lists(tensors)
         self.n_bytes = sum(tensor.nbytes for tensor in tensors.values())
         """Bytes of its tensors as they lie in the file."""
         sides = (("users", "topk", "topk_scores"), ("items", "item_bias"))
         found = [[tensors[name] for name in side if name in tensors] for side in sides]
-        self.row_bytes = max(sum(tensor.nbytes / max(1, len(tensor)) for tensor in side) for side in found)
+        self.row_bytes = max(sum(tensor.nbytes / len(tensor) for tensor in side) for side in found)
         """Bytes of a user or an item, the larger of the two."""
-        self._factors = self._read_factors(tensors)
-        self._lists = self._read_lists(tensors)
         self._ranked: Ranking | None = None
         if self._factors is None and self._lists is None:
             raise ArtefactError(f"{shown(self.name)} holds neither users and items nor topk", "export one of them")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -124,7 +125,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> _Array:
 
 
 def _pickle(head: bytes) -> str | None:
-    """What kind of pickle it is. Protocols 0 and 1 are text without a mark: they end in a dot and begin with an opcode."""
+    """What kind of pickle it is, or None."""
     runs = "which can run code when loaded: kdrs never loads one"
     if head.startswith(_LEGACY_TORCH):
         return f"a torch archive of old form (torch.save before 1.6), a pickle, {runs}"
@@ -138,14 +139,8 @@ def _pickle(head: bytes) -> str | None:
 
 
 def _is_old_pickle(head: bytes) -> bool:
-    # Modules and names of a class on lines of their own, or a list, dict or tuple with its first memo.
-    first = head.split(b"\n", 1)[0]
-    named = first[:1] == b"c" and len(first) > 1 and first[1:].replace(b"_", b"").replace(b".", b"").isalnum()
-    return (
-        (named and head.count(b"\n") > 1)
-        or first in (b"(lp0", b"(dp0", b"(ip0", b"(lp1", b"(dp1")
-        or (first[:2] in (b"(c", b"(i") and first[2:].replace(b"_", b"").replace(b".", b"").isalnum())
-    )
+    """Protocols 0 and 1 have no mark: they begin with a list or dict and its memo, or with a module's name on a line."""
+    return re.match(rb"[\]}]q\x00|\((lp|dp)\d|\(?c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n", head) is not None
 
 
 def _other(head: bytes) -> str | None:
