@@ -284,3 +284,21 @@ def test_scoring_time_is_per_thousand_queries(monkeypatch):
     assert scoring_seconds(factors, seen, 5, repeats=3) == pytest.approx(100.0)
     with pytest.raises(ConfigError, match="repeats"):
         scoring_seconds(factors, seen, 5, repeats=0)
+
+
+def test_the_picture_shows_bytes_a_row_and_in_all_and_the_teachers_interval(tmp_path):
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    hits = rng.random(300)
+    rows = {"big": ("teacher", 0.3, 400), "small": ("alone", 0.0, 40), "taught": ("student", 0.15, 40)}
+    made = [
+        Entry(name, role, {"test": report(*(hits + gain))}, n_bytes=100 * size, bytes_per_row=size)
+        for name, (role, gain, size) in rows.items()
+    ]
+    text = compare(made).picture(tmp_path / "p.svg").read_text()
+    for words in ("bytes a row", "bytes in all", "transfer ratio (0: alone, 1: teacher)", "taught  0.50 [0.50, 0.50]"):
+        assert f"<!-- {words}" in text, words
+    assert 'id="teacher-interval"' in text
+    assert "share of the teacher" not in text
+    without = compare(made[1:]).picture(tmp_path / "q.svg").read_text()
+    assert "teacher-interval" not in without
