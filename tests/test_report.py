@@ -60,7 +60,8 @@ def test_shares_and_differences_by_hand():
     # Differences 0 1 1 0 0: two signs, both equal in 2 of 4 patterns. 0 1 1 1 0: all equal in 2 of 8.
     assert student.against["hit@5"].difference == pytest.approx(0.4)
     assert (student.against["hit@5"].p, big.against["hit@5"].p) == (0.5, 0.25)
-    assert (student.against["hit@5"].p_adjusted, big.against["hit@5"].p_adjusted) == (0.5, 0.5)
+    assert (student.against["hit@5"].p_adjusted, big.against["hit@5"].p_adjusted) == (0.5, None)
+    assert str(student.verdicts["hit@5"]) == "not clear (one seed)"
 
 
 def test_holm_runs_over_all_models_and_metrics():
@@ -107,22 +108,22 @@ def test_headline_metrics():
 
 def test_text_names_the_setting_in_every_metric_and_lines_up():
     text = compare(entries()).text()
-    first, second = text.split("\n\nagainst small\n\n")
+    both, second = text.split("\n\nagainst small\n\n")
+    first, quality = both.split("\n\nquality\n\n")
     assert first.startswith("test, sampled(499), 5 queries with held-out items, of 7")
-    head = first.split("\n")
-    assert head[3].count("sampled(499)") == head[2].count("@5") == 2
     assert "hit@5 sampled(499)" in second
-    rule = next(at for at, line in enumerate(head) if line.startswith("---"))
-    gaps = [at for at, mark in enumerate(head[rule]) if mark == " "]
-    for row in head[rule + 1 : rule + 4]:
-        assert {row[at] for at in gaps if at < len(row)} == {" "}
-        assert all(row[at - 1] != " " for at in gaps[4::2])
-    assert "6.08 M" in first
+    for block in (first, quality):
+        head = block.split("\n")
+        rule = next(at for at, line in enumerate(head) if line.startswith("---"))
+        assert head[rule - 1].count("sampled(499)") == head[rule - 2].count("@5") == 2
+        gaps = [at for at, mark in enumerate(head[rule]) if mark == " "]
+        for row in head[rule + 1 : rule + 4]:
+            assert {row[at] for at in gaps if at < len(row)} == {" "}
+        assert max(len(line) for line in head) <= 120
     assert "24.3 MB" in first
     assert "60.8 ms" in first
-    assert " 75.0%" in first
+    assert " 75.0%" in quality
     assert "not clear" in second
-    assert max(len(line) for line in head) <= 100
 
 
 def test_full_ranking_names_stay_plain():
@@ -236,8 +237,8 @@ def test_pictures_are_written_whole(tmp_path, suffix):
     if suffix == ".svg":
         text = content.decode()
         assert "<!-- epoch (marked: the best) -->" in text
-        assert "<!-- small+rrd -->" in text
-        assert "<!-- parameters -->" in text
+        assert "<!-- small+rrd" in text
+        assert "<!-- bytes in all -->" in text
         again = found.picture(tmp_path / "again.svg").read_bytes()
         assert again == content
 
@@ -283,3 +284,21 @@ def test_scoring_time_is_per_thousand_queries(monkeypatch):
     assert scoring_seconds(factors, seen, 5, repeats=3) == pytest.approx(100.0)
     with pytest.raises(ConfigError, match="repeats"):
         scoring_seconds(factors, seen, 5, repeats=0)
+
+
+def test_the_picture_shows_bytes_a_row_and_in_all_and_the_teachers_interval(tmp_path):
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    hits = rng.random(300)
+    rows = {"big": ("teacher", 0.3, 400), "small": ("alone", 0.0, 40), "taught": ("student", 0.15, 40)}
+    made = [
+        Entry(name, role, {"test": report(*(hits + gain))}, n_bytes=100 * size, bytes_per_row=size)
+        for name, (role, gain, size) in rows.items()
+    ]
+    text = compare(made).picture(tmp_path / "p.svg").read_text()
+    for words in ("bytes a row", "bytes in all", "transfer ratio (0: alone, 1: teacher)", "taught  0.50 [0.50, 0.50]"):
+        assert f"<!-- {words}" in text, words
+    assert 'id="teacher-interval"' in text
+    assert "share of the teacher" not in text
+    without = compare(made[1:]).picture(tmp_path / "q.svg").read_text()
+    assert "teacher-interval" not in without

@@ -26,12 +26,12 @@ Metrics = Annotated[
 ]
 Teacher = Annotated[
     str | None,
-    typer.Option("--teacher", help="Run that shares are of. [default: the one distilled from]", show_default=False),
+    typer.Option("--teacher", help="Run that ratios are of. [default: the one distilled from]", show_default=False),
 ]
 Baseline = Annotated[
     str | None,
     typer.Option(
-        "--baseline", help="Run that differences are to. [default: the first trained alone]", show_default=False
+        "--baseline", help="Run to compare with. [default: the one trained alone of nearest size]", show_default=False
     ),
 ]
 Test = Annotated[str, typer.Option("--test", help="Paired test: randomisation or bootstrap.")]
@@ -49,9 +49,10 @@ def evaluate(
     teacher: Teacher = None, baseline: Baseline = None, test: Test = "randomisation", threads: Threads = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Evaluate finished runs anew and compare them: quality, what was kept of the teacher, size, speed, paired tests."""
+    """Evaluate finished runs anew and compare them: transfer ratio, quality, bytes, speed, paired tests."""
     compared = _compare(runs, data, protocol, part, metrics, teacher, baseline, test, threads)
     if as_json:
+        _warn(compared)
         typer.echo(json.dumps(compared.to_json(), indent=2))
     else:
         compared.print()
@@ -74,8 +75,16 @@ def report(
         raise MachineError(
             f"cannot write {shown(str(out))}: {error.strerror}", "name another folder with --out"
         ) from error
-    for path in _compare(runs, data, protocol, part, metrics, teacher, baseline, test, threads).save(out):
+    compared = _compare(runs, data, protocol, part, metrics, teacher, baseline, test, threads)
+    _warn(compared)
+    for path in compared.save(out):
         typer.echo(str(path))
+
+
+def _warn(compared: Comparison) -> None:
+    """Warnings of a comparison that is not printed as text, which has them itself."""
+    for warning in compared.warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def _compare(

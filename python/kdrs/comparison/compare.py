@@ -1,34 +1,44 @@
-"""Runs side by side: quality, what was kept of the teacher, size, speed, and whether a difference is more than luck."""
+"""Runs side by side: what a student took over of its teacher, quality, size, speed, and whether it is more than luck."""
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import os
 import re
 import statistics
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TextIO
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdrs._files import write_bytes
-from kdrs.comparison.picture import figure_of
-from kdrs.comparison.tables import Table, difference_table, quality_table
+from kdrs.comparison.result import Comparison, Line, check_folder
+from kdrs.comparison.trust import warnings_of
+from kdrs.comparison.verdicts import verdict_of
 from kdrs.errors import ConfigError, DataError, nearest, shown
 from kdrs.evaluation.lists import top_lists
 from kdrs.evaluation.protocols import cutoff
 from kdrs.evaluation.report import Report
-from kdrs.evaluation.significance import TESTS, Difference, Spread, adjusted, paired_test, seed_spread, seed_test
+from kdrs.evaluation.significance import (
+    TESTS,
+    Difference,
+    Spread,
+    adjusted,
+    paired_tests,
+    resampled_means,
+    seed_spread,
+    seed_test,
+)
+from kdrs.evaluation.transfer import SeedWeights, Transfer, transfer_of
 
-SCHEMA = 1
+__all__ = ["ROLES", "Comparison", "Entry", "Line", "check_folder", "compare", "scoring_seconds"]
+
 ROLES = ("teacher", "alone", "student")
+
+# Draws of queries that the intervals may take, a second of one core: 2,684 resamples of 25,000 queries put the ends within a
+# twentieth of a standard error. Fewer queries have more, up to all that are asked for.
+_DRAWS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Entry:
     """By part."""
     n_parameters: int | None = None
     n_bytes: int | None = None
-    """Of the model's file."""
+    """Of all its tables, ids left out."""
     seconds_per_1000: float | None = None
     """Seconds for the top-k of 1,000 queries, see ``scoring_seconds``."""
     curve: Sequence[Mapping[str, Any]] = ()
@@ -50,139 +60,12 @@ class Entry:
     seed: int | None = None
     agreement: Mapping[str, float] = field(default_factory=dict)
     """Of its lists with the teacher's, such as ``{"overlap@10": 0.4}``, see ``kdrs.evaluation.lists.overlap``."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One model of a comparison, over its seeds."""
-
-    name: str
-    role: str
-    seeds: tuple[int | None, ...]
-    quality: dict[str, Spread]
-    kept: dict[str, float]
-    """Share of the teacher's mean, by metric; empty without a teacher."""
-    against: dict[str, Difference]
-    """Difference to the baseline over queries (values averaged over seeds), by metric; empty for the baseline."""
-    against_by_seed: dict[str, Difference]
-    """The same over seeds, where both have two common seeds or more."""
-    beyond: dict[str, float]
-    agreement: dict[str, float]
-    n_parameters: int | None
-    n_bytes: int | None
-    seconds_per_1000: float | None
-    curves: tuple[Sequence[Mapping[str, Any]], ...]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What ``compare`` found; it prints itself as text, Markdown, JSON and a picture."""
-
-    lines: tuple[Line, ...]
-    metrics: tuple[str, ...]
-    part: str
-    setting: str
-    n: int
-    n_queries: int
-    teacher: str | None
-    baseline: str | None
-    confidence: float
-
-    def shown_name(self, metric: str) -> str:
-        return metric if self.setting == "full" else f"{metric} {self.setting}"
-
-    def tables(self) -> list[Table]:
-        """Quality and cost of every model, then the differences to the baseline."""
-        return [quality_table(self)] + ([difference_table(self)] if self.baseline is not None else [])
-
-    def text(self) -> str:
-        """For a terminal or a log, plain."""
-        return "\n\n".join(table.text() for table in self.tables()) + "\n"
-
-    def markdown(self) -> str:
-        return "\n\n".join(table.markdown() for table in self.tables()) + "\n"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values under ``"schema": 1``; numbers that do not exist are ``null``."""
-        return {
-            "schema": SCHEMA,
-            "part": self.part,
-            "setting": self.setting,
-            "n": self.n,
-            "n_queries": self.n_queries,
-            "teacher": self.teacher,
-            "baseline": self.baseline,
-            "runs": [
-                {
-                    "name": line.name,
-                    "role": line.role,
-                    "seeds": list(line.seeds),
-                    "n_parameters": line.n_parameters,
-                    "n_bytes": line.n_bytes,
-                    "seconds_per_1000_queries": line.seconds_per_1000,
-                    "metrics": {self.shown_name(name): spread.to_json() for name, spread in line.quality.items()},
-                    "share_of_teacher": {self.shown_name(name): _or_none(share) for name, share in line.kept.items()},
-                    "against_baseline": {self.shown_name(name): d.to_json() for name, d in line.against.items()},
-                    "against_baseline_by_seed": {
-                        self.shown_name(name): d.to_json() for name, d in line.against_by_seed.items()
-                    },
-                    "beyond": line.beyond,
-                    "agreement_with_teacher": line.agreement,
-                }
-                for line in self.lines
-            ],
-        }
-
-    def print(self, file: TextIO | None = None) -> None:
-        """Writes the tables to ``file`` (stdout), with rules and colour where it is a terminal that wants them."""
-        file = sys.stdout if file is None else file
-        if not file.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-            file.write(self.text())
-            return
-        from rich.console import Console
-
-        console = Console(file=file)
-        for table in self.tables():
-            console.print(table.rich())
-            for note in table.notes:
-                console.print(note, style="dim", highlight=False)
-            console.print()
-
-    def save(self, folder: str | Path, *, picture: bool = True) -> list[Path]:
-        """Writes ``comparison.json``, ``comparison.md`` and, if asked, ``comparison.png`` into ``folder``, which must be new,
-        empty or that of an earlier comparison."""
-        folder = Path(folder)
-        check_folder(folder)
-        written = [folder / "comparison.json", folder / "comparison.md"]
-        write_bytes(
-            written[0], (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode(), make_folder=True
-        )
-        write_bytes(written[1], self.markdown().encode())
-        if picture:
-            written.append(self.picture(folder / "comparison.png"))
-        return written
-
-    def picture(self, path: str | Path, *, metric: str | None = None) -> Path:
-        """Quality against size, against scoring time, and learning curves; ``.png``, ``.svg`` or ``.pdf``.
-
-        ``metric`` is the first one by default. Raises ``MachineError`` where matplotlib is not installed.
-        """
-        path = Path(path)
-        if path.suffix not in (".png", ".svg", ".pdf"):
-            raise ConfigError(f"a picture as {shown(path.suffix or path.name)}", "allowed: .png, .svg, .pdf")
-        metric = self.metrics[0] if metric is None else metric
-        if metric not in self.metrics:
-            raise ConfigError(f"the comparison holds no {shown(metric)!r}", nearest(metric, self.metrics))
-        figure = figure_of(self, metric)
-        import matplotlib
-
-        content = io.BytesIO()
-        # No date and no version in the file: the same comparison gives the same bytes.
-        unstamped = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix]
-        with matplotlib.rc_context({"svg.hashsalt": "kdrs"}):
-            figure.savefig(content, format=path.suffix[1:], metadata=unstamped)
-        write_bytes(path, content.getvalue(), make_folder=True)
-        return path
+    bytes_per_row: float | None = None
+    """Of one item or user, the larger of the two, with its scale and bias."""
+    selection: str | None = None
+    """How its epoch was selected, in words; those of one comparison should be the same."""
+    doubts: Sequence[str] = ()
+    """What is wrong with it as far as is known, such as ``kdrs.evaluation.curves.doubts_of`` its curve."""
 
 
 def compare(
@@ -200,8 +83,9 @@ def compare(
     """Compares models on the same queries.
 
     ``metrics`` defaults to two: recall and NDCG near K = 10, or with sampled candidates hit and NDCG near K = 5.
-    ``teacher`` names the entry that shares are of (the first with that role), ``baseline`` the one that differences
-    are to (the first trained alone). p-values carry Holm's correction over all models and metrics of the comparison.
+    ``teacher`` names the entry that ratios and shares are of (the first with that role), ``baseline`` the one that all are
+    compared with. Unless it is named, each model is compared with the one trained alone whose bytes are nearest to its own.
+    p-values carry Holm's correction over all students and metrics of the comparison; the teacher is not among them.
     Raises ``DataError`` for reports of other queries, settings or rules: such numbers must not be compared.
     """
     groups: dict[str, list[Entry]] = {}
@@ -211,6 +95,9 @@ def compare(
         groups.setdefault(entry.name, []).append(entry)
     if not groups:
         raise ConfigError("nothing to compare", "name one run or more")
+    for group in groups.values():
+        if all(entry.seed is not None for entry in group):
+            group.sort(key=lambda entry: entry.seed or 0)
     found = {name: [_part_of(entry, part) for entry in group] for name, group in groups.items()}
     first = next(iter(found.values()))[0]
     _check_comparable(found)
@@ -222,65 +109,120 @@ def compare(
             if any(metric not in report.values for report in reports):
                 raise DataError(f"the report of {shown(name)} holds no {metric}", "evaluate it with the same metrics")
     teacher = _named(groups, teacher, "teacher")
-    baseline = _named(groups, baseline, "alone")
+    named, baseline = baseline, _named(groups, baseline, "alone")
+    baselines = _baselines(groups, named)
     if test != TESTS[0] and (baseline is None or len(groups) < 2):
         missing = "no run was trained alone" if baseline is None else f"there is only {shown(baseline)}"
         raise ConfigError(
             f"test {shown(test)} has nothing to compare: {missing}", "add a run, name a baseline, or leave the test out"
         )
-
-    # One value a query, over the seeds of a model.
-    values: dict[tuple[str, str], NDArray[np.float64]] = {}
-    for name, reports in found.items():
-        for metric in metrics:
-            values[name, metric] = np.mean([report.values[metric] for report in reports], axis=0)
-    against: dict[tuple[str, str], Difference] = {}
-    if baseline is not None and first.n:
-        pairs = [(name, metric) for name in groups if name != baseline for metric in metrics]
-        tests = [
-            paired_test(
-                values[name, metric],
-                values[baseline, metric],
-                test=test,
-                resamples=resamples,
-                confidence=confidence,
-                seed=seed,
-            )
-            for name, metric in pairs
-        ]
-        against = dict(zip(pairs, adjusted(tests), strict=True))
-
-    over_seeds = _over_seeds(groups, found, baseline, metrics, confidence)
-
+    draws = _Draws(groups, found, metrics, test, resamples, confidence, seed)
+    pairs = [(name, base, metric) for name, base in baselines.items() for metric in metrics] if first.n else []
+    against = _corrected(groups, draws.differences(pairs, test))
+    over_seeds = _corrected(groups, _over_seeds(groups, found, pairs, confidence))
     lines = []
     for name, group in groups.items():
-        means = {metric: [report.mean(metric) for report in found[name]] for metric in metrics}
-        quality = {metric: _spread(numbers, confidence) for metric, numbers in means.items()}
-        kept = {}
-        if teacher is not None:
-            for metric in metrics:
-                whole = statistics.fmean(report.mean(metric) for report in found[teacher])
-                kept[metric] = quality[metric].mean / whole if whole else math.nan
+        quality = {metric: _spread([report.mean(metric) for report in found[name]], confidence) for metric in metrics}
+        base = baselines.get(name)
+        own = {metric: against[name, metric] for metric in metrics if (name, metric) in against}
+        by_seed = {metric: over_seeds[name, metric] for metric in metrics if (name, metric) in over_seeds}
+        seeds = min(len(group), len(groups[base])) if base is not None else 1
+        transfer = {}
+        if first.n and teacher is not None and base is not None and name != teacher != base:
+            transfer = {metric: draws.transfer(name, base, teacher, metric) for metric in metrics}
         lines.append(
             Line(
                 name,
                 group[0].role,
                 tuple(entry.seed for entry in group),
                 quality,
-                kept,
-                {metric: against[name, metric] for metric in metrics if (name, metric) in against},
-                {metric: over_seeds[name, metric] for metric in metrics if (name, metric) in over_seeds},
+                {metric: draws.interval(name, metric) for metric in metrics} if first.n else {},
+                base,
+                transfer,
+                {} if teacher is None else {metric: _share(found, name, teacher, metric) for metric in metrics},
+                own,
+                by_seed,
+                {metric: verdict_of(difference, by_seed.get(metric), seeds) for metric, difference in own.items()},
                 _mean_of([report.beyond for report in found[name]]),
                 _mean_of([entry.agreement for entry in group]),
                 group[0].n_parameters,
                 group[0].n_bytes,
+                group[0].bytes_per_row,
                 _median([entry.seconds_per_1000 for entry in group]),
                 tuple(entry.curve for entry in group if entry.curve),
             )
         )
-    return Comparison(
+    compared = Comparison(
         tuple(lines), metrics, part, first.setting, first.n, first.n_queries, teacher, baseline, confidence
     )
+    return replace(compared, warnings=warnings_of(compared, [entry for group in groups.values() for entry in group]))
+
+
+class _Draws:
+    """All that is resampled: the same queries for all models and metrics, which pairs them and draws once."""
+
+    def __init__(
+        self,
+        groups: Mapping[str, Sequence[Entry]],
+        found: Mapping[str, Sequence[Report]],
+        metrics: Sequence[str],
+        test: str,
+        resamples: int,
+        confidence: float,
+        seed: int,
+    ):
+        self.confidence, self.resamples, self.seed = confidence, resamples, seed
+        self.values = {
+            (name, metric): np.stack([report.values[metric] for report in reports])
+            for name, reports in found.items()
+            for metric in metrics
+        }
+        """float64 [seeds, n] by model and metric."""
+        columns = np.concatenate(list(self.values.values()))
+        # p-values of the bootstrap need all resamples, the ends of intervals do not.
+        drawn = resamples if test == "bootstrap" else min(resamples, max(1000, _DRAWS // max(1, columns.shape[1])))
+        self.means: dict[tuple[str, str], NDArray[np.float64]] = {}
+        """float64 [resamples, seeds]: resampled means."""
+        if columns.shape[1]:
+            means = resampled_means(columns, drawn, seed=seed)
+            ends = np.cumsum([len(rows) for rows in self.values.values()])
+            self.means = dict(zip(self.values, np.split(means, ends[:-1], axis=1), strict=True))
+        self.weights = SeedWeights(drawn, seed)
+        seeds = {name: tuple(entry.seed for entry in group) for name, group in groups.items()}
+        # Models of the same seeds have them resampled together.
+        kinds = list(dict.fromkeys(own if None not in own else (name, *own) for name, own in seeds.items()))
+        self.kinds = {name: kinds.index(own if None not in own else (name, *own)) for name, own in seeds.items()}
+
+    def mean(self, name: str, metric: str) -> NDArray[np.float64]:
+        """float64 [resamples]: means over resampled queries and seeds."""
+        return self.weights.mean(self.means[name, metric], self.kinds[name])
+
+    def interval(self, name: str, metric: str) -> tuple[float, float]:
+        tails = [(1 - self.confidence) / 2, (1 + self.confidence) / 2]
+        low, high = np.quantile(self.mean(name, metric), tails)
+        return float(low), float(high)
+
+    def transfer(self, name: str, base: str, teacher: str, metric: str) -> Transfer:
+        three = (name, base, teacher)
+        points = [float(self.values[who, metric].mean()) for who in three]
+        seeds = min(self.values[who, metric].shape[0] for who in (name, base))
+        return transfer_of(points, [self.mean(who, metric) for who in three], seeds=seeds, confidence=self.confidence)
+
+    def differences(self, pairs: Sequence[tuple[str, str, str]], test: str) -> dict[tuple[str, str], Difference]:
+        """Over queries, values averaged over seeds, by model and metric."""
+        if not pairs:
+            return {}
+        rows = [self.values[name, m].mean(axis=0) - self.values[base, m].mean(axis=0) for name, base, m in pairs]
+        means = [self.means[name, m].mean(axis=1) - self.means[base, m].mean(axis=1) for name, base, m in pairs]
+        tests = paired_tests(
+            np.stack(rows),
+            test=test,
+            resamples=self.resamples,
+            confidence=self.confidence,
+            seed=self.seed,
+            means=np.stack(means, axis=1),
+        )
+        return {(name, metric): found for (name, _, metric), found in zip(pairs, tests, strict=True)}
 
 
 def scoring_seconds(
@@ -341,22 +283,6 @@ def _unknown_metric(metric: str, report: Report) -> ConfigError:
     )
 
 
-def check_folder(folder: Path) -> None:
-    """Raises ``ConfigError`` for a folder that holds anything but an earlier comparison."""
-    if folder.is_dir() and any(entry.suffix != ".tmp" for entry in folder.iterdir()) and not _holds_comparison(folder):
-        raise ConfigError(
-            f"{shown(str(folder))} is not empty and holds no report of kdrs", "name another folder with --out"
-        )
-
-
-def _holds_comparison(folder: Path) -> bool:
-    try:
-        document = json.loads((folder / "comparison.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(document, dict) and {"schema", "baseline", "runs"} <= document.keys()
-
-
 def _headline(report: Report) -> tuple[str, ...]:
     families = ("recall" if report.setting == "full" else "hit", "ndcg")
     by_length: dict[int, list[str]] = {}
@@ -379,28 +305,54 @@ def _named(groups: Mapping[str, Sequence[Entry]], name: str | None, role: str) -
     return name
 
 
+def _baselines(groups: Mapping[str, Sequence[Entry]], named: str | None) -> dict[str, str]:
+    """What each model is compared with; a baseline that all others of its kind are compared with has none itself."""
+    alone = [name for name, group in groups.items() if group[0].role == "alone"] if named is None else [named]
+    if not alone:
+        return {}
+    found = {}
+    for name, group in groups.items():
+        size = group[0].n_bytes
+        sizes = {base: groups[base][0].n_bytes for base in alone}
+        known = {base: abs(math.log(theirs / size)) for base, theirs in sizes.items() if theirs and size}
+        student = group[0].role == "student"
+        found[name] = min(known, key=known.__getitem__) if student and len(known) == len(alone) else alone[0]
+    return {name: base for name, base in found.items() if name != base}
+
+
+def _corrected(
+    groups: Mapping[str, Sequence[Entry]], tests: Mapping[tuple[str, str], Difference]
+) -> dict[tuple[str, str], Difference]:
+    """The tests with Holm's correction over those of students; where there are none, over those of models trained alone."""
+    roles = {name: group[0].role for name, group in groups.items()}
+    counted = "student" if any(roles[name] == "student" for name, _ in tests) else "alone"
+    own = [key for key in tests if roles[key[0]] == counted]
+    return {**tests, **dict(zip(own, adjusted([tests[key] for key in own]), strict=True))}
+
+
 def _over_seeds(
     groups: Mapping[str, Sequence[Entry]],
     found: Mapping[str, Sequence[Report]],
-    baseline: str | None,
-    metrics: Sequence[str],
+    pairs: Sequence[tuple[str, str, str]],
     confidence: float,
 ) -> dict[tuple[str, str], Difference]:
-    """t-tests of the models that share two seeds or more with the baseline, Holm's correction over all of them."""
-    if baseline is None:
-        return {}
+    """t-tests of the models that share two seeds or more with their baseline."""
     by_seed = {
         name: {entry.seed: report for entry, report in zip(group, found[name], strict=True) if entry.seed is not None}
         for name, group in groups.items()
     }
     tests = {}
-    for name in groups:
-        common = sorted(by_seed[name].keys() & by_seed[baseline].keys())
-        if name != baseline and len(common) > 1:
-            for metric in metrics:
-                own, base = ([by_seed[who][seed].mean(metric) for seed in common] for who in (name, baseline))
-                tests[name, metric] = seed_test(own, base, confidence=confidence)
-    return dict(zip(tests, adjusted(list(tests.values())), strict=True))
+    for name, base, metric in pairs:
+        common = sorted(by_seed[name].keys() & by_seed[base].keys())
+        if len(common) > 1:
+            own, theirs = ([by_seed[who][seed].mean(metric) for seed in common] for who in (name, base))
+            tests[name, metric] = seed_test(own, theirs, confidence=confidence)
+    return tests
+
+
+def _share(found: Mapping[str, Sequence[Report]], name: str, teacher: str, metric: str) -> float:
+    own, whole = (statistics.fmean(report.mean(metric) for report in found[who]) for who in (name, teacher))
+    return own / whole if whole else math.nan
 
 
 def _spread(numbers: Sequence[float], confidence: float) -> Spread:
@@ -417,7 +369,3 @@ def _mean_of(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _median(numbers: Sequence[float | None]) -> float | None:
     known = [number for number in numbers if number is not None]
     return statistics.median(known) if known else None
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None

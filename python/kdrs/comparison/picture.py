@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdrs.comparison.tables import quality_table
+from kdrs.comparison.tables import ratio_text, title_of
 from kdrs.errors import MachineError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from kdrs.comparison.compare import Comparison, Line
-
-
-# Picture.
+    from kdrs.comparison.result import Comparison, Line
 
 # Okabe and Ito's colours without yellow: told apart by colour-blind readers. Teacher and baseline are black and grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7B3294", "#8C510A")
@@ -29,14 +26,16 @@ def figure_of(comparison: Comparison, metric: str) -> Figure:
     try:
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
-        from matplotlib.ticker import FuncFormatter, MaxNLocator
     except ImportError as problem:
         raise MachineError("pictures need matplotlib, which is not installed", 'pip install "kdrs[plots]"') from problem
 
     lines = comparison.lines
     looks = _looks(lines)
+    intervals = {line.name: line.intervals[metric] for line in lines if metric in line.intervals}
     panels = []
-    if any(line.n_parameters for line in lines):
+    if any(line.bytes_per_row for line in lines):
+        panels.append("row")
+    if any(line.n_bytes for line in lines) and not ("row" in panels and _total_a_row(lines)):
         panels.append("size")
     if any(line.seconds_per_1000 for line in lines):
         panels.append("time")
@@ -59,13 +58,17 @@ def figure_of(comparison: Comparison, metric: str) -> Figure:
             axis.set_ylabel(f"{comparison.part} {comparison.shown_name(metric)}")
         else:
             axis.tick_params(labelleft=False)
-        if whole is not None:
+        if whole is not None and comparison.teacher is not None:
             axis.axhline(whole, color="black", linewidth=0.9, linestyle=(0, (5, 4)), zorder=1)
+            ends = intervals.get(comparison.teacher)
+            if ends is not None:
+                axis.axhspan(*ends, color="black", alpha=0.07, linewidth=0, zorder=0, gid="teacher-interval")
         if comparison.baseline is not None:
             axis.axhline(levels[comparison.baseline], color="0.55", linewidth=0.9, linestyle=(0, (1, 3)), zorder=1)
         for line in lines:
             x = {
-                "size": line.n_parameters,
+                "row": line.bytes_per_row,
+                "size": line.n_bytes,
                 "time": None if line.seconds_per_1000 is None else line.seconds_per_1000 * 1000,
                 "quality": 1.0,
             }[panel]
@@ -78,26 +81,71 @@ def figure_of(comparison: Comparison, metric: str) -> Figure:
             axis.set_xticks([])
         else:
             _log_axis(axis, panel)
-        axis.set_ylim(*_reach(lines, metric))
-        if whole and panel == panels[0]:
-            share = axis.secondary_yaxis("right", functions=(lambda y: y / whole, lambda y: y * whole))
-            share.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
-            share.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
-            share.tick_params(length=0, labelcolor="0.45", labelsize=8)
-            share.spines["right"].set_visible(False)
-            share.set_ylabel("share of the teacher's", color="0.45", fontsize=8)
-    figure.suptitle(quality_table(comparison).title, fontsize=10, color="0.3")
-    handles, labels = _legend(lines, looks)
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(lines), 6), frameon=False, fontsize=9)
+        if panel == "row" and (rows := _total_a_row(lines)):
+            _add_totals(axis, rows)
+        axis.set_ylim(*_reach(lines, metric, intervals.get(comparison.teacher or "")))
+        if panel == panels[0] and whole:
+            _add_second_scale(axis, comparison, metric, whole)
+    figure.suptitle(title_of(comparison), fontsize=10, color="0.3")
+    handles, labels = _legend(lines, looks, metric)
+    columns = min(len(lines), 6 if len(panels) > 2 else 4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return figure
 
 
-def _reach(lines: Sequence[Line], metric: str) -> tuple[float, float]:
-    """Limits that hold every mean and its deviation, the same for every panel of quality."""
+def _total_a_row(lines: Sequence[Line]) -> float | None:
+    """Bytes in all for each byte a row, where that is one number for all models: then one axis serves for both."""
+    known = [line for line in lines if line.bytes_per_row and line.n_bytes]
+    rates = [line.n_bytes / line.bytes_per_row for line in known if line.n_bytes and line.bytes_per_row]
+    complete = all(bool(line.n_bytes) == bool(line.bytes_per_row) for line in lines)
+    return rates[0] if rates and complete and max(rates) <= 1.01 * min(rates) else None
+
+
+def _linear(unit: float, zero: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """From a scale to one with its 0 at ``zero`` and its 1 a ``unit`` above, and back."""
+    return (lambda y: (y - zero) / unit), (lambda y: y * unit + zero)
+
+
+def _add_totals(axis: Axes, rows: float) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_xlim()
+    totals = axis.secondary_xaxis("top", functions=_linear(1 / rows, 0.0))
+    totals.xaxis.set_major_locator(LogLocator(subs=_steps(low, high)))
+    totals.xaxis.set_major_formatter(EngFormatter(unit="B", sep=" "))
+    totals.xaxis.set_minor_formatter(NullFormatter())
+    totals.tick_params(labelcolor="0.45", labelsize=8, color="0.7")
+    totals.spines["top"].set_visible(False)
+    totals.set_xlabel("bytes in all", color="0.45", fontsize=8)
+
+
+def _add_second_scale(axis: Axes, comparison: Comparison, metric: str, whole: float) -> None:
+    """On the right: the transfer ratio, or the share of the teacher's mean where there is no ratio."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    transfers = [line.transfer[metric] for line in comparison.lines if metric in line.transfer]
+    bases = {line.baseline for line in comparison.lines if line.transfer}
+    if transfers and len(bases) == 1 and all(transfer.clear for transfer in transfers):
+        lead = transfers[0].lead
+        scale = axis.secondary_yaxis("right", functions=_linear(lead, whole - lead))
+        scale.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:.3g}"))
+        scale.set_ylabel("transfer ratio (0: alone, 1: teacher)", color="0.45", fontsize=8)
+    else:
+        scale = axis.secondary_yaxis("right", functions=_linear(whole, 0.0))
+        scale.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
+        scale.set_ylabel("share of the teacher's", color="0.45", fontsize=8)
+    scale.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+    scale.tick_params(length=0, labelcolor="0.45", labelsize=8)
+    scale.spines["right"].set_visible(False)
+
+
+def _reach(lines: Sequence[Line], metric: str, teacher: tuple[float, float] | None) -> tuple[float, float]:
+    """Limits that hold every mean with its deviation and the teacher's interval, the same for every panel of quality."""
     spreads = [line.quality[metric] for line in lines if math.isfinite(line.quality[metric].mean)]
     ends = [
         spread.mean + side * (spread.sd if math.isfinite(spread.sd) else 0.0) for spread in spreads for side in (-1, 1)
     ]
+    ends += teacher or ()
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
     margin = 0.08 * (high - low) or max(0.05 * abs(high), 0.01)
     return low - margin, high + margin
@@ -121,11 +169,11 @@ def _looks(lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
     return looks
 
 
-def _legend(lines: Sequence[Line], looks: Mapping[str, Mapping[str, Any]]) -> tuple[list[Any], list[str]]:
+def _legend(lines: Sequence[Line], looks: Mapping[str, Mapping[str, Any]], metric: str) -> tuple[list[Any], list[str]]:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], linewidth=1.4, **looks[line.name]) for line in lines]
-    return handles, [line.name for line in lines]
+    return handles, [f"{line.name}  {ratio_text(line.transfer.get(metric))}".rstrip() for line in lines]
 
 
 def _log_axis(axis: Axes, panel: str) -> None:
@@ -137,15 +185,19 @@ def _log_axis(axis: Axes, panel: str) -> None:
         middle = math.sqrt(low * high)
         low, high = middle / 2.2, middle * 2.2
     axis.set_xlim(low / 1.12, high * 1.12)
-    steps = (1.0,) if high / low > 60 else (1.0, 2.0, 5.0)
-    axis.xaxis.set_major_locator(LogLocator(subs=steps))
+    axis.xaxis.set_major_locator(LogLocator(subs=_steps(low, high)))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    if panel == "size":
-        axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
-        axis.set_xlabel("parameters")
+    if panel in ("row", "size"):
+        axis.xaxis.set_major_formatter(EngFormatter(unit="B", sep=" "))
+        axis.set_xlabel("bytes a row (of an item or a user)" if panel == "row" else "bytes in all")
     else:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axis.set_xlabel("milliseconds for the lists of 1,000 queries")
+
+
+def _steps(low: float, high: float) -> tuple[float, ...]:
+    """Marks within each power of ten on a logarithmic axis."""
+    return (1.0,) if high / low > 60 else (1.0, 2.0, 5.0)
 
 
 def _draw_curves(axis: Axes, comparison: Comparison, metric: str, looks: Mapping[str, Mapping[str, Any]]) -> None:

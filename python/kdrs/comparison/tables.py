@@ -7,16 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kdrs.evaluation.significance import Difference
+from kdrs.comparison.verdicts import LEVEL, decisive_p
+from kdrs.evaluation.transfer import Transfer
 
 if TYPE_CHECKING:
-    from kdrs.comparison.compare import Comparison
-
-
-LEVEL = 0.05
-
-
-# Tables.
+    from kdrs.comparison.result import Comparison
 
 
 @dataclass(frozen=True)
@@ -68,22 +63,99 @@ class Table:
         return table
 
 
-def quality_table(comparison: Comparison) -> Table:
+Columns = list[tuple[str, list[str]]]
+
+
+def tables_of(comparison: Comparison) -> list[Table]:
+    """Transfer ratio and cost, quality, differences. Without ratios, cost and quality are one table."""
+    names: Columns = [("model", [line.name for line in comparison.lines])]
+    lead = [*names, ("role", [line.role for line in comparison.lines])]
+    if _several(comparison):
+        lead.append(("seeds", [str(len(line.seeds)) for line in comparison.lines]))
+    ratios, notes = _ratios(comparison)
+    quality, more = _quality(comparison)
+    title = title_of(comparison)
+    if ratios:
+        tables = [
+            _table(title, [*lead, *ratios, *_costs(comparison)], notes, words=2),
+            _table("quality", [*names, *quality], more, words=1),
+        ]
+    else:
+        tables = [_table(title, [*lead, *_costs(comparison), *quality], [*notes, *more], words=2)]
+    if comparison.baseline is not None:
+        tables.append(difference_table(comparison))
+    return tables
+
+
+def title_of(comparison: Comparison) -> str:
+    queries = f"{comparison.n:,} queries"
+    if comparison.n_queries > comparison.n:
+        queries += f" with held-out items, of {comparison.n_queries:,}"
+    ranked = "full ranking" if comparison.setting == "full" else comparison.setting
+    return f"{comparison.part}, {ranked}, {queries}"
+
+
+def ratio_text(transfer: Transfer | None) -> str:
+    """``0.52 [0.40, 0.66]``, or that there is none."""
+    if transfer is None:
+        return ""
+    if transfer.ratio is None:
+        return "no clear lead"
+    return f"{transfer.ratio:.2f} [{transfer.low:.2f}, {transfer.high:.2f}]"
+
+
+def _several(comparison: Comparison) -> bool:
+    return any(len(line.seeds) > 1 for line in comparison.lines)
+
+
+def _table(title: str, columns: Columns, notes: Sequence[str], words: int) -> Table:
+    rows = tuple(zip(*(cells for _, cells in columns), strict=True))
+    return Table(title, tuple(header for header, _ in columns), rows, tuple(notes), words)
+
+
+def _ratios(comparison: Comparison) -> tuple[Columns, list[str]]:
     lines = comparison.lines
-    several = any(len(line.seeds) > 1 for line in lines)
-    columns: list[tuple[str, list[str]]] = [
-        ("model", [line.name for line in lines]),
-        ("role", [line.role for line in lines]),
+    transfers = [t for line in lines for t in line.transfer.values()]
+    if not transfers:
+        missing = "no teacher" if comparison.teacher is None else "no model trained alone"
+        if any(line.role == "student" for line in lines) and (
+            comparison.teacher is None or comparison.baseline is None
+        ):
+            return [], [f"No transfer ratio: {missing} is among the runs."]
+        return [], []
+    columns = [
+        (
+            f"transfer ratio\n{comparison.shown_name(metric)}".replace(" sampled", "\nsampled"),
+            [ratio_text(line.transfer.get(metric)) for line in lines],
+        )
+        for metric in comparison.metrics
     ]
-    if several:
-        columns.append(("seeds", [str(len(line.seeds)) for line in lines]))
-    for header, cells in (
-        ("parameters", [count(line.n_parameters) for line in lines]),
-        ("size", [size(line.n_bytes) for line in lines]),
+    resampled = "queries and seeds" if any(t.seeds > 1 for t in transfers) else "queries"
+    bases = " or ".join(dict.fromkeys(str(line.baseline) for line in lines if line.transfer))
+    notes = [
+        f"Transfer ratio: (model - alone) / (teacher - alone); 0 is {bases}, 1 is {comparison.teacher}.",
+        f"In brackets: paired bootstrap over {resampled}, {comparison.confidence:.0%} interval.",
+    ]
+    for line in lines:
+        if line.role == "teacher" and len(line.seeds) == 1 and any(t.seeds > 1 for t in transfers):
+            notes.append("The teacher has one seed, which is not resampled.")
+            break
+    return columns, notes
+
+
+def _costs(comparison: Comparison) -> Columns:
+    lines = comparison.lines
+    columns = (
+        ("bytes\na row", [size(line.bytes_per_row) for line in lines]),
+        ("bytes\nin all", [size(line.n_bytes) for line in lines]),
         ("time/1,000\nqueries", [duration(line.seconds_per_1000) for line in lines]),
-    ):
-        if any(cells):
-            columns.append((header, cells))
+    )
+    return [(header, cells) for header, cells in columns if any(cells)]
+
+
+def _quality(comparison: Comparison) -> tuple[Columns, list[str]]:
+    lines, several = comparison.lines, _several(comparison)
+    columns: Columns = []
     for metric in comparison.metrics:
         cells = []
         for line in lines:
@@ -91,66 +163,60 @@ def quality_table(comparison: Comparison) -> Table:
             cell = number(spread.mean)
             if several:
                 cell += f" ±{spread.sd:.4f}" if spread.n > 1 else " " * 8
-            if line.kept:
-                share = line.kept[metric]
-                cell += f" {share:6.1%}" if math.isfinite(share) else " " * 7
             cells.append(cell)
         columns.append((comparison.shown_name(metric).replace(" ", "\n"), cells))
+        if comparison.teacher is not None:
+            shares = [line.kept.get(metric, math.nan) for line in lines]
+            columns.append(("of the\nteacher's", [f"{share:.1%}" if math.isfinite(share) else "-" for share in shares]))
     for name in dict.fromkeys(name for line in lines for name in line.agreement):
         columns.append((f"teacher's\n{name}", [number(line.agreement.get(name)) for line in lines]))
-    notes = []
-    if comparison.teacher is not None:
-        notes.append(f"Percentages are shares of the teacher's ({comparison.teacher}) mean.")
-    if several:
-        notes.append("± is the standard deviation over seeds.")
-    queries = f"{comparison.n:,} queries"
-    if comparison.n_queries > comparison.n:
-        queries += f" with held-out items, of {comparison.n_queries:,}"
-    ranked = "full ranking" if comparison.setting == "full" else comparison.setting
-    rows = tuple(zip(*(cells for _, cells in columns), strict=True))
-    return Table(f"{comparison.part}, {ranked}, {queries}", tuple(h for h, _ in columns), rows, tuple(notes))
+    return columns, ["± is the standard deviation over seeds."] if several else []
 
 
 def difference_table(comparison: Comparison) -> Table:
-    by_seed = any(line.against_by_seed for line in comparison.lines)
-    level = f"{comparison.confidence:.0%} interval"
-    headers = ["model", "metric", "difference", level, "p", "p (Holm)", ""]
-    if by_seed:
-        headers += ["over seeds\np (Holm)"]
+    compared = [line for line in comparison.lines if line.against]
+    bases = list(dict.fromkeys(line.baseline for line in compared)) or [comparison.baseline]
+    by_seed = any(line.against_by_seed for line in compared)
+    headers = ["model", "metric", "difference", f"{comparison.confidence:.0%} interval", "p", "p (Holm)"]
+    if len(bases) > 1:
+        headers.insert(1, "against")
+    headers += ["over seeds\np (Holm)"] if by_seed else []
+    headers.append("")
     rows = []
-    resamples, tests = 0, []
-    for line in comparison.lines:
+    resamples, tests, corrected = 0, [], 0
+    for line in compared:
         for metric, d in line.against.items():
             resamples = d.resamples or 0
             tests.append(d.test)
-            holm = _holm(d)
+            corrected += d.p_adjusted is not None
             row = [
                 line.name,
                 comparison.shown_name(metric),
                 f"{d.difference:+.4f}",
                 f"[{d.low:+.4f}, {d.high:+.4f}]",
                 _p(d.p, resamples),
-                _p(holm, 0),
-                ("better" if d.difference > 0 else "worse") if holm < LEVEL else "not clear",
+                "-" if d.p_adjusted is None else _p(d.p_adjusted, 0),
             ]
+            if len(bases) > 1:
+                row.insert(1, str(line.baseline))
             if by_seed:
                 over_seeds = line.against_by_seed.get(metric)
-                row.append("" if over_seeds is None else _p(_holm(over_seeds), 0))
-            rows.append(tuple(row))
+                row.append("" if over_seeds is None else _p(decisive_p(over_seeds), 0))
+            rows.append((*row, str(line.verdicts[metric])))
     notes = []
     if tests:
         named = " and ".join(dict.fromkeys(tests))
-        notes.append(
-            f"Paired {named} test over queries, {resamples:,} resamples, bootstrap interval; "
-            f"better and worse: p (Holm, {len(rows)} comparisons) below {LEVEL}."
-        )
+        notes += [
+            f"Paired {named} test over queries, {resamples:,} resamples, bootstrap interval.",
+            f"Better and worse: p (Holm, {corrected} comparisons; the teacher is none of them) below {LEVEL}"
+            + (", over queries and over seeds." if by_seed else "."),
+        ]
+    if any(verdict.lacks == "one seed" for line in compared for verdict in line.verdicts.values()):
+        notes.append("One seed: it speaks about these weights, not about training again.")
     if by_seed:
         notes.append("Over seeds: paired t-test on the means of common seeds.")
-    return Table(f"against {comparison.baseline}", tuple(headers), tuple(rows), tuple(notes))
-
-
-def _holm(d: Difference) -> float:
-    return d.p if d.p_adjusted is None else d.p_adjusted
+    title = f"against {bases[0]}" if len(bases) == 1 else "against the models trained alone"
+    return Table(title, tuple(headers), tuple(rows), tuple(notes), 3 if len(bases) > 1 else 2)
 
 
 def number(value: float | None) -> str:
@@ -174,11 +240,7 @@ def _scaled(value: float, units: Sequence[str]) -> str:
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}".rstrip()
 
 
-def count(n: int | None) -> str:
-    return "" if n is None else _scaled(n, ("", "k", "M", "G"))
-
-
-def size(n: int | None) -> str:
+def size(n: float | None) -> str:
     return "" if n is None else _scaled(n, ("B", "kB", "MB", "GB"))
 
 

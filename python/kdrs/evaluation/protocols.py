@@ -62,6 +62,16 @@ class Selection:
         if self.digits is not None and not 0 <= self.digits <= 15:
             raise ConfigError(f"digits is {self.digits}; allowed: 0 to 15, or none")
 
+    def in_words(self) -> str:
+        """``ndcg@10, patience 20``: what two runs should have in common if their results are compared."""
+        words = [" or ".join(self.metrics) if self.any_of or self.per_metric_best else self.metrics[0]]
+        words.append("no early stop" if self.patience is None else f"patience {self.patience}")
+        if self.min_delta:
+            words.append(f"gains above {self.min_delta:g}")
+        if self.digits is not None:
+            words.append(f"{self.digits} decimals")
+        return ", ".join(words)
+
     def deciding(self, name: str) -> str:
         """The selection metric whose best epoch the metric ``name`` is reported from.
 

@@ -13,18 +13,27 @@ from kdrs.comparison.compare import Comparison, Entry, compare, scoring_seconds
 from kdrs.core.ranking import Ranking
 from kdrs.data import Dataset
 from kdrs.errors import ArtefactError, ConfigError, DataError, shown
+from kdrs.evaluation.curves import doubts_of
 from kdrs.evaluation.lists import overlap
-from kdrs.runs.build import build_evaluator
-from kdrs.runs.config import EvalSettings, config_of, resolve
+from kdrs.evaluation.protocols import Selection
+from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
+from kdrs.runs.config import EvalSettings, RunConfig, config_of, resolve
 from kdrs.runs.directory import Run
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import teachers_of
 from kdrs.runs.records import PATH
+from kdrs.runs.results import held_out
+from kdrs.teachers.audit import teacher_doubts
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.pairs import PairTask
+
+DISAGREES = (
+    "no run's lists agree with its lists for the same user more than with those for another user: are its ids in the data "
+    "set's order?"
+)
 
 
 def compare_runs(
@@ -81,32 +90,36 @@ def compare_runs(
         is_teacher = path.resolve() in taught_by | wanted or config is None or _is_peer(path)
         role = "teacher" if is_teacher else "student" if config is not None and config.distill else "alone"
         scorers[path] = scorer = _scorer(path, dataset)
-        model = scorer.model if isinstance(scorer, ModelTeacher) else None
-        factors = scorer.factors()
-        size = sum(p.numel() for p in model.parameters()) if model is not None else None
-        if size is None and factors is not None:
-            size = sum(tensor.numel() for tensor in factors if tensor is not None)
-        file = path / "model.safetensors" if path.is_dir() else path
+        n_parameters, n_bytes, bytes_per_row = size_of(scorer, dataset)
+        selection = choose_selection(config, choose_protocol(config, dataset)) if config is not None else None
         entries.append(
             Entry(
                 name=labels[path],
                 role=role,
                 reports=evaluator(_lists_of(scorer) or scorer),
-                n_parameters=size,
-                n_bytes=file.stat().st_size,
+                n_parameters=n_parameters,
+                n_bytes=n_bytes,
+                bytes_per_row=bytes_per_row,
                 seconds_per_1000=scoring_seconds(scorer, dataset.train, 50, threads=threads) if time_scoring else None,
                 curve=tuple(Run.open(path).rows()) if path.is_dir() else (),
                 seed=config.train.seed if config is not None else None,
+                selection=None if selection is None or not dataset.valid.n_pairs else selection.in_words(),
+                doubts=_doubts(path, scorer, config, selection, dataset),
             )
         )
     teachers = [path for path, entry in zip(paths, entries, strict=True) if entry.role == "teacher"]
     if teachers:
-        theirs = _first(scorers[teachers[0]], 10)
-        entries = [
-            replace(entry, agreement={"overlap@10": float(overlap(_first(scorers[path], 10), theirs)["overlap@10"].mean())})
-            if entry.role != "teacher" else entry
-            for path, entry in zip(paths, entries, strict=True)
-        ]  # fmt: skip
+        lists = {path: _first(scorers[path], 10) for path in paths}
+        theirs = lists[teachers[0]]
+        agreed = False
+        for at, path in enumerate(paths):
+            if entries[at].role != "teacher":
+                own = overlap(lists[path], theirs)["overlap@10"]
+                agreed |= _is_personal(own, overlap(lists[path], np.roll(theirs, 1, axis=0))["overlap@10"])
+                entries[at] = replace(entries[at], agreement={"overlap@10": float(own.mean())})
+        if not agreed and len(teachers) < len(entries):
+            at = paths.index(teachers[0])
+            entries[at] = replace(entries[at], doubts=(*entries[at].doubts, DISAGREES))
     names = {path.resolve(): label for path, label in labels.items()}
     return compare(
         entries,
@@ -116,6 +129,50 @@ def compare_runs(
         baseline=None if baseline is None else names.get(Path(baseline).resolve(), baseline),
         test=test,
     )
+
+
+def size_of(scorer: Teacher, dataset: Dataset) -> tuple[int | None, int | None, float | None]:
+    """Parameters; bytes of all tables, ids left out; bytes a row: what one user or one item takes, the larger of the two.
+
+    Whatever has an entry for each user or for each item belongs to their rows: vectors, biases, scales, all tables of them.
+    """
+    if isinstance(scorer, FileTeacher):
+        factors = scorer.factors()
+        return (
+            None if factors is None else sum(t.numel() for t in factors if t is not None),
+            scorer.n_bytes,
+            scorer.row_bytes,
+        )
+    if not isinstance(scorer, ModelTeacher):
+        return None, None, None
+    tensors = list(scorer.model.state_dict().values())
+    rows = [
+        sum(tensor.nbytes / n for tensor in tensors if n in tensor.shape) for n in {dataset.n_users, dataset.n_items}
+    ]
+    if dataset.n_users == dataset.n_items:  # whose tables they are cannot be told by their lengths
+        factors = scorer.factors()
+        rows = [] if factors is None else [factors.items.shape[1] * 4 + (0 if factors.bias is None else 4)]
+    n_parameters = sum(parameter.numel() for parameter in scorer.model.parameters())
+    return n_parameters, sum(tensor.nbytes for tensor in tensors), max(rows, default=0) or None
+
+
+def _doubts(
+    path: Path, scorer: Teacher, config: RunConfig | None, selection: Selection | None, dataset: Dataset
+) -> tuple[str, ...]:
+    """Of a run what its curve says, of a teacher file what its scores say."""
+    if isinstance(scorer, FileTeacher):
+        return tuple(teacher_doubts(scorer, {"train": dataset.train, **held_out(dataset)}))
+    if config is None or selection is None:
+        return ()
+    run = Run.open(path)
+    stopped = str(run.status().get("stopped", "epochs"))
+    return doubts_of(run.rows(), selection.metrics[0], stopped=stopped, started=config.start is not None)
+
+
+def _is_personal(own: np.ndarray, others: np.ndarray) -> bool:
+    """Whether lists agree more with the teacher's for the same user, by 3 standard errors, than with those for another."""
+    more = own - others
+    return more.size > 1 and bool(more.mean() > 3 * more.std(ddof=1) / np.sqrt(more.size))
 
 
 def _lists_of(scorer: Teacher) -> Ranking | None:

@@ -15,6 +15,7 @@ from torch import nn
 from kdrs.core.sampling import threads_of
 from kdrs.data import Dataset
 from kdrs.errors import ConfigError, KdrsError, MachineError, shown
+from kdrs.evaluation.curves import doubts_of
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Selection
 from kdrs.evaluation.report import Report
@@ -156,6 +157,10 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
         if outcome.stopped == "interrupted":
             run.set_status("interrupted", epochs=outcome.epochs)
             return Outcome(run, outcome, {}, measured)
+        for doubt in doubts_of(
+            outcome.rows, selection.metrics[0], stopped=outcome.stopped, started=config.start is not None
+        ):
+            warnings.warn(f"{shown(str(out))}: {doubt}", stacklevel=2)
         for peer in learners[1:]:
             save_peer(run, peer, inner, dataset, evaluator, outcome.epochs - 1)
         reports = evaluator(ModelTeacher(learner.model, task))

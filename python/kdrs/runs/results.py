@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from kdrs.data import Dataset
+from kdrs.data import Dataset, Interactions
 from kdrs.errors import ArtefactError, shown
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.lists import popularity
@@ -21,6 +21,7 @@ from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest, write_json
 from kdrs.runs.places import own_folder
 from kdrs.runs.records import PATH
+from kdrs.teachers.audit import teacher_doubts
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.model import ModelTeacher
@@ -31,9 +32,13 @@ def measure_teachers(
     teachers: dict[str, Teacher], evaluator: Evaluator, dataset: Dataset, parts: Collection[str] = ()
 ) -> dict[str, dict[str, Report]]:
     """The teachers' own quality on the split: the first thing that shows a wrong id map or a leak. Warns of a teacher that
-    ranks no better than popularity; of the run's own ``parts`` without asking for their ids."""
+    ranks no better than popularity, of the run's own ``parts`` without asking for their ids; and of teacher files whose ids
+    seem out of order or that seem to know held-out pairs."""
     measured = {}
     for name, teacher in teachers.items():
+        if isinstance(teacher, FileTeacher):
+            for doubt in teacher_doubts(teacher, {"train": dataset.train, **held_out(dataset)}):
+                warnings.warn(f"teacher {shown(name)}: {doubt}", stacklevel=2)
         if isinstance(teacher, FileTeacher) and teacher.factors() is None:
             if evaluator.ties != "list":  # lists say nothing about positions outside them
                 continue
@@ -56,6 +61,10 @@ def measure_teachers(
                 )
                 break
     return measured
+
+
+def held_out(dataset: Dataset) -> dict[str, Interactions]:
+    return {"valid": dataset.valid, "test": dataset.test}
 
 
 def save_result(

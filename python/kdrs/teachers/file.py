@@ -15,6 +15,8 @@ from kdrs.core import ranking
 from kdrs.core.ranking import Ranking
 from kdrs.errors import ArtefactError, MissingKnowledge, shown
 from kdrs.teachers.base import Scored, Stage, as_array
+from kdrs.teachers.foreign import refuse_foreign
+from kdrs.teachers.tensors import check_tensor, read_lists
 from kdrs.training.queries import Queries, Task
 from kdrs.training.view import DotView, Factors, View
 
@@ -23,13 +25,17 @@ class FileTeacher(Scored):
     """A teacher that any library can write: one safetensors file, ``kdrs = "teacher/1"`` in its metadata.
 
     It holds any of ``users`` float [U, D] and ``items`` float [I, D] (score = dot product), ``item_bias`` float [I],
-    ``topk`` int [U, K] best first (-1 pads), ``topk_scores`` float [U, K]; and, in the metadata, ``users_digest`` and
+    ``topk`` int [U, K] best first (-1 pads), ``topk_scores`` float [U, K] that descend (what stands at padding does not
+    count); and, in the metadata, ``users_digest`` and
     ``items_digest`` of the id lists (``kdrs.data.Ids.digest``), so that a teacher of other ids is refused and not
     averaged in. Pickles are never loaded.
 
     ``stages`` are earlier selves, ``epoch`` is this one's; `FileTeacher.trajectory` reads them from a folder.
 
-    Raises ``ArtefactError`` for files that are no such thing, for shapes, values and ids that do not fit the task.
+    Tensors may be of any float (or integer) type, contiguous or not; they are copied to float32 and never written to.
+
+    Raises ``ArtefactError`` for files that are no such thing, for shapes, values and ids that do not fit the task, for lists
+    whose scores rise.
     """
 
     def __init__(
@@ -57,6 +63,12 @@ class FileTeacher(Scored):
         self._check_ids(metadata, digests)
         self._factors = self._read_factors(tensors)
         self._lists = self._read_lists(tensors)
+        self.n_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        """Bytes of its tensors as they lie in the file."""
+        sides = (("users", "topk", "topk_scores"), ("items", "item_bias"))
+        found = [[tensors[name] for name in side if name in tensors] for side in sides]
+        self.row_bytes = max(sum(tensor.nbytes / len(tensor) for tensor in side) for side in found)
+        """Bytes of a user or an item, the larger of the two."""
         self._ranked: Ranking | None = None
         if self._factors is None and self._lists is None:
             raise ArtefactError(f"{shown(self.name)} holds neither users and items nor topk", "export one of them")
@@ -162,58 +174,40 @@ class FileTeacher(Scored):
             return None
         if "users" not in present or "items" not in present:
             raise ArtefactError(
-                f"{shown(self.name)} holds {' and '.join(present)} alone", "users and items go together"
+                f"{shown(self.name)} holds {' and '.join(present)} alone", "users and items go together; save both"
             )
-        wanted = {"users": self.task.n_users, "items": self.task.n_items, "item_bias": self.task.n_items}
-        for name in present:
-            tensor = tensors[name]
-            if tensor.ndim != (1 if name == "item_bias" else 2) or not tensor.is_floating_point():
-                raise ArtefactError(f"{shown(self.name)}: {name} is {tensor.dtype} of shape {list(tensor.shape)}")
-            if tensor.shape[0] != wanted[name]:
-                hint = ""
-                if tensor.shape[0] == wanted[name] + 1:
-                    hint = "one row too many: is row 0 a padding row, as RecBole writes it? leave it out"
-                elif tensor.ndim == 2 and tensor.shape[0] in (wanted["users"], wanted["items"]):
-                    hint = "are users and items exchanged?"
-                raise ArtefactError(
-                    f"{shown(self.name)}: {name} has {tensor.shape[0]} rows; the data set has {wanted[name]}",
-                    hint or None,
-                )
-            finite = torch.isfinite(tensor.float())
-            if not finite.all():
-                row = int((~finite).nonzero()[0, 0])
-                raise ArtefactError(f"{shown(self.name)}: {name} row {row} is not finite", "export it again")
+        rows = {"users": self.task.n_users, "items": self.task.n_items}
+        for name in ("users", "items"):
+            check_tensor(self.name, name, tensors[name], rows[name], "D", rows)
+        if "item_bias" in present:
+            check_tensor(self.name, "item_bias", tensors["item_bias"], rows["items"], None, rows)
         users, items = tensors["users"], tensors["items"]
-        if users.shape[1] != items.shape[1]:
-            raise ArtefactError(f"{shown(self.name)}: users have {users.shape[1]} dimensions, items {items.shape[1]}")
+        if users.shape[1] != items.shape[1] or not users.shape[1]:
+            raise ArtefactError(
+                f"{shown(self.name)}: users have {users.shape[1]} dimensions, items {items.shape[1]}",
+                "allowed: equally many, one or more; their dot product is the score",
+            )
         device = self.task.device
         bias = tensors["item_bias"].float().to(device) if "item_bias" in tensors else None
-        return Factors(users.float().to(device).contiguous(), items.float().to(device).contiguous(), bias)
+        factors = Factors(users.float().to(device).contiguous(), items.float().to(device).contiguous(), bias)
+        largest = float(factors.queries.abs().max()) * float(factors.items.abs().max()) * users.shape[1]
+        if largest > torch.finfo(torch.float32).max:
+            raise ArtefactError(
+                f"{shown(self.name)}: products of its users and items may be past the float32 range",
+                "scale the vectors down",
+            )
+        return factors
 
     def _read_lists(self, tensors: dict[str, Tensor]) -> Ranking | None:
         if "topk" not in tensors:
-            return None
-        items = tensors["topk"]
-        if items.ndim != 2 or items.is_floating_point() or items.shape[0] != self.task.n_users:
-            raise ArtefactError(
-                f"{shown(self.name)}: topk is {items.dtype} of shape {list(items.shape)}",
-                f"allowed: integers of shape [{self.task.n_users}, K]",
-            )
-        lists = items.numpy().astype(np.int64)
-        bad = (lists < -1) | (lists >= self.task.n_items)
-        ordered = np.sort(lists, axis=1)
-        repeated = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
-        for rows, what in ((bad.any(axis=1), "an id outside the catalogue"), (repeated, "an item twice")):
-            if rows.any():
+            if "topk_scores" in tensors:
                 raise ArtefactError(
-                    f"{shown(self.name)}: topk row {int(rows.argmax())} holds {what}", "export it again"
+                    f"{shown(self.name)} holds topk_scores without topk", "save the lists' items as topk"
                 )
-        if "topk_scores" in tensors:
-            scores = tensors["topk_scores"].float().numpy()
-            if scores.shape != lists.shape or not np.isfinite(scores[lists >= 0]).all():
-                raise ArtefactError(f"{shown(self.name)}: topk_scores must be finite, of shape {list(lists.shape)}")
-        else:
-            scores = np.full(lists.shape, np.nan, np.float32)
+            return None
+        rows = {"users": self.task.n_users, "items": self.task.n_items}
+        check_tensor(self.name, "topk", tensors["topk"], rows["users"], "K", rows, ids=True)
+        lists, scores = read_lists(self.name, tensors["topk"], tensors.get("topk_scores"), rows["items"])
         lists, scores = _drop_seen(lists, scores, self.task)
         return Ranking(lists.astype(np.int32), scores)
 
@@ -252,14 +246,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     if not path.is_file():
         raise ArtefactError(f"no file {shown(str(path), 300)}", "check the path")
-    with path.open("rb") as file:
-        head = file.read(9)
-    # a safetensors header is JSON behind its length in 8 bytes, whose lowest may be anything
-    if head[8:] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
-        raise ArtefactError(
-            f"{shown(str(path), 300)} is a pickle or a torch archive, which can run code when loaded: kdrs never loads one",
-            "load it in its own program and save its vectors with safetensors; the README shows how",
-        )
+    refuse_foreign(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

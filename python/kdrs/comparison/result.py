@@ -1,0 +1,204 @@
+"""What a comparison found: it prints and saves itself as text, Markdown, JSON and a picture."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from kdrs._files import write_bytes
+from kdrs.comparison.picture import figure_of
+from kdrs.comparison.tables import Table, tables_of
+from kdrs.comparison.verdicts import Verdict
+from kdrs.errors import ConfigError, nearest, shown
+from kdrs.evaluation.significance import Difference, Spread
+from kdrs.evaluation.transfer import Transfer
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model of a comparison, over its seeds."""
+
+    name: str
+    role: str
+    seeds: tuple[int | None, ...]
+    quality: dict[str, Spread]
+    intervals: dict[str, tuple[float, float]]
+    """Bootstrap interval of the mean over queries (and seeds, where there are several), by metric."""
+    baseline: str | None
+    """What it is compared with: the named one, or the model trained alone whose size is nearest; None for itself."""
+    transfer: dict[str, Transfer]
+    """Transfer ratio by metric; empty without a teacher or a baseline, and for these two."""
+    kept: dict[str, float]
+    """Share of the teacher's mean, by metric; empty without a teacher."""
+    against: dict[str, Difference]
+    """Difference to the baseline over queries (values averaged over seeds), by metric; empty for the baseline. Holm's
+    correction is over the students; where there is none, over the models trained alone."""
+    against_by_seed: dict[str, Difference]
+    """The same over seeds, where both have two common seeds or more."""
+    verdicts: dict[str, Verdict]
+    """What the two say together."""
+    beyond: dict[str, float]
+    agreement: dict[str, float]
+    n_parameters: int | None
+    n_bytes: int | None
+    bytes_per_row: float | None
+    seconds_per_1000: float | None
+    curves: tuple[Sequence[Mapping[str, Any]], ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``compare`` found; it prints itself as text, Markdown, JSON and a picture."""
+
+    lines: tuple[Line, ...]
+    metrics: tuple[str, ...]
+    part: str
+    setting: str
+    n: int
+    n_queries: int
+    teacher: str | None
+    baseline: str | None
+    """The one that is named, or the first that was trained alone; each line says its own."""
+    confidence: float
+    warnings: tuple[str, ...] = ()
+    """Why a result may not be trusted."""
+
+    def shown_name(self, metric: str) -> str:
+        return metric if self.setting == "full" else f"{metric} {self.setting}"
+
+    def tables(self) -> list[Table]:
+        """Transfer ratio and cost of every model, its quality, then the differences to the baseline."""
+        return tables_of(self)
+
+    def text(self) -> str:
+        """For a terminal or a log, plain."""
+        blocks = [table.text() for table in self.tables()]
+        if self.warnings:
+            blocks.append("\n".join(f"warning: {warning}" for warning in self.warnings))
+        return "\n\n".join(blocks) + "\n"
+
+    def markdown(self) -> str:
+        blocks = [table.markdown() for table in self.tables()]
+        if self.warnings:
+            blocks.append("\n".join(["**Warnings**", "", *(f"- {warning}" for warning in self.warnings)]))
+        return "\n\n".join(blocks) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values under ``"schema": 1``; numbers that do not exist are ``null``."""
+        return {
+            "schema": SCHEMA,
+            "part": self.part,
+            "setting": self.setting,
+            "n": self.n,
+            "n_queries": self.n_queries,
+            "teacher": self.teacher,
+            "baseline": self.baseline,
+            "confidence": self.confidence,
+            "warnings": list(self.warnings),
+            "runs": [
+                {
+                    "name": line.name,
+                    "role": line.role,
+                    "seeds": list(line.seeds),
+                    "n_parameters": line.n_parameters,
+                    "n_bytes": line.n_bytes,
+                    "bytes_per_row": line.bytes_per_row,
+                    "seconds_per_1000_queries": line.seconds_per_1000,
+                    "metrics": {self.shown_name(name): spread.to_json() for name, spread in line.quality.items()},
+                    "intervals": {self.shown_name(name): list(ends) for name, ends in line.intervals.items()},
+                    "baseline": line.baseline,
+                    "transfer_ratio": {self.shown_name(name): t.to_json() for name, t in line.transfer.items()},
+                    "share_of_teacher": {self.shown_name(name): _or_none(share) for name, share in line.kept.items()},
+                    "against_baseline": {self.shown_name(name): d.to_json() for name, d in line.against.items()},
+                    "against_baseline_by_seed": {
+                        self.shown_name(name): d.to_json() for name, d in line.against_by_seed.items()
+                    },
+                    "verdicts": {self.shown_name(name): v.to_json() for name, v in line.verdicts.items()},
+                    "beyond": line.beyond,
+                    "agreement_with_teacher": line.agreement,
+                }
+                for line in self.lines
+            ],
+        }
+
+    def print(self, file: TextIO | None = None) -> None:
+        """Writes the tables to ``file`` (stdout), with rules and colour where it is a terminal that wants them."""
+        file = sys.stdout if file is None else file
+        if not file.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+            file.write(self.text())
+            return
+        from rich.console import Console
+
+        console = Console(file=file)
+        for table in self.tables():
+            console.print(table.rich())
+            for note in table.notes:
+                console.print(note, style="dim", highlight=False, markup=False)
+            console.print()
+        for warning in self.warnings:
+            console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+
+    def save(self, folder: str | Path, *, picture: bool = True) -> list[Path]:
+        """Writes ``comparison.json``, ``comparison.md`` and, if asked, ``comparison.png`` into ``folder``, which must be new,
+        empty or that of an earlier comparison."""
+        folder = Path(folder)
+        check_folder(folder)
+        written = [folder / "comparison.json", folder / "comparison.md"]
+        write_bytes(
+            written[0], (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode(), make_folder=True
+        )
+        write_bytes(written[1], self.markdown().encode())
+        if picture:
+            written.append(self.picture(folder / "comparison.png"))
+        return written
+
+    def picture(self, path: str | Path, *, metric: str | None = None) -> Path:
+        """Quality against size, against scoring time, and learning curves; ``.png``, ``.svg`` or ``.pdf``.
+
+        ``metric`` is the first one by default. Raises ``MachineError`` where matplotlib is not installed.
+        """
+        path = Path(path)
+        if path.suffix not in (".png", ".svg", ".pdf"):
+            raise ConfigError(f"a picture as {shown(path.suffix or path.name)}", "allowed: .png, .svg, .pdf")
+        metric = self.metrics[0] if metric is None else metric
+        if metric not in self.metrics:
+            raise ConfigError(f"the comparison holds no {shown(metric)!r}", nearest(metric, self.metrics))
+        figure = figure_of(self, metric)
+        import matplotlib
+
+        content = io.BytesIO()
+        # No date and no version in the file: the same comparison gives the same bytes.
+        unstamped = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix]
+        with matplotlib.rc_context({"svg.hashsalt": "kdrs"}):
+            figure.savefig(content, format=path.suffix[1:], metadata=unstamped)
+        write_bytes(path, content.getvalue(), make_folder=True)
+        return path
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ``ConfigError`` for a folder that holds anything but an earlier comparison."""
+    if folder.is_dir() and any(entry.suffix != ".tmp" for entry in folder.iterdir()) and not _holds_comparison(folder):
+        raise ConfigError(
+            f"{shown(str(folder))} is not empty and holds no report of kdrs", "name another folder with --out"
+        )
+
+
+def _holds_comparison(folder: Path) -> bool:
+    try:
+        document = json.loads((folder / "comparison.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and {"schema", "baseline", "runs"} <= document.keys()
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

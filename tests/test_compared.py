@@ -1,0 +1,111 @@
+"""Runs compared on disk: what they weigh, how they were selected, how their curves ended."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from commands import FAST, fails, ok
+from kdrs.runs.compared import compare_runs
+
+
+@pytest.fixture(scope="module")
+def runs(toy_path, tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    small = ["--data", toy_path, *FAST, "--epochs", "3"]
+    ok("train", *small, "--dim", "16", "--out", place / "teacher")
+    ok("train", *small, "--dim", "4", "--seeds", "0,1", "--out", place / "alone")
+    method = ["--teacher", place / "teacher", "--method", "score-matching"]
+    ok("distill", *small, *method, "--dim", "4", "--seeds", "0,1", "--out", place / "taught")
+    return place
+
+
+def test_bytes_are_those_of_the_tables(runs, toy):
+    found = compare_runs([runs / "teacher", runs / "alone/seed-0", runs / "taught/seed-0"], time_scoring=False)
+    assert [line.n_bytes for line in found.lines] == [(50 + 80) * 4 * dim for dim in (16, 4, 4)]
+    assert [line.bytes_per_row for line in found.lines] == [64, 16, 16]
+    assert found.lines[0].n_bytes < (runs / "teacher/model.safetensors").stat().st_size
+
+
+def test_bytes_of_other_models_and_of_files(runs, toy, toy_path, tmp_path):
+    ok(
+        "train",
+        "--data",
+        toy_path,
+        "--model",
+        "neumf",
+        "--dim",
+        "4",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "n",
+    )
+    about = {"kdrs": "teacher/1", "users_digest": toy.users.digest, "items_digest": toy.items.digest}
+    half = {"users": torch.randn(50, 8).half(), "items": torch.randn(80, 8).half(), "item_bias": torch.zeros(80)}
+    save_file(half, tmp_path / "t", metadata=about)
+    found = compare_runs([tmp_path / "n", tmp_path / "t"], time_scoring=False)
+    neumf, file = found.lines
+    assert neumf.bytes_per_row == 2 * 4 * 4  # two tables
+    assert neumf.n_bytes > (50 + 80) * 32
+    assert (file.n_bytes, file.bytes_per_row) == (130 * 16 + 320, 16 + 4)
+
+
+def test_several_seeds_are_never_better_by_one_test_alone(runs):
+    seeds = [runs / f"{name}/seed-{seed}" for name in ("alone", "taught") for seed in (0, 1)]
+    document = ok("eval", runs / "teacher", *seeds, "--json").document
+    for run in document["runs"]:
+        for metric, verdict in run["verdicts"].items():
+            if run["role"] == "student":
+                both = [
+                    run[key][metric]["p_adjusted"] < 0.05 for key in ("against_baseline", "against_baseline_by_seed")
+                ]
+                assert (verdict["word"] == "not clear") == (not all(both))
+                assert verdict["lacks"] is None
+            else:
+                assert verdict["lacks"] == "one seed"
+                assert run["against_baseline"][metric]["p_adjusted"] is None
+    table = ok("eval", runs / "teacher", *seeds).out
+    assert "transfer ratio" in table.split("quality")[0]
+
+
+def test_a_curve_that_still_rises_is_told_by_train_eval_and_report(runs, toy_path, tmp_path):
+    trained = ok("train", "--data", toy_path, *FAST, "--dim", "16", "--epochs", "3", "--out", tmp_path / "again")
+    assert "was still rising when its 3 epochs ended" in trained.err
+    assert "teacher: its validation" in ok("eval", runs / "teacher").out
+    result = ok("report", runs / "teacher", "--out", tmp_path / "report")
+    assert "was still rising" in result.err
+    assert any(
+        "still rising" in text for text in json.loads((tmp_path / "report/comparison.json").read_text())["warnings"]
+    )
+
+
+def test_runs_selected_by_different_rules_are_told(runs, toy_path, tmp_path):
+    ok(
+        "train",
+        "--data",
+        toy_path,
+        *FAST,
+        "--dim",
+        "4",
+        "--epochs",
+        "2",
+        "--patience",
+        "3",
+        "--out",
+        tmp_path / "other",
+    )
+    found = compare_runs([runs / "alone/seed-0", tmp_path / "other"], time_scoring=False)
+    (warning,) = [text for text in found.warnings if "different rules" in text]
+    assert "other by hit@5 or hit@10 or hit@20, patience 3" in warning
+    same = compare_runs([runs / "alone/seed-0", runs / "taught/seed-0"], time_scoring=False)
+    assert not any("different rules" in text for text in same.warnings)
+
+
+def test_an_unknown_baseline_is_still_refused(runs):
+    assert "no run is called" in fails(2, "eval", runs / "teacher", "--baseline", "nothing")
