@@ -12,7 +12,7 @@ from kdrs.distillers.base import seeded
 from kdrs.errors import ConfigError, MachineError
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Protocol, Selection, protocol
-from kdrs.machine import memory_limit
+from kdrs._memory import memory_limit
 from kdrs.models import ModelConfig, Recommender, model_class
 from kdrs.runs.config import RunConfig
 from kdrs.training.queries import Task
