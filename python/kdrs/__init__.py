@@ -43,7 +43,6 @@ _PUBLIC = {
 }
 """Names and the modules that have them."""
 _MODULES = {
-    "comparison": "kdrs.comparison",
     "data": "kdrs.data",
     "distillers": "kdrs.distillers",
     "errors": "kdrs.errors",
@@ -58,7 +57,7 @@ _MODULES = {
 """Modules by their short names."""
 
 if TYPE_CHECKING:
-    from kdrs import comparison, data, distillers, errors, models
+    from kdrs import data, distillers, errors, models
     from kdrs.comparison.compare import Entry, compare, scoring_seconds
     from kdrs.core import kernels, ranking, sampling
     from kdrs.data import Dataset, Interactions
@@ -85,7 +84,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch", "Dataset", "DotView", "Entry", "Evaluator", "Factors", "FileTeacher", "Interactions", "ItemTask",
     "Learner", "ModelTeacher", "PairTask", "Queries", "Report", "RunConfig", "Selection", "SequenceTask", "Term",
-    "UserTask", "View", "__version__", "compare", "compare_runs", "comparison", "data", "distillers", "errors",
+    "UserTask", "View", "__version__", "compare", "compare_runs", "data", "distillers", "errors",
     "execute", "fit", "kernels", "load_run", "losses", "models", "overlap", "popularity", "protocols", "ranking",
     "resolve", "sampling", "scoring_seconds", "significance",
 ]  # fmt: skip
