@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 import torch
-from kdrs.teachers import audit
 from safetensors.torch import save_file
 
 from commands import fails, listing, ok
@@ -30,6 +29,7 @@ from kdrs.errors import ArtefactError
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.runs.compared import compare_runs
 from kdrs.runs.results import measure_teachers
+from kdrs.teachers import audit
 from kdrs.teachers.audit import knowledge_of, teacher_doubts
 from kdrs.teachers.file import FileTeacher
 from kdrs.training.pairs import PairTask

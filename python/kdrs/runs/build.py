@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
+from kdrs._memory import memory_limit
 from kdrs.core.sampling import stream
 from kdrs.data import Dataset
 from kdrs.distillers.base import seeded
 from kdrs.errors import ConfigError, MachineError
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Protocol, Selection, protocol
-from kdrs._memory import memory_limit
 from kdrs.models import ModelConfig, Recommender, model_class
 from kdrs.runs.config import RunConfig
 from kdrs.training.queries import Task
