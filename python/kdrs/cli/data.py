@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from kdrs.cli.output import say, say_json, tell
+from kdrs.escaping import visible
 
 if TYPE_CHECKING:
     from kdrs.data import Dataset, Table
@@ -27,8 +28,11 @@ def fetch(
     """Fetch a known data set: from KDRS_DATA, the cache or its public address, checked by SHA-256."""
     from kdrs.data import KNOWN
     from kdrs.data import fetch as fetch_files
+    from kdrs.errors import ConfigError
 
     if name == "list":
+        if to is not None:
+            raise ConfigError("--to has no use for list, which fetches nothing", "leave it out, or name a data set")
         rows = [{"name": data.name, "title": data.title, "source": data.source} for data in KNOWN.values()]
         _print(as_json, {"sets": rows}, [f"{row['name']:<14} {row['title']} [{row['source']}]" for row in rows])
         return
@@ -105,13 +109,13 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Read, filter and split a source, and write the prepared data set."""
-    from kdrs.cli.running import messages
+    from kdrs.cli.output import messages
     from kdrs.data import prepare as prepare_data
     from kdrs.data.dataset import check_target
     from kdrs.data.known import fetch as fetch_files
     from kdrs.data.known import known
     from kdrs.data.prepare import PRESETS, Recipe, with_options
-    from kdrs.errors import ConfigError, nearest
+    from kdrs.errors import ConfigError, nearest, shown
 
     if out is None and not dry_run:
         raise ConfigError("prepare needs a folder to write to", "name it with --out DIR, or say --dry-run")
@@ -124,7 +128,7 @@ def prepare(
         recipe, files, name = data.recipe, dict(fetch_files(source)), name or data.name
     if preset is not None:
         if preset not in PRESETS:
-            raise ConfigError(f"unknown preset {preset!r}", nearest(preset, PRESETS))
+            raise ConfigError(f"unknown preset '{shown(preset)}'", nearest(preset, PRESETS))
         recipe = with_options(Recipe(recipe.read, seed=recipe.seed), **PRESETS[preset])
     given = "all" not in files
     if given and split is None and preset is None:
@@ -163,7 +167,7 @@ def prepare(
     with messages():
         dataset = prepare_data(files if given else files["all"], recipe, name=name)
     for line in _history(dataset.steps):
-        print(line, file=sys.stderr)
+        tell(line)
     if out is not None and not dry_run:
         dataset.save(out, overwrite=overwrite)
     written = None if dry_run or out is None else str(out)
@@ -192,25 +196,28 @@ def _tell_source(name: str) -> None:
     """Who publishes a known data set, and on what terms, before anything is fetched."""
     from kdrs.data import known
 
-    print(f"{known(name).title}: {known(name).source}", file=sys.stderr)
+    tell(f"{known(name).title}: {known(name).source}")
 
 
 def _parts(source: str, valid: Path | None, test: Path | None) -> dict[str, Path] | None:
     """The files that SOURCE means; ``None`` if it can only be a known name."""
     from kdrs.data.dataset import is_dataset
     from kdrs.data.known import KNOWN, is_known
-    from kdrs.errors import ConfigError, DataError, nearest
+    from kdrs.errors import ConfigError, DataError, nearest, quoted, shown
 
     path = Path(source)
     held_out = {part: file for part, file in (("valid", valid), ("test", test)) if file is not None}
     if held_out:
         return {"train": path, **held_out}
     if is_dataset(path):
-        raise DataError(f"{source} is prepared already", "train on it, or see it with kdrs data describe")
+        raise DataError(
+            f"{shown(source, 300)} is prepared already",
+            f"train on it, or see it with kdrs data describe {quoted(source)}",
+        )
     if is_known(source) and not path.is_file():
         return None
     if not path.exists() and path.name == source and not path.suffix:
-        raise ConfigError(f"{source!r} is no file and no known data set", nearest(source, KNOWN))
+        raise ConfigError(f"'{shown(source)}' is no file and no known data set", nearest(source, KNOWN))
     if not path.is_dir():
         return {"all": path}
     found = {
@@ -219,7 +226,7 @@ def _parts(source: str, valid: Path | None, test: Path | None) -> dict[str, Path
     alone = len(found["train"]) == 1 and all(len(files) <= 1 for files in found.values())
     if not alone or not (found["valid"] or found["test"]):
         raise DataError(
-            f"{source} is a folder without one file each for train.* and valid.* or test.*",
+            f"{shown(source, 300)} is a folder without one file each for train.* and valid.* or test.*",
             "name a file, or the parts: kdrs data prepare TRAIN --valid FILE --test FILE",
         )
     return {part: files[0] for part, files in found.items() if files}
@@ -313,6 +320,6 @@ def _text(value: Any) -> str:
 
 def _print(as_json: bool, document: dict[str, Any], lines: list[str]) -> None:
     if as_json:
-        print(json.dumps({"schema": 1, **document}, ensure_ascii=False, allow_nan=False))
+        say_json(document)
     else:
-        print("\n".join(lines))
+        say("\n".join(map(visible, lines)))

@@ -22,6 +22,7 @@ from kdrs._files import write_bytes
 from kdrs.comparison.picture import figure_of
 from kdrs.comparison.tables import Table, difference_table, quality_table
 from kdrs.errors import ConfigError, DataError, nearest, shown
+from kdrs.escaping import json_text
 from kdrs.evaluation.lists import top_lists
 from kdrs.evaluation.protocols import cutoff
 from kdrs.evaluation.report import Report
@@ -140,12 +141,13 @@ class Comparison:
             file.write(self.text())
             return
         from rich.console import Console
+        from rich.text import Text
 
         console = Console(file=file)
         for table in self.tables():
             console.print(table.rich())
             for note in table.notes:
-                console.print(note, style="dim", highlight=False)
+                console.print(Text(note), style="dim")
             console.print()
 
     def save(self, folder: str | Path, *, picture: bool = True) -> list[Path]:
@@ -155,11 +157,13 @@ class Comparison:
         check_folder(folder)
         written = [folder / "comparison.json", folder / "comparison.md"]
         write_bytes(
-            written[0], (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode(), make_folder=True
+            written[0], (json_text(self.to_json(), indent=1, ascii=False) + "\n").encode(), make_folder=True
         )
         write_bytes(written[1], self.markdown().encode())
         if picture:
             written.append(self.picture(folder / "comparison.png"))
+        else:  # that of an earlier comparison would pass for this one's
+            (folder / "comparison.png").unlink(missing_ok=True)
         return written
 
     def picture(self, path: str | Path, *, metric: str | None = None) -> Path:
@@ -179,7 +183,7 @@ class Comparison:
         content = io.BytesIO()
         # No date and no version in the file: the same comparison gives the same bytes.
         unstamped = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix]
-        with matplotlib.rc_context({"svg.hashsalt": "kdrs"}):
+        with matplotlib.rc_context({"svg.hashsalt": "kdrs", "text.usetex": False}):
             figure.savefig(content, format=path.suffix[1:], metadata=unstamped)
         write_bytes(path, content.getvalue(), make_folder=True)
         return path
@@ -192,7 +196,7 @@ def compare(
     metrics: Sequence[str] | None = None,
     teacher: str | None = None,
     baseline: str | None = None,
-    test: str = "randomisation",
+    test: str | None = None,
     resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -201,7 +205,8 @@ def compare(
 
     ``metrics`` defaults to two: recall and NDCG near K = 10, or with sampled candidates hit and NDCG near K = 5.
     ``teacher`` names the entry that shares are of (the first with that role), ``baseline`` the one that differences
-    are to (the first trained alone). p-values carry Holm's correction over all models and metrics of the comparison.
+    are to (the first trained alone); naming either takes two models. ``test`` is ``randomisation`` unless given, which takes a
+    baseline and another model. p-values carry Holm's correction over all models and metrics of the comparison.
     Raises ``DataError`` for reports of other queries, settings or rules: such numbers must not be compared.
     """
     groups: dict[str, list[Entry]] = {}
@@ -221,13 +226,20 @@ def compare(
         for name, reports in found.items():
             if any(metric not in report.values for report in reports):
                 raise DataError(f"the report of {shown(name)} holds no {metric}", "evaluate it with the same metrics")
+    for option, stated in (("teacher", teacher), ("baseline", baseline)):
+        if stated is not None and len(groups) < 2:
+            raise ConfigError(
+                f"{option} {shown(stated)} has nothing to be compared with: there is only {shown(next(iter(groups)))}",
+                f"add a run, or leave the {option} out",
+            )
     teacher = _named(groups, teacher, "teacher")
     baseline = _named(groups, baseline, "alone")
-    if test != TESTS[0] and (baseline is None or len(groups) < 2):
+    if test is not None and (baseline is None or len(groups) < 2):
         missing = "no run was trained alone" if baseline is None else f"there is only {shown(baseline)}"
         raise ConfigError(
             f"test {shown(test)} has nothing to compare: {missing}", "add a run, name a baseline, or leave the test out"
         )
+    paired = TESTS[0] if test is None else test
 
     # One value a query, over the seeds of a model.
     values: dict[tuple[str, str], NDArray[np.float64]] = {}
@@ -241,7 +253,7 @@ def compare(
             paired_test(
                 values[name, metric],
                 values[baseline, metric],
-                test=test,
+                test=paired,
                 resamples=resamples,
                 confidence=confidence,
                 seed=seed,

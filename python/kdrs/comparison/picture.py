@@ -10,6 +10,7 @@ import numpy as np
 
 from kdrs.comparison.tables import quality_table
 from kdrs.errors import MachineError
+from kdrs.escaping import plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +87,7 @@ def figure_of(comparison: Comparison, metric: str) -> Figure:
             share.tick_params(length=0, labelcolor="0.45", labelsize=8)
             share.spines["right"].set_visible(False)
             share.set_ylabel("share of the teacher's", color="0.45", fontsize=8)
-    figure.suptitle(quality_table(comparison).title, fontsize=10, color="0.3")
+    figure.suptitle(plot(quality_table(comparison).title), fontsize=10, color="0.3")
     handles, labels = _legend(lines, looks)
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(lines), 6), frameon=False, fontsize=9)
     return figure
@@ -125,7 +126,7 @@ def _legend(lines: Sequence[Line], looks: Mapping[str, Mapping[str, Any]]) -> tu
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], linewidth=1.4, **looks[line.name]) for line in lines]
-    return handles, [line.name for line in lines]
+    return handles, [plot(line.name) for line in lines]
 
 
 def _log_axis(axis: Axes, panel: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kdrs.escaping import markdown, visible, visible_lines
 from kdrs.evaluation.significance import Difference
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ class Table:
     notes: tuple[str, ...] = ()
     words: int = 2
 
+    def __post_init__(self) -> None:
+        """Names of runs are other people's: what is unseen in them is escaped, whatever the table is shown as."""
+        object.__setattr__(self, "title", visible_lines(self.title))
+        object.__setattr__(self, "headers", tuple(map(visible_lines, self.headers)))
+        object.__setattr__(self, "rows", tuple(tuple(map(visible, row)) for row in self.rows))
+        object.__setattr__(self, "notes", tuple(map(visible_lines, self.notes)))
+
     def text(self) -> str:
         tall = max(header.count("\n") for header in self.headers) + 1
         heads = [([""] * tall + header.split("\n"))[-tall:] for header in self.headers]
@@ -49,18 +57,22 @@ class Table:
 
     def markdown(self) -> str:
         def line(cells: Iterable[str]) -> str:
-            return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"
+            return "| " + " | ".join(cells) + " |"
 
+        headers = ("<br>".join(map(markdown, header.split("\n"))) for header in self.headers)
+        rows = [
+            [markdown(cell) if column < self.words else cell for column, cell in enumerate(row)] for row in self.rows
+        ]
         align = [":--" if column < self.words else "--:" for column in range(len(self.headers))]
-        notes = [f"\n{note}" for note in self.notes]
-        return "\n".join([f"**{self.title}**", "", line(self.headers), line(align), *map(line, self.rows), *notes])
+        notes = [f"\n{markdown(note)}" for note in self.notes]
+        return "\n".join([f"**{markdown(self.title)}**", "", line(headers), line(align), *map(line, rows), *notes])
 
     def rich(self) -> Any:
         import rich.box
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(title=self.title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD)
+        table = RichTable(title=Text(self.title), title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD)
         for column, header in enumerate(self.headers):
             table.add_column(Text(header), justify="left" if column < self.words else "right", no_wrap=True)
         for row in self.rows:
@@ -100,7 +112,7 @@ def quality_table(comparison: Comparison) -> Table:
         columns.append((f"teacher's\n{name}", [number(line.agreement.get(name)) for line in lines]))
     notes = []
     if comparison.teacher is not None:
-        notes.append(f"Percentages are shares of the teacher's ({comparison.teacher}) mean.")
+        notes.append(f"Percentages are shares of the teacher's ({visible(comparison.teacher)}) mean.")
     if several:
         notes.append("± is the standard deviation over seeds.")
     queries = f"{comparison.n:,} queries"
@@ -146,7 +158,7 @@ def difference_table(comparison: Comparison) -> Table:
         )
     if by_seed:
         notes.append("Over seeds: paired t-test on the means of common seeds.")
-    return Table(f"against {comparison.baseline}", tuple(headers), tuple(rows), tuple(notes))
+    return Table(f"against {visible(comparison.baseline or '')}", tuple(headers), tuple(rows), tuple(notes))
 
 
 def _holm(d: Difference) -> float:

@@ -23,6 +23,7 @@ from kdrs._files import sync
 from kdrs.data.ids import Ids
 from kdrs.data.interactions import Interactions
 from kdrs.errors import DataError, MachineError, shown
+from kdrs.escaping import json_text
 
 log = logging.getLogger("kdrs.data")
 
@@ -280,7 +281,7 @@ class Dataset:
             "steps": list(self.steps),
         }
         head["checksum"] = hashlib.sha256(_canonical(head)).hexdigest()
-        text = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json_text(head, indent=2, ascii=False) + "\n"
         (folder / HEAD).write_text(text, encoding="utf-8", newline="\n")
         for file in folder.iterdir():
             sync(file)
@@ -411,7 +412,8 @@ def _spread(counts: NDArray[np.int64]) -> dict[str, float]:
 
 
 def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "surrogatepass")  # names of files need not be Unicode
 
 
 def _file_record(path: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def compare_runs(
     metrics: Sequence[str] | None = None,
     teacher: str | None = None,
     baseline: str | None = None,
-    test: str = "randomisation",
+    test: str | None = None,
     time_scoring: bool = True,
     threads: int | None = None,
 ) -> Comparison:

@@ -31,6 +31,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from kdrs._files import sync, unwritable, write_bytes
 from kdrs.errors import ArtefactError, ConfigError, MachineError, shown
+from kdrs.escaping import is_unicode
 from kdrs.fitting.checkpoint import Checkpoint
 from kdrs.runs.checkpoints import Checkpoints
 from kdrs.runs.environment import environment
@@ -78,6 +79,8 @@ class Run:
         """
         run = cls(Path(path))
         head = run.path / "config.toml"
+        if not is_unicode(str(path)):  # safetensors opens no such file
+            raise ConfigError(f"{shown(str(path), PATH)} is no Unicode text", "name another folder with --out")
         try:
             if run.path.exists() and not head.is_file() and (not run.path.is_dir() or any(_foreign(run.path))):
                 raise ConfigError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdrs._files import replacing, write_bytes
 from kdrs.errors import ArtefactError, shown
+from kdrs.escaping import json_text
 from kdrs.teachers.file import read_safetensors
 
 PATH = 300
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_bytes(path, (json_text(value, indent=2, ascii=False) + "\n").encode())
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kdrs.escaping import toml_text
+
 
 def with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
     """A run's plain values with every path in them changed. Names of parts are no paths."""
@@ -53,7 +55,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def to_toml(config: Mapping[str, Any]) -> bytes:
     import tomli_w
 
-    return tomli_w.dumps(without_none(config)).encode()
+    return toml_text(tomli_w.dumps(without_none(config))).encode()
 
 
 def without_none(value: Any) -> Any:

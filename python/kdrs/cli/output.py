@@ -1,0 +1,96 @@
+"""All that the command line writes: nothing reaches a terminal but through here, and nothing unseen gets out."""
+
+from __future__ import annotations
+
+import codecs
+import shutil
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from kdrs.escaping import json_text, visible, visible_lines
+
+_PLAIN = {
+    "±": "+/-",
+    "≤": "<=",
+    "≥": ">=",
+    "µ": "u",
+    "…": "...",
+    "·": "-",
+    "×": "x",
+    "–": "-",
+    "—": "-",
+    "’": "'",
+    "τ": "tau",
+}
+"""What our own tables and texts hold beyond ASCII, for terminals that cannot show it."""
+
+
+def _in_plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in text), error.end
+
+
+def prepare_streams() -> None:
+    """Lets a terminal of any encoding show what it can: the rest comes in plain letters or escaped."""
+    codecs.register_error("kdrs-plain", _in_plain)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="kdrs-plain")
+
+
+def say(text: str = "", *, end: str = "\n") -> None:
+    """A result, on stdout. Its line breaks are the program's own; whatever else is unseen is escaped."""
+    typer.echo(visible_lines(text) + end, nl=False)
+
+
+def say_json(document: dict[str, Any]) -> None:
+    """The one JSON document of a command, on stdout."""
+    typer.echo(json_text({"schema": 1, **document}, indent=2))
+
+
+def tell(line: str) -> None:
+    """One line beside the results, on stderr: progress, counts, warnings, errors."""
+    typer.echo(visible(line), err=True)
+
+
+@contextmanager
+def messages() -> Iterator[None]:
+    """Warnings as single lines on stderr."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        tell(f"warning: {' '.join(str(message).splitlines())}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.filterwarnings("ignore", module="torch")
+        warnings.filterwarnings("ignore", message=".*[Ss]parse.*(beta|invariant).*")
+        warnings.showwarning = show
+        yield
+
+
+def columns() -> int:
+    """Characters of a line: the terminal's, or 80."""
+    return max(40, shutil.get_terminal_size((80, 24)).columns)
+
+
+def wrapped(text: str, first: str = "", then: str = "") -> str:
+    """A paragraph over lines that fit, the first after ``first`` and the others after ``then``. Words are never cut."""
+    return textwrap.fill(
+        text, columns(), initial_indent=first, subsequent_indent=then, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def aligned(rows: dict[str, str]) -> str:
+    """Names and what they mean in two columns; on a terminal folded to its width, elsewhere a line a name."""
+    width = max(map(len, rows), default=0)
+    if not sys.stdout.isatty():
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows.items())
+    return "\n".join(wrapped(text, f"{name:<{width}}  ", " " * (width + 2)) for name, text in rows.items())
