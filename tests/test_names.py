@@ -256,7 +256,7 @@ def test_warnings_and_progress(monkeypatch, capsys):
     found = capsys.readouterr().err
     assert not UNSEEN.search(found)
     assert len(found.splitlines()) == 6
-    assert "epoch 0 of 0 to 2: loss 1, ndcg@10 0.5000, best 0.5000 at 0, at most 0 s left" in found
+    assert "\nepoch 0 of 0 to 2: loss 1, ndcg@10 0.5000, best 0.5000 at 0, at most 0 s left" in found
 
 
 # --- one way out ----------------------------------------------------------------------------------------------------

@@ -213,10 +213,18 @@ def _print_entry(entry: dict[str, Any], as_json: bool) -> None:
 
 
 def _folded(text: str) -> str:
-    """The paragraphs of a docstring, folded anew; indented lines, which are formulas or code, stay as they are."""
+    """The paragraphs and list items of a docstring, folded anew; what stands in by four is formulas or code, and stays."""
     paragraphs = []
     for paragraph in text.split("\n\n"):
         lines = paragraph.splitlines()
-        plain = not any(line.startswith((" ", "- ", "* ")) or line.endswith("::") for line in lines)
-        paragraphs.append(wrapped(" ".join(lines)) if plain else paragraph)
+        if any(line.startswith("    ") for line in lines):
+            paragraphs.append(paragraph)
+            continue
+        items: list[str] = []
+        for line in lines:
+            if line.startswith("- ") or not items:
+                items.append(line)
+            else:
+                items[-1] += f" {line.strip()}"
+        paragraphs.append("\n".join(wrapped(item, "", "  " if item.startswith("- ") else "") for item in items))
     return "\n\n".join(paragraphs)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdrs.cli.choices import SETS, listed
 from kdrs.cli.output import say, say_json, tell
 from kdrs.escaping import visible
 
@@ -21,8 +22,12 @@ Column = "column, by name or by place from 0; the usual names are recognised"
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="A known data set, or 'list' to see them all.", metavar="NAME")],
-    to: Annotated[Path | None, typer.Option(help="Folder for the files; the cache by default.")] = None,
+    name: Annotated[
+        str, typer.Argument(help=f"A known data set, {listed(SETS)}; or 'list' for a word on each.", metavar="NAME")
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="Folder for the files. (default: the cache)", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fetch a known data set: from KDRS_DATA, the cache or its public address, checked by SHA-256."""
@@ -47,10 +52,14 @@ def prepare(
         str,
         typer.Argument(help="A file, a folder of ready-made parts (train.*, valid.*, test.*), or a known data set."),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder of the prepared data set; needed unless --dry-run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the prepared data set. (default: none, which takes --dry-run)")
+    ] = None,
     valid: Annotated[Path | None, typer.Option(help="Validation part, if SOURCE is the train part.")] = None,
     test: Annotated[Path | None, typer.Option(help="Test part, if SOURCE is the train part.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the data set, shown in reports.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the data set, shown in reports. (default: the source's)")
+    ] = None,
     format: Annotated[
         str | None,
         typer.Option(
@@ -76,39 +85,54 @@ def prepare(
     time_unit: Annotated[str | None, typer.Option(help="auto, s, ms, us, ns, or order for bare order numbers.")] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Published protocol: loo-499, fr-811, hetcomp, bd, bd-notebook, fr-caser or unkd."),
+        typer.Option(
+            help="Published protocol: loo-499, fr-811, hetcomp, bd, bd-notebook, fr-caser or unkd. Options win over it. (default: none)"
+        ),
     ] = None,
     duplicates: Annotated[
-        str | None, typer.Option(help="Row of a pair that stays: first, last, max, sum, error.")
+        str | None, typer.Option(help="Row of a pair that stays: first, last, max, sum or error. (default: first)")
     ] = None,
-    min_rating: Annotated[float | None, typer.Option(help="Drop rows rated lower.")] = None,
-    k_core: Annotated[int | None, typer.Option(help="Drop users and items with fewer rows until none is left.")] = None,
-    min_user: Annotated[int | None, typer.Option(help="Drop users with fewer rows, once.")] = None,
-    min_item: Annotated[int | None, typer.Option(help="Drop items with fewer rows, once.")] = None,
+    min_rating: Annotated[float | None, typer.Option(help="Drop rows rated lower. (default: none)")] = None,
+    k_core: Annotated[
+        int | None,
+        typer.Option(help="Drop users and items with fewer rows until none is left. (default: none)"),
+    ] = None,
+    min_user: Annotated[int | None, typer.Option(help="Drop users with fewer rows, once. (default: none)")] = None,
+    min_item: Annotated[int | None, typer.Option(help="Drop items with fewer rows, once. (default: none)")] = None,
     split: Annotated[
-        str | None, typer.Option(help="leave-one-out, ratio, ratio-users, ordered, last-n, time or given.")
+        str | None,
+        typer.Option(
+            help="leave-one-out, ratio, ratio-users, ordered, last-n, time or given. (default: leave-one-out; given for parts)"
+        ),
     ] = None,
     fractions: Annotated[
         str | None,
-        typer.Option(help="Shares of train, valid and test, for ratio, ratio-users, ordered and time: 0.8,0.1,0.1."),
+        typer.Option(
+            help="Shares of train, valid and test, for ratio, ratio-users, ordered and time. (default: 0.8,0.1,0.1)"
+        ),
     ] = None,
-    n_valid: Annotated[int | None, typer.Option(help="Pairs a user for validation, for last-n.")] = None,
-    n_test: Annotated[int | None, typer.Option(help="Pairs a user for testing, for last-n.")] = None,
+    n_valid: Annotated[int | None, typer.Option(help="Pairs a user for validation, for last-n. (default: 1)")] = None,
+    n_test: Annotated[int | None, typer.Option(help="Pairs a user for testing, for last-n. (default: 1)")] = None,
     short_users: Annotated[
-        str | None, typer.Option(help="Users with fewer than 3 pairs, for leave-one-out: keep (in train) or drop.")
+        str | None,
+        typer.Option(help="Users with fewer than 3 pairs, for leave-one-out: keep (in train) or drop. (default: keep)"),
     ] = None,
-    cold_items: Annotated[str | None, typer.Option(help="Held-out items without training pairs: keep or drop.")] = None,
+    cold_items: Annotated[
+        str | None, typer.Option(help="Held-out items without training pairs: keep or drop. (default: keep)")
+    ] = None,
     candidates: Annotated[
-        int | None, typer.Option(help="Items stored a user to rank held-out ones among; 0 ranks all.")
+        int | None, typer.Option(help="Items stored a user to rank held-out ones among; 0 ranks all. (default: 0)")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of split and candidates.")] = None,
-    id_order: Annotated[str | None, typer.Option(help="Numbering of ids: appearance or numeric.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of split and candidates. (default: 0)")] = None,
+    id_order: Annotated[
+        str | None, typer.Option(help="Numbering of ids: appearance or numeric. (default: appearance)")
+    ] = None,
     allow_leak: Annotated[bool | None, typer.Option("--allow-leak", help="Let a pair be in two parts.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a prepared data set in the way.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do it all, write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Read, filter and split a source, and write the prepared data set."""
+    """Read, filter and split a source, and write the prepared data set. Known data sets bring choices of their own along."""
     from kdrs.cli.output import messages
     from kdrs.data import prepare as prepare_data
     from kdrs.data.dataset import check_target
@@ -119,6 +143,8 @@ def prepare(
 
     if out is None and not dry_run:
         raise ConfigError("prepare needs a folder to write to", "name it with --out DIR, or say --dry-run")
+    if overwrite and out is None:
+        raise ConfigError("--overwrite has no use without --out", "leave it out, or name the folder with --out DIR")
     if out is not None:
         check_target(out, overwrite)
     recipe, files = Recipe(), _parts(source, valid, test)

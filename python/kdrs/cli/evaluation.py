@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,6 +89,7 @@ def report(
     from kdrs.errors import MachineError, shown
     from kdrs.escaping import visible
 
+    made = [place for place in (out, *out.parents) if not place.exists()]
     try:
         check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -96,10 +98,17 @@ def report(
             f"cannot write {shown(str(out))}: {error.strerror}", "name another folder with --out"
         ) from error
     picture = _can_draw()
-    compared = _compare(runs, data, protocol, part, metrics, teacher, baseline, test, threads)
-    with messages():
-        for path in compared.save(out, picture=picture):
-            say(visible(str(path)))
+    try:
+        compared = _compare(runs, data, protocol, part, metrics, teacher, baseline, test, threads)
+        with messages():
+            written = compared.save(out, picture=picture)
+    except BaseException:
+        with suppress(OSError):  # of what was made for it, the empty ones
+            for place in made:
+                place.rmdir()
+        raise
+    for path in written:
+        say(visible(str(path)))
 
 
 def _can_draw() -> bool:

@@ -9,11 +9,14 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from kdrs.escaping import json_text, visible, visible_lines
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _PLAIN = {
     "±": "+/-",
@@ -56,9 +59,28 @@ def say_json(document: dict[str, Any]) -> None:
     typer.echo(json_text({"schema": 1, **document}, indent=2))
 
 
+_live: list[Console] = []
+"""The console of a bar that stands on stderr's last line: lines go above it."""
+
+
 def tell(line: str) -> None:
     """One line beside the results, on stderr: progress, counts, warnings, errors."""
-    typer.echo(visible(line), err=True)
+    if _live:
+        from rich.text import Text
+
+        _live[-1].print(Text(visible(line)), soft_wrap=True)
+    else:
+        typer.echo(visible(line), err=True)
+
+
+@contextmanager
+def above(console: Console) -> Iterator[None]:
+    """While ``console`` shows a bar, `tell` writes above it."""
+    _live.append(console)
+    try:
+        yield
+    finally:
+        _live.remove(console)
 
 
 @contextmanager

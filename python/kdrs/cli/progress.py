@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from kdrs.cli.output import tell
+from kdrs.cli.output import above, tell
 from kdrs.errors import shown
-from kdrs.escaping import visible
 
 BETWEEN_LINES = 60.0
 """Seconds between two lines where no terminal shows a bar."""
@@ -22,20 +23,23 @@ def nearby(name: str) -> str:
 
 
 def span(seconds: float) -> str:
-    """A time as one says it: ``40 s``, ``3 min``, ``2 h 10 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    """A time as one says it: ``40 s``, ``3 min``, ``2.5 h``."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 class Progress:
     """Told of a run's start and of every epoch. ``selects`` are the metrics that pick its best epoch, once they are known."""
 
-    def __init__(self, epochs: int, quiet: bool, label: str = "training"):
+    def __init__(self, epochs: int, quiet: bool):
         self.selects: tuple[str, ...] = ()
-        self._epochs, self._quiet, self._label = epochs, quiet, label
-        self._bar: Any = None
+        self._epochs, self._quiet = epochs, quiet
+        self._bar: _Bar | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -45,20 +49,8 @@ class Progress:
         self._began = self._told = time.monotonic()
 
     def __enter__(self) -> Progress:
-        if not self._quiet and sys.stderr is not None and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-            from rich.progress import Progress as Bar
-
-            columns = (
-                TextColumn("{task.description}", markup=False),
-                MofNCompleteColumn(),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[note]}", markup=False),
-            )
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(visible(self._label), total=self._epochs, note="")
-            self._bar.start()
+        if not self._quiet and sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            self._bar = _Bar()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -68,10 +60,7 @@ class Progress:
     def start(self, known: dict[str, Any]) -> None:
         self.selects = tuple(known.get("selects", ()))
         self._epochs = known.get("epochs", self._epochs)
-        self._label = known.get("part", "training")
         self._begin()
-        if self._bar is not None:
-            self._bar.update(self._task, total=self._epochs, completed=0, description=visible(self._label), note="")
         if self._quiet:
             return
         if "part" in known:
@@ -98,17 +87,43 @@ class Progress:
             self._measured = measured
             if self._best is None or measured > self._best[0]:
                 self._best = measured, epoch
-        done = epoch + 1 - self._first
-        # the first epoch's own time is not known from its end alone where a run was resumed; all of this session's count
-        left = (self._epochs - epoch - 1) * (now - self._began) / done
+        # early stopping may end the run before
+        left = (self._epochs - epoch - 1) * (now - self._began) / (epoch + 1 - self._first)
         notes = [f"loss {row['loss']:.4g}"]
         if self._measured is not None and self._best is not None:
-            notes.append(f"{self.selects[0]} {self._measured:.4f}")
-            notes.append(f"best {self._best[0]:.4f} at {self._best[1]}")
-        if left > 0:
-            notes.append(f"at most {span(left)} left")
+            notes += [f"{self.selects[0]} {self._measured:.4f}", f"best {self._best[0]:.4f} at {self._best[1]}"]
         if self._bar is not None:
-            self._bar.update(self._task, completed=epoch + 1, note="  ".join(notes))
+            time_left = [f"≤ {span(left)} left"] if left > 0 else []
+            self._bar.show(epoch + 1, self._epochs, "  ".join([f"{epoch + 1}/{self._epochs}", *notes, *time_left]))
         elif now - self._told >= BETWEEN_LINES:
             self._told = now
-            tell(f"{shown(self._label)}: epoch {epoch} of 0 to {self._epochs - 1:,}: {', '.join(notes)}")
+            time_left = [f"at most {span(left)} left"] if left > 0 else []
+            tell(f"epoch {epoch} of 0 to {self._epochs - 1}: {', '.join([*notes, *time_left])}")
+
+
+class _Bar:
+    """The last line of a terminal, gone when all is done. The bar itself has what the words leave."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Columns
+
+        self._console = Console(stderr=True)
+        self._column = BarColumn()
+        self._columns = Columns(
+            self._column, TextColumn("{task.fields[note]}", markup=False), console=self._console, transient=True
+        )
+        self._task = self._columns.add_task("", total=None, note="")
+        self._shown = ExitStack()
+
+    def show(self, done: int, total: int, note: str) -> None:
+        if not self._columns.live.is_started:
+            self._shown.enter_context(above(self._console))
+            self._columns.start()
+        self._column.bar_width = max(2, min(30, self._console.width - len(note) - 2))
+        self._columns.update(self._task, completed=done, total=total, note=note)
+
+    def stop(self) -> None:
+        self._columns.stop()
+        self._shown.close()

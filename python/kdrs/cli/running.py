@@ -155,6 +155,10 @@ def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) ->
     if terms:
         values["distill"] = terms
     for setting in given["assignments"]:
+        if given["seeds"] is not None and setting.partition("=")[0].strip() == "train.seed":
+            raise ConfigError(
+                f"--set {shown(setting)} and --seeds {shown(given['seeds'])} are both given", "leave one of them out"
+            )
         assign(values, setting)
     _state(values, given)
     place = values.setdefault("data", {})
@@ -251,8 +255,11 @@ def _parse_seeds(text: str) -> list[int]:
 
 
 def _print_plan(config: RunConfig, out: Path, seeds: list[int] | None, as_json: bool) -> None:
+    from kdrs.runs.directory import check_free
     from kdrs.runs.execute import plan
 
+    for place in [out] if seeds is None else [out / f"seed-{seed}" for seed in seeds]:
+        check_free(place)
     several = {} if seeds is None else {"seeds": seeds}
     found = {"out": str(out), **several, "config": config.to_dict(), **plan(config, out)}
     if as_json:

@@ -9,11 +9,11 @@ import torch
 from kdrs.core.sampling import stream
 from kdrs.data import Dataset
 from kdrs.distillers.base import seeded
-from kdrs.errors import ConfigError, MachineError
+from kdrs.errors import ConfigError, MachineError, shown
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Protocol, Selection, protocol
 from kdrs.models import ModelConfig, Recommender, model_class
-from kdrs.runs.config import RunConfig
+from kdrs.runs.config import RunConfig, TrainSettings
 from kdrs.training.queries import Task
 
 
@@ -100,7 +100,16 @@ def build_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
     return Evaluator.of(dataset, choose_protocol(config, dataset), **options)
 
 
-def check_measured(selection: Selection, evaluator: Evaluator, dataset: Dataset) -> None:
+def check_measured(selection: Selection, evaluator: Evaluator, dataset: Dataset, train: TrainSettings | None = None) -> None:
+    """Raises ``ConfigError`` where the best epoch is selected by what is not measured, or where settings of ``train`` are about
+    a validation that the data set does not allow."""
+    if train is not None and not dataset.valid.n_pairs:
+        for name in ("patience", "select", "test_every_epoch"):
+            if getattr(train, name) not in (None, False):
+                raise ConfigError(
+                    f"train.{name} is {shown(getattr(train, name))}, but the data set has no validation part",
+                    "leave it out, or prepare the data set with a validation part",
+                )
     missing = [name for name in selection.metrics if name not in evaluator.names]
     if missing and dataset.valid.n_pairs:
         raise ConfigError(

@@ -18,6 +18,7 @@ Nothing is ever a pickle.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -383,6 +384,18 @@ class Run:
             raise ArtefactError(
                 f"{shown(str(self.path / name), PATH)} cannot be read: {shown(str(error))}", RESTORE
             ) from error
+
+
+def check_free(path: Path) -> None:
+    """Raises what `Run.create` would raise for the place of a new run, and makes nothing."""
+    if (path / "config.toml").is_file():
+        raise ConfigError(f"{shown(str(path), PATH)} already holds a run", "name another folder with --out")
+    if path.exists() and (not path.is_dir() or any(_foreign(path))):
+        raise ConfigError(f"{shown(str(path), PATH)} exists and is no run directory", "name another folder with --out")
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    for wrong, code in ((not nearest.is_dir(), errno.ENOTDIR), (not os.access(nearest, os.W_OK), errno.EACCES)):
+        if wrong:
+            raise unwritable(path, OSError(code, os.strerror(code)))
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:

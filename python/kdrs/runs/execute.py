@@ -88,7 +88,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
     task = build_task(config, dataset)
     evaluator = build_evaluator(config, dataset)
     selection = choose_selection(config, choose_protocol(config, dataset))
-    check_measured(selection, evaluator, dataset)
+    check_measured(selection, evaluator, dataset, config.train)
     loaded = None
     if not all(is_done(part.config, part.place) for part in parts):
         with warnings.catch_warnings():
@@ -205,7 +205,8 @@ def rehearse(
         except KdrsError as error:
             raise type(error)(f"part {part.name!r}: {error.cause}", error.remedy) from error
     task = build_task(inner, dataset)
-    check_measured(choose_selection(inner, choose_protocol(inner, dataset)), build_evaluator(inner, dataset), dataset)
+    selection = choose_selection(inner, choose_protocol(inner, dataset))
+    check_measured(selection, build_evaluator(inner, dataset), dataset, inner.train)
     return load_learners(inner, dataset, task, planned)[1]
 
 
