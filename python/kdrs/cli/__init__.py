@@ -69,7 +69,7 @@ def main() -> None:
     """Entry point of ``kdrs``: turns errors into two lines on stderr and the documented exit codes."""
     prepare_streams()
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="kdrs", standalone_mode=False)  # however it was called: remedies name it
         if sys.stdout is not None:
             sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):

@@ -86,7 +86,8 @@ def prepare(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Published protocol: loo-499, fr-811, hetcomp, bd, bd-notebook, fr-caser or unkd. Options win over it. (default: none)"
+            help="Published protocol: loo-499, fr-811, hetcomp, bd, bd-notebook, fr-caser or unkd. Options win over it. "
+            "(default: none)"
         ),
     ] = None,
     duplicates: Annotated[

@@ -99,12 +99,12 @@ def distill(
     if teacher and not method:
         raise ConfigError(
             f"teacher {shown(teacher[0])!r} is given without a method",
-            "give one with --method; the teacher of a run file is changed by --set distill.0.teacher=...",
+            "give one with --method; the teacher of a run file is changed by --set distill.0.teacher=RUN",
         )
     if len(weight) not in (0, len(method)):
         raise ConfigError(
             f"got {len(weight)} weights for {len(method)} methods",
-            "give one --weight a --method, or none; the weight of a run file is changed by --set distill.0.weight=...",
+            "give one --weight a --method, or none; the weight of a run file is changed by --set distill.0.weight=NUMBER",
         )
     for index, name in enumerate(method):
         if not teacher:
@@ -174,7 +174,9 @@ def _state(values: dict[str, Any], given: dict[str, Any]) -> None:
             group, _, name = key.rpartition(".")
             place = values.setdefault(group, {}) if group else values
             if not isinstance(place, dict):
-                raise ConfigError(f"{group} is {shown(place)}", f"write it as a table: [{group}]")
+                raise ConfigError(
+                    f"{group} is {shown(place)}", f"leave --set {group}=... out, or write it as a table: [{group}]"
+                )
             place[name] = value
 
 
@@ -203,7 +205,7 @@ def _carry_out(
     numbers = None if seeds is None else _parse_seeds(seeds)
     out = out or _default_place(config)
     if resume and not (out / "config.toml").is_file() and seeds is None:
-        raise ConfigError(f"{shown(str(out))} holds no run to resume", "leave --resume out, or check --out")
+        raise ConfigError(f"{shown(str(out), 300)} holds no run to resume", "leave --resume out, or check --out")
     if dry_run:
         with messages():
             _print_plan(config, out, numbers, as_json)
@@ -250,7 +252,7 @@ def _parse_seeds(text: str) -> list[int]:
     except ValueError:
         seeds = []
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
-        raise ConfigError(f"--seeds {shown(text)}", "write it as 0..4 or 0,1,2")
+        raise ConfigError(f"--seeds is {shown(text)}", "write it as 0..4 or 0,1,2")
     return seeds
 
 
@@ -348,7 +350,10 @@ def _finish_seeds(
         error = next(iter(failed.values()))
         if len(failed) == len(results) and isinstance(error, KdrsError):
             raise error
-        raise TrainingError(f"{len(failed)} of {len(results)} seeds failed: {sorted(failed)}")
+        raise TrainingError(
+            f"{len(failed)} of {len(results)} seeds failed: {sorted(failed)}",
+            f"see to the causes above; the same command with --out {quoted(out)} --resume trains what is missing",
+        )
 
 
 def _selects(config: RunConfig) -> tuple[str, ...]:

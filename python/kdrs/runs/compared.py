@@ -74,6 +74,7 @@ def compare_runs(
         is_teacher = path.resolve() in taught_by | wanted or config is None or _is_peer(path)
         role = "teacher" if is_teacher else "student" if config is not None and config.distill else "alone"
         scorers[path] = scorer = _scorer(path, dataset)
+        ready = _lists_of(scorer)
         model = scorer.model if isinstance(scorer, ModelTeacher) else None
         factors = scorer.factors()
         size = sum(p.numel() for p in model.parameters()) if model is not None else None
@@ -84,10 +85,12 @@ def compare_runs(
             Entry(
                 name=labels[path],
                 role=role,
-                reports=evaluator(_lists_of(scorer) or scorer),
+                reports=evaluator(ready or scorer),
                 n_parameters=size,
                 n_bytes=file.stat().st_size,
-                seconds_per_1000=scoring_seconds(scorer, dataset.train, 50, threads=threads) if time_scoring else None,
+                seconds_per_1000=scoring_seconds(scorer, dataset.train, 50, threads=threads)
+                if time_scoring and ready is None  # ready lists take no time, and hold no scores
+                else None,
                 curve=tuple(Run.open(path).rows()) if path.is_dir() else (),
                 seed=config.train.seed if config is not None else None,
             )

@@ -206,7 +206,8 @@ def assign(values: dict[str, Any], setting: str) -> None:
             if not last:
                 place.setdefault(part, {})
         else:
-            raise ConfigError(f"--set {shown(setting)}: {'.'.join(path[:position])} is a value and has no keys")
+            whole = shown(".".join(path[:position]))
+            raise ConfigError(f"--set {shown(setting)}: {whole} is a value and has no keys", f"set it: --set {whole}=VALUE")
         if last:
             place[index] = value
         else:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from kdrs._files import sync, unwritable, write_bytes
-from kdrs.errors import ArtefactError, ConfigError, MachineError, shown
+from kdrs.errors import ArtefactError, ConfigError, MachineError, quoted, shown
 from kdrs.escaping import is_unicode
 from kdrs.fitting.checkpoint import Checkpoint
 from kdrs.runs.checkpoints import Checkpoints
@@ -121,7 +121,8 @@ class Run:
         run = cls(Path(path))
         if not (run.path / "config.toml").is_file():
             seeds = sorted(head.parent.name for head in run.path.glob("seed-*/config.toml"))
-            remedy = f"name the runs in it: {', '.join(seeds)}" if seeds else "check the path"
+            named = " ".join(quoted(run.path / seed) for seed in seeds)
+            remedy = f"name the runs in it: {named}" if seeds else "check the path"
             raise ArtefactError(f"{shown(str(path), PATH)} is no run directory: it has no config.toml", remedy)
         return run
 
@@ -178,8 +179,8 @@ class Run:
     def remedy(self) -> str:
         """What to do about a run that has not all that a finished one has."""
         if self.status().get("status") == "finished":
-            return "resume it: its checkpoint still holds the weights"
-        return f"finish it: kdrs resume {shown(str(self.path), PATH)}"
+            return f"resume it, its checkpoint still holds the weights: kdrs resume {quoted(self.path)}"
+        return f"finish it: kdrs resume {quoted(self.path)}"
 
     def set_status(self, status: str, **details: Any) -> None:
         write_json(self.path / "STATUS.json", {"status": status, **details})
@@ -232,7 +233,7 @@ class Run:
         if stated is not None and file_digest(path) != stated:
             raise ArtefactError(
                 f"{shown(str(path), PATH)} is damaged: its SHA-256 is not the one that was written",
-                "delete model.safetensors and resume the run: its checkpoint still holds the weights",
+                f"delete it, the run's checkpoint still holds the weights: then kdrs resume {quoted(self.path)}",
             )
         tensors, metadata = read_run_tensors(path)
         if metadata.get("format") != MODEL_FORMAT:
