@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from commands import FAST
+from commands import FAST, ok
 from kdrs.data import Dataset
 
 TRAIN = ("train", "--data", "d", *FAST, "--dim", "2", "--epochs", "1")
@@ -83,6 +83,8 @@ def lists_alone(folder: Path) -> None:
 
 
 FILE = "[data]\npath = 'd'\n[model]\nname = 'bpr'\ndim = 2\n[train]\nepochs = 1\n"
+PART = "[teachers.x.model]\nname = 'bpr'\ndim = 8\n"
+CHAIN = "[[distill]]\nmethod = 'takd'\nteacher = 't'\nchain = [3]\n"
 TERM = "[[distill]]\nmethod = 'rrd'\nteacher = 't'\n"
 
 CASES = {
@@ -343,7 +345,32 @@ CASES = {
         write("p.toml", FILE + "[teachers.xx.model]\nname = 'bpr'\ndim = 3\n" + TERM.replace("'t'", "'xxx'")),
         write("p.toml", FILE + "[teachers.xx.model]\nname = 'bpr'\ndim = 3\n" + TERM.replace("'t'", "'xx'")),
     ),
+    "a part of a chain that is declared too": Case(
+        ("distill", "p.toml"),
+        "another name",
+        ("distill", "p.toml"),
+        write("p.toml", FILE + PART.replace("x", "takd-3") + CHAIN.replace("'t'", "'takd-3'")),
+        write("p.toml", FILE + PART.replace("x", "large") + CHAIN.replace("'t'", "'large'")),
+        names=("name",),
+    ),
+    "a part that had more epochs": Case(
+        ("distill", "p.toml", "--set", "parts=shared"),
+        "ask for as many or more",
+        ("distill", "p.toml", "--set", "parts=shared", "--set", "teachers.x.train.epochs=2"),
+        both(
+            write("p.toml", FILE + PART + TERM.replace("'t'", "'x'")),
+            lambda folder: ok("distill", "p.toml", "--set", "parts=shared", "--set", "teachers.x.train.epochs=2"),
+        ),
+        names=("as many",),
+    ),
     # runs
+    "a seed without its reports": Case(
+        (*TRAIN, "--seeds", "0,1", "--out", "a", "--resume"),
+        "see to the causes above",
+        ("resume", "a/seed-0"),
+        delete("a/seed-0/report-valid.json", "a/seed-0/report-test.json"),
+        names=("causes above",),
+    ),
     "a damaged file of a run": Case(
         ("eval", "t"),
         "from a copy of the run",

@@ -111,9 +111,6 @@ ELSEWHERE = {
     ("runs/checkpoints.py", "check"): "two damaged checkpoints: test_faults.py",
     ("runs/checkpoints.py", "_manifests"): "another version of kdrs",
     ("runs/config.py", "_check_unicode"): "names that are no Unicode: test_names.py",
-    ("runs/execute.py", "is_done"): "parts that had more epochs: test_parts.py",
-    ("runs/parts.py", "expand"): "a part of a chain that is declared too: test_parts.py",
-    ("runs/results.py", "load_reports"): "a finished run whose reports were taken away",
 }
 """Raises that need what a case cannot have, and where they are met."""
 

@@ -9,9 +9,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-import typer
+from typing import TYPE_CHECKING, Any, TextIO
 
 from kdrs.escaping import json_text, visible, visible_lines
 
@@ -49,14 +47,21 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="kdrs-plain")
 
 
+def _write(stream: TextIO | None, text: str) -> None:
+    # not by click's echo, which takes a terminal of ASCII for one of UTF-8
+    if stream is not None:
+        stream.write(text)
+        stream.flush()
+
+
 def say(text: str = "", *, end: str = "\n") -> None:
     """A result, on stdout. Its line breaks are the program's own; whatever else is unseen is escaped."""
-    typer.echo(visible_lines(text) + end, nl=False)
+    _write(sys.stdout, visible_lines(text) + end)
 
 
 def say_json(document: dict[str, Any]) -> None:
     """The one JSON document of a command, on stdout."""
-    typer.echo(json_text({"schema": 1, **document}, indent=2))
+    _write(sys.stdout, json_text({"schema": 1, **document}, indent=2) + "\n")
 
 
 _live: list[Console] = []
@@ -70,7 +75,7 @@ def tell(line: str) -> None:
 
         _live[-1].print(Text(visible(line)), soft_wrap=True)
     else:
-        typer.echo(visible(line), err=True)
+        _write(sys.stderr, visible(line) + "\n")
 
 
 @contextmanager

@@ -339,6 +339,8 @@ def _finish_seeds(
     for seed, error in failed.items():
         cause = error.cause if isinstance(error, KdrsError) else f"{type(error).__name__}: {error}"
         tell(f"seed {seed} failed: {cause}")
+        if isinstance(error, KdrsError) and error.remedy and len(failed) < len(results):  # else it is told below
+            tell(f"  try: {error.remedy}")
     if left := [seed for seed in seeds if seed not in results]:
         finished = ", ".join(map(str, summary["seeds"])) or "none"
         tell(
