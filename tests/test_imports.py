@@ -11,6 +11,7 @@ import kdrs
 
 ROOT = Path(kdrs.__file__).parent
 LAYERS = (
+    ("escaping",),
     ("errors",),
     ("_files", "_documents", "_memory", "settings"),
     ("data",),

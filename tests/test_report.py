@@ -185,7 +185,10 @@ def test_what_must_not_be_compared_is_refused():
     with pytest.raises(ConfigError, match="did you mean 'hit@5'"):
         compare([base], metrics=("hitt@5",))
     with pytest.raises(ConfigError, match="no run is called"):
-        compare([base], baseline="b")
+        compare(entries(), baseline="b")
+    for option in ("baseline", "teacher"):
+        with pytest.raises(ConfigError, match=f"{option} a has nothing to be compared with: there is only a"):
+            compare([base], **{option: "a"})
 
 
 def test_a_test_needs_something_to_compare():

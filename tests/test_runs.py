@@ -79,7 +79,7 @@ def test_a_run_without_its_model_says_how_to_get_it(run):
     (run / "model.safetensors").unlink()
     with pytest.raises(ArtefactError) as error:
         LoadedRun.open(run)
-    assert error.value.remedy == "resume it: its checkpoint still holds the weights"
+    assert error.value.remedy.startswith("resume it, its checkpoint still holds the weights: kdrs resume ")
     Run(run).set_status("interrupted")
     with pytest.raises(ArtefactError) as error:
         LoadedRun.open(run)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrs.errors import ArtefactError, ConfigError, DataError, KdrsError, MachineError, shown
+from kdrs.escaping import json_text
 
 MOST_HEAD = 2**26
 """Bytes that a head may have; lists of ids have no such limit, their size is stated in a head."""
@@ -51,7 +52,7 @@ def parse_json(data: bytes) -> Any:
 
 def write_json(value: Any, *, indent: int | None = 2) -> bytes:
     """JSON of plain values, UTF-8 with a newline at the end; never NaN, infinity or -0."""
-    return (json.dumps(_positive(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json_text(_positive(value), indent=indent, ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
+import shlex
 from collections.abc import Iterable
+
+from kdrs.escaping import is_visible, visible
 
 
 class KdrsError(Exception):
@@ -57,15 +61,25 @@ def is_panic(error: BaseException) -> bool:
 
 
 def shown(value: object, width: int = 80) -> str:
-    """``value`` as it may be printed: escaped, and cut to ``width`` characters."""
-    text = value if isinstance(value, str) else repr(value)
-    text = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
+    """``value`` as it may be printed: what is unseen escaped (`kdrs.escaping.visible`), and cut to ``width`` characters."""
+    text = visible(value if isinstance(value, str) else repr(value))
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def quoted(path: object) -> str:
+    """A path as a shell takes it, for remedies that can be run as they stand. What is unseen is written as bash's $'...'."""
+    text = str(path)
+    if is_visible(text):
+        return shlex.quote(text)
+    escaped = "".join(
+        c if is_visible(c) and c not in "\\'" else "".join(f"\\x{byte:02x}" for byte in os.fsencode(c)) for c in text
+    )
+    return f"$'{escaped}'"
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """A remedy for an unknown name: the nearest allowed one, then all of them."""
     allowed = sorted(allowed)
     close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}allowed: {', '.join(allowed)}"
+    hint = f"did you mean '{shown(close[0])}'? " if close else ""
+    return f"{hint}allowed: {', '.join(map(shown, allowed))}"

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from kdrs.cli import catalogue, data, doctor, evaluation, running
+from kdrs.cli.output import prepare_streams, say, tell
 from kdrs.errors import KdrsError, is_panic, shown
 
 # Before torch is loaded. Its workers would spin for milliseconds after each of its calls, on the processors that the core's
@@ -38,7 +39,7 @@ def _version(asked: bool) -> None:
     if asked:
         from kdrs import __version__
 
-        typer.echo(f"kdrs {__version__}")
+        say(f"kdrs {__version__}")
         raise typer.Exit()
 
 
@@ -69,8 +70,9 @@ BUG = "kdrs --debug ... for the traceback, and report it with the output of kdrs
 
 def main() -> None:
     """Entry point of ``kdrs``: turns errors into two lines on stderr and the documented exit codes."""
+    prepare_streams()
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="kdrs", standalone_mode=False)  # however it was called: remedies name it
         if sys.stdout is not None:
             sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
@@ -83,15 +85,15 @@ def main() -> None:
             raise
         code, cause, remedy = _explain(error)
         if cause:  # none where `kdrs` alone has printed its help
-            typer.echo(f"error: {cause}", err=True)
+            tell(f"error: {cause}")
             if remedy:
-                typer.echo(f"  try: {remedy}", err=True)
+                tell(f"  try: {remedy}")
     except BaseException as error:
         if not is_panic(error) or os.environ.get("KDRS_DEBUG"):
             raise
         code = 1
-        typer.echo(f"error: internal: the core panicked: {shown(str(error), 500)}", err=True)
-        typer.echo(f"  try: {BUG}; the last checkpoint of a run is untouched", err=True)
+        tell(f"error: internal: the core panicked: {shown(str(error), 500)}")
+        tell(f"  try: {BUG}; the last checkpoint of a run is untouched")
     sys.exit(code or 0)
 
 
@@ -115,7 +117,7 @@ def _explain(error: Exception) -> tuple[int, str, str | None]:
         context = getattr(error, "ctx", None)
         where = "kdrs" if context is None else context.command_path
         if others := _commands_with(option := getattr(error, "option_name", None), context):
-            return 2, f"No such option: {option}", f"use {' or '.join(others)}"
+            return 2, f"No such option: {option}", f"leave it out, or use {' or '.join(others)}"
         return 2, error.format_message().strip().rstrip("."), f"{where} --help"  # type: ignore[attr-defined]
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error))

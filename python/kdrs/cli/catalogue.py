@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdrs.cli.choices import METHODS, MODELS, listed
+from kdrs.cli.output import aligned, say, say_json, wrapped
+
 if TYPE_CHECKING:
     from kdrs.distillers.base import Distiller
     from kdrs.settings import Settings
@@ -22,6 +25,13 @@ presets = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
+def _misplaced(group: str, command: str) -> Exception:
+    from kdrs.errors import ConfigError
+
+    remedy = "leave it out" if (group, command) == ("presets", "show") else f"kdrs {group} {command} ... --json"
+    return ConfigError(f"--json stands before {command}, where it says nothing", remedy)
+
+
 def register(app: typer.Typer) -> None:
     app.add_typer(models, name="models")
     app.add_typer(methods, name="methods")
@@ -32,6 +42,8 @@ def register(app: typer.Typer) -> None:
 def _models(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand is None:
         list_models(as_json)
+    elif as_json:
+        raise _misplaced("models", context.invoked_subcommand)
 
 
 @models.command("list")
@@ -43,7 +55,7 @@ def list_models(as_json: Json = False) -> None:
 
 
 @models.command("show")
-def show_model(name: str, as_json: Json = False) -> None:
+def show_model(name: Annotated[str, typer.Argument(help=f"{listed(MODELS)}.")], as_json: Json = False) -> None:
     """One model: what it is, its options, their defaults and allowed values."""
     from kdrs.models import model_class
 
@@ -59,6 +71,8 @@ def show_model(name: str, as_json: Json = False) -> None:
 def _presets(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand is None:
         list_presets(as_json)
+    elif as_json:
+        raise _misplaced("presets", context.invoked_subcommand)
 
 
 @presets.command("list")
@@ -71,20 +85,22 @@ def list_presets(as_json: Json = False) -> None:
 
 
 @presets.command("show")
-def show_preset(name: str) -> None:
+def show_preset(name: Annotated[str, typer.Argument(help="A preset: kdrs presets lists them.")]) -> None:
     """A preset's run file, to be used as it is or as a start for one's own."""
-    from kdrs.errors import ConfigError, nearest
+    from kdrs.errors import ConfigError, nearest, shown
     from kdrs.runs.config import PRESETS
 
     if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}", nearest(name, PRESETS))
-    typer.echo(PRESETS[name].read_text("utf-8"), nl=False)
+        raise ConfigError(f"unknown preset '{shown(name)}'", nearest(name, PRESETS))
+    say(PRESETS[name].read_text("utf-8"), end="")
 
 
 @methods.callback()
 def _methods(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand is None:
         list_methods(as_json)
+    elif as_json:
+        raise _misplaced("methods", context.invoked_subcommand)
 
 
 @methods.command("list")
@@ -96,7 +112,7 @@ def list_methods(as_json: Json = False) -> None:
 
 
 @methods.command("show")
-def show_method(name: str, as_json: Json = False) -> None:
+def show_method(name: Annotated[str, typer.Argument(help=f"{listed(METHODS)}.")], as_json: Json = False) -> None:
     """One method: purpose, citation, what it needs of a teacher, where it departs from the authors' code, its options, defaults
     and allowed values."""
     from kdrs.distillers import distiller_class
@@ -172,26 +188,43 @@ def _in_words(allowed: dict[str, Any]) -> str:
 
 def _print_list(entries: dict[str, str], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"schema": 1, "entries": entries}, indent=2))
+        say_json({"entries": entries})
         return
-    width = max(map(len, entries))
-    for name, text in entries.items():
-        typer.echo(f"{name:<{width}}  {text}")
+    say(aligned(entries))
 
 
 def _print_entry(entry: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"schema": 1, **entry}, indent=2))
+        say_json(entry)
         return
     for key, value in entry.items():
         if key == "text":
-            typer.echo(f"\n{value}\n")
+            say(f"\n{_folded(value)}\n")
         elif key == "options":
-            typer.echo("options:")
+            say("options:")
             for name, option in value.items():
-                typer.echo(f"  {name} = {json.dumps(option['default'])}" if "default" in option else f"  {name}")
-                typer.echo(f"      {option['meaning']}")
+                default = f" = {json.dumps(option['default'])}" if "default" in option else ""
+                say(f"  {name}{default}")
+                say(wrapped(option["meaning"], *[" " * 6] * 2))
                 if "allowed" in option:
-                    typer.echo(f"      allowed: {_in_words(option['allowed'])}")
+                    say(wrapped(f"allowed: {_in_words(option['allowed'])}", *[" " * 6] * 2))
         else:
-            typer.echo(f"{key}: {value}")
+            say(wrapped(f"{key}: {value}", "", " " * 4))
+
+
+def _folded(text: str) -> str:
+    """The paragraphs and list items of a docstring, folded anew; what stands in by four is formulas or code, and stays."""
+    paragraphs = []
+    for paragraph in text.split("\n\n"):
+        lines = paragraph.splitlines()
+        if any(line.startswith("    ") for line in lines):
+            paragraphs.append(paragraph)
+            continue
+        items: list[str] = []
+        for line in lines:
+            if line.startswith("- ") or not items:
+                items.append(line)
+            else:
+                items[-1] += f" {line.strip()}"
+        paragraphs.append("\n".join(wrapped(item, "", "  " if item.startswith("- ") else "") for item in items))
+    return "\n\n".join(paragraphs)

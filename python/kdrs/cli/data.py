@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from kdrs.cli.choices import SETS, listed
+from kdrs.cli.output import say, say_json, tell
+from kdrs.escaping import visible
 
 if TYPE_CHECKING:
     from kdrs.data import Dataset, Table
@@ -45,15 +47,22 @@ TimeFormat = Annotated[
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="A known data set, or 'list' to see them all.", metavar="NAME")],
-    to: Annotated[Path | None, typer.Option(help="Folder for the files; the cache by default.")] = None,
+    name: Annotated[
+        str, typer.Argument(help=f"A known data set, {listed(SETS)}; or 'list' for a word on each.", metavar="NAME")
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="Folder for the files. (default: the cache)", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fetch a known data set: from KDRS_DATA, the cache or its public address, checked by SHA-256."""
     from kdrs.data import KNOWN
     from kdrs.data import fetch as fetch_files
+    from kdrs.errors import ConfigError
 
     if name == "list":
+        if to is not None:
+            raise ConfigError("--to has no use for list, which fetches nothing", "leave it out, or name a data set")
         rows = [{"name": data.name, "title": data.title, "source": data.source} for data in KNOWN.values()]
         _print(as_json, {"sets": rows}, [f"{row['name']:<14} {row['title']} [{row['source']}]" for row in rows])
         return
@@ -68,10 +77,14 @@ def prepare(
         str,
         typer.Argument(help="A file, a folder of ready-made parts (train.*, valid.*, test.*), or a known data set."),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder of the prepared data set; needed unless --dry-run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the prepared data set. (default: none, which takes --dry-run)")
+    ] = None,
     valid: Annotated[Path | None, typer.Option(help="Validation part, if SOURCE is the train part.")] = None,
     test: Annotated[Path | None, typer.Option(help="Test part, if SOURCE is the train part.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the data set, shown in reports.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the data set, shown in reports. (default: the source's)")
+    ] = None,
     format: Format = None,
     user: User = None,
     item: Item = None,
@@ -89,50 +102,70 @@ def prepare(
     time_format: TimeFormat = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Published protocol: loo-499, fr-811, hetcomp, bd, bd-notebook, fr-caser or unkd."),
+        typer.Option(
+            help="Published protocol: loo-499, fr-811, hetcomp, bd, bd-notebook, fr-caser or unkd. Options win over it. "
+            "(default: none)"
+        ),
     ] = None,
     duplicates: Annotated[
-        str | None, typer.Option(help="Row of a pair that stays: first, last, max, sum, error.")
+        str | None, typer.Option(help="Row of a pair that stays: first, last, max, sum or error. (default: first)")
     ] = None,
-    min_rating: Annotated[float | None, typer.Option(help="Drop rows rated lower.")] = None,
-    k_core: Annotated[int | None, typer.Option(help="Drop users and items with fewer rows until none is left.")] = None,
-    min_user: Annotated[int | None, typer.Option(help="Drop users with fewer rows, once.")] = None,
-    min_item: Annotated[int | None, typer.Option(help="Drop items with fewer rows, once.")] = None,
+    min_rating: Annotated[float | None, typer.Option(help="Drop rows rated lower. (default: none)")] = None,
+    k_core: Annotated[
+        int | None,
+        typer.Option(help="Drop users and items with fewer rows until none is left. (default: none)"),
+    ] = None,
+    min_user: Annotated[int | None, typer.Option(help="Drop users with fewer rows, once. (default: none)")] = None,
+    min_item: Annotated[int | None, typer.Option(help="Drop items with fewer rows, once. (default: none)")] = None,
     split: Annotated[
-        str | None, typer.Option(help="leave-one-out, ratio, ratio-users, ordered, last-n, time or given.")
+        str | None,
+        typer.Option(
+            help="leave-one-out, ratio, ratio-users, ordered, last-n, time or given. (default: leave-one-out; given for parts)"
+        ),
     ] = None,
     fractions: Annotated[
         str | None,
-        typer.Option(help="Shares of train, valid and test, for ratio, ratio-users, ordered and time: 0.8,0.1,0.1."),
+        typer.Option(
+            help="Shares of train, valid and test, for ratio, ratio-users, ordered and time. (default: 0.8,0.1,0.1)"
+        ),
     ] = None,
-    n_valid: Annotated[int | None, typer.Option(help="Pairs a user for validation, for last-n.")] = None,
-    n_test: Annotated[int | None, typer.Option(help="Pairs a user for testing, for last-n.")] = None,
+    n_valid: Annotated[int | None, typer.Option(help="Pairs a user for validation, for last-n. (default: 1)")] = None,
+    n_test: Annotated[int | None, typer.Option(help="Pairs a user for testing, for last-n. (default: 1)")] = None,
     short_users: Annotated[
-        str | None, typer.Option(help="Users with fewer than 3 pairs, for leave-one-out: keep (in train) or drop.")
+        str | None,
+        typer.Option(help="Users with fewer than 3 pairs, for leave-one-out: keep (in train) or drop. (default: keep)"),
     ] = None,
-    cold_items: Annotated[str | None, typer.Option(help="Held-out items without training pairs: keep or drop.")] = None,
-    cold_users: Annotated[str | None, typer.Option(help="Held-out users without training pairs: keep or drop.")] = None,
+    cold_items: Annotated[
+        str | None, typer.Option(help="Held-out items without training pairs: keep or drop. (default: keep)")
+    ] = None,
+    cold_users: Annotated[
+        str | None, typer.Option(help="Held-out users without training pairs: keep or drop. (default: keep)")
+    ] = None,
     candidates: Annotated[
-        int | None, typer.Option(help="Items stored a user to rank held-out ones among; 0 ranks all.")
+        int | None, typer.Option(help="Items stored a user to rank held-out ones among; 0 ranks all. (default: 0)")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of split and candidates.")] = None,
-    id_order: Annotated[str | None, typer.Option(help="Numbering of ids: appearance or numeric.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of split and candidates. (default: 0)")] = None,
+    id_order: Annotated[
+        str | None, typer.Option(help="Numbering of ids: appearance or numeric. (default: appearance)")
+    ] = None,
     allow_leak: Annotated[bool | None, typer.Option("--allow-leak", help="Let a pair be in two parts.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a prepared data set in the way.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do it all, write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Read, filter and split a source, and write the prepared data set."""
-    from kdrs.cli.running import messages
+    """Read, filter and split a source, and write the prepared data set. Known data sets bring choices of their own along."""
+    from kdrs.cli.output import messages
     from kdrs.data import prepare as prepare_data
     from kdrs.data.dataset import check_target
     from kdrs.data.known import fetch as fetch_files
     from kdrs.data.known import known
     from kdrs.data.prepare import PRESETS, Recipe, with_options
-    from kdrs.errors import ConfigError, nearest
+    from kdrs.errors import ConfigError, nearest, shown
 
     if out is None and not dry_run:
         raise ConfigError("prepare needs a folder to write to", "name it with --out DIR, or say --dry-run")
+    if overwrite and out is None:
+        raise ConfigError("--overwrite has no use without --out", "leave it out, or name the folder with --out DIR")
     if out is not None:
         check_target(out, overwrite)
     recipe, files = Recipe(), _parts(source, valid, test)
@@ -142,7 +175,7 @@ def prepare(
         recipe, files, name = data.recipe, dict(fetch_files(source)), name or data.name
     if preset is not None:
         if preset not in PRESETS:
-            raise ConfigError(f"unknown preset {preset!r}", nearest(preset, PRESETS))
+            raise ConfigError(f"unknown preset '{shown(preset)}'", nearest(preset, PRESETS))
         recipe = with_options(Recipe(recipe.read, seed=recipe.seed), **PRESETS[preset])
     given = "all" not in files
     if given and split is None and preset is None:
@@ -184,7 +217,7 @@ def prepare(
     with messages():
         dataset = prepare_data(files if given else files["all"], recipe, name=name)
     for line in _history(dataset.steps):
-        print(line, file=sys.stderr)
+        tell(line)
     if out is not None and not dry_run:
         dataset.save(out, overwrite=overwrite)
     written = None if dry_run or out is None else str(out)
@@ -247,7 +280,7 @@ def describe(
     table = read(path, **stated)
     facts = _table_facts(table, path)
     for source in table.sources:
-        print(f"  columns {_columns(source['columns'])}", file=sys.stderr)
+        tell(f"  columns {_columns(source['columns'])}")
     told = {
         **facts,
         "file": shown(str(path)),
@@ -260,7 +293,7 @@ def _tell_source(name: str) -> None:
     """Who publishes a known data set, and on what terms, before anything is fetched."""
     from kdrs.data import known
 
-    print(f"{known(name).title}: {known(name).source}", file=sys.stderr)
+    tell(f"{known(name).title}: {known(name).source}")
 
 
 def _separator(stated: str | None) -> str | None:
@@ -272,18 +305,21 @@ def _parts(source: str, valid: Path | None, test: Path | None) -> dict[str, Path
     from kdrs.data import looks_parted
     from kdrs.data.dataset import is_dataset
     from kdrs.data.known import KNOWN, is_known
-    from kdrs.errors import ConfigError, DataError, nearest, shown
+    from kdrs.errors import ConfigError, DataError, nearest, quoted, shown
 
     path = Path(source)
     held_out = {part: file for part, file in (("valid", valid), ("test", test)) if file is not None}
     if held_out:
         return {"train": path, **held_out}
     if is_dataset(path):
-        raise DataError(f"{source} is prepared already", "train on it, or see it with kdrs data describe")
+        raise DataError(
+            f"{shown(source, 300)} is prepared already",
+            f"train on it, or see it with kdrs data describe {quoted(source)}",
+        )
     if is_known(source) and not path.is_file():
         return None
     if not path.exists() and path.name == source and not path.suffix:
-        raise ConfigError(f"{source!r} is no file and no known data set", nearest(source, KNOWN))
+        raise ConfigError(f"'{shown(source)}' is no file and no known data set", nearest(source, KNOWN))
     if not path.is_dir():
         return {"all": path}
     found = {
@@ -295,7 +331,7 @@ def _parts(source: str, valid: Path | None, test: Path | None) -> dict[str, Path
     alone = len(found["train"]) == 1 and all(len(files) <= 1 for files in found.values())
     if not alone or not (found["valid"] or found["test"]):
         raise DataError(
-            f"{shown(source)} is a folder without one file each for train.* and valid.* or test.*",
+            f"{shown(source, 300)} is a folder without one file each for train.* and valid.* or test.*",
             "name a file, or the parts: kdrs data prepare TRAIN --valid FILE --test FILE; a folder is one table if it holds "
             "Parquet files, or text files named part-0, part-1, ...",
         )
@@ -407,6 +443,6 @@ def _text(value: Any) -> str:
 
 def _print(as_json: bool, document: dict[str, Any], lines: list[str]) -> None:
     if as_json:
-        print(json.dumps({"schema": 1, **document}, ensure_ascii=False, allow_nan=False))
+        say_json(document)
     else:
-        print("\n".join(lines))
+        say("\n".join(map(visible, lines)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
+
+from kdrs.cli.output import aligned, say, say_json
 
 
 def register(app: typer.Typer) -> None:
@@ -14,14 +15,13 @@ def register(app: typer.Typer) -> None:
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False) -> None:
     """Versions, processor, threads, devices, memory, write access: the first thing to look at, and to report."""
+    from kdrs.escaping import visible
     from kdrs.runs.environment import examine
 
     findings = examine()
     if as_json:
-        typer.echo(json.dumps({"schema": 1, **findings}, indent=2))
+        say_json(findings)
     else:
-        width = max(map(len, findings))
-        for key, value in findings.items():
-            typer.echo(f"{key:<{width}}  {value}")
+        say(aligned({key: visible(str(value)) for key, value in findings.items()}))
     if findings["problems"]:
         raise typer.Exit(5)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from kdrs.cli.choices import PARTS, PROTOCOLS, TESTS, listed
+from kdrs.cli.output import messages, say, say_json, tell
 
 if TYPE_CHECKING:
     from kdrs.comparison.compare import Comparison
@@ -15,27 +18,45 @@ Runs = Annotated[
     list[Path], typer.Argument(help="Run directories or teacher files; seed-N folders of one parent are one model.")
 ]
 Data = Annotated[
-    str | None, typer.Option("--data", help="Prepared data set. [default: the first run's]", show_default=False)
+    str | None, typer.Option("--data", help="Prepared data set. (default: the first run's)", show_default=False)
 ]
 ProtocolName = Annotated[
-    str | None, typer.Option("--protocol", help="Evaluation preset. [default: the first run's]", show_default=False)
+    str | None,
+    typer.Option(
+        "--protocol",
+        help=f"How quality is measured: auto, {listed(PROTOCOLS)}. (default: the first run's)",
+        show_default=False,
+    ),
 ]
-Part = Annotated[str, typer.Option("--part", help="valid or test.")]
+Part = Annotated[
+    str, typer.Option("--part", help=f"Held-out part: {listed(PARTS)}. (default: test)", show_default=False)
+]
 Metrics = Annotated[
-    str | None, typer.Option("--metrics", help="Comma-separated, such as hit@5,ndcg@10.", show_default=False)
+    str | None,
+    typer.Option(
+        "--metrics",
+        help="Comma-separated, such as hit@5,ndcg@10. (default: recall@10,ndcg@10; hit@5,ndcg@5 with sampled candidates)",
+        show_default=False,
+    ),
 ]
 Teacher = Annotated[
     str | None,
-    typer.Option("--teacher", help="Run that ratios are of. [default: the one distilled from]", show_default=False),
+    typer.Option("--teacher", help="Run that ratios are of. (default: the one distilled from)", show_default=False),
 ]
 Baseline = Annotated[
     str | None,
     typer.Option(
-        "--baseline", help="Run to compare with. [default: the one trained alone of nearest size]", show_default=False
+        "--baseline", help="Run to compare with. (default: the one trained alone of nearest size)", show_default=False
     ),
 ]
-Test = Annotated[str, typer.Option("--test", help="Paired test: randomisation or bootstrap.")]
-Threads = Annotated[int | None, typer.Option("--threads", help="Threads of the core.", show_default=False)]
+Test = Annotated[
+    str | None,
+    typer.Option("--test", help=f"Paired test: {listed(TESTS)}. (default: randomisation)", show_default=False),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", help="Threads of the core, 1 to 1024. (default: all available)", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -46,14 +67,14 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     runs: Runs, data: Data = None, protocol: ProtocolName = None, part: Part = "test", metrics: Metrics = None,
-    teacher: Teacher = None, baseline: Baseline = None, test: Test = "randomisation", threads: Threads = None,
+    teacher: Teacher = None, baseline: Baseline = None, test: Test = None, threads: Threads = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Evaluate finished runs anew and compare them: transfer ratio, quality, bytes, speed, paired tests."""
     compared = _compare(runs, data, protocol, part, metrics, teacher, baseline, test, threads)
     if as_json:
         _warn(compared)
-        typer.echo(json.dumps(compared.to_json(), indent=2))
+        say_json(compared.to_json())
     else:
         compared.print()
 
@@ -62,12 +83,14 @@ def report(
     runs: Runs,
     out: Annotated[Path, typer.Option("--out", help="Folder for comparison.json, comparison.md and comparison.png.")],
     data: Data = None, protocol: ProtocolName = None, part: Part = "test", metrics: Metrics = None,
-    teacher: Teacher = None, baseline: Baseline = None, test: Test = "randomisation", threads: Threads = None,
+    teacher: Teacher = None, baseline: Baseline = None, test: Test = None, threads: Threads = None,
 ) -> None:  # fmt: skip
     """Write the comparison of finished runs as JSON, Markdown and a picture."""
     from kdrs.comparison.compare import check_folder
     from kdrs.errors import MachineError, shown
+    from kdrs.escaping import visible
 
+    made = [place for place in (out, *out.parents) if not place.exists()]
     try:
         check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -75,32 +98,50 @@ def report(
         raise MachineError(
             f"cannot write {shown(str(out))}: {error.strerror}", "name another folder with --out"
         ) from error
-    compared = _compare(runs, data, protocol, part, metrics, teacher, baseline, test, threads)
+    picture = _can_draw()
+    try:
+        compared = _compare(runs, data, protocol, part, metrics, teacher, baseline, test, threads)
+        with messages():
+            written = compared.save(out, picture=picture)
+    except BaseException:
+        with suppress(OSError):  # of what was made for it, the empty ones
+            for place in made:
+                place.rmdir()
+        raise
     _warn(compared)
-    for path in compared.save(out):
-        typer.echo(str(path))
+    for path in written:
+        say(visible(str(path)))
+
+
+def _can_draw() -> bool:
+    """Whether there is matplotlib; where there is none, that is said before anything is computed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        tell("comparison.png is left out: pictures need matplotlib, which is not installed: pip install 'kdrs[plots]'")
+        return False
+    return True
 
 
 def _warn(compared: Comparison) -> None:
     """Warnings of a comparison that is not printed as text, which has them itself."""
     for warning in compared.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        tell(f"warning: {warning}")
 
 
 def _compare(
     runs: list[Path], data: str | None, protocol: str | None, part: str, metrics: str | None, teacher: str | None,
-    baseline: str | None, test: str, threads: int | None,
+    baseline: str | None, test: str | None, threads: int | None,
 ) -> Comparison:  # fmt: skip
-    from kdrs.cli.running import messages
     from kdrs.data import Dataset
     from kdrs.errors import ConfigError, nearest, shown
     from kdrs.runs.compared import compare_runs
 
     for option, value, allowed in (
-        ("--part", part, ("valid", "test")),
-        ("--test", test, ("randomisation", "bootstrap")),
+        ("--part", part, PARTS),
+        ("--test", test, TESTS),
     ):
-        if value not in allowed:
+        if value is not None and value not in allowed:
             raise ConfigError(f"{option} is {shown(value)}", nearest(value, allowed))
     options: dict[str, Any] = {"protocol_name": protocol, "part": part, "teacher": teacher, "baseline": baseline}
     if metrics is not None:

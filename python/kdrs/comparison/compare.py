@@ -75,7 +75,7 @@ def compare(
     metrics: Sequence[str] | None = None,
     teacher: str | None = None,
     baseline: str | None = None,
-    test: str = "randomisation",
+    test: str | None = None,
     resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -85,6 +85,7 @@ def compare(
     ``metrics`` defaults to two: recall and NDCG near K = 10, or with sampled candidates hit and NDCG near K = 5.
     ``teacher`` names the entry that ratios and shares are of (the first with that role), ``baseline`` the one that all are
     compared with. Unless it is named, each model is compared with the one trained alone whose bytes are nearest to its own.
+    Naming either takes two models. ``test`` is ``randomisation`` unless given, which takes a baseline and another model.
     p-values carry Holm's correction over all students and metrics of the comparison; the teacher is not among them.
     Raises ``DataError`` for reports of other queries, settings or rules: such numbers must not be compared.
     """
@@ -108,17 +109,24 @@ def compare(
         for name, reports in found.items():
             if any(metric not in report.values for report in reports):
                 raise DataError(f"the report of {shown(name)} holds no {metric}", "evaluate it with the same metrics")
+    for option, stated in (("teacher", teacher), ("baseline", baseline)):
+        if stated is not None and len(groups) < 2:
+            raise ConfigError(
+                f"{option} {shown(stated)} has nothing to be compared with: there is only {shown(next(iter(groups)))}",
+                f"add a run, or leave the {option} out",
+            )
     teacher = _named(groups, teacher, "teacher")
     named, baseline = baseline, _named(groups, baseline, "alone")
     baselines = _baselines(groups, named)
-    if test != TESTS[0] and (baseline is None or len(groups) < 2):
+    if test is not None and (baseline is None or len(groups) < 2):
         missing = "no run was trained alone" if baseline is None else f"there is only {shown(baseline)}"
         raise ConfigError(
             f"test {shown(test)} has nothing to compare: {missing}", "add a run, name a baseline, or leave the test out"
         )
-    draws = _Draws(groups, found, metrics, test, resamples, confidence, seed)
+    paired = TESTS[0] if test is None else test
+    draws = _Draws(groups, found, metrics, paired, resamples, confidence, seed)
     pairs = [(name, base, metric) for name, base in baselines.items() for metric in metrics] if first.n else []
-    against = _corrected(groups, draws.differences(pairs, test))
+    against = _corrected(groups, draws.differences(pairs, paired))
     over_seeds = _corrected(groups, _over_seeds(groups, found, pairs, confidence))
     lines = []
     for name, group in groups.items():

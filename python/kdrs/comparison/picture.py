@@ -10,6 +10,7 @@ import numpy as np
 
 from kdrs.comparison.tables import ratio_text, title_of
 from kdrs.errors import MachineError
+from kdrs.escaping import plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +87,7 @@ def figure_of(comparison: Comparison, metric: str) -> Figure:
         axis.set_ylim(*_reach(lines, metric, intervals.get(comparison.teacher or "")))
         if panel == panels[0] and whole:
             _add_second_scale(axis, comparison, metric, whole)
-    figure.suptitle(title_of(comparison), fontsize=10, color="0.3")
+    figure.suptitle(plot(title_of(comparison)), fontsize=10, color="0.3")
     handles, labels = _legend(lines, looks, metric)
     columns = min(len(lines), 6 if len(panels) > 2 else 4)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
@@ -173,7 +174,7 @@ def _legend(lines: Sequence[Line], looks: Mapping[str, Mapping[str, Any]], metri
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], linewidth=1.4, **looks[line.name]) for line in lines]
-    return handles, [f"{line.name}  {ratio_text(line.transfer.get(metric))}".rstrip() for line in lines]
+    return handles, [f"{plot(line.name)}  {ratio_text(line.transfer.get(metric))}".rstrip() for line in lines]
 
 
 def _log_axis(axis: Axes, panel: str) -> None:

@@ -17,6 +17,7 @@ from kdrs.comparison.picture import figure_of
 from kdrs.comparison.tables import Table, tables_of
 from kdrs.comparison.verdicts import Verdict
 from kdrs.errors import ConfigError, nearest, shown
+from kdrs.escaping import json_text
 from kdrs.evaluation.significance import Difference, Spread
 from kdrs.evaluation.transfer import Transfer
 
@@ -137,15 +138,16 @@ class Comparison:
             file.write(self.text())
             return
         from rich.console import Console
+        from rich.text import Text
 
         console = Console(file=file)
         for table in self.tables():
             console.print(table.rich())
             for note in table.notes:
-                console.print(note, style="dim", highlight=False, markup=False)
+                console.print(Text(note), style="dim")
             console.print()
         for warning in self.warnings:
-            console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+            console.print(Text(f"warning: {warning}"), style="yellow")
 
     def save(self, folder: str | Path, *, picture: bool = True) -> list[Path]:
         """Writes ``comparison.json``, ``comparison.md`` and, if asked, ``comparison.png`` into ``folder``, which must be new,
@@ -153,12 +155,12 @@ class Comparison:
         folder = Path(folder)
         check_folder(folder)
         written = [folder / "comparison.json", folder / "comparison.md"]
-        write_bytes(
-            written[0], (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode(), make_folder=True
-        )
+        write_bytes(written[0], (json_text(self.to_json(), indent=1, ascii=False) + "\n").encode(), make_folder=True)
         write_bytes(written[1], self.markdown().encode())
         if picture:
             written.append(self.picture(folder / "comparison.png"))
+        else:  # that of an earlier comparison would pass for this one's
+            (folder / "comparison.png").unlink(missing_ok=True)
         return written
 
     def picture(self, path: str | Path, *, metric: str | None = None) -> Path:
@@ -178,7 +180,7 @@ class Comparison:
         content = io.BytesIO()
         # No date and no version in the file: the same comparison gives the same bytes.
         unstamped = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix]
-        with matplotlib.rc_context({"svg.hashsalt": "kdrs"}):
+        with matplotlib.rc_context({"svg.hashsalt": "kdrs", "text.usetex": False}):
             figure.savefig(content, format=path.suffix[1:], metadata=unstamped)
         write_bytes(path, content.getvalue(), make_folder=True)
         return path

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kdrs.comparison.verdicts import LEVEL, decisive_p
+from kdrs.escaping import markdown, visible, visible_lines
 from kdrs.evaluation.transfer import Transfer
 
 if TYPE_CHECKING:
@@ -23,6 +24,13 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
     words: int = 2
+
+    def __post_init__(self) -> None:
+        """Names of runs are other people's: what is unseen in them is escaped, whatever the table is shown as."""
+        object.__setattr__(self, "title", visible_lines(self.title))
+        object.__setattr__(self, "headers", tuple(map(visible_lines, self.headers)))
+        object.__setattr__(self, "rows", tuple(tuple(map(visible, row)) for row in self.rows))
+        object.__setattr__(self, "notes", tuple(map(visible_lines, self.notes)))
 
     def text(self) -> str:
         tall = max(header.count("\n") for header in self.headers) + 1
@@ -44,18 +52,22 @@ class Table:
 
     def markdown(self) -> str:
         def line(cells: Iterable[str]) -> str:
-            return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"
+            return "| " + " | ".join(cells) + " |"
 
+        headers = ("<br>".join(map(markdown, header.split("\n"))) for header in self.headers)
+        rows = [
+            [markdown(cell) if column < self.words else cell for column, cell in enumerate(row)] for row in self.rows
+        ]
         align = [":--" if column < self.words else "--:" for column in range(len(self.headers))]
-        notes = [f"\n{note}" for note in self.notes]
-        return "\n".join([f"**{self.title}**", "", line(self.headers), line(align), *map(line, self.rows), *notes])
+        notes = [f"\n{markdown(note)}" for note in self.notes]
+        return "\n".join([f"**{markdown(self.title)}**", "", line(headers), line(align), *map(line, rows), *notes])
 
     def rich(self) -> Any:
         import rich.box
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(title=self.title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD)
+        table = RichTable(title=Text(self.title), title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD)
         for column, header in enumerate(self.headers):
             table.add_column(Text(header), justify="left" if column < self.words else "right", no_wrap=True)
         for row in self.rows:

@@ -312,6 +312,7 @@ SPLIT_OPTIONS = {
     "cold_items": tuple(kind for kind in splits.KINDS if kind != "given"),
     "cold_users": splits.KINDS,
     "complete_users": tuple(kind for kind in splits.KINDS if kind != "given"),
+    "allow_leak": ("given",),
 }
 """Options that some splits alone read."""
 
@@ -330,4 +331,10 @@ def with_options(recipe: Recipe, **changes: Any) -> Recipe:
                 f"split {changed.split!r} has no use for {name.replace('_', '-')}",
                 f"leave it out, or choose another split: {', '.join(known)}",
             )
+    drawing = ("leave-one-out", "ratio", "ratio-users")
+    if "seed" in stated and changed.split not in drawing and not changed.candidates:
+        raise ConfigError(
+            f"seed {changed.seed} has no use: split {changed.split!r} draws nothing, and no candidates are drawn",
+            f"leave it out, ask for candidates, or choose another split: {', '.join(drawing)}",
+        )
     return changed

@@ -145,7 +145,8 @@ def build_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
 
 def check_measured(config: RunConfig, selection: Selection, evaluator: Evaluator, dataset: Dataset) -> None:
     """Raises ``ConfigError`` if what the best epoch is selected by is not measured."""
-    stated = [key for key in ("patience", "select") if getattr(config.train, key) is not None]
+    about_it = ("patience", "select", "test_every_epoch")
+    stated = [key for key in about_it if getattr(config.train, key) not in (None, False)]
     if stated and not dataset.valid.n_pairs:
         raise ConfigError(
             f"train.{stated[0]} is given, and the data set has no validation part to select by",

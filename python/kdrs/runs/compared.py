@@ -45,7 +45,7 @@ def compare_runs(
     metrics: Sequence[str] | None = None,
     teacher: str | None = None,
     baseline: str | None = None,
-    test: str = "randomisation",
+    test: str | None = None,
     time_scoring: bool = True,
     threads: int | None = None,
 ) -> Comparison:
@@ -90,17 +90,20 @@ def compare_runs(
         is_teacher = path.resolve() in taught_by | wanted or config is None or _is_peer(path)
         role = "teacher" if is_teacher else "student" if config is not None and config.distill else "alone"
         scorers[path] = scorer = _scorer(path, dataset)
+        ready = _lists_of(scorer)
         n_parameters, n_bytes, bytes_per_row = size_of(scorer, dataset)
         selection = choose_selection(config, choose_protocol(config, dataset)) if config is not None else None
         entries.append(
             Entry(
                 name=labels[path],
                 role=role,
-                reports=evaluator(_lists_of(scorer) or scorer),
+                reports=evaluator(ready or scorer),
                 n_parameters=n_parameters,
                 n_bytes=n_bytes,
                 bytes_per_row=bytes_per_row,
-                seconds_per_1000=scoring_seconds(scorer, dataset.train, 50, threads=threads) if time_scoring else None,
+                seconds_per_1000=scoring_seconds(scorer, dataset.train, 50, threads=threads)
+                if time_scoring and ready is None  # ready lists take no time, and hold no scores
+                else None,
                 curve=tuple(Run.open(path).rows()) if path.is_dir() else (),
                 seed=config.train.seed if config is not None else None,
                 selection=None if selection is None or not dataset.valid.n_pairs else selection.in_words(),

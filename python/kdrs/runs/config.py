@@ -12,6 +12,7 @@ from kdrs._documents import read_toml, toml_value
 from kdrs.core.sampling import stream
 from kdrs.distillers import distiller_class
 from kdrs.errors import ConfigError, nearest, shown
+from kdrs.escaping import is_unicode
 from kdrs.models import model_class
 from kdrs.runs.directory import Run
 from kdrs.runs.records import PATH
@@ -203,7 +204,10 @@ def assign(values: dict[str, Any], setting: str) -> None:
             if not last:
                 place.setdefault(part, {})
         else:
-            raise ConfigError(f"--set {shown(setting)}: {'.'.join(path[:position])} is a value and has no keys")
+            whole = shown(".".join(path[:position]))
+            raise ConfigError(
+                f"--set {shown(setting)}: {whole} is a value and has no keys", f"set it: --set {whole}=VALUE"
+            )
         if last:
             place[index] = value
         else:
@@ -216,6 +220,7 @@ def resolve(values: dict[str, Any]) -> RunConfig:
     Raises ``ConfigError`` naming the key, the value and what is allowed, for unknown models, methods and keys with the
     nearest name.
     """
+    _check_unicode(values)
     values = dict(values)
     values["model"] = _model(values.get("model", {}), "model")
     values["distill"] = _terms(values.pop("distill", []), "distill")
@@ -248,6 +253,17 @@ def resolve(values: dict[str, Any]) -> RunConfig:
     if isinstance(own, dict):
         values["train"] = {**_train_defaults(values["model"]), **own}
     return RunConfig.parse(values, "")
+
+
+def _check_unicode(value: Any, where: str = "") -> None:
+    """TOML holds Unicode text alone; names of files may be any bytes."""
+    if isinstance(value, str) and not is_unicode(value):
+        raise ConfigError(
+            f"{where} is {shown(value)}, which is no Unicode text, as run files hold it",
+            "rename it, or make a link to it that has another name, and give that",
+        )
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        _check_unicode(inner, f"{where}.{key}" if where else str(key))
 
 
 def completed(values: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ Nothing is ever a pickle.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import warnings
@@ -28,7 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdrs._documents import read_toml
 from kdrs._files import unwritable, write_bytes
-from kdrs.errors import ArtefactError, ConfigError, shown
+from kdrs.errors import ArtefactError, ConfigError, quoted, shown
+from kdrs.escaping import is_unicode
 from kdrs.fitting.checkpoint import Checkpoint
 from kdrs.runs.checkpoints import Checkpoints
 from kdrs.runs.environment import environment
@@ -74,6 +76,8 @@ class Run:
         run = cls(Path(path))
         run._options = config
         head = run.path / "config.toml"
+        if not is_unicode(str(path)):  # safetensors opens no such file
+            raise ConfigError(f"{shown(str(path), PATH)} is no Unicode text", "name another folder with --out")
         try:
             check_place(run.path)
             if holds_run(run.path):
@@ -142,7 +146,8 @@ class Run:
         run = cls(Path(path))
         if not (run.path / "config.toml").is_file():
             seeds = sorted(head.parent.name for head in run.path.glob("seed-*/config.toml"))
-            remedy = f"name the runs in it: {', '.join(seeds)}" if seeds else "check the path"
+            named = " ".join(quoted(run.path / seed) for seed in seeds)
+            remedy = f"name the runs in it: {named}" if seeds else "check the path"
             raise ArtefactError(f"{shown(str(path), PATH)} is no run directory: it has no config.toml", remedy)
         return run
 
@@ -218,8 +223,8 @@ class Run:
     def remedy(self) -> str:
         """What to do about a run that has not all that a finished one has."""
         if self.status().get("status") == "finished":
-            return "resume it: its checkpoint still holds the weights"
-        return f"finish it: kdrs resume {shown(str(self.path), PATH)}"
+            return f"resume it, its checkpoint still holds the weights: kdrs resume {quoted(self.path)}"
+        return f"finish it: kdrs resume {quoted(self.path)}"
 
     def set_status(self, status: str, **details: Any) -> None:
         """Writes STATUS.json. The weights of an earlier end, which a run that goes on still has, stay vouched for."""
@@ -268,7 +273,7 @@ class Run:
         if not status:
             raise ArtefactError(
                 f"{shown(str(self.path / 'STATUS.json'), PATH)} is missing: nothing says which weights the run ended with",
-                f"kdrs resume {shown(str(self.path), PATH)} writes it anew"
+                f"kdrs resume {quoted(self.path)} writes it anew"
                 if (self.path / "checkpoint" / "manifest.json").is_file()
                 else RESTORE,
             )
@@ -280,7 +285,7 @@ class Run:
         elif file_digest(path) != stated:
             raise ArtefactError(
                 f"{name} is damaged: its SHA-256 is not the one that was written",
-                "delete model.safetensors and resume the run: its checkpoint still holds the weights",
+                f"delete it, the run's checkpoint still holds the weights: then kdrs resume {quoted(self.path)}",
             )
         tensors, metadata = read_run_tensors(path)
         if metadata.get("format") != MODEL_FORMAT:
@@ -409,6 +414,17 @@ class Run:
                 "differ in the last bits",
                 stacklevel=3,
             )
+
+
+def check_free(path: Path) -> None:
+    """Raises what `Run.create` would raise for the place of a new run, and makes nothing."""
+    if (path / "config.toml").is_file():
+        raise ConfigError(f"{shown(str(path), PATH)} already holds a run", "name another folder with --out")
+    check_place(path)
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    for wrong, code in ((not nearest.is_dir(), errno.ENOTDIR), (not os.access(nearest, os.W_OK), errno.EACCES)):
+        if wrong:
+            raise unwritable(path, OSError(code, os.strerror(code)))
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:

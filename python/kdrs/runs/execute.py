@@ -68,9 +68,9 @@ def execute(
 ) -> Outcome:
     """Carries a run out, start to finish or from its last checkpoint, and leaves its directory at ``out``.
 
-    ``on_start`` gets what is known before the first epoch (sizes, teachers' own metrics), ``on_epoch`` each line of
-    metrics.jsonl. Whatever is wrong with options, data, teachers and the directory is raised before training, that of parts
-    included: where parts are still to be trained, all of it is built once with untrained models first.
+    ``on_start`` gets what is known before the first epoch (sizes, teachers' own metrics, what selects), ``on_epoch`` each
+    line of metrics.jsonl. Whatever is wrong with options, data, teachers and the directory is raised before training, that of
+    parts included: where parts are still to be trained, all of it is built once with untrained models first.
     """
     with _threads(config.threads):
         return _execute(config, Path(out), resume, Hooks(on_start, on_epoch, should_stop))
@@ -136,7 +136,8 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
         if measured:
             write_json(run.path / "teachers.json", {name: means_of(reports) for name, reports in measured.items()})
         if hooks.on_start is not None:
-            hooks.on_start(summary_of(config, dataset, task, learner, measured))
+            known = summary_of(config, dataset, task, learner, measured)
+            hooks.on_start({**known, "selects": selection.metrics if dataset.valid.n_pairs else ()})
         outcome = fit(
             learners,
             task,

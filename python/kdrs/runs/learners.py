@@ -113,7 +113,7 @@ def start_from(
             raise ArtefactError(
                 f"start {shown(config.start)} is {theirs['name']} of {theirs['dim']} dimensions; the model is "
                 f"{config.model['name']} of {config.model['dim']}",
-                "start from a run of the same model and size",
+                f"give the model --model {theirs['name']} --dim {theirs['dim']}, or start from a run of its own model and size",
             )
     weights = run.load_model()[0] if first is None else first.model.state_dict()
     load_weights(model, weights, Path(config.start))

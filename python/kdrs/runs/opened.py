@@ -168,7 +168,8 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> N
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
         raise ArtefactError(
-            f"the weights in {shown(str(where), PATH)} do not fit its configuration: {shown(detail, 200)}"
+            f"the weights in {shown(str(where), PATH)} do not fit its configuration: {shown(detail, 200)}",
+            "restore the run's files from a copy, or train it anew in another folder",
         ) from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdrs._documents import DocumentError, parse_json, read_json
 from kdrs.errors import ArtefactError, shown
+from kdrs.escaping import json_text
 
 PATH = 300
 """Characters of a path that a message shows: its end says most."""
@@ -191,5 +191,5 @@ def parse_metadata(text: str | None, where: str) -> dict[str, str]:
 
 def dumps(value: Any) -> bytes:
     """JSON of a record as it is written."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json_text(value, indent=2, ascii=False) + "\n"
     return text.encode("utf-8", "backslashreplace")  # paths may hold bytes that are no UTF-8

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kdrs.errors import ConfigError, shown
+from kdrs.escaping import toml_text
 
 
 def with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def to_toml(config: Mapping[str, Any]) -> bytes:
     import tomli_w
 
     try:
-        return tomli_w.dumps(without_none(config)).encode()
+        return toml_text(tomli_w.dumps(without_none(config))).encode()
     except UnicodeEncodeError as error:
         bad = shown(error.object[max(0, error.start - 40) : error.end + 20])
         raise ConfigError(f"config.toml cannot hold what is no UTF-8: {bad}", "give the path another name") from None

@@ -1,0 +1,21 @@
+"""Names that options take, for ``--help``, which imports nothing heavy. A test holds each list to the table it repeats."""
+
+from __future__ import annotations
+
+MODELS = ("bpr", "caser", "lightgcn", "sasrec", "neumf", "ngcf", "sgl", "cml", "cdae", "multvae", "iae")
+METHODS = (
+    "bd", "cd", "cpd", "dcd", "de", "dgkd", "freqd", "ftd", "hetcomp", "hint", "htd", "hyperkdma", "ir-rrd", "mkd", "nkd",
+    "phr", "rd", "rce-kd", "rrd", "score-matching", "sld", "takd", "unkd",
+)  # fmt: skip
+PROTOCOLS = (
+    "default", "loo-499", "hyperkdma", "loo-499-paper", "hetcomp", "kds", "bd", "bd-cdae", "caser",
+)  # fmt: skip
+OPTIMIZERS = ("adam", "lazy-adam", "adagrad")
+PARTS = ("valid", "test")
+TESTS = ("randomisation", "bootstrap")
+SETS = ("ml-100k", "citeulike-t", "citeulike-loo", "foursquare", "gowalla", "beauty")
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """``a, b or c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
