@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdrs.errors import ArtefactError, ConfigError, TrainingError
-from kdrs.evaluation.protocols import METRICS, PROTOCOLS, EarlyStopping, Selection, cutoff, protocol
+from kdrs.evaluation.protocols import METRICS, PROTOCOLS, EarlyStopping, Plateau, Selection, cutoff, protocol
 
 
 def fed(selection: Selection, rows: list[dict[str, float]]):
@@ -26,7 +27,7 @@ def test_clean_rule_one_metric():
 
 def test_min_delta_compares_with_the_kept_best():
     # Small steps add up: 0.10 -> 0.14 does not count, 0.16 exceeds 0.10 + 0.05.
-    stop, verdicts = fed(Selection(min_delta=0.05), [{"ndcg@10": v} for v in (0.10, 0.14, 0.16)])
+    stop, verdicts = fed(Selection(patience=20, min_delta=0.05), [{"ndcg@10": v} for v in (0.10, 0.14, 0.16)])
     assert [v.improved for v in verdicts] == [True, False, True]
     assert stop.best["ndcg@10"] == (2, 0.16)
 
@@ -64,6 +65,72 @@ def test_any_of_false_counts_the_first_metric_only():
     rows = [{"hit@5": 0.2, "hit@10": 0.1}, {"hit@5": 0.2, "hit@10": 0.3}]
     assert not fed(Selection(("hit@5", "hit@10"), patience=1), rows)[1][-1].stop
     assert fed(Selection(("hit@5", "hit@10"), patience=1, any_of=False), rows)[1][-1].stop
+
+
+def plateaued(values, losses=None, **options):
+    """After how many evaluations a run of these values ends; None if it goes on."""
+    stopping = EarlyStopping(Selection(("ndcg@10",), patience=Plateau(**options)))
+    for epoch, value in enumerate(values):
+        loss = None if losses is None else losses[epoch]
+        if stopping.update(epoch, {"ndcg@10": value}, loss).stop:
+            return epoch + 1
+    return None
+
+
+def test_a_plateau_ends_a_run_by_the_means_of_its_last_evaluations():
+    # means of two: .1 (one alone), .2, .35, .3, .25, .25: the third is the best, and three later ones are stale
+    values = [0.1, 0.3, 0.4, 0.2, 0.3, 0.2, 0.3]
+    assert plateaued(values, least=3, smooth=2, growth=0) == 6
+    assert plateaued(values, least=4, smooth=2, growth=0) == 7
+    # one high value does not raise the bar by itself: .2, .2, .5, .5, .2, ... against means of .2, .35, .5, .35
+    assert plateaued([0.2, 0.9, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], least=3, smooth=4, growth=0) is None
+
+
+def test_patience_grows_with_the_evaluations_done():
+    values = [0.01 * n for n in range(30)] + [0.0] * 40
+    assert plateaued(values, least=2, smooth=1, growth=0) == 32
+    assert plateaued(values, least=2, smooth=1, growth=0.5) == 60  # 30 stale of 60
+    assert plateaued(values, least=2, smooth=1, growth=0.9) is None
+
+
+def test_a_run_goes_on_while_its_loss_falls():
+    values, flat = [0.5] + [0.1] * 30, [1.0] * 31
+    assert plateaued(values, flat, least=5, smooth=1, growth=0) == 6
+    falling = [100 * 0.9**n for n in range(11)] + [100 * 0.9**10] * 20
+    # a tenth an evaluation until the tenth; then, five later, it has fallen by nothing over the last five
+    assert plateaued(values, falling, least=5, smooth=1, growth=0) == 16
+    assert plateaued(values, [-loss for loss in falling], least=5, smooth=1, growth=0) == 6  # a share of what?
+    assert plateaued(values, falling, least=5, smooth=1, growth=0, falling=0.99) == 6
+
+
+def test_a_plateau_is_resumed_to_the_same_end():
+    rng = np.random.default_rng(0)
+    values = (0.3 + 0.05 * rng.standard_normal(80)).tolist()
+    losses = np.linspace(1.2, 1, 80).tolist()
+    selection = Selection(("ndcg@10",), patience=Plateau(least=6, smooth=3, growth=0.1, falling=0.03))
+    whole = EarlyStopping(selection)
+    ends = [whole.update(n, {"ndcg@10": v}, loss) for n, (v, loss) in enumerate(zip(values, losses, strict=True))]
+    cut = EarlyStopping(selection)
+    for n, (v, loss) in enumerate(zip(values, losses, strict=True)):
+        cut = EarlyStopping.from_state(selection, json.loads(json.dumps(cut.state())))
+        assert cut.update(n, {"ndcg@10": v}, loss) == ends[n]
+    assert any(end.stop for end in ends)
+
+
+def test_a_restart_forgets_the_loss_before_it():
+    stopping = EarlyStopping(Selection(patience=Plateau(least=2, smooth=1, growth=0)))
+    for epoch, loss in enumerate((9.0, 3.0, 1.0)):
+        stopping.update(epoch, {"ndcg@10": 0.5}, loss)
+    stopping.restart()
+    assert not stopping.stopped
+    assert not stopping.update(3, {"ndcg@10": 0.1}, 1.0).stop
+    assert stopping.update(4, {"ndcg@10": 0.1}, 1.0).stop
+
+
+@pytest.mark.parametrize("options", [{"least": 0}, {"smooth": 0}, {"growth": 1.0}, {"growth": -0.1}, {"falling": 1.0}])
+def test_a_plateau_of_nonsense_is_refused(options):
+    with pytest.raises(ConfigError, match=rf"{next(iter(options))} is .*"):
+        Plateau(**options)
 
 
 def test_patience_none_never_stops():

@@ -62,9 +62,12 @@ def _config_error(cls: type[Settings], error: ValidationError, where: str) -> Co
         return ConfigError(f"{key!r} is missing")
     if problem["type"] == "model_type":
         return ConfigError(f"{key} is {shown(problem['input'])}", f"write it as a table: [{key}]")
-    allowed = (
-        problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ").replace("a valid tuple", "a list")
-    )
+    # of a union every branch has its own say
+    own = [other for other in error.errors() if other["loc"][: len(problem["loc"]) - 1] == problem["loc"][:-1]]
+    said = own if len(own) > 1 and len(problem["loc"]) > len(path) else [problem]
+    allowed = " or ".join(
+        dict.fromkeys(one["msg"].removeprefix("Input should be ").removeprefix("Value error, ") for one in said)
+    ).replace("a valid tuple", "a list")
     allowed = re.sub(
         r"Tuple should have at least (\d+) items? after validation, not \d+", r"a list of \1 or more", allowed
     )

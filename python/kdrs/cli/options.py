@@ -7,7 +7,7 @@ Square brackets are no good there, rich takes them for markup.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -71,11 +71,20 @@ Optimizer = Annotated[
     str | None,
     typer.Option("--optimizer", help=f"{listed(OPTIMIZERS)}. (default: adam or the model's own)", show_default=False),
 ]
+
+
+def _patience(text: str) -> int | str:
+    return int(text) if text.isdecimal() and text.isascii() and len(text) < 20 else text
+
+
 Patience = Annotated[
-    int | None,
+    Any,
     typer.Option(
         "--patience",
-        help="Evaluations without improvement before stopping, 1 or more. (default: the protocol's, 20 for most)",
+        parser=_patience,
+        metavar="INTEGER|plateau",
+        help="When to stop: after so many evaluations without improvement, 1 or more, or plateau: not before the model has "
+        "stopped improving. (default: the protocol's, plateau in full ranking)",
         show_default=False,
     ),
 ]

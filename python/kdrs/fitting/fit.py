@@ -138,7 +138,7 @@ def fit(
                     parts = {part: dict(means) for part, means in evaluate(first.model).items()}
                 row.update(parts)
                 row["evaluation_seconds"] = round(time.perf_counter() - began, 4)
-                verdict = stopping.update(index, parts.get("valid", {}))
+                verdict = stopping.update(index, parts.get("valid", {}), row["loss"])
                 if verdict.improved or keep == "last":
                     best = _copy(first.model, best)
                     result.best_epoch = index

@@ -12,7 +12,7 @@ from kdrs.data import Dataset
 from kdrs.distillers.base import seeded
 from kdrs.errors import ConfigError, MachineError
 from kdrs.evaluation.evaluator import Evaluator
-from kdrs.evaluation.protocols import Protocol, Selection, protocol
+from kdrs.evaluation.protocols import Plateau, Protocol, Selection, protocol
 from kdrs.models import ModelConfig, Recommender, model_class
 from kdrs.runs.config import RunConfig
 from kdrs.training.queries import Task
@@ -128,7 +128,11 @@ def choose_selection(config: RunConfig, chosen: Protocol) -> Selection:
         metrics, per_metric, digits = train.select, False, None
     return Selection(
         metrics=metrics,
-        patience=train.patience if train.patience is not None else rule.patience,
+        patience=Plateau()
+        if train.patience == "plateau"
+        else rule.patience
+        if train.patience is None
+        else train.patience,
         min_delta=rule.min_delta,
         digits=digits,
         per_metric_best=per_metric,

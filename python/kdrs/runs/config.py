@@ -51,8 +51,9 @@ class TrainSettings(Settings):
     which then make up for what they missed by an estimate; ``adagrad`` with accumulators from 0.1 on, for CML."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Start of every random stream."""
-    patience: int | None = Field(None, ge=1)
-    """Evaluations without improvement before stopping; the protocol's own rule unless given."""
+    patience: Annotated[int, Field(ge=1)] | Literal["plateau"] | None = None
+    """When to stop: after exactly so many evaluations without improvement, or ``plateau``, in no dip before it
+    (`kdrs.evaluation.protocols.Plateau`). The protocol's own rule unless given."""
     select: tuple[str, ...] | None = None
     """Validation metrics that select the best epoch, the first deciding; the protocol's own unless given."""
     every: int = Field(1, ge=1)
