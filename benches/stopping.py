@@ -6,8 +6,8 @@ Stopping: the student alone (BPR, 8 dimensions) on three data sets, each seed tr
 (`--patience 200`), test measured beside validation after every epoch. A rule is then followed along each curve, and the test
 value at the epoch that it keeps is compared with what the whole curve gives. Verdicts: a teacher of 64 dimensions, the student
 alone, score matching, RRD, CD and DE with three seeds each, stopped by default. Finished runs are skipped, begun ones resumed.
-Needs the data sets in the folder that KDRS_DATA names. ``--record`` writes docs/results/stopping.json and verdicts.json, of which
-pages.py makes pages.
+Needs the data sets in the folder that KDRS_DATA names. ``--record`` writes docs/results/stopping.json and verdicts.json, of
+which pages.py makes pages.
 """
 
 from __future__ import annotations
