@@ -215,7 +215,7 @@ def prepare(
         allow_leak=allow_leak,
     )
     with messages():
-        dataset = prepare_data(files if given else files["all"], recipe, name=name)
+        dataset = prepare_data(files if given else files["all"], recipe, name=name, published=preset is not None)
     for line in _history(dataset.steps):
         tell(line)
     if out is not None and not dry_run:

@@ -126,8 +126,11 @@ def prepare(
     recipe: Recipe | None = None,
     *,
     name: str | None = None,
+    published: bool = False,
 ) -> Dataset:
     """The data set of a file, of a table, or of ready-made parts (``{"train": ..., "valid": ..., "test": ...}``).
+
+    Warns of what makes results doubtful (`doubts_of`), unless the recipe is a ``published`` one that is followed as it is.
 
     Raises ``DataError`` for input that cannot be used or a step that leaves nothing, ``ConfigError`` for a recipe
     that does not fit the source.
@@ -143,6 +146,9 @@ def prepare(
             "give them to kdrs.data.read",
         )
     table = source if isinstance(source, Table) else read_with(source, recipe.read)
+    if not published:
+        for doubt in doubts_of(table, recipe):
+            warnings.warn(doubt, stacklevel=2)
     table = filtered(table, recipe).compact(recipe.id_order)
     split = split_table(table, recipe)
     if not (split.part > splits.TRAIN).any():
@@ -154,6 +160,28 @@ def prepare(
     parts = [_rows(table, split.part == code) for code in (splits.TRAIN, splits.VALID, splits.TEST)]
     default = "table" if isinstance(source, Table) else Path(source).stem or "data"
     return _assembled(parts, table, recipe, split.spec, name or default)
+
+
+AT_RANDOM = ("leave-one-out", "ratio", "ratio-users")
+"""Splits that hold out at random."""
+
+
+def doubts_of(table: Table, recipe: Recipe) -> list[str]:
+    """What makes results on this data set doubtful, in words: all ratings taken as positives, a split that trains on what
+    comes after the test."""
+    doubts = []
+    ratings = table.ratings
+    if recipe.min_rating is None and ratings is not None and ratings.size and ratings.min() < ratings.max():
+        low, high = float(ratings.min()), float(ratings.max())
+        doubts.append(
+            f"ratings from {low:g} to {high:g} all count as liked: say from which on with --min-rating ({low:g} takes all)"
+        )
+    if recipe.split in AT_RANDOM and table.times is not None and table.times.min() < table.times.max():
+        doubts.append(
+            f"split {recipe.split!r} holds out at random, and the rows have times: what is trained on may come after what is "
+            "tested. --split last-n or time keep the order"
+        )
+    return doubts
 
 
 def prepare_given(tables: Mapping[str, Table], recipe: Recipe, *, name: str = "data") -> Dataset:
@@ -331,7 +359,7 @@ def with_options(recipe: Recipe, **changes: Any) -> Recipe:
                 f"split {changed.split!r} has no use for {name.replace('_', '-')}",
                 f"leave it out, or choose another split: {', '.join(known)}",
             )
-    drawing = ("leave-one-out", "ratio", "ratio-users")
+    drawing = AT_RANDOM
     if "seed" in stated and changed.split not in drawing and not changed.candidates:
         raise ConfigError(
             f"seed {changed.seed} has no use: split {changed.split!r} draws nothing, and no candidates are drawn",

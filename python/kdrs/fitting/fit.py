@@ -26,6 +26,10 @@ Evaluate = Callable[[nn.Module], Mapping[str, Means]]
 """Model -> means by part: ``{"valid": {"ndcg@10": ...}, "test": {...}}``."""
 
 
+PACED = 30
+"""Batches over which the pace of a training is taken."""
+
+
 @dataclass
 class Fit:
     """How a training went."""
@@ -59,6 +63,7 @@ def fit(
     checkpoint_seconds: float = 30.0,
     stages: Collection[int] = (),
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_pace: Callable[[float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     resume: bool = False,
 ) -> Fit:
@@ -74,6 +79,8 @@ def fit(
     epoch), torch's own generator included, so that a run resumed from ``run``'s checkpoint (``resume=True``) ends with the
     same bytes; checkpoints are written at the ends of epochs, at most every ``checkpoint_seconds``. ``stages`` are epochs
     whose weights are kept in the run directory.
+
+    ``on_epoch`` gets each epoch's line, ``on_pace`` the seconds that a batch takes, once, after the first few.
 
     Raises ``TrainingError`` naming epoch, batch and users if a loss is not finite.
     """
@@ -126,7 +133,8 @@ def fit(
             draws = upcoming.result()
             index = draws.epoch.index
             upcoming = background.submit(draw, index + 1) if index + 1 < epochs else None
-            row: dict[str, Any] = {"epoch": index, **_train_epoch(learners, draws, seed)}
+            row: dict[str, Any] = {"epoch": index, **_train_epoch(learners, draws, seed, on_pace)}
+            on_pace = None
             if any(term.distiller.restarts_patience for term in first.terms):
                 stopping.restart()
             row["seconds"] = round(time.perf_counter() - began, 4)
@@ -178,8 +186,10 @@ class _Draws:
     samples: list[list[Any]]
 
 
-def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[str, Any]:
-    """Trains one epoch; means of the batch losses, in total and by part."""
+def _train_epoch(
+    learners: Sequence[Learner], draws: _Draws, seed: int, on_pace: Callable[[float], None] | None = None
+) -> dict[str, Any]:
+    """Trains one epoch; means of the batch losses, in total and by part. ``on_pace`` gets the seconds that a batch takes."""
     epoch = draws.epoch
     with torch.random.fork_rng(devices=_devices(learners)), flushing_subnormals():
         torch.manual_seed(stream(seed, "torch", epoch.index) % 2**63)  # dropout and the like
@@ -192,10 +202,14 @@ def _train_epoch(learners: Sequence[Learner], draws: _Draws, seed: int) -> dict[
         with ExitStack() as ends:
             for learner in learners:
                 ends.callback(learner.finish)
+            paced = min(PACED, len(draws.batches))
+            began = time.perf_counter()
             for step, batch in enumerate(draws.batches):
                 parts = step_of(learners, batch)
                 for column, value in enumerate(value for part in parts for value in part):
                     history[step, column] = value
+                if on_pace is not None and step + 1 == paced:
+                    on_pace((time.perf_counter() - began) / paced)
     table = history.double().cpu()  # [batches, parts]
     if not torch.isfinite(table).all():
         _raise_divergence(learners, draws, table)

@@ -32,6 +32,7 @@ from kdrs.runs.build import (
     stage_epochs,
 )
 from kdrs.runs.config import RunConfig, completed, config_of
+from kdrs.runs.cost import plain_seconds, warn_if_dear
 from kdrs.runs.directory import Run
 from kdrs.runs.files import write_json
 from kdrs.runs.learners import Planned, load_learners
@@ -138,6 +139,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
         if hooks.on_start is not None:
             known = summary_of(config, dataset, task, learner, measured)
             hooks.on_start({**known, "selects": selection.metrics if dataset.valid.n_pairs else ()})
+        plain = plain_seconds(config, task) if learner.terms else 0.0
         outcome = fit(
             learners,
             task,
@@ -152,6 +154,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             checkpoint_seconds=config.train.checkpoint_seconds,
             stages=stage_epochs(config),
             on_epoch=hooks.on_epoch,
+            on_pace=(lambda seconds: warn_if_dear(config, task, plain, seconds)) if plain else None,
             should_stop=hooks.should_stop,
             resume=resume,
         )
