@@ -81,7 +81,9 @@ main()
 """
 
 
-@pytest.mark.parametrize("command", [[*TRAIN, "--dry-run"], ["eval", "t"], ["data", "describe", "d"], ["doctor"], ["methods"]])
+@pytest.mark.parametrize(
+    "command", [[*TRAIN, "--dry-run"], ["eval", "t"], ["data", "describe", "d"], ["doctor"], ["methods"]]
+)
 def test_fault_65_nothing_but_pictures_needs_an_extra(command):
     done = subprocess.run([sys.executable, "-c", EXTRAS, *map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -123,7 +125,10 @@ def test_fault_66_numbers_in_both_forms(tmp_path):
     for form in ("1e-3", "0.001", "1E-3"):
         (tmp_path / "run.toml").write_text(FILE + f"lr = {form}\n")
         assert ok("train", tmp_path / "run.toml", "--dry-run", "--json").document["config"]["train"]["lr"] == 0.001
-        assert ok(*TRAIN[:-2], "--set", f"train.lr={form}", "--dry-run", "--json").document["config"]["train"]["lr"] == 0.01
+        assert (
+            ok(*TRAIN[:-2], "--set", f"train.lr={form}", "--dry-run", "--json").document["config"]["train"]["lr"]
+            == 0.01
+        )
         bare = tuple(word for word in TRAIN if word not in ("--lr", "0.01"))
         assert ok(*bare, "--set", f"train.lr={form}", "--dry-run", "--json").document["config"]["train"]["lr"] == 0.001
 
@@ -137,7 +142,9 @@ def test_fault_70_a_run_folder_that_is_taken_away_meanwhile(tmp_path, monkeypatc
 
     run = tmp_path / "run"
     plain = Progress.epoch
-    monkeypatch.setattr(Progress, "epoch", lambda self, row: (shutil.rmtree(run, ignore_errors=True), plain(self, row))[1])
+    monkeypatch.setattr(
+        Progress, "epoch", lambda self, row: (shutil.rmtree(run, ignore_errors=True), plain(self, row))[1]
+    )
     result = kdrs(*TRAIN[:-1], "5", "--out", run)
     assert result.code == 5, result
     assert str(run) in result.err
@@ -157,7 +164,8 @@ def test_fault_71_a_terminal_that_is_not_utf_8(encoding):
     """What it cannot show comes in plain letters or escaped; JSON is the same everywhere."""
     commands = (
         ["data", "describe", "d"], ["eval", "t", "ü ≤"], ["eval", "t", "ü ≤", "--json"], ["train", "--help"],
-        ["methods", "show", "cpd"], ["eval", "ü ≥"], [*TRAIN, "--seeds", "0,1", "--out", f"s-{encoding}"], ["models"], ["doctor"],
+        ["methods", "show", "cpd"], ["eval", "ü ≥"], [*TRAIN, "--seeds", "0,1", "--out", f"s-{encoding}"],
+        ["models"], ["doctor"],
     )  # fmt: skip
     for command in commands:
         done = process(*map(str, command), PYTHONIOENCODING=encoding, PYTHONUTF8="0")
@@ -174,7 +182,8 @@ def test_fault_71_a_terminal_that_is_not_utf_8(encoding):
 
 
 @pytest.mark.parametrize(
-    "command", [["eval", "t", "ü ≤"], ["eval", "t", "--json"], ["models"], ["methods", "show", "rrd"], ["data", "describe", "d"]]
+    "command",
+    [["eval", "t", "ü ≤"], ["eval", "t", "--json"], ["models"], ["methods", "show", "rrd"], ["data", "describe", "d"]],
 )
 def test_fault_71_a_closed_stdout(command):
     """Whether it is closed before the first byte or there is none at all."""
