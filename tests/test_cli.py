@@ -334,7 +334,7 @@ TAUGHT = ("--model", "bpr", "--method", "cd", "--teacher", "{rrd}")
         (["train"], "no data set is given\n  try: give one with --data"),
         (["train", "--data", "{d}"], "model.name is missing"),
         (["train", "--set", "data=3"], "model.name is missing"),
-        (["train", "--set", "data=3", "--model", "bpr"], "data is 3\n  try: leave --set data=... out, or write"),
+        (["train", "--set", "data=3", "--model", "bpr"], "data is 3\n  try: write it as a table: [data]"),
         (["train", "no.toml"], "cannot read no.toml: No such file"),
         (["train", "--data", "{d}", "--model", "bpq"], "unknown model 'bpq'\n  try: did you mean 'bpr'?"),
         (["train", "--data", "{d}", "--model", "bpr", "--protocol", "caesar"], "unknown protocol 'caesar'"),

@@ -162,11 +162,12 @@ def test_fault_70_lines_of_the_record_are_whole(made):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_fault_71_a_terminal_that_is_not_utf_8(encoding):
     """What it cannot show comes in plain letters or escaped; JSON is the same everywhere."""
-    commands = (
-        ["data", "describe", "d"], ["eval", "t", "ü ≤"], ["eval", "t", "ü ≤", "--json"], ["train", "--help"],
-        ["methods", "show", "cpd"], ["eval", "ü ≥"],
-        [*TRAIN, "--seeds", "0,1", "--out", f"s-{encoding}"], ["models"], ["doctor"],
-    )  # fmt: skip
+    commands: tuple[list[object], ...] = (["eval", "t", "ü ≤"], ["data", "describe", "d"])
+    if encoding == "ascii":  # the narrowest; every command is a process, which takes seconds
+        commands = (
+            *commands, ["eval", "t", "ü ≤", "--json"], ["train", "--help"], ["methods", "show", "cpd"], ["eval", "ü ≥"],
+            [*TRAIN, "--seeds", "0,1", "--out", "s"],
+        )  # fmt: skip
     for command in commands:
         done = process(*map(str, command), PYTHONIOENCODING=encoding, PYTHONUTF8="0")
         assert b"Traceback" not in done.stderr, done.stderr
@@ -178,7 +179,7 @@ def test_fault_71_a_terminal_that_is_not_utf_8(encoding):
             assert ("ü ≤" in out) == (encoding == "utf-8")
             assert encoding != "ascii" or "\\xfc <=" in out
         if "--seeds" in command:
-            assert "mean +/- standard deviation" in out if encoding == "ascii" else "mean ± standard" in out
+            assert "mean +/- standard deviation" in out
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def test_warnings_and_progress(monkeypatch, capsys):
 
 # --- one way out ----------------------------------------------------------------------------------------------------
 
-STREAMS = ("sys.stdout", "sys.stderr", "stream")
+STREAMS = ("sys.stdout", "sys.stderr")
 WRITERS = {"cli/output.py", "cli/progress.py", "comparison/compare.py"}
 """The files that may write to a stream: what goes through the first, a bar, and a comparison's own tables."""
 

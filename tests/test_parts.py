@@ -515,7 +515,7 @@ def test_an_interruption_within_a_part_is_told(toy_path, tmp_path, capsys):
     rows = []
     outcome = execute(resolve(described), tmp_path / "run", on_epoch=rows.append, should_stop=lambda: len(rows) == 2)
     with pytest.raises(typer.Exit):
-        _finish(outcome, _Stopper(), False)
+        _finish(outcome, (), _Stopper(), as_json=False, verbose=False)
     assert "interrupted in part big after 2 epochs; go on with: kdrs resume" in capsys.readouterr().err
 
 

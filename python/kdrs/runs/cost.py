@@ -49,7 +49,7 @@ def warn_if_dear(config: RunConfig, task: Task, plain: float, seconds: float) ->
     whole = _duration(epoch * config.train.epochs)
     warnings.warn(
         f"an epoch takes about {_duration(epoch)}, {seconds / plain:.0f} times what the model alone takes "
-        f"({_duration(alone)}); up to {config.train.epochs:,} epochs are {whole}. Fewer epochs, or a cheaper method: kdrs methods",
+        f"({_duration(alone)}); up to {config.train.epochs:,} epochs are {whole}. Fewer epochs, or another of: kdrs methods",
         stacklevel=2,
     )
 
