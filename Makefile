@@ -34,7 +34,7 @@ demo: setup  ## Fetch MovieLens 100K, train a teacher, distil students, print an
 
 test: setup  ## Run all tests, Rust and Python
 	cargo test --release --quiet --package kdrs-core
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: setup  ## Lint, format, types, stubs, Rust lints, docs
 	$(BIN)/ruff check .
