@@ -108,4 +108,4 @@ def test_runs_selected_by_different_rules_are_told(runs, toy_path, tmp_path):
 
 
 def test_an_unknown_baseline_is_still_refused(runs):
-    assert "no run is called" in fails(2, "eval", runs / "teacher", "--baseline", "nothing")
+    assert "no run is called" in fails(2, "eval", runs / "teacher", runs / "alone/seed-0", "--baseline", "nothing")

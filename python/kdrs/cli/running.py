@@ -256,12 +256,12 @@ def _parse_seeds(text: str) -> Sequence[int]:
     else:
         seeds = []
     if not seeds:
-        raise ConfigError(f"--seeds {shown(text)}", "write it as 0..4 or 0,1,2")
+        raise ConfigError(f"--seeds is {shown(text)}", "write it as 0..4 or 0,1,2")
     try:
         check_seeds(seeds)
     except ConfigError as error:
-        raise ConfigError(f"--seeds {shown(text)}: {error.cause}", error.remedy) from None
-    return seeds
+        raise ConfigError(f"--seeds is {shown(text)}: {error.cause}", error.remedy) from None
+    return list(seeds)
 
 
 def _print_plan(config: RunConfig, out: Path, seeds: Sequence[int] | None, as_json: bool) -> None:
