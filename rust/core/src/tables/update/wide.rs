@@ -168,28 +168,15 @@ pub unsafe fn run_avx2(
     unsafe { run::<Avx2>(table, rows, from, gradients, steps) }
 }
 
+/// Floats of a row from which on whole vectors of sixteen are worth it: roots and quotients of half a vector take half the time.
+pub const WIDE: usize = 64;
+
 /// # Safety
-/// AVX-512 F, AVX2 and FMA; all slices of one length.
-#[target_feature(enable = "avx512f,avx2,fma")]
+/// AVX-512 F and VL; all slices of one length.
+#[target_feature(enable = "avx512f,avx512vl")]
 pub unsafe fn estimate_avx512(values: &mut [f32], first: &mut [f32], second: &mut [f32], span: Span) {
-    // A root or a quotient of half a vector takes half the time, and short rows fill whole ones badly.
-    const SHORT: usize = 64;
-    let rest = values.len() % Avx512::COUNT;
-    let split = match values.len() {
-        0..SHORT => 0,
-        len if rest <= Avx2::COUNT => len - rest,
-        len => len,
-    };
-    let (values, first, second) = (
-        values.split_at_mut(split),
-        first.split_at_mut(split),
-        second.split_at_mut(split),
-    );
     // SAFETY: as the caller vouches.
-    unsafe {
-        estimate::<Avx512>(values.0, first.0, second.0, span);
-        estimate::<Avx2>(values.1, first.1, second.1, span);
-    }
+    unsafe { estimate::<Avx512>(values, first, second, span) }
 }
 
 /// # Safety
