@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +55,10 @@ def floats(values: Any) -> torch.Tensor:
             if values.is_sparse or values.is_meta
             else values.detach().float()
         )
-    return torch.from_numpy(sampling.numpy_of(values).astype(np.float32, casting="unsafe"))
+    try:
+        return torch.from_numpy(sampling.numpy_of(values).astype(np.float32))
+    except TypeError as error:
+        raise ValueError("no numbers") from error
 
 
 def seen_of(rng: Rng, rows: int, items: int) -> Interactions:
@@ -323,7 +328,8 @@ def absurd(rng: Rng, call: Call) -> Call:
             if isinstance(arrays[name], np.ndarray):
                 arrays[name] = ABSURD[int(rng.integers(len(ABSURD)))](rng, arrays[name])
         elif numbers := [name for name in ("n", "k", "seed", "draws", "sharpness", "listed") if name in rest]:
-            rest[str(rng.choice(numbers))] = NUMBERS[int(rng.integers(len(NUMBERS)))]
+            name, value = str(rng.choice(numbers)), NUMBERS[int(rng.integers(len(NUMBERS)))]
+            rest[name] = value + 1 if name in ("n", "draws") and value == 2**31 - 1 and not limited else value
         elif "ks" in rest:
             rest["ks"] = [NUMBERS[int(rng.integers(len(NUMBERS)))] for _ in range(2)]
     return Call(call.function, arrays, rest)
@@ -334,7 +340,8 @@ def one(seed: int) -> tuple[str, str]:
     rng = np.random.default_rng(seed)
     name = str(rng.choice(list(CALLS)))
     call, twisted = CALLS[name](rng), {}
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
         if rng.random() < 0.5:
             call = absurd(rng, call)
         for key, array in call.arrays.items():
@@ -352,11 +359,28 @@ def one(seed: int) -> tuple[str, str]:
     return name, "result"
 
 
+limited = False
+"""Whether this process may not have much memory: draws of 8 GB would else be granted, and take minutes."""
+
+
+def limit_memory(more: int = 2**30) -> None:
+    """Lets this process have so many bytes more."""
+    global limited
+    if sys.platform.startswith("linux"):
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + more
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        limited = True
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    limit_memory()
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     end, seed = time.monotonic() + asked.seconds, asked.seed
     while time.monotonic() < end:

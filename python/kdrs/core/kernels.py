@@ -220,7 +220,7 @@ def quadratic(vectors: Tensor, weights: Tensor, *, bf16: bool) -> Tensor:
 
 def quadratic_gradient(vectors: Tensor, gradient: Tensor, *, bf16: bool) -> Tensor:
     """Gradient of the weights of `quadratic`, float32 [d (d-1) / 2, D], from that of its result, [E, D]."""
-    _agree(vectors=(vectors, "Ed"), gradient=(gradient, "ED"))
+    _agree(vectors=(vectors, "Ed"), gradient=(gradient, "RD"))  # the core counts both
     dim = vectors.shape[1]
     out = vectors.new_empty(dim * (dim - 1) // 2, gradient.shape[1])
     left, right = _array(vectors), _array(gradient)

@@ -58,16 +58,26 @@ macro_rules! tile {
         #[cfg(target_arch = $architecture)]
         #[target_feature(enable = $features)]
         unsafe fn $name(form: Form, queries: &[f32], panel: &[Line], bias: &[Line; 2], columns: usize, out: &mut Tile) {
+            /// Each by itself, or one's registers would be another's.
+            #[target_feature(enable = $features)]
+            #[inline(never)]
+            unsafe fn part<const DISTANCE: bool, const WIDE: usize>(
+                queries: &[f32],
+                panel: &[Line],
+                bias: &[Line; 2],
+                columns: usize,
+                out: &mut Tile,
+            ) {
+                // SAFETY: as the caller vouches.
+                unsafe { parts::<$lanes, DISTANCE, $tall, WIDE>(queries, panel, bias, columns, out) }
+            }
+            const NARROW: usize = LINE / <$lanes>::COUNT;
             // SAFETY: as the caller vouches.
             unsafe {
                 match (form, columns) {
-                    (Form::Dot, COLUMNS) => parts::<$lanes, false, $tall, $wide>(queries, panel, bias, COLUMNS, out),
-                    (Form::Dot, _) => {
-                        parts::<$lanes, false, $tall, { LINE / <$lanes>::COUNT }>(queries, panel, bias, LINE, out);
-                    }
-                    (Form::Distance, _) => {
-                        parts::<$lanes, true, $tall, $wide>(queries, panel, bias, COLUMNS, out);
-                    }
+                    (Form::Dot, COLUMNS) => part::<false, $wide>(queries, panel, bias, COLUMNS, out),
+                    (Form::Dot, _) => part::<false, NARROW>(queries, panel, bias, LINE, out),
+                    (Form::Distance, _) => part::<true, $wide>(queries, panel, bias, COLUMNS, out),
                 }
             }
         }
@@ -122,16 +132,14 @@ pub(super) unsafe fn sums<L: Lanes, const DISTANCE: bool, const TALL: usize, con
     let dim = queries.len() / ROWS;
     debug_assert_eq!(panel.len(), dim * 2);
     // SAFETY: two lines of bias are COLUMNS floats, and the part lies among them. Queries hold dim x ROWS floats and the panel
-    // dim x COLUMNS; both pointers advance by one such row in each of dim steps.
+    // dim x COLUMNS.
     unsafe {
         let start = bias.as_ptr().cast::<f32>().add(left);
         let start: [L::Vector; WIDE] = std::array::from_fn(|place| L::load(start.add(place * L::COUNT)));
         let mut sums = [start; TALL];
-        let (mut q, mut x) = (
-            queries.as_ptr().wrapping_add(top),
-            panel.as_ptr().cast::<f32>().wrapping_add(left),
-        );
-        for _ in 0..dim {
+        let (queries, panel) = (queries.as_ptr(), panel.as_ptr().cast::<f32>());
+        for d in 0..dim {
+            let (q, x) = (queries.add(d * ROWS + top), panel.add(d * COLUMNS + left));
             let items: [L::Vector; WIDE] = std::array::from_fn(|place| L::load(x.add(place * L::COUNT)));
             for (row, sums) in sums.iter_mut().enumerate() {
                 let query = L::splat(*q.add(row));
@@ -144,8 +152,6 @@ pub(super) unsafe fn sums<L: Lanes, const DISTANCE: bool, const TALL: usize, con
                     };
                 }
             }
-            q = q.wrapping_add(ROWS);
-            x = x.wrapping_add(COLUMNS);
         }
         sums
     }

@@ -40,10 +40,12 @@ pub(super) unsafe fn estimate(simd: SimdPath, table: &Shared, rows: &[u32], from
             match simd.level() {
                 // SAFETY: a path of this level exists only if the processor has its instructions; all three are rows of one length.
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2 => unsafe { wide::estimate_avx2(values, first, second, span) },
-                // SAFETY: as above.
+                Level::Avx512 if table.dim >= wide::WIDE => unsafe {
+                    wide::estimate_avx512(values, first, second, span)
+                },
+                // SAFETY: as above; who has AVX-512 has AVX2.
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512 => unsafe { wide::estimate_avx512(values, first, second, span) },
+                Level::Avx2 | Level::Avx512 => unsafe { wide::estimate_avx2(values, first, second, span) },
                 _ => estimated(values, first, second, span),
             }
         }

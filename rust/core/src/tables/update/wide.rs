@@ -36,28 +36,26 @@ trait Parts: Masked {
     /// Whether rows can share a vector; else there is one part in each.
     const SHARED: bool;
 
-    /// A vector of P parts at `from + at`, each of `COUNT / P` floats at most.
-    #[inline(always)]
-    unsafe fn gather<const P: usize>(from: *const f32, at: impl Fn(&Slot) -> usize, slots: &[Slot]) -> Self::Vector {
-        debug_assert!(P == 1);
-        // SAFETY: lanes that are not in the mask are not touched, the others are there.
-        unsafe { Self::load_first(Self::first(slots[0].left), from.add(at(&slots[0]))) }
-    }
+    /// A vector of P parts, more than one, at `from + at`, each of `COUNT / P` floats at most.
+    unsafe fn gather<const P: usize>(from: *const f32, at: impl Fn(&Slot) -> usize, slots: &[Slot]) -> Self::Vector;
+
+    /// The inverse of `gather`.
+    unsafe fn scatter<const P: usize>(to: *mut f32, slots: &[Slot], vector: Self::Vector);
 
     /// [`Work::block`], compiled by itself: many of them in one function would be too much of it.
     unsafe fn block<const N: usize, const P: usize>(work: &Work, slots: &[Slot]);
-
-    /// The inverse of `gather`.
-    #[inline(always)]
-    unsafe fn scatter<const P: usize>(to: *mut f32, slots: &[Slot], vector: Self::Vector) {
-        debug_assert!(P == 1);
-        // SAFETY: as above.
-        unsafe { Self::store_first(to.add(slots[0].at), Self::first(slots[0].left), vector) }
-    }
 }
 
 impl Parts for Avx2 {
     const SHARED: bool = false;
+
+    unsafe fn gather<const P: usize>(_: *const f32, _: impl Fn(&Slot) -> usize, _: &[Slot]) -> __m256 {
+        unreachable!("rows share no vector")
+    }
+
+    unsafe fn scatter<const P: usize>(_: *mut f32, _: &[Slot], _: __m256) {
+        unreachable!("rows share no vector")
+    }
 
     #[target_feature(enable = "avx2,fma")]
     #[inline]
@@ -87,7 +85,6 @@ impl Parts for Avx512 {
                 let mask = Self::first(slot.left.min(Self::COUNT / P));
                 let from = from.add(at(slot));
                 match P {
-                    1 => vector = _mm512_maskz_loadu_ps(mask, from),
                     2 => {
                         let part = _mm512_castps256_ps512(_mm256_maskz_loadu_ps(mask as __mmask8, from));
                         vector = if piece == 0 {
@@ -120,7 +117,6 @@ impl Parts for Avx512 {
                 let mask = Self::first(slot.left.min(Self::COUNT / P));
                 let to = to.add(slot.at);
                 match P {
-                    1 => _mm512_mask_storeu_ps(to, mask, vector),
                     2 => {
                         let part = if piece == 0 {
                             vector
@@ -172,26 +168,15 @@ pub unsafe fn run_avx2(
     unsafe { run::<Avx2>(table, rows, from, gradients, steps) }
 }
 
+/// Floats of a row from which on whole vectors of sixteen are worth it: roots and quotients of half a vector take half the time.
+pub const WIDE: usize = 64;
+
 /// # Safety
-/// AVX-512 F, AVX2 and FMA; all slices of one length.
-#[target_feature(enable = "avx512f,avx2,fma")]
+/// AVX-512 F and VL; all slices of one length.
+#[target_feature(enable = "avx512f,avx512vl")]
 pub unsafe fn estimate_avx512(values: &mut [f32], first: &mut [f32], second: &mut [f32], span: Span) {
-    // A root or a quotient of half a vector takes half the time.
-    let rest = values.len() % Avx512::COUNT;
-    let split = if rest <= Avx2::COUNT {
-        values.len() - rest
-    } else {
-        values.len()
-    };
-    let (values, (first, second)) = (
-        values.split_at_mut(split),
-        (first.split_at_mut(split), second.split_at_mut(split)),
-    );
     // SAFETY: as the caller vouches.
-    unsafe {
-        estimate::<Avx512>(values.0, first.0, second.0, span);
-        estimate::<Avx2>(values.1, first.1, second.1, span);
-    }
+    unsafe { estimate::<Avx512>(values, first, second, span) }
 }
 
 /// # Safety
@@ -275,6 +260,9 @@ unsafe fn run<L: Parts>(
     }
     let work = Work {
         table,
+        values: table.values,
+        first: table.first,
+        second: table.second,
         rows,
         gradients,
         steps,
@@ -296,9 +284,12 @@ unsafe fn run<L: Parts>(
     }
 }
 
-/// What a call is about.
+/// What a call is about. The table's pointers stand here too: behind a reference they would be read again after every store.
 struct Work<'a> {
     table: &'a Shared<'a>,
+    values: *mut f32,
+    first: *mut f32,
+    second: *mut f32,
     rows: &'a [u32],
     gradients: *const f32,
     steps: &'a [AdamStep],
@@ -359,20 +350,28 @@ impl Work<'_> {
     /// The instructions of the lanes; the slots lie in the table, and in the gradients unless that pointer is null.
     #[inline(always)]
     unsafe fn block<L: Parts, const N: usize, const P: usize>(&self, slots: &[Slot]) {
-        let Work {
-            table,
-            gradients,
-            steps,
-            ..
-        } = *self;
+        let Work { gradients, steps, .. } = *self;
         // SAFETY: as the caller vouches.
         unsafe {
             let zero = L::splat(0.0);
             let (mut value, mut m, mut v, mut g) = ([zero; N], [zero; N], [zero; N], [zero; N]);
+            // Of vectors that hold part of one row.
+            let mut masks = [L::first(0); N];
             for (n, slots) in slots.chunks(P).enumerate().take(N) {
-                value[n] = L::gather::<P>(table.values, |slot| slot.at, slots);
-                m[n] = L::gather::<P>(table.first, |slot| slot.at, slots);
-                v[n] = L::gather::<P>(table.second, |slot| slot.at, slots);
+                if P == 1 {
+                    let slot = slots[0];
+                    masks[n] = L::first(slot.left);
+                    value[n] = L::load_first(masks[n], self.values.add(slot.at));
+                    m[n] = L::load_first(masks[n], self.first.add(slot.at));
+                    v[n] = L::load_first(masks[n], self.second.add(slot.at));
+                    if !gradients.is_null() {
+                        g[n] = L::load_first(masks[n], gradients.add(slot.gradient));
+                    }
+                    continue;
+                }
+                value[n] = L::gather::<P>(self.values, |slot| slot.at, slots);
+                m[n] = L::gather::<P>(self.first, |slot| slot.at, slots);
+                v[n] = L::gather::<P>(self.second, |slot| slot.at, slots);
                 if !gradients.is_null() {
                     g[n] = L::gather::<P>(gradients, |slot| slot.gradient, slots);
                 }
@@ -403,9 +402,16 @@ impl Work<'_> {
                 }
             }
             for (n, slots) in slots.chunks(P).enumerate().take(N) {
-                L::scatter::<P>(table.values, slots, value[n]);
-                L::scatter::<P>(table.first, slots, m[n]);
-                L::scatter::<P>(table.second, slots, v[n]);
+                if P == 1 {
+                    let at = slots[0].at;
+                    L::store_first(self.values.add(at), masks[n], value[n]);
+                    L::store_first(self.first.add(at), masks[n], m[n]);
+                    L::store_first(self.second.add(at), masks[n], v[n]);
+                    continue;
+                }
+                L::scatter::<P>(self.values, slots, value[n]);
+                L::scatter::<P>(self.first, slots, m[n]);
+                L::scatter::<P>(self.second, slots, v[n]);
             }
         }
     }
