@@ -68,6 +68,7 @@ LINKS = {
         "trajectories", "ftd", "rd-caser", "hetcomp", "sasrec", "rce-kd", "bd", "unkd", "family-epochs",
     ],
     "What does it cost?": ["costs", "costs-models", "costs-gowalla", "growth", "million", "epoch", "lazy-adam", "memory"],
+    "When does a run stop?": ["stopping"],
     "How fast is the core?": ["core", "products", "plain-loops"],
 }  # fmt: skip
 
