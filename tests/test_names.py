@@ -234,7 +234,7 @@ def test_names_that_are_no_unicode(place, tmp_path, monkeypatch):
     Path("link").symlink_to("n\udcff")  # as the error says
     good("train", "--data", "link", *FAST, "--dim", 2, "--epochs", 1, "--out", "x")
     good("data", "prepare", source, "--name", "n\udcff", "--out", "y")
-    assert good("data", "describe", "y", "--json").document["name"] == "n\udcff"
+    assert good("data", "describe", "y", "--json").document["name"] == "n\\udcff"
 
 
 def test_warnings_and_progress(monkeypatch, capsys):
@@ -262,7 +262,7 @@ def test_warnings_and_progress(monkeypatch, capsys):
 # --- one way out ----------------------------------------------------------------------------------------------------
 
 STREAMS = ("sys.stdout", "sys.stderr")
-WRITERS = {"cli/output.py", "cli/progress.py", "comparison/compare.py"}
+WRITERS = {"cli/output.py", "cli/progress.py", "comparison/result.py"}
 """The files that may write to a stream: what goes through the first, a bar, and a comparison's own tables."""
 
 

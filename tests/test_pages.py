@@ -201,6 +201,16 @@ def evaluation_compare() -> Example:
     assert {path.name for path in Path("out").iterdir()} == {"comparison.json", "comparison.md", "comparison.png"}
 
 
+@example("docs/runs.md", "run.factors()")
+def run_without_its_data() -> Example:
+    data = toy()
+    data.save("datasets/toy")
+    run_directory("runs/student", "datasets/toy")
+    names = yield {"kdrs": kdrs}
+    assert_learnt(data, ndcg(data, names["run"].factors()))
+    assert list(names["run"].items) == list(data.items)
+
+
 @example("docs/methods.md", "class Mine")
 def model_of_ones_own() -> Example:
     data = toy()

@@ -51,8 +51,10 @@ def parse_json(data: bytes) -> Any:
 
 
 def write_json(value: Any, *, indent: int | None = 2) -> bytes:
-    """JSON of plain values, UTF-8 with a newline at the end; never NaN, infinity or -0."""
-    return (json_text(_positive(value), indent=indent, ascii=False) + "\n").encode("utf-8", "backslashreplace")
+    """JSON of plain values, UTF-8 with a newline at the end; never -0. ``ValueError`` for NaN and infinity."""
+    plain = _positive(value)
+    json.dumps(plain, allow_nan=False)  # what is written for others may hold null; a head must not lose a number
+    return (json_text(plain, indent=indent, ascii=False) + "\n").encode()
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -162,9 +164,11 @@ def _finite(text: str) -> float:
 
 
 def _positive(value: Any) -> Any:
-    """The same with 0 in the place of -0."""
+    """The same with 0 in the place of -0, and with bytes of names that are no UTF-8 written out."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
-        return {key: _positive(entry) for key, entry in value.items()}
+        return {_positive(key): _positive(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_positive(entry) for entry in value]
     return value + 0.0 if isinstance(value, float) else value

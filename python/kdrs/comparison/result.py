@@ -17,7 +17,7 @@ from kdrs.comparison.picture import figure_of
 from kdrs.comparison.tables import Table, tables_of
 from kdrs.comparison.verdicts import Verdict
 from kdrs.errors import ConfigError, nearest, shown
-from kdrs.escaping import json_text
+from kdrs.escaping import json_text, markdown, visible
 from kdrs.evaluation.significance import Difference, Spread
 from kdrs.evaluation.transfer import Transfer
 
@@ -84,13 +84,13 @@ class Comparison:
         """For a terminal or a log, plain."""
         blocks = [table.text() for table in self.tables()]
         if self.warnings:
-            blocks.append("\n".join(f"warning: {warning}" for warning in self.warnings))
+            blocks.append("\n".join(f"warning: {visible(warning)}" for warning in self.warnings))
         return "\n\n".join(blocks) + "\n"
 
     def markdown(self) -> str:
         blocks = [table.markdown() for table in self.tables()]
         if self.warnings:
-            blocks.append("\n".join(["**Warnings**", "", *(f"- {warning}" for warning in self.warnings)]))
+            blocks.append("\n".join(["**Warnings**", "", *(f"- {markdown(warning)}" for warning in self.warnings)]))
         return "\n\n".join(blocks) + "\n"
 
     def to_json(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Comparison:
                 console.print(Text(note), style="dim")
             console.print()
         for warning in self.warnings:
-            console.print(Text(f"warning: {warning}"), style="yellow")
+            console.print(Text(f"warning: {visible(warning)}"), style="yellow")
 
     def save(self, folder: str | Path, *, picture: bool = True) -> list[Path]:
         """Writes ``comparison.json``, ``comparison.md`` and, if asked, ``comparison.png`` into ``folder``, which must be new,
