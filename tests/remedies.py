@@ -472,7 +472,7 @@ CASES = {
     ),
     "a damaged line": Case(
         ("eval", "longer"),
-        "restore the line",
+        "metrics.jsonl:1 is damaged",
         ("eval", "longer"),
         lambda folder: (folder / "longer/metrics.jsonl").write_text(
             "{\n" + (folder / "longer/metrics.jsonl").read_text()

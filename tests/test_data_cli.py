@@ -93,10 +93,10 @@ def test_options_that_the_split_does_not_read_are_refused(source, options, messa
 def test_more_candidates_than_users_have_unseen_items_are_warned_of(source):
     # 20 items, 8 of them each user's own
     result = run("prepare", source, "--candidates", 13, "--dry-run", "--json")
-    assert result.stderr.startswith("warning: 30 of 30 users have fewer than 13 unseen items")
+    assert "\nwarning: 30 of 30 users have fewer than 13 unseen items" in result.stderr
     assert "(the fewest 12), and so fewer candidates\n" in result.stderr
     assert json.loads(result.stdout)["candidates"] == 13
-    assert "warning" not in run("prepare", source, "--candidates", 12, "--dry-run").stderr
+    assert "unseen items" not in run("prepare", source, "--candidates", 12, "--dry-run").stderr
 
 
 def test_time_split(source):
@@ -148,3 +148,9 @@ def test_errors(source, tmp_path, monkeypatch, arguments, error, message):
     with pytest.raises(error, match=message):
         run(*(argument.format(source=source, folder=tmp_path) for argument in arguments))
     assert not (tmp_path / "cache").exists()
+
+
+def test_reader_options_with_a_prepared_data_set_are_refused(source, tmp_path):
+    run("prepare", source, "--out", tmp_path / "d")
+    with pytest.raises(ConfigError, match="separator with .*, which is prepared already"):
+        run("describe", tmp_path / "d", "--separator", "tab")

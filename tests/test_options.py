@@ -60,7 +60,7 @@ IMPOSSIBLE = {
     "--weight": -1, "--part": "tset", "--metrics": "none@5", "--baseline": "nowhere", "--test": "none",
     "--valid": "nowhere", "--preset": "none", "--duplicates": "none", "--min-rating": "nan", "--k-core": 0, "--min-user": 0,
     "--min-item": 0, "--split": "none", "--fractions": "1,1,1", "--n-valid": -1, "--n-test": -1, "--short-users": "none",
-    "--cold-items": "none", "--candidates": -1, "--id-order": "none",
+    "--cold-items": "none", "--cold-users": "none", "--candidates": -1, "--id-order": "none",
 }  # fmt: skip
 FLAGS = {
     "--resume",
@@ -76,7 +76,7 @@ FLAGS = {
 """Options without a value: what they do, and where they do nothing, is told below."""
 READERS = {
     "--format", "--user", "--item", "--rating", "--timestamp", "--separator", "--header", "--quotes", "--on-bad-line",
-    "--strip-ids", "--float-ids", "--keep-counts", "--time-unit",
+    "--strip-ids", "--float-ids", "--keep-counts", "--zeros", "--time-unit", "--time-format",
 }  # fmt: skip
 """Of how a file is read: tests of the readers."""
 FREE = {"--name", "--to"}

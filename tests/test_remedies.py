@@ -103,14 +103,30 @@ def test_a_remedy_helps(place, tmp_path, monkeypatch, watched, name):
 
 ELSEWHERE = {
     ("runs/build.py", "device_of"): "a machine without the device: test_faults.py",
-    ("runs/directory.py", "_acquire"): "another process: test_faults.py",
     ("runs/directory.py", "stages"): "files among a run's stages: test_runs.py",
     ("runs/directory.py", "load_stage"): "damaged stages: test_runs.py",
     ("runs/files.py", "read_run_tensors"): "a foreign file whose digest is right",
-    ("runs/checkpoints.py", "load"): "two damaged checkpoints: test_faults.py",
-    ("runs/checkpoints.py", "check"): "two damaged checkpoints: test_faults.py",
-    ("runs/checkpoints.py", "_manifests"): "another version of kdrs",
     ("runs/config.py", "_check_unicode"): "names that are no Unicode: test_names.py",
+    ("cli/data.py", "describe"): "reader options with a prepared data set: test_data_cli.py",
+    ("runs/build.py", "check_room"): "less memory than a run needs: test_fault_table_runs.py",
+    ("runs/build.py", "stage_epochs"): "more stages than may be kept: test_fault_table_runs.py",
+    ("runs/checkpoints.py", "_first"): "lost rows and checkpoints: test_run_damage.py",
+    ("runs/directory.py", "rows"): "lost rows: test_run_damage.py",
+    ("runs/directory.py", "stored"): "heads of runs: test_run_damage.py",
+    ("runs/journal.py", "rows"): "damaged rows: test_run_damage.py",
+    ("runs/opened.py", "__getattr__"): "Python alone: runs without their data set, test_fault_table_runs.py",
+    ("runs/opened.py", "_without_data"): "Python alone: runs without their data set, test_fault_table_runs.py",
+    ("runs/opened.py", "dataset"): "Python alone: runs without their data set, test_fault_table_runs.py",
+    ("runs/parts.py", "check_teachers"): "a run as its own teacher: test_fault_table_runs.py",
+    ("runs/places.py", "__init__"): "locks that are links: test_run_damage.py",
+    ("runs/places.py", "append"): "links in a run: test_run_damage.py",
+    ("runs/places.py", "check_inside"): "links in a run: test_run_damage.py",
+    ("runs/records.py", "checked"): "values of wrong types: test_run_damage.py",
+    ("runs/records.py", "parse_metadata"): "weights of something else: test_run_damage.py",
+    ("runs/seeds.py", "check_seeds"): "handed on by --seeds: test_cli.py, test_options.py",
+    ("runs/values.py", "to_toml"): "paths that are no UTF-8: test_names.py",
+    ("runs/vouching.py", "_compare"): "changed options: test_run_damage.py",
+    ("runs/vouching.py", "check_checkpoint"): "changed options: test_run_damage.py",
 }
 """Raises that need what a case cannot have, and where they are met."""
 
@@ -139,13 +155,14 @@ def _own(function: ast.FunctionDef) -> Iterator[ast.AST]:
             stack += ast.iter_child_nodes(node)
 
 
-INNER = {("runs/checkpoints.py", "_check_part")}
+INNER = {("runs/checkpoints.py", "_check_part"), ("runs/checkpoints.py", "_manifests")}
 """Told as a part of another error, which has the remedy."""
 
 
 def test_every_error_has_a_remedy():
     for path, function, call in raises():
-        assert (path, function) in INNER or len(call.args) == 2, (
+        handed_on = any(isinstance(part, ast.Starred) for part in call.args)
+        assert (path, function) in INNER or handed_on or len(call.args) == 2, (
             f"{path}: {function} says what is wrong, and not what to do"
         )
 
@@ -154,4 +171,4 @@ def test_no_function_that_raises_is_left_out():
     if len(done) < len(CASES):
         pytest.skip("not all cases have been run, or one has failed")
     missed = {(path, function) for path, function, _ in raises()} - provoked - ELSEWHERE.keys() - INNER
-    assert not missed
+    assert not missed, "\n".join(map(str, sorted(missed)))
