@@ -152,5 +152,5 @@ def test_errors(source, tmp_path, monkeypatch, arguments, error, message):
 
 def test_reader_options_with_a_prepared_data_set_are_refused(source, tmp_path):
     run("prepare", source, "--out", tmp_path / "d")
-    with pytest.raises(ConfigError, match="separator with .*, which is prepared already"):
+    with pytest.raises(ConfigError, match=r"separator with .*, which is prepared already"):
         run("describe", tmp_path / "d", "--separator", "tab")
