@@ -1,9 +1,9 @@
 """Tables of codes: vectors as integers of 1, 2, 3, 4 or 8 bits, with one scale a row.
 
-Both sides of a product are turned by the same orthogonal matrix first. Scores do not change by it, and coordinates become alike,
-so that one scale serves a whole row. Rotation then rounding is TurboQuant's and RaBitQ's first step (arXiv 2504.19874, SIGMOD 2024);
-the levels here are evenly spaced, since sums of their products are sums of integers, and the scale is the best for the row. The
-shape legend is N vectors, D dimension.
+Both sides of a product are turned by the same orthogonal matrix first. Scores do not change by it, and coordinates become
+alike, so that one scale serves a whole row. Rotation, then rounding, is the first step of TurboQuant (arXiv 2504.19874) and of
+RaBitQ (SIGMOD 2024). The levels here are evenly spaced, since sums of their products are sums of integers, and the scale is
+the best for the row. The shape legend is N vectors, D dimension.
 """
 
 from __future__ import annotations
@@ -31,37 +31,43 @@ MAX_DIM = 1 << 16
 _BLOCK = 1 << 19
 """Numbers that are rounded at a time."""
 _ROUNDS = 4
-"""Of signs, butterfly and permutation; one mixes the coordinates of a power of two, the others the rest."""
+"""Of signs and butterfly."""
 _STEPS = {
     2: np.linspace(0.32, 0.72, 16),
     3: np.linspace(0.14, 0.44, 16),
     4: np.linspace(0.08, 0.26, 16),
     8: np.array([1.0, 0.95, 0.9]) / 127,
 }
-"""Scales that are tried: of the row's root mean square (the best for normal coordinates is .498, .293, .168), or of its largest
-magnitude for eight bits."""
+"""Scales that are tried: of the row's root mean square (the best for normal coordinates is .498, .293, .168), or of its
+largest magnitude for eight bits."""
 
 
 class Codes:
     """A packed table of vectors ``[N, D]``, never changed after it was made.
 
-    A row is D codes of ``bits`` bits, the first in the lowest bits of the first byte, and ends with a whole byte. A code c of 1 to 4
-    bits stands for the odd level 2 c - (2^bits - 1), so none is 0; eight bits are an integer from -127 to 127. The row is its levels
-    times its scale, in turned directions.
+    A row is D codes of ``bits`` bits, the first in the lowest bits of the first byte, and ends with a whole byte. A code c of
+    1 to 4 bits stands for the odd level 2 c - (2^bits - 1), so none is 0; eight bits are an integer from -127 to 127. The row
+    is its levels times its scale, in turned directions.
 
-    Scores are exact: with the integer sum S of products of levels, ``float32(scale_q * scale_i) * float32(S) + bias``, each operation
-    rounded to float32 by itself; NumPy gives the same bytes. `kdrs.ranking` and `kdrs.Evaluator` take codes as they take factors.
+    Scores are exact: with the integer sum S of products of levels, ``(scale_q * scale_i) * float32(S) + bias``, each operation
+    rounded to float32 by itself; NumPy gives the same bytes. `kdrs.ranking` and `kdrs.Evaluator` take codes as they take
+    factors.
     """
 
     __slots__ = ("_bits", "_data", "_dim", "_scales", "_seed")
+    _bits: int
+    _data: NDArray[np.uint8]
+    _dim: int
+    _scales: NDArray[np.float32]
+    _seed: int
 
     def __init__(self, *_: Any, **__: Any):
         raise ConfigError("codes are not made by calling Codes", "use Codes.of(vectors, bits) or Codes.from_parts(...)")
 
     @classmethod
     def of(cls, vectors: Array, bits: int, *, seed: int = 0) -> Codes:
-        """Codes of float vectors ``[N, D]``, turned by the rotation that ``seed`` stands for and rounded with the scale of each row
-        that leaves the least squared error.
+        """Codes of float vectors ``[N, D]``, turned by the rotation that ``seed`` stands for and rounded with the scale that
+        leaves each row the least squared error.
 
         The bytes are the same on every machine: nothing but additions, products and comparisons in a stated order is done, in
         float64. Raises ``DataError`` for vectors that hold NaN or infinity, ``ConfigError`` for other ``bits``.
@@ -76,7 +82,8 @@ class Codes:
             data[rows] = _pack(codes.T, bits)
         if not np.isfinite(scales).all():
             raise DataError(
-                f"vectors: row {int(np.argmin(np.isfinite(scales)))} is too long for a float32 scale", "scale the vectors down"
+                f"vectors: row {int(np.argmin(np.isfinite(scales)))} is too long for a float32 scale",
+                "scale the vectors down",
             )
         return cls._made(data, scales, bits, dim, seed)
 
@@ -181,22 +188,26 @@ class Codes:
         out = np.empty(self.shape, np.float32)
         for rows in _blocks(*self.shape):
             part = self[rows]
-            columns = part.levels().T.astype(np.float64) * part._scales.astype(np.float64)
+            columns = np.ascontiguousarray(part.levels().T, np.float64) * part._scales.astype(np.float64)
             out[rows] = _turn_back(columns, self._seed).T
         return out
 
     def like(self, vectors: Array, bits: int = QUERY_BITS) -> Codes:
-        """Codes of other vectors ``[M, D]`` that go with these: turned alike. For queries made at run time, hence eight bits."""
+        """Codes of other vectors ``[M, D]`` that go with these, turned alike: of queries made at run time, hence eight bits."""
         values = _vectors(vectors)
         if values.shape[1] != self._dim:
-            raise DataError(f"vectors have dim {values.shape[1]}, the codes {self._dim}", "pass vectors of the same model")
+            raise DataError(
+                f"vectors have dim {values.shape[1]}, the codes {self._dim}", "pass vectors of the same model"
+            )
         return Codes.of(values, bits, seed=self._seed)
 
     def rotate(self, vectors: Array) -> NDArray[np.float32]:
         """Vectors ``[M, D]`` in the directions of the codes, float32."""
         values = _vectors(vectors)
         if values.shape[1] != self._dim:
-            raise DataError(f"vectors have dim {values.shape[1]}, the codes {self._dim}", "pass vectors of the same model")
+            raise DataError(
+                f"vectors have dim {values.shape[1]}, the codes {self._dim}", "pass vectors of the same model"
+            )
         out = np.empty(values.shape, np.float32)
         for rows in _blocks(*values.shape):
             out[rows] = _turn(np.ascontiguousarray(values[rows].T, np.float64), self._seed).T
@@ -210,16 +221,31 @@ class Codes:
 def paired(queries: Any, items: Any) -> tuple[Codes, Codes]:
     """Queries and items that go together, queries rounded if they are floats; ``DataError`` for what does not."""
     if not isinstance(items, Codes):
-        raise DataError("queries are codes, items are not", "give the items as codes: Codes.of(items, bits, seed=queries.seed)")
+        raise DataError(
+            "queries are codes, items are not", "give the items as codes: Codes.of(items, bits, seed=queries.seed)"
+        )
     if not isinstance(queries, Codes):
         queries = items.like(queries)
     if queries.shape[1] != items.shape[1]:
         raise DataError(f"queries have dim {queries.shape[1]}, items {items.shape[1]}", "pass the codes of one model")
     if queries.seed != items.seed:
         raise DataError(
-            f"queries were turned by seed {queries.seed}, items by {items.seed}", "make both with one seed: Codes.of(..., seed=...)"
+            f"queries were turned by seed {queries.seed}, items by {items.seed}",
+            "make both with one seed: Codes.of(..., seed=...)",
         )
     return queries, items
+
+
+def pair_scores(
+    queries: Codes, items: Codes, bias: NDArray[np.float32] | None, rows: NDArray[np.int64], ids: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    """Scores float32 ``[P]`` of pairs of a row of ``queries`` and a row of ``items``, the bytes that the kernels give."""
+    out = np.empty(len(rows), np.float32)
+    for part in _blocks(len(rows), queries.shape[1]):
+        mine, theirs = queries.take(rows[part]), items.take(ids[part])
+        sums = np.einsum("pd,pd->p", mine.levels(), theirs.levels(), dtype=np.int32)
+        out[part] = (mine.scales * theirs.scales) * sums.astype(np.float32)
+    return out + np.float32(0) if bias is None else out + bias[ids] + np.float32(0)
 
 
 def _unpickled(data: Any, scales: Any, bits: int, dim: int, seed: int) -> Codes:
@@ -257,19 +283,18 @@ def _blocks(n: int, dim: int) -> Iterator[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-# Rotation. In each round signs are drawn, a power of two of the coordinates (all, where their number is one) goes through a
-# Hadamard butterfly, and all are permuted, so that the next round takes others. Additions in a stated order: no BLAS or LAPACK,
-# whose last bits depend on the machine.
+# Rotation. All coordinates are permuted. Then in each round signs are drawn, and the first or, in turn, the last of them go
+# through a Hadamard butterfly, as many as the largest power of two: over half, so that two rounds reach all, and four spread
+# each over all.
+# Additions in a stated order: no BLAS or LAPACK, whose last bits depend on the machine.
 
 
 @lru_cache(maxsize=16)
-def _rounds(dim: int, seed: int) -> tuple[tuple[NDArray[np.float64], NDArray[np.int64]], ...]:
-    rounds = []
-    for number in range(_ROUNDS):
-        words = _words(stream(seed, "codes", "rotation", number), 2 * dim)
-        signs = np.where(words[:dim] >> np.uint64(63), -1.0, 1.0)[:, None]
-        rounds.append((signs, np.argsort(words[dim:], kind="stable")))
-    return tuple(rounds)
+def _rotation(dim: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The order of the coordinates ``[D]``, and the signs of each round, ``[rounds, D, 1]``."""
+    words = _words(stream(seed, "codes", "rotation"), (_ROUNDS + 1) * dim).reshape(_ROUNDS + 1, dim)
+    signs = np.where(words[1:] >> np.uint64(63), -1.0, 1.0)[:, :, None]
+    return np.argsort(words[0], kind="stable"), signs
 
 
 def _words(seed: int, n: int) -> NDArray[np.uint64]:
@@ -282,30 +307,35 @@ def _words(seed: int, n: int) -> NDArray[np.uint64]:
 
 def _turn(columns: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     """Columns ``[D, N]`` turned."""
-    for signs, order in _rounds(len(columns), seed):
-        columns = _butterfly(columns * signs)[order]
+    order, signs = _rotation(len(columns), seed)
+    columns = columns[order]
+    for number, of_round in enumerate(signs):
+        columns *= of_round
+        _butterfly(columns, number)
     return columns
 
 
 def _turn_back(columns: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    for signs, order in reversed(_rounds(len(columns), seed)):
-        back = np.empty_like(columns)
-        back[order] = columns
-        columns = _butterfly(back) * signs
-    return columns
+    order, signs = _rotation(len(columns), seed)
+    for number, of_round in reversed(list(enumerate(signs))):
+        _butterfly(columns, number)
+        columns *= of_round
+    back = np.empty_like(columns)
+    back[order] = columns
+    return back
 
 
-def _butterfly(columns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The orthonormal Hadamard transform of the first 2^p coordinates, which is its own inverse."""
-    size = 1 << max(len(columns).bit_length() - 1, 0) if len(columns) else 0
-    part, width = columns[:size], 1
+def _butterfly(columns: NDArray[np.float64], number: int) -> None:
+    """The orthonormal Hadamard transform, its own inverse, of the coordinates of a round, in place."""
+    dim = len(columns)
+    size, width = 1 << max(dim.bit_length() - 1, 0) if dim else 0, 1
+    part = columns[dim - size :] if number % 2 else columns[:size]
     while width < size:
         pairs = part.reshape(size // (2 * width), 2, width, -1)
         low, high = pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]
         pairs[:, 0], pairs[:, 1] = low, high
         width *= 2
     part *= 1 / np.sqrt(float(max(size, 1)))
-    return columns
 
 
 # Rounding. Sums run over the first axis, row after row, so that their order is the same everywhere.

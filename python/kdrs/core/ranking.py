@@ -79,8 +79,8 @@ def topk(
     Tensors on another device than the CPU are scored and cut there, a block of queries at a time, by the same tie rule;
     their scores are rounded as that device's matrix product rounds.
 
-    ``queries`` and ``items`` may be :class:`kdrs.Codes`, of different bits if need be; float queries of coded items are rounded to
-    eight bits first. Their scores are exact integers times two scales.
+    ``queries`` and ``items`` may be :class:`kdrs.Codes`, of different bits if need be; float queries of coded items are
+    rounded to eight bits first. Their scores are exact integers times two scales.
     """
     if coded(queries, items):
         mine, theirs = paired(queries, items)
@@ -337,7 +337,7 @@ def neighbours(
     return Ranking(*(like(part, vectors) for part in out))
 
 
-def _factors(queries: Array, items: Array, bias: Array | None) -> tuple[Any, Any, Any]:
+def _factors(queries: Any, items: Any, bias: Array | None) -> tuple[Any, Any, Any]:
     q, x = array_of(queries, "queries", np.float32, 2), array_of(items, "items", np.float32, 2)
     if q.shape[1] != x.shape[1]:
         raise DataError(f"queries have dim {q.shape[1]}, items {x.shape[1]}", "pass the factors of one model")
