@@ -11,6 +11,9 @@ mod signs;
 mod sums;
 mod tile;
 
+#[cfg(test)]
+mod tests;
+
 pub use panels::CodePanels;
 pub use scan::CodeScan;
 pub use scorer::CodeFactors;
