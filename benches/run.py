@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PROGRAMS = ("topk", "evaluation", "negatives", "methods", "gflops", "growth")
+PROGRAMS = ("topk", "codes", "evaluation", "negatives", "methods", "gflops", "growth")
 
 
 def main() -> int:

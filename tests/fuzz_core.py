@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from kdrs.core import kernels, ranking, sampling
+from kdrs.core.codes import Codes
 from kdrs.data.interactions import Interactions
 from kdrs.errors import KdrsError
 
@@ -192,6 +193,42 @@ def neighbours(rng: Rng) -> Call:
     return Call(ranking.neighbours, {"vectors": vectors}, {"k": number(rng), "metric": metric})
 
 
+def codes_of(vectors: Any, bits: int) -> Codes:
+    return Codes.of(sampling.numpy_of(vectors), bits)
+
+
+def codes(rng: Rng) -> Call:
+    """Made, taken apart and made again."""
+    bits = int(rng.choice([1, 2, 3, 4, 8]))
+
+    def run(vectors: Any, scales: Any) -> Any:
+        made = codes_of(vectors, bits)
+        again = Codes.from_parts(made.data, scales, bits, made.shape[1])
+        return again.vectors(), ranking.neighbours(again, 3, metric="dot")
+
+    n = size(rng)
+    return Call(run, {"vectors": quarters(rng, n, size(rng, 70)), "scales": np.abs(quarters(rng, n))}, {})
+
+
+def codes_ranked(rng: Rng) -> Call:
+    """Lists, ranks and candidate ranks; queries may be floats."""
+    queries, items, dim = size(rng, 20), size(rng, 70), size(rng, 140)
+    mine, theirs = (int(b) for b in rng.choice([1, 1, 2, 3, 4, 8], 2))
+    seen, coded = seen_of(rng, queries, items), bool(rng.random() < 0.7)
+
+    def run(q: Any, x: Any, bias: Any, targets: Any, k: int) -> Any:
+        given, table = codes_of(q, mine) if coded else q, codes_of(x, theirs)
+        return (
+            ranking.topk(given, table, k, seen=seen, bias=bias),
+            ranking.ranks(given, table, targets, bias=bias),
+            ranking.candidate_ranks(given, table, targets, targets, bias=bias),
+        )
+
+    arrays = {"q": quarters(rng, queries, dim), "x": quarters(rng, items, dim), "bias": quarters(rng, items)}
+    arrays["targets"] = ids(rng, items, queries, size(rng) if items else 0, low=-1)
+    return Call(run, arrays, {"k": number(rng)})
+
+
 def table_products(rng: Rng) -> Call:
     rows, dim, items, width = size(rng), size(rng, 40), size(rng), size(rng)
 
@@ -243,7 +280,9 @@ CALLS: dict[str, Callable[[Rng], Call]] = {
     made.__name__: made
     for made in (
         negatives, weighted, outside, discrepancy, discrepancy_of_factors, topk, topk_scores, topk_on_device, ranks,
-        ranks_scores, candidate_ranks, candidate_ranks_scores, metrics, neighbours, table_products, relaxed, mixture, quadratic,
+        ranks_scores, candidate_ranks, candidate_ranks_scores, metrics, neighbours, codes, codes_ranked,
+        table_products,
+        relaxed, mixture, quadratic,
     )
 }  # fmt: skip
 

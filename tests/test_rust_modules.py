@@ -14,7 +14,7 @@ ORDERS = {
     "core": (
         ("error", "rng", "math", "select", "simd", "team"),
         ("csr", "exec", "room"),
-        ("matrix",),
+        ("codes", "matrix"),
         ("score", "bfloat16", "products", "tables"),
         ("float32", "negatives", "outside", "weighted", "metrics", "dropout", "relaxed"),
         ("quadratic", "mixture", "pairwise", "ranks", "topk", "discrepancy"),
@@ -24,6 +24,7 @@ ORDERS = {
         ("threads",),
         ("call",),
         ("draws", "lists", "networks", "products", "tables"),
+        ("codes",),
     ),
 }
 """Lowest first. A module uses what stands before it, and what belongs to itself."""

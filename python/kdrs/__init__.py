@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Batch": "kdrs.training.queries",
+    "Codes": "kdrs.core.codes",
     "Dataset": "kdrs.data",
     "DotView": "kdrs.training.view",
     "Entry": "kdrs.comparison.compare",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from kdrs import data, distillers, errors, models
     from kdrs.comparison.compare import Entry, compare, scoring_seconds
     from kdrs.core import kernels, ranking, sampling
+    from kdrs.core.codes import Codes
     from kdrs.data import Dataset, Interactions
     from kdrs.evaluation import protocols, significance
     from kdrs.evaluation.evaluator import Evaluator
@@ -82,7 +84,7 @@ if TYPE_CHECKING:
     from kdrs.training.view import DotView, Factors, View
 
 __all__ = [
-    "Batch", "Dataset", "DotView", "Entry", "Evaluator", "Factors", "FileTeacher", "Interactions", "ItemTask",
+    "Batch", "Codes", "Dataset", "DotView", "Entry", "Evaluator", "Factors", "FileTeacher", "Interactions", "ItemTask",
     "Learner", "ModelTeacher", "PairTask", "Queries", "Report", "RunConfig", "Selection", "SequenceTask", "Term",
     "UserTask", "View", "__version__", "compare", "compare_runs", "data", "distillers", "errors",
     "execute", "fit", "kernels", "load_run", "losses", "models", "overlap", "popularity", "protocols", "ranking",

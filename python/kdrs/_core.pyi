@@ -15,7 +15,9 @@ __all__ = [
     "adam_step_rows",
     "bpr_step",
     "candidate_ranks",
+    "candidate_ranks_codes",
     "candidate_ranks_scores",
+    "check_codes",
     "discrepancy",
     "dropout",
     "has_bfloat16_tiles",
@@ -24,6 +26,7 @@ __all__ = [
     "mixture_gradient",
     "negatives",
     "neighbours",
+    "neighbours_codes",
     "outside",
     "product_scatter",
     "product_sums",
@@ -31,13 +34,16 @@ __all__ = [
     "quadratic",
     "quadratic_gradient",
     "ranks",
+    "ranks_codes",
     "ranks_scores",
     "relaxed_ranking",
     "score_step",
     "simd_paths",
     "table_scores",
     "topk",
+    "topk_codes",
     "topk_scores",
+    "unpack_codes",
     "weighted",
     "weighted_negatives",
 ]
@@ -50,6 +56,7 @@ _Layers: TypeAlias = tuple[_Floats, _Floats, _Floats, _Floats]
 _Table: TypeAlias = tuple[_Floats, _Floats, _Floats]
 _Ledger: TypeAlias = tuple[_Floats, _Ints, bool]
 _Step: TypeAlias = tuple[float, float, float]
+_Codes: TypeAlias = tuple[NDArray[np.uint8], _Floats, int, int]
 _Scorer: TypeAlias = _Floats | tuple[_Floats, _Floats] | tuple[_Floats, _Floats, _Floats]
 
 def negatives(
@@ -149,6 +156,43 @@ def metrics(
     simd_path: str | None,
 ) -> NDArray[np.float64]: ...
 def neighbours(vectors: _Floats, k: int, metric: str, threads: int, simd_path: str | None) -> tuple[_Ints, _Floats]: ...
+def check_codes(table: _Codes, threads: int, simd_path: str | None) -> None:
+    """Refuses scales that are negative or not finite, and -128 among codes of eight bits."""
+
+def unpack_codes(table: _Codes, threads: int, simd_path: str | None) -> NDArray[np.int8]:
+    """The levels [N, D] of a table: data [N, ceil(D bits / 8)], scales [N], D, bits."""
+
+def topk_codes(
+    queries: _Codes,
+    items: _Codes,
+    bias: _Floats | None,
+    seen: _Seen | None,
+    rows: _Rows | None,
+    k: int,
+    threads: int,
+    simd_path: str | None,
+) -> tuple[_Ints, _Floats]: ...
+def neighbours_codes(table: _Codes, k: int, threads: int, simd_path: str | None) -> tuple[_Ints, _Floats]: ...
+def ranks_codes(
+    queries: _Codes,
+    items: _Codes,
+    bias: _Floats | None,
+    truth: _Seen | _Ints,
+    seen: _Seen | None,
+    rows: _Rows | None,
+    threads: int,
+    simd_path: str | None,
+) -> tuple[_Ints, _Ints]: ...
+def candidate_ranks_codes(
+    queries: _Codes,
+    rows: _Rows | None,
+    items: _Codes,
+    bias: _Floats | None,
+    targets: _Ints,
+    candidates: _Ints,
+    threads: int,
+    simd_path: str | None,
+) -> tuple[_Ints, _Ints]: ...
 def products(own: _Floats, table: _Floats, ids: _Rows, threads: int, simd_path: str | None) -> _Floats:
     """Products of each of R own vectors [R, D] with its ids' [R, K] in a table [M, D]: [R, K]."""
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs import _core
+from kdrs.core.codes import Codes, paired
 from kdrs.core.sampling import (
     array_of,
     check_room,
@@ -58,8 +59,8 @@ class Ranks(NamedTuple):
 
 
 def topk(
-    queries: Array,
-    items: Array,
+    queries: Array | Codes,
+    items: Array | Codes,
     k: int,
     *,
     seen: Any = None,
@@ -77,7 +78,16 @@ def topk(
 
     Tensors on another device than the CPU are scored and cut there, a block of queries at a time, by the same tie rule;
     their scores are rounded as that device's matrix product rounds.
+
+    ``queries`` and ``items`` may be :class:`kdrs.Codes`, of different bits if need be; float queries of coded items are
+    rounded to eight bits first. Their scores are exact integers times two scales.
     """
+    if coded(queries, items):
+        mine, theirs = paired(queries, items)
+        length, b = _length(k, len(mine), len(theirs)), _bias(bias)
+        run = threads_of(threads), simd_path()
+        out = _core.topk_codes(mine.parts(), theirs.parts(), b, _seen(seen), rows_of(rows), length, *run)
+        return Ranking(*(_like(part, queries) for part in out))
     if on_other_device(queries):
         q_there: Any = queries
         x_there: Any = items
@@ -168,8 +178,8 @@ def topk_scores(
 
 
 def ranks(
-    queries: Array,
-    items: Array,
+    queries: Array | Codes,
+    items: Array | Codes,
     truth: Any,
     *,
     seen: Any = None,
@@ -181,10 +191,15 @@ def ranks(
 
     ``truth`` is ``Interactions`` or a SciPy CSR (with ``rows``: of its rows ``rows[0]``, ``rows[1]``, ...), or int32
     lists ``[Q, T]`` with -1 as padding, giving ``[Q, T]``. The target itself is always eligible; other truth items
-    count as any item does.
+    count as any item does. :class:`kdrs.Codes` are taken as by :func:`topk`.
     """
-    q, x, b = _factors(queries, items, bias)
     goal, shape = _truth(truth)
+    if coded(queries, items):
+        mine, theirs = paired(queries, items)
+        run = threads_of(threads), simd_path()
+        found = _core.ranks_codes(mine.parts(), theirs.parts(), _bias(bias), goal, _seen(seen), rows_of(rows), *run)
+        return Ranks(*(_like(part.reshape(shape), queries) for part in found))
+    q, x, b = _factors(queries, items, bias)
     out = _core.ranks(q, x, b, goal, _seen(seen), rows_of(rows), threads_of(threads), simd_path())
     return Ranks(*(like(part.reshape(shape), queries) for part in out))
 
@@ -200,8 +215,8 @@ def ranks_scores(
 
 
 def candidate_ranks(
-    queries: Array,
-    items: Array,
+    queries: Array | Codes,
+    items: Array | Codes,
     targets: Array,
     candidates: Array,
     *,
@@ -213,11 +228,16 @@ def candidate_ranks(
 
     ``targets`` is int ``[Q, T]`` and ``candidates`` int ``[Q, C]``, -1 is padding in both. Targets do not compete with
     each other, and a candidate that is the target itself does not count. ``rows`` (int ``[Q]``) says which rows of
-    ``queries`` the lists belong to, all in order without it.
+    ``queries`` the lists belong to, all in order without it. :class:`kdrs.Codes` are taken as by :func:`topk`.
     """
-    q, x, b = _factors(queries, items, bias)
     goal = array_of(targets, "targets", np.int32, 2)
     pool = array_of(candidates, "candidates", np.int32, 2)
+    if coded(queries, items):
+        mine, theirs = paired(queries, items)
+        run = threads_of(threads), simd_path()
+        found = _core.candidate_ranks_codes(mine.parts(), rows_of(rows), theirs.parts(), _bias(bias), goal, pool, *run)
+        return Ranks(*(_like(part.reshape(goal.shape), queries) for part in found))
+    q, x, b = _factors(queries, items, bias)
     out = _core.candidate_ranks(q, rows_of(rows), x, b, goal, pool, threads_of(threads), simd_path())
     return Ranks(*(like(part.reshape(goal.shape), queries) for part in out))
 
@@ -290,7 +310,7 @@ def metrics_of_distinct(
 
 
 def neighbours(
-    vectors: Array,
+    vectors: Array | Codes,
     k: int,
     *,
     metric: Literal["euclidean", "cosine", "dot"] = "euclidean",
@@ -300,21 +320,40 @@ def neighbours(
     ``[N, min(k, N - 1)]``.
 
     Scores are minus the distance for ``"euclidean"`` (differences are squared directly, nothing cancels), the cosine
-    (0 for a vector of length 0), or the dot product.
+    (0 for a vector of length 0), or the dot product. :class:`kdrs.Codes` have the dot product only.
     """
     if metric not in ("euclidean", "cosine", "dot"):
         raise ConfigError(f"metric {shown(metric)}", "allowed: euclidean, cosine, dot")
+    if isinstance(vectors, Codes):
+        if metric != "dot":
+            raise ConfigError(
+                f"codes have no exact neighbours by metric {shown(metric)}", "use metric='dot', or pass codes.vectors()"
+            )
+        length = _length(k, len(vectors), max(len(vectors) - 1, 0))
+        return Ranking(*_core.neighbours_codes(vectors.parts(), length, threads_of(threads), simd_path()))
     x = array_of(vectors, "vectors", np.float32, 2)
     length = _length(k, len(x), max(len(x) - 1, 0))
     out = _core.neighbours(x, length, metric, threads_of(threads), simd_path())
     return Ranking(*(like(part, vectors) for part in out))
 
 
-def _factors(queries: Array, items: Array, bias: Array | None) -> tuple[Any, Any, Any]:
+def _factors(queries: Any, items: Any, bias: Array | None) -> tuple[Any, Any, Any]:
     q, x = array_of(queries, "queries", np.float32, 2), array_of(items, "items", np.float32, 2)
     if q.shape[1] != x.shape[1]:
         raise DataError(f"queries have dim {q.shape[1]}, items {x.shape[1]}", "pass the factors of one model")
-    return q, x, None if bias is None else array_of(bias, "bias", np.float32, 1)
+    return q, x, _bias(bias)
+
+
+def coded(queries: Any, items: Any) -> bool:
+    return isinstance(queries, Codes) or isinstance(items, Codes)
+
+
+def _bias(bias: Array | None) -> NDArray[np.float32] | None:
+    return None if bias is None else array_of(bias, "bias", np.float32, 1)
+
+
+def _like(result: Any, queries: Any) -> Any:
+    return result if isinstance(queries, Codes) else like(result, queries)
 
 
 def _length(k: int, rows: int, most: int) -> int:

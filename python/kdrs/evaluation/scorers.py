@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs.core import ranking
+from kdrs.core.codes import pair_scores, paired
 from kdrs.core.ranking import Ranking
 from kdrs.data.checks import check_lists
 from kdrs.data.interactions import Interactions
@@ -30,15 +31,21 @@ SHORT = 16
 
 
 class _Factors:
-    """Scores are dot products: the fused kernels never hold a score block."""
+    """Scores are dot products, of floats or of codes: the fused kernels never hold a score block."""
 
     def __init__(self, factors: Sequence[Any], n_queries: int, n_items: int, threads: int | None):
         if len(factors) not in (2, 3):
             raise ConfigError(f"got {len(factors)} factor arrays; allowed: queries [Q, D], items [I, D] and a bias [I]")
         bias = factors[2] if len(factors) == 3 else None
-        # The kernels run on the host: a tensor elsewhere is brought over once, not once a block.
-        self.queries = as_numpy(_float32(factors[0], 2, "queries"))
-        self.items = as_numpy(_float32(factors[1], 2, "items"))
+        self.coded = ranking.coded(factors[0], factors[1])
+        self.queries: Any
+        self.items: Any
+        if self.coded:
+            self.queries, self.items = paired(factors[0], factors[1])
+        else:
+            # The kernels run on the host: a tensor elsewhere is brought over once, not once a block.
+            self.queries = as_numpy(_float32(factors[0], 2, "queries"))
+            self.items = as_numpy(_float32(factors[1], 2, "items"))
         self.bias = None if bias is None else as_numpy(_float32(bias, 1, "bias"))
         self.threads = threads
         got = (self.queries.shape[0], self.items.shape[0], None if self.bias is None else self.bias.shape[0])
@@ -51,8 +58,10 @@ class _Factors:
             )
         if self.queries.shape[1] != self.items.shape[1]:
             raise DataError(f"queries have {self.queries.shape[1]} dimensions, items {self.items.shape[1]}")
-        largest = [_largest(self.queries, "user"), _largest(self.items, "item")]
         offset = 0.0 if self.bias is None else _largest(self.bias, "item")
+        if self.coded:
+            return  # the kernels refuse scales whose scores would overflow
+        largest = [_largest(self.queries, "user"), _largest(self.items, "item")]
         if largest[0] * largest[1] * self.queries.shape[1] + offset > float(np.finfo(np.float32).max):
             raise DataError(
                 f"vectors with entries up to {largest[0]:.3g} and {largest[1]:.3g} have scores past the float32 range",
@@ -101,6 +110,8 @@ class _FactorBlock:
 
     def pair_scores(self, query: NDArray[np.int64], items: NDArray[np.int32]) -> NDArray[np.float32]:
         source = self.source
+        if source.coded:
+            return pair_scores(self.queries, source.items, source.bias, query, items)
         scores = (self.queries[query] * source.items[items.astype(np.int64)]).sum(-1)
         if source.bias is not None:
             scores = scores + source.bias[items.astype(np.int64)]
@@ -221,7 +232,7 @@ def as_source(scorer: Any, n_queries: int, n_items: int, threads: int | None) ->
         return _Blocks(scorer, None, n_items, threads)
     raise ConfigError(
         f"{type(scorer).__name__} is no scorer",
-        "give factors (queries, items), an object with score_block(rows), a function rows -> scores [B, I], or lists",
+        "give factors or codes (queries, items), an object with score_block(rows), a function rows -> scores [B, I], or lists",
     )
 
 

@@ -77,9 +77,9 @@ impl<'a> Side<'a> {
             Side::Factors(factors) => {
                 let mut packed = Vec::new();
                 let mut tile = Tile::default();
-                factors.pack(first, &mut packed);
+                factors.pack(exec.simd, first, &mut packed);
                 for panel in 0..factors.panels() {
-                    factors.panel(exec.simd, &packed, panel, &mut tile);
+                    factors.panel(exec.simd, &mut packed, panel, &mut tile);
                     for row in 0..count {
                         out[row * stride + panel * COLUMNS..][..COLUMNS].copy_from_slice(&tile.0[row]);
                     }

@@ -22,6 +22,10 @@ pub enum Error {
     NotFinite { what: &'static str, row: usize },
     /// A weight that is negative, NaN or infinite.
     BadWeight { row: usize, column: usize, value: f64 },
+    /// A scale of codes that is negative, NaN or infinite.
+    BadScale { row: usize, scale: f32 },
+    /// A code that stands for no level.
+    NoLevel { row: usize },
     /// Finite factors so large that a score would not be.
     Overflow { queries: f32, items: f32, dim: usize },
     /// Sizes that do not go together.
@@ -42,6 +46,8 @@ impl Error {
             }
             Error::NotFinite { .. } => Some("all values must be finite: look for a diverged model"),
             Error::BadWeight { .. } => Some("weights must be finite and at least 0"),
+            Error::BadScale { .. } => Some("scales must be finite and at least 0"),
+            Error::NoLevel { .. } => Some("codes of eight bits run from -127 to 127"),
             Error::Overflow { .. } => Some("scale the factors down"),
             _ => None,
         }
@@ -72,6 +78,8 @@ impl fmt::Display for Error {
             Error::BadWeight { row, column, value } => {
                 write!(f, "weights: row {row}, column {column} is {value}")
             }
+            Error::BadScale { row, scale } => write!(f, "codes: the scale of row {row} is {scale}"),
+            Error::NoLevel { row } => write!(f, "codes: row {row} holds -128"),
             Error::Overflow { queries, items, dim } => write!(
                 f,
                 "scores would overflow float32: queries up to {queries:e}, items up to {items:e}, dim {dim}"

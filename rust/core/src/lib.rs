@@ -7,6 +7,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod bfloat16;
+mod codes;
 mod csr;
 mod discrepancy;
 mod dropout;
@@ -34,6 +35,7 @@ mod team;
 mod topk;
 mod weighted;
 
+pub use codes::Codes;
 pub use csr::{Csr, Mask, RowId};
 pub use discrepancy::{discrepancy, Law, Model};
 pub use dropout::{dropout, Chance};
@@ -47,10 +49,13 @@ pub use outside::outside;
 pub use pairwise::{bpr_step, score_step, table_scores, Asked, Pairs, Trained};
 pub use products::{product_scatter, product_sums, products, Gathered, TableGradient};
 pub use quadratic::{quadratic, quadratic_gradient, Precision};
-pub use ranks::{candidate_ranks, candidate_ranks_scores, list_ranks, list_ranks_scores, Ranks};
+pub use ranks::{
+    candidate_ranks, candidate_ranks_codes, candidate_ranks_scores, list_ranks, list_ranks_codes, list_ranks_scores,
+    Ranks,
+};
 pub use relaxed::{relaxed_ranking, Relaxed};
 pub use simd::SimdPath;
 pub use tables::{catch_up, catch_up_rows, step_rows, AdamStep, Ledger, Table, Touched};
 pub use team::Team;
-pub use topk::{neighbours, topk, topk_scores, Distance, Ranking};
+pub use topk::{neighbours, neighbours_codes, topk, topk_codes, topk_scores, Distance, Ranking};
 pub use weighted::{weighted, Order, Weights};

@@ -3,10 +3,12 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+use crate::codes::Codes;
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::matrix::Matrix;
+use crate::score::coded::CodeFactors;
 #[cfg(target_arch = "x86_64")]
 use crate::score::LINE;
 use crate::score::{Factors, Scorer, Tile, WholeScorer, COLUMNS, ROWS};
@@ -62,6 +64,23 @@ pub fn list_ranks(
     counted(exec, &factors.packed(exec)?, targets, ends, seen)
 }
 
+/// [`list_ranks`] of codes.
+pub fn list_ranks_codes(
+    exec: Exec,
+    queries: Codes,
+    items: Codes,
+    bias: Option<&[f32]>,
+    targets: &[i32],
+    ends: &[usize],
+    seen: Mask,
+) -> Result<Ranks, Error> {
+    let factors = CodeFactors::new(queries, items, bias)?;
+    if targets.is_empty() {
+        return Ok(Ranks::absent(0));
+    }
+    counted(exec, &factors.packed(exec)?, targets, ends, seen)
+}
+
 /// The ranks by any scorer.
 fn counted<S: WholeScorer>(
     exec: Exec,
@@ -79,7 +98,7 @@ fn counted<S: WholeScorer>(
         || (S::Packed::default(), Tile::default(), Vec::new()),
         |(packed, tile, seen_scores): &mut (S::Packed, Tile, Vec<f32>), (task, pieces)| {
             let first = task * ROWS;
-            scorer.pack(first, packed);
+            scorer.pack(simd, first, packed);
             let mut goals: Vec<Goals> = Vec::with_capacity(ROWS);
             for row in 0..pieces.len() {
                 let query = first + row;
@@ -169,6 +188,22 @@ pub fn candidate_ranks(
     count: usize,
 ) -> Result<Ranks, Error> {
     let factors = Factors::new(exec, queries, items, bias)?;
+    among(exec, &factors, rows, targets, candidates, count)
+}
+
+/// [`candidate_ranks`] of codes.
+#[allow(clippy::too_many_arguments)]
+pub fn candidate_ranks_codes(
+    exec: Exec,
+    queries: Codes,
+    rows: Option<&[i64]>,
+    items: Codes,
+    bias: Option<&[f32]>,
+    targets: &[i32],
+    candidates: &[i32],
+    count: usize,
+) -> Result<Ranks, Error> {
+    let factors = CodeFactors::new(queries, items, bias)?;
     among(exec, &factors, rows, targets, candidates, count)
 }
 

@@ -5,6 +5,7 @@
 
 mod args;
 mod call;
+mod codes;
 mod draws;
 mod error;
 mod lists;
@@ -32,6 +33,8 @@ fn simd_paths() -> Vec<&'static str> {
 
 #[pymodule]
 mod _core {
+    #[pymodule_export]
+    use super::codes::{candidate_ranks_codes, check_codes, neighbours_codes, ranks_codes, topk_codes, unpack_codes};
     #[pymodule_export]
     use super::draws::{discrepancy, negatives, outside, weighted, weighted_negatives};
     #[pymodule_export]

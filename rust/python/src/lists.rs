@@ -8,28 +8,36 @@ use pyo3::prelude::*;
 use crate::args::{floats, matrix, Factors, Floats, Ints, Ints64, Lists, Seen};
 use crate::call::{kernels, Call};
 
-type Ranking<'py> = (Ints<'py>, Bound<'py, PyArray2<f32>>);
-type Ranks<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<i32>>);
+pub(crate) type Ranking<'py> = (Ints<'py>, Bound<'py, PyArray2<f32>>);
+pub(crate) type Ranks<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<i32>>);
 
-fn ranking<'py>(call: &Call<'py>, found: core::Ranking, rows: usize) -> PyResult<Ranking<'py>> {
+pub(crate) fn ranking<'py>(call: &Call<'py>, found: core::Ranking, rows: usize) -> PyResult<Ranking<'py>> {
     let shape = [rows, found.k];
     Ok((call.shaped(found.items, shape)?, call.shaped(found.scores, shape)?))
 }
 
-fn pair<'py>(call: &Call<'py>, ranks: core::Ranks, shape: [usize; 2]) -> PyResult<(Ints<'py>, Ints<'py>)> {
+pub(crate) fn pair<'py>(call: &Call<'py>, ranks: core::Ranks, shape: [usize; 2]) -> PyResult<(Ints<'py>, Ints<'py>)> {
     Ok((call.shaped(ranks.better, shape)?, call.shaped(ranks.tied, shape)?))
 }
 
-fn flat<'py>(call: &Call<'py>, ranks: core::Ranks) -> Ranks<'py> {
+pub(crate) fn flat<'py>(call: &Call<'py>, ranks: core::Ranks) -> Ranks<'py> {
     (ranks.better.into_pyarray(call.py), ranks.tied.into_pyarray(call.py))
 }
 
-fn same_rows(call: &Call, truth: usize, queries: usize) -> PyResult<()> {
+pub(crate) fn same_rows(call: &Call, truth: usize, queries: usize) -> PyResult<()> {
     if truth == queries {
         return Ok(());
     }
     let cause = format!("`truth` has {truth} rows for {queries} queries");
     Err(call.refuse(cause, Some("pass rows= to say which rows of `truth` the queries are")))
+}
+
+pub(crate) fn same_lists(call: &Call, targets: usize, candidates: usize, queries: usize) -> PyResult<()> {
+    if targets == queries && candidates == queries {
+        return Ok(());
+    }
+    let cause = format!("{targets} rows of targets and {candidates} of candidates for {queries} queries");
+    Err(call.refuse(cause, None))
 }
 
 /// Targets of a query: a row of a CSR, or a list of fixed width.
@@ -40,7 +48,7 @@ pub(crate) enum Truth<'py> {
 }
 
 impl Truth<'_> {
-    fn targets(&self, call: &Call, rows: Option<&[i64]>) -> PyResult<(Vec<i32>, Vec<usize>)> {
+    pub(crate) fn targets(&self, call: &Call, rows: Option<&[i64]>) -> PyResult<(Vec<i32>, Vec<usize>)> {
         match self {
             Truth::Pairs(truth) => call.check(targets(call.csr(truth)?, rows)),
             Truth::Lists(lists) => {
@@ -154,14 +162,7 @@ kernels! {
         let (queries, items, bias) = (matrix(&queries)?, matrix(&items)?, floats(&bias)?);
         let rows = rows.as_ref().map(|rows| rows.as_slice()).transpose()?;
         let (count, width) = (targets.shape()[0], targets.shape()[1]);
-        let expected = rows.map_or(queries.rows, <[i64]>::len);
-        if count != expected || candidates.shape()[0] != expected {
-            let cause = format!(
-                "{count} rows of targets and {} of candidates for {expected} queries",
-                candidates.shape()[0]
-            );
-            return Err(call.refuse( cause, None));
-        }
+        same_lists(&call, count, candidates.shape()[0], rows.map_or(queries.rows, <[i64]>::len))?;
         let (targets, candidates) = (targets.as_slice()?, candidates.as_slice()?);
         let out = call.run(|exec| {
             core::candidate_ranks(exec, queries, rows, items, bias, targets, candidates, count)

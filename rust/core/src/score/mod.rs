@@ -4,6 +4,7 @@
 //! without one). Every path below rounds that chain alike, so all give the same bytes. Items are packed once into
 //! panels of [`COLUMNS`], queries into tiles of [`ROWS`]; a kernel computes one tile against one panel.
 
+pub mod coded;
 mod dots;
 mod panels;
 pub mod quantised;

@@ -25,7 +25,7 @@ pub struct Goals {
 impl Goals {
     /// By Cauchy and Schwarz, whether no score of the panel reaches its row's threshold.
     #[inline(always)]
-    fn hopeless(&self, length: f32, offset: f32) -> bool {
+    pub(super) fn hopeless(&self, length: f32, offset: f32) -> bool {
         (0..LINE).all(|row| self.lengths[row].mul_add(length, offset) < self.thresholds[row])
     }
 }

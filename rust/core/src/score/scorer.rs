@@ -22,11 +22,11 @@ pub trait WholeScorer: Scorer {
     type Packed: Default;
 
     /// Packs the queries from `first` on.
-    fn pack(&self, first: usize, packed: &mut Self::Packed);
+    fn pack(&self, simd: SimdPath, first: usize, packed: &mut Self::Packed);
     /// Panels of [`super::COLUMNS`] items, the last of which may be fewer.
     fn panels(&self) -> usize;
     /// Scores of packed queries and the items of a panel.
-    fn panel(&self, simd: SimdPath, packed: &Self::Packed, panel: usize, out: &mut Tile);
+    fn panel(&self, simd: SimdPath, packed: &mut Self::Packed, panel: usize, out: &mut Tile);
 }
 
 /// Dot products of factors, plus a bias.
@@ -89,7 +89,7 @@ impl Scorer for PackedFactors<'_> {
 impl WholeScorer for PackedFactors<'_> {
     type Packed = Vec<f32>;
 
-    fn pack(&self, first: usize, packed: &mut Vec<f32>) {
+    fn pack(&self, _: SimdPath, first: usize, packed: &mut Vec<f32>) {
         pack_tile(self.factors.queries, first..self.queries(), packed);
     }
 
@@ -98,7 +98,7 @@ impl WholeScorer for PackedFactors<'_> {
     }
 
     #[inline]
-    fn panel(&self, simd: SimdPath, packed: &Vec<f32>, panel: usize, out: &mut Tile) {
+    fn panel(&self, simd: SimdPath, packed: &mut Vec<f32>, panel: usize, out: &mut Tile) {
         let (lines, bias) = self.panels.panel(panel);
         simd.tile(Form::Dot, packed, lines, bias, out);
     }

@@ -205,16 +205,8 @@ impl<'a, F: Fn(usize) -> &'a [i32]> Net for Full<'_, 'a, F> {
         let seen = (self.seen)(self.ids[place]);
         self.sieve.drop_seen(simd, &self.call.order.ids, seen, catch);
         let threshold = threshold.max(self.sieve.surest(simd, k, catch));
-        let mut kept = 0;
-        for place in 0..catch.len {
-            let up = catch.ups[place];
-            catch.positions[kept] = catch.positions[place];
-            catch.lows[kept] = catch.lows[place];
-            catch.ups[kept] = up;
-            kept += usize::from(up >= threshold);
-        }
-        catch.len = kept;
-        catch.widen(2 * kept + room(k) / 2);
+        catch.keep(threshold);
+        catch.widen(2 * catch.len + room(k) / 2);
         threshold
     }
 }

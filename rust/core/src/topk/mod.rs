@@ -2,12 +2,14 @@
 
 mod blocks;
 mod bytes;
+mod codes;
 mod floats;
 mod order;
 mod search;
 mod sieve;
 
 pub use blocks::topk_scores;
+pub use codes::{neighbours_codes, topk_codes};
 
 use crate::csr::Mask;
 use crate::error::Error;

@@ -34,6 +34,19 @@ impl Catch {
         self.full = full;
     }
 
+    /// Leaves out what cannot reach the threshold.
+    pub fn keep(&mut self, threshold: f32) {
+        let mut kept = 0;
+        for place in 0..self.len {
+            let up = self.ups[place];
+            self.positions[kept] = self.positions[place];
+            self.lows[kept] = self.lows[place];
+            self.ups[kept] = up;
+            kept += usize::from(up >= threshold);
+        }
+        self.len = kept;
+    }
+
     /// Whether it can take what a panel adds.
     #[inline(always)]
     pub fn has_room(&self) -> bool {

@@ -22,4 +22,5 @@ pub use catch::Catch;
 pub use panels::BytePanels;
 pub use sample::Lanes;
 pub use scan::Net;
+pub use sums::Totals;
 pub use tile::ByteTile;

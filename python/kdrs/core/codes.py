@@ -1,0 +1,391 @@
+"""Tables of codes: vectors as integers of 1, 2, 3, 4 or 8 bits, with one scale a row.
+
+Both sides of a product are turned by the same orthogonal matrix first. Scores do not change by it, and coordinates become
+alike, so that one scale serves a whole row. Rotation, then rounding, is the first step of TurboQuant (arXiv 2504.19874) and of
+RaBitQ (SIGMOD 2024). The levels here are evenly spaced, since sums of their products are sums of integers, and the scale is
+the best for the row. The shape legend is N vectors, D dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdrs import _core
+from kdrs.core.sampling import array_of, is_tensor, numpy_of, plain, seed_of, simd_path, stream, threads_of
+from kdrs.errors import ConfigError, DataError, shown
+
+if TYPE_CHECKING:
+    from kdrs.core.sampling import Array
+
+BITS = (1, 2, 3, 4, 8)
+QUERY_BITS = 8
+"""Of queries that are made at run time."""
+MAX_DIM = 1 << 16
+"""Sums of products of codes fit 32 bits up to here."""
+
+_BLOCK = 1 << 19
+"""Numbers that are rounded at a time."""
+_ROUNDS = 4
+"""Of signs and butterfly."""
+_STEPS = {
+    2: np.linspace(0.32, 0.72, 16),
+    3: np.linspace(0.14, 0.44, 16),
+    4: np.linspace(0.08, 0.26, 16),
+    8: np.array([1.0, 0.95, 0.9]) / 127,
+}
+"""Scales that are tried: of the row's root mean square (the best for normal coordinates is .498, .293, .168), or of its
+largest magnitude for eight bits."""
+
+
+class Codes:
+    """A packed table of vectors ``[N, D]``, never changed after it was made.
+
+    A row is D codes of ``bits`` bits, the first in the lowest bits of the first byte, and ends with a whole byte. A code c of
+    1 to 4 bits stands for the odd level 2 c - (2^bits - 1), so none is 0; eight bits are an integer from -127 to 127. The row
+    is its levels times its scale, in turned directions.
+
+    Scores are exact: with the integer sum S of products of levels, ``(scale_q * scale_i) * float32(S) + bias``, each operation
+    rounded to float32 by itself; NumPy gives the same bytes. `kdrs.ranking` and `kdrs.Evaluator` take codes as they take
+    factors.
+    """
+
+    __slots__ = ("_bits", "_data", "_dim", "_scales", "_seed")
+    _bits: int
+    _data: NDArray[np.uint8]
+    _dim: int
+    _scales: NDArray[np.float32]
+    _seed: int
+
+    def __init__(self, *_: Any, **__: Any):
+        raise ConfigError("codes are not made by calling Codes", "use Codes.of(vectors, bits) or Codes.from_parts(...)")
+
+    @classmethod
+    def of(cls, vectors: Array, bits: int, *, seed: int = 0) -> Codes:
+        """Codes of float vectors ``[N, D]``, turned by the rotation that ``seed`` stands for and rounded with the scale that
+        leaves each row the least squared error.
+
+        The bytes are the same on every machine: nothing but additions, products and comparisons in a stated order is done, in
+        float64. Raises ``DataError`` for vectors that hold NaN or infinity, ``ConfigError`` for other ``bits``.
+        """
+        bits, seed = _bits(bits), seed_of(seed)
+        values = _vectors(vectors)
+        n, dim = values.shape
+        data, scales = np.zeros((n, _stride(dim, bits)), np.uint8), np.zeros(n, np.float32)
+        for rows in _blocks(n, dim):
+            columns = _turn(np.ascontiguousarray(values[rows].T, np.float64), seed)
+            codes, scales[rows] = _round(columns, bits)
+            data[rows] = _pack(codes.T, bits)
+        if not np.isfinite(scales).all():
+            raise DataError(
+                f"vectors: row {int(np.argmin(np.isfinite(scales)))} is too long for a float32 scale",
+                "scale the vectors down",
+            )
+        return cls._made(data, scales, bits, dim, seed)
+
+    @classmethod
+    def from_parts(cls, data: Array, scales: Array, bits: int, dim: int, *, seed: int = 0) -> Codes:
+        """Codes that were made before: ``data`` uint8 ``[N, ceil(D * bits / 8)]``, ``scales`` float32 ``[N]``, D as ``dim``.
+
+        Raises ``DataError`` for other types and shapes, scales that are negative, NaN or infinite, and -128 among eight bits.
+        """
+        bits, seed = _bits(bits), seed_of(seed)
+        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 0 <= dim <= MAX_DIM:
+            raise ConfigError(f"dim is {shown(dim)}", f"allowed: integers from 0 to {MAX_DIM}")
+        packed, lengths = numpy_of(data, "data"), numpy_of(scales, "scales")
+        if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != _stride(int(dim), bits):
+            raise DataError(
+                f"data are {packed.dtype} of shape {packed.shape}",
+                f"allowed: uint8 [N, {_stride(int(dim), bits)}], for {dim} codes of {bits} bits",
+            )
+        if lengths.dtype != np.float32 or lengths.shape != packed.shape[:1]:
+            raise DataError(f"scales are {lengths.dtype} of shape {lengths.shape}", f"allowed: float32 [{len(packed)}]")
+        made = cls._made(np.array(packed, order="C"), np.array(lengths, np.float32, order="C"), bits, int(dim), seed)
+        _core.check_codes(made.parts(), threads_of(None), simd_path())
+        return made
+
+    @classmethod
+    def _made(cls, data: NDArray[np.uint8], scales: NDArray[np.float32], bits: int, dim: int, seed: int) -> Codes:
+        self = object.__new__(cls)
+        self._data, self._scales, self._bits, self._dim, self._seed = plain(data), plain(scales), bits, dim, seed
+        self._data.flags.writeable = self._scales.flags.writeable = False
+        return self
+
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        """uint8 ``[N, ceil(D * bits / 8)]``, read-only."""
+        return self._data
+
+    @property
+    def scales(self) -> NDArray[np.float32]:
+        """float32 ``[N]``, read-only."""
+        return self._scales
+
+    @property
+    def bits(self) -> int:
+        return self._bits
+
+    @property
+    def seed(self) -> int:
+        """Of the rotation."""
+        return self._seed
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self._scales), self._dim
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes and scales."""
+        return self._data.nbytes + self._scales.nbytes
+
+    def __len__(self) -> int:
+        return len(self._scales)
+
+    def __repr__(self) -> str:
+        return f"Codes(shape={self.shape}, bits={self.bits}, seed={self.seed}, nbytes={self.nbytes})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Codes):
+            return NotImplemented
+        mine, theirs = ((c._bits, c._dim, c._seed, c._data.tobytes(), c._scales.tobytes()) for c in (self, other))
+        return mine == theirs
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> Any:
+        return _unpickled, (np.array(self._data), np.array(self._scales), self._bits, self._dim, self._seed)
+
+    def take(self, rows: Array) -> Codes:
+        """The codes of some rows, int ``[R]``, in that order."""
+        ids = array_of(rows, "rows", np.int64, 1)
+        if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
+            bad = ids[(ids < 0) | (ids >= len(self))][0]
+            raise DataError(f"rows hold {bad}; allowed: 0 to {len(self) - 1}")
+        return self._made(self._data[ids], self._scales[ids], self._bits, self._dim, self._seed)
+
+    def __getitem__(self, rows: Any) -> Codes:
+        """A block of rows, or those that an array names."""
+        if isinstance(rows, slice):
+            return self._made(self._data[rows], self._scales[rows], self._bits, self._dim, self._seed)
+        if isinstance(rows, (int, np.integer)) or not (isinstance(rows, (list, np.ndarray)) or is_tensor(rows)):
+            raise ConfigError(f"codes are not indexed by {type(rows).__name__}", "allowed: slices and arrays of rows")
+        return self.take(rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("codes are a table, not a sequence; .vectors() gives the rows")
+
+    def levels(self) -> NDArray[np.int8]:
+        """The integers, int8 ``[N, D]``, in turned directions."""
+        return _core.unpack_codes(self.parts(), threads_of(None), simd_path())
+
+    def vectors(self) -> NDArray[np.float32]:
+        """The vectors that the codes stand for, float32 ``[N, D]``, in the original directions."""
+        out = np.empty(self.shape, np.float32)
+        for rows in _blocks(*self.shape):
+            part = self[rows]
+            columns = np.ascontiguousarray(part.levels().T, np.float64) * part._scales.astype(np.float64)
+            out[rows] = _turn_back(columns, self._seed).T
+        return out
+
+    def like(self, vectors: Array, bits: int = QUERY_BITS) -> Codes:
+        """Codes of other vectors ``[M, D]`` that go with these, turned alike: of queries made at run time, hence eight bits."""
+        values = _vectors(vectors)
+        if values.shape[1] != self._dim:
+            raise DataError(
+                f"vectors have dim {values.shape[1]}, the codes {self._dim}", "pass vectors of the same model"
+            )
+        return Codes.of(values, bits, seed=self._seed)
+
+    def rotate(self, vectors: Array) -> NDArray[np.float32]:
+        """Vectors ``[M, D]`` in the directions of the codes, float32."""
+        values = _vectors(vectors)
+        if values.shape[1] != self._dim:
+            raise DataError(
+                f"vectors have dim {values.shape[1]}, the codes {self._dim}", "pass vectors of the same model"
+            )
+        out = np.empty(values.shape, np.float32)
+        for rows in _blocks(*values.shape):
+            out[rows] = _turn(np.ascontiguousarray(values[rows].T, np.float64), self._seed).T
+        return out
+
+    def parts(self) -> tuple[NDArray[np.uint8], NDArray[np.float32], int, int]:
+        """What the core reads."""
+        return self._data, self._scales, self._dim, self._bits
+
+
+def paired(queries: Any, items: Any) -> tuple[Codes, Codes]:
+    """Queries and items that go together, queries rounded if they are floats; ``DataError`` for what does not."""
+    if not isinstance(items, Codes):
+        raise DataError(
+            "queries are codes, items are not", "give the items as codes: Codes.of(items, bits, seed=queries.seed)"
+        )
+    if not isinstance(queries, Codes):
+        queries = items.like(queries)
+    if queries.shape[1] != items.shape[1]:
+        raise DataError(f"queries have dim {queries.shape[1]}, items {items.shape[1]}", "pass the codes of one model")
+    if queries.seed != items.seed:
+        raise DataError(
+            f"queries were turned by seed {queries.seed}, items by {items.seed}",
+            "make both with one seed: Codes.of(..., seed=...)",
+        )
+    return queries, items
+
+
+def pair_scores(
+    queries: Codes, items: Codes, bias: NDArray[np.float32] | None, rows: NDArray[np.int64], ids: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    """Scores float32 ``[P]`` of pairs of a row of ``queries`` and a row of ``items``, the bytes that the kernels give."""
+    out = np.empty(len(rows), np.float32)
+    for part in _blocks(len(rows), queries.shape[1]):
+        mine, theirs = queries.take(rows[part]), items.take(ids[part])
+        sums = np.einsum("pd,pd->p", mine.levels(), theirs.levels(), dtype=np.int32)
+        out[part] = (mine.scales * theirs.scales) * sums.astype(np.float32)
+    return out + np.float32(0) if bias is None else out + bias[ids] + np.float32(0)
+
+
+def _unpickled(data: Any, scales: Any, bits: int, dim: int, seed: int) -> Codes:
+    return Codes.from_parts(data, scales, bits, dim, seed=seed)
+
+
+def _bits(bits: int) -> int:
+    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or bits not in BITS:
+        raise ConfigError(f"bits is {shown(bits)}", f"allowed: {', '.join(map(str, BITS))}")
+    return int(bits)
+
+
+def _stride(dim: int, bits: int) -> int:
+    return (dim * bits + 7) // 8
+
+
+def _vectors(vectors: Array) -> NDArray[np.float32]:
+    if isinstance(vectors, Codes):
+        raise ConfigError("the vectors are codes already", "give floats; codes.vectors() are those of codes")
+    values = array_of(vectors, "vectors", np.float32, 2)
+    if values.shape[1] > MAX_DIM:
+        raise DataError(f"vectors have dim {values.shape[1]}", f"allowed: up to {MAX_DIM}, whose sums fit 32 bits")
+    for rows in _blocks(*values.shape):
+        finite = np.isfinite(values[rows]).all(axis=1)
+        if not finite.all():
+            raise DataError(
+                f"vectors: row {rows.start + int(np.argmin(finite))} holds NaN or infinity",
+                "all values must be finite: look for a diverged model",
+            )
+    return values
+
+
+def _blocks(n: int, dim: int) -> Iterator[slice]:
+    step = max(1, _BLOCK // max(dim, 1))
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+# Rotation. All coordinates are permuted. Then in each round signs are drawn, and the first or, in turn, the last of them go
+# through a Hadamard butterfly, as many as the largest power of two: over half, so that two rounds reach all, and four spread
+# each over all.
+# Additions in a stated order: no BLAS or LAPACK, whose last bits depend on the machine.
+
+
+@lru_cache(maxsize=16)
+def _rotation(dim: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The order of the coordinates ``[D]``, and the signs of each round, ``[rounds, D, 1]``."""
+    words = _words(stream(seed, "codes", "rotation"), (_ROUNDS + 1) * dim).reshape(_ROUNDS + 1, dim)
+    signs = np.where(words[1:] >> np.uint64(63), -1.0, 1.0)[:, :, None]
+    return np.argsort(words[0], kind="stable"), signs
+
+
+def _words(seed: int, n: int) -> NDArray[np.uint64]:
+    """SplitMix64 by counter, as in the core."""
+    z = np.uint64(seed) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _turn(columns: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Columns ``[D, N]`` turned."""
+    order, signs = _rotation(len(columns), seed)
+    columns = columns[order]
+    for number, of_round in enumerate(signs):
+        columns *= of_round
+        _butterfly(columns, number)
+    return columns
+
+
+def _turn_back(columns: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    order, signs = _rotation(len(columns), seed)
+    for number, of_round in reversed(list(enumerate(signs))):
+        _butterfly(columns, number)
+        columns *= of_round
+    back = np.empty_like(columns)
+    back[order] = columns
+    return back
+
+
+def _butterfly(columns: NDArray[np.float64], number: int) -> None:
+    """The orthonormal Hadamard transform, its own inverse, of the coordinates of a round, in place."""
+    dim = len(columns)
+    size, width = 1 << max(dim.bit_length() - 1, 0) if dim else 0, 1
+    part = columns[dim - size :] if number % 2 else columns[:size]
+    while width < size:
+        pairs = part.reshape(size // (2 * width), 2, width, -1)
+        low, high = pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]
+        pairs[:, 0], pairs[:, 1] = low, high
+        width *= 2
+    part *= 1 / np.sqrt(float(max(size, 1)))
+
+
+# Rounding. Sums run over the first axis, row after row, so that their order is the same everywhere.
+
+
+def _round(columns: NDArray[np.float64], bits: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Codes ``[D, N]`` and scales ``[N]`` of turned columns: for given levels v the best scale is <x, v> / <v, v>, and leaves
+    |x|^2 - <x, v>^2 / <v, v>; levels are those of the best of some steps."""
+    dim, n = columns.shape
+    if bits == 1:
+        unit = _sum(np.abs(columns)) / max(dim, 1)
+        return (columns >= 0).astype(np.uint8), unit.astype(np.float32)
+    size = np.abs(columns).max(axis=0, initial=0.0) if bits == 8 else np.sqrt(_sum(columns * columns) / max(dim, 1))
+    steps = np.where(size > 0, size, 1.0)
+    best, scales, tried = np.full(n, -1.0), np.zeros(n), np.ones(n)
+    for factor in (*_STEPS[bits], None):  # the last step is the best scale so far
+        step = np.where(scales > 0, scales, 1.0) if factor is None else steps * factor
+        levels = _levels(columns, step, bits)
+        product, square = _sum(levels * columns), np.maximum(_sum(levels * levels), 1.0)
+        kept = product * product / square
+        better = kept > best
+        best, tried = np.where(better, kept, best), np.where(better, step, tried)
+        scales = np.where(better, product / square, scales)
+    levels = _levels(columns, tried, bits)
+    scales = np.where(size > 0, scales, 0.0)
+    codes = levels.astype(np.int8).view(np.uint8) if bits == 8 else ((levels + (2**bits - 1)) / 2).astype(np.uint8)
+    with np.errstate(over="ignore"):
+        return codes, scales.astype(np.float32)
+
+
+def _sum(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each column, row after row; NumPy sums a single column in another order, so it gets a neighbour."""
+    if columns.shape[1] == 1:
+        return np.hstack([columns, columns]).sum(axis=0)[:1]
+    total: NDArray[np.float64] = columns.sum(axis=0)
+    return total
+
+
+def _levels(columns: NDArray[np.float64], steps: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
+    """The nearest levels, in units of the steps."""
+    if bits == 8:
+        return np.clip(np.rint(columns / steps), -127, 127)
+    half = 2.0 ** (bits - 1)
+    return 2 * np.clip(np.floor(columns / (2 * steps)), -half, half - 1) + 1
+
+
+def _pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Codes ``[N, D]`` as bytes ``[N, ceil(D * bits / 8)]``."""
+    if bits == 8:
+        return np.ascontiguousarray(codes)
+    n, dim = codes.shape
+    planes = codes[:, :, None] >> np.arange(bits, dtype=np.uint8) & 1
+    return np.packbits(planes.reshape(n, dim * bits), axis=1, bitorder="little")

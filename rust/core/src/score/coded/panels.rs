@@ -1,0 +1,233 @@
+//! Items as packed codes in panels.
+
+use super::{Lane, Words};
+use crate::codes::{Codes, EIGHT};
+use crate::error::Error;
+use crate::exec::Exec;
+use crate::room::filled;
+use crate::score::{length, rounding, Line, COLUMNS, LINE};
+use crate::simd::{compiled, SimdPath};
+
+/// More than what the rounding of a product of scales below the normal numbers adds to a score.
+const UNDERFLOW: f32 = 1e-35;
+
+/// Items in panels, in an order: line by line a lane of each item, the two halves of a panel in turn. Lanes of bytes are packed again:
+/// a line holds 8 / width lanes, one above the other in each byte.
+pub struct CodePanels {
+    lines: Vec<Words>,
+    /// Two lines a panel; 0 past the last item.
+    scales: Vec<Line>,
+    /// The same; -infinity past the last item.
+    bias: Vec<Line>,
+    pub biased: bool,
+    /// Of each panel: 1 / the largest scale, or 0 where that is no normal number.
+    pub inverse_scales: Vec<f32>,
+    /// Largest length of a panel's vectors, rounded up.
+    pub lengths: Vec<f32>,
+    /// Largest bias of a panel, and what rounding can add to a score.
+    pub offsets: Vec<f32>,
+    pub lanes: Lane,
+    /// Lanes of an item.
+    pub count: usize,
+    /// Bits of a code in a line.
+    width: usize,
+    /// A sum of levels is this power of two times a sum of codes, less what belongs to the query.
+    pub shift: u32,
+    /// What is added to a level to make it a code, times 2^shift.
+    pub middle: i32,
+    pub items: usize,
+    pub dim: usize,
+}
+
+impl CodePanels {
+    /// Items in the order of their ids, or as `order` lists them, for queries of so many bits.
+    pub fn pack(
+        exec: Exec,
+        items: Codes,
+        bias: Option<&[f32]>,
+        order: Option<&[i32]>,
+        query_bits: usize,
+    ) -> Result<Self, Error> {
+        let lanes = match (items.bits, query_bits) {
+            (1, 1) => Lane::Signs,
+            _ => Lane::Bytes,
+        };
+        let count = items.dim.div_ceil(lanes.dims());
+        let width = match lanes {
+            Lane::Signs => 8,
+            Lane::Bytes => items.bits.next_power_of_two(),
+        };
+        let panels = items.rows().div_ceil(COLUMNS);
+        let per_panel = count.div_ceil(8 / width) * (COLUMNS / LINE);
+        let mut packed = CodePanels {
+            lines: filled(Words([0; LINE]), panels, per_panel)?,
+            scales: filled(Line([0.0; LINE]), panels, COLUMNS / LINE)?,
+            bias: filled(Line([f32::NEG_INFINITY; LINE]), panels, COLUMNS / LINE)?,
+            biased: bias.is_some(),
+            inverse_scales: vec![0.0; panels],
+            lengths: vec![0.0; panels],
+            offsets: vec![UNDERFLOW; panels],
+            lanes,
+            count,
+            width,
+            shift: u32::from(items.bits < EIGHT),
+            middle: if items.bits == EIGHT {
+                128
+            } else {
+                items.largest_level()
+            },
+            items: items.rows(),
+            dim: items.dim,
+        };
+        let id = |position: usize| order.map_or(position, |order| order[position] as usize);
+        for panel in 0..panels {
+            let (mut scale, mut top, mut size) = (0.0f32, f32::NEG_INFINITY, 0.0f32);
+            for position in panel * COLUMNS..items.rows().min((panel + 1) * COLUMNS) {
+                let item = id(position);
+                let bias = bias.map_or(0.0, |bias| bias[item]);
+                packed.bias[position / LINE].0[position % LINE] = bias;
+                packed.scales[position / LINE].0[position % LINE] = items.scale(item);
+                scale = scale.max(items.scale(item));
+                (top, size) = (top.max(bias), size.max(bias.abs()));
+            }
+            let inverse = 1.0 / scale;
+            packed.inverse_scales[panel] = if inverse.is_normal() { inverse } else { 0.0 };
+            packed.offsets[panel] += top + size * rounding(items.dim);
+        }
+        if per_panel == 0 {
+            return Ok(packed);
+        }
+        const STEP: usize = 16;
+        let tasks = packed
+            .lines
+            .chunks_mut(STEP * per_panel)
+            .zip(packed.lengths.chunks_mut(STEP))
+            .enumerate();
+        let exec = exec.for_work(items.rows() * items.stride());
+        exec.each(
+            tasks,
+            || Row::new(items),
+            |row, (task, (lines, lengths))| {
+                for (offset, (lines, longest)) in lines.chunks_mut(per_panel).zip(lengths).enumerate() {
+                    let first = (task * STEP + offset) * COLUMNS;
+                    for column in 0..COLUMNS.min(items.rows() - first) {
+                        let item = id(first + column);
+                        let lines = &mut lines[column / LINE..];
+                        let place = column % LINE;
+                        *longest = longest.max(row.read(exec.simd, items, item));
+                        match lanes {
+                            Lane::Signs => {
+                                let words = signs(items, item);
+                                for (line, word) in lines.iter_mut().step_by(2).zip(words) {
+                                    line.0[place] = word;
+                                }
+                            }
+                            Lane::Bytes => {
+                                let lanes = row.codes.as_flattened().as_chunks::<4>().0[..count].chunks(8 / width);
+                                for (line, lanes) in lines.iter_mut().step_by(2).zip(lanes) {
+                                    line.0[place] = lanes.iter().enumerate().fold(0, |word, (level, &lane)| {
+                                        word | u32::from_le_bytes(lane) << (level * width)
+                                    });
+                                }
+                            }
+                        }
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        Ok(packed)
+    }
+
+    pub fn panels(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Lines of a panel that has been opened.
+    pub fn opened(&self) -> usize {
+        self.count.next_multiple_of(8 / self.width) * (COLUMNS / LINE)
+    }
+
+    /// Panels from `first` on, [`CodePanels::opened`] lines each, a lane to a line; `room` is for those that are packed.
+    pub fn open<'a>(&'a self, simd: SimdPath, first: usize, count: usize, room: &'a mut Vec<Words>) -> &'a [Words] {
+        let per_panel = self.count.div_ceil(8 / self.width) * (COLUMNS / LINE);
+        let lines = &self.lines[first * per_panel..(first + count) * per_panel];
+        if self.width == 8 {
+            return lines;
+        }
+        room.resize(count * self.opened(), Words([0; LINE]));
+        simd.open_lines(self.width, lines, room);
+        room
+    }
+
+    /// Scales and biases of a panel.
+    #[inline(always)]
+    pub fn of_panel(&self, panel: usize) -> (&[Line; 2], &[Line; 2]) {
+        let lines = panel * 2..panel * 2 + 2;
+        (
+            self.scales[lines.clone()].try_into().expect("two lines a panel"),
+            self.bias[lines].try_into().expect("two lines a panel"),
+        )
+    }
+}
+
+/// An unpacked row.
+struct Row {
+    levels: Vec<i8>,
+    codes: Vec<[u8; EIGHT]>,
+}
+
+impl Row {
+    fn new(items: Codes) -> Self {
+        Row {
+            levels: vec![0; items.padded()],
+            codes: vec![[0; EIGHT]; items.padded() / EIGHT],
+        }
+    }
+
+    /// Reads a row, and gives its length, rounded up.
+    fn read(&mut self, simd: SimdPath, items: Codes, item: usize) -> f32 {
+        let squared = items.squared(simd, item, &mut self.levels);
+        simd.unpack_codes(items.bits, items.bytes(item), &mut self.codes);
+        let scale = f64::from(items.scale(item));
+        length(f64::from(squared) * scale * scale)
+    }
+}
+
+/// The signs of a row of one bit, 32 a word, 0 past the last.
+pub fn signs<'a>(items: Codes<'a>, row: usize) -> impl Iterator<Item = u32> + 'a {
+    items.bytes(row).chunks(4).enumerate().map(move |(place, bytes)| {
+        let mut word = [0; 4];
+        word[..bytes.len()].copy_from_slice(bytes);
+        let left = items.dim - 32 * place;
+        u32::from_le_bytes(word) & if left < 32 { (1 << left) - 1 } else { u32::MAX }
+    })
+}
+
+compiled! {
+    /// Lines of codes of `width` bits, one above the other in each byte, as lines of bytes.
+    fn open_lines(width: usize, lines: &[Words], out: &mut [Words]) = open_lines;
+}
+
+#[inline(always)]
+fn open_lines(width: usize, lines: &[Words], out: &mut [Words]) {
+    match width {
+        1 => open_width::<1>(lines, out),
+        2 => open_width::<2>(lines, out),
+        _ => open_width::<4>(lines, out),
+    }
+}
+
+#[inline(always)]
+fn open_width<const WIDTH: usize>(lines: &[Words], out: &mut [Words]) {
+    let mask = ((1u32 << WIDTH) - 1) * 0x0101_0101;
+    for (lines, out) in lines.as_chunks::<2>().0.iter().zip(out.chunks_exact_mut(2 * 8 / WIDTH)) {
+        for (level, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            for (line, out) in lines.iter().zip(out) {
+                for (word, out) in line.0.iter().zip(&mut out.0) {
+                    *out = word >> (level * WIDTH) & mask;
+                }
+            }
+        }
+    }
+}
