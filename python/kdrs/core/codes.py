@@ -96,13 +96,13 @@ class Codes:
         bits, seed = _bits(bits), seed_of(seed)
         if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 0 <= dim <= MAX_DIM:
             raise ConfigError(f"dim is {shown(dim)}", f"allowed: integers from 0 to {MAX_DIM}")
-        packed, lengths = numpy_of(data, "data"), numpy_of(scales, "scales")
+        packed, lengths = numpy_of(data, "data"), array_of(scales, "scales", np.float32, 1)
         if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != _stride(int(dim), bits):
             raise DataError(
                 f"data are {packed.dtype} of shape {packed.shape}",
                 f"allowed: uint8 [N, {_stride(int(dim), bits)}], for {dim} codes of {bits} bits",
             )
-        if lengths.dtype != np.float32 or lengths.shape != packed.shape[:1]:
+        if lengths.shape != packed.shape[:1]:
             raise DataError(f"scales are {lengths.dtype} of shape {lengths.shape}", f"allowed: float32 [{len(packed)}]")
         made = cls._made(np.array(packed, order="C"), np.array(lengths, np.float32, order="C"), bits, int(dim), seed)
         _core.check_codes(made.parts(), threads_of(None), simd_path())
@@ -190,6 +190,7 @@ class Codes:
             part = self[rows]
             columns = np.ascontiguousarray(part.levels().T, np.float64) * part._scales.astype(np.float64)
             out[rows] = _turn_back(columns, self._seed).T
+        out += 0.0  # no -0
         return out
 
     def like(self, vectors: Array, bits: int = QUERY_BITS) -> Codes:

@@ -304,7 +304,7 @@ mod tests {
                 .map(|code| if bits == 8 { code.max(1) ^ 0x80 } else { code & ((1 << bits) - 1) })
                 .collect();
             let mut data = packed(bits, &codes);
-            if ones && codes.len() * bits % 8 != 0 {
+            if ones && !(codes.len() * bits).is_multiple_of(8) {
                 // Bits past the last code mean nothing.
                 *data.last_mut().unwrap() |= 0xFF << (codes.len() * bits % 8);
             }
