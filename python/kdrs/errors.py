@@ -35,6 +35,10 @@ class DataError(KdrsError):
     exit_code = 3
 
 
+class ScoreError(DataError):
+    """Scores that are not finite, or vectors of such (exit code 3; 1 where training made them, 4 where a teacher did)."""
+
+
 class ArtefactError(KdrsError):
     """A checkpoint, run directory or teacher that cannot be used (exit code 4)."""
 

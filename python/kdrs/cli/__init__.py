@@ -61,8 +61,18 @@ doctor.register(app)
 
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # of click, or of the copy that newer typers bring along
 MACHINE_ERRORS = {
-    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE")
+    getattr(errno, name): remedy
+    for names, remedy in (
+        (
+            ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE"),
+            "check permissions and free space",
+        ),
+        (("ENAMETOOLONG",), "a shorter name, or a folder less deep"),
+        (("ELOOP",), "the path leads through a link that leads back to itself: name the file behind it"),
+    )
+    for name in names
 }
+"""Errors of the system that are the machine's or the path's, with what to do."""
 
 
 BUG = "kdrs --debug ... for the traceback, and report it with the output of kdrs doctor"
@@ -123,9 +133,11 @@ def _explain(error: Exception) -> tuple[int, str, str | None]:
         isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error))
     ):
         return 5, "out of memory", "a smaller batch, model or data set"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):  # pathlib before Python 3.13
+        error = OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(error).removeprefix("Symlink loop from ").strip("'"))
     if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
         place = "" if error.filename is None else f" {shown(str(error.filename))}"
-        return 5, f"cannot read or write{place}: {error.strerror}", "check permissions and free space"
+        return 5, f"cannot read or write{place}: {error.strerror}", MACHINE_ERRORS[error.errno]
     return (
         1,
         f"internal: {shown(f'{type(error).__name__}: {error}', 500)}",

@@ -184,7 +184,7 @@ class Evaluator:
     def __call__(self, scorer: Any, parts: str | Sequence[str] | None = None) -> dict[str, Report]:
         """Reports by part, from one pass over the queries for all parts that the scorer answers alike.
 
-        Raises ``DataError`` for scores that are not finite, naming the first query, and for shapes that do not fit.
+        Raises ``ScoreError`` for scores that are not finite, naming the first query, ``DataError`` for shapes that do not fit.
         """
         wanted = list(self.truths) if parts is None else [parts] if isinstance(parts, str) else list(parts)
         for name in wanted:

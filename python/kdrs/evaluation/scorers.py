@@ -16,7 +16,7 @@ from kdrs.core.codes import pair_scores, paired
 from kdrs.core.ranking import Ranking
 from kdrs.data.checks import check_lists
 from kdrs.data.interactions import Interactions
-from kdrs.errors import ConfigError, DataError
+from kdrs.errors import ConfigError, DataError, ScoreError
 
 # What a block of queries may hold: numbers of a score block, of a list block, and of scored (query, item) pairs. A
 # model gathers one vector a pair, so a pair stands for some hundred numbers.
@@ -63,7 +63,7 @@ class _Factors:
             return  # the kernels refuse scales whose scores would overflow
         largest = [_largest(self.queries, "user"), _largest(self.items, "item")]
         if largest[0] * largest[1] * self.queries.shape[1] + offset > float(np.finfo(np.float32).max):
-            raise DataError(
+            raise ScoreError(
                 f"vectors with entries up to {largest[0]:.3g} and {largest[1]:.3g} have scores past the float32 range",
                 DIVERGED,
             )
@@ -249,7 +249,7 @@ def _scores(scores: Any, shape: tuple[int, ...], rows: NDArray[np.int64], ids: N
     if not bool(finite.all()):
         query, column = (int(x[0]) for x in np.nonzero(~as_numpy(finite)))
         item = column if ids is None else int(ids[query, column])
-        raise DataError(
+        raise ScoreError(
             f"the score of user {rows[query]} for item {item} is {float(scores[query, column])}; scores must be finite",
             DIVERGED,
         )
@@ -270,7 +270,7 @@ def _float32(values: Any, ndim: int, name: str) -> Any:
 
 
 def _largest(values: Any, name: str) -> float:
-    """The largest absolute entry; ``DataError`` naming the first row that is not finite."""
+    """The largest absolute entry; ``ScoreError`` naming the first row that is not finite."""
     if not values.shape[0] or not values.shape[-1]:
         return 0.0
     high, low = float(values.max()), float(values.min())
@@ -278,7 +278,7 @@ def _largest(values: Any, name: str) -> float:
         rows = as_numpy(values).reshape(values.shape[0], -1)
         first = int(np.argmin(np.isfinite(rows).all(axis=1)))
         entry = rows[first][~np.isfinite(rows[first])][0]
-        raise DataError(f"the vector of {name} {first} holds {entry}; scores must be finite", DIVERGED)
+        raise ScoreError(f"the vector of {name} {first} holds {entry}; scores must be finite", DIVERGED)
     return max(high, -low)
 
 

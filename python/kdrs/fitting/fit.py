@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrs.core.sampling import stream
-from kdrs.errors import ArtefactError, ConfigError, TrainingError, shown
+from kdrs.errors import ArtefactError, ConfigError, ScoreError, TrainingError, shown
 from kdrs.evaluation.protocols import EarlyStopping, Selection
 from kdrs.fitting.checkpoint import Checkpoint, Journal
 from kdrs.fitting.learner import Learner
@@ -28,6 +28,8 @@ Evaluate = Callable[[nn.Module], Mapping[str, Means]]
 
 PACED = 30
 """Batches over which the pace of a training is taken."""
+
+CALMER = "lower the learning rate or the weight of the term; the last checkpoint is untouched"
 
 
 @dataclass
@@ -82,7 +84,7 @@ def fit(
 
     ``on_epoch`` gets each epoch's line, ``on_pace`` the seconds that a batch takes, once, after the first few.
 
-    Raises ``TrainingError`` naming epoch, batch and users if a loss is not finite.
+    Raises ``TrainingError`` naming epoch, batch and users if a loss is not finite, epoch and user if a score is not.
     """
     learners = [learners] if isinstance(learners, Learner) else list(learners)
     selection = selection or Selection()
@@ -142,7 +144,7 @@ def fit(
             looks = index >= first_look and (index - first_look) % every == 0
             if evaluate is not None and (looks or stop):
                 began = time.perf_counter()
-                with frozen(first.model):
+                with frozen(first.model), blaming_training(index):
                     parts = {part: dict(means) for part, means in evaluate(first.model).items()}
                 row.update(parts)
                 row["evaluation_seconds"] = round(time.perf_counter() - began, 4)
@@ -249,8 +251,17 @@ def _raise_divergence(learners: Sequence[Learner], draws: _Draws, table: Tensor)
     raise TrainingError(
         f"the loss ({names[column]}) is {table[step, column].item()} in epoch {draws.epoch.index}, batch {step}, whose first "
         f"users are {users}",
-        "lower the learning rate or the weight of the term; the last checkpoint is untouched",
+        CALMER,
     )
+
+
+@contextmanager
+def blaming_training(epoch: int) -> Iterator[None]:
+    """Scores that are not finite are the training's fault, not the data's: ``TrainingError`` that names the epoch."""
+    try:
+        yield
+    except ScoreError as error:
+        raise TrainingError(f"the model after epoch {epoch}: {error.cause}", CALMER) from error
 
 
 def _devices(learners: Sequence[Learner]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,15 @@ def _processor() -> str:
     return platform.processor()
 
 
+def _thread_libraries() -> list[str]:
+    """Loaded libraries that have threads of their own: runtimes of OpenMP, linear algebra. kdrs brings none of them."""
+    with contextlib.suppress(OSError):
+        mapped = Path("/proc/self/maps").read_text().splitlines()
+        names = {Path(line.split(maxsplit=5)[5]).name for line in mapped if ".so" in line}
+        return sorted(name for name in names if re.match(r"lib(gomp|i?omp|mkl_\w*thread|(scipy_)?openblas|blis)", name))
+    return []
+
+
 def examine() -> dict[str, Any]:
     """Versions, processor, threads, devices, memory and write access; ``problems`` lists what keeps kdrs from working."""
     problems: list[str] = []
@@ -89,6 +99,7 @@ def examine() -> dict[str, Any]:
         )
         if name in os.environ
     }
+    found["thread_libraries"] = _thread_libraries()
     try:
         import numpy as np
 

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from kdrs.core.sampling import threads_of
+from kdrs.core.sampling import simd_path, threads_of
 from kdrs.data import Dataset
 from kdrs.errors import ConfigError, KdrsError, MachineError, shown
 from kdrs.evaluation.curves import doubts_of
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Selection
 from kdrs.evaluation.report import Report
-from kdrs.fitting.fit import Fit, fit
+from kdrs.fitting.fit import Fit, blaming_training, fit
 from kdrs.fitting.learner import Learner
 from kdrs.runs.build import (
     build_evaluator,
@@ -101,7 +101,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
     parts, inner = expand(config, out)
     check_teachers(inner, out)
     stage_epochs(config)  # that there are not too many
-    threads_of(config.threads)
+    _check_core(config)
     dataset = Dataset.load(config.data.path)
     if dataset.n_cold_users:
         warnings.warn(
@@ -167,9 +167,16 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             warnings.warn(f"{shown(str(out))}: {doubt}", stacklevel=2)
         for peer in learners[1:]:
             save_peer(run, peer, inner, dataset, evaluator, outcome.epochs - 1)
-        reports = evaluator(ModelTeacher(learner.model, task))
+        with blaming_training(outcome.epochs - 1):
+            reports = evaluator(ModelTeacher(learner.model, task))
         save_result(run, config, dataset, learner.model, outcome, reports, selection)
         return Outcome(run, outcome, reports, measured)
+
+
+def _check_core(config: RunConfig) -> None:
+    """Raises ``ConfigError`` for threads or instructions that the core cannot have, of the run or of the environment."""
+    threads_of(config.threads)
+    simd_path()
 
 
 @contextmanager
@@ -284,6 +291,7 @@ def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
     trained are built too, and teach with their initial weights."""
     parts, inner = expand(config, Path(out))
     check_teachers(inner, Path(out))
+    _check_core(config)
     dataset = Dataset.load(config.data.path)
     learners = rehearse(config, Path(out), dataset)
     task = learners[0].task

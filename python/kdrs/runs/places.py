@@ -110,23 +110,25 @@ def own_folder(path: Path) -> Path:
 def claimed(stem: Path) -> Iterator[Path]:
     """A new folder of that name, or with a number behind it: no other process gets the same. Taken away again where it stays
     empty. Raises ``MachineError`` if none can be made."""
-    made = [place for place in (stem.parent, *stem.parent.parents) if not place.exists()]
+    made: list[Path] = []
     place, count = stem, 1
     try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                os.mkdir(place)
-                break
-            except FileExistsError:
-                count += 1
-                place = stem.with_name(f"{stem.name}-{count}")
-    except OSError as error:
-        raise unwritable(place, error) from error
-    try:
+        try:
+            made += [folder for folder in (stem.parent, *stem.parent.parents) if not folder.exists()]
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                try:
+                    os.mkdir(place)
+                    break
+                except FileExistsError:
+                    count += 1
+                    place = stem.with_name(f"{stem.name}-{count}")
+        except OSError as error:
+            raise unwritable(place, error) from error
+        made.insert(0, place)
         yield place
     finally:
-        for folder in (place, *made):
+        for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from kdrs.data import Dataset, Interactions
-from kdrs.errors import ArtefactError, shown
+from kdrs.errors import ArtefactError, ScoreError, shown
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.lists import popularity
 from kdrs.evaluation.protocols import Selection
@@ -39,12 +39,15 @@ def measure_teachers(
         if isinstance(teacher, FileTeacher):
             for doubt in teacher_doubts(teacher, {"train": dataset.train, **held_out(dataset)}):
                 warnings.warn(f"teacher {shown(name)}: {doubt}", stacklevel=2)
+        scorer: Any = teacher
         if isinstance(teacher, FileTeacher) and teacher.factors() is None:
             if evaluator.ties != "list":  # lists say nothing about positions outside them
                 continue
-            measured[name] = evaluator(teacher.lists)
-        else:
-            measured[name] = evaluator(teacher)
+            scorer = teacher.lists
+        try:
+            measured[name] = evaluator(scorer)
+        except ScoreError as error:
+            raise ArtefactError(f"teacher {shown(name)}: {error.cause}", error.remedy) from error
     if not measured:
         return {}
     baseline = evaluator(popularity(dataset.train))
