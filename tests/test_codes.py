@@ -315,7 +315,7 @@ def test_what_is_refused():
         (lambda: Codes.from_parts(data.astype(np.int8), scales, 8, 3), "allowed: uint8"),
         (lambda: Codes.from_parts(data, scales, 8, 4), r"\[N, 4\]"),
         (lambda: Codes.from_parts(data, scales[:1], 8, 3), r"float32 \[2\]"),
-        (lambda: Codes.from_parts(data, scales.astype(np.float64), 8, 3), "float64"),
+        (lambda: Codes.from_parts(data, scales.astype(np.complex64), 8, 3), "complex64"),
         (lambda: Codes.from_parts(data, -scales, 8, 3), "row 0 is -1"),
         (lambda: Codes.from_parts(data, scales * np.float32(np.nan), 8, 3), "NaN"),
         (lambda: Codes.from_parts(data + 128, scales, 8, 3), "row 0 holds -128"),
