@@ -123,6 +123,7 @@ ELSEWHERE = {
     ("runs/places.py", "check_inside"): "links in a run: test_run_damage.py",
     ("runs/records.py", "checked"): "values of wrong types: test_run_damage.py",
     ("runs/records.py", "parse_metadata"): "weights of something else: test_run_damage.py",
+    ("runs/results.py", "measure_teachers"): "a teacher whose scores are not finite: test_fault_table_core.py",
     ("runs/seeds.py", "check_seeds"): "handed on by --seeds: test_cli.py, test_options.py",
     ("runs/values.py", "to_toml"): "paths that are no UTF-8: test_names.py",
     ("runs/vouching.py", "_compare"): "changed options: test_run_damage.py",
