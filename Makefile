@@ -35,7 +35,7 @@ demo: setup  ## Fetch MovieLens 100K, train a teacher, distil students, print an
 test: setup  ## Run all tests, Rust and Python
 	cargo test --release --quiet --package kdrs-core
 	@# a short folder: messages cut long paths, and tests read them
-	folder=$$(mktemp -d) && $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --basetemp=$$folder/t && rm -rf $$folder
+	folder=$$(mktemp -d) && $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --basetemp=$$folder && rm -rf $$folder
 
 check: setup  ## Lint, format, types, stubs, Rust lints, docs
 	$(BIN)/ruff check .

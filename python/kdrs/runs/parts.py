@@ -42,10 +42,12 @@ def expand(
 
     def known(reference: str, user: str) -> str:
         if reference in config.teachers and reference not in places:
-            raise ConfigError(f"{user} needs part {shown(reference)}, which is declared after it", "declare it before")
+            raise ConfigError(
+                f"{user} needs part {shown(reference, 300)}, which is declared after it", "declare it before"
+            )
         if config.teachers and reference not in places and not Path(reference).exists():
             raise ConfigError(
-                f"{user} needs {shown(reference)}, which is neither a part nor a path", nearest(reference, places)
+                f"{user} needs {shown(reference, 300)}, which is neither a part nor a path", nearest(reference, places)
             )
         return places.get(reference, reference)
 
@@ -184,7 +186,7 @@ def _size(reference: str, method: str) -> int:
     tensors, _ = read_safetensors(files[-1] if files else path)
     if "users" not in tensors:
         raise MissingKnowledge(
-            f"teacher {shown(reference)} holds no user vectors; {method} needs embeddings",
+            f"teacher {shown(reference, 300)} holds no user vectors; {method} needs embeddings",
             "export user and item vectors, or use a method that needs a ranking alone, such as rrd",
         )
     return int(tensors["users"].shape[1])

@@ -52,13 +52,14 @@ class FileTeacher(Scored):
         tensors, metadata = read_safetensors(self.path)
         if metadata.get("kdrs") != "teacher/1":
             raise ArtefactError(
-                f"{shown(self.name)} is no kdrs teacher file: its metadata say kdrs = {shown(str(metadata.get('kdrs')))}",
+                f"{shown(self.name, 300)} is no kdrs teacher file: its metadata say kdrs = {shown(str(metadata.get('kdrs')))}",
                 'write it with safetensors and metadata {"kdrs": "teacher/1"}; the README shows how',
             )
         unknown = sorted(set(tensors) - {"users", "items", "item_bias", "topk", "topk_scores"})
         if unknown:
             raise ArtefactError(
-                f"{shown(self.name)} holds {shown(unknown[0])}", "allowed: users, items, item_bias, topk, topk_scores"
+                f"{shown(self.name, 300)} holds {shown(unknown[0])}",
+                "allowed: users, items, item_bias, topk, topk_scores",
             )
         self._check_ids(metadata, digests)
         self._factors = self._read_factors(tensors)
@@ -71,7 +72,7 @@ class FileTeacher(Scored):
         """Bytes of a user or an item, the larger of the two."""
         self._ranked: Ranking | None = None
         if self._factors is None and self._lists is None:
-            raise ArtefactError(f"{shown(self.name)} holds neither users and items nor topk", "export one of them")
+            raise ArtefactError(f"{shown(self.name, 300)} holds neither users and items nor topk", "export one of them")
 
     @classmethod
     def trajectory(cls, folder: str | Path, task: Task, *, digests: dict[str, str] | None = None) -> FileTeacher:
@@ -114,7 +115,7 @@ class FileTeacher(Scored):
         if self._factors is None:
             assert self._lists is not None
             raise MissingKnowledge(
-                f"teacher {shown(self.name)} lists {self._lists.items.shape[1]} items a query; {k} were asked for",
+                f"teacher {shown(self.name, 300)} lists {self._lists.items.shape[1]} items a query; {k} were asked for",
                 "export longer lists, or lower the method's pool",
             )
         if self._ranked is None or self._ranked.items.shape[1] < k:
@@ -147,7 +148,7 @@ class FileTeacher(Scored):
     def _vectors(self, what: str) -> Factors:
         if self._factors is None:
             raise MissingKnowledge(
-                f"teacher {shown(self.name)} holds only a ranking; {what} were asked for",
+                f"teacher {shown(self.name, 300)} holds only a ranking; {what} were asked for",
                 "export user and item vectors, or use a method that needs a ranking alone, such as rrd",
             )
         return self._factors
@@ -157,14 +158,14 @@ class FileTeacher(Scored):
         for kind, digest in (digests or {}).items():
             if stated[kind] is None:
                 warnings.warn(
-                    f"teacher {shown(self.name)} states no {kind}_digest: that its {kind} are in the data set's order is "
+                    f"teacher {shown(self.name, 300)} states no {kind}_digest: that its {kind} are in the data set's order is "
                     "taken on trust; look at the teacher's own metrics",
                     stacklevel=4,
                 )
             elif stated[kind] != digest:
                 raise ArtefactError(
-                    f"teacher {shown(self.name)} was made for other {kind} (digest {shown(str(stated[kind]), 12)}, the data "
-                    f"set's is {digest[:12]})",
+                    f"teacher {shown(self.name, 300)} was made for other {kind} (digest {shown(str(stated[kind]), 12)}, the "
+                    f"data set's is {digest[:12]})",
                     f"export it with its {kind} in the data set's order and the digest of `kdrs data describe`",
                 )
 
@@ -174,7 +175,7 @@ class FileTeacher(Scored):
             return None
         if "users" not in present or "items" not in present:
             raise ArtefactError(
-                f"{shown(self.name)} holds {' and '.join(present)} alone", "users and items go together; save both"
+                f"{shown(self.name, 300)} holds {' and '.join(present)} alone", "users and items go together; save both"
             )
         rows = {"users": self.task.n_users, "items": self.task.n_items}
         for name in ("users", "items"):
@@ -184,7 +185,7 @@ class FileTeacher(Scored):
         users, items = tensors["users"], tensors["items"]
         if users.shape[1] != items.shape[1] or not users.shape[1]:
             raise ArtefactError(
-                f"{shown(self.name)}: users have {users.shape[1]} dimensions, items {items.shape[1]}",
+                f"{shown(self.name, 300)}: users have {users.shape[1]} dimensions, items {items.shape[1]}",
                 "allowed: equally many, one or more; their dot product is the score",
             )
         device = self.task.device
@@ -193,7 +194,7 @@ class FileTeacher(Scored):
         largest = float(factors.queries.abs().max()) * float(factors.items.abs().max()) * users.shape[1]
         if largest > torch.finfo(torch.float32).max:
             raise ArtefactError(
-                f"{shown(self.name)}: products of its users and items may be past the float32 range",
+                f"{shown(self.name, 300)}: products of its users and items may be past the float32 range",
                 "scale the vectors down",
             )
         return factors
@@ -202,7 +203,7 @@ class FileTeacher(Scored):
         if "topk" not in tensors:
             if "topk_scores" in tensors:
                 raise ArtefactError(
-                    f"{shown(self.name)} holds topk_scores without topk", "save the lists' items as topk"
+                    f"{shown(self.name, 300)} holds topk_scores without topk", "save the lists' items as topk"
                 )
             return None
         rows = {"users": self.task.n_users, "items": self.task.n_items}

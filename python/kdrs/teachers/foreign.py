@@ -58,12 +58,12 @@ def refuse_foreign(path: Path) -> None:
         raise _zip(path)
     if head[:6] == b"\x93NUMPY":
         raise ArtefactError(
-            f"{shown(str(path))} is one NumPy array (.npy)",
+            f"{shown(str(path), 300)} is one NumPy array (.npy)",
             f"save the arrays of users and items together: {_recipe('np.load(users_file)', 'np.load(items_file)')}",
         )
     kind = _pickle(head) or _other(head)
     if kind is not None:
-        raise ArtefactError(f"{shown(str(path))} is {kind}", LOAD_IT_THERE)
+        raise ArtefactError(f"{shown(str(path), 300)} is {kind}", LOAD_IT_THERE)
 
 
 def _zip(path: Path) -> ArtefactError:
@@ -73,24 +73,24 @@ def _zip(path: Path) -> ArtefactError:
             arrays = [_array(archive, name) for name in names[:NAMED] if name.endswith(".npy")]
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, zlib.error, lzma.LZMAError):
         return ArtefactError(
-            f"{shown(str(path))} begins as a zip archive and is cut short or damaged: NumPy and torch write such archives",
+            f"{shown(str(path), 300)} begins as a zip archive and is cut short or damaged: NumPy and torch write such archives",
             "export it again, as safetensors; the README shows how under 'A teacher of your own'",
         )
     if any(name.rpartition("/")[2] in ("data.pkl", "constants.pkl") for name in names):
         return ArtefactError(
-            f"{shown(str(path))} is a torch archive (torch.save), a pickle inside, which can run code when loaded: kdrs never "
-            "loads one",
+            f"{shown(str(path), 300)} is a torch archive (torch.save), a pickle inside, which can run code when loaded: kdrs "
+            "never loads one",
             LOAD_IT_THERE,
         )
     if names and all(name.endswith(".npy") for name in names):
         return _npz(path, arrays, len(names))
     first = f", which holds {shown(names[0], 40)}" if names else " with nothing in it"
-    return ArtefactError(f"{shown(str(path))} is a zip archive{first}", LOAD_IT_THERE)
+    return ArtefactError(f"{shown(str(path), 300)} is a zip archive{first}", LOAD_IT_THERE)
 
 
 def _npz(path: Path, known: list[_Array], n: int) -> ArtefactError:
     listed = ", ".join(map(str, known)) + (", ..." if n > len(known) else "")
-    cause = f"{shown(str(path))} is NumPy's archive (.npz), no teacher file; it holds {listed or f'{n} arrays'}"
+    cause = f"{shown(str(path), 300)} is NumPy's archive (.npz), no teacher file; it holds {listed or f'{n} arrays'}"
     objects = [array for array in known if array.dtype == "object"]
     if objects:
         return ArtefactError(
