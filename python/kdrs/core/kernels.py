@@ -38,16 +38,24 @@ def _vectorised(*tensors: Tensor) -> bool:
 class Table:
     """A table [M, D] whose rows the products of a step read.
 
-    ``sparse`` hands its gradient on as the rows that were touched; ``asked`` is told the ids before their rows are read.
+    ``sparse`` hands its gradient on as the rows that were touched; ``asked`` is told the ids before their rows are read. What is
+    read are the values of ``memory``, where that is given, of the same shape; the gradient is that of ``values`` all the same.
     However often it is read, its gradient is worked out once, when all gradients of products have come in: with most rows
     touched, adding tables up costs more than the products.
     """
 
-    def __init__(self, values: Tensor, *, sparse: bool = False, asked: Callable[[Tensor], object] | None = None):
-        self.values, self.sparse, self._asked = values, sparse, asked
+    def __init__(
+        self,
+        values: Tensor,
+        *,
+        sparse: bool = False,
+        asked: Callable[[Tensor], object] | None = None,
+        memory: Tensor | None = None,
+    ):
+        self.values, self.sparse, self._asked, self._memory = values, sparse, asked, memory
         self._supported = supported(values)
         if self._supported:
-            self._shares = _Shares(values.detach().contiguous(), sparse)
+            self._shares = _Shares((values.detach() if memory is None else memory).contiguous(), sparse)
             # stands for the table in the graph
             self._token: Tensor = _Token.apply(values, self._shares)
 
@@ -59,7 +67,10 @@ class Table:
         if self._supported and supported(own):
             scores: Tensor = _Products.apply(own, self._token, ids.long(), self._shares)
             return scores
-        return torch.bmm(F.embedding(ids, self.values, sparse=self.sparse), own.unsqueeze(-1)).squeeze(-1)
+        rows = F.embedding(ids, self.values, sparse=self.sparse)
+        if self._memory is not None:
+            rows = rows + (F.embedding(ids, self._memory) - rows).detach()
+        return torch.bmm(rows, own.unsqueeze(-1)).squeeze(-1)
 
 
 class _Shares:

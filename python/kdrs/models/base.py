@@ -23,6 +23,10 @@ class ModelConfig(Settings):
 
     dim: int = Field(64, ge=1)
     """Size of the representations h(u) and h(i)."""
+    bits: Literal[1, 2, 3, 4, 8, 32] = 32
+    """Bits of a coordinate. Below 32 the model is trained through the rounding, and its run keeps codes (`kdrs.Codes`)."""
+    users: Literal["table", "encoded"] = "table"
+    """``encoded``: no table of users; a user's vector is a matrix times the sum of her items' vectors, for new users too."""
 
 
 class PairwiseConfig(ModelConfig):
@@ -54,6 +58,12 @@ class Recommender(Hooks, nn.Module):
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     reference: ClassVar[str] = ""
     """Where the model was published."""
+    compactable: ClassVar[tuple[str, ...]] = ()
+    """Which of ``bits`` and ``users`` it may be trained with (`kdrs.models.compact`): its view must be a `DotView`, and its loss
+    one of the view."""
+    why_not_compact: ClassVar[str] = "has no vectors whose products are its scores"
+    user_table: ClassVar[str | None] = None
+    """The attribute that holds nothing but the users' vectors, which a model of encoded users does without."""
     dim: int
 
     def __init__(self, config: ModelConfig, task: Task):
@@ -121,6 +131,13 @@ class Recommender(Hooks, nn.Module):
         """The whole model as dot-product factors (float32 [Q, D], [I, D], [I] or None), the fast path of ranking; None
         if its score is no dot product."""
         return None
+
+    def begin_with(self, users: Tensor, items: Tensor) -> None:
+        """Takes vectors, float32 [U, D] and [I, D], as its first weights. Raises ``ConfigError`` where weights are none."""
+        raise ConfigError(
+            f"{type(self).__name__} cannot start from a teacher's vectors: its own are computed",
+            "take bpr, lightgcn or sgl, or leave start out",
+        )
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         """The model's own training loss on a batch, a scalar, summed over rows unless an option says otherwise."""

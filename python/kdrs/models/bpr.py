@@ -30,6 +30,8 @@ class BPR(Recommender):
     Config = BPRConfig
     config: BPRConfig
     score_tables = ("users.weight", "items.weight")
+    compactable = ("bits", "users")
+    user_table = "users"
     reference = "Rendle et al., BPR: Bayesian personalized ranking from implicit feedback, UAI 2009"
 
     def __init__(self, config: BPRConfig, task: Task):
@@ -45,6 +47,12 @@ class BPR(Recommender):
 
     def forward(self, queries: Queries) -> View:
         return DotView(queries, lambda asked: self.users(asked.users), self.items, self.items)
+
+    @torch.no_grad()
+    def begin_with(self, users: Tensor, items: Tensor) -> None:
+        if self.config.users == "table":
+            self.users.weight.copy_(users)
+        self.items.weight.copy_(items)
 
     def factors(self) -> Factors:
         return Factors(self.users.read().detach(), self.items.read().detach())

@@ -63,6 +63,7 @@ class Caser(SequentialRecommender):
 
     Config = CaserConfig
     config: CaserConfig
+    why_not_compact = "computes users from sequences by a network"
     reference = (
         "Tang & Wang, Personalized top-N sequential recommendation via convolutional sequence embedding, WSDM 2018"
     )

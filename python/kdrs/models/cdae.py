@@ -43,6 +43,8 @@ class CDAE(RowModel):
 
     Config = CDAEConfig
     config: CDAEConfig
+    compactable = ("bits",)
+    why_not_compact = "computes its users from their items already"
     reference = "Wu et al., Collaborative denoising auto-encoders for top-N recommender systems, WSDM 2016"
 
     def __init__(self, config: CDAEConfig, task: Task):

@@ -48,6 +48,7 @@ class CML(Recommender):
 
     Config = CMLConfig
     config: CMLConfig
+    why_not_compact = "ranks by distances, whose vectors carry their lengths"
     reference = "Hsieh et al., Collaborative metric learning, WWW 2017"
 
     def __init__(self, config: CMLConfig, task: Task):

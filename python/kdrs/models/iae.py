@@ -39,6 +39,7 @@ class IAE(VariationalModel):
     """
 
     Config = IAEConfig
+    why_not_compact = "learns by a loss of its own, not of rounded vectors"
     reference = "Kang et al., Distillation from heterogeneous models for top-K recommendation, WWW 2023 (teacher I-AE)"
 
     def __init__(self, config: IAEConfig, task: Task):

@@ -45,6 +45,7 @@ class LightGCN(Recommender):
     Config: ClassVar[type[ModelConfig]] = LightGCNConfig
     config: Any
     graph: Tensor
+    compactable = ("bits", "users")
     reference = "He et al., LightGCN: simplifying and powering graph convolution network for recommendation, SIGIR 2020"
 
     def __init__(self, config: Any, task: Task):
@@ -87,6 +88,11 @@ class LightGCN(Recommender):
 
     def _first_items(self, ids: Tensor) -> Tensor:
         return nn.functional.embedding(ids + self.n_users, self.vectors)
+
+    @torch.no_grad()
+    def begin_with(self, users: Tensor, items: Tensor) -> None:
+        """As vectors of the 0th layer."""
+        self.vectors.copy_(torch.cat([users, items]))
 
     def factors(self) -> Factors:
         with torch.no_grad():

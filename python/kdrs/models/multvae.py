@@ -43,6 +43,7 @@ class MultVAE(VariationalModel):
     """
 
     Config = MultVAEConfig
+    why_not_compact = "learns by a loss of its own, not of rounded vectors"
     reference = "Liang et al., Variational autoencoders for collaborative filtering, WWW 2018"
 
     def __init__(self, config: MultVAEConfig, task: Task):

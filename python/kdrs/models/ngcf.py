@@ -52,6 +52,7 @@ class NGCF(Recommender):
 
     Config = NGCFConfig
     config: NGCFConfig
+    compactable = ("bits", "users")
     reference = "Wang et al., Neural graph collaborative filtering, SIGIR 2019"
     indptr: Tensor
     columns: Tensor

@@ -65,6 +65,7 @@ class SASRec(SequentialRecommender):
 
     Config = SASRecConfig
     config: SASRecConfig
+    why_not_compact = "computes users from sequences by a network"
     reference = "Kang & McAuley, Self-attentive sequential recommendation, ICDM 2018"
 
     def __init__(self, config: SASRecConfig, task: Task):

@@ -14,6 +14,7 @@ from kdrs.errors import ConfigError, MachineError
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Plateau, Protocol, Selection, protocol
 from kdrs.models import ModelConfig, Recommender, model_class
+from kdrs.models.compact import check_compact, compact_class, is_compact
 from kdrs.runs.config import RunConfig
 from kdrs.training.queries import Task
 
@@ -89,6 +90,9 @@ def build_model(config: RunConfig, task: Task) -> Recommender:
     """The run's model with its seeded initial weights, on the task's device."""
     cls, options = model_of(config)
     check_room(4 * task.n_items * options.dim, "the model's table of items takes", "lower model.dim")
+    check_compact(config.model["name"], cls, options)
+    if is_compact(options):
+        cls = compact_class(cls)
     with seeded(stream(config.train.seed, "init")):
         return cls(options, task).to(task.device)
 

@@ -16,6 +16,7 @@ from kdrs.errors import ArtefactError, ConfigError, DataError, shown
 from kdrs.evaluation.curves import doubts_of
 from kdrs.evaluation.lists import overlap
 from kdrs.evaluation.protocols import Selection
+from kdrs.models.stored import StoredModel
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
 from kdrs.runs.config import EvalSettings, RunConfig, config_of, resolve
 from kdrs.runs.directory import Run
@@ -88,7 +89,7 @@ def compare_runs(
     for path in paths:
         config = configs.get(path)
         is_teacher = path.resolve() in taught_by | wanted or config is None or _is_peer(path)
-        role = "teacher" if is_teacher else "student" if config is not None and config.distill else "alone"
+        role = "teacher" if is_teacher else "student" if config is not None and (config.distill or config.compress) else "alone"
         scorers[path] = scorer = _scorer(path, dataset)
         ready = _lists_of(scorer)
         n_parameters, n_bytes, bytes_per_row = size_of(scorer, dataset)
@@ -148,6 +149,8 @@ def size_of(scorer: Teacher, dataset: Dataset) -> tuple[int | None, int | None, 
         )
     if not isinstance(scorer, ModelTeacher):
         return None, None, None
+    if isinstance(scorer.model, StoredModel):
+        return scorer.model.n_parameters, scorer.model.nbytes, scorer.model.row_bytes
     tensors = list(scorer.model.state_dict().values())
     rows = [
         sum(tensor.nbytes / n for tensor in tensors if n in tensor.shape) for n in {dataset.n_users, dataset.n_items}

@@ -16,6 +16,7 @@ from kdrs.escaping import is_unicode
 from kdrs.models import model_class
 from kdrs.runs.directory import Run
 from kdrs.runs.records import PATH
+from kdrs.runs.values import FROM_TEACHER
 from kdrs.runs.vouching import check_head
 from kdrs.settings import Settings
 
@@ -124,6 +125,15 @@ class PartSettings(Settings):
     start: str | None = None
 
 
+class CompressSettings(Settings):
+    """What a run says that no training made."""
+
+    teacher: str
+    """What was made small: a run directory or a teacher file."""
+    how: str
+    """How users are had, with the constants that validation chose."""
+
+
 class RunConfig(Settings):
     """A run, resolved: everything that decides its result."""
 
@@ -134,11 +144,14 @@ class RunConfig(Settings):
     eval: EvalSettings = EvalSettings()
     distill: tuple[TermSettings, ...] = ()
     start: str | None = None
-    """A finished run, or a part by its name, whose weights the model starts from. From scratch unless given."""
+    """A finished run, or a part by its name, whose weights the model starts from; or ``teacher``: the first teacher's vectors,
+    their best directions where it has more than the model. From scratch unless given."""
     teachers: dict[str, PartSettings] = Field(default_factory=dict)
     """Models trained first, in this order; terms and ``start`` name them. Tables ``[teachers.NAME]`` of a run file."""
     parts: str | None = None
     """Folder of the parts' runs, for several runs that share them; ``parts`` in the run directory unless given."""
+    compress: CompressSettings | None = None
+    """Of a run that `kdrs compress` made; it cannot be trained anew."""
     device: str = "auto"
     """``auto`` (a CUDA device where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
     threads: int | None = Field(None, ge=1, le=1024)
@@ -253,7 +266,13 @@ def resolve(values: dict[str, Any]) -> RunConfig:
     values["teachers"] = parts
     if isinstance(own, dict):
         values["train"] = {**_train_defaults(values["model"]), **own}
-    return RunConfig.parse(values, "")
+    config = RunConfig.parse(values, "")
+    if config.start == FROM_TEACHER and FROM_TEACHER not in config.teachers and not config.distill:
+        raise ConfigError(
+            f"start is {FROM_TEACHER!r}, and the run has no teacher",
+            f"name one with --method and --teacher; a folder of that name is ./{FROM_TEACHER}",
+        )
+    return config
 
 
 def _check_unicode(value: Any, where: str = "") -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from kdrs.core.sampling import simd_path, threads_of
 from kdrs.data import Dataset
-from kdrs.errors import ConfigError, KdrsError, MachineError, shown
+from kdrs.errors import ConfigError, KdrsError, MachineError, quoted, shown
 from kdrs.evaluation.curves import doubts_of
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Selection
@@ -73,6 +73,11 @@ def execute(
     line of metrics.jsonl. Whatever is wrong with options, data, teachers and the directory is raised before training, that of
     parts included: where parts are still to be trained, all of it is built once with untrained models first.
     """
+    if config.compress is not None:
+        raise ConfigError(
+            f"this run was not trained, it was made from {shown(config.compress.teacher, PATH)}",
+            f"make it anew: kdrs compress {quoted(config.compress.teacher)}, with --bits, --dim and --users as in its config.toml",
+        )
     with _threads(config.threads):
         return _execute(config, Path(out), resume, Hooks(on_start, on_epoch, should_stop))
 

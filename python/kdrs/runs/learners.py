@@ -11,12 +11,11 @@ from torch import nn
 from kdrs.core.sampling import stream
 from kdrs.data import Dataset
 from kdrs.distillers import distiller_class
-from kdrs.errors import ArtefactError, shown
 from kdrs.fitting.learner import Learner, Term
 from kdrs.runs.build import build_model, stage_epochs
-from kdrs.runs.config import RunConfig, TermSettings, config_of
-from kdrs.runs.directory import Run
-from kdrs.runs.opened import LoadedRun, check_same_data, load_weights
+from kdrs.runs.config import RunConfig, TermSettings
+from kdrs.runs.opened import LoadedRun
+from kdrs.runs.start import start_model
 from kdrs.teachers.base import Stage, Teacher
 from kdrs.teachers.file import FileTeacher, trajectory_files
 from kdrs.teachers.model import ModelTeacher
@@ -74,7 +73,7 @@ def build_learner(
         teachers = load_teachers(config, dataset, task, planned)
     model = build_model(config, task)
     if config.start is not None:
-        start_from(model, config, dataset, planned)
+        start_model(model, config, dataset, teachers, planned)
     terms = []
     for settings in config.distill:
         known = teachers
@@ -91,32 +90,6 @@ def build_learner(
         weight_decay=config.train.weight_decay,
         optimizer=config.train.optimizer,
     )
-
-
-def start_from(
-    model: nn.Module, config: RunConfig, dataset: Dataset, planned: Mapping[str, Planned] | None = None
-) -> None:
-    """Gives a model the weights of the finished run that ``config.start`` names.
-
-    Raises ``ArtefactError`` for a run of another model, or of other data.
-    """
-    assert config.start is not None
-    first = planned.get(config.start) if planned else None
-    if first is not None:
-        theirs = first.config.model
-    else:
-        run = Run.open(config.start)
-        check_same_data(run, dataset)
-        theirs = config_of(run).model
-    for key in ("name", "dim"):
-        if theirs[key] != config.model[key]:
-            raise ArtefactError(
-                f"start {shown(config.start)} is {theirs['name']} of {theirs['dim']} dimensions; the model is "
-                f"{config.model['name']} of {config.model['dim']}",
-                f"give the model --model {theirs['name']} --dim {theirs['dim']}, or start from a run of its own model and size",
-            )
-    weights = run.load_model()[0] if first is None else first.model.state_dict()
-    load_weights(model, weights, Path(config.start))
 
 
 @dataclass

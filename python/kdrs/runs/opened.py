@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,15 @@ from torch import Tensor, nn
 from kdrs.data import Dataset, Ids
 from kdrs.errors import ArtefactError, KdrsError, MissingKnowledge, shown
 from kdrs.evaluation.report import Report
+from kdrs.models.stored import StoredModel
 from kdrs.runs.build import build_model, build_task, device_of
 from kdrs.runs.config import RunConfig, config_of
 from kdrs.runs.directory import Run, describe_data
-from kdrs.runs.records import PATH
+from kdrs.runs.records import PATH, RESTORE
 from kdrs.runs.results import load_reports
 from kdrs.teachers.base import Stage
 from kdrs.teachers.model import ModelTeacher
+from kdrs.training.pairs import PairTask
 from kdrs.training.queries import Queries, Task
 from kdrs.training.view import Factors
 
@@ -69,19 +72,32 @@ class LoadedRun:
         run.check_ids()
         if dataset is not None:
             check_same_data(run, dataset)
+        tensors, metadata = run.load_model()
+        if "tables" in metadata:
+            task = (
+                cls._sizes(run, config, device)
+                if dataset is None
+                else cast("Task", PairTask(dataset.train, device=device or device_of(config.device)))
+            )
+            return cls(run, config, dataset, stored_model(tensors, metadata["tables"], task, run.path).eval(), task)
+        if dataset is not None:
             task = build_task(config, dataset, device)
             model: nn.Module = build_model(config, task)
         else:
             task, model = cls._without_data(run, config, device)
-        load_weights(model, run.load_model()[0], run.path)
+        load_weights(model, tensors, run.path)
         model.eval()
         return cls(run, config, dataset, model, task)
 
     @staticmethod
-    def _without_data(run: Run, config: RunConfig, device: torch.device | None) -> tuple[Task, nn.Module]:
+    def _sizes(run: Run, config: RunConfig, device: torch.device | None) -> Task:
         data = run.data
         sizes = Sizes(run, data["users"], data["items"], device or device_of(config.device), config.data.path)
-        task = cast("Task", sizes)
+        return cast("Task", sizes)
+
+    @staticmethod
+    def _without_data(run: Run, config: RunConfig, device: torch.device | None) -> tuple[Task, nn.Module]:
+        task = LoadedRun._sizes(run, config, device)
         try:
             return task, build_model(config, task)
         except KdrsError as error:
@@ -154,6 +170,18 @@ def load_run(path: str | Path, dataset: Dataset | None = None) -> LoadedRun:
     data to answer (their vectors are weights) open without it.
     """
     return LoadedRun.open(path, dataset)
+
+
+def stored_model(tensors: dict[str, Tensor], description: str, task: Task, path: Path) -> StoredModel:
+    """The compact model of a run's tensors. Raises ``ArtefactError`` where they do not fit."""
+    where = shown(str(path / "model.safetensors"), PATH)
+    try:
+        told = json.loads(description)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        raise ArtefactError(f"{where} is damaged: what it says of its tables is no JSON", RESTORE)
+    return StoredModel.from_tensors(tensors, told, task, where)
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:

@@ -13,6 +13,7 @@ from kdrs.errors import ConfigError, MissingKnowledge, nearest, shown
 from kdrs.models import model_class
 from kdrs.runs.config import RunConfig, TermSettings, chain_of, config_of, part_seed
 from kdrs.runs.directory import Run
+from kdrs.runs.values import FROM_TEACHER
 from kdrs.teachers.file import read_safetensors, trajectory_files
 
 
@@ -94,7 +95,9 @@ def expand(
             made.append(places[name])
         sources = (made[-1],) if kind == "last" else tuple(made)
         terms.append(term.model_copy(update={"teacher": sources, "chain": 0}))
-    start = None if config.start is None else known(config.start, "start")
+    start = config.start
+    if start is not None and (start != FROM_TEACHER or start in places):
+        start = known(start, "start")
     return parts, config.model_copy(update={"distill": tuple(terms), "start": start, "teachers": {}, "parts": None})
 
 
@@ -127,7 +130,8 @@ def teachers_of(config: RunConfig, out: Path) -> list[Path]:
     """Where the teachers are that the terms of the run at ``out`` name."""
     folder = folder_of(config, out)
     names = (name for term in config.distill for name in term.teacher)
-    return [folder / name if name in config.teachers else Path(name).resolve() for name in names]
+    found = [folder / name if name in config.teachers else Path(name).resolve() for name in names]
+    return found if config.compress is None else [*found, Path(config.compress.teacher).resolve()]
 
 
 def size_of(model: dict[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Collection
 from typing import Any
@@ -16,6 +17,8 @@ from kdrs.evaluation.protocols import Selection
 from kdrs.evaluation.report import Report
 from kdrs.fitting.fit import Fit
 from kdrs.fitting.learner import Learner
+from kdrs.models.compact import Compact
+from kdrs.models.stored import StoredModel
 from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest, write_json
@@ -81,7 +84,10 @@ def save_result(
 ) -> None:
     """Weights, final evaluation and status of a finished run."""
     metadata = {"model": config.model["name"], "epoch": str(outcome.best_epoch), "data": dataset.fingerprint}
-    run.save_model(model.state_dict(), metadata)
+    kept = model.stored() if isinstance(model, Compact) else model
+    if isinstance(kept, StoredModel):
+        metadata["tables"] = json.dumps(kept.description())
+    run.save_model(kept.state_dict(), metadata)
     save_reports(run, reports, outcome, selection)
     run.set_status(
         "finished",

@@ -10,6 +10,9 @@ from typing import Any
 from kdrs.errors import ConfigError, shown
 from kdrs.escaping import toml_text
 
+FROM_TEACHER = "teacher"
+"""What ``start`` says where the first teacher's vectors are the first weights."""
+
 
 def with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
     """A run's plain values with every path in them changed. Names of parts are no paths."""
@@ -20,7 +23,8 @@ def with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str
             return {name: placed(f"{key}.{name}", entry) for name, entry in value.items()}
         if isinstance(value, list | tuple):
             return [placed(key, entry) for entry in value]
-        return change(value) if isinstance(value, str) and is_path(key) and value not in parts else value
+        named = value in parts or (key.endswith("start") and value == FROM_TEACHER)
+        return change(value) if isinstance(value, str) and is_path(key) and not named else value
 
     return {key: placed(key, value) for key, value in config.items()}
 

@@ -167,4 +167,4 @@ class PairBatches:
             for ids in (self._users[pairs], self._items[pairs], negatives, rows)
         )
         for asked, positives, drawn, places in zip(*columns, strict=True):
-            yield Batch(Queries(asked, asked), positives, drawn, places)
+            yield Batch(Queries(asked, asked, targets=positives), positives, drawn, places)

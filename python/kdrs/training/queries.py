@@ -28,6 +28,8 @@ class Queries:
     history: Tensor | None = None
     """int64 [B, S]: the latest items so far, oldest first, for sequential models; None elsewhere. Shorter histories are padded
     on the left with the id ``n_items``, one past the catalogue, so that it indexes a table of ``n_items + 1`` rows."""
+    targets: Tensor | None = None
+    """int64 [B]: in training the item of the pair that is learnt from; models that read the user's items leave it out."""
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -35,7 +37,8 @@ class Queries:
     def at(self, places: Tensor) -> Queries:
         """Some of these queries: int64 [B'] places among them."""
         history = None if self.history is None else self.history[places]
-        return Queries(self.rows[places], self.users[places], history)
+        targets = None if self.targets is None else self.targets[places]
+        return Queries(self.rows[places], self.users[places], history, targets)
 
 
 @dataclass(frozen=True)

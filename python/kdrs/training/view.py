@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kdrs.core.kernels import Table
 from kdrs.core.tables import RowTable
+from kdrs.training.rounding import RoundedRows, rounded
 
 if TYPE_CHECKING:
     from kdrs.training.queries import Queries
@@ -106,7 +107,7 @@ class DotView:
         queries: Queries,
         encode: Callable[[Queries], Tensor],
         item_rows: Callable[[Tensor], Tensor],
-        item_table: Callable[[], Tensor] | nn.Embedding,
+        item_table: Callable[[], Tensor] | nn.Embedding | RoundedRows,
         bias: Tensor | None = None,
         represent: tuple[Callable[[Queries], Tensor], Callable[[Tensor], Tensor]] | None = None,
     ):
@@ -115,6 +116,20 @@ class DotView:
         self._table = Lazy(partial(_table_of, item_table))  # not of self: a view goes with the step that it belongs to
         self._scored = Lazy(lambda: encode(queries))
         self._queries = self._scored if represent is None else Lazy(lambda: represent[0](queries))
+
+    @property
+    def item_table(self) -> Callable[[], Tensor] | nn.Embedding | RoundedRows:
+        """What holds, or gives, the items' vectors that are multiplied."""
+        return self._item_table
+
+    @property
+    def bias(self) -> Tensor | None:
+        """float32 [I]"""
+        return self._bias
+
+    def encode(self, queries: Queries) -> Tensor:
+        """float32 [B, D]: vectors that are multiplied, of other queries in the same forward state."""
+        return self._encode(queries)
 
     @property
     def queries(self) -> Tensor:
@@ -147,7 +162,7 @@ class DotView:
     def factored(self) -> Factors:
         """What the whole catalogue's scores are products of, with gradient: vectors of this view's queries and of items."""
         source = self._item_table
-        if isinstance(source, RowTable):
+        if isinstance(source, (RowTable, RoundedRows)):
             catalogue = source.read()
         else:
             catalogue = source.weight if isinstance(source, nn.Embedding) else source()
@@ -159,7 +174,9 @@ class DotView:
         return view
 
 
-def _table_of(source: Callable[[], Tensor] | nn.Embedding) -> Table:
+def _table_of(source: Callable[[], Tensor] | nn.Embedding | RoundedRows) -> Table:
+    if isinstance(source, RoundedRows):
+        return source.table()
     if isinstance(source, RowTable):
         return Table(source.weight, sparse=True, asked=source.read)
     return Table(source.weight, sparse=source.sparse) if isinstance(source, nn.Embedding) else Table(source())

@@ -1,0 +1,197 @@
+"""Models of few bytes in training: vectors rounded to few bits, users without a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdrs.compact.encoders import SumEncoder, history_sums
+from kdrs.core.codes import QUERY_BITS, Codes
+from kdrs.core.tables import RowTable
+from kdrs.data.interactions import Interactions
+from kdrs.errors import ConfigError
+from kdrs.models._rows import Rows
+from kdrs.models.base import ModelConfig, Recommender
+from kdrs.models.stored import StoredModel
+from kdrs.training.queries import Queries, Task
+from kdrs.training.rounding import RoundedRows, levels_of, rounded, row_sums
+from kdrs.training.view import DotView, Factors, Lazy, View, frozen
+
+BLOCK_USERS = 4096
+POWER = 0.5
+"""Of the length of a history, by which its sum is divided."""
+
+
+class UserEncoder(nn.Module):
+    """``u = W Σ_{i in H} v_i / |H|^p`` of the training items H, less the target of a query that has one."""
+
+    power: Tensor
+
+    def __init__(self, dim: int, seen: Interactions, device: torch.device, bits: int):
+        super().__init__()
+        self.bits = bits
+        """Of the matrix."""
+        self.weight = nn.Parameter(torch.eye(dim))
+        self.register_buffer("power", torch.tensor(POWER))
+        self.rows = Rows(seen, device)
+
+    def forward(self, asked: Queries, rows: Callable[[Tensor], Tensor], table: Any) -> Tensor:
+        """float32 [B, D]; ``rows`` gives the items' vectors by id, ``table`` is the whole of them."""
+        users, places = torch.unique(asked.users, return_inverse=True)
+        _, columns, starts = self.rows.entries(users)
+        if isinstance(table, RoundedRows):
+            sums = table.sums(columns, starts)
+        elif isinstance(table, RowTable):
+            sums = row_sums(table.read(columns), columns, starts)
+        else:
+            sums = F.embedding_bag(columns, table(), starts, mode="sum")
+        sums, counts = F.embedding(places, sums), self.rows.degrees(asked.users)
+        if asked.targets is not None:
+            sums = sums - rows(asked.targets)
+            counts = counts - 1
+        sums = sums / counts.clamp(min=1).to(sums.dtype).pow(self.power).unsqueeze(-1)
+        return sums @ rounded(self.weight, self.bits).T
+
+
+class Compact(Recommender):
+    """What a model of ``bits`` below 32, or of encoded users, is beside itself: put before a model's class (`compact_class`).
+
+    What its view shows is rounded to ``bits`` bits, and gradients pass straight through; all weights are float32. With ``users =
+    "encoded"`` a user's vector is ``W Σ_{i in H} v_i / |H|^p`` with her training items H and their rounded vectors, itself
+    rounded to eight bits; while a pair of hers is learnt from, its item is left out of H. Vectors are those in the turned
+    directions of `kdrs.Codes`, which change no product.
+
+    ``factors`` gives codes, and ``stored`` the model that a finished run keeps.
+    """
+
+    encoder: UserEncoder | None
+
+    def __init__(self, config: ModelConfig, task: Task):
+        super().__init__(config, task)
+        self.n_users, self.n_items, self.task = task.n_users, task.n_items, task
+        self.bits = int(config.bits)
+        self.encoder = None
+        if config.users == "encoded":
+            if self.user_table is not None:
+                delattr(self, self.user_table)
+            self.encoder = UserEncoder(self.dim, task.seen, task.device, QUERY_BITS if self.bits != 32 else 32)
+        self._rounded_rows: RoundedRows | None = None
+
+    def forward(self, queries: Queries) -> View:
+        view = self._float_view(queries)
+        rows, table = self._items(view)
+        if self.encoder is not None:
+            encode = self._encoded(rows, table)
+        else:
+            own = view.encode
+            encode = lambda asked: rounded(own(asked), self.bits)  # noqa: E731
+        return DotView(queries, encode, rows, table, view.bias)
+
+    def _float_view(self, queries: Queries) -> DotView:
+        view = super().forward(queries)  # of the model's own class
+        assert isinstance(view, DotView)
+        return view
+
+    def _items(self, view: DotView) -> tuple[Callable[[Tensor], Tensor], Any]:
+        """Rounded vectors by id, and the table of them."""
+        source = view.item_table
+        if isinstance(source, RowTable):
+            if self.bits == 32:
+                return source, source
+            if self._rounded_rows is None:
+                self._rounded_rows = RoundedRows(source, self.bits)
+            return self._rounded_rows, self._rounded_rows
+        whole = Lazy(lambda: rounded(source(), self.bits))
+        return (lambda ids: F.embedding(ids, whole())), whole
+
+    def _encoded(self, rows: Callable[[Tensor], Tensor], table: Any) -> Callable[[Queries], Tensor]:
+        encoder = self.encoder
+        assert encoder is not None
+
+        return lambda asked: rounded(encoder(asked, rows, table), encoder.bits)
+
+    def begin_with(self, users: Tensor, items: Tensor) -> None:
+        """Takes vectors, float32 [U, D] and [I, D], as the first weights; encoded users by ridge regression onto theirs."""
+        if self.bits != 32:
+            users, items = (turned(part) for part in (users, items))
+        super().begin_with(users, items)
+        if self.encoder is not None:
+            with frozen(self):
+                vectors = rounded(whole(self._float_view(self._asked(0))), self.bits).cpu().numpy()
+            history = self.task.seen
+            power = float(self.encoder.power)
+            fitted = SumEncoder.fit(users.cpu().numpy(), history_sums(history, vectors, power), power)
+            self.encoder.weight.data.copy_(torch.from_numpy(fitted.weight))
+
+    def factors(self) -> Factors:
+        return self.stored().factors()
+
+    @torch.no_grad()
+    def stored(self) -> StoredModel:
+        """What a finished run keeps: codes or vectors, without what only training needs."""
+        with frozen(self):
+            view = self._float_view(self._asked(0))
+            items = self._kept(whole(view))
+            bias = None if view.bias is None else view.bias.detach().clone()
+            if self.encoder is None:
+                everyone = torch.arange(self.n_users, device=self.task.device).split(BLOCK_USERS)
+                users = torch.cat([view.encode(self.task.queries(rows)) for rows in everyone])
+                return StoredModel(items, users=self._kept(users), bias=bias, task=self.task)
+        encoder = SumEncoder(self.encoder.weight.detach().cpu().numpy(), float(self.encoder.power))
+        encoder = encoder if self.bits == 32 else encoder.rounded()
+        return StoredModel(items, encoder=encoder, bias=bias, task=self.task)
+
+    def _asked(self, count: int) -> Queries:
+        return self.task.queries(torch.arange(count, device=self.task.device))
+
+    def _kept(self, vectors: Tensor) -> Codes | Tensor:
+        return vectors.detach().clone() if self.bits == 32 else codes_of(vectors, self.bits)
+
+
+def whole(view: DotView) -> Tensor:
+    """The table of items that a view multiplies with, float32 [I, D]."""
+    source = view.item_table
+    if isinstance(source, (RowTable, RoundedRows)):
+        return source.read()
+    return source.weight if isinstance(source, nn.Embedding) else source()
+
+
+def codes_of(vectors: Tensor, bits: int) -> Codes:
+    """Codes of vectors [N, D] in turned directions, rounded as in training."""
+    levels, scales = levels_of(vectors.detach(), bits)
+    return Codes.from_levels(levels.to(torch.int8).cpu().numpy(), scales.cpu().numpy(), bits)
+
+
+def turned(vectors: Tensor) -> Tensor:
+    """Vectors [N, D] in the directions of codes."""
+    if not len(vectors):
+        return vectors
+    pattern = Codes.of(vectors[:1].cpu().numpy(), 8)
+    return torch.from_numpy(pattern.rotate(vectors.cpu().numpy())).to(vectors.device)
+
+
+def is_compact(config: ModelConfig) -> bool:
+    return config.bits != 32 or config.users != "table"
+
+
+@cache
+def compact_class(cls: type[Recommender]) -> type[Recommender]:
+    """The class of a model's compact form: `Compact` before it. Its losses are the model's own; its scores are read from its
+    view alone, so it has no shorter way of training."""
+    return type(f"Compact{cls.__name__}", (Compact, cls), {"__doc__": cls.__doc__})
+
+
+def check_compact(name: str, cls: type[Recommender], config: ModelConfig) -> None:
+    """Raises ``ConfigError`` for options of a model that has no compact form."""
+    for key, value, plain in (("bits", config.bits, 32), ("users", config.users, "table")):
+        if value != plain and key not in cls.compactable:
+            raise ConfigError(
+                f"model.{key} is {value!r}, and {name} {cls.why_not_compact}",
+                f"train it with model.{key} = {plain!r}, and make it small afterwards: kdrs compress; or take bpr or lightgcn "
+                "as student",
+            )
