@@ -67,10 +67,33 @@ class Table:
         if self._supported and supported(own):
             scores: Tensor = _Products.apply(own, self._token, ids.long(), self._shares)
             return scores
+        return torch.bmm(self._gathered(ids), own.unsqueeze(-1)).squeeze(-1)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows of ids, int64 [...]: [..., D]."""
+        if self._asked is not None:
+            self._asked(ids)
+        if not self._supported:
+            return self._gathered(ids)
+        found: Tensor = _Rows.apply(self._token, ids.reshape(-1), self._shares)
+        return found.view(*ids.shape, -1)
+
+    def sums(self, ids: Tensor, starts: Tensor) -> Tensor:
+        """Sums of the rows of flat ids, int64 [P], sum r from ``starts``[r] on: [R, D]."""
+        if self._asked is not None:
+            self._asked(ids)
+        if not self._supported:
+            counts = torch.diff(starts, append=starts.new_tensor([len(ids)]))
+            out = self.values.new_zeros(len(starts), self.values.shape[1])
+            return out.index_add(0, torch.repeat_interleave(counts), self._gathered(ids))
+        found: Tensor = _Sums.apply(self._token, ids, starts, self._shares)
+        return found
+
+    def _gathered(self, ids: Tensor) -> Tensor:
         rows = F.embedding(ids, self.values, sparse=self.sparse)
-        if self._memory is not None:
-            rows = rows + (F.embedding(ids, self._memory) - rows).detach()
-        return torch.bmm(rows, own.unsqueeze(-1)).squeeze(-1)
+        if self._memory is None:
+            return rows
+        return rows + (F.embedding(ids, self._memory) - rows).detach()
 
 
 class _Shares:
@@ -135,6 +158,57 @@ class _Products(torch.autograd.Function):
             shares.groups.append((weights, _array(own), ids.numpy()))
             to_token = own.new_empty(0)
         return to_own, to_token, None, None
+
+
+class _Rows(torch.autograd.Function):
+    """`Table.rows`: their gradients join those of the table's products."""
+
+    @staticmethod
+    def forward(ctx: Any, token: Tensor, ids: Tensor, shares: _Shares) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.shares = shares
+        return F.embedding(ids, shares.values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (ids,) = ctx.saved_tensors
+        _share(ctx.shares, ids, gradients[0])
+        return gradients[0].new_empty(0), None, None
+
+
+class _Sums(torch.autograd.Function):
+    """`Table.sums`, likewise."""
+
+    @staticmethod
+    def forward(ctx: Any, token: Tensor, ids: Tensor, starts: Tensor, shares: _Shares) -> Tensor:
+        ctx.save_for_backward(ids, starts)
+        ctx.shares = shares
+        return F.embedding_bag(ids, shares.values, starts, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ids, starts = ctx.saved_tensors
+        if len(ids):
+            # rows of a few ids each, which the core takes: a gradient is not copied for every id
+            counts = torch.diff(starts, append=starts.new_tensor([len(ids)]))
+            pieces = (counts + _PIECE - 1) // _PIECE
+            owners = torch.repeat_interleave(pieces)
+            first = starts[owners] + _PIECE * (torch.arange(len(owners)) - (pieces.cumsum(0) - pieces)[owners])
+            places = first.unsqueeze(1) + torch.arange(_PIECE)
+            held = places < (starts + counts)[owners].unsqueeze(1)
+            parts = held.float(), gradients[0][owners], ids[torch.where(held, places, first.unsqueeze(1))]
+            ctx.shares.groups.append(tuple(_array(part) for part in parts))
+        return gradients[0].new_empty(0), None, None, None
+
+
+_PIECE = 8
+
+
+def _share(shares: _Shares, ids: Tensor, gradient: Tensor) -> None:
+    """Adds a gradient [P, D] to the shares of the rows of ids, int64 [P]."""
+    if len(ids):
+        ones = torch.ones(len(ids), 1)
+        shares.groups.append((_array(ones), _array(gradient.contiguous()), ids.unsqueeze(1).contiguous().numpy()))
 
 
 class RelaxedRanking(torch.autograd.Function):

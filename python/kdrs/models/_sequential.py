@@ -17,7 +17,8 @@ from kdrs.models._dropout import Dropout
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.training.queries import Epoch, Queries, Task
 from kdrs.training.sequences import SequenceTask
-from kdrs.training.view import DotView, Factors, Lazy
+from kdrs.training.lazy import Lazy
+from kdrs.training.view import DotView, Factors
 
 BLOCK = 1024
 """Users encoded at a time when all of them are asked for."""

@@ -13,7 +13,8 @@ from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.training.queries import Batch, Queries, Task
-from kdrs.training.view import Factors, Lazy, View, products
+from kdrs.training.lazy import Lazy
+from kdrs.training.view import Factors, View, products
 
 LEAST = 1e-12
 """Squared distances below this have a root without gradient: the root's slope at 0 is infinite."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from kdrs.compact.encoders import SumEncoder, history_sums
 from kdrs.core.codes import QUERY_BITS, Codes
+from kdrs.core.kernels import Table
 from kdrs.core.tables import RowTable
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
@@ -19,8 +18,8 @@ from kdrs.models._rows import Rows
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.stored import StoredModel
 from kdrs.training.queries import Queries, Task
-from kdrs.training.rounding import RoundedRows, levels_of, rounded, row_sums
-from kdrs.training.view import DotView, Factors, Lazy, View, frozen
+from kdrs.training.rounding import RoundedRows, RoundedTable, levels_of, rounded
+from kdrs.training.view import DotView, Factors, View, frozen
 
 BLOCK_USERS = 4096
 POWER = 0.5
@@ -40,19 +39,13 @@ class UserEncoder(nn.Module):
         self.register_buffer("power", torch.tensor(POWER))
         self.rows = Rows(seen, device)
 
-    def forward(self, asked: Queries, rows: Callable[[Tensor], Tensor], table: Any) -> Tensor:
-        """float32 [B, D]; ``rows`` gives the items' vectors by id, ``table`` is the whole of them."""
+    def forward(self, asked: Queries, table: Table) -> Tensor:
+        """float32 [B, D], of the vectors in the ``table``."""
         users, places = torch.unique(asked.users, return_inverse=True)
         _, columns, starts = self.rows.entries(users)
-        if isinstance(table, RoundedRows):
-            sums = table.sums(columns, starts)
-        elif isinstance(table, RowTable):
-            sums = row_sums(table.read(columns), columns, starts)
-        else:
-            sums = F.embedding_bag(columns, table(), starts, mode="sum")
-        sums, counts = F.embedding(places, sums), self.rows.degrees(asked.users)
+        sums, counts = F.embedding(places, table.sums(columns, starts)), self.rows.degrees(asked.users)
         if asked.targets is not None:
-            sums = sums - rows(asked.targets)
+            sums = sums - table.rows(asked.targets)
             counts = counts - 1
         sums = sums / counts.clamp(min=1).to(sums.dtype).pow(self.power).unsqueeze(-1)
         return sums @ rounded(self.weight, self.bits).T
@@ -84,36 +77,27 @@ class Compact(Recommender):
 
     def forward(self, queries: Queries) -> View:
         view = self._float_view(queries)
-        rows, table = self._items(view)
+        table = self._table_of(view)
         if self.encoder is not None:
-            encode = self._encoded(rows, table)
+            encoder = self.encoder
+            encode = lambda asked: rounded(encoder(asked, table.table()), encoder.bits)  # noqa: E731
         else:
-            own = view.encode
-            encode = lambda asked: rounded(own(asked), self.bits)  # noqa: E731
-        return DotView(queries, encode, rows, table, view.bias)
+            encode = lambda asked: rounded(view.encode(asked), self.bits)  # noqa: E731
+        return DotView(queries, encode, lambda ids: table.table().rows(ids), table, view.bias)
 
     def _float_view(self, queries: Queries) -> DotView:
         view = super().forward(queries)  # of the model's own class
         assert isinstance(view, DotView)
         return view
 
-    def _items(self, view: DotView) -> tuple[Callable[[Tensor], Tensor], Any]:
-        """Rounded vectors by id, and the table of them."""
+    def _table_of(self, view: DotView) -> RoundedRows | RoundedTable:
         source = view.item_table
-        if isinstance(source, RowTable):
-            if self.bits == 32:
-                return source, source
-            if self._rounded_rows is None:
-                self._rounded_rows = RoundedRows(source, self.bits)
-            return self._rounded_rows, self._rounded_rows
-        whole = Lazy(lambda: rounded(source(), self.bits))
-        return (lambda ids: F.embedding(ids, whole())), whole
-
-    def _encoded(self, rows: Callable[[Tensor], Tensor], table: Any) -> Callable[[Queries], Tensor]:
-        encoder = self.encoder
-        assert encoder is not None
-
-        return lambda asked: rounded(encoder(asked, rows, table), encoder.bits)
+        if not isinstance(source, RowTable):
+            return RoundedTable(lambda: source.weight if isinstance(source, nn.Embedding) else source(), self.bits)
+        if self._rounded_rows is None:
+            self._rounded_rows = RoundedRows(source, self.bits)
+        self._rounded_rows.renew()
+        return self._rounded_rows
 
     def begin_with(self, users: Tensor, items: Tensor) -> None:
         """Takes vectors, float32 [U, D] and [I, D], as the first weights; encoded users by ridge regression onto theirs."""
@@ -154,10 +138,11 @@ class Compact(Recommender):
 
 
 def whole(view: DotView) -> Tensor:
-    """The table of items that a view multiplies with, float32 [I, D]."""
+    """The table of items that a model's own view multiplies with, float32 [I, D]."""
     source = view.item_table
-    if isinstance(source, (RowTable, RoundedRows)):
+    if isinstance(source, RowTable):
         return source.read()
+    assert not isinstance(source, (RoundedRows, RoundedTable))
     return source.weight if isinstance(source, nn.Embedding) else source()
 
 

@@ -14,7 +14,8 @@ from kdrs.errors import ConfigError
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.training import losses
 from kdrs.training.queries import Batch, Queries, Task
-from kdrs.training.view import Lazy, View, products
+from kdrs.training.lazy import Lazy
+from kdrs.training.view import View, products
 
 TILE_FLOATS = 1 << 18
 """Size of the hidden layer that is held at a time when a catalogue is scored: a megabyte stays in the processor's cache."""

@@ -7,14 +7,15 @@ for eight. No search: it is done again in every step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kdrs.core.kernels import Table
 from kdrs.core.tables import RowTable
+from kdrs.training.lazy import Lazy
 
 SHARES = {2: 0.498, 3: 0.293, 4: 0.168}
 """Half the distance between two levels, as a share of the root mean square: least squared error for normal coordinates (Max,
@@ -56,63 +57,49 @@ class _Rounded(torch.autograd.Function):
 
 
 class RoundedRows:
-    """A `RowTable` of which rounded rows are read. Only rows that a step asks for are rounded, into memory of its own."""
+    """A `RowTable` of which rounded rows are read; as it is for 32 bits. Rows are rounded when they are first asked for after
+    `renew`, into memory of its own."""
 
     def __init__(self, table: RowTable, bits: int):
         self._source, self._bits = table, bits
-        self._memory = torch.empty_like(table.weight, requires_grad=False)
-        self._touched = torch.zeros(len(table.weight), dtype=torch.bool, device=table.weight.device)
+        self._memory = None if bits == 32 else torch.empty_like(table.weight, requires_grad=False)
+        self._fresh = torch.zeros(len(table.weight), dtype=torch.bool, device=table.weight.device)
+        self._table = Lazy(self._made)
 
-    def __call__(self, ids: Tensor) -> Tensor:
-        """float32 [..., D] of ids, int64 [...]; the gradient reaches the table as rows."""
-        return rounded(self._source(ids), self._bits)
+    def renew(self) -> None:
+        """The table has changed."""
+        self._fresh.zero_()
+        self._table = Lazy(self._made)
 
     def table(self) -> Table:
-        """What products of a step are made with."""
-        return Table(self._source.weight, sparse=True, asked=self.bring, memory=self._memory)
+        """What reads the rows. All gradients of a step that come from it reach the table together, as rows."""
+        return self._table()
+
+    def _made(self) -> Table:
+        asked = self._source.read if self._memory is None else self._bring
+        return Table(self._source.weight, sparse=True, asked=asked, memory=self._memory)
 
     @torch.no_grad()
-    def bring(self, ids: Tensor) -> None:
-        """Rounds the rows of some ids anew."""
-        self._touched.zero_()
-        self._touched[ids.reshape(-1)] = True
-        rows = self._touched.nonzero().squeeze(1)
-        weight = self._source.read(rows)
-        levels, scales = levels_of(weight.detach()[rows], self._bits)
+    def _bring(self, ids: Tensor) -> None:
+        """Rounds the rows of some ids that have not been since the table changed."""
+        assert self._memory is not None
+        asked = torch.zeros_like(self._fresh)
+        asked[ids.reshape(-1)] = True
+        rows = (asked & ~self._fresh).nonzero().squeeze(1)
+        levels, scales = levels_of(self._source.read(rows).detach()[rows], self._bits)
         self._memory[rows] = levels.mul_(scales.unsqueeze(-1))
-
-    def sums(self, ids: Tensor, starts: Tensor) -> Tensor:
-        """float32 [R, D]: sums of the rows of flat ids, int64 [P], row r from ``starts``[r] on."""
-        self.bring(ids)
-        return row_sums(self._source.weight, ids, starts, self._memory)
+        self._fresh[rows] = True
 
     def read(self) -> Tensor:
         """The whole table, rounded, float32 [I, D]."""
         return rounded(self._source.read(), self._bits)
 
 
-def row_sums(table: Tensor, ids: Tensor, starts: Tensor, memory: Tensor | None = None) -> Tensor:
-    """float32 [R, D]: sums of the rows of flat ids, int64 [P], row r from ``starts``[r] on; read from ``memory`` where that is
-    given. The gradient of the table comes as rows, each once, ascending."""
-    out: Tensor = _Sums.apply(table, table.detach() if memory is None else memory, ids, starts)
-    return out
+class RoundedTable:
+    """A computed table of vectors, rounded whole."""
 
-
-class _Sums(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, memory: Tensor, ids: Tensor, starts: Tensor) -> Tensor:
-        ctx.save_for_backward(ids, starts)
-        ctx.shape = table.shape
-        return F.embedding_bag(ids, memory, starts, mode="sum")
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        ids, starts = ctx.saved_tensors
-        counts = torch.diff(starts, append=starts.new_tensor([len(ids)]))
-        places = torch.repeat_interleave(counts)
-        ordered, order = ids.sort(stable=True)
-        rows, lengths = torch.unique_consecutive(ordered, return_counts=True)
-        bounds = lengths.cumsum(0) - lengths
-        # the transposed sums: of each item the gradients of those who have it
-        values = F.embedding_bag(places[order], gradients[0], bounds, mode="sum")
-        return torch.sparse_coo_tensor(rows.unsqueeze(0), values, ctx.shape, check_invariants=False), None, None, None
+    def __init__(self, compute: Callable[[], Tensor], bits: int):
+        self.read = Lazy(lambda: rounded(compute(), bits))
+        """The whole table, float32 [I, D]."""
+        self.table = Lazy(lambda: Table(self.read()))
+        """What reads its rows."""

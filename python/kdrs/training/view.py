@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from kdrs.core.kernels import Table
 from kdrs.core.tables import RowTable
-from kdrs.training.rounding import RoundedRows, rounded
+from kdrs.training.lazy import Lazy
+from kdrs.training.rounding import RoundedRows, RoundedTable
 
 if TYPE_CHECKING:
     from kdrs.training.queries import Queries
@@ -76,24 +77,6 @@ def products(left: Tensor, right: Tensor) -> Tensor:
     return (left * right).sum(-1)
 
 
-T = TypeVar("T")
-
-
-class Lazy(Generic[T]):
-    """What is computed when it is first read, and again where a gradient is wanted that the first reading, under
-    ``no_grad``, does not carry."""
-
-    def __init__(self, compute: Callable[[], T]):
-        self._compute = compute
-        self._value: T | None = None
-        self._tracked = False
-
-    def __call__(self) -> T:
-        if self._value is None or (torch.is_grad_enabled() and not self._tracked):
-            self._value, self._tracked = self._compute(), torch.is_grad_enabled()
-        return self._value
-
-
 class DotView:
     """A view whose score is a dot product of two vectors, plus an item bias where there is one.
 
@@ -107,7 +90,7 @@ class DotView:
         queries: Queries,
         encode: Callable[[Queries], Tensor],
         item_rows: Callable[[Tensor], Tensor],
-        item_table: Callable[[], Tensor] | nn.Embedding | RoundedRows,
+        item_table: Callable[[], Tensor] | nn.Embedding | RoundedRows | RoundedTable,
         bias: Tensor | None = None,
         represent: tuple[Callable[[Queries], Tensor], Callable[[Tensor], Tensor]] | None = None,
     ):
@@ -118,7 +101,7 @@ class DotView:
         self._queries = self._scored if represent is None else Lazy(lambda: represent[0](queries))
 
     @property
-    def item_table(self) -> Callable[[], Tensor] | nn.Embedding | RoundedRows:
+    def item_table(self) -> Callable[[], Tensor] | nn.Embedding | RoundedRows | RoundedTable:
         """What holds, or gives, the items' vectors that are multiplied."""
         return self._item_table
 
@@ -162,7 +145,7 @@ class DotView:
     def factored(self) -> Factors:
         """What the whole catalogue's scores are products of, with gradient: vectors of this view's queries and of items."""
         source = self._item_table
-        if isinstance(source, (RowTable, RoundedRows)):
+        if isinstance(source, (RowTable, RoundedRows, RoundedTable)):
             catalogue = source.read()
         else:
             catalogue = source.weight if isinstance(source, nn.Embedding) else source()
@@ -174,8 +157,8 @@ class DotView:
         return view
 
 
-def _table_of(source: Callable[[], Tensor] | nn.Embedding | RoundedRows) -> Table:
-    if isinstance(source, RoundedRows):
+def _table_of(source: Callable[[], Tensor] | nn.Embedding | RoundedRows | RoundedTable) -> Table:
+    if isinstance(source, (RoundedRows, RoundedTable)):
         return source.table()
     if isinstance(source, RowTable):
         return Table(source.weight, sparse=True, asked=source.read)
