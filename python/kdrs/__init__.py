@@ -34,6 +34,7 @@ _PUBLIC = {
     "View": "kdrs.training.view",
     "compare": "kdrs.comparison.compare",
     "compare_runs": "kdrs.runs.compared",
+    "compress": "kdrs.runs.compress",
     "execute": "kdrs.runs.execute",
     "fit": "kdrs.fitting.fit",
     "load_run": "kdrs.runs.opened",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from kdrs.fitting.fit import fit
     from kdrs.fitting.learner import Learner, Term
     from kdrs.runs.compared import compare_runs
+    from kdrs.runs.compress import compress
     from kdrs.runs.config import RunConfig, resolve
     from kdrs.runs.execute import execute
     from kdrs.runs.opened import load_run
@@ -86,7 +88,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch", "Codes", "Dataset", "DotView", "Entry", "Evaluator", "Factors", "FileTeacher", "Interactions", "ItemTask",
     "Learner", "ModelTeacher", "PairTask", "Queries", "Report", "RunConfig", "Selection", "SequenceTask", "Term",
-    "UserTask", "View", "__version__", "compare", "compare_runs", "data", "distillers", "errors",
+    "UserTask", "View", "__version__", "compare", "compare_runs", "compress", "data", "distillers", "errors",
     "execute", "fit", "kernels", "load_run", "losses", "models", "overlap", "popularity", "protocols", "ranking",
     "resolve", "sampling", "scoring_seconds", "significance",
 ]  # fmt: skip

@@ -37,10 +37,10 @@ def singular(
     if dim > users.shape[1]:
         raise ConfigError(f"dim is {dim}; the vectors have {users.shape[1]}", "ask for as many or fewer")
     roots = [_root(_gram(part)) for part in (users, items)]  # X = Q S with S [r, D], Qᵀ Q = I
-    left, values, right = np.linalg.svd(roots[0][0] @ roots[1][0].T)
+    left, values, right = np.linalg.svd(roots[0][0] @ roots[1][0].T, full_matrices=False)
     kept = np.sqrt(values[:dim])
-    to_users = roots[0][1] @ (left[:, :dim] * kept)
-    to_items = roots[1][1] @ (right[:dim].T * kept)
+    to_users = roots[0][1] @ (left[:, : len(kept)] * kept)
+    to_items = roots[1][1] @ (right[: len(kept)].T * kept)
     return tuple(_padded(part @ to.astype(np.float32), dim) for part, to in ((users, to_users), (items, to_items)))  # type: ignore[return-value]
 
 

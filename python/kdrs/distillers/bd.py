@@ -231,7 +231,7 @@ class BD(Distiller):
         (other,) = self._other
         assert isinstance(student, ModelTeacher)
         draws = self._count.cpu().numpy() * self.config.refresh
-        factors = student.factors(), self.source.factors()
+        factors = [None if own is None else own.plain() for own in (student.factors(), self.source.factors())]
         if self.config.mask == "exclude" and factors[0] is not None and factors[1] is not None:
             for_teacher, for_student = self._discrepancy(*factors, None, draws, epoch)
         else:

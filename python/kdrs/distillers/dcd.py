@@ -152,6 +152,7 @@ def item_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
     """
     task = student.asked
     factors = student.factors()
+    factors = None if factors is None else factors.plain()
 
     def scores(rows: np.ndarray) -> np.ndarray:
         if factors is None or task.owners is not None:  # factors hold the users as of now
@@ -171,7 +172,8 @@ def user_ranks(student: Teacher, lists: np.ndarray, unseen: bool) -> np.ndarray:
     task = student.asked
     factors = student.factors()
     if factors is not None:
-        users, items = factors.queries[: task.n_users], factors.items
+        users, items, _ = factors.plain()
+        users = users[: task.n_users]
         seen_by = task.seen.transpose() if unseen else None
         return _ranks(
             lambda rows: sampling.numpy_of(items[rows[0] : rows[-1] + 1] @ users.T), lists, seen_by, task.n_users

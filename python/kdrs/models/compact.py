@@ -62,35 +62,35 @@ class Compact(Recommender):
     ``factors`` gives codes, and ``stored`` the model that a finished run keeps.
     """
 
-    encoder: UserEncoder | None
+    user_encoder: UserEncoder | None
 
     def __init__(self, config: ModelConfig, task: Task):
         super().__init__(config, task)
         self.n_users, self.n_items, self.task = task.n_users, task.n_items, task
         self.bits = int(config.bits)
-        self.encoder = None
+        self.user_encoder = None
         if config.users == "encoded":
             if self.user_table is not None:
                 delattr(self, self.user_table)
-            self.encoder = UserEncoder(self.dim, task.seen, task.device, QUERY_BITS if self.bits != 32 else 32)
+            self.user_encoder = UserEncoder(self.dim, task.seen, task.device, QUERY_BITS if self.bits != 32 else 32)
         self._rounded_rows: RoundedRows | None = None
 
     def forward(self, queries: Queries) -> View:
-        view = self._float_view(queries)
-        table = self._table_of(view)
-        if self.encoder is not None:
-            encoder = self.encoder
+        view = self._own_view(queries)
+        table = self._rounded_table(view)
+        if self.user_encoder is not None:
+            encoder = self.user_encoder
             encode = lambda asked: rounded(encoder(asked, table.table()), encoder.bits)  # noqa: E731
         else:
             encode = lambda asked: rounded(view.encode(asked), self.bits)  # noqa: E731
         return DotView(queries, encode, lambda ids: table.table().rows(ids), table, view.bias)
 
-    def _float_view(self, queries: Queries) -> DotView:
+    def _own_view(self, queries: Queries) -> DotView:
         view = super().forward(queries)  # of the model's own class
         assert isinstance(view, DotView)
         return view
 
-    def _table_of(self, view: DotView) -> RoundedRows | RoundedTable:
+    def _rounded_table(self, view: DotView) -> RoundedRows | RoundedTable:
         source = view.item_table
         if not isinstance(source, RowTable):
             return RoundedTable(lambda: source.weight if isinstance(source, nn.Embedding) else source(), self.bits)
@@ -104,13 +104,13 @@ class Compact(Recommender):
         if self.bits != 32:
             users, items = (turned(part) for part in (users, items))
         super().begin_with(users, items)
-        if self.encoder is not None:
+        if self.user_encoder is not None:
             with frozen(self):
-                vectors = rounded(whole(self._float_view(self._asked(0))), self.bits).cpu().numpy()
+                vectors = rounded(whole(self._own_view(self._queries_of(0))), self.bits).cpu().numpy()
             history = self.task.seen
-            power = float(self.encoder.power)
+            power = float(self.user_encoder.power)
             fitted = SumEncoder.fit(users.cpu().numpy(), history_sums(history, vectors, power), power)
-            self.encoder.weight.data.copy_(torch.from_numpy(fitted.weight))
+            self.user_encoder.weight.data.copy_(torch.from_numpy(fitted.weight))
 
     def factors(self) -> Factors:
         return self.stored().factors()
@@ -119,21 +119,21 @@ class Compact(Recommender):
     def stored(self) -> StoredModel:
         """What a finished run keeps: codes or vectors, without what only training needs."""
         with frozen(self):
-            view = self._float_view(self._asked(0))
-            items = self._kept(whole(view))
+            view = self._own_view(self._queries_of(0))
+            items = self._side_of(whole(view))
             bias = None if view.bias is None else view.bias.detach().clone()
-            if self.encoder is None:
+            if self.user_encoder is None:
                 everyone = torch.arange(self.n_users, device=self.task.device).split(BLOCK_USERS)
                 users = torch.cat([view.encode(self.task.queries(rows)) for rows in everyone])
-                return StoredModel(items, users=self._kept(users), bias=bias, task=self.task)
-        encoder = SumEncoder(self.encoder.weight.detach().cpu().numpy(), float(self.encoder.power))
+                return StoredModel(items, users=self._side_of(users), bias=bias, task=self.task)
+        encoder = SumEncoder(self.user_encoder.weight.detach().cpu().numpy(), float(self.user_encoder.power))
         encoder = encoder if self.bits == 32 else encoder.rounded()
         return StoredModel(items, encoder=encoder, bias=bias, task=self.task)
 
-    def _asked(self, count: int) -> Queries:
+    def _queries_of(self, count: int) -> Queries:
         return self.task.queries(torch.arange(count, device=self.task.device))
 
-    def _kept(self, vectors: Tensor) -> Codes | Tensor:
+    def _side_of(self, vectors: Tensor) -> Codes | Tensor:
         return vectors.detach().clone() if self.bits == 32 else codes_of(vectors, self.bits)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdrs.compact.encoders import Encoder, asked, encoder_of, parts_of
 from kdrs.core.codes import Codes
 from kdrs.data.interactions import Interactions
-from kdrs.errors import ArtefactError, DataError, shown
+from kdrs.errors import ArtefactError, ConfigError, DataError, shown
 from kdrs.training.queries import Queries, Task
 from kdrs.training.view import DotView, Factors
 
@@ -107,7 +107,7 @@ class StoredModel(nn.Module):
             if left:
                 raise DataError(f"nothing is known of the tensor {shown(sorted(left)[0])}")
             return cls(sides["items"], task=task, users=sides.get("users"), encoder=encoder, bias=bias)
-        except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError, DataError) as error:
             cause = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             raise ArtefactError(
                 f"the tables in {where} do not fit their description: {shown(cause, 300)}",

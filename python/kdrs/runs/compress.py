@@ -15,7 +15,7 @@ from kdrs.compact.encoders import Encoder, RidgeEncoder, SumEncoder, history_sum
 from kdrs.compact.reduce import singular
 from kdrs.core.codes import BITS, Codes
 from kdrs.data import Dataset
-from kdrs.errors import ConfigError, DataError, MissingKnowledge, shown
+from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge, shown
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Selection
 from kdrs.evaluation.report import Report
@@ -27,6 +27,7 @@ from kdrs.runs.config import EvalSettings, RunConfig, completed, resolve
 from kdrs.runs.directory import Run
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun
+from kdrs.runs.records import PATH
 from kdrs.runs.results import save_result
 from kdrs.runs.start import plain_factors, vectors_of
 from kdrs.teachers.base import Teacher
@@ -157,6 +158,8 @@ class _Source:
         path = None if dataset is None or isinstance(dataset, Dataset) else str(dataset)
         if isinstance(source, str | Path):
             place = Path(source)
+            if not place.exists():
+                raise ArtefactError(f"there is no run directory or teacher file {shown(str(place), PATH)}", "check the path")
             if (place / "config.toml").is_file() or (place.is_dir() and not list(place.glob("*.safetensors"))):
                 opened = LoadedRun.open(place, data)
                 return cls(
@@ -176,7 +179,7 @@ class _Source:
             if data is not None:
                 raise ConfigError(
                     "factors are given with a data set, whose order of users and items nothing vouches for",
-                    "write them to a teacher file with their ids: kdrs.FileTeacher.write, and compress that",
+                    "write them to a teacher file, in the data set's order, and compress that",
                 )
             return cls("factors", None, plain=_arrays(source))
         if callable(getattr(source, "topk_blocks", None)):
@@ -337,7 +340,7 @@ def _saved(result: Compressed, given: _Source, config: RunConfig, bits: int, out
     )
     with Run.create(out, own.to_dict(), given.dataset, complete=completed) as run:
         selection: Selection = choose_selection(own, choose_protocol(own, given.dataset))
-        done = Fit(best_epoch=-1, epochs=0, stopped="compressed")
+        done = Fit(best_epoch=None, epochs=0, stopped="compressed")
         save_result(run, own, given.dataset, result.model, done, result.reports, selection)
     return Compressed(**{**vars(result), "run": run})
 

@@ -114,7 +114,8 @@ def check_teachers(config: RunConfig, out: Path) -> None:
             if distiller_class(term.method).mutual or not (path / "config.toml").is_file():
                 continue
             theirs, own = size_of(config_of(Run.open(path)).model), size_of(config.model)
-            if own >= theirs:
+            compact = config.model["bits"] != 32 or config.model["users"] != "table"
+            if own >= theirs and not compact:
                 warnings.warn(
                     f"the student has {own} dimensions, its teacher {shown(teacher)} {theirs}: nothing becomes smaller",
                     stacklevel=3,

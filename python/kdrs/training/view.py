@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdrs.core.codes import Codes
 from kdrs.core.kernels import Table
 from kdrs.core.tables import RowTable
 from kdrs.training.lazy import Lazy
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Factors(NamedTuple):
-    """A recommender whose score is a dot product: ``queries @ items.T + bias``."""
+    """A recommender whose score is a dot product: ``queries @ items.T + bias``. Vectors of compact models are `kdrs.Codes`."""
 
     queries: Tensor
     """float32 [Q, D]"""
@@ -33,6 +34,14 @@ class Factors(NamedTuple):
     """float32 [I, D]"""
     bias: Tensor | None = None
     """float32 [I]"""
+
+    def plain(self) -> Factors:
+        """The same with codes decoded, in their turned directions: for what computes with vectors."""
+
+        def decoded(side: Any) -> Tensor:
+            return torch.from_numpy(side.turned()) if isinstance(side, Codes) else side
+
+        return Factors(decoded(self.queries), decoded(self.items), self.bias)
 
 
 @runtime_checkable
