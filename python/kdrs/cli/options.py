@@ -117,10 +117,22 @@ Weights = Annotated[
         show_default=False,
     ),
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="What the student may take: 1/20 of the teacher's bytes, 40B an item, or 2MB in all. Chooses dimension, bits, start "
+        "and method, and trains in minutes. (default: as --dim says)",
+        show_default=False,
+    ),
+]
 Start = Annotated[
     str | None,
     typer.Option(
-        "--start", help="Finished run whose weights the model starts from. (default: from scratch)", show_default=False
+        "--start",
+        help="Finished run whose weights the model starts from, or teacher: the teacher's vectors, the best directions of them. "
+        "(default: from scratch)",
+        show_default=False,
     ),
 ]
 Assignments = Annotated[

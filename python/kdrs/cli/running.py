@@ -18,6 +18,7 @@ from kdrs.cli.options import (
     SETTINGS,
     Assignments,
     BatchSize,
+    Budget,
     Data,
     Decay,
     Device,
@@ -84,7 +85,7 @@ def train(
 def distill(
     file: File = None, data: Data = None,
     teacher: Teachers = [], method: Methods = [], weight: Weights = [],  # noqa: B006
-    model: Model = None, dim: Dim = None, out: Out = None, epochs: Epochs = None,
+    budget: Budget = None, model: Model = None, dim: Dim = None, out: Out = None, epochs: Epochs = None,
     lr: Rate = None, weight_decay: Decay = None, batch_size: BatchSize = None, optimizer: Optimizer = None,
     patience: Patience = None, protocol: ProtocolName = None, start: Start = None,
     assignments: Assignments = [], seed: Seed = None,  # noqa: B006
@@ -93,14 +94,18 @@ def distill(
 ) -> None:  # fmt: skip
     """Train a student with a teacher's help.
 
+    kdrs distill --data datasets/ml-100k --teacher runs/teacher --budget 1/20 --out runs/student
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --method rrd --model bpr --dim 20 --out runs/student
     """
     given = locals()
     terms: list[dict[str, Any]] = []
-    if teacher and not method:
+    if budget is not None and not teacher:
+        raise ConfigError(f"--budget {shown(budget)} without a teacher", "give the one whose bytes count: --teacher RUN")
+    if teacher and not method and budget is None:
         raise ConfigError(
             f"teacher {shown(teacher[0])!r} is given without a method",
-            "give one with --method; the teacher of a run file is changed by --set distill.0.teacher=RUN",
+            "give one with --method, or a size: --budget 1/20; the teacher of a run file is changed by --set "
+            "distill.0.teacher=RUN",
         )
     if len(weight) not in (0, len(method)):
         raise ConfigError(
@@ -114,9 +119,12 @@ def distill(
         if weight:
             terms[-1]["weight"] = weight[index]
     values = _values(given, terms)
+    if budget is not None:
+        values = _within(values, budget, teacher)
     if not values.get("distill"):
         raise ConfigError(
-            "nothing to distil: no method is given", "give --teacher and --method, or [[distill]] in the run file"
+            "nothing to distil: no method is given",
+            "give --teacher and --method, or --teacher and --budget, or [[distill]] in the run file",
         )
     _carry_out(values, **{name: given[name] for name in HOW})
 
@@ -142,6 +150,19 @@ def resume(
     values = Run.open(run).config
     _state(values, given)
     _carry_out(values, run, None, True, False, as_json, quiet, verbose)
+
+
+def _within(values: dict[str, Any], budget: str, teachers: list[str]) -> dict[str, Any]:
+    """The values with what the budget chooses, which is told as a run file."""
+    from kdrs.runs.budget import chosen
+    from kdrs.runs.values import to_toml
+
+    with messages():
+        values = chosen(values, budget, teachers)
+    told = {key: values[key] for key in ("start", "model", "train", "distill")}
+    for line in to_toml(told).decode().splitlines():
+        tell(f"budget {budget}: {line}" if line else "")
+    return values
 
 
 def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) -> dict[str, Any]:
