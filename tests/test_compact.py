@@ -35,7 +35,13 @@ from kdrs.training.queries import Batch, Queries
 from kdrs.training.rounding import SHARES, RoundedRows, levels_of, rounded
 from test_contract import SMALL, build, same, state, task_of
 
-FORMS = [("bpr", 2, "encoded"), ("lightgcn", 3, "table"), ("ngcf", 8, "encoded"), ("sgl", 1, "encoded"), ("cdae", 4, "table")]
+FORMS = [
+    ("bpr", 2, "encoded"),
+    ("lightgcn", 3, "table"),
+    ("ngcf", 8, "encoded"),
+    ("sgl", 1, "encoded"),
+    ("cdae", 4, "table"),
+]
 """A form of every model that has one."""
 
 
@@ -102,7 +108,11 @@ def test_rounded_rows_agree_with_a_dense_table(bits, device):
     own = torch.randn(2, 5, device=device, requires_grad=True)
 
     def total(products, chosen, sums):
-        return products.square().sum() + chosen.sin().sum() + (sums * torch.arange(4, device=device).unsqueeze(1)).cos().sum()
+        return (
+            products.square().sum()
+            + chosen.sin().sum()
+            + (sums * torch.arange(4, device=device).unsqueeze(1)).cos().sum()
+        )
 
     found = total(rows.table().products(own, ids), rows.table().rows(ids), rows.table().sums(flat, starts))
     found.backward()
@@ -274,7 +284,9 @@ def test_what_is_stored_ranks_as_the_model_in_training(model, bits, users, toy):
     queries = task.queries(torch.arange(20))
     with torch.no_grad():
         scores, kept = own(queries).all_scores(), stored(queries).all_scores()
-    assert torch.allclose(scores, kept, rtol=0.02, atol=0.02 * float(scores.abs().max()))  # scales are bfloat16, queries codes
+    assert torch.allclose(
+        scores, kept, rtol=0.02, atol=0.02 * float(scores.abs().max())
+    )  # scales are bfloat16, queries codes
     found = Evaluator.of(toy)(stored.factors()), Evaluator.of(toy)(ModelTeacher(own, task))
     assert found[0]["test"].means() == found[1]["test"].means()
     again = StoredModel.from_tensors(stored.state_dict(), json.loads(json.dumps(stored.description())), task, "here")
@@ -303,7 +315,12 @@ def test_models_without_a_form_say_what_to_do(model, toy_path, tmp_path):
 
 def values_of(data: Path, teacher: Path | None = None, **changes) -> dict:
     train = {"epochs": 4, "batch_size": 64, "checkpoint_seconds": 0, "lr": 1e-2}
-    values = {"data": {"path": str(data)}, "model": {"name": "bpr", "dim": 6, "bits": 2}, "train": train, "device": "cpu"}
+    values = {
+        "data": {"path": str(data)},
+        "model": {"name": "bpr", "dim": 6, "bits": 2},
+        "train": train,
+        "device": "cpu",
+    }
     if teacher is not None:
         values["distill"] = [{"method": "cd", "teacher": str(teacher), "items": 5, "pool": 30}]
     for key, value in changes.items():
@@ -319,7 +336,9 @@ def teacher(tmp_path_factory) -> Path:
     return place / "teacher"
 
 
-@pytest.mark.parametrize("form", [{"bits": 2, "users": "encoded"}, {"bits": 1}, {"name": "lightgcn", "bits": 4, "users": "encoded"}])
+@pytest.mark.parametrize(
+    "form", [{"bits": 2, "users": "encoded"}, {"bits": 1}, {"name": "lightgcn", "bits": 4, "users": "encoded"}]
+)
 def test_a_resumed_run_keeps_the_same_codes(form, teacher, tmp_path):
     data = teacher.parent / "toy"
     whole = execute(resolve(values_of(data, teacher, model=form, start="teacher")), tmp_path / "whole")
@@ -330,7 +349,9 @@ def test_a_resumed_run_keeps_the_same_codes(form, teacher, tmp_path):
     with safe_open(tmp_path / "whole" / "model.safetensors", "pt") as file:
         names = set(file.keys())
         assert sum(file.get_tensor(name).nbytes for name in names) == LoadedRun.open(tmp_path / "whole").model.nbytes
-    users = {"encoder_levels", "encoder_scales", "encoder_power"} if "users" in form else {"users_codes", "users_scales"}
+    users = (
+        {"encoder_levels", "encoder_scales", "encoder_power"} if "users" in form else {"users_codes", "users_scales"}
+    )
     assert names == {"items_codes", "items_scales", *users}
     opened = LoadedRun.open(tmp_path / "whole")
     reports = Evaluator.of(opened.dataset)(opened.teacher())
@@ -345,9 +366,10 @@ def test_encoded_users_answer_for_any_history(teacher, tmp_path):
     assert known == opened.model.encode(opened.dataset.train)
     swapped = Interactions.from_csr(opened.dataset.train.to_csr()[::-1])
     assert np.array_equal(opened.model.encode(swapped).data[::-1], known.data)
+    execute(resolve(values_of(data)), tmp_path / "table")
+    table = LoadedRun.open(tmp_path / "table").model
     with pytest.raises(DataError, match="have a table, and it knows no others"):
-        execute(resolve(values_of(data)), tmp_path / "table")
-        LoadedRun.open(tmp_path / "table").model.encode(opened.dataset.train)
+        table.encode(opened.dataset.train)
 
 
 def test_a_run_without_its_data_set_still_answers(teacher, tmp_path):
@@ -379,7 +401,9 @@ def test_a_compact_run_teaches_and_is_started_from(teacher, tmp_path):
 @pytest.mark.parametrize("model", ["bpr", "lightgcn"])
 def test_a_start_from_the_teacher_has_its_best_directions(model, teacher, tmp_path):
     data = teacher.parent / "toy"
-    values = values_of(data, teacher, model={"name": model, "bits": 32, "dim": 4}, start="teacher", train={"lr": 1e-9, "epochs": 1})
+    values = values_of(
+        data, teacher, model={"name": model, "bits": 32, "dim": 4}, start="teacher", train={"lr": 1e-9, "epochs": 1}
+    )
     execute(resolve(values), tmp_path / "run")
     users, items = vectors_of(LoadedRun.open(teacher).teacher(), 4)
     model_ = LoadedRun.open(tmp_path / "run").model
@@ -454,7 +478,17 @@ def test_no_name_of_the_form_hides_one_of_the_model(model):
     from kdrs.models.base import Recommender
     from kdrs.models.compact import Compact
 
-    meant = {"__init__", "__module__", "__doc__", "__annotations__", "__dict__", "__weakref__", "forward", "factors", "begin_with"}
+    meant = {
+        "__init__",
+        "__module__",
+        "__doc__",
+        "__annotations__",
+        "__dict__",
+        "__weakref__",
+        "forward",
+        "factors",
+        "begin_with",
+    }
     theirs = {name for cls in MODELS[model].__mro__ if issubclass(cls, Recommender) for name in vars(cls)}
     assert not (set(vars(Compact)) & theirs) - meant
     torch.manual_seed(0)

@@ -174,7 +174,14 @@ def test_settings_that_cannot_be(setting, cause, remedy):
 def test_every_default_is_filled_in():
     config = resolve(small(distill=[{"method": name, "teacher": "t"} for name in DISTILLERS]))
     assert config.train.lr == 1e-3
-    assert config.model == {"name": "bpr", "dim": 64, "negative_reduction": "sum", "init_std": 0.01}
+    assert config.model == {
+        "name": "bpr",
+        "dim": 64,
+        "bits": 32,
+        "users": "table",
+        "negative_reduction": "sum",
+        "init_std": 0.01,
+    }
     for term in config.distill:
         cls = DISTILLERS[term.method]
         assert term.options == cls.Config().model_dump(exclude_none=True)

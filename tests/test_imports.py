@@ -16,6 +16,7 @@ LAYERS = (
     ("_files", "_documents", "_memory", "settings"),
     ("data",),
     ("core",),
+    ("compact",),
     ("training", "evaluation"),
     ("models", "teachers", "comparison"),
     ("distillers",),

@@ -14,7 +14,12 @@ from kdrs.escaping import visible
 if TYPE_CHECKING:
     from kdrs.runs.compress import Compressed
 
-Bits = Annotated[int, typer.Option("--bits", help="Bits of a coordinate: 1, 2, 3, 4 or 8; 32 for float32. (default: 3)", show_default=False)]
+Bits = Annotated[
+    int,
+    typer.Option(
+        "--bits", help="Bits of a coordinate: 1, 2, 3, 4 or 8; 32 for float32. (default: 3)", show_default=False
+    ),
+]
 Dim = Annotated[
     int | None,
     typer.Option("--dim", help="Dimensions to keep, the best ones for all scores. (default: all)", show_default=False),
@@ -28,14 +33,18 @@ Users = Annotated[
         show_default=False,
     ),
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="Run directory. (default: SOURCE-compressed)", show_default=False)]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Run directory. (default: SOURCE-compressed)", show_default=False)
+]
 Data = Annotated[
     str | None, typer.Option("--data", help="Prepared data set. (default: the run's own)", show_default=False)
 ]
 ProtocolName = Annotated[
     str | None,
     typer.Option(
-        "--protocol", help=f"How quality is measured: auto, {listed(PROTOCOLS)}. (default: the run's own)", show_default=False
+        "--protocol",
+        help=f"How quality is measured: auto, {listed(PROTOCOLS)}. (default: the run's own)",
+        show_default=False,
     ),
 ]
 Threads = Annotated[
@@ -43,7 +52,9 @@ Threads = Annotated[
     typer.Option("--threads", help="Threads of the core, 1 to 1024. (default: all available)", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All metrics, and every way to have users that was tried.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="All metrics, and every way to have users that was tried.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -61,7 +72,9 @@ def compress(
     """
     from kdrs.runs.compress import compress as make
 
-    place = out if out is not None else source.with_name(f"{source.stem if source.is_file() else source.name}-compressed")
+    place = (
+        out if out is not None else source.with_name(f"{source.stem if source.is_file() else source.name}-compressed")
+    )
     with messages():
         made = make(
             source, bits, dim, users=users, dataset=data, out=place, protocol_name=protocol, threads=threads  # type: ignore[arg-type]

@@ -121,8 +121,8 @@ Budget = Annotated[
     str | None,
     typer.Option(
         "--budget",
-        help="What the student may take: 1/20 of the teacher's bytes, 40B an item, or 2MB in all. Chooses dimension, bits, start "
-        "and method, and trains in minutes. (default: as --dim says)",
+        help="What the student may take: 1/20 of the teacher's bytes, 40B an item, or 2MB in all. Chooses dimension, bits, "
+        "start and method, and trains in minutes. (default: as --dim says)",
         show_default=False,
     ),
 ]
@@ -130,7 +130,7 @@ Start = Annotated[
     str | None,
     typer.Option(
         "--start",
-        help="Finished run whose weights the model starts from, or teacher: the teacher's vectors, the best directions of them. "
+        help="Finished run whose weights the model starts from, or teacher: its vectors, the best directions of them. "
         "(default: from scratch)",
         show_default=False,
     ),

@@ -100,7 +100,9 @@ def distill(
     given = locals()
     terms: list[dict[str, Any]] = []
     if budget is not None and not teacher:
-        raise ConfigError(f"--budget {shown(budget)} without a teacher", "give the one whose bytes count: --teacher RUN")
+        raise ConfigError(
+            f"--budget {shown(budget)} without a teacher", "give the one whose bytes count: --teacher RUN"
+        )
     if teacher and not method and budget is None:
         raise ConfigError(
             f"teacher {shown(teacher[0])!r} is given without a method",

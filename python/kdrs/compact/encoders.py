@@ -180,7 +180,7 @@ def history_sums(histories: Interactions, items: Items, power: float = 0.5) -> N
     else:
         sums = np.asarray(histories.to_csr() @ items, np.float32)
     lengths = np.maximum(histories.row_degrees, 1).astype(np.float32)
-    return sums / (lengths**np.float32(power))[:, None]
+    return sums / (lengths ** np.float32(power))[:, None]
 
 
 def turned(items: Items, rows: Any) -> NDArray[np.float32]:
@@ -216,12 +216,18 @@ def _gram(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def encoder_of(kind: str, tensors: dict[str, NDArray[Any]], dim: int) -> Encoder:
-    """The encoder of vectors of ``dim`` dimensions that a file holds (`parts_of`). Raises ``DataError`` for an unknown kind or parts that do not fit."""
+    """The encoder of vectors of ``dim`` dimensions that a file holds (`parts_of`).
+
+    Raises ``DataError`` for an unknown kind or parts that do not fit."""
     shapes = {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
     square = (dim, dim)
     if kind == "sum" and shapes == {"weight": ("float32", square), "power": ("float64", ())}:
         return SumEncoder(tensors["weight"], float(tensors["power"]))
-    if kind == "sum" and shapes == {"levels": ("int8", square), "scales": ("float32", (dim,)), "power": ("float64", ())}:
+    if kind == "sum" and shapes == {
+        "levels": ("int8", square),
+        "scales": ("float32", (dim,)),
+        "power": ("float64", ()),
+    }:
         return SumEncoder.of_levels(tensors["levels"], tensors["scales"], float(tensors["power"]))
     if kind == "ridge" and shapes == {"alpha": ("float64", ()), "reg": ("float64", ())}:
         return RidgeEncoder(float(tensors["alpha"]), float(tensors["reg"]))

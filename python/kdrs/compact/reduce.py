@@ -32,7 +32,8 @@ def singular(
     """Vectors ``[U, dim]`` and ``[I, dim]`` whose products are nearest to those of ``[U, D]`` and ``[I, D]`` in squared error:
     singular directions, the root of each singular value to either side (Eckart & Young, 1936).
 
-    By the Gram matrices of both sides, float64: memory of the tables, no QR of them. Raises ``ConfigError`` for ``dim`` above D.
+    By the Gram matrices of both sides, float64: memory of the tables, no QR of them. Raises ``ConfigError`` for ``dim``
+    above D.
     """
     if dim > users.shape[1]:
         raise ConfigError(f"dim is {dim}; the vectors have {users.shape[1]}", "ask for as many or fewer")

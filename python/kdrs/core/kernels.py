@@ -38,8 +38,8 @@ def _vectorised(*tensors: Tensor) -> bool:
 class Table:
     """A table [M, D] whose rows the products of a step read.
 
-    ``sparse`` hands its gradient on as the rows that were touched; ``asked`` is told the ids before their rows are read. What is
-    read are the values of ``memory``, where that is given, of the same shape; the gradient is that of ``values`` all the same.
+    ``sparse`` hands its gradient on as the rows that were touched; ``asked`` is told the ids before their rows are read.
+    Where a ``memory`` [M, D] is given its values are what is read; the gradient is that of ``values`` all the same.
     However often it is read, its gradient is worked out once, when all gradients of products have come in: with most rows
     touched, adding tables up costs more than the products.
     """

@@ -231,9 +231,9 @@ class BD(Distiller):
         (other,) = self._other
         assert isinstance(student, ModelTeacher)
         draws = self._count.cpu().numpy() * self.config.refresh
-        factors = [None if own is None else own.plain() for own in (student.factors(), self.source.factors())]
-        if self.config.mask == "exclude" and factors[0] is not None and factors[1] is not None:
-            for_teacher, for_student = self._discrepancy(*factors, None, draws, epoch)
+        ours, theirs = student.factors(), self.source.factors()
+        if self.config.mask == "exclude" and ours is not None and theirs is not None:
+            for_teacher, for_student = self._discrepancy(ours.plain(), theirs.plain(), None, draws, epoch)
         else:
             blocks = row_blocks(self.task.n_users, self.task.n_items)
             parts = [self._block(rows, student, draws[rows], epoch) for rows in blocks]

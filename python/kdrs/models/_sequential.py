@@ -15,9 +15,9 @@ from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models._dropout import Dropout
 from kdrs.models.base import ModelConfig, Recommender
+from kdrs.training.lazy import Lazy
 from kdrs.training.queries import Epoch, Queries, Task
 from kdrs.training.sequences import SequenceTask
-from kdrs.training.lazy import Lazy
 from kdrs.training.view import DotView, Factors
 
 BLOCK = 1024
@@ -137,6 +137,7 @@ class StatesView(PaddedView):
     ):
         own = Lazy(lambda: states(queries))
         self._states_of, self._states = states, own
+        self._source = item_table
         super().__init__(queries, lambda _: own()[:, -1], item_rows, item_table)
 
     @property
@@ -145,4 +146,4 @@ class StatesView(PaddedView):
         return self._states()
 
     def at(self, queries: Queries) -> StatesView:
-        return StatesView(queries, self._states_of, self._item_rows, self._item_table)
+        return StatesView(queries, self._states_of, self._item_rows, self._source)

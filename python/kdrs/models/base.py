@@ -59,8 +59,8 @@ class Recommender(Hooks, nn.Module):
     reference: ClassVar[str] = ""
     """Where the model was published."""
     compactable: ClassVar[tuple[str, ...]] = ()
-    """Which of ``bits`` and ``users`` it may be trained with (`kdrs.models.compact`): its view must be a `DotView`, and its loss
-    one of the view."""
+    """Which of ``bits`` and ``users`` it may be trained with (`kdrs.models.compact`): its view must be a `DotView`, and its
+    loss one of the view."""
     why_not_compact: ClassVar[str] = "has no vectors whose products are its scores"
     user_table: ClassVar[str | None] = None
     """The attribute that holds nothing but the users' vectors, which a model of encoded users does without."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
 from kdrs.models.base import ModelConfig, Recommender
-from kdrs.training.queries import Batch, Queries, Task
 from kdrs.training.lazy import Lazy
+from kdrs.training.queries import Batch, Queries, Task
 from kdrs.training.view import Factors, View, products
 
 LEAST = 1e-12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,10 +55,10 @@ class UserEncoder(nn.Module):
 class Compact(Recommender):
     """What a model of ``bits`` below 32, or of encoded users, is beside itself: put before a model's class (`compact_class`).
 
-    What its view shows is rounded to ``bits`` bits, and gradients pass straight through; all weights are float32. With ``users =
-    "encoded"`` a user's vector is ``W Σ_{i in H} v_i / |H|^p`` with her training items H and their rounded vectors, itself
-    rounded to eight bits; while a pair of hers is learnt from, its item is left out of H. Vectors are those in the turned
-    directions of `kdrs.Codes`, which change no product.
+    What its view shows is rounded to ``bits`` bits, and gradients pass straight through; all weights are float32. With
+    ``users = "encoded"`` a user's vector is ``W Σ_{i in H} v_i / |H|^p`` with her training items H and their rounded
+    vectors, itself rounded to eight bits; while a pair of hers is learnt from, its item is left out of H. Vectors are in the
+    turned directions of `kdrs.Codes`, which change no product.
 
     ``factors`` gives codes, and ``stored`` the model that a finished run keeps.
     """
@@ -80,9 +81,9 @@ class Compact(Recommender):
         table = self._rounded_table(view)
         if self.user_encoder is not None:
             encoder = self.user_encoder
-            encode = lambda asked: rounded(encoder(asked, table.table()), encoder.bits)  # noqa: E731
+            encode = lambda asked: rounded(encoder(asked, table.table()), encoder.bits)
         else:
-            encode = lambda asked: rounded(view.encode(asked), self.bits)  # noqa: E731
+            encode = lambda asked: rounded(view.encode(asked), self.bits)
         return DotView(queries, encode, lambda ids: table.table().rows(ids), table, view.bias)
 
     def _own_view(self, queries: Queries) -> DotView:
@@ -93,7 +94,7 @@ class Compact(Recommender):
     def _rounded_table(self, view: DotView) -> RoundedRows | RoundedTable:
         source = view.item_table
         if not isinstance(source, RowTable):
-            return RoundedTable(lambda: source.weight if isinstance(source, nn.Embedding) else source(), self.bits)
+            return RoundedTable(lambda: whole(view), self.bits)
         if self._rounded_rows is None:
             self._rounded_rows = RoundedRows(source, self.bits)
         self._rounded_rows.renew()
@@ -165,7 +166,7 @@ def is_compact(config: ModelConfig) -> bool:
 
 
 @cache
-def compact_class(cls: type[Recommender]) -> type[Recommender]:
+def compact_class(cls: Any) -> type[Recommender]:
     """The class of a model's compact form: `Compact` before it. Its losses are the model's own; its scores are read from its
     view alone, so it has no shorter way of training."""
     return type(f"Compact{cls.__name__}", (Compact, cls), {"__doc__": cls.__doc__})

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from kdrs.data.interactions import Interactions
 from kdrs.models._variational import VariationalConfig, VariationalModel
+from kdrs.training.lazy import Lazy
 from kdrs.training.losses import logsumexp_products
 from kdrs.training.queries import Batch, Queries, Task
 from kdrs.training.rows import ItemTask
-from kdrs.training.lazy import Lazy
 from kdrs.training.view import Factors, View, products
 
 BLOCK_ITEMS = 4096

@@ -13,8 +13,8 @@ from kdrs.core.tables import RowTable
 from kdrs.errors import ConfigError
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.training import losses
-from kdrs.training.queries import Batch, Queries, Task
 from kdrs.training.lazy import Lazy
+from kdrs.training.queries import Batch, Queries, Task
 from kdrs.training.view import View, products
 
 TILE_FLOATS = 1 << 18

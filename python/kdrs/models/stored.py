@@ -45,7 +45,7 @@ class StoredModel(nn.Module):
         self.bias = bias
         self._asking: Side | None = None
 
-    def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """The tensors of its file."""
         found = {} if self.bias is None else {"bias": self.bias}
         for name, side in (("items", self.item_side), ("users", self.user_side)):
@@ -123,7 +123,9 @@ class StoredModel(nn.Module):
     def encode(self, histories: Interactions) -> Side:
         """What users with these items [Q, I] ask with: known or new. Raises ``DataError`` where users have a table."""
         if self.user_encoder is None:
-            raise DataError("the users of this model have a table, and it knows no others", "compress it with users encoded")
+            raise DataError(
+                "the users of this model have a table, and it knows no others", "compress it with users encoded"
+            )
         items = self.item_side if isinstance(self.item_side, Codes) else self.item_side.cpu().numpy()
         found = asked(self.user_encoder, histories, items)
         return found if isinstance(found, Codes) else torch.from_numpy(found)

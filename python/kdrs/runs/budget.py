@@ -49,7 +49,8 @@ class Budget:
                 if 0 < share < 1:
                     return cls(told, share=share)
         elif match := re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kKMG]i?B|B)", told, re.ASCII):
-            if match[2] in UNITS and (size := int(Fraction(match[1]) * UNITS[match[2]])) > 0:
+            size = int(Fraction(match[1]) * UNITS.get(match[2], 0))
+            if size > 0:
                 return cls(told, row=size) if match[2] == "B" and size < 10_000 else cls(told, total=size)
         raise ConfigError(f"budget is {shown(text)}", f"allowed: {ALLOWED}")
 
@@ -104,7 +105,9 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
                 f"model.{key} is {shown(model[key])}, and --budget chooses it", "leave one of the two out"
             )
     if len(set(teachers)) != 1:
-        raise ConfigError(f"--budget with {len(set(teachers))} teachers", "give the one whose bytes count: --teacher RUN")
+        raise ConfigError(
+            f"--budget with {len(set(teachers))} teachers", "give the one whose bytes count: --teacher RUN"
+        )
     (reference,) = set(teachers)
     dataset = Dataset.load(values["data"]["path"])
     teacher = load_teacher(Path(reference), dataset, PairTask(dataset.train))

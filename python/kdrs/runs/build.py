@@ -92,7 +92,7 @@ def build_model(config: RunConfig, task: Task) -> Recommender:
     check_room(4 * task.n_items * options.dim, "the model's table of items takes", "lower model.dim")
     check_compact(config.model["name"], cls, options)
     if is_compact(options):
-        cls = compact_class(cls)
+        cls = compact_class(cls)  # type: ignore[arg-type]
     with seeded(stream(config.train.seed, "init")):
         return cls(options, task).to(task.device)
 

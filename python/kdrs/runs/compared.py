@@ -89,7 +89,13 @@ def compare_runs(
     for path in paths:
         config = configs.get(path)
         is_teacher = path.resolve() in taught_by | wanted or config is None or _is_peer(path)
-        role = "teacher" if is_teacher else "student" if config is not None and (config.distill or config.compress) else "alone"
+        role = (
+            "teacher"
+            if is_teacher
+            else "student"
+            if config is not None and (config.distill or config.compress)
+            else "alone"
+        )
         scorers[path] = scorer = _scorer(path, dataset)
         ready = _lists_of(scorer)
         n_parameters, n_bytes, bytes_per_row = size_of(scorer, dataset)

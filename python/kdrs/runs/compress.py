@@ -116,7 +116,9 @@ def compress(
     own, items, bias = given.vectors(dim)
     task = PairTask(data.train)
     kept, tried, best = _side(items, bits), [], None
-    for name, model in _candidates(users, own, kept, bits, bias, task, evaluator if data.valid.n_pairs else None, selects):
+    for name, model in _candidates(
+        users, own, kept, bits, bias, task, evaluator if data.valid.n_pairs else None, selects
+    ):
         value = evaluator(model.factors(), parts=["valid"])["valid"].mean(selects) if data.valid.n_pairs else 0.0
         tried.append({"users": name.partition(" ")[0], "how": name, selects: value})
         if best is None or value > best[0]:
@@ -159,7 +161,9 @@ class _Source:
         if isinstance(source, str | Path):
             place = Path(source)
             if not place.exists():
-                raise ArtefactError(f"there is no run directory or teacher file {shown(str(place), PATH)}", "check the path")
+                raise ArtefactError(
+                    f"there is no run directory or teacher file {shown(str(place), PATH)}", "check the path"
+                )
             if (place / "config.toml").is_file() or (place.is_dir() and not list(place.glob("*.safetensors"))):
                 opened = LoadedRun.open(place, data)
                 return cls(
@@ -170,7 +174,9 @@ class _Source:
                     opened.config,
                 )
             if data is None:
-                raise ConfigError(f"{shown(str(place))} is a teacher file, and the data set is unknown", "give it with --data")
+                raise ConfigError(
+                    f"{shown(str(place))} is a teacher file, and the data set is unknown", "give it with --data"
+                )
             return cls(str(place), load_teacher(place, data, PairTask(data.train)), data, path)
         if isinstance(source, LoadedRun):
             inner = source.teacher(PairTask(source.dataset.train))
@@ -187,7 +193,8 @@ class _Source:
                 raise ConfigError("a teacher is given without its data set", "give it: dataset=")
             return cls(str(source.name), source, data, path)
         raise ConfigError(
-            f"{type(source).__name__} cannot be compressed", "give a run directory, a teacher file, a Teacher or factors"
+            f"{type(source).__name__} cannot be compressed",
+            "give a run directory, a teacher file, a Teacher or factors",
         )
 
     @property
@@ -322,7 +329,9 @@ def _searched(
 def _saved(result: Compressed, given: _Source, config: RunConfig, bits: int, out: Path, how: str) -> Compressed:
     """The run directory of what was made."""
     if given.path is None:
-        raise ConfigError("out is given, and the data set has no folder that the run could name", "give its path: dataset=PATH")
+        raise ConfigError(
+            "out is given, and the data set has no folder that the run could name", "give its path: dataset=PATH"
+        )
     name = str(config.model["name"])
     encoded = result.users != "table"
     needs = {key for key, used in (("bits", bits != 32), ("users", encoded)) if used}
@@ -343,5 +352,3 @@ def _saved(result: Compressed, given: _Source, config: RunConfig, bits: int, out
         done = Fit(best_epoch=None, epochs=0, stopped="compressed")
         save_result(run, own, given.dataset, result.model, done, result.reports, selection)
     return Compressed(**{**vars(result), "run": run})
-
-

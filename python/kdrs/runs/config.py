@@ -270,7 +270,7 @@ def resolve(values: dict[str, Any]) -> RunConfig:
     if config.start == FROM_TEACHER and FROM_TEACHER not in config.teachers and not config.distill:
         raise ConfigError(
             f"start is {FROM_TEACHER!r}, and the run has no teacher",
-            f"name one with --method and --teacher; a folder of that name is ./{FROM_TEACHER}",
+            f"name one: kdrs distill with --method and --teacher; a folder of that name is ./{FROM_TEACHER}",
         )
     return config
 

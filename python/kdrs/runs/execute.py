@@ -76,7 +76,7 @@ def execute(
     if config.compress is not None:
         raise ConfigError(
             f"this run was not trained, it was made from {shown(config.compress.teacher, PATH)}",
-            f"make it anew: kdrs compress {quoted(config.compress.teacher)}, with --bits, --dim and --users as in its config.toml",
+            f"make it anew: kdrs compress {quoted(config.compress.teacher)}, with the bits, dim and users of its config.toml",
         )
     with _threads(config.threads):
         return _execute(config, Path(out), resume, Hooks(on_start, on_epoch, should_stop))

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from kdrs.runs.learners import Planned
 
 FILL = 0.01
-"""Standard deviation of coordinates that a teacher of fewer dimensions does not fill, as a share of its own: zeros on both sides
-would never get a gradient."""
+"""Standard deviation of coordinates that a teacher of fewer dimensions does not fill, as a share of its own: zeros on both
+sides would never get a gradient."""
 
 
 def start_model(
@@ -61,8 +61,8 @@ def start_model(
             raise ArtefactError(
                 f"start {shown(config.start)} is {theirs['name']} of {theirs['dim']} dimensions; the model is "
                 f"{config.model['name']} of {config.model['dim']}",
-                f"give the model --model {theirs['name']} --dim {theirs['dim']}, start from a run of its own model and size, or "
-                f"from its teacher's vectors: --start {FROM_TEACHER}",
+                f"give the model --model {theirs['name']} --dim {theirs['dim']}, start from a run of its own model and size, "
+                f"or from its teacher's vectors: --start {FROM_TEACHER}",
             )
     if isinstance(model, Compact) or any(theirs[key] != config.model[key] for key in ("bits", "users")):
         if first is not None:
@@ -95,7 +95,8 @@ def vectors_of(teacher: Teacher, dim: int | None = None) -> tuple[np.ndarray, np
     if factors is None:
         if dim is None:
             raise ConfigError(
-                f"the scores of {shown(teacher.name)} are no products of vectors", "say how many dimensions to take: --dim"
+                f"the scores of {shown(teacher.name)} are no products of vectors",
+                "say how many dimensions to take: --dim",
             )
         task = teacher.asked
 
@@ -116,4 +117,8 @@ def plain_factors(factors: Factors) -> tuple[np.ndarray, np.ndarray, np.ndarray 
     def array(side: Codes | Tensor) -> np.ndarray:
         return side.vectors() if isinstance(side, Codes) else side.detach().cpu().numpy()
 
-    return array(factors.queries), array(factors.items), None if factors.bias is None else factors.bias.detach().cpu().numpy()
+    return (
+        array(factors.queries),
+        array(factors.items),
+        None if factors.bias is None else factors.bias.detach().cpu().numpy(),
+    )

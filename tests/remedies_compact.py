@@ -1,0 +1,87 @@
+"""Of `kdrs compress`, ``--budget`` and starts from a teacher: cases of test_remedies.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from commands import FAST, ok
+from remedies import TAUGHT, TRAIN, Case, lists_alone
+
+WITHIN = ("distill", "--data", "d", *FAST[2:], "--epochs", "1", "--teacher", "t")
+SMALL = ("compress", "t", "--out", "small")
+
+
+def neumf(folder: Path) -> None:
+    ok("train", "--data", "d", "--model", "neumf", *FAST[2:], "--dim", "2", "--epochs", "1", "--out", "neumf")
+
+
+def vectors(folder: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from kdrs.data import Dataset
+
+    data, rng = Dataset.load(folder / "d"), np.random.default_rng(0)
+    tables = {name: rng.standard_normal((n, 3)) for name, n in (("users", data.n_users), ("items", data.n_items))}
+    save_file(tables, folder / "vectors.safetensors", metadata={"kdrs": "teacher/1"})
+
+
+def compressed(folder: Path) -> None:
+    ok("compress", "t", "--out", "made")
+
+
+CASES = {
+    "bits that are none": Case((*SMALL, "--bits", "5"), "1, 2, 3, 4, 8", (*SMALL, "--bits", "4")),
+    "users that are none": Case((*SMALL, "--users", "tables"), "table", (*SMALL, "--users", "table")),
+    "a dimension that is none": Case((*SMALL, "--dim", "0"), "from 1 on", (*SMALL, "--dim", "1")),
+    "more dimensions than there are": Case((*SMALL, "--dim", "3"), "as many or fewer", (*SMALL, "--dim", "2")),
+    "nothing to compress": Case(("compress", "nowhere", "--out", "small"), "check the path", SMALL),
+    "a teacher file without its data": Case(
+        ("compress", "vectors.safetensors", "--out", "small"),
+        "give it with --data",
+        ("compress", "vectors.safetensors", "--out", "small", "--data", "d"),
+        vectors,
+    ),
+    "lists to compress": Case(
+        ("compress", "lists.safetensors", "--data", "d", "--out", "small"),
+        "distil from its lists: kdrs distill",
+        ("distill", *TRAIN[1:], "--teacher", "lists.safetensors", "--method", "rrd", "--set", "model.bits=2"),
+        lists_alone,
+        names=("kdrs distill --method rrd --set model.bits=2",),
+    ),
+    "scores that are no products": Case(
+        ("compress", "neumf", "--out", "small"), "--dim", ("compress", "neumf", "--out", "small", "--dim", "4"), neumf
+    ),
+    "training what was compressed": Case(
+        ("train", "made/config.toml"), "make it anew: kdrs compress t", (*SMALL,), compressed, names=("kdrs compress",)
+    ),
+    "a model without a compact form": Case(
+        (*TRAIN[:3], "--model", "sasrec", *FAST[2:], "--dim", "2", "--epochs", "1", "--set", "model.bits=2"),
+        "kdrs compress",
+        (*TRAIN, "--set", "model.bits=2"),
+        names=("bpr",),
+    ),
+    "a budget without a teacher": Case(
+        (*WITHIN[:-2], "--budget", "1/2"), "--teacher RUN", (*WITHIN, "--budget", "1/2")
+    ),
+    "a budget that is none": Case((*WITHIN, "--budget", "2"), "1/20", (*WITHIN, "--budget", "1/2")),
+    "a budget for nothing": Case((*WITHIN, "--budget", "1/1000"), "allow more", (*WITHIN, "--budget", "1/2")),
+    "a budget and a size": Case(
+        (*WITHIN, "--budget", "1/2", "--dim", "1"), "leave one of the two out", (*WITHIN, "--budget", "1/2")
+    ),
+    "a budget of two teachers": Case(
+        (*WITHIN, "--teacher", "u", "--budget", "1/2"), "give the one whose bytes count", (*WITHIN, "--budget", "1/2")
+    ),
+    "a budget of lists": Case(
+        (*WITHIN[:-1], "lists.safetensors", "--budget", "1/2"),
+        "instead of --budget",
+        (
+            "distill", *TRAIN[1:], "--teacher", "lists.safetensors", "--method", "rrd", "--set", "model.bits=2",
+        ),
+        lists_alone,
+        names=("--method", "--dim", "--set model.bits"),
+    ),
+    "a start from no teacher": Case(
+        (*TRAIN, "--start", "teacher"), "kdrs distill with --method and --teacher", (*TAUGHT, "--start", "teacher")
+    ),
+}  # fmt: skip
