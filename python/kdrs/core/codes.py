@@ -62,12 +62,16 @@ class Codes:
     _seed: int
 
     def __init__(self, *_: Any, **__: Any):
-        raise ConfigError("codes are not made by calling Codes", "use Codes.of(vectors, bits) or Codes.from_parts(...)")
+        raise ConfigError(
+            "codes are not made by calling Codes",
+            "use Codes.of(vectors, bits), Codes.from_levels(...) or Codes.from_parts(...)",
+        )
 
     @classmethod
-    def of(cls, vectors: Array, bits: int, *, seed: int = 0) -> Codes:
+    def of(cls, vectors: Array, bits: int, *, seed: int = 0, turned: bool = False) -> Codes:
         """Codes of float vectors ``[N, D]``, turned by the rotation that ``seed`` stands for and rounded with the scale that
-        leaves each row the least squared error.
+        leaves each row the least squared error. ``turned``: the vectors are in the turned directions already, as those of
+        ``rotate`` and ``turned()`` are, and no rotation is applied.
 
         The bytes are the same on every machine: nothing but additions, products and comparisons in a stated order is done, in
         float64. Raises ``DataError`` for vectors that hold NaN or infinity, ``ConfigError`` for other ``bits``.
@@ -77,7 +81,9 @@ class Codes:
         n, dim = values.shape
         data, scales = np.zeros((n, _stride(dim, bits)), np.uint8), np.zeros(n, np.float32)
         for rows in _blocks(n, dim):
-            columns = _turn(np.ascontiguousarray(values[rows].T, np.float64), seed)
+            columns = np.ascontiguousarray(values[rows].T, np.float64)
+            if not turned:
+                columns = _turn(columns, seed)
             codes, scales[rows] = _round(columns, bits)
             data[rows] = _pack(codes.T, bits)
         if not np.isfinite(scales).all():
@@ -107,6 +113,39 @@ class Codes:
         made = cls._made(np.array(packed, order="C"), np.array(lengths, np.float32, order="C"), bits, int(dim), seed)
         _core.check_codes(made.parts(), threads_of(None), simd_path())
         return made
+
+    @classmethod
+    def from_levels(cls, levels: Array, scales: Array, bits: int, *, seed: int = 0) -> Codes:
+        """Codes of rows that were rounded elsewhere: ``levels`` integers ``[N, D]`` in turned directions, ``scales`` float32
+        ``[N]``. ``table.levels()`` and ``table.scales`` give them back.
+
+        Levels are odd for 1 to 4 bits, from 1 - 2^bits to 2^bits - 1, and from -127 to 127 for 8. Raises ``DataError`` for
+        others, naming the row, and for scales that are negative, NaN or infinite.
+        """
+        bits, seed = _bits(bits), seed_of(seed)
+        given = numpy_of(levels, "levels")
+        if given.dtype.kind not in "iu" or given.ndim != 2:
+            raise DataError(f"levels are {given.dtype} of shape {given.shape}", "allowed: int8 or int16 [N, D]")
+        (n, dim), largest = given.shape, 127 if bits == 8 else 2**bits - 1
+        if dim > MAX_DIM:
+            raise DataError(f"levels have dim {dim}", f"allowed: up to {MAX_DIM}, whose sums fit 32 bits")
+        data = np.zeros((n, _stride(dim, bits)), np.uint8)
+        for rows in _blocks(n, dim):
+            part = given[rows]
+            wrong = (part < -largest) | (part > largest)
+            if bits < 8:
+                wrong |= part % 2 == 0
+            if wrong.any():
+                row, column = (int(place) for place in np.argwhere(wrong)[0])
+                raise DataError(
+                    f"levels: row {rows.start + row} holds {part[row, column]}",
+                    "allowed for 8 bits: -127 to 127"
+                    if bits == 8
+                    else f"allowed for {bits} bit{'s' * (bits > 1)}: odd integers from {-largest} to {largest}",
+                )
+            part = part.astype(np.int16)
+            data[rows] = _pack((part if bits == 8 else (part + largest) // 2).astype(np.uint8), bits)
+        return cls.from_parts(data, scales, bits, dim, seed=seed)
 
     @classmethod
     def _made(cls, data: NDArray[np.uint8], scales: NDArray[np.float32], bits: int, dim: int, seed: int) -> Codes:
@@ -183,6 +222,14 @@ class Codes:
         """The integers, int8 ``[N, D]``, in turned directions."""
         return _core.unpack_codes(self.parts(), threads_of(None), simd_path())
 
+    def turned(self) -> NDArray[np.float32]:
+        """The rows in turned directions, float32 ``[N, D]``: levels times scale. Products of rows of two tables of one seed are
+        those of their ``vectors()``."""
+        rows = self.levels().astype(np.float32)
+        rows *= self._scales[:, None]
+        rows += np.float32(0)  # no -0
+        return rows
+
     def vectors(self) -> NDArray[np.float32]:
         """The vectors that the codes stand for, float32 ``[N, D]``, in the original directions."""
         out = np.empty(self.shape, np.float32)
@@ -193,14 +240,15 @@ class Codes:
         out += 0.0  # no -0
         return out
 
-    def like(self, vectors: Array, bits: int = QUERY_BITS) -> Codes:
-        """Codes of other vectors ``[M, D]`` that go with these, turned alike: of queries made at run time, hence eight bits."""
+    def like(self, vectors: Array, bits: int = QUERY_BITS, *, turned: bool = False) -> Codes:
+        """Codes of other vectors ``[M, D]`` that go with these, turned alike: of queries made at run time, hence eight bits.
+        ``turned``: they are in the turned directions already."""
         values = _vectors(vectors)
         if values.shape[1] != self._dim:
             raise DataError(
                 f"vectors have dim {values.shape[1]}, the codes {self._dim}", "pass vectors of the same model"
             )
-        return Codes.of(values, bits, seed=self._seed)
+        return Codes.of(values, bits, seed=self._seed, turned=turned)
 
     def rotate(self, vectors: Array) -> NDArray[np.float32]:
         """Vectors ``[M, D]`` in the directions of the codes, float32."""
