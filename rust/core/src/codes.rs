@@ -133,8 +133,11 @@ impl<'a> Codes<'a> {
         Ok(out)
     }
 
-    /// The sum of squares of a row's levels, which it leaves in `levels`.
+    /// The sum of squares of a row's levels; `levels` is room for [`Codes::padded`] of them.
     pub fn squared(&self, simd: SimdPath, row: usize, levels: &mut [i8]) -> i32 {
+        if self.bits == 1 {
+            return self.dim as i32;
+        }
         self.levels(simd, row, levels);
         simd.sum_squares(levels)
     }
@@ -220,6 +223,7 @@ fn no_level(bytes: &[u8]) -> bool {
 
 #[inline(always)]
 fn unpack_levels(bits: usize, bytes: &[u8], out: &mut [[i8; EIGHT]]) {
+    #[inline(always)]
     fn odd<const BITS: usize>(codes: [u8; EIGHT]) -> [i8; EIGHT] {
         codes.map(|code| 2 * code as i8 - ((1 << BITS) - 1))
     }
@@ -251,7 +255,7 @@ fn unpack<const BITS: usize, T>(bytes: &[u8], out: &mut [[T; EIGHT]], then: impl
     for (bytes, out) in whole.iter().zip(first) {
         *out = then(spread::<BITS>(bytes));
     }
-    if let Some(out) = last.first_mut() {
+    if let (Some(out), [_, ..]) = (last.first_mut(), rest) {
         let mut bytes = [0; BITS];
         bytes[..rest.len()].copy_from_slice(rest);
         *out = then(spread::<BITS>(&bytes));

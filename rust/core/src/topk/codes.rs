@@ -10,9 +10,9 @@ use crate::codes::{check_codes, Codes};
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::coded::{Caught, CodePanels, CodeScan, CodeTile, Relief};
+use crate::score::coded::{code_length, code_lengths, Caught, CodePanels, CodeScan, CodeTile, Relief};
 use crate::score::quantised::Lanes;
-use crate::score::{length, rounding, Goals, Tile, COLUMNS, LINE, ROWS};
+use crate::score::{rounding, Goals, Tile, COLUMNS, LINE, ROWS};
 use crate::select::{item_of, rank_key, score_of};
 
 /// The `k` best unseen items of each query by product of codes plus bias.
@@ -48,20 +48,20 @@ fn select<'a>(
     if out.items.is_empty() {
         return Ok(out);
     }
-    let lengths = Lengths::new(exec, items)?;
+    let lengths = code_lengths(exec, items)?;
     let typical = match bias {
         None => 1.0,
         Some(_) => {
-            let own = Lengths::new(exec, queries)?;
-            own.0.iter().map(|&length| f64::from(length)).sum::<f64>() as f32 / queries.rows() as f32
+            let own = code_lengths(exec, queries)?;
+            own.iter().map(|&length| f64::from(length)).sum::<f64>() as f32 / queries.rows() as f32
         }
     };
-    let reach = |item: usize| typical * lengths.0[item] + bias.map_or(0.0, |bias| bias[item]);
+    let reach = |item: usize| typical * lengths[item] + bias.map_or(0.0, |bias| bias[item]);
     let mut order = Order::new(exec, items.rows(), out.k, reach)?;
     // Within a panel the largest scale tells how large a sum must be.
     order.lead(out.k, |id| items.scale(id as usize));
     let order = &order;
-    let panels = CodePanels::pack(exec, items, bias, Some(&order.ids), queries.bits)?;
+    let panels = CodePanels::pack(exec, items, &lengths, bias, Some(&order.ids), queries.bits)?;
     search(
         Call { exec, order, k: out.k },
         &Coded { queries, panels },
@@ -69,33 +69,6 @@ fn select<'a>(
         &mut out,
     )?;
     Ok(out)
-}
-
-/// Of each row.
-struct Lengths(Vec<f32>);
-
-impl Lengths {
-    fn new(exec: Exec, codes: Codes) -> Result<Self, Error> {
-        const STEP: usize = 256;
-        let mut lengths = vec![0.0; codes.rows()];
-        exec.for_work(codes.rows() * codes.stride()).each(
-            lengths.chunks_mut(STEP).enumerate(),
-            || vec![0i8; codes.padded()],
-            |levels, (task, lengths)| {
-                for (offset, length) in lengths.iter_mut().enumerate() {
-                    *length = length_of(exec, codes, task * STEP + offset, levels);
-                }
-                Ok(())
-            },
-        )?;
-        Ok(Lengths(lengths))
-    }
-}
-
-/// No less than the length of a row.
-fn length_of(exec: Exec, codes: Codes, row: usize, levels: &mut [i8]) -> f32 {
-    let scale = f64::from(codes.scale(row));
-    length(f64::from(codes.squared(exec.simd, row, levels)) * scale * scale)
 }
 
 struct Coded<'a> {
@@ -167,7 +140,7 @@ impl Kind for Coded<'_> {
             gone.clear();
             for (row, &query) in ids.iter().enumerate() {
                 goals.thresholds[row] = f32::MIN;
-                goals.lengths[row] = length_of(call.exec, self.queries, query, &mut scratch.levels) * inflate;
+                goals.lengths[row] = code_length(call.exec, self.queries, query, &mut scratch.levels) * inflate;
                 for &item in seen(query) {
                     let position = call.order.position(query, item)? as usize;
                     if position < first * COLUMNS {

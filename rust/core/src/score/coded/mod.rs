@@ -18,7 +18,7 @@ mod wide;
 mod tests;
 
 pub use caught::Caught;
-pub use panels::CodePanels;
+pub use panels::{code_length, code_lengths, CodePanels};
 pub use scan::{CodeScan, Relief};
 pub use scorer::CodeFactors;
 pub use tile::CodeTile;
