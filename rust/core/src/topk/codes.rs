@@ -193,7 +193,8 @@ impl Kind for Coded<'_> {
             for (place, caught) in catches.iter_mut().enumerate() {
                 let threshold = &mut goals[place / ROWS].thresholds[place % ROWS];
                 let unseen = seen(ids[place]);
-                full.sieve.with_seen(unseen, |bits| simd.drop_seen_codes(bits, &call.order.ids, caught));
+                full.sieve
+                    .with_seen(unseen, |bits| simd.drop_seen_codes(bits, &call.order.ids, caught));
                 *threshold = threshold.max(full.sieve.nth(simd, guess, caught.scores()));
                 caught.keep(*threshold);
             }

@@ -70,7 +70,11 @@ impl Order {
         self.ids[..sample].copy_from_slice(&ordered);
         let (front, rest) = self.ids.split_at_mut(sample);
         let (first, second) = front.split_at_mut(first);
-        for block in [first].into_iter().chain(second.chunks_mut(BLOCK)).chain(rest.chunks_mut(BLOCK)) {
+        for block in [first]
+            .into_iter()
+            .chain(second.chunks_mut(BLOCK))
+            .chain(rest.chunks_mut(BLOCK))
+        {
             block.sort_unstable_by_key(|&id| !rank_key(key(id), id));
         }
         self.place();

@@ -98,7 +98,8 @@ impl CodeScan {
             let batch = BATCH.min(count - first);
             let lines = panels.open(simd, first, batch, &mut self.room);
             let tiles = queries.iter().zip(scores.chunks_mut(count));
-            for (((queries, scores), (seen, passed)), lanes) in tiles.zip(seen.iter().zip(&mut passed)).zip(&mut *lanes) {
+            for (((queries, scores), (seen, passed)), lanes) in tiles.zip(seen.iter().zip(&mut passed)).zip(&mut *lanes)
+            {
                 for place in 0..batch {
                     let lines = &lines[place * panels.opened()..];
                     let panel = first + place;
@@ -152,7 +153,9 @@ impl SimdPath {
             }
             self.code_sums(queries, panels, &lines[place * panels.opened()..], totals);
             self.code_scores(queries, panels, panel, totals, tile);
-            for (row, ((scores, &threshold), caught)) in tile.0.iter().zip(&goals.thresholds).zip(&mut *caught).enumerate() {
+            for (row, ((scores, &threshold), caught)) in
+                tile.0.iter().zip(&goals.thresholds).zip(&mut *caught).enumerate()
+            {
                 self.catch_scores(scores, panel, threshold, caught);
                 full |= u32::from(caught.len > caught.full) << row;
             }

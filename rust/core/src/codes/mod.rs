@@ -1,5 +1,12 @@
 //! Tables of codes: few bits a coordinate and one scale a row.
 
+mod rotation;
+mod rounding;
+mod sums;
+
+pub use rotation::{turned, Rotation};
+pub use rounding::{packed, rounded, Rounded};
+
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::room::filled;
@@ -26,14 +33,7 @@ pub struct Codes<'a> {
 impl<'a> Codes<'a> {
     /// Refuses sizes that do not go together, scales that are negative or not finite, and -128.
     pub fn new(exec: Exec, data: &'a [u8], scales: &'a [f32], dim: usize, bits: usize) -> Result<Self, Error> {
-        if !matches!(bits, 1..=4 | 8) {
-            return Err(Error::Shape(format!("codes of {bits} bits; allowed: 1, 2, 3, 4, 8")));
-        }
-        if dim > MAX_DIM {
-            return Err(Error::Shape(format!(
-                "codes of {dim} dimensions; allowed: up to {MAX_DIM}, whose sums fit 32 bits"
-            )));
-        }
+        check_kind(dim, bits)?;
         let rows = scales.len();
         if rows > i32::MAX as usize {
             return Err(Error::Shape(format!("{rows} rows do not fit int32 ids")));
@@ -161,6 +161,19 @@ impl<'a> Codes<'a> {
     fn largest(&self) -> f32 {
         self.scales.iter().copied().fold(0.0, f32::max)
     }
+}
+
+/// Refuses widths and dimensions that no table has.
+pub fn check_kind(dim: usize, bits: usize) -> Result<(), Error> {
+    if !matches!(bits, 1..=4 | 8) {
+        return Err(Error::Shape(format!("codes of {bits} bits; allowed: 1, 2, 3, 4, 8")));
+    }
+    if dim > MAX_DIM {
+        return Err(Error::Shape(format!(
+            "codes of {dim} dimensions; allowed: up to {MAX_DIM}, whose sums fit 32 bits"
+        )));
+    }
+    Ok(())
 }
 
 /// Refuses tables that do not go together and scores that would overflow.
