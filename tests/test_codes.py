@@ -11,36 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kdrs
+from codes_in_numpy import random_codes, slow_levels
 from kdrs import Codes, Evaluator, _core
 from kdrs.core import codes as coding
 from kdrs.core import ranking
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError
 
-FROZEN = {
-    1: "48060305",
-    2: "9175395a1426",
-    3: "83a879eb01ac06095401",
-    4: "0685756db60ea9654015580b",
-    8: "e481d407d8005ceae93b741623dde681c4d2970cd736",
-}
-"""Data of two rows of eleven coordinates, by bits."""
 SMALL = settings(max_examples=50, deadline=None)
 PATHS = _core.simd_paths()
 BITS = (1, 2, 3, 4, 8)
-
-
-def slow_levels(table: Codes) -> np.ndarray:
-    """The integers of a table, bit by bit."""
-    n, dim = table.shape
-    found = np.zeros((n, dim), np.int64)
-    for row in range(n):
-        number = int.from_bytes(table.data[row].tobytes(), "little")
-        for d in range(dim):
-            code = number >> (d * table.bits) & (2**table.bits - 1)
-            signed = code - 256 if code > 127 else code
-            found[row, d] = signed if table.bits == 8 else 2 * code - (2**table.bits - 1)
-    return found
 
 
 def slow_scores(queries: Codes, items: Codes, bias: np.ndarray | None) -> np.ndarray:
@@ -56,15 +36,6 @@ def slow_topk(scores, seen, k):
     ids = np.argsort(-left, axis=1, kind="stable")[:, :k].astype(np.int32)
     best = np.take_along_axis(left, ids.astype(np.int64), axis=1)
     return np.where(best == -np.inf, -1, ids), best
-
-
-def random_codes(rng, n, dim, bits, scales="any", seed=0) -> Codes:
-    """Any codes at all, also bits past the last code, scales that tie and that are 0."""
-    data = rng.integers(0, 256, (n, (dim * bits + 7) // 8), np.uint8)
-    if bits == 8:
-        data[data == 128] = 129
-    lengths = rng.choice([0.0, 0.5, 1.0], n) if scales == "few" else rng.random(n) * 3
-    return Codes.from_parts(data, lengths.astype(np.float32), bits, dim, seed=seed)
 
 
 @st.composite
@@ -168,58 +139,6 @@ def slow_scores_of_signs(table: Codes) -> np.ndarray:
     levels = slow_levels(Codes.from_parts(table.data[:, : table.bits], table.scales, table.bits, 8))[:, 0]
     sums = (levels[:, None] * levels * table.shape[1]).astype(np.float32)
     return (table.scales[:, None] * table.scales) * sums
-
-
-@SMALL
-@given(st.integers(0, 2**32), st.sampled_from(BITS), st.integers(0, 300), st.integers(0, 9))
-def test_rounding(seed, bits, dim, n):
-    rng = np.random.default_rng(seed)
-    vectors = (rng.standard_normal((n, dim)) * rng.choice([0, 1e-3, 1, 100], (n, 1))).astype(np.float32)
-    table = Codes.of(vectors, bits, seed=seed % 3)
-    assert table.shape == (n, dim)
-    assert table.data.shape == (n, (dim * bits + 7) // 8)
-    assert len(table) == n
-    assert table.nbytes == table.data.nbytes + 4 * n
-    levels = slow_levels(table)
-    np.testing.assert_array_equal(table.levels(), levels)
-    turned = table.rotate(vectors)
-    np.testing.assert_allclose(np.linalg.norm(turned, axis=1), np.linalg.norm(vectors, axis=1), rtol=1e-5)
-    np.testing.assert_allclose(
-        np.linalg.norm(table.vectors(), axis=1), table.scales * np.linalg.norm(levels, axis=1), rtol=1e-5, atol=1e-30
-    )
-    # The scale is the best for these levels.
-    product, square = (turned * levels).sum(1), (levels * levels).sum(1)
-    np.testing.assert_allclose(table.scales, product / np.maximum(square, 1), rtol=2e-4, atol=1e-7)
-    # A row's codes are its own.
-    for row in range(n):
-        alone = Codes.of(vectors[row : row + 1], bits, seed=seed % 3)
-        assert alone == table[row : row + 1] == table.take(np.array([row]))
-
-
-@pytest.mark.parametrize("dim", [0, 1, 2, 5, 64, 200, 300])
-def test_the_rotation_is_orthogonal(dim):
-    turned = Codes.of(np.zeros((0, dim), np.float32), 8, seed=5).rotate(np.eye(dim, dtype=np.float32))
-    np.testing.assert_allclose(turned @ turned.T, np.eye(dim), atol=1e-6)
-    if dim >= 64:
-        assert np.abs(turned).max() < 0.7  # every coordinate is spread out
-        other = Codes.of(np.zeros((0, dim), np.float32), 8, seed=6).rotate(np.eye(dim, dtype=np.float32))
-        assert np.abs(turned - other).max() > 0.05
-
-
-def test_bytes_are_the_same_for_ever():
-    """Nothing in the rounding depends on the machine."""
-    vectors = (np.arange(2 * 11, dtype=np.float32).reshape(2, 11) ** 2 % 17 - 8) / 4
-    found = {bits: Codes.of(vectors, bits, seed=3) for bits in BITS}
-    assert {bits: table.data.tobytes().hex() for bits, table in found.items()} == FROZEN
-
-
-@pytest.mark.parametrize("bits", BITS)
-def test_errors_are_those_of_the_best_uniform_levels(bits):
-    """Normal coordinates: mean squared errors of uniform levels (Max, 1960), of the variance."""
-    vectors = np.random.default_rng(0).standard_normal((400, 256), np.float32)
-    error = ((Codes.of(vectors, bits).vectors() - vectors) ** 2).mean()
-    best = {1: 0.3634, 2: 0.1188, 3: 0.03744, 4: 0.01154, 8: 0.0001}[bits]
-    assert error < 1.03 * best
 
 
 def test_queries_made_at_run_time():

@@ -18,6 +18,8 @@ __all__ = [
     "candidate_ranks_codes",
     "candidate_ranks_scores",
     "check_codes",
+    "code_sums",
+    "code_vectors",
     "discrepancy",
     "dropout",
     "has_bfloat16_tiles",
@@ -28,6 +30,7 @@ __all__ = [
     "neighbours",
     "neighbours_codes",
     "outside",
+    "pack_codes",
     "product_scatter",
     "product_sums",
     "products",
@@ -37,12 +40,14 @@ __all__ = [
     "ranks_codes",
     "ranks_scores",
     "relaxed_ranking",
+    "round_codes",
     "score_step",
     "simd_paths",
     "table_scores",
     "topk",
     "topk_codes",
     "topk_scores",
+    "turn_vectors",
     "unpack_codes",
     "weighted",
     "weighted_negatives",
@@ -161,6 +166,30 @@ def check_codes(table: _Codes, threads: int, simd_path: str | None) -> None:
 
 def unpack_codes(table: _Codes, threads: int, simd_path: str | None) -> NDArray[np.int8]:
     """The levels [N, D] of a table: data [N, ceil(D bits / 8)], scales [N], D, bits."""
+
+def pack_codes(levels: NDArray[np.int8], bits: int, threads: int, simd_path: str | None) -> NDArray[np.uint8]:
+    """Levels [N, D], all of which are some of these bits, as data."""
+
+def round_codes(
+    vectors: _Floats, rotation: int | None, bits: int, threads: int, simd_path: str | None
+) -> tuple[NDArray[np.uint8], _Floats]:
+    """Data and scales of vectors [N, D], turned first if there is a rotation; infinite scales where rows are too long."""
+
+def turn_vectors(vectors: _Floats, rotation: int, threads: int, simd_path: str | None) -> _Floats:
+    """Vectors [N, D] in turned directions."""
+
+def code_vectors(table: _Codes, rotation: int, threads: int, simd_path: str | None) -> _Floats:
+    """The rows of a table in the original directions, [N, D]."""
+
+def code_sums(
+    table: _Codes,
+    indptr: NDArray[np.int64],
+    indices: _Ints,
+    weights: _Floats | None,
+    threads: int,
+    simd_path: str | None,
+) -> _Floats:
+    """Sums of a table's rows by lists, [Q, D], in turned directions."""
 
 def topk_codes(
     queries: _Codes,

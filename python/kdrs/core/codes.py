@@ -9,7 +9,6 @@ the best for the row. The shape legend is N vectors, D dimension.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,17 +28,7 @@ MAX_DIM = 1 << 16
 """Sums of products of codes fit 32 bits up to here."""
 
 _BLOCK = 1 << 19
-"""Numbers that are rounded at a time."""
-_ROUNDS = 4
-"""Of signs and butterfly."""
-_STEPS = {
-    2: np.linspace(0.32, 0.72, 16),
-    3: np.linspace(0.14, 0.44, 16),
-    4: np.linspace(0.08, 0.26, 16),
-    8: np.array([1.0, 0.95, 0.9]) / 127,
-}
-"""Scales that are tried: of the row's root mean square (the best for normal coordinates is .498, .293, .168), or of its
-largest magnitude for eight bits."""
+"""Numbers that are looked at together."""
 
 
 class Codes:
@@ -73,25 +62,20 @@ class Codes:
         leaves each row the least squared error. ``turned``: the vectors are in the turned directions already, as those of
         ``rotate`` and ``turned()`` are, and no rotation is applied.
 
-        The bytes are the same on every machine: nothing but additions, products and comparisons in a stated order is done, in
-        float64. Raises ``DataError`` for vectors that hold NaN or infinity, ``ConfigError`` for other ``bits``.
+        The bytes are the same on every machine: nothing but additions, products, quotients, roots and comparisons in a stated
+        order is done, in float64. Raises ``DataError`` for vectors that hold NaN or infinity, ``ConfigError`` for other
+        ``bits``.
         """
         bits, seed = _bits(bits), seed_of(seed)
         values = _vectors(vectors)
-        n, dim = values.shape
-        data, scales = np.zeros((n, _stride(dim, bits)), np.uint8), np.zeros(n, np.float32)
-        for rows in _blocks(n, dim):
-            columns = np.ascontiguousarray(values[rows].T, np.float64)
-            if not turned:
-                columns = _turn(columns, seed)
-            codes, scales[rows] = _round(columns, bits)
-            data[rows] = _pack(codes.T, bits)
+        rotation = None if turned else _rotation(seed)
+        data, scales = _core.round_codes(values, rotation, bits, threads_of(None), simd_path())
         if not np.isfinite(scales).all():
             raise DataError(
                 f"vectors: row {int(np.argmin(np.isfinite(scales)))} is too long for a float32 scale",
                 "scale the vectors down",
             )
-        return cls._made(data, scales, bits, dim, seed)
+        return cls._made(data, scales, bits, values.shape[1], seed)
 
     @classmethod
     def from_parts(cls, data: Array, scales: Array, bits: int, dim: int, *, seed: int = 0) -> Codes:
@@ -129,7 +113,6 @@ class Codes:
         (n, dim), largest = given.shape, 127 if bits == 8 else 2**bits - 1
         if dim > MAX_DIM:
             raise DataError(f"levels have dim {dim}", f"allowed: up to {MAX_DIM}, whose sums fit 32 bits")
-        data = np.zeros((n, _stride(dim, bits)), np.uint8)
         for rows in _blocks(n, dim):
             part = given[rows]
             wrong = (part < -largest) | (part > largest)
@@ -143,8 +126,7 @@ class Codes:
                     if bits == 8
                     else f"allowed for {bits} bit{'s' * (bits > 1)}: odd integers from {-largest} to {largest}",
                 )
-            part = part.astype(np.int16)
-            data[rows] = _pack((part if bits == 8 else (part + largest) // 2).astype(np.uint8), bits)
+        data = _core.pack_codes(plain(given, np.int8), bits, threads_of(None), simd_path())
         return cls.from_parts(data, scales, bits, dim, seed=seed)
 
     @classmethod
@@ -232,13 +214,7 @@ class Codes:
 
     def vectors(self) -> NDArray[np.float32]:
         """The vectors that the codes stand for, float32 ``[N, D]``, in the original directions."""
-        out = np.empty(self.shape, np.float32)
-        for rows in _blocks(*self.shape):
-            part = self[rows]
-            columns = np.ascontiguousarray(part.levels().T, np.float64) * part._scales.astype(np.float64)
-            out[rows] = _turn_back(columns, self._seed).T
-        out += 0.0  # no -0
-        return out
+        return _core.code_vectors(self.parts(), _rotation(self._seed), threads_of(None), simd_path())
 
     def like(self, vectors: Array, bits: int = QUERY_BITS, *, turned: bool = False) -> Codes:
         """Codes of other vectors ``[M, D]`` that go with these, turned alike: of queries made at run time, hence eight bits.
@@ -257,10 +233,23 @@ class Codes:
             raise DataError(
                 f"vectors have dim {values.shape[1]}, the codes {self._dim}", "pass vectors of the same model"
             )
-        out = np.empty(values.shape, np.float32)
-        for rows in _blocks(*values.shape):
-            out[rows] = _turn(np.ascontiguousarray(values[rows].T, np.float64), self._seed).T
-        return out
+        return _core.turn_vectors(values, _rotation(self._seed), threads_of(None), simd_path())
+
+    def sums(
+        self, indptr: Array, indices: Array, weights: Array | None = None, *, threads: int | None = None
+    ) -> NDArray[np.float32]:
+        """Sums of rows, float32 ``[Q, D]``, in turned directions: of list q those that ``indices[indptr[q]:indptr[q + 1]]``
+        name, times ``weights``, if any. ``indptr`` is int64 ``[Q + 1]``, ``indices`` int32 ``[P]``, ``weights`` float32
+        ``[P]``.
+
+        Rows may repeat; the sum of none is 0. Terms are ``(weight * scale) * level``, added in the order of the list. Products
+        and sums are rounded to float64 one by one, and the last to float32, so that NumPy gives the same bytes. Raises
+        ``DataError`` for an ``indptr`` that does not ascend from 0 to P, rows that do not exist, and weights and sums that are
+        not finite.
+        """
+        ends, rows = array_of(indptr, "indptr", np.int64, 1), array_of(indices, "indices", np.int32, 1)
+        factors = None if weights is None else array_of(weights, "weights", np.float32, 1)
+        return _core.code_sums(self.parts(), ends, rows, factors, threads_of(threads), simd_path())
 
     def parts(self) -> tuple[NDArray[np.uint8], NDArray[np.float32], int, int]:
         """What the core reads."""
@@ -332,109 +321,6 @@ def _blocks(n: int, dim: int) -> Iterator[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-# Rotation. All coordinates are permuted. Then in each round signs are drawn, and the first or, in turn, the last of them go
-# through a Hadamard butterfly, as many as the largest power of two: over half, so that two rounds reach all, and four spread
-# each over all.
-# Additions in a stated order: no BLAS or LAPACK, whose last bits depend on the machine.
-
-
-@lru_cache(maxsize=16)
-def _rotation(dim: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The order of the coordinates ``[D]``, and the signs of each round, ``[rounds, D, 1]``."""
-    words = _words(stream(seed, "codes", "rotation"), (_ROUNDS + 1) * dim).reshape(_ROUNDS + 1, dim)
-    signs = np.where(words[1:] >> np.uint64(63), -1.0, 1.0)[:, :, None]
-    return np.argsort(words[0], kind="stable"), signs
-
-
-def _words(seed: int, n: int) -> NDArray[np.uint64]:
-    """SplitMix64 by counter, as in the core."""
-    z = np.uint64(seed) + np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-def _turn(columns: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Columns ``[D, N]`` turned."""
-    order, signs = _rotation(len(columns), seed)
-    columns = columns[order]
-    for number, of_round in enumerate(signs):
-        columns *= of_round
-        _butterfly(columns, number)
-    return columns
-
-
-def _turn_back(columns: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    order, signs = _rotation(len(columns), seed)
-    for number, of_round in reversed(list(enumerate(signs))):
-        _butterfly(columns, number)
-        columns *= of_round
-    back = np.empty_like(columns)
-    back[order] = columns
-    return back
-
-
-def _butterfly(columns: NDArray[np.float64], number: int) -> None:
-    """The orthonormal Hadamard transform, its own inverse, of the coordinates of a round, in place."""
-    dim = len(columns)
-    size, width = 1 << max(dim.bit_length() - 1, 0) if dim else 0, 1
-    part = columns[dim - size :] if number % 2 else columns[:size]
-    while width < size:
-        pairs = part.reshape(size // (2 * width), 2, width, -1)
-        low, high = pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]
-        pairs[:, 0], pairs[:, 1] = low, high
-        width *= 2
-    part *= 1 / np.sqrt(float(max(size, 1)))
-
-
-# Rounding. Sums run over the first axis, row after row, so that their order is the same everywhere.
-
-
-def _round(columns: NDArray[np.float64], bits: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Codes ``[D, N]`` and scales ``[N]`` of turned columns: for given levels v the best scale is <x, v> / <v, v>, and leaves
-    |x|^2 - <x, v>^2 / <v, v>; levels are those of the best of some steps."""
-    dim, n = columns.shape
-    if bits == 1:
-        unit = _sum(np.abs(columns)) / max(dim, 1)
-        return (columns >= 0).astype(np.uint8), unit.astype(np.float32)
-    size = np.abs(columns).max(axis=0, initial=0.0) if bits == 8 else np.sqrt(_sum(columns * columns) / max(dim, 1))
-    steps = np.where(size > 0, size, 1.0)
-    best, scales, tried = np.full(n, -1.0), np.zeros(n), np.ones(n)
-    for factor in (*_STEPS[bits], None):  # the last step is the best scale so far
-        step = np.where(scales > 0, scales, 1.0) if factor is None else steps * factor
-        levels = _levels(columns, step, bits)
-        product, square = _sum(levels * columns), np.maximum(_sum(levels * levels), 1.0)
-        kept = product * product / square
-        better = kept > best
-        best, tried = np.where(better, kept, best), np.where(better, step, tried)
-        scales = np.where(better, product / square, scales)
-    levels = _levels(columns, tried, bits)
-    scales = np.where(size > 0, scales, 0.0)
-    codes = levels.astype(np.int8).view(np.uint8) if bits == 8 else ((levels + (2**bits - 1)) / 2).astype(np.uint8)
-    with np.errstate(over="ignore"):
-        return codes, scales.astype(np.float32)
-
-
-def _sum(columns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each column, row after row; NumPy sums a single column in another order, so it gets a neighbour."""
-    if columns.shape[1] == 1:
-        return np.hstack([columns, columns]).sum(axis=0)[:1]
-    total: NDArray[np.float64] = columns.sum(axis=0)
-    return total
-
-
-def _levels(columns: NDArray[np.float64], steps: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
-    """The nearest levels, in units of the steps."""
-    if bits == 8:
-        return np.clip(np.rint(columns / steps), -127, 127)
-    half = 2.0 ** (bits - 1)
-    return 2 * np.clip(np.floor(columns / (2 * steps)), -half, half - 1) + 1
-
-
-def _pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Codes ``[N, D]`` as bytes ``[N, ceil(D * bits / 8)]``."""
-    if bits == 8:
-        return np.ascontiguousarray(codes)
-    n, dim = codes.shape
-    planes = codes[:, :, None] >> np.arange(bits, dtype=np.uint8) & 1
-    return np.packbits(planes.reshape(n, dim * bits), axis=1, bitorder="little")
+def _rotation(seed: int) -> int:
+    """The stream of the rotation that a seed stands for."""
+    return stream(seed, "codes", "rotation")

@@ -35,7 +35,7 @@ mod team;
 mod topk;
 mod weighted;
 
-pub use codes::Codes;
+pub use codes::{packed as packed_codes, rounded as rounded_codes, turned, Codes, Rotation, Rounded};
 pub use csr::{Csr, Mask, RowId};
 pub use discrepancy::{discrepancy, Law, Model};
 pub use dropout::{dropout, Chance};

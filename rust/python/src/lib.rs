@@ -34,7 +34,10 @@ fn simd_paths() -> Vec<&'static str> {
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::codes::{candidate_ranks_codes, check_codes, neighbours_codes, ranks_codes, topk_codes, unpack_codes};
+    use super::codes::{
+        candidate_ranks_codes, check_codes, code_sums, code_vectors, neighbours_codes, pack_codes, ranks_codes,
+        round_codes, topk_codes, turn_vectors, unpack_codes,
+    };
     #[pymodule_export]
     use super::draws::{discrepancy, negatives, outside, weighted, weighted_negatives};
     #[pymodule_export]

@@ -10,10 +10,10 @@ use crate::codes::{check_codes, Codes};
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::score::coded::{CodePanels, CodeScan, CodeTile};
-use crate::score::quantised::{Catch, Lanes, Net};
-use crate::score::{length, rounding, Goals, COLUMNS, LINE, ROWS};
-use crate::select::{item_of, ordered, rank_key, score_of, unordered};
+use crate::score::coded::{code_length, code_lengths, Caught, CodePanels, CodeScan, CodeTile, Relief};
+use crate::score::quantised::Lanes;
+use crate::score::{rounding, Goals, Tile, COLUMNS, LINE, ROWS};
+use crate::select::{item_of, rank_key, score_of};
 
 /// The `k` best unseen items of each query by product of codes plus bias.
 pub fn topk_codes(
@@ -48,17 +48,20 @@ fn select<'a>(
     if out.items.is_empty() {
         return Ok(out);
     }
-    let lengths = Lengths::new(exec, items)?;
+    let lengths = code_lengths(exec, items)?;
     let typical = match bias {
         None => 1.0,
         Some(_) => {
-            let own = Lengths::new(exec, queries)?;
-            own.0.iter().map(|&length| f64::from(length)).sum::<f64>() as f32 / queries.rows() as f32
+            let own = code_lengths(exec, queries)?;
+            own.iter().map(|&length| f64::from(length)).sum::<f64>() as f32 / queries.rows() as f32
         }
     };
-    let reach = |item: usize| typical * lengths.0[item] + bias.map_or(0.0, |bias| bias[item]);
-    let order = &Order::new(exec, items.rows(), out.k, reach)?;
-    let panels = CodePanels::pack(exec, items, bias, Some(&order.ids), queries.bits)?;
+    let reach = |item: usize| typical * lengths[item] + bias.map_or(0.0, |bias| bias[item]);
+    let mut order = Order::new(exec, items.rows(), out.k, reach)?;
+    // Within a panel the largest scale tells how large a sum must be.
+    order.lead(out.k, |id| items.scale(id as usize));
+    let order = &order;
+    let panels = CodePanels::pack(exec, items, &lengths, bias, Some(&order.ids), queries.bits)?;
     search(
         Call { exec, order, k: out.k },
         &Coded { queries, panels },
@@ -66,33 +69,6 @@ fn select<'a>(
         &mut out,
     )?;
     Ok(out)
-}
-
-/// Of each row.
-struct Lengths(Vec<f32>);
-
-impl Lengths {
-    fn new(exec: Exec, codes: Codes) -> Result<Self, Error> {
-        const STEP: usize = 256;
-        let mut lengths = vec![0.0; codes.rows()];
-        exec.for_work(codes.rows() * codes.stride()).each(
-            lengths.chunks_mut(STEP).enumerate(),
-            || vec![0i8; codes.padded()],
-            |levels, (task, lengths)| {
-                for (offset, length) in lengths.iter_mut().enumerate() {
-                    *length = length_of(exec, codes, task * STEP + offset, levels);
-                }
-                Ok(())
-            },
-        )?;
-        Ok(Lengths(lengths))
-    }
-}
-
-/// No less than the length of a row.
-fn length_of(exec: Exec, codes: Codes, row: usize, levels: &mut [i8]) -> f32 {
-    let scale = f64::from(codes.scale(row));
-    length(f64::from(codes.squared(exec.simd, row, levels)) * scale * scale)
 }
 
 struct Coded<'a> {
@@ -104,8 +80,10 @@ struct Scratch {
     goals: Vec<Goals>,
     tiles: Vec<CodeTile>,
     scan: CodeScan,
-    catches: Vec<Catch>,
+    catches: Vec<Caught>,
     lanes: Vec<Lanes>,
+    /// Of the first panels of the sample.
+    scores: Vec<Tile>,
     sampled: Vec<Vec<u64>>,
     levels: Vec<i8>,
     sieve: Sieve,
@@ -127,8 +105,9 @@ impl Kind for Coded<'_> {
             goals: Vec::with_capacity(group),
             tiles: vec![CodeTile::default(); group],
             scan: CodeScan::default(),
-            catches: vec![Catch::default(); group * ROWS],
+            catches: vec![Caught::default(); group * ROWS],
             lanes: vec![Lanes::default(); group],
+            scores: vec![Tile::default(); group * call.order.first],
             sampled: vec![Vec::new(); group],
             levels: vec![0; self.queries.padded()],
             sieve: Sieve::new(call.order.items()),
@@ -145,7 +124,10 @@ impl Kind for Coded<'_> {
         scratch: &mut Scratch,
     ) -> Result<(), Error> {
         let (simd, panels) = (call.exec.simd, &self.panels);
-        let sampled = if guess < call.k { call.order.sampled } else { 0 };
+        let (first, sampled) = match guess < call.k {
+            true => (call.order.first, call.order.sampled),
+            false => (0, 0),
+        };
         let inflate = 1.0 + rounding(panels.dim);
         scratch.goals.clear();
         for (tile, (packed, ids)) in scratch.tiles.iter_mut().zip(ids.chunks(ROWS)).enumerate() {
@@ -158,10 +140,10 @@ impl Kind for Coded<'_> {
             gone.clear();
             for (row, &query) in ids.iter().enumerate() {
                 goals.thresholds[row] = f32::MIN;
-                goals.lengths[row] = length_of(call.exec, self.queries, query, &mut scratch.levels) * inflate;
+                goals.lengths[row] = code_length(call.exec, self.queries, query, &mut scratch.levels) * inflate;
                 for &item in seen(query) {
                     let position = call.order.position(query, item)? as usize;
-                    if position < sampled * COLUMNS {
+                    if position < first * COLUMNS {
                         gone.push((position * LINE + row) as u64);
                     }
                 }
@@ -170,41 +152,54 @@ impl Kind for Coded<'_> {
             scratch.goals.push(goals);
         }
         let tiles = &scratch.tiles[..scratch.goals.len()];
+        let Scratch {
+            goals,
+            scan,
+            catches,
+            lanes,
+            scores,
+            sampled: gone,
+            sieve,
+            ..
+        } = scratch;
+        let catches = &mut catches[..ids.len()];
+        for caught in &mut *catches {
+            caught.len = 0;
+            caught.widen(room(call.k));
+        }
         if sampled > 0 {
-            let lanes = &mut scratch.lanes[..tiles.len()];
             // With four times as many lanes as are counted, few of the best share one.
-            let panels_kept = (4 * guess).div_ceil(COLUMNS).min(sampled);
+            let lanes = &mut lanes[..tiles.len()];
+            let panels_kept = (4 * call.order.first_guess).div_ceil(COLUMNS).min(first);
             lanes.iter_mut().for_each(|lanes| lanes.clear(panels_kept));
-            scratch
-                .scan
-                .sample(simd, tiles, panels, sampled, &scratch.sampled, lanes);
-            for (place, _) in ids.iter().enumerate() {
-                let best = lanes[place / ROWS]
-                    .row(place % ROWS)
-                    .iter()
-                    .flat_map(|line| line.0)
-                    .map(ordered);
-                scratch.sieve.lows.clear();
-                scratch.sieve.lows.extend(best);
-                let threshold = unordered(simd.nth(&scratch.sieve.lows, guess)).max(f32::MIN);
-                scratch.goals[place / ROWS].thresholds[place % ROWS] = threshold;
+            scan.sample(simd, tiles, panels, first, gone, lanes, scores);
+            for (place, caught) in catches.iter_mut().enumerate() {
+                let (tile, row) = (place / ROWS, place % ROWS);
+                let best = lanes[tile].row(row).iter().flat_map(|line| &line.0);
+                let threshold = &mut goals[tile].thresholds[row];
+                *threshold = sieve.nth(simd, call.order.first_guess, best);
+                simd.catch_sampled(&scores[tile * first..][..first], row, *threshold, caught);
             }
         }
-        for catch in &mut scratch.catches[..ids.len()] {
-            catch.len = 0;
-            catch.widen(room(call.k));
-        }
-        let mut net = Full {
+        let mut full = Full {
             call,
             ids,
             seen,
-            sieve: &mut scratch.sieve,
+            sieve,
             lists: PhantomData,
         };
-        let catches = &mut scratch.catches[..ids.len()];
-        scratch
-            .scan
-            .scan(simd, tiles, panels, &mut scratch.goals, catches, &mut net);
+        scan.scan(simd, tiles, panels, first..sampled, goals, catches, &mut full);
+        if sampled > 0 {
+            for (place, caught) in catches.iter_mut().enumerate() {
+                let threshold = &mut goals[place / ROWS].thresholds[place % ROWS];
+                let unseen = seen(ids[place]);
+                full.sieve
+                    .with_seen(unseen, |bits| simd.drop_seen_codes(bits, &call.order.ids, caught));
+                *threshold = threshold.max(full.sieve.nth(simd, guess, caught.scores()));
+                caught.keep(*threshold);
+            }
+        }
+        scan.scan(simd, tiles, panels, sampled..panels.panels(), goals, catches, &mut full);
         Ok(())
     }
 
@@ -218,19 +213,18 @@ impl Kind for Coded<'_> {
         (items, scores): (&mut [i32], &mut [f32]),
     ) -> bool {
         let (simd, ids) = (call.exec.simd, &call.order.ids);
-        let (sieve, catch) = (&mut scratch.sieve, &mut scratch.catches[place]);
-        sieve.drop_seen(simd, ids, seen, catch);
+        let (sieve, caught) = (&mut scratch.sieve, &mut scratch.catches[place]);
+        sieve.with_seen(seen, |bits| simd.drop_seen_codes(bits, ids, caught));
         // A threshold that was a guess may have turned out too high.
-        if guess < call.k && catch.len < call.possible(seen) {
+        if guess < call.k && caught.len < call.possible(seen) {
             return false;
         }
-        let surest = sieve.surest(simd, call.k, catch);
+        let surest = sieve.nth(simd, call.k, caught.scores());
         sieve.keys.clear();
-        let caught = catch.positions.iter().zip(&catch.lows).take(catch.len);
-        let best = caught.filter(|(_, &score)| score >= surest);
+        let best = caught.pairs().filter(|&(_, score)| score >= surest);
         sieve
             .keys
-            .extend(best.map(|(&position, &score)| rank_key(score, ids[position as usize])));
+            .extend(best.map(|(position, score)| rank_key(score, ids[position as usize])));
         for ((item, score), &key) in items.iter_mut().zip(scores).zip(sieve.order(simd, call.k)) {
             (*item, *score) = (item_of(key), score_of(key));
         }
@@ -247,16 +241,17 @@ struct Full<'c, 'a, F> {
     lists: PhantomData<&'a [i32]>,
 }
 
-impl<'a, F: Fn(usize) -> &'a [i32]> Net for Full<'_, 'a, F> {
+impl<'a, F: Fn(usize) -> &'a [i32]> Relief for Full<'_, 'a, F> {
     #[cold]
     #[inline(never)]
-    fn relieve(&mut self, place: usize, threshold: f32, catch: &mut Catch) -> f32 {
+    fn relieve(&mut self, place: usize, threshold: f32, caught: &mut Caught) -> f32 {
         let (k, simd) = (self.call.k, self.call.exec.simd);
-        let seen = (self.seen)(self.ids[place]);
-        self.sieve.drop_seen(simd, &self.call.order.ids, seen, catch);
-        let threshold = threshold.max(self.sieve.surest(simd, k, catch));
-        catch.keep(threshold);
-        catch.widen(2 * catch.len + room(k) / 2);
+        let (seen, ids) = ((self.seen)(self.ids[place]), &self.call.order.ids);
+        self.sieve
+            .with_seen(seen, |bits| simd.drop_seen_codes(bits, ids, caught));
+        let threshold = threshold.max(self.sieve.nth(simd, k, caught.scores()));
+        caught.keep(threshold);
+        caught.widen(2 * caught.len + room(k) / 2);
         threshold
     }
 }

@@ -15,7 +15,13 @@ pub struct Order {
     pub sampled: usize,
     /// How many of the best of the sample make the threshold; k if that is to be certain.
     pub guess: usize,
+    /// Panels of the sample that are a sample themselves, and the guess by them; see [`Order::lead`].
+    pub first: usize,
+    pub first_guess: usize,
 }
+
+/// Items that are put in an order of their own together: a fiftieth of a catalogue of 25,000.
+const BLOCK: usize = 16 * COLUMNS;
 
 impl Order {
     /// Of `n` items; `reach` tells about how high an item's scores go.
@@ -40,36 +46,44 @@ impl Order {
         } else {
             0
         };
-        let expected = k as f64 * (sampled * COLUMNS) as f64 / n.max(1) as f64;
-        // The number of the k best that fall into the sample is nearly Poisson; five in a thousand queries or fewer
-        // have as many as this, and are done again.
-        let guess = ((expected + 3.0 * expected.sqrt() + 3.0) as usize).min(k);
-        let mut ids = Vec::with_capacity(n);
-        if sampled > 0 {
-            let m = sampled * COLUMNS;
-            let chosen = |j: usize| j * n / m;
-            ids.extend((0..m).map(|j| item_of(keyed[chosen(j)])));
-            let mut next = 0;
-            for (place, &key) in keyed.iter().enumerate() {
-                if next < m && chosen(next) == place {
-                    next += 1;
-                } else {
-                    ids.push(item_of(key));
-                }
-            }
-        } else {
-            ids.extend(keyed.iter().map(|&key| item_of(key)));
-        }
-        let mut positions = vec![0; n];
-        for (position, &id) in ids.iter().enumerate() {
-            positions[id as usize] = position as i32;
-        }
-        Ok(Order {
-            ids,
-            positions,
+        let ids: Vec<i32> = keyed.into_iter().map(item_of).collect();
+        let mut order = Order {
+            ids: strided_first(&ids, sampled * COLUMNS),
+            positions: vec![0; n],
             sampled,
-            guess,
-        })
+            guess: guess(k, sampled, n),
+            first: 0,
+            first_guess: k,
+        };
+        order.place();
+        Ok(order)
+    }
+
+    /// Brings a quarter of the sample, strided itself, to its front. In blocks that keep their place, items are put in descending order
+    /// of `key`, so that those of a panel are alike in it.
+    pub fn lead(&mut self, k: usize, key: impl Fn(i32) -> f32) {
+        let sample = self.sampled * COLUMNS;
+        self.first = self.sampled.div_ceil(4);
+        self.first_guess = guess(k, self.first, self.items());
+        let first = self.first * COLUMNS;
+        let ordered = strided_first(&self.ids[..sample], first);
+        self.ids[..sample].copy_from_slice(&ordered);
+        let (front, rest) = self.ids.split_at_mut(sample);
+        let (first, second) = front.split_at_mut(first);
+        for block in [first]
+            .into_iter()
+            .chain(second.chunks_mut(BLOCK))
+            .chain(rest.chunks_mut(BLOCK))
+        {
+            block.sort_unstable_by_key(|&id| !rank_key(key(id), id));
+        }
+        self.place();
+    }
+
+    fn place(&mut self) {
+        for (position, &id) in self.ids.iter().enumerate() {
+            self.positions[id as usize] = position as i32;
+        }
     }
 
     pub fn items(&self) -> usize {
@@ -86,4 +100,26 @@ impl Order {
             items: self.items(),
         })
     }
+}
+
+/// How many of the best of a sample of so many panels of `n` items make the threshold: the number of the k best that fall into the
+/// sample is nearly Poisson; five in a thousand queries or fewer have as many as this, and are done again.
+fn guess(k: usize, panels: usize, n: usize) -> usize {
+    let expected = k as f64 * (panels * COLUMNS) as f64 / n.max(1) as f64;
+    ((expected + 3.0 * expected.sqrt() + 3.0) as usize).min(k)
+}
+
+/// `m` of the ids at equal distances, then the others; both in their order.
+fn strided_first(ids: &[i32], m: usize) -> Vec<i32> {
+    let chosen = |j: usize| j * ids.len() / m;
+    let mut ordered: Vec<i32> = (0..m).map(|j| ids[chosen(j)]).collect();
+    let mut next = 0;
+    for (place, &id) in ids.iter().enumerate() {
+        if next < m && chosen(next) == place {
+            next += 1;
+        } else {
+            ordered.push(id);
+        }
+    }
+    ordered
 }

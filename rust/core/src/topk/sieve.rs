@@ -36,13 +36,18 @@ impl Sieve {
     }
 
     pub fn drop_seen(&mut self, simd: SimdPath, ids: &[i32], seen: &[i32], catch: &mut Catch) {
+        self.with_seen(seen, |bits| simd.drop_seen(bits, ids, catch));
+    }
+
+    /// Calls `drop` with a bit an item, those of `seen` set; not if there are none.
+    pub fn with_seen(&mut self, seen: &[i32], drop: impl FnOnce(&[u32])) {
         if seen.is_empty() {
             return;
         }
         for &item in seen {
             self.seen[item as usize / 32] |= 1 << (item % 32);
         }
-        simd.drop_seen(&self.seen, ids, catch);
+        drop(&self.seen);
         for &item in seen {
             self.seen[item as usize / 32] = 0;
         }
@@ -50,13 +55,17 @@ impl Sieve {
 
     /// What `keep` or more of the scores are certain to reach.
     pub fn surest(&mut self, simd: SimdPath, keep: usize, catch: &Catch) -> f32 {
-        if catch.len < keep {
+        self.nth(simd, keep, &catch.lows[..catch.len])
+    }
+
+    /// What `keep` or more of some numbers reach; the least float if there are not so many.
+    pub fn nth<'a>(&mut self, simd: SimdPath, keep: usize, numbers: impl IntoIterator<Item = &'a f32>) -> f32 {
+        self.lows.clear();
+        self.lows.extend(numbers.into_iter().map(|&number| ordered(number)));
+        if self.lows.len() < keep {
             return f32::MIN;
         }
-        self.lows.clear();
-        self.lows
-            .extend(catch.lows[..catch.len].iter().map(|&low| ordered(low)));
-        unordered(simd.nth(&self.lows, keep))
+        unordered(simd.nth(&self.lows, keep)).max(f32::MIN)
     }
 
     /// The best `k` of the keys, in order.

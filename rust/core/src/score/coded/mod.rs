@@ -4,18 +4,22 @@
 //! bits of their table, in panels; a few panels at a time are opened into bytes, which all tiles of queries then pass over. Rows of
 //! signs against signs are words of 32 of them: the sum is the dimension less twice the differing bits.
 
+mod caught;
 mod panels;
 mod scan;
 mod scorer;
 mod signs;
 mod sums;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 #[cfg(test)]
 mod tests;
 
-pub use panels::CodePanels;
-pub use scan::CodeScan;
+pub use caught::Caught;
+pub use panels::{code_length, code_lengths, CodePanels};
+pub use scan::{CodeScan, Relief};
 pub use scorer::CodeFactors;
 pub use tile::CodeTile;
 

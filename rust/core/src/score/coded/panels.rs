@@ -40,10 +40,11 @@ pub struct CodePanels {
 }
 
 impl CodePanels {
-    /// Items in the order of their ids, or as `order` lists them, for queries of so many bits.
+    /// Items of these lengths, in the order of their ids, or as `order` lists them, for queries of so many bits.
     pub fn pack(
         exec: Exec,
         items: Codes,
+        lengths: &[f32],
         bias: Option<&[f32]>,
         order: Option<&[i32]>,
         query_bits: usize,
@@ -88,6 +89,7 @@ impl CodePanels {
                 packed.bias[position / LINE].0[position % LINE] = bias;
                 packed.scales[position / LINE].0[position % LINE] = items.scale(item);
                 scale = scale.max(items.scale(item));
+                packed.lengths[panel] = packed.lengths[panel].max(lengths[item]);
                 (top, size) = (top.max(bias), size.max(bias.abs()));
             }
             let inverse = 1.0 / scale;
@@ -98,38 +100,32 @@ impl CodePanels {
             return Ok(packed);
         }
         const STEP: usize = 16;
-        let tasks = packed
-            .lines
-            .chunks_mut(STEP * per_panel)
-            .zip(packed.lengths.chunks_mut(STEP))
-            .enumerate();
+        let tasks = packed.lines.chunks_mut(STEP * per_panel).enumerate();
         let exec = exec.for_work(items.rows() * items.stride());
         exec.each(
             tasks,
-            || Row::new(items),
-            |row, (task, (lines, lengths))| {
-                for (offset, (lines, longest)) in lines.chunks_mut(per_panel).zip(lengths).enumerate() {
+            || vec![[0u8; EIGHT]; COLUMNS * items.padded() / EIGHT],
+            |rows, (task, lines)| {
+                for (offset, lines) in lines.chunks_mut(per_panel).enumerate() {
                     let first = (task * STEP + offset) * COLUMNS;
-                    for column in 0..COLUMNS.min(items.rows() - first) {
-                        let item = id(first + column);
-                        let lines = &mut lines[column / LINE..];
-                        let place = column % LINE;
-                        *longest = longest.max(row.read(exec.simd, items, item));
-                        match lanes {
-                            Lane::Signs => {
-                                let words = signs(items, item);
-                                for (line, word) in lines.iter_mut().step_by(2).zip(words) {
-                                    line.0[place] = word;
+                    let own = first..items.rows().min(first + COLUMNS);
+                    match lanes {
+                        Lane::Signs => {
+                            for (column, position) in own.enumerate() {
+                                let lines = lines.iter_mut().skip(column / LINE).step_by(COLUMNS / LINE);
+                                for (line, word) in lines.zip(signs(items, id(position))) {
+                                    line.0[column % LINE] = word;
                                 }
                             }
-                            Lane::Bytes => {
-                                let lanes = row.codes.as_flattened().as_chunks::<4>().0[..count].chunks(8 / width);
-                                for (line, lanes) in lines.iter_mut().step_by(2).zip(lanes) {
-                                    line.0[place] = lanes.iter().enumerate().fold(0, |word, (level, &lane)| {
-                                        word | u32::from_le_bytes(lane) << (level * width)
-                                    });
-                                }
+                        }
+                        Lane::Bytes => {
+                            let stride = items.padded() / EIGHT;
+                            rows.fill([0; EIGHT]);
+                            for (row, position) in rows.chunks_mut(stride).zip(own) {
+                                exec.simd.unpack_codes(items.bits, items.bytes(id(position)), row);
                             }
+                            let rows = rows.as_flattened().as_chunks::<4>().0;
+                            exec.simd.fill_lines(width, count, rows, lines);
                         }
                     }
                 }
@@ -171,29 +167,6 @@ impl CodePanels {
     }
 }
 
-/// An unpacked row.
-struct Row {
-    levels: Vec<i8>,
-    codes: Vec<[u8; EIGHT]>,
-}
-
-impl Row {
-    fn new(items: Codes) -> Self {
-        Row {
-            levels: vec![0; items.padded()],
-            codes: vec![[0; EIGHT]; items.padded() / EIGHT],
-        }
-    }
-
-    /// Reads a row, and gives its length, rounded up.
-    fn read(&mut self, simd: SimdPath, items: Codes, item: usize) -> f32 {
-        let squared = items.squared(simd, item, &mut self.levels);
-        simd.unpack_codes(items.bits, items.bytes(item), &mut self.codes);
-        let scale = f64::from(items.scale(item));
-        length(f64::from(squared) * scale * scale)
-    }
-}
-
 /// The signs of a row of one bit, 32 a word, 0 past the last.
 pub fn signs<'a>(items: Codes<'a>, row: usize) -> impl Iterator<Item = u32> + 'a {
     items.bytes(row).chunks(4).enumerate().map(move |(place, bytes)| {
@@ -204,9 +177,50 @@ pub fn signs<'a>(items: Codes<'a>, row: usize) -> impl Iterator<Item = u32> + 'a
     })
 }
 
+/// What a row's length is at most, of each row.
+pub fn code_lengths(exec: Exec, codes: Codes) -> Result<Vec<f32>, Error> {
+    const STEP: usize = 256;
+    let mut lengths = filled(0.0, codes.rows(), 1)?;
+    exec.for_work(codes.rows() * codes.stride()).each(
+        lengths.chunks_mut(STEP).enumerate(),
+        || vec![0i8; codes.padded()],
+        |levels, (task, lengths)| {
+            for (offset, length) in lengths.iter_mut().enumerate() {
+                *length = code_length(exec, codes, task * STEP + offset, levels);
+            }
+            Ok(())
+        },
+    )?;
+    Ok(lengths)
+}
+
+/// The same of one row; `levels` is room for [`Codes::padded`].
+pub fn code_length(exec: Exec, codes: Codes, row: usize, levels: &mut [i8]) -> f32 {
+    let scale = f64::from(codes.scale(row));
+    length(f64::from(codes.squared(exec.simd, row, levels)) * scale * scale)
+}
+
 compiled! {
+    /// Lines of a panel of which 32 rows of codes are given, four a lane: `width` bits of each.
+    fn fill_lines(width: usize, count: usize, rows: &[[u8; 4]], lines: &mut [Words]) = fill_lines;
     /// Lines of codes of `width` bits, one above the other in each byte, as lines of bytes.
     fn open_lines(width: usize, lines: &[Words], out: &mut [Words]) = open_lines;
+}
+
+#[inline(always)]
+fn fill_lines(width: usize, count: usize, rows: &[[u8; 4]], lines: &mut [Words]) {
+    let (levels, stride) = (8 / width, rows.len() / COLUMNS);
+    for (place, pair) in lines.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        for lane in place * levels..count.min((place + 1) * levels) {
+            let shift = lane % levels * width;
+            for (half, line) in pair.iter_mut().enumerate() {
+                let rows = rows[half * LINE * stride..].iter().skip(lane).step_by(stride);
+                for (word, &codes) in line.0.iter_mut().zip(rows) {
+                    *word |= u32::from_le_bytes(codes) << shift;
+                }
+            }
+        }
+    }
 }
 
 #[inline(always)]

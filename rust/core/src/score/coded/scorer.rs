@@ -1,6 +1,6 @@
 //! Codes as a source of ranks.
 
-use super::{score, CodePanels, CodeTile};
+use super::{code_lengths, score, CodePanels, CodeTile};
 use crate::codes::{check_codes, Codes, EIGHT};
 use crate::error::Error;
 use crate::exec::Exec;
@@ -24,7 +24,8 @@ impl<'a> CodeFactors<'a> {
     }
 
     pub fn packed(self, exec: Exec) -> Result<PackedCodes<'a>, Error> {
-        let panels = CodePanels::pack(exec, self.items, self.bias, None, self.queries.bits)?;
+        let lengths = code_lengths(exec, self.items)?;
+        let panels = CodePanels::pack(exec, self.items, &lengths, self.bias, None, self.queries.bits)?;
         Ok(PackedCodes { factors: self, panels })
     }
 }

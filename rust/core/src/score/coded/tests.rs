@@ -50,7 +50,8 @@ proptest! {
             let exec = Exec { simd, ..Exec::serial() };
             let queries = Codes::new(exec, &own, &q, dim, bits.0).unwrap();
             let table = Codes::new(exec, &table, &x, dim, bits.1).unwrap();
-            let panels = CodePanels::pack(exec, table, bias, None, bits.0).unwrap();
+            let lengths = code_lengths(exec, table).unwrap();
+            let panels = CodePanels::pack(exec, table, &lengths, bias, None, bits.0).unwrap();
             let mut packed = CodeTile::default();
             packed.pack(simd, queries, 0..rows, &panels);
             let (mut room, mut totals, mut tile) = (Vec::new(), Totals::ZERO, Tile::default());

@@ -37,6 +37,11 @@ impl Default for CodeTile {
 }
 
 impl CodeTile {
+    /// Whether it was packed for panels like these.
+    pub fn fits(&self, panels: &CodePanels) -> bool {
+        self.lanes.len() == panels.count * ROWS
+    }
+
     pub fn pack(&mut self, simd: SimdPath, queries: Codes, ids: impl Iterator<Item = usize>, panels: &CodePanels) {
         self.lanes.clear();
         self.lanes.resize(panels.count * ROWS, 0);

@@ -1,5 +1,12 @@
 //! Tables of codes: few bits a coordinate and one scale a row.
 
+mod rotation;
+mod rounding;
+mod sums;
+
+pub use rotation::{turned, Rotation};
+pub use rounding::{packed, rounded, Rounded};
+
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::room::filled;
@@ -26,14 +33,7 @@ pub struct Codes<'a> {
 impl<'a> Codes<'a> {
     /// Refuses sizes that do not go together, scales that are negative or not finite, and -128.
     pub fn new(exec: Exec, data: &'a [u8], scales: &'a [f32], dim: usize, bits: usize) -> Result<Self, Error> {
-        if !matches!(bits, 1..=4 | 8) {
-            return Err(Error::Shape(format!("codes of {bits} bits; allowed: 1, 2, 3, 4, 8")));
-        }
-        if dim > MAX_DIM {
-            return Err(Error::Shape(format!(
-                "codes of {dim} dimensions; allowed: up to {MAX_DIM}, whose sums fit 32 bits"
-            )));
-        }
+        check_kind(dim, bits)?;
         let rows = scales.len();
         if rows > i32::MAX as usize {
             return Err(Error::Shape(format!("{rows} rows do not fit int32 ids")));
@@ -133,8 +133,11 @@ impl<'a> Codes<'a> {
         Ok(out)
     }
 
-    /// The sum of squares of a row's levels, which it leaves in `levels`.
+    /// The sum of squares of a row's levels; `levels` is room for [`Codes::padded`] of them.
     pub fn squared(&self, simd: SimdPath, row: usize, levels: &mut [i8]) -> i32 {
+        if self.bits == 1 {
+            return self.dim as i32;
+        }
         self.levels(simd, row, levels);
         simd.sum_squares(levels)
     }
@@ -158,6 +161,19 @@ impl<'a> Codes<'a> {
     fn largest(&self) -> f32 {
         self.scales.iter().copied().fold(0.0, f32::max)
     }
+}
+
+/// Refuses widths and dimensions that no table has.
+pub fn check_kind(dim: usize, bits: usize) -> Result<(), Error> {
+    if !matches!(bits, 1..=4 | 8) {
+        return Err(Error::Shape(format!("codes of {bits} bits; allowed: 1, 2, 3, 4, 8")));
+    }
+    if dim > MAX_DIM {
+        return Err(Error::Shape(format!(
+            "codes of {dim} dimensions; allowed: up to {MAX_DIM}, whose sums fit 32 bits"
+        )));
+    }
+    Ok(())
 }
 
 /// Refuses tables that do not go together and scores that would overflow.
@@ -220,6 +236,7 @@ fn no_level(bytes: &[u8]) -> bool {
 
 #[inline(always)]
 fn unpack_levels(bits: usize, bytes: &[u8], out: &mut [[i8; EIGHT]]) {
+    #[inline(always)]
     fn odd<const BITS: usize>(codes: [u8; EIGHT]) -> [i8; EIGHT] {
         codes.map(|code| 2 * code as i8 - ((1 << BITS) - 1))
     }
@@ -251,7 +268,7 @@ fn unpack<const BITS: usize, T>(bytes: &[u8], out: &mut [[T; EIGHT]], then: impl
     for (bytes, out) in whole.iter().zip(first) {
         *out = then(spread::<BITS>(bytes));
     }
-    if let Some(out) = last.first_mut() {
+    if let (Some(out), [_, ..]) = (last.first_mut(), rest) {
         let mut bytes = [0; BITS];
         bytes[..rest.len()].copy_from_slice(rest);
         *out = then(spread::<BITS>(&bytes));
