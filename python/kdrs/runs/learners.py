@@ -20,13 +20,15 @@ from kdrs.runs.opened import LoadedRun, check_same_data, load_weights
 from kdrs.teachers.base import Stage, Teacher
 from kdrs.teachers.file import FileTeacher, trajectory_files
 from kdrs.teachers.model import ModelTeacher
+from kdrs.training.outline import building, is_outline
 from kdrs.training.queries import Task
 
 
 def build_term(settings: TermSettings, teachers: dict[str, Teacher], task: Task, dim: int, seed: int) -> Term:
     cls = distiller_class(settings.method)
     own = [teachers[reference] for reference in settings.teacher]
-    distiller = cls(cls.Config(**settings.options), own, task, dim, stream(seed, "term", settings.name))
+    with building(task):
+        distiller = cls(cls.Config(**settings.options), own, task, dim, stream(seed, "term", settings.name))
     return Term(settings.name, settings.weight, distiller)
 
 
@@ -74,7 +76,7 @@ def build_learner(
         teachers = load_teachers(config, dataset, task, planned)
     model = build_model(config, task)
     if config.start is not None:
-        start_from(model, config, dataset, planned)
+        start_from(model, config, dataset, task, planned)
     terms = []
     for settings in config.distill:
         known = teachers
@@ -94,7 +96,7 @@ def build_learner(
 
 
 def start_from(
-    model: nn.Module, config: RunConfig, dataset: Dataset, planned: Mapping[str, Planned] | None = None
+    model: nn.Module, config: RunConfig, dataset: Dataset, task: Task, planned: Mapping[str, Planned] | None = None
 ) -> None:
     """Gives a model the weights of the finished run that ``config.start`` names.
 
@@ -115,7 +117,7 @@ def start_from(
                 f"{config.model['name']} of {config.model['dim']}",
                 f"give the model --model {theirs['name']} --dim {theirs['dim']}, or start from a run of its own model and size",
             )
-    weights = run.load_model()[0] if first is None else first.model.state_dict()
+    weights = run.load_model(head=is_outline(task))[0] if first is None else first.model.state_dict()
     load_weights(model, weights, Path(config.start))
 
 

@@ -20,6 +20,7 @@ from kdrs.runs.records import PATH
 from kdrs.runs.results import load_reports
 from kdrs.teachers.base import Stage
 from kdrs.teachers.model import ModelTeacher
+from kdrs.training.outline import is_outline
 from kdrs.training.queries import Queries, Task
 from kdrs.training.view import Factors
 
@@ -61,7 +62,8 @@ class LoadedRun:
     @classmethod
     def open(cls, path: str | Path, dataset: Dataset | None = None, *, device: torch.device | None = None) -> LoadedRun:
         """Raises ``ArtefactError`` if the run is unfinished, damaged, or was trained on other data than ``dataset``, and if its
-        model computes with training data (graphs, histories) that are not there."""
+        model computes with training data (graphs, histories) that are not there. On the ``device`` of an outline the model has
+        its shapes and no weights, and of the run's files heads are read."""
         run = Run.open(path)
         config = config_of(run)
         if dataset is None and os.path.lexists(config.data.path):
@@ -73,7 +75,7 @@ class LoadedRun:
             model: nn.Module = build_model(config, task)
         else:
             task, model = cls._without_data(run, config, device)
-        load_weights(model, run.load_model()[0], run.path)
+        load_weights(model, run.load_model(head=is_outline(task))[0], run.path)
         model.eval()
         return cls(run, config, dataset, model, task)
 
@@ -159,7 +161,7 @@ def load_run(path: str | Path, dataset: Dataset | None = None) -> LoadedRun:
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
     """Gives a model a run's weights. Raises ``ArtefactError`` for weights of another model or size, and not finite ones."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not (tensor.is_meta or torch.isfinite(tensor).all()):
             raise ArtefactError(
                 f"the weights in {shown(str(where), PATH)} are not finite: {shown(name)}", "train the run anew"
             )
