@@ -313,8 +313,9 @@ def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
     n_parameters = sum(parameter.numel() for parameter in learners[0].model.parameters())
     trained = sum(p.numel() for learner in learners for p in learner.optimizer.parameters.values())
     own_memory = memory_of(inner, dataset, task, evaluator)
-    # every optimizer keeps a number of its own beside each weight
-    check_room(2 * 4 * trained + own_memory, "the run takes", "lower model.dim, or the method's sizes")
+    # weights are made here even for another device, and every optimizer keeps a number of its own beside each
+    copies = 2 if device.type == "cpu" else 1
+    check_room(copies * 4 * trained + own_memory, "the run takes", "lower model.dim, or the method's sizes")
     return {
         "parts": [f"{part.name} ({part.config.model['name']}, dim {part.config.model['dim']})" for part in parts],
         "data": dataset.name,
