@@ -620,7 +620,7 @@ def test_bd_refuses_a_teacher_that_can_not_read_the_students_queries():
         BD(BD.Config(), [teacher], task, 4)
     longer = toy_task("caser", length=7)
     teacher = ModelTeacher(built("caser", own), own, asked=longer, live=True)
-    with pytest.raises(ConfigError, match="a history of 7 items; it reads 5 items"):
+    with pytest.raises(ConfigError, match="reads histories of 5 items, its student of 7"):
         BD(BD.Config(), [teacher], longer, 4)
 
 

@@ -173,10 +173,8 @@ def history_sums(histories: Interactions, items: Items, power: float = 0.5) -> N
             f"histories are of {histories.shape[1]:,} items, the vectors of {items.shape[0]:,}",
             "give histories in the ids of the items' table",
         )
-    if isinstance(items, Codes) and hasattr(items, "sums"):
+    if isinstance(items, Codes):
         sums = items.sums(histories.indptr, histories.indices)
-    elif isinstance(items, Codes):
-        sums = np.asarray(histories.to_csr() @ items.turned(), np.float32)
     else:
         sums = np.asarray(histories.to_csr() @ items, np.float32)
     lengths = np.maximum(histories.row_degrees, 1).astype(np.float32)

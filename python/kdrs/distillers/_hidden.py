@@ -16,11 +16,12 @@ from kdrs.core.kernels import sparse_csr
 from kdrs.core.sampling import stream
 from kdrs.distillers import _bfloat16
 from kdrs.distillers._experts import NO_EFFECT, Experts, mean_of_two, temperature
-from kdrs.distillers.base import Distiller, seeded
+from kdrs.distillers.base import Distiller, noise_on, seeded
 from kdrs.errors import ConfigError
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher
 from kdrs.training import losses
+from kdrs.training.outline import is_outline
 from kdrs.training.queries import Batch, Epoch, Queries, Task
 from kdrs.training.view import View
 
@@ -149,7 +150,7 @@ class ExpertHint(Hint):
             self.items = Experts(source_dim, target_dim, config.experts, config.cutoff)
         self.modules = {"users": self.users.to(device), "items": self.items.to(device)}
         self.temperature = 1.0
-        self._noise = torch.Generator(device)
+        self._noise = noise_on(device)
 
     def start(self, epoch: Epoch, noise_seed: int) -> None:
         self.temperature = temperature(epoch.index, self.config)
@@ -266,7 +267,7 @@ class TeacherHint:
         self.teacher, self.hint = teacher, hint
         how = getattr(config, "enrich", "none") if enrich and isinstance(hint, PersonalHint) else "none"
         self.neighbourhoods: Neighbourhoods | BatchNeighbourhoods | None = None
-        if how != "none":
+        if how != "none" and not is_outline(task):
             self.neighbourhoods = Neighbourhoods(teacher, task) if how == "full" else BatchNeighbourhoods(task)
 
     def losses(self, entities: Entities, source: Vectors, target: Vectors | None = None) -> Vectors:

@@ -15,6 +15,7 @@ from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.losses import ScoreLoss
+from kdrs.training.outline import OUTLINE, is_outline
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
 
@@ -42,6 +43,10 @@ class Distiller(nn.Module):
     ``stream``: torch's global one would couple the terms.
 
     ``seed`` starts the method's own random streams, so that switching one term of a sum off leaves the others as they were.
+
+    A method of an outline (`kdrs.training.outline`) is asked for its parameters and for what it refuses. ``__init__`` first
+    checks options and teachers (``check_scores``, ``check_lists``) and makes the helpers. What is read of teachers or is as
+    long as the data comes after that, and in an outline not at all.
     """
 
     Config: ClassVar[type[Settings]] = Settings
@@ -67,6 +72,11 @@ class Distiller(nn.Module):
     def __init__(self, config: Settings, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__()
         self.config, self.task, self.seed = config, task, seed
+
+    @property
+    def outlined(self) -> bool:
+        """Whether sizes alone are asked for (`kdrs.training.outline.OUTLINE`)."""
+        return is_outline(self.task)
 
     def draw(self, epoch: Epoch) -> Any:
         """An epoch's samples, as far as they do not depend on the student: runs ahead, in another thread."""
@@ -114,9 +124,9 @@ def only(teachers: Sequence[T]) -> T:
     return teachers[0]
 
 
-def require_scores(teacher: Teacher, task: Task) -> None:
-    """Refuses early what would fail in the first step: raises what the teacher raises if it can't score the task's queries."""
-    teacher.view(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device)))
+def noise_on(device: torch.device) -> torch.Generator:
+    """A generator for noise on a device; in an outline one that nobody asks."""
+    return torch.Generator("cpu" if device == OUTLINE else device)
 
 
 def distinct(ids: Tensor, size: int) -> Tensor:

@@ -18,6 +18,7 @@ from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, row_blocks
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training import losses
+from kdrs.training.outline import is_outline
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View, frozen
 
@@ -107,8 +108,7 @@ class BD(Distiller):
                 f"bd's teacher {source.name!r} learns from a {kinds[0][0].__name__}, its student from a {kinds[1][0].__name__}",
                 "train both in the same batches: take models of the same kind of training data",
             )
-        with frozen(source.model):  # refuse early: the student's queries must mean something to the teacher
-            _ = source.model(task.queries(torch.zeros(1, dtype=torch.int64, device=task.device))).queries
+        check_understood(source, task)
         self.source, self.temperature = source, config.teacher_temperature
         self._other: tuple[BD, ...] = ()
         self._taught = False
@@ -119,6 +119,8 @@ class BD(Distiller):
             raise ConfigError(
                 "negatives is 'shared' with a model that does not train on pairs", 'allowed: negatives = "own"'
             )
+        if self.outlined:
+            return
         counts = (task.positives_per_user * (1 if self._by_row else config.draws)).astype(np.int64)
         first = np.cumsum(counts) - counts
         owner = np.repeat(np.arange(task.n_users), counts)
@@ -277,3 +279,17 @@ class BD(Distiller):
         missing, users = missing[open_ := self.task.seen.row_degrees[users] < self.task.n_items], users[open_]
         drawn[missing] = sampling.negatives(self.task.seen, users, 1, seed=self.stream(epoch, "idle"))[:, 0]
         return drawn
+
+
+def check_understood(teacher: ModelTeacher, task: Task) -> None:
+    """Raises ``ConfigError`` unless the student's queries mean something to the teacher."""
+    rows = torch.zeros(1, dtype=torch.int64, device=task.device)
+    given, read = (own.queries(rows).history for own in (task, teacher.task))
+    if given is not None and read is not None and given.shape[1] != read.shape[1]:
+        raise ConfigError(
+            f"bd's teacher {teacher.name!r} reads histories of {read.shape[1]} items, its student of {given.shape[1]}",
+            "train both with the same model.length",
+        )
+    if not is_outline(task):
+        with frozen(teacher.model):
+            _ = teacher.model(task.queries(rows)).queries

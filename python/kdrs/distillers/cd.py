@@ -13,7 +13,7 @@ from torch import Tensor
 from kdrs.core import sampling
 from kdrs.core.ranking import Ranking
 from kdrs.core.sampling import stream
-from kdrs.distillers.base import Distiller, only, require_scores
+from kdrs.distillers.base import Distiller, only
 from kdrs.errors import ConfigError
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, owners_of
@@ -68,11 +68,15 @@ class CD(Distiller):
         self.teacher = only(teachers)
         if config.items > config.pool and config.law != "uniform":
             raise ConfigError(f"items is {config.items}, drawn from a pool of {config.pool}", "make the pool longer")
-        require_scores(self.teacher, task)
+        self.teacher.check_scores()
         self._drawn: Tensor | None = None
         fixed = config.guide == "teacher" and config.law != "uniform"
         held = fixed and 8 * task.n_queries * min(config.pool, task.n_items) <= HELD_BYTES
-        self._pool = list(self.teacher.topk_blocks(config.pool)) if held else None  # otherwise ranked again each epoch
+        if fixed:
+            self.teacher.check_lists(config.pool)
+        self._pool: list[tuple[slice, Ranking]] | None = None  # otherwise ranked again each epoch
+        if held and not self.outlined:
+            self._pool = list(self.teacher.topk_blocks(config.pool))
 
     def draw(self, epoch: Epoch) -> Tensor | None:
         if self.config.law == "uniform":

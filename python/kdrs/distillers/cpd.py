@@ -17,10 +17,11 @@ from kdrs.data.interactions import Interactions
 from kdrs.distillers._experts import Experts, mean_of_two, temperature
 from kdrs.distillers._features import Projector, Side, cosine_losses, sides
 from kdrs.distillers._hidden import ExpertConfig
-from kdrs.distillers.base import Distiller, distinct, only, seeded
+from kdrs.distillers.base import Distiller, distinct, noise_on, only, seeded
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, best_items, owners_of
 from kdrs.training import losses
+from kdrs.training.outline import is_outline
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
 
@@ -110,7 +111,7 @@ class CPD(Distiller):
                 self.users, self.items = (Projector(student_dim, target_dim, hidden, config.experts) for _ in range(2))
         self.penalty = Penalty(config, self.teacher, task)
         self.to(task.device)
-        self._noise = torch.Generator(task.device)
+        self._noise = noise_on(task.device)
         self._temperature = 1.0
 
     def draw(self, epoch: Epoch) -> Any:
@@ -186,7 +187,10 @@ class Penalty(nn.Module):
         self._lists_on = config.listwise_weight > 0
         self._pairs_on = config.pairwise_weight > 0 and config.pairs != "batch"
         ranked = (self._lists_on and config.lists == "rank") or (self._pairs_on and config.pairs != "uniform")
-        self._pool = self._best(teacher) if ranked and config.guide == "teacher" else None
+        self._pool: np.ndarray | None = None
+        if ranked and config.guide == "teacher":
+            teacher.check_lists(config.list_pool, keep_seen=config.keep_seen)
+            self._pool = None if is_outline(task) else self._best(teacher)
         self._asks_student = ranked and config.guide == "student"
         # a list that outlives its epoch belongs to the checkpoint
         kept = self._asks_student and config.refresh > 1

@@ -75,6 +75,13 @@ class DCD(RRD):
             )
         teacher, kept = teachers[0], config.refresh > 1
         self._best: dict[str, np.ndarray] = {}
+        self._corrections: dict[str, Lists] = {}
+        if config.user_weight:
+            teacher.check_lists(config.correction_pool)
+        if config.item_weight:
+            teacher.check_users()
+        if self.outlined:
+            return
         if config.user_weight:
             self._best["users"] = np.ascontiguousarray(teacher.topk(config.correction_pool).items)  # [Q, C]
         if config.item_weight:
@@ -83,7 +90,6 @@ class DCD(RRD):
             # lists that outlive their epoch belong to the checkpoint
             empty = torch.full((len(lists), config.under + config.over if kept else 0), -1, dtype=torch.int32)
             self.register_buffer(f"drawn_{side}", empty, persistent=kept)
-        self._corrections: dict[str, Lists] = {}
 
     def draw(self, epoch: Epoch) -> Any:
         return super().draw(epoch) if self.config.ranking_weight else None

@@ -17,7 +17,7 @@ from kdrs.core.kernels import propagate, sparse_csr
 from kdrs.core.sampling import stream
 from kdrs.data.interactions import Interactions
 from kdrs.distillers._features import Kind, Projector, cosine_losses, vectors
-from kdrs.distillers.base import Distiller, distinct, only, seeded
+from kdrs.distillers.base import Distiller, distinct, noise_on, only, seeded
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, row_blocks
 from kdrs.training.queries import Batch, Epoch, Task
@@ -69,11 +69,13 @@ class FreqD(Distiller):
                 Projector(student_dim, target_dim, target_dim, config.experts, config.dropout) for _ in range(2)
             )
         self.to(task.device)
+        self._noise = noise_on(task.device)
+        if self.outlined:
+            return
         self.graphs: dict[Kind, Graph] = {
             "users": Graph(shared_graph(task.seen, config.neighbours), task.device),
             "items": Graph(shared_graph(task.seen.transpose(), config.neighbours), task.device),
         }
-        self._noise = torch.Generator(task.device)
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
         self._noise.manual_seed(self.stream(epoch, "noise"))

@@ -136,6 +136,13 @@ class HetComp(Distiller):
                 f"allowed: 1 to {unseen - 1}",
             )
         listed = min(LISTED, task.n_items)
+        for teacher, stages, states in zip(teachers, trajectories, chosen, strict=True):
+            if states[-1] is stages[-1]:  # earlier ones are asked when they are loaded
+                teacher.check_lists(listed)
+                if config.observed == "ensemble":
+                    check_ranked(teacher)
+        if self.outlined:
+            return
         users = np.arange(task.n_users)
         self.lists = np.full((len(teachers), config.states, task.n_users, listed), -1, np.int32)
         self.stability = np.zeros(self.lists.shape if config.consistency else (0,), np.float32)
@@ -388,24 +395,30 @@ def _ranks_in(state: Teacher, lists: np.ndarray) -> np.ndarray:
     return out
 
 
+def check_ranked(teacher: Teacher) -> None:
+    """Raises ``MissingKnowledge`` for a teacher that is a ranking alone."""
+    try:
+        teacher.check_scores()
+    except MissingKnowledge as error:
+        raise MissingKnowledge(
+            f"teacher {teacher.name!r} holds only a ranking; hetcomp needs scores to rank the training items",
+            'set observed = "stored", or export user and item vectors',
+        ) from error
+
+
 def ranks_of_seen(teacher: Teacher, task: Task) -> np.ndarray:
     """Rank, from 0, of each training pair among its user's training items by the teacher's scores: int64 [pairs].
 
     Raises ``MissingKnowledge`` for a teacher that is a ranking alone.
     """
+    check_ranked(teacher)
     seen = task.seen
     rows = seen.row_of_pair.astype(np.int64)
     scores = np.empty(seen.n_pairs, np.float32)
     for start in range(0, seen.n_pairs, 1 << 18):
         part = slice(start, start + (1 << 18))
         users, within = np.unique(rows[part], return_inverse=True)
-        try:
-            view = teacher.view(task.queries(torch.from_numpy(users).to(task.device)))
-        except MissingKnowledge as error:
-            raise MissingKnowledge(
-                f"teacher {teacher.name!r} holds only a ranking; hetcomp needs scores to rank the training items",
-                'set observed = "stored", or export user and item vectors',
-            ) from error
+        view = teacher.view(task.queries(torch.from_numpy(users).to(task.device)))
         items = torch.from_numpy(seen.indices[part].astype(np.int64)).to(task.device)
         scores[part] = view.pairs(torch.from_numpy(within).to(task.device), items).cpu().numpy()
     order = np.lexsort((seen.indices, -scores, rows))

@@ -13,7 +13,7 @@ from torch import Tensor
 from kdrs.core.sampling import stream
 from kdrs.distillers._experts import NO_EFFECT, Experts, temperature
 from kdrs.distillers._hidden import Entities, Vectors
-from kdrs.distillers.base import Distiller, only, seeded
+from kdrs.distillers.base import Distiller, noise_on, only, seeded
 from kdrs.distillers.ftd import cosine_gap
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher
@@ -74,7 +74,7 @@ class HTD(Distiller):
             self.users = Experts(student_dim, dim, config.groups, config.cutoff, hidden)
             self.items = Experts(student_dim, dim, config.groups, config.cutoff, hidden)
         self.to(task.device)
-        self._noise = torch.Generator(task.device)
+        self._noise = noise_on(task.device)
         self._temperature = 1.0
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:

@@ -49,11 +49,13 @@ class IRRRD(RRD):
 
     def __init__(self, config: IRRRDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)
-        self.user_pool = teachers[0].top_users(config.user_pool)  # [I, W]
-        width, drawn = self.user_pool.shape[1], config.interesting_users
+        teacher, width, drawn = teachers[0], min(config.user_pool, task.n_users), config.interesting_users
+        teacher.check_users()
         self.user_weights = sampling.falling_weights(width, config.user_temperature, drawn, "user_temperature")
-        self._seen_by = task.seen.transpose()
         self._user_lists: Lists | None = None
+        if not self.outlined:
+            self.user_pool = teacher.top_users(width)  # [I, W]
+            self._seen_by = task.seen.transpose()
 
     def draw(self, epoch: Epoch) -> tuple[Tensor, ...]:
         config = self.config

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from kdrs.distillers.base import noise_on
 from kdrs.distillers.cpd import Penalty, PenaltyConfig
 from kdrs.distillers.nkd import NKD, NKDConfig
 from kdrs.distillers.sld import SLD, SLDConfig
@@ -42,7 +43,7 @@ class MKD(NKD):
         self.penalty = Penalty(config, self.teacher, task)
         self.sld = SLD(config, teachers, task, student_dim, seed) if config.output_weight else None
         self.to(task.device)
-        self._penalty_noise = torch.Generator(task.device)
+        self._penalty_noise = noise_on(task.device)
 
     def draw(self, epoch: Epoch) -> tuple[Any, Any]:
         return self.penalty.draw(self.stream(epoch, "lists")), None if self.sld is None else self.sld.draw(epoch)

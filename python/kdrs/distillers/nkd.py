@@ -13,7 +13,7 @@ from torch import Tensor
 from kdrs.core import ranking
 from kdrs.core.sampling import stream
 from kdrs.distillers._features import Kind, Projector, Side, all_vectors, cosine_losses, sides, vectors
-from kdrs.distillers.base import Distiller, only, seeded
+from kdrs.distillers.base import Distiller, noise_on, only, seeded
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher
 from kdrs.training.queries import Batch, Epoch, Task
@@ -77,11 +77,13 @@ class NKD(Distiller):
             made = [Projector(student_dim, target_dim, max(width, 1), config.experts, config.dropout) for _ in kinds]
         self.users, self.items = made
         self.to(task.device)
+        self._noise = noise_on(task.device)
+        if self.outlined:
+            return
         self._neighbours: dict[Kind, Tensor] = {
             "users": nearest(all_vectors(self.teacher, task, "users"), config),
             "items": nearest(all_vectors(self.teacher, task, "items"), config),
         }
-        self._noise = torch.Generator(task.device)
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
         self._noise.manual_seed(self.stream(epoch, "noise"))

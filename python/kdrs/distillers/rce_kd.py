@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdrs.core import sampling
 from kdrs.core.sampling import stream
-from kdrs.distillers.base import Distiller, only, require_scores
+from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, best_items
 from kdrs.training import losses
@@ -79,7 +79,11 @@ class RCEKD(Distiller):
     def __init__(self, config: RCEKDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)
         self.teacher = only(teachers)
-        require_scores(self.teacher, task)
+        self.teacher.check_scores()
+        self.teacher.check_lists(config.top, keep_seen=config.keep_seen)
+        self._sets: tuple[Tensor, Tensor] | None = None
+        if self.outlined:
+            return
         self.best = best_items(self.teacher, config.top, keep_seen=config.keep_seen)  # [Q, K]
         self.width = self.best.shape[1]
         # sets that outlive their epoch belong to the checkpoint
@@ -87,7 +91,6 @@ class RCEKD(Distiller):
         rows = task.n_queries if kept else 0
         self.register_buffer("kept_sets", torch.full((rows, 2 * self.width + config.sampled), -1), persistent=kept)
         self.register_buffer("kept_mix", torch.zeros(rows), persistent=kept)
-        self._sets: tuple[Tensor, Tensor] | None = None
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
         if epoch.index % self.config.refresh == 0:

@@ -85,7 +85,11 @@ class RD(Distiller):
                 f"items is {config.items}, the catalogue has {task.n_items} items", f"allowed: 1 to {task.n_items}"
             )
         keep_seen = config.exclude == "target-only"
-        lists = best_items(teacher, 2 * config.items if keep_seen else config.items, keep_seen=keep_seen)
+        length = 2 * config.items if keep_seen else config.items
+        teacher.check_lists(length, keep_seen=keep_seen)
+        if self.outlined:
+            return
+        lists = best_items(teacher, length, keep_seen=keep_seen)
         self.lists = torch.from_numpy(lists).to(task.device)  # int32 [Q, K or 2K]
         ranks = torch.arange(1, config.items + 1, device=task.device)
         # the first weight is 1 however small λ is

@@ -58,13 +58,14 @@ class RRD(Distiller):
 
     def __init__(self, config: RRDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)
-        self.pool = np.ascontiguousarray(only(teachers).topk(config.pool).items)  # [Q, W]
-        self.weights = np.ones(self.pool.shape[1])
+        teacher, width = only(teachers), min(config.pool, task.n_items)
+        teacher.check_lists(width)
+        self.weights = np.ones(width)
         if config.choice != "topk":
-            self.weights = sampling.falling_weights(
-                self.pool.shape[1], config.temperature, config.interesting, "temperature"
-            )
+            self.weights = sampling.falling_weights(width, config.temperature, config.interesting, "temperature")
         self._lists: Lists | None = None
+        if not self.outlined:
+            self.pool = np.ascontiguousarray(teacher.topk(width).items)  # [Q, W]
 
     def draw(self, epoch: Epoch) -> tuple[Tensor, ...]:
         config = self.config

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdrs.core import sampling
-from kdrs.distillers.base import Distiller, only, require_scores
+from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, owners_of
 from kdrs.training import losses
@@ -49,7 +49,7 @@ class ScoreMatching(Distiller):
     ):
         super().__init__(config, teachers, task, student_dim, seed)
         self.teacher = only(teachers)
-        require_scores(self.teacher, task)
+        self.teacher.check_scores()
         self._drawn: Tensor | None = None
 
     def draw(self, epoch: Epoch) -> Tensor:

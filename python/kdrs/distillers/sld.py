@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdrs.core import sampling
-from kdrs.distillers.base import Distiller, only, require_scores
+from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, owners_of
 from kdrs.training import losses
@@ -64,14 +64,15 @@ class SLD(Distiller):
         super().__init__(config, teachers, task, student_dim, seed)
         self.teacher = only(teachers)
         if config.label == "soft":
-            require_scores(self.teacher, task)
-        self.pool = np.ascontiguousarray(self.teacher.topk(config.pool).items)  # [Q, W]
-        self.weights = sampling.falling_weights(
-            self.pool.shape[1], config.draw_temperature, config.top, "draw_temperature"
-        )
-        self._owners = owners_of(task, np.arange(task.n_queries))
+            self.teacher.check_scores()
+        width = min(config.pool, task.n_items)
+        self.teacher.check_lists(width)
+        self.weights = sampling.falling_weights(width, config.draw_temperature, config.top, "draw_temperature")
         self._ids: Tensor | None = None
         self._labels: Tensor | None = None
+        if not self.outlined:
+            self.pool = np.ascontiguousarray(self.teacher.topk(width).items)  # [Q, W]
+            self._owners = owners_of(task, np.arange(task.n_queries))
 
     def draw(self, epoch: Epoch) -> Tensor:
         config = self.config

@@ -60,15 +60,19 @@ class UnKD(Distiller):
 
     def __init__(self, config: UnKDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)
+        teacher = only(teachers)
+        teacher.check_scores()
+        self._pairs: Tensor | None = None
+        if self.outlined:
+            return
         popularity = task.seen.column_degrees
         self.groups = popularity_groups(popularity, config.groups)
         self.counts = pairs_of_groups(
             [popularity[group].mean() for group in self.groups], config.pairs, config.group_power
         )
         self.lists = [  # each [Q, C]: a group's unseen items by the teacher's score
-            group_lists(only(teachers), task, group, config.pool) for group in self.groups
+            group_lists(teacher, task, group, config.pool) for group in self.groups
         ]
-        self._pairs: Tensor | None = None
 
     def draw(self, epoch: Epoch) -> Tensor:
         """int64 [Q, P, 2]: the better and the worse item of each pair; -1 where there is no pair."""

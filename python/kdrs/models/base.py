@@ -62,6 +62,8 @@ class Recommender(Hooks, nn.Module):
     """Which of ``bits`` and ``users`` it may be trained with (`kdrs.models.compact`): its view must be a `DotView`, and its
     loss one of the view."""
     why_not_compact: ClassVar[str] = "has no vectors whose products are its scores"
+    begins: ClassVar[bool] = False
+    """Whether it may start from a teacher's vectors (``begin_with``)."""
     user_table: ClassVar[str | None] = None
     """The attribute that holds nothing but the users' vectors, which a model of encoded users does without."""
     dim: int
@@ -133,11 +135,8 @@ class Recommender(Hooks, nn.Module):
         return None
 
     def begin_with(self, users: Tensor, items: Tensor) -> None:
-        """Takes vectors, float32 [U, D] and [I, D], as its first weights. Raises ``ConfigError`` where weights are none."""
-        raise ConfigError(
-            f"{type(self).__name__} cannot start from a teacher's vectors: its own are computed",
-            "take bpr, lightgcn or sgl, or leave start out",
-        )
+        """Takes vectors, float32 [U, D] and [I, D], as its first weights, where it ``begins`` with such."""
+        raise NotImplementedError
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         """The model's own training loss on a batch, a scalar, summed over rows unless an option says otherwise."""

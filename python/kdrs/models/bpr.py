@@ -31,6 +31,7 @@ class BPR(Recommender):
     config: BPRConfig
     score_tables = ("users.weight", "items.weight")
     compactable = ("bits", "users")
+    begins = True
     user_table = "users"
     reference = "Rendle et al., BPR: Bayesian personalized ranking from implicit feedback, UAI 2009"
 

@@ -46,6 +46,7 @@ class LightGCN(Recommender):
     config: Any
     graph: Tensor
     compactable = ("bits", "users")
+    begins = True
     reference = "He et al., LightGCN: simplifying and powering graph convolution network for recommendation, SIGIR 2020"
 
     def __init__(self, config: Any, task: Task):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from kdrs._memory import memory_limit
 from kdrs.core.sampling import stream
 from kdrs.data import Dataset
+from kdrs.data.dataset import empty
 from kdrs.distillers.base import seeded
 from kdrs.errors import ConfigError, MachineError
 from kdrs.evaluation.evaluator import Evaluator
@@ -16,6 +18,7 @@ from kdrs.evaluation.protocols import Plateau, Protocol, Selection, protocol
 from kdrs.models import ModelConfig, Recommender, model_class
 from kdrs.models.compact import check_compact, compact_class, is_compact
 from kdrs.runs.config import RunConfig
+from kdrs.training.outline import building, is_outline
 from kdrs.training.queries import Task
 
 MOST_STAGES = 100_000
@@ -87,12 +90,17 @@ def check_room(needed: int, what: str, remedy: str) -> None:
 
 
 def build_model(config: RunConfig, task: Task) -> Recommender:
-    """The run's model with its seeded initial weights, on the task's device."""
+    """The run's model with its seeded initial weights, on the task's device; for an outline its parameters' shapes."""
     cls, options = model_of(config)
-    check_room(4 * task.n_items * options.dim, "the model's table of items takes", "lower model.dim")
     check_compact(config.model["name"], cls, options)
     if is_compact(options):
         cls = compact_class(cls)  # type: ignore[arg-type]
+    if is_outline(task):
+        bare = copy.copy(task)
+        bare.seen = empty(task.seen.shape)  # graphs and rows of training pairs are no parameters
+        with building(task):
+            return cls(options, bare).to(task.device)
+    check_room(4 * task.n_items * options.dim, "the model's table of items takes", "lower model.dim")
     with seeded(stream(config.train.seed, "init")):
         return cls(options, task).to(task.device)
 

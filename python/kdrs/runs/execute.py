@@ -26,8 +26,10 @@ from kdrs.runs.build import (
     build_task,
     check_measured,
     check_memory,
+    check_room,
     choose_protocol,
     choose_selection,
+    device_of,
     memory_of,
     stage_epochs,
 )
@@ -42,6 +44,7 @@ from kdrs.runs.records import PATH
 from kdrs.runs.results import means_of, measure_teachers, save_peer, save_result, summary_of
 from kdrs.runs.vouching import check_options
 from kdrs.teachers.model import ModelTeacher
+from kdrs.training.outline import OUTLINE
 
 
 @dataclass
@@ -123,7 +126,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
     if not all(is_done(part.config, part.place) for part in parts):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come again when all is built for good
-            rehearse(config, out, dataset)
+            rehearse(config, out, dataset, evaluator)
     else:
         loaded = load_learners(inner, dataset, task)
     with Run.create(out, config.to_dict(), dataset, resume=resume, complete=completed) as run, _failure_noted(run):
@@ -233,10 +236,17 @@ def _looks(
 
 
 def rehearse(
-    config: RunConfig, out: Path, dataset: Dataset, planned: dict[str, Planned] | None = None
+    config: RunConfig,
+    out: Path,
+    dataset: Dataset,
+    evaluator: Evaluator,
+    planned: dict[str, Planned] | None = None,
+    *,
+    device: torch.device | None = None,
 ) -> list[Learner]:
     """Builds a run with all its parts, in order, and trains nothing: the learners of the run. Parts that are not finished
-    have untrained models, entered into ``planned`` by their directories.
+    have untrained models, entered into ``planned`` by their directories. All are measured by one ``evaluator``. The
+    ``device`` is the run's unless it is that of an outline.
 
     Raises whatever building them for good will raise, for a part with its name.
     """
@@ -245,14 +255,13 @@ def rehearse(
     for part in parts:
         try:
             if not is_done(part.config, part.place):
-                learner = rehearse(part.config, part.place, dataset, planned)[0]
+                learner = rehearse(part.config, part.place, dataset, evaluator, planned, device=device)[0]
                 planned[str(part.place)] = Planned(part.config, learner.model, learner.task, part.place)
         except KdrsError as error:
             raise type(error)(f"part {part.name!r}: {error.cause}", error.remedy) from error
     stage_epochs(inner)
-    task = build_task(inner, dataset)
-    selection, evaluator = choose_selection(inner, choose_protocol(inner, dataset)), build_evaluator(inner, dataset)
-    check_measured(inner, selection, evaluator, dataset)
+    task = build_task(inner, dataset, device)
+    check_measured(inner, choose_selection(inner, choose_protocol(inner, dataset)), evaluator, dataset)
     check_memory(inner, dataset, task, evaluator)
     return load_learners(inner, dataset, task, planned)[1]
 
@@ -292,28 +301,36 @@ def _carry_out_part(run: Run, part: Part, hooks: Hooks) -> Outcome | None:
 
 
 def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
-    """What a run would be, found out by building all of it and training nothing: parts, sizes, memory. Parts still to be
-    trained are built too, and teach with their initial weights."""
+    """What a run would be: its parts, sizes and memory, from an outline of all of it (`kdrs.training.outline.OUTLINE`).
+
+    Reads the data set, and of runs and teacher files the heads; no weights are made or read and no lists either, so the time
+    it takes does not grow with models and lists. Raises what `execute` raises before training, but for what only values show:
+    weights and lists that are damaged.
+    """
     parts, inner = expand(config, Path(out))
     check_teachers(inner, Path(out))
     _check_core(config)
+    device = device_of(config.device)
     dataset = Dataset.load(config.data.path)
-    learners = rehearse(config, Path(out), dataset)
+    evaluator = build_evaluator(config, dataset)
+    learners = rehearse(config, Path(out), dataset, evaluator, device=OUTLINE)
     task = learners[0].task
     n_parameters = sum(parameter.numel() for parameter in learners[0].model.parameters())
     trained = sum(p.numel() for learner in learners for p in learner.optimizer.parameters.values())
-    pairs = dataset.train.n_pairs
-    own_memory = memory_of(inner, dataset, task, build_evaluator(config, dataset))
+    own_memory = memory_of(inner, dataset, task, evaluator)
+    # weights are made here even for another device, and every optimizer keeps a number of its own beside each
+    copies = 2 if device.type == "cpu" else 1
+    check_room(copies * 4 * trained + own_memory, "the run takes", "lower model.dim, or the method's sizes")
     return {
         "parts": [f"{part.name} ({part.config.model['name']}, dim {part.config.model['dim']})" for part in parts],
         "data": dataset.name,
         "users": dataset.n_users,
         "items": dataset.n_items,
-        "training_pairs": pairs,
+        "training_pairs": dataset.train.n_pairs,
         "batches_per_epoch": task.n_batches,
         "parameters": n_parameters,
         "trained_parameters": trained,
-        "device": str(task.device),
+        "device": str(device),
         "protocol": choose_protocol(config, dataset).name,
         # parameters, best copy, gradient, two moments; draws and lists
         "memory_bytes": 4 * (4 * trained + n_parameters) + own_memory,

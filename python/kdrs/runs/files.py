@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kdrs._files import replacing, write_bytes
 from kdrs.errors import ArtefactError, shown
 from kdrs.runs.records import PATH, RESTORE, dumps, parse_metadata
-from kdrs.teachers.file import read_safetensors
+from kdrs.teachers.file import read_head, read_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,10 +41,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_run_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file that a run wrote. Raises ``ArtefactError`` for any other."""
+def read_run_tensors(path: Path, *, head: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file that a run wrote; of its ``head`` alone tensors without values. Raises ``ArtefactError``
+    for any other file."""
     try:
-        tensors, metadata = read_safetensors(path)
+        tensors, metadata = read_head(path) if head else read_safetensors(path)
     except ArtefactError as error:
         raise ArtefactError(error.cause, RESTORE) from error
     return tensors, parse_metadata(metadata.get("kdrs"), shown(str(path), PATH))

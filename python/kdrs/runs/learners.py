@@ -19,13 +19,15 @@ from kdrs.runs.start import start_model
 from kdrs.teachers.base import Stage, Teacher
 from kdrs.teachers.file import FileTeacher, trajectory_files
 from kdrs.teachers.model import ModelTeacher
+from kdrs.training.outline import building
 from kdrs.training.queries import Task
 
 
 def build_term(settings: TermSettings, teachers: dict[str, Teacher], task: Task, dim: int, seed: int) -> Term:
     cls = distiller_class(settings.method)
     own = [teachers[reference] for reference in settings.teacher]
-    distiller = cls(cls.Config(**settings.options), own, task, dim, stream(seed, "term", settings.name))
+    with building(task):
+        distiller = cls(cls.Config(**settings.options), own, task, dim, stream(seed, "term", settings.name))
     return Term(settings.name, settings.weight, distiller)
 
 
@@ -73,7 +75,7 @@ def build_learner(
         teachers = load_teachers(config, dataset, task, planned)
     model = build_model(config, task)
     if config.start is not None:
-        start_model(model, config, dataset, teachers, planned)
+        start_model(model, config, dataset, task, teachers, planned)
     terms = []
     for settings in config.distill:
         known = teachers

@@ -22,6 +22,7 @@ from kdrs.runs.records import PATH, RESTORE
 from kdrs.runs.results import load_reports
 from kdrs.teachers.base import Stage
 from kdrs.teachers.model import ModelTeacher
+from kdrs.training.outline import OUTLINE
 from kdrs.training.pairs import PairTask
 from kdrs.training.queries import Queries, Task
 from kdrs.training.view import Factors
@@ -64,7 +65,8 @@ class LoadedRun:
     @classmethod
     def open(cls, path: str | Path, dataset: Dataset | None = None, *, device: torch.device | None = None) -> LoadedRun:
         """Raises ``ArtefactError`` if the run is unfinished, damaged, or was trained on other data than ``dataset``, and if its
-        model computes with training data (graphs, histories) that are not there."""
+        model computes with training data (graphs, histories) that are not there. On the ``device`` of an outline the model has
+        its shapes and no weights, and of the run's files heads are read."""
         run = Run.open(path)
         config = config_of(run)
         if dataset is None and os.path.lexists(config.data.path):
@@ -72,13 +74,15 @@ class LoadedRun:
         run.check_ids()
         if dataset is not None:
             check_same_data(run, dataset)
-        tensors, metadata = run.load_model()
+        outline = device is not None and device.type == OUTLINE.type
+        tensors, metadata = run.load_model(head=outline)
         if "tables" in metadata:
-            task = (
-                cls._sizes(run, config, device)
-                if dataset is None
-                else cast("Task", PairTask(dataset.train, device=device or device_of(config.device)))
-            )
+            if outline:  # small enough to be read
+                device, (tensors, metadata) = torch.device("cpu"), run.load_model()
+            if dataset is None:
+                task = cls._sizes(run, config, device)
+            else:
+                task = cast("Task", PairTask(dataset.train, device=device or device_of(config.device)))
             return cls(run, config, dataset, stored_model(tensors, metadata["tables"], task, run.path).eval(), task)
         if dataset is not None:
             task = build_task(config, dataset, device)
@@ -187,7 +191,7 @@ def stored_model(tensors: dict[str, Tensor], description: str, task: Task, path:
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
     """Gives a model a run's weights. Raises ``ArtefactError`` for weights of another model or size, and not finite ones."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not (tensor.is_meta or torch.isfinite(tensor).all()):
             raise ArtefactError(
                 f"the weights in {shown(str(where), PATH)} are not finite: {shown(name)}", "train the run anew"
             )

@@ -22,6 +22,8 @@ from kdrs.runs.directory import Run
 from kdrs.runs.opened import LoadedRun, check_same_data, load_weights
 from kdrs.runs.values import FROM_TEACHER
 from kdrs.teachers.base import Teacher
+from kdrs.training.outline import is_outline
+from kdrs.training.queries import Task
 from kdrs.training.view import Factors
 
 if TYPE_CHECKING:
@@ -36,17 +38,22 @@ def start_model(
     model: nn.Module,
     config: RunConfig,
     dataset: Dataset,
+    task: Task,
     teachers: Mapping[str, Teacher],
     planned: Mapping[str, Planned] | None = None,
 ) -> None:
     """Gives a model the first weights that ``config.start`` names.
 
-    Raises ``ArtefactError`` for a run of another model, or of other data, ``ConfigError`` for a model whose vectors are not its
-    weights.
+    Of an outline it says what it would refuse. Raises ``ArtefactError`` for a run of another model, or of other data,
+    ``ConfigError`` for a model whose vectors are not its weights.
     """
     assert config.start is not None
+    outline = is_outline(task)
     if config.start == FROM_TEACHER:
         teacher = teachers[config.distill[0].teacher[0]]
+        check_begins(model)
+        if outline:
+            return
         begin(model, *vectors_of(teacher, model.dim), seed=config.train.seed)  # type: ignore[arg-type]
         return
     first = planned.get(config.start) if planned else None
@@ -65,13 +72,23 @@ def start_model(
                 f"or from its teacher's vectors: --start {FROM_TEACHER}",
             )
     if isinstance(model, Compact) or any(theirs[key] != config.model[key] for key in ("bits", "users")):
-        if first is not None:
-            return  # its vectors are still to be trained
+        check_begins(model)
+        if first is not None or outline:
+            return  # its vectors are still to be trained, or not asked for
         opened = LoadedRun.open(config.start, dataset)
         begin(model, *vectors_of(opened.teacher(), model.dim), seed=config.train.seed)  # type: ignore[arg-type]
         return
-    weights = run.load_model()[0] if first is None else first.model.state_dict()
+    weights = run.load_model(head=outline)[0] if first is None else first.model.state_dict()
     load_weights(model, weights, Path(config.start))
+
+
+def check_begins(model: nn.Module) -> None:
+    """Raises ``ConfigError`` for a model whose vectors are not its weights."""
+    if not getattr(model, "begins", False):
+        raise ConfigError(
+            f"{type(model).__name__} cannot start from a teacher's vectors: its own are computed",
+            "take bpr, lightgcn or sgl, or leave start out",
+        )
 
 
 def begin(model: Recommender, users: np.ndarray, items: np.ndarray, *, seed: int) -> None:

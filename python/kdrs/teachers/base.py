@@ -67,6 +67,15 @@ class Teacher(Protocol):
     def stages(self) -> Sequence[Stage]:
         """Saved earlier selves, oldest first, itself last."""
 
+    def check_scores(self) -> None:
+        """Raises ``MissingKnowledge`` if it cannot score: early what would fail in the first step."""
+
+    def check_lists(self, k: int, *, keep_seen: bool = False) -> None:
+        """Raises ``MissingKnowledge`` where ``topk_blocks`` would; ranks nothing."""
+
+    def check_users(self) -> None:
+        """Raises ``MissingKnowledge`` where ``top_users`` would; ranks nothing."""
+
 
 class Scored:
     """Lists of whatever answers ``view`` and perhaps ``factors``, for the queries of the task ``asked``.
@@ -90,6 +99,15 @@ class Scored:
     def score_block(self, rows: Any) -> Tensor:
         """float32 [b, I]: scores of all items for int query rows [b]."""
         return self.view(self._queries(rows)).all_scores()
+
+    def check_scores(self) -> None:
+        self.view(self._queries([0]))
+
+    def check_lists(self, k: int, *, keep_seen: bool = False) -> None:
+        """Whatever scores has lists of any length."""
+
+    def check_users(self) -> None:
+        """And users of every item."""
 
     def score_pairs(self, rows: Any, ids: Any) -> Tensor:
         """float32 [b, C]: scores of each row's own items, int [b, C]."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from kdrs.core.ranking import Ranking
 from kdrs.errors import ArtefactError, MissingKnowledge, shown
 from kdrs.teachers.base import Scored, Stage, as_array
 from kdrs.teachers.foreign import refuse_foreign
-from kdrs.teachers.tensors import check_tensor, read_lists
+from kdrs.teachers.tensors import check_scores_of, check_tensor, read_lists
+from kdrs.training.outline import OUTLINE, is_outline
 from kdrs.training.queries import Queries, Task
 from kdrs.training.view import DotView, Factors, View
 
@@ -32,7 +34,8 @@ class FileTeacher(Scored):
 
     ``stages`` are earlier selves, ``epoch`` is this one's; `FileTeacher.trajectory` reads them from a folder.
 
-    Tensors may be of any float (or integer) type, contiguous or not; they are copied to float32 and never written to.
+    Tensors may be of any float (or integer) type, contiguous or not; they are copied to float32 and never written to. For an
+    outline (`kdrs.training.outline.OUTLINE`) shapes, types and digests are read and checked, and no values.
 
     Raises ``ArtefactError`` for files that are no such thing, for shapes, values and ids that do not fit the task, for lists
     whose scores rise.
@@ -49,7 +52,7 @@ class FileTeacher(Scored):
     ):
         self.path, self.task, self.asked, self.name = Path(path), task, task, str(path)
         self._stages, self.epoch = stages, epoch
-        tensors, metadata = read_safetensors(self.path)
+        tensors, metadata = (read_head if is_outline(task) else read_safetensors)(self.path)
         if metadata.get("kdrs") != "teacher/1":
             raise ArtefactError(
                 f"{shown(self.name, 300)} is no kdrs teacher file: its metadata say kdrs = {shown(str(metadata.get('kdrs')))}",
@@ -63,7 +66,8 @@ class FileTeacher(Scored):
             )
         self._check_ids(metadata, digests)
         self._factors = self._read_factors(tensors)
-        self._lists = self._read_lists(tensors)
+        self._n_listed = self._check_lists(tensors)
+        self._lists = None if self._n_listed is None or is_outline(task) else self._read_lists(tensors)
         self.n_bytes = sum(tensor.nbytes for tensor in tensors.values())
         """Bytes of its tensors as they lie in the file."""
         sides = (("users", "topk", "topk_scores"), ("items", "item_bias"))
@@ -71,7 +75,7 @@ class FileTeacher(Scored):
         self.row_bytes = max(sum(tensor.nbytes / len(tensor) for tensor in side) for side in found)
         """Bytes of a user or an item, the larger of the two."""
         self._ranked: Ranking | None = None
-        if self._factors is None and self._lists is None:
+        if self._factors is None and self._n_listed is None:
             raise ArtefactError(f"{shown(self.name, 300)} holds neither users and items nor topk", "export one of them")
 
     @classmethod
@@ -112,22 +116,33 @@ class FileTeacher(Scored):
         k = min(k, self.task.n_items)
         if self._lists is not None and self._lists.items.shape[1] >= k:
             return per_query(Ranking(self._lists.items[:, :k], self._lists.scores[:, :k]), self.task)
-        if self._factors is None:
-            assert self._lists is not None
-            raise MissingKnowledge(
-                f"teacher {shown(self.name, 300)} lists {self._lists.items.shape[1]} items a query; {k} were asked for",
-                "export longer lists, or lower the method's pool",
-            )
+        self.check_lists(k)
+        assert self._factors is not None
         if self._ranked is None or self._ranked.items.shape[1] < k:
             users, items, bias = self._factors
             ranked = ranking.topk(users, items, k, seen=self.task.seen, bias=bias)
             self._ranked = Ranking(as_array(ranked.items), as_array(ranked.scores))
         return per_query(Ranking(self._ranked.items[:, :k], self._ranked.scores[:, :k]), self.task)
 
-    def topk_blocks(self, k: int, *, keep_seen: bool = False) -> Iterator[tuple[slice, Ranking]]:
+    def check_scores(self) -> None:
+        self._vectors("scores and embeddings")
+
+    def check_lists(self, k: int, *, keep_seen: bool = False) -> None:
         k = min(k, self.task.n_items)
         if keep_seen:
             self._vectors("lists that keep what was seen")
+        if self._factors is None and self._n_listed is not None and self._n_listed < k:
+            raise MissingKnowledge(
+                f"teacher {shown(self.name, 300)} lists {self._n_listed} items a query; {k} were asked for",
+                "export longer lists, or lower the method's pool",
+            )
+
+    def check_users(self) -> None:
+        self._vectors("the users of each item")
+
+    def topk_blocks(self, k: int, *, keep_seen: bool = False) -> Iterator[tuple[slice, Ranking]]:
+        k = min(k, self.task.n_items)
+        self.check_lists(k, keep_seen=keep_seen)
         if keep_seen or (self._factors is not None and (self._lists is None or self._lists.items.shape[1] < k)):
             yield from super().topk_blocks(k, keep_seen=keep_seen)
         else:
@@ -136,7 +151,7 @@ class FileTeacher(Scored):
                 yield part, Ranking(ranked.items[part], ranked.scores[part])
 
     def top_users(self, k: int) -> np.ndarray:
-        self._vectors("the users of each item")
+        self.check_users()
         return super().top_users(k)
 
     def stages(self) -> Sequence[Stage]:
@@ -191,6 +206,8 @@ class FileTeacher(Scored):
         device = self.task.device
         bias = tensors["item_bias"].float().to(device) if "item_bias" in tensors else None
         factors = Factors(users.float().to(device).contiguous(), items.float().to(device).contiguous(), bias)
+        if is_outline(self.task):
+            return factors
         largest = float(factors.queries.abs().max()) * float(factors.items.abs().max()) * users.shape[1]
         if largest > torch.finfo(torch.float32).max:
             raise ArtefactError(
@@ -199,7 +216,8 @@ class FileTeacher(Scored):
             )
         return factors
 
-    def _read_lists(self, tensors: dict[str, Tensor]) -> Ranking | None:
+    def _check_lists(self, tensors: dict[str, Tensor]) -> int | None:
+        """Items that its lists have room for, by their shape and type; None without lists."""
         if "topk" not in tensors:
             if "topk_scores" in tensors:
                 raise ArtefactError(
@@ -208,7 +226,11 @@ class FileTeacher(Scored):
             return None
         rows = {"users": self.task.n_users, "items": self.task.n_items}
         check_tensor(self.name, "topk", tensors["topk"], rows["users"], "K", rows, ids=True)
-        lists, scores = read_lists(self.name, tensors["topk"], tensors.get("topk_scores"), rows["items"])
+        check_scores_of(self.name, tensors["topk"], tensors.get("topk_scores"))
+        return int(tensors["topk"].shape[1])
+
+    def _read_lists(self, tensors: dict[str, Tensor]) -> Ranking:
+        lists, scores = read_lists(self.name, tensors["topk"], tensors.get("topk_scores"), self.task.n_items)
         lists, scores = _drop_seen(lists, scores, self.task)
         return Ranking(lists.astype(np.int32), scores)
 
@@ -243,6 +265,22 @@ def _drop_seen(lists: np.ndarray, scores: np.ndarray, task: Task) -> tuple[np.nd
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; ``ArtefactError`` for anything else, which is never unpickled."""
+    return _opened(path, lambda file, key: file.get_tensor(key))
+
+
+def read_head(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The same with the tensors' shapes and types alone: they are on torch's meta device. Costs the same for any size."""
+
+    def shape_of(file: Any, key: str) -> Tensor:
+        stored = file.get_slice(key)
+        shape = stored.get_shape()
+        dtype = (stored[:0] if shape else file.get_tensor(key)).dtype
+        return torch.empty(shape, dtype=dtype, device=OUTLINE)
+
+    return _opened(path, shape_of)
+
+
+def _opened(path: Path, read: Callable[[Any, str], Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -250,7 +288,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     refuse_foreign(path)
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            return {key: read(file, key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtefactError(
             f"{shown(str(path), 300)} is no readable safetensors file: {shown(str(error))}", "export it again"

@@ -32,7 +32,7 @@ def check_tensor(
     if ids == tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         cast = "save the items' row numbers, as int32" if ids else f"convert it: {name}.astype(np.float32)"
         raise ArtefactError(cause, f"{allowed}; {cast}")
-    if not ids:
+    if not (ids or tensor.is_meta):
         finite = torch.isfinite(tensor.float())
         if not finite.all():
             place = [int(at) for at in (~finite).nonzero()[0]]
@@ -69,6 +69,15 @@ def _shape_hint(name: str, tensor: Tensor, rows: int, columns: str | None, sizes
     return ""
 
 
+def check_scores_of(file: str, items: Tensor, given: Tensor | None) -> None:
+    """Raises ``ArtefactError`` unless the lists' scores, if there are any, are numbers of their shape."""
+    if given is not None and (given.shape != items.shape or given.is_complex() or given.dtype == torch.bool):
+        raise ArtefactError(
+            f"{shown(file)}: topk_scores is {_dtype(given)} of shape {list(given.shape)}",
+            f"allowed: floats (float32) of topk's shape {list(items.shape)}, one score for each place",
+        )
+
+
 def read_lists(file: str, items: Tensor, given: Tensor | None, n_items: int) -> tuple[np.ndarray, np.ndarray]:
     """int64 [U, K] and float32 [U, K]: lists and their scores (NaN where none are given), block by block.
 
@@ -78,15 +87,7 @@ def read_lists(file: str, items: Tensor, given: Tensor | None, n_items: int) -> 
     lists = items.numpy().astype(np.int64)
     if items.dtype == torch.uint64 and (lists < 0).any():
         lists[lists < 0] = n_items  # past the range of int64, so no item
-    if given is None:
-        scores = np.full(lists.shape, np.nan, np.float32)
-    else:
-        if given.shape != items.shape or given.is_complex() or given.dtype == torch.bool:
-            raise ArtefactError(
-                f"{shown(file)}: topk_scores is {_dtype(given)} of shape {list(given.shape)}",
-                f"allowed: floats (float32) of topk's shape {list(items.shape)}, one score for each place",
-            )
-        scores = given.float().numpy()
+    scores = np.full(lists.shape, np.nan, np.float32) if given is None else given.float().numpy()
     size = max(1, BLOCK // max(1, lists.shape[1]))
     for start in range(0, len(lists), size):
         part = slice(start, start + size)

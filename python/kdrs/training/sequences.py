@@ -281,8 +281,13 @@ def _instances(
 
 def _checked_order(order: NDArray[np.int32], seen: Interactions) -> NDArray[np.int32]:
     items = np.array(order, np.int32)  # a copy: torch wants to share memory that may be written
-    rows = seen.row_of_pair
-    if items.shape != seen.indices.shape or not np.array_equal(items[np.lexsort((items, rows))], seen.indices):
+    fits = items.shape == seen.indices.shape and (not items.size or 0 <= items.min() <= items.max() < seen.shape[1])
+    if fits:
+        starts = seen.row_of_pair * np.int64(seen.shape[1])
+        keys = starts + items
+        keys.sort()  # a third of what np.lexsort takes
+        fits = np.array_equal(keys, starts + seen.indices)
+    if not fits:
         raise DataError(
             f"the order of shape {items.shape} does not hold the {seen.n_pairs} training items, user by user",
             "give Dataset.order, or each user's training items oldest first",
