@@ -159,7 +159,9 @@ Threads = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out from its last checkpoint.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the run at once, print it with its sizes, write nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check the run at once, print it with its sizes, write nothing.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout: all metrics.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All metrics, not the most telling ones alone.")]
