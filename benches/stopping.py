@@ -42,6 +42,12 @@ RULES: dict[str, int | Plateau] = {
 }
 METHODS = ("score-matching", "rrd", "cd", "de")
 METRIC = "ndcg@10"
+LEVEL = 0.05
+VERDICTS = [
+    f"Full ranking, 8:1:1 at random; test {METRIC}, mean ± standard deviation over seeds. p-values after Holm's correction.",
+    "The word in brackets is the test that is clear by itself.",
+    "Without a transfer ratio the teacher's lead over the model alone is not clear, seeds and users taken together.",
+]
 READING = [f"Full ranking, 8:1:1 at random. Each rule keeps the epoch of its best validation {METRIC}."]
 Row = Mapping[str, Any]
 
@@ -100,7 +106,7 @@ def stopping_record(runs: Path, seeds: Sequence[str]) -> dict[str, Any]:
         figures.append(
             {
                 "title": name,
-                **origin(runs / name / f"seed-{done[0]}", done),
+                **origin([runs / name / f"seed-{seed}" for seed in done], done),
                 "reading": READING,
                 "columns": columns,
                 "rows": lines,
@@ -149,18 +155,29 @@ def verdict_record(data: Path, runs: Path, seeds: Sequence[str]) -> dict[str, An
         "title": "Verdicts beside seeds",
         "question": "Do the verdicts of `kdrs eval` agree with the tests over seeds?",
         "answer": [
-            "They must: better and worse take both tests below 0.05 after Holm's correction. p-values here are corrected.",
-            "The teacher has one seed and is not among the corrected comparisons.",
+            agreement(found.to_json()["runs"]),
+            "The teacher has one seed, so its verdict is that of queries alone, and it is not among the corrected comparisons.",
         ],
         "figures": [
             {
                 "title": "MovieLens 100K, BPR 64 -> 8",
-                **origin(models["alone"][0], seeds),
+                **origin([runs / "teacher", *(place for places in models.values() for place in places)], seeds),
+                "reading": VERDICTS,
                 "columns": columns,
                 "rows": lines,
             }
         ],
     }
+
+
+def agreement(lines: Sequence[Mapping[str, Any]]) -> str:
+    """How many students' verdicts are what both tests say: a difference where both are clear, none else."""
+    agree, students = 0, [line for line in lines if METRIC in line["against_baseline_by_seed"]]
+    for line in students:
+        tests = [line[key][METRIC] for key in ("against_baseline", "against_baseline_by_seed")]
+        word = line["verdicts"][METRIC]["word"]
+        agree += (word in ("better", "worse")) == all(test["p_adjusted"] < LEVEL for test in tests)
+    return f"{agree} of {len(students)} do: a student is better or worse where both tests are below {LEVEL} after correction."
 
 
 def _p(difference: Mapping[str, Any] | None) -> str:
@@ -170,13 +187,15 @@ def _p(difference: Mapping[str, Any] | None) -> str:
     return f"{p:.4f}"
 
 
-def origin(run: Path, seeds: Sequence[str]) -> dict[str, str]:
-    env = json.loads((run / "env.json").read_text("utf-8"))
+def origin(runs: Sequence[Path], seeds: Sequence[str]) -> dict[str, str]:
+    """Where the figures of such runs come from: the machine of the last, and every commit."""
+    found = [json.loads((run / "env.json").read_text("utf-8")) for run in runs]
+    env = found[-1]
     machine = f"{env['processor']}, {env['cores']} cores, no GPU; torch {env['torch']}, Python {env['python']}"
     return {
         "command": "`python benches/stopping.py --record`",
         "machine": machine,
-        "commit": str(env["commit"]),
+        "commit": ", ".join(dict.fromkeys(str(own["commit"]) for own in found)),
         "seed": ", ".join(seeds),
     }
 
