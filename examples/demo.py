@@ -1,4 +1,5 @@
-"""From nothing to a distilled student: fetch, prepare, train, distil, compare. Each step is a kdrs command.
+"""From nothing to students a 17th, a 30th and a hundredth of their teacher: fetch, prepare, train, compress, distil,
+compare. Each step is a kdrs command.
 
 python examples/demo.py --out runs/demo
 """
@@ -13,12 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-STUDENTS = {
-    "alone": [],
-    "de": [("de", "0.01")],
-    "rrd": [("rrd", "0.001")],
-    "de+rrd": [("de", "0.01"), ("rrd", "0.001")],
-}
+DIM = 200
+ALONE = {"alone-17": DIM // 17 + 1, "alone-30": DIM // 30, "alone-100": DIM // 100}
+"""Students without a teacher, of about a 17th, a 30th and a hundredth of its bytes, by their dimensions."""
+BUDGETS = {"distilled-30": "1/30", "distilled-100": "1/100"}
 
 
 def kdrs(*arguments: str) -> None:
@@ -30,28 +29,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="made anew each time")
     parser.add_argument("--data", type=Path, default=Path("datasets/ml-100k"))
-    parser.add_argument("--teacher-dim", default="100")
-    parser.add_argument("--student-dim", default="5")
     options = parser.parse_args()
     began = time.monotonic()
     if not options.data.exists():
         kdrs("data", "prepare", "ml-100k", "--out", str(options.data))
     if (options.out / "teacher" / "config.toml").is_file():
         shutil.rmtree(options.out)
-    # a higher rate and fewer epochs than the papers', to be done in minutes
-    common = ["--data", str(options.data), "--model", "bpr", "--device", "cpu", "--lr", "3e-3", "--epochs", "50"]
+    common = ["--data", str(options.data), "--model", "bpr", "--device", "cpu"]
     teacher = options.out / "teacher"
-    kdrs("train", *common, "--dim", options.teacher_dim, "--out", str(teacher))
-    for name, methods in STUDENTS.items():
-        place = ["--dim", options.student_dim, "--out", str(options.out / name)]
-        if methods:
-            terms = [part for method, weight in methods for part in ("--method", method, "--weight", weight)]
-            if "de" in name:
-                terms += ["--set", "distill.0.experts=5"]  # 30 suit catalogues of tens of thousands
-            kdrs("distill", *common, "--teacher", str(teacher), *terms, *place)
-        else:
-            kdrs("train", *common, *place)
-    runs = [str(teacher), *(str(options.out / name) for name in STUDENTS)]
+    kdrs("train", *common, "--dim", str(DIM), "--patience", "20", "--out", str(teacher))
+    for name, dim in ALONE.items():
+        kdrs("train", *common, "--dim", str(dim), "--lr", "3e-3", "--out", str(options.out / name))
+    kdrs("compress", str(teacher), "--bits", "2", "--out", str(options.out / "compressed"))
+    for name, budget in BUDGETS.items():
+        taught = ["--teacher", str(teacher), "--budget", budget]
+        kdrs("distill", "--data", str(options.data), "--device", "cpu", *taught, "--out", str(options.out / name))
+    runs = [str(teacher), *(str(options.out / name) for name in (*ALONE, "compressed", *BUDGETS))]
     kdrs("report", *runs, "--out", str(options.out / "report"))
     kdrs("eval", *runs)
     print(f"picture: {options.out / 'report' / 'comparison.png'} ({time.monotonic() - began:.0f} s in all)")

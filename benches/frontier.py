@@ -1,0 +1,360 @@
+"""Quality against bytes: teacher, students alone, compressed, distilled in float32 and through the rounding, at equal bytes.
+
+    python benches/frontier.py [--sets citeulike-loo,citeulike,ml-100k] [--out runs/frontier] [--seeds 0] [--threads 1]
+                               [--only teacher,compressed,budget,alone,cd,coded-alone,held-out] [--record]
+
+Bytes are those of all tables: items, users or their encoder, scales. Every student is a kdrs command, printed before it starts;
+finished runs are skipped and begun ones resumed. Needs the data sets in the folder that KDRS_DATA names. ``--record`` writes
+docs/results/frontier.json and frontier.png, of which pages.py makes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kdrs
+from kdrs.runs.budget import Budget, form_of
+from kdrs.runs.directory import Run
+from reproduce import carry_out
+from reproduce import kdrs as command
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+DIM = 200
+SHARES = (10, 16, 30, 50, 100)
+SOURCES: dict[str, tuple[str, ...]] = {
+    "citeulike-loo": ("citeulike-loo",),
+    "citeulike": (
+        "citeulike/users.dat", "--format", "counted-lists", "--min-user", "5", "--split", "ratio", "--fractions", "0.8,0.1,0.1",
+    ),
+    "ml-100k": (
+        "ml-100k/ml-100k.inter", "--min-rating", "4", "--k-core", "5", "--split", "ratio", "--fractions", "0.8,0.1,0.1",
+    ),
+}  # fmt: skip
+TITLES = {
+    "citeulike-loo": "CiteULike, leave-one-out",
+    "citeulike": "CiteULike, 8:1:1",
+    "ml-100k": "MovieLens 100K, 8:1:1",
+}
+METRICS = ["ndcg@10", "recall@20"]
+KINDS = {
+    "alone": "alone, float32",
+    "coded-alone": "alone, coded",
+    "cd": "CD, float32",
+    "compressed": "compressed",
+    "budget": "distilled, `--budget`",
+}
+HELD = 5
+"""One user in so many is held out of all training."""
+
+
+class Study:
+    """The runs of one data set, in one folder."""
+
+    def __init__(self, name: str, out: Path, data: Path, threads: str):
+        self.name, self.place, self.data = name, out / name, prepared(name, data)
+        self.common = ("--data", str(self.data), "--model", "bpr", "--device", "cpu", "--threads", threads)
+        self.common += ("--protocol", "default") if name == "citeulike-loo" else ()
+        self.threads, self.teacher = threads, self.place / "teacher"
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        data = kdrs.Dataset.load(self.data)
+        return data.n_users, data.n_items
+
+    def form(self, share: int) -> Any:
+        users, items = self.sizes
+        return form_of(Budget.parse(f"1/{share}"), 4 * DIM * (users + items), DIM, items)
+
+    def run(self, kind: str, share: int, seed: str) -> Path:
+        return (
+            self.place / (f"{kind}-{DIM // share}" if kind in ("alone", "cd") else f"{kind}-{share}") / f"seed-{seed}"
+        )
+
+    def carry_out(self, kind: str, share: int, seed: str) -> None:
+        run, form = self.run(kind, share, seed), self.form(share)
+        seeded = ("--seed", seed)
+        if kind == "alone":
+            self.timed(run, "train", *self.common, "--dim", str(DIM // share), *seeded)
+        elif kind == "coded-alone":
+            coded = ("--dim", str(form.dim), "--set", f"model.bits={form.bits}", "--set", "model.users=encoded")
+            self.timed(run, "train", *self.common, *coded, "--lr", "2e-3", *seeded)
+        elif kind == "cd":
+            taught = ("--method", "cd", "--teacher", str(self.teacher))
+            self.timed(run, "distill", *self.common, *taught, "--dim", str(DIM // share), *seeded)
+        elif kind == "budget":
+            taught = ("--teacher", str(self.teacher), "--budget", f"1/{share}")
+            self.timed(run, "distill", *self.common, *taught, *seeded)
+        elif not (run / "config.toml").is_file():
+            began = time.monotonic()
+            shape = ("--bits", str(form.bits), "--dim", str(form.dim), "--users", "encoded", "--threads", self.threads)
+            command("compress", str(self.teacher), *shape, "--out", str(run))
+            self.note(run, time.monotonic() - began)
+
+    def timed(self, run: Path, *words: str) -> None:
+        done = run.is_dir() and (run / "config.toml").is_file() and Run.open(run).status().get("status") == "finished"
+        began = time.monotonic()
+        carry_out(run, *words)
+        if not done:
+            self.note(run, time.monotonic() - began)
+
+    def note(self, run: Path, seconds: float) -> None:
+        """Adds the time of a command to that of earlier ones of the same run."""
+        path = self.place / "seconds.json"
+        known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        key = str(run.relative_to(self.place))
+        path.write_text(json.dumps({**known, key: known.get(key, 0.0) + seconds}, indent=1), "utf-8")
+
+    def seconds(self, run: Path) -> str:
+        path = self.place / "seconds.json"
+        known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        found = known.get(str(run.relative_to(self.place)))
+        return "" if found is None else f"{found:,.0f}"
+
+
+def prepared(name: str, folder: Path) -> Path:
+    place = folder / name
+    if not place.exists():
+        source, *options = SOURCES[name]
+        given = source if not options else str(Path(os.environ.get("KDRS_DATA", "../shared/data")) / source)
+        command("data", "prepare", given, *options, "--out", str(place))
+    return place
+
+
+def rows_of(study: Study, seeds: Sequence[str]) -> tuple[list[list[str]], list[dict[str, Any]]]:
+    """The table of a data set, and its points for the picture."""
+    data, rows, points = kdrs.Dataset.load(study.data), [], []
+    for share in SHARES:
+        runs = {
+            kind: [run for seed in seeds if (run := study.run(kind, share, seed)).joinpath("report.json").is_file()]
+            for kind in KINDS
+        }
+        known = [run for kind in KINDS for run in runs[kind]]
+        if not runs["alone"] or len(known) == len(runs["alone"]):
+            continue
+        found = kdrs.compare_runs(
+            [study.teacher, *known], dataset=data, protocol_name="default", metrics=METRICS, time_scoring=False,
+            baseline=str(runs["alone"][0].parent if len(runs["alone"]) > 1 else runs["alone"][0]),
+        ).to_json()  # fmt: skip
+        lines = found["runs"]
+        teacher = lines[0]
+        if not rows:
+            rows.append(["teacher", "1", f"{teacher['n_bytes']:,}", *_qualities(teacher), "1", ""])
+            interval = teacher.get("intervals", {}).get(METRICS[0])
+            points.append(
+                {"kind": "teacher", "bytes": teacher["n_bytes"], "value": _mean(teacher), "interval": interval}
+            )
+        at = 1
+        for kind, title in KINDS.items():
+            if not runs[kind]:
+                continue
+            line, at = lines[at], at + 1
+            part = teacher["n_bytes"] / line["n_bytes"]
+            ratio = line["transfer_ratio"].get(METRICS[0]) if kind != "alone" else None
+            told = f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio and ratio["clear"] else ""
+            rows.append(
+                [
+                    f"1/{share}: {title}",
+                    f"1/{part:.1f}",
+                    f"{line['n_bytes']:,}",
+                    *_qualities(line),
+                    told or ("0" if kind == "alone" else ""),
+                    study.seconds(runs[kind][0]),
+                ]
+            )
+            points.append({"kind": kind, "bytes": line["n_bytes"], "value": _mean(line)})
+    return rows, points
+
+
+def _mean(line: dict[str, Any]) -> float:
+    return float(line["metrics"][METRICS[0]]["mean"])
+
+
+def _qualities(line: dict[str, Any]) -> list[str]:
+    found = []
+    for metric in METRICS:
+        told = line["metrics"][metric]
+        found.append(f"{told['mean']:.4f}" + (f" ± {told['sd']:.4f}" if told.get("sd") else ""))
+    return found
+
+
+def held_out(study: Study) -> list[str] | None:
+    """Users of whom no pair was trained on, encoded from their items: NDCG@10 beside a teacher that was trained with them."""
+    data = kdrs.Dataset.load(study.data)
+    held = np.random.default_rng(0).permutation(data.n_users)[: data.n_users // HELD]
+    left = np.ones(data.n_users, bool)
+    left[held] = False
+
+    def without(pairs: kdrs.Interactions) -> kdrs.Interactions:
+        kept = left[pairs.row_of_pair]
+        return kdrs.Interactions.from_pairs(pairs.row_of_pair[kept], pairs.indices[kept], *pairs.shape)
+
+    place = study.place / "held-out"
+    if not (place / "data").exists():
+        kdrs.Dataset.from_interactions(
+            without(data.train), without(data.valid), without(data.test), users=data.users, items=data.items, name=f"{study.name}-held-out"
+        ).save(place / "data")  # fmt: skip
+    own = ("--data", str(place / "data"), *study.common[2:], "--dim", str(DIM), "--seed", "0")
+    carry_out(place / "teacher", "train", *own)
+    forms = {"W, float32": ("--bits", "32", "--users", "sum"), "ridge, float32": ("--bits", "32", "--users", "ridge"),
+             "W, 2 bits": ("--bits", "2", "--users", "sum"), "ridge, 2 bits": ("--bits", "2", "--users", "ridge")}  # fmt: skip
+    evaluator = kdrs.Evaluator.of(data)
+    users = np.isin(evaluator(kdrs.load_run(study.teacher, data).factors())["test"].queries, held)
+
+    def value(factors: Any) -> float:
+        report = evaluator(factors)["test"]
+        return float(report.values[METRICS[0]][users].mean())
+
+    whole = value(kdrs.load_run(study.teacher, data).factors())
+    found = [TITLES[study.name], f"{len(held):,}", f"{whole:.4f}"]
+    for title, options in forms.items():
+        run = place / title.replace(", ", "-").replace(" ", "-")
+        if not (run / "config.toml").is_file():
+            command("compress", str(place / "teacher"), *options, "--out", str(run), "--threads", study.threads)
+        model = kdrs.load_run(run).model
+        own_value = value((model.encode(data.train), *model.factors()[1:]))
+        found.append(f"{own_value:.4f} ({own_value / whole:.2f})")
+    return found
+
+
+def picture(points: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    looks = {
+        "alone": ("0.45", "s", "student alone, float32"),
+        "coded-alone": ("#56B4E9", "v", "student alone, coded"),
+        "cd": ("#009E73", "^", "CD, float32"),
+        "compressed": ("#0072B2", "o", "compressed, seconds"),
+        "budget": ("#D55E00", "D", "distilled through the rounding"),
+    }
+    figure = Figure(figsize=(4.8 * len(points), 4.2), dpi=150, layout="constrained")
+    handles: dict[str, Any] = {}
+    for axis, (name, own) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
+        teacher = own[0]
+        if teacher.get("interval"):
+            axis.axhspan(*teacher["interval"], color="black", alpha=0.07, linewidth=0)
+        handles["teacher"] = axis.axhline(teacher["value"], color="black", linewidth=1, linestyle=(0, (5, 4)))
+        axis.plot(teacher["bytes"], teacher["value"], "*", color="black", markersize=12)
+        for kind, (colour, marker, label) in looks.items():
+            mine = sorted((p["bytes"], p["value"]) for p in own if p["kind"] == kind)
+            if mine:
+                (handles[label],) = axis.plot(
+                    *zip(*mine, strict=True), marker=marker, color=colour, linewidth=1.4, markersize=6
+                )
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(EngFormatter(unit="B", sep=" "))
+        axis.set(title=TITLES[name], xlabel="bytes of all tables")
+        axis.grid(True, color="0.92")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("NDCG@10, all items ranked, test")
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    figure.savefig(path)
+
+
+def record(
+    studies: Sequence[Study], seeds: Sequence[str], known: list[list[str]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    figures, points = [], {}
+    for study in studies:
+        rows, own = rows_of(study, seeds)
+        if not rows:
+            continue
+        points[study.name] = own
+        env = json.loads((study.teacher / "env.json").read_text("utf-8"))
+        commits = {json.loads(path.read_text("utf-8"))["commit"] for path in study.place.glob("*/seed-*/env.json")}
+        figures.append(
+            {
+                "title": TITLES[study.name],
+                "command": f"`python benches/frontier.py --sets {study.name} --record`",
+                "machine": f"{env['processor']}, {env['cores']} cores, no GPU; torch {env['torch']}, Python {env['python']}",
+                "commit": ", ".join(sorted({str(commit) for commit in commits} | {str(env["commit"])})),
+                "seed": ", ".join(seeds),
+                "reading": [
+                    f"All items ranked; teacher: BPR {DIM}. Bytes are those of all tables.",
+                    "Transfer ratio of NDCG@10: 0 is the float32 student alone of the same bytes, 1 the teacher; paired "
+                    "bootstrap over queries, 95 %. Empty: the teacher's lead is not clear.",
+                    "Seconds are those of the whole command on one core of a shared machine.",
+                ],
+                "columns": ["model", "of the teacher", "bytes", "NDCG@10", "Recall@20", "transfer ratio", "s"],
+                "rows": rows,
+            }
+        )
+    if known:
+        last = figures[-1]
+        figures.append(
+            {
+                **{key: last[key] for key in ("machine", "commit")},
+                "title": "New users",
+                "command": "`python benches/frontier.py --only held-out --record`",
+                "seed": "0",
+                "reading": [
+                    "A fifth of the users is left out of all training, then encoded from their training items.",
+                    "NDCG@10 of these users; in brackets its share of what a teacher has that was trained with them.",
+                ],
+                "columns": [
+                    "data",
+                    "held out",
+                    "trained with them",
+                    "W, float32",
+                    "ridge, float32",
+                    "W, 2 bits",
+                    "ridge, 2 bits",
+                ],
+                "rows": known,
+            }
+        )
+    return {
+        "title": "Quality against bytes",
+        "question": "What is the best student of so many bytes?",
+        "answer": ANSWER,
+        "picture": "frontier.png",
+        "figures": figures,
+        "notes": "notes/frontier.md",
+    }, points
+
+
+ANSWER = ["See the tables."]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
+    parser.add_argument("--data", type=Path, default=Path("datasets"))
+    parser.add_argument("--sets", default=",".join(SOURCES))
+    parser.add_argument("--shares", default=",".join(map(str, SHARES)))
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--only", default="teacher,compressed,budget,alone")
+    parser.add_argument("--threads", default="1")
+    parser.add_argument("--record", action="store_true")
+    options = parser.parse_args()
+    seeds, wanted = options.seeds.split(","), options.only.split(",")
+    studies = [Study(name, options.out, options.data, options.threads) for name in options.sets.split(",")]
+    known = []
+    for study in studies:
+        if "teacher" in wanted:
+            study.timed(study.teacher, "train", *study.common, "--dim", str(DIM), "--seed", "0")
+        for kind in wanted:
+            for share in map(int, options.shares.split(",")) if kind in KINDS else ():
+                for seed in seeds:
+                    study.carry_out(kind, share, seed)
+        if "held-out" in wanted or (
+            options.record and (study.place / "held-out" / "teacher" / "report.json").is_file()
+        ):
+            known.append(held_out(study))
+    if options.record:
+        made, points = record(studies, seeds, [row for row in known if row])
+        (RESULTS / "frontier.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        picture(points, RESULTS / "frontier.png")
+
+
+if __name__ == "__main__":
+    main()
