@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 import kdrs
-from kdrs.runs.budget import Budget, form_of
 from kdrs.runs.directory import Run
 from reproduce import carry_out
 from reproduce import kdrs as command
@@ -64,27 +63,19 @@ class Study:
         self.common += ("--protocol", "default") if name == "citeulike-loo" else ()
         self.threads, self.teacher = threads, self.place / "teacher"
 
-    @property
-    def sizes(self) -> tuple[int, int]:
-        data = kdrs.Dataset.load(self.data)
-        return data.n_users, data.n_items
-
-    def form(self, share: int) -> Any:
-        users, items = self.sizes
-        return form_of(Budget.parse(f"1/{share}"), 4 * DIM * (users + items), DIM, items)
-
     def run(self, kind: str, share: int, seed: str) -> Path:
         return (
             self.place / (f"{kind}-{DIM // share}" if kind in ("alone", "cd") else f"{kind}-{share}") / f"seed-{seed}"
         )
 
     def carry_out(self, kind: str, share: int, seed: str) -> None:
-        run, form = self.run(kind, share, seed), self.form(share)
+        run = self.run(kind, share, seed)
         seeded = ("--seed", seed)
         if kind == "alone":
             self.timed(run, "train", *self.common, "--dim", str(DIM // share), *seeded)
         elif kind == "coded-alone":
-            coded = ("--dim", str(form.dim), "--set", f"model.bits={form.bits}", "--set", "model.users=encoded")
+            model = Run.open(self.run("compressed", share, "0")).config["model"]
+            coded = ("--dim", str(model["dim"]), "--set", f"model.bits={model['bits']}", "--set", "model.users=encoded")
             self.timed(run, "train", *self.common, *coded, "--lr", "2e-3", *seeded)
         elif kind == "cd":
             taught = ("--method", "cd", "--teacher", str(self.teacher))
@@ -94,8 +85,9 @@ class Study:
             self.timed(run, "distill", *self.common, *taught, *seeded)
         elif not (run / "config.toml").is_file():
             began = time.monotonic()
-            shape = ("--bits", str(form.bits), "--dim", str(form.dim), "--users", "encoded", "--threads", self.threads)
-            command("compress", str(self.teacher), *shape, "--out", str(run))
+            command(
+                "compress", str(self.teacher), "--budget", f"1/{share}", "--threads", self.threads, "--out", str(run)
+            )
             self.note(run, time.monotonic() - began)
 
     def timed(self, run: Path, *words: str) -> None:
@@ -198,9 +190,9 @@ def held_out(study: Study) -> list[str] | None:
 
     place = study.place / "held-out"
     if not (place / "data").exists():
-        kdrs.Dataset.from_interactions(
-            without(data.train), without(data.valid), without(data.test), users=data.users, items=data.items, name=f"{study.name}-held-out"
-        ).save(place / "data")  # fmt: skip
+        parts = [without(part) for part in (data.train, data.valid, data.test)]
+        known = {"users": data.users, "items": data.items, "name": f"{study.name}-held-out"}
+        kdrs.Dataset.from_interactions(*parts, **known).save(place / "data")
     own = ("--data", str(place / "data"), *study.common[2:], "--dim", str(DIM), "--seed", "0")
     carry_out(place / "teacher", "train", *own)
     forms = {"W, float32": ("--bits", "32", "--users", "sum"), "ridge, float32": ("--bits", "32", "--users", "ridge"),

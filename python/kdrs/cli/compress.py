@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kdrs.runs.compress import Compressed
 
 Bits = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--bits", help="Bits of a coordinate: 1, 2, 3, 4 or 8; 32 for float32. (default: 3)", show_default=False
     ),
@@ -23,6 +23,15 @@ Bits = Annotated[
 Dim = Annotated[
     int | None,
     typer.Option("--dim", help="Dimensions to keep, the best ones for all scores. (default: all)", show_default=False),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="Chooses bits and dimensions on the validation part: 1/20 of the source's bytes, 40B an item, or 2MB in all. "
+        "(default: as --bits and --dim say)",
+        show_default=False,
+    ),
 ]
 Users = Annotated[
     str,
@@ -63,7 +72,8 @@ def register(app: typer.Typer) -> None:
 
 def compress(
     source: Annotated[Path, typer.Argument(help="Run directory or teacher file.")],
-    bits: Bits = 3, dim: Dim = None, users: Users = "auto", out: Out = None, data: Data = None, protocol: ProtocolName = None,
+    bits: Bits = None, dim: Dim = None, budget: Budget = None, users: Users = "auto", out: Out = None, data: Data = None,
+    protocol: ProtocolName = None,
     threads: Threads = None, as_json: Json = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Make a teacher or a student small without training: few bits, fewer dimensions, users without a table. Takes seconds.
@@ -83,7 +93,7 @@ def compress(
         say_json(_document(made, place))
         return
     ratio = "" if made.source_bytes is None else f", 1/{made.source_bytes / made.n_bytes:.1f} of {made.source_bytes:,}"
-    shape = f"{made.model.dim} dimensions, {bits} bits, users: {made.users}"
+    shape = f"{made.model.dim} dimensions, {made.bits} bits, users: {made.users}"
     say(f"{visible(str(place))}: {made.n_bytes:,} bytes{ratio}; {shape}; {made.seconds:.1f} s")
     if verbose:
         for line in made.tried:
@@ -99,6 +109,7 @@ def _document(made: Compressed, place: Path) -> dict[str, Any]:
         "bytes": made.n_bytes,
         "source_bytes": made.source_bytes,
         "dim": made.model.dim,
+        "bits": made.bits,
         "users": made.users,
         "seconds": made.seconds,
         "parts": means_of(made.reports),

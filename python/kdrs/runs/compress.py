@@ -23,8 +23,10 @@ from kdrs.fitting.fit import Fit
 from kdrs.models import model_class
 from kdrs.models.stored import Side, StoredModel
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
+from kdrs.runs.compared import size_of
 from kdrs.runs.config import EvalSettings, RunConfig, completed, resolve
 from kdrs.runs.directory import Run
+from kdrs.runs.forms import Budget, Form, forms_of, usual
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.records import PATH
@@ -54,6 +56,7 @@ class Compressed:
     n_bytes: int
     """Of all its tables."""
     seconds: float
+    bits: int
     users: str
     """``table``, ``sum`` or ``ridge``."""
     reports: dict[str, Report] = field(default_factory=dict)
@@ -72,6 +75,7 @@ def compress(
     bits: int = 3,
     dim: int | None = None,
     *,
+    budget: str | None = None,
     users: Users = "auto",
     dataset: Dataset | str | Path | None = None,
     out: str | Path | None = None,
@@ -86,6 +90,9 @@ def compress(
     3. ``users``: ``table`` keeps one; ``sum`` and ``ridge`` replace it by a function of each user's training items
        (`kdrs.compact.encoders`), which serves new users too; ``encoded`` is the better of these, ``auto`` of all three, on the
        validation part. Without a validation part both mean ``sum``.
+
+    ``budget`` (``"1/20"`` of the source's bytes, ``"40B"`` an item, ``"2MB"`` in all) chooses bits and dimension instead: those
+    that are best on the validation part. Users are then encoded.
 
     The result is measured on the data set's split. ``out`` leaves a run directory, which `kdrs eval`, ``report`` and
     ``distill --teacher`` take. The data set is the run's own unless given (the folder's path, for ``out``); factors need none
@@ -109,11 +116,21 @@ def compress(
         own, items, bias = given.vectors(dim)
         task = cast("Task", None)
         model = StoredModel(_side(items, bits), users=_side(own, bits), bias=_tensor(bias), task=task)
-        return Compressed(model, model.nbytes, time.monotonic() - began, "table")
+        return Compressed(model, model.nbytes, time.monotonic() - began, bits, "table")
     config, data = given.config(protocol_name, threads), given.dataset
     evaluator = build_evaluator(config, data)
     selects = choose_selection(config, choose_protocol(config, data)).metrics[0]
-    own, items, bias = given.vectors(dim)
+    if budget is not None:
+        if dim is not None or users == "table":
+            raise ConfigError(
+                f"budget is {shown(budget)}, and {'dim' if dim is not None else 'users'} is given",
+                "leave one of the two out: a budget chooses bits and dim, of a student of encoded users",
+            )
+        form = best_form(given.teacher, data, Budget.parse(budget), config)
+        bits, dim, users = form.bits, form.dim, "encoded" if users == "auto" else users
+        (own, items), bias = vectors_of(given.teacher, dim), None
+    else:
+        own, items, bias = given.vectors(dim)
     task = PairTask(data.train)
     kept, tried, best = _side(items, bits), [], None
     for name, model in _candidates(
@@ -130,6 +147,7 @@ def compress(
         model,
         model.nbytes,
         time.monotonic() - began,
+        bits,
         chosen.partition(" ")[0],
         reports=reports,
         source=evaluator(given.teacher),
@@ -140,6 +158,36 @@ def compress(
     if out is None:
         return result
     return _saved(result, given, config, bits, Path(out), chosen)
+
+
+def best_form(teacher: Teacher, data: Dataset, budget: Budget, config: RunConfig) -> Form:
+    """Of the forms that fit a budget the one whose compressed teacher is best on the validation part, users as sums; without
+    such a part the usual one. Biases are a coordinate."""
+    _, n_bytes, _ = size_of(teacher, data)
+    factors = teacher.factors()
+    dim = teacher.dim if factors is None else int(factors.items.shape[1]) + (factors.bias is not None)
+    if n_bytes is None:
+        raise MissingKnowledge(
+            f"the bytes of {shown(teacher.name)} are not known",
+            "say how many the student may have: 40B an item, or 2MB in all",
+        )
+    forms = forms_of(budget, n_bytes, dim, data.n_items)
+    if not data.valid.n_pairs or len(forms) == 1:
+        return usual(forms, dim)
+    evaluator, task = build_evaluator(config, data), PairTask(data.train)
+    selects = choose_selection(config, choose_protocol(config, data)).metrics[0]
+
+    def value(form: Form) -> float:
+        own, items = vectors_of(teacher, form.dim)
+        side = _side(items, form.bits)
+        assert isinstance(side, Codes)
+        encoder = SumEncoder.fit(
+            side.rotate(own), history_sums(task.seen, side, POWERS[0]), POWERS[0], REGS[0]
+        ).rounded()
+        model = StoredModel(side, encoder=encoder, task=task)
+        return evaluator(model.factors(), parts=["valid"])["valid"].mean(selects)
+
+    return max(forms, key=value)
 
 
 @dataclass

@@ -1,0 +1,163 @@
+"""``--budget``: what it takes, what it chooses, that the file is no larger."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kdrs
+from commands import fails, ok
+from conftest import toy_dataset
+from kdrs.errors import ConfigError
+from kdrs.runs.compress import best_form
+from kdrs.runs.config import resolve
+from kdrs.runs.execute import execute
+from kdrs.runs.forms import Budget, bytes_of, forms_of, usual
+from kdrs.runs.opened import LoadedRun
+from kdrs.training.pairs import PairTask
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("budget")
+    toy_dataset().save(place / "toy")
+    values = {"data": {"path": str(place / "toy")}, "model": {"name": "bpr", "dim": 40}, "device": "cpu"}
+    execute(resolve({**values, "train": {"epochs": 5, "batch_size": 64, "lr": 1e-2}}), place / "teacher")
+    return place / "teacher"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1/20", 50_000), (" 1 / 20 ", 50_000), ("0.05", 50_000), (".05", 50_000), ("2/40", 50_000), ("40B", 4_000),
+        ("20kB", 20_000), ("20KB", 20_000), ("0.5MB", 500_000), ("1MiB", 1 << 20), ("20000B", 20_000),
+    ],
+)  # fmt: skip
+def test_sizes(text, expected):
+    assert Budget.parse(text).bytes_of(1_000_000, 100) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "20", "1/0", "0/5", "3/2", "1", "1.5", "-1/20", "0B", "40", "40 b", "2TB", "1/20x", "٣/٤", "1e-2"]
+)
+def test_other_words_are_refused(text):
+    with pytest.raises(ConfigError, match=r"(?s)budget is.*allowed: 1/20 or 0\.05"):
+        Budget.parse(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 400), st.integers(1, 2000))
+def test_the_largest_form_that_fits(dim, n_items, share):
+    teacher_bytes = 4 * dim * (n_items + 50)
+    room = teacher_bytes // share
+    try:
+        forms = forms_of(Budget.parse(f"1/{share}"), teacher_bytes, dim, n_items) if share > 1 else []
+    except ConfigError:
+        assert bytes_of(1, 1, n_items) > room
+        return
+    for form in forms:
+        assert form.n_bytes == bytes_of(form.dim, form.bits, n_items) <= room
+        assert 1 <= form.dim <= dim
+        assert form.dim == dim or bytes_of(form.dim + 1, form.bits, n_items) > room
+
+
+def test_without_a_validation_part_fewer_bytes_never_get_more_bits():
+    shares = (5, 10, 16, 30, 50, 100, 200)
+    forms = [usual(forms_of(Budget.parse(f"1/{share}"), 4 * 200 * 30_000, 200, 25_000), 200) for share in shares]
+    assert [form.bits for form in forms] == sorted((form.bits for form in forms), reverse=True)
+    assert [form.n_bytes for form in forms] == sorted((form.n_bytes for form in forms), reverse=True)
+
+
+def test_the_form_is_the_best_one_on_validation(teacher):
+    opened = LoadedRun.open(teacher)
+    values = {}
+    for form in forms_of(Budget.parse("1/10"), 4 * 40 * 130, 40, 80):
+        made = kdrs.compress(teacher, form.bits, form.dim, users="sum")
+        values[form.bits, form.dim] = made.tried[0][made.selects]
+    known = opened.teacher(PairTask(opened.dataset.train))
+    chosen = best_form(known, opened.dataset, Budget.parse("1/10"), opened.config)
+    assert values[chosen.bits, chosen.dim] == max(values.values())
+    made = kdrs.compress(teacher, budget="1/10")
+    assert (made.bits, made.model.dim) == (chosen.bits, chosen.dim)
+    assert made.n_bytes <= chosen.n_bytes  # ridge regression has no matrix
+
+
+@pytest.mark.parametrize("budget", ["1/12", "1/40", "9B", "1500B"])
+def test_the_file_is_as_large_as_was_said(budget, teacher, tmp_path):
+    data = teacher.parent / "toy"
+    result = ok(
+        "distill", "--data", data, "--teacher", teacher, "--budget", budget, "--epochs", 1, "--device", "cpu",
+        "--out", tmp_path / "s",
+    )  # fmt: skip
+    model = LoadedRun.open(tmp_path / "s").model
+    told = Budget.parse(budget)
+    opened = LoadedRun.open(teacher)
+    known = opened.teacher(PairTask(opened.dataset.train))
+    form = best_form(known, opened.dataset, told, opened.config)
+    assert model.nbytes == form.n_bytes
+    if told.row is None:
+        assert model.nbytes <= told.bytes_of(4 * 40 * (50 + 80), 80)
+    else:
+        assert model.row_bytes <= told.row
+    # what was chosen is printed as a run file, which gives the same run
+    lines = [line.removeprefix(f"budget {budget}: ") for line in result.err.splitlines() if line.startswith("budget")]
+    chosen = tomllib.loads("\n".join(lines))
+    again = {"data": {"path": str(data)}, "device": "cpu", **chosen}
+    execute(resolve(again), tmp_path / "again")
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("s", "again")]
+    assert files[0] == files[1]
+
+
+def test_what_is_stated_wins_over_what_is_chosen(teacher, tmp_path):
+    data = teacher.parent / "toy"
+    ok(
+        "distill", "--data", data, "--teacher", teacher, "--budget", "1/12", "--method", "rrd", "--set", "distill.0.pool=20",
+        "--set", "distill.0.interesting=5", "--set", "distill.0.uninteresting=5", "--lr", "5e-3", "--epochs", 1,
+        "--model", "lightgcn",
+        "--device", "cpu", "--out", tmp_path / "s",
+    )  # fmt: skip
+    config = LoadedRun.open(tmp_path / "s").config
+    assert [term.method for term in config.distill] == ["rrd"]
+    assert (config.model["name"], config.train.lr, config.train.epochs) == ("lightgcn", 5e-3, 1)
+    assert config.model["users"] == "encoded"
+
+
+def test_a_compressed_teacher_has_its_own_bytes(teacher, tmp_path):
+    data = teacher.parent / "toy"
+    ok("compress", teacher, "--bits", 8, "--out", tmp_path / "small")
+    told = fails(
+        2,
+        "distill",
+        "--data",
+        data,
+        "--teacher",
+        tmp_path / "small",
+        "--budget",
+        "1/100",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "s",
+    )
+    assert "the smallest student has" in told
+    ok(
+        "distill",
+        "--data",
+        data,
+        "--teacher",
+        tmp_path / "small",
+        "--budget",
+        "1/2",
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "s",
+    )
+    sizes = [LoadedRun.open(tmp_path / name).model.nbytes for name in ("small", "s")]
+    assert sizes[1] <= sizes[0] / 2
