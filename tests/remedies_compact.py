@@ -85,3 +85,11 @@ CASES = {
         (*TRAIN, "--start", "teacher"), "kdrs distill with --method and --teacher", (*TAUGHT, "--start", "teacher")
     ),
 }  # fmt: skip
+CASES |= {
+    "bits and a budget": Case(
+        (*SMALL, "--bits", "2", "--budget", "1/2"), "leave one of the two out", (*SMALL, "--budget", "1/2")
+    ),
+    "a dimension and a budget": Case(
+        (*SMALL, "--dim", "2", "--budget", "1/2"), "leave one of the two out", (*SMALL, "--budget", "1/2")
+    ),
+}

@@ -87,7 +87,8 @@ def compress(
     )
     with messages():
         made = make(
-            source, bits, dim, users=users, dataset=data, out=place, protocol_name=protocol, threads=threads  # type: ignore[arg-type]
+            source, 3 if bits is None else bits, dim, budget=budget, users=users, dataset=data, out=place,  # type: ignore[arg-type]
+            protocol_name=protocol, threads=threads,
         )  # fmt: skip
     if as_json:
         say_json(_document(made, place))
