@@ -9,6 +9,7 @@ import typer
 
 from kdrs.cli.choices import PROTOCOLS, USERS, listed
 from kdrs.cli.output import messages, say, say_json
+from kdrs.errors import ConfigError, shown
 from kdrs.escaping import visible
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def compress(
     """
     from kdrs.runs.compress import compress as make
 
+    if bits is not None and budget is not None:
+        raise ConfigError(f"--bits {bits} and --budget {shown(budget)} are both given", "leave one of the two out")
     place = (
         out if out is not None else source.with_name(f"{source.stem if source.is_file() else source.name}-compressed")
     )
