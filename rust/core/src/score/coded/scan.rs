@@ -53,6 +53,7 @@ impl CodeScan {
         relief: &mut impl Relief,
     ) {
         assert!(range.end <= panels.panels() && queries.iter().all(|queries| queries.fits(panels)));
+        assert!(queries.len() == goals.len() && queries.len() == caught.len().div_ceil(ROWS));
         for first in range.clone().step_by(BATCH) {
             let count = BATCH.min(range.end - first);
             let lines = panels.open(simd, first, count, &mut self.room);
