@@ -2,9 +2,10 @@
 
     python benches/quantisers.py RUN [--json]
 
-RUN is a finished run of products, such as the teacher of benches/frontier.py. For each number of bytes an item: scalar codes of
-every number of bits with the most dimensions that fit (the best by validation is marked), and product codes of so many bytes, of
-the whole vectors. Both have one matrix for users, fitted alike; books of product codes are float32 and counted. Full ranking.
+RUN is a finished run of products, such as the teacher of benches/frontier.py. For each number of bytes an item: scalar codes
+of every number of bits with the most dimensions that fit (the best by validation is marked), and product codes of so many
+bytes, of the whole vectors. Both have one matrix for users, fitted alike; books of product codes are float32 and counted.
+Full ranking.
 """
 
 from __future__ import annotations
