@@ -206,7 +206,7 @@ def held_out(study: Study) -> list[str] | None:
         "distilled, 1/30": (*taught, "1/30"),
     }
     evaluator = kdrs.Evaluator.of(data)
-    users = np.isin(evaluator(kdrs.load_run(study.teacher, data).factors())["test"].queries, held)
+    users = np.isin(evaluator(kdrs.load_run(study.teacher, data).factors())["test"].rows, held)
 
     def value(factors: Any) -> float:
         report = evaluator(factors)["test"]
