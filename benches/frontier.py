@@ -195,10 +195,18 @@ def held_out(study: Study) -> list[str] | None:
         kdrs.Dataset.from_interactions(*parts, **known).save(place / "data")
     own = ("--data", str(place / "data"), *study.common[2:], "--dim", str(DIM), "--seed", "0")
     carry_out(place / "teacher", "train", *own)
-    forms = {"W, float32": ("--bits", "32", "--users", "sum"), "ridge, float32": ("--bits", "32", "--users", "ridge"),
-             "W, 2 bits": ("--bits", "2", "--users", "sum"), "ridge, 2 bits": ("--bits", "2", "--users", "ridge")}  # fmt: skip
+    small = ("compress", str(place / "teacher"), "--threads", study.threads)
+    taught = ("distill", *own[:-4], "--teacher", str(place / "teacher"), "--seed", "0", "--quiet", "--budget")
+    ways = {
+        "W, float32": (*small, "--bits", "32", "--users", "sum"),
+        "ridge, float32": (*small, "--bits", "32", "--users", "ridge"),
+        "W, 2 bits": (*small, "--bits", "2", "--users", "sum"),
+        "ridge, 2 bits": (*small, "--bits", "2", "--users", "ridge"),
+        "distilled, 1/10": (*taught, "1/10"),
+        "distilled, 1/30": (*taught, "1/30"),
+    }
     evaluator = kdrs.Evaluator.of(data)
-    users = np.isin(evaluator(kdrs.load_run(study.teacher, data).factors())["test"].queries, held)
+    users = np.isin(evaluator(kdrs.load_run(study.teacher, data).factors())["test"].rows, held)
 
     def value(factors: Any) -> float:
         report = evaluator(factors)["test"]
@@ -206,14 +214,17 @@ def held_out(study: Study) -> list[str] | None:
 
     whole = value(kdrs.load_run(study.teacher, data).factors())
     found = [TITLES[study.name], f"{len(held):,}", f"{whole:.4f}"]
-    for title, options in forms.items():
-        run = place / title.replace(", ", "-").replace(" ", "-")
+    for title, words in ways.items():
+        run = place / title.replace(", ", "-").replace(" ", "-").replace("/", "-")
         if not (run / "config.toml").is_file():
-            command("compress", str(place / "teacher"), *options, "--out", str(run), "--threads", study.threads)
+            command(*words, "--out", str(run))
         model = kdrs.load_run(run).model
         own_value = value((model.encode(data.train), *model.factors()[1:]))
         found.append(f"{own_value:.4f} ({own_value / whole:.2f})")
     return found
+
+
+WAYS = ("W, float32", "ridge, float32", "W, 2 bits", "ridge, 2 bits", "distilled, 1/10", "distilled, 1/30")
 
 
 def picture(points: dict[str, list[dict[str, Any]]], path: Path) -> None:
@@ -292,15 +303,7 @@ def record(
                     "A fifth of the users is left out of all training, then encoded from their training items.",
                     "NDCG@10 of these users; in brackets its share of what a teacher has that was trained with them.",
                 ],
-                "columns": [
-                    "data",
-                    "held out",
-                    "trained with them",
-                    "W, float32",
-                    "ridge, float32",
-                    "W, 2 bits",
-                    "ridge, 2 bits",
-                ],
+                "columns": ["data", "held out", "trained with them", *WAYS],
                 "rows": known,
             }
         )

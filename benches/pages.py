@@ -8,11 +8,11 @@ text and are carried over as they are. ``--check`` writes nothing and names the 
 
 A record of tables::
 
-    {"title": ..., "question": ..., "answer": [sentence, ...], "notes": "notes/NAME.md",
+    {"title": ..., "question": ..., "answer": [sentence, ...], "notes": "notes/NAME.md", "picture": "NAME.png",
      "figures": [{"title": ..., "command": ..., "machine": ..., "commit": ..., "seed": ..., "reading": [sentence, ...],
                   "columns": [...], "rows": [[...], ...]}]}
 
-``notes`` and ``seed`` are left out where there are none.
+``notes``, ``picture`` and ``seed`` are left out where there are none.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ LINKS = {
     "Do papers and kdrs agree?": [
         "trajectories", "ftd", "rd-caser", "hetcomp", "sasrec", "rce-kd", "bd", "unkd", "family-epochs",
     ],
+    "What is the best student of so many bytes?": ["frontier"],
     "What does it cost?": ["costs", "costs-models", "costs-gowalla", "growth", "million", "epoch", "lazy-adam", "memory"],
     "When does a run stop?": ["stopping"],
     "Do verdicts agree with seeds?": ["verdicts"],
@@ -82,6 +83,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def page(record: dict[str, Any]) -> str:
     """A record of tables as a page."""
     lines = [f"# {record['title']}", "", f"**{record['question']}** {' '.join(record['answer'])}".rstrip()]
+    if "picture" in record:
+        lines += ["", f"![{record['title']}]({record['picture']})"]
     for figure in record["figures"]:
         lines += ["", f"## {figure['title']}", ""]
         lines += [f"- {sentence}" for sentence in figure["reading"]]

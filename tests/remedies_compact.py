@@ -81,6 +81,9 @@ CASES = {
         lists_alone,
         names=("--method", "--dim", "--set model.bits"),
     ),
+    "a start of computed vectors": Case(
+        (*TAUGHT[:3], "--model", "ngcf", *TAUGHT[5:], "--start", "teacher"), "take bpr", (*TAUGHT, "--start", "teacher")
+    ),
     "a start from no teacher": Case(
         (*TRAIN, "--start", "teacher"), "kdrs distill with --method and --teacher", (*TAUGHT, "--start", "teacher")
     ),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import kdrs
 from commands import fails, ok
 from conftest import toy_dataset
-from kdrs.errors import ConfigError
+from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.runs.compress import best_form
 from kdrs.runs.config import resolve
 from kdrs.runs.execute import execute
@@ -161,3 +161,16 @@ def test_a_compressed_teacher_has_its_own_bytes(teacher, tmp_path):
     )
     sizes = [LoadedRun.open(tmp_path / name).model.nbytes for name in ("small", "s")]
     assert sizes[1] <= sizes[0] / 2
+
+
+def test_a_teacher_that_does_not_tell_its_bytes(teacher):
+    opened = LoadedRun.open(teacher)
+
+    class Unknown:
+        name, dim, asked = "mine", 40, PairTask(opened.dataset.train)
+
+        def factors(self):
+            return opened.factors()
+
+    with pytest.raises(MissingKnowledge, match="the bytes of mine are not known"):
+        best_form(Unknown(), opened.dataset, Budget.parse("1/10"), opened.config)

@@ -104,12 +104,30 @@ def test_a_catalogue_with_a_sample(path, mine, theirs, biased, monkeypatch):
     np.put_along_axis(top, np.argsort(-scores, axis=1)[:, :300], True, axis=1)
     top[1::2] = False
     seen = Interactions.from_pairs(*np.nonzero(top | (rng.random(scores.shape) < density)), 25, 6000)
-    for k in (1, 20, 200):
+    for k in (1, 20, 200, 3000):
         ids, best = slow_topk(scores, seen, k)
         for threads in (1, 2):
             found = ranking.topk(queries, items, k, seen=seen, bias=bias, threads=threads)
             np.testing.assert_array_equal(found.items, ids)
             assert found.scores.tobytes() == best.tobytes()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_catalogue_full_of_ties(path, bits, biased, monkeypatch):
+    """Far more items reach a threshold than are asked for; what is held must be cut back, and lower ids win."""
+    monkeypatch.setenv("KDRS_SIMD", path)
+    rng = np.random.default_rng(bits)
+    queries, items = random_codes(rng, 14, 2, bits, "few"), random_codes(rng, 5000, 2, bits, "few")
+    bias = rng.integers(-1, 2, 5000).astype(np.float32) if biased else None
+    scores = slow_scores(queries, items, bias)
+    seen = Interactions.from_pairs(*np.nonzero(rng.random(scores.shape) < 0.1), 14, 5000)
+    for k in (1, 30, 900):
+        ids, best = slow_topk(scores, seen, k)
+        found = ranking.topk(queries, items, k, seen=seen, bias=bias)
+        np.testing.assert_array_equal(found.items, ids)
+        assert found.scores.tobytes() == best.tobytes()
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -160,6 +160,8 @@ class LoadedRun:
 
     @property
     def n_parameters(self) -> int:
+        if isinstance(self.model, StoredModel):
+            return self.model.n_parameters
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def report(self) -> dict[str, Report]:

@@ -196,7 +196,7 @@ impl Kind for Coded<'_> {
                 full.sieve
                     .with_seen(unseen, |bits| simd.drop_seen_codes(bits, &call.order.ids, caught));
                 *threshold = threshold.max(full.sieve.nth(simd, guess, caught.scores()));
-                caught.keep(*threshold);
+                simd.keep_codes(*threshold, caught);
             }
         }
         scan.scan(simd, tiles, panels, sampled..panels.panels(), goals, catches, &mut full);
@@ -220,8 +220,9 @@ impl Kind for Coded<'_> {
             return false;
         }
         let surest = sieve.nth(simd, call.k, caught.scores());
+        simd.keep_codes(surest, caught);
         sieve.keys.clear();
-        let best = caught.pairs().filter(|&(_, score)| score >= surest);
+        let best = caught.pairs();
         sieve
             .keys
             .extend(best.map(|(position, score)| rank_key(score, ids[position as usize])));
@@ -250,7 +251,7 @@ impl<'a, F: Fn(usize) -> &'a [i32]> Relief for Full<'_, 'a, F> {
         self.sieve
             .with_seen(seen, |bits| simd.drop_seen_codes(bits, ids, caught));
         let threshold = threshold.max(self.sieve.nth(simd, k, caught.scores()));
-        caught.keep(threshold);
+        simd.keep_codes(threshold, caught);
         caught.widen(2 * caught.len + room(k) / 2);
         threshold
     }

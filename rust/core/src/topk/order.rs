@@ -75,7 +75,9 @@ impl Order {
             .chain(second.chunks_mut(BLOCK))
             .chain(rest.chunks_mut(BLOCK))
         {
-            block.sort_unstable_by_key(|&id| !rank_key(key(id), id));
+            let mut keys: Vec<u64> = block.iter().map(|&id| rank_key(key(id), id)).collect();
+            keys.sort_unstable_by(|a, b| b.cmp(a));
+            block.iter_mut().zip(keys).for_each(|(id, key)| *id = item_of(key));
         }
         self.place();
     }

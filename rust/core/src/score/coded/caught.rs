@@ -31,18 +31,6 @@ impl Caught {
         self.full = full;
     }
 
-    /// Leaves out what is below the threshold.
-    pub fn keep(&mut self, threshold: f32) {
-        let mut kept = 0;
-        for place in 0..self.len {
-            let score = self.scores[place];
-            self.positions[kept] = self.positions[place];
-            self.scores[kept] = score;
-            kept += usize::from(score >= threshold);
-        }
-        self.len = kept;
-    }
-
     /// Whether so many entries after the last are there to be read and written.
     #[inline(always)]
     pub fn holds(&self, more: usize) -> bool {
@@ -64,6 +52,8 @@ compiled! {
     /// Takes in the items of a panel whose scores reach the threshold.
     pub(super) fn catch_scores(scores: &[f32; COLUMNS], panel: usize, threshold: f32, caught: &mut Caught) =
         catch_scores, avx512: catch_scores_avx512;
+    /// Leaves out what is below the threshold.
+    pub fn keep_codes(threshold: f32, caught: &mut Caught) = keep, avx512: keep_avx512;
     /// Leaves out the items whose bits are set in `seen`; `ids` are those of the positions.
     pub fn drop_seen_codes(seen: &[u32], ids: &[i32], caught: &mut Caught) = drop_seen, avx512: drop_seen_avx512;
 }
@@ -99,14 +89,67 @@ pub(super) fn take(scores: [__m512; 2], panel: usize, threshold: __m512, caught:
     for (half, scores) in scores.into_iter().enumerate() {
         let mask = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(scores, threshold);
         let start = _mm512_set1_epi32((panel * COLUMNS + half * LINE) as i32);
-        let positions = _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(start, lanes));
-        let scores = _mm512_maskz_compress_ps(mask, scores);
         // SAFETY: there is room for two vectors and 16 entries more, as asserted.
-        unsafe {
-            _mm512_storeu_si512(caught.positions.as_mut_ptr().add(caught.len).cast(), positions);
-            _mm512_storeu_ps(caught.scores.as_mut_ptr().add(caught.len), scores);
-        }
+        unsafe { put(mask, _mm512_add_epi32(start, lanes), scores, caught.len, caught) };
         caught.len += mask.count_ones() as usize;
+    }
+}
+
+#[inline(always)]
+fn keep(threshold: f32, caught: &mut Caught) {
+    let mut kept = 0;
+    for place in 0..caught.len {
+        let score = caught.scores[place];
+        caught.positions[kept] = caught.positions[place];
+        caught.scores[kept] = score;
+        kept += usize::from(score >= threshold);
+    }
+    caught.len = kept;
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
+fn keep_avx512(threshold: f32, caught: &mut Caught) {
+    assert!(caught.holds(LINE));
+    let (mut kept, mut place) = (0, 0);
+    while place < caught.len {
+        let inside = inside(caught.len - place);
+        // SAFETY: there are 16 entries past the last; what is written ends at or before what has been read.
+        unsafe {
+            let positions = _mm512_loadu_si512(caught.positions.as_ptr().add(place).cast());
+            let scores = _mm512_loadu_ps(caught.scores.as_ptr().add(place));
+            let keep = _mm512_mask_cmp_ps_mask::<_CMP_GE_OQ>(inside, scores, _mm512_set1_ps(threshold));
+            put(keep, positions, scores, kept, caught);
+            kept += keep.count_ones() as usize;
+        }
+        place += LINE;
+    }
+    caught.len = kept;
+}
+
+/// The first `left` of 16 lanes.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn inside(left: usize) -> u16 {
+    ((1u32 << left.min(LINE)) - 1) as u16
+}
+
+/// Writes those lanes that are kept, and as many more as make 16, at a place.
+///
+/// # Safety
+/// There are 16 entries from there on.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn put(keep: u16, positions: __m512i, scores: __m512, place: usize, caught: &mut Caught) {
+    // SAFETY: the caller's word.
+    unsafe {
+        let positions = _mm512_maskz_compress_epi32(keep, positions);
+        _mm512_storeu_si512(caught.positions.as_mut_ptr().add(place).cast(), positions);
+        _mm512_storeu_ps(
+            caught.scores.as_mut_ptr().add(place),
+            _mm512_maskz_compress_ps(keep, scores),
+        );
     }
 }
 
@@ -131,7 +174,7 @@ fn drop_seen_avx512(seen: &[u32], ids: &[i32], caught: &mut Caught) {
     let last = _mm512_set1_epi32(ids.len() as i32);
     let words = _mm512_set1_epi32(seen.len() as i32);
     while place < caught.len {
-        let inside = ((1u32 << (caught.len - place).min(LINE)) - 1) as u16;
+        let inside = inside(caught.len - place);
         // SAFETY: there are 16 entries past the last; what is written ends at or before what has been read. Positions are compared
         // with the number of ids before they are followed, ids with the words of `seen`.
         unsafe {
@@ -144,10 +187,7 @@ fn drop_seen_avx512(seen: &[u32], ids: &[i32], caught: &mut Caught) {
             let word = _mm512_mask_i32gather_epi32::<4>(last, inside, word, seen.as_ptr().cast());
             let bit = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_and_si512(id, _mm512_set1_epi32(31)));
             let keep = _mm512_mask_testn_epi32_mask(inside, word, bit);
-            let positions = _mm512_maskz_compress_epi32(keep, positions);
-            _mm512_storeu_si512(caught.positions.as_mut_ptr().add(kept).cast(), positions);
-            let scores = _mm512_maskz_compress_ps(keep, scores);
-            _mm512_storeu_ps(caught.scores.as_mut_ptr().add(kept), scores);
+            put(keep, positions, scores, kept, caught);
             kept += keep.count_ones() as usize;
         }
         place += LINE;

@@ -5,7 +5,9 @@ use std::ops::Range;
 use super::caught::Caught;
 #[cfg(target_arch = "x86_64")]
 use super::wide;
-use super::{score, CodePanels, CodeTile, Lane, Words};
+#[cfg(target_arch = "x86_64")]
+use super::Lane;
+use super::{score, CodePanels, CodeTile, Words};
 use crate::score::quantised::{Lanes, Totals};
 use crate::score::{Goals, Tile, COLUMNS, LINE, ROWS};
 use crate::simd::{compiled, SimdPath};
@@ -19,18 +21,24 @@ pub trait Relief {
 }
 
 /// What a pass works with.
+#[derive(Default)]
 pub struct CodeScan {
+    /// Opened panels.
     room: Vec<Words>,
+    work: Work,
+}
+
+/// Sums and scores on their way.
+struct Work {
     totals: Totals,
     tile: Tile,
     #[cfg(target_arch = "x86_64")]
     batch: Box<wide::Batch>,
 }
 
-impl Default for CodeScan {
+impl Default for Work {
     fn default() -> Self {
-        CodeScan {
-            room: Vec::new(),
+        Work {
             totals: Totals::ZERO,
             tile: Tile::default(),
             #[cfg(target_arch = "x86_64")]
@@ -53,24 +61,15 @@ impl CodeScan {
         relief: &mut impl Relief,
     ) {
         assert!(range.end <= panels.panels() && queries.iter().all(|queries| queries.fits(panels)));
+        assert!(queries.len() == goals.len() && queries.len() == caught.len().div_ceil(ROWS));
         for first in range.clone().step_by(BATCH) {
             let count = BATCH.min(range.end - first);
             let lines = panels.open(simd, first, count, &mut self.room);
             for (tile, (queries, goals)) in queries.iter().zip(&mut *goals).enumerate() {
                 let caught = &mut caught[tile * ROWS..];
-                #[cfg(target_arch = "x86_64")]
-                let mut full = if simd.has_wide(panels.lanes) {
-                    // SAFETY: the processor has the instructions; tile and panels have one dim, as asserted, and the panels are open.
-                    unsafe { wide::catch(queries, panels, (first, count), lines, goals, caught, &mut self.batch) }
-                } else {
-                    let (totals, tile) = (&mut self.totals, &mut self.tile);
-                    simd.catch(queries, panels, (first, count), lines, goals, caught, totals, tile)
-                };
-                #[cfg(not(target_arch = "x86_64"))]
-                let mut full = {
-                    let (totals, tile) = (&mut self.totals, &mut self.tile);
-                    simd.catch(queries, panels, (first, count), lines, goals, caught, totals, tile)
-                };
+                let mut full = self
+                    .work
+                    .catch(simd, queries, panels, (first, count), lines, goals, caught);
                 while full != 0 {
                     let row = full.trailing_zeros() as usize;
                     full &= full - 1;
@@ -104,8 +103,8 @@ impl CodeScan {
                     let lines = &lines[place * panels.opened()..];
                     let panel = first + place;
                     let scores = &mut scores[panel];
-                    simd.code_sums(queries, panels, lines, &mut self.totals);
-                    simd.code_scores(queries, panels, panel, &self.totals, scores);
+                    simd.code_sums(queries, panels, lines, &mut self.work.totals);
+                    simd.code_scores(queries, panels, panel, &self.work.totals, scores);
                     while let Some(&gone) = seen
                         .get(*passed)
                         .filter(|&&gone| gone as usize / LINE < (panel + 1) * COLUMNS)
@@ -120,6 +119,44 @@ impl CodeScan {
     }
 }
 
+impl Work {
+    /// Catches the items of `count` panels from `first` on, opened as `lines`, whose scores reach their row's threshold; gives the rows,
+    /// a bit each, whose catches are full. Tile and panels have one dim.
+    #[allow(clippy::too_many_arguments)]
+    fn catch(
+        &mut self,
+        simd: SimdPath,
+        queries: &CodeTile,
+        panels: &CodePanels,
+        (first, count): (usize, usize),
+        lines: &[Words],
+        goals: &Goals,
+        caught: &mut [Caught],
+    ) -> u32 {
+        #[cfg(target_arch = "x86_64")]
+        if simd.has_wide(panels.lanes) {
+            assert!(queries.fits(panels) && first + count <= panels.panels() && count <= BATCH);
+            // SAFETY: the processor has the instructions, and sizes agree, as asserted; whoever has opened the panels gave all lines.
+            return unsafe { wide::catch(queries, panels, (first, count), lines, goals, caught, &mut self.batch) };
+        }
+        let mut full = 0;
+        for place in 0..count {
+            let panel = first + place;
+            if goals.hopeless(panels.lengths[panel], panels.offsets[panel]) {
+                continue;
+            }
+            simd.code_sums(queries, panels, &lines[place * panels.opened()..], &mut self.totals);
+            simd.code_scores(queries, panels, panel, &self.totals, &mut self.tile);
+            let rows = self.tile.0.iter().zip(&goals.thresholds).zip(&mut *caught);
+            for (row, ((scores, &threshold), caught)) in rows.enumerate() {
+                simd.catch_scores(scores, panel, threshold, caught);
+                full |= u32::from(caught.len > caught.full) << row;
+            }
+        }
+        full
+    }
+}
+
 impl SimdPath {
     /// Takes the items of the first panels, with the scores of a tile that [`CodeScan::sample`] gave, that reach the threshold of a
     /// row.
@@ -129,38 +166,6 @@ impl SimdPath {
             self.catch_scores(&scores.0[row], panel, threshold, caught);
         }
         caught.widen(caught.full.max(caught.len));
-    }
-
-    /// Catches the items of `count` panels from `first` on whose scores reach their row's threshold; gives the rows, a bit each, whose
-    /// catches are full.
-    #[allow(clippy::too_many_arguments)]
-    fn catch(
-        self,
-        queries: &CodeTile,
-        panels: &CodePanels,
-        (first, count): (usize, usize),
-        lines: &[Words],
-        goals: &Goals,
-        caught: &mut [Caught],
-        totals: &mut Totals,
-        tile: &mut Tile,
-    ) -> u32 {
-        let mut full = 0;
-        for place in 0..count {
-            let panel = first + place;
-            if goals.hopeless(panels.lengths[panel], panels.offsets[panel]) {
-                continue;
-            }
-            self.code_sums(queries, panels, &lines[place * panels.opened()..], totals);
-            self.code_scores(queries, panels, panel, totals, tile);
-            for (row, ((scores, &threshold), caught)) in
-                tile.0.iter().zip(&goals.thresholds).zip(&mut *caught).enumerate()
-            {
-                self.catch_scores(scores, panel, threshold, caught);
-                full |= u32::from(caught.len > caught.full) << row;
-            }
-        }
-        full
     }
 
     /// Whether there is a pass that keeps sums in registers.

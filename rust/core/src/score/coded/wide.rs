@@ -22,17 +22,21 @@ const PLACES: usize = 16;
 struct Ints([i32; LINE]);
 
 /// What a tile and a batch work with.
+#[repr(C, align(64))]
 pub struct Batch {
     /// Sums, of the panels that were not hopeless, from their starts on.
     totals: [Totals; BATCH],
     /// A sum reaches its limit if it is not negative when it starts here.
     starts: [Ints; BATCH],
+    /// What such sums are too large by, when they are made sums of levels.
+    excess: [Ints; BATCH],
 }
 
 impl Batch {
     pub const ZERO: Batch = Batch {
         totals: [Totals::ZERO; BATCH],
         starts: [Ints([0; LINE]); BATCH],
+        excess: [Ints([0; LINE]); BATCH],
     };
 }
 
@@ -40,8 +44,8 @@ impl Batch {
 /// whose catches are full.
 ///
 /// # Safety
-/// The processor has the instructions: of bytes, or of signs, as the panels' lanes are. There are `count` <= BATCH panels of
-/// [`CodePanels::opened`] lines, and as many lanes of queries as of items.
+/// The processor has the instructions: of bytes, or of signs, as the panels' lanes are. There are `count` <= BATCH panels from `first` on,
+/// with [`CodePanels::opened`] lines each, as many lanes of queries as of items, and a catch for every row that has a query.
 #[allow(clippy::too_many_arguments)]
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,popcnt,bmi1,bmi2")]
@@ -54,8 +58,63 @@ pub unsafe fn catch(
     caught: &mut [Caught],
     batch: &mut Batch,
 ) -> u32 {
+    // SAFETY: 16 numbers, aligned to 64 bytes by their structure.
+    let thresholds = unsafe { _mm512_load_ps(goals.thresholds.as_ptr()) };
+    let live = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(thresholds, _mm512_set1_ps(f32::INFINITY));
+    let places = limits(queries, panels, (first, count), goals, live, batch);
+    if places == 0 {
+        return 0;
+    }
+    // SAFETY: the caller's word.
+    let mut reached = unsafe {
+        match panels.lanes {
+            Lane::Bytes => bytes(queries, panels, lines, places, batch),
+            Lane::Signs => signs(queries, panels, lines, places, batch),
+        }
+    };
+    reached &= 0x0001_0001_0001_0001 * u64::from(live);
+    let shift = _mm512_set1_epi32(panels.shift as i32);
+    let mut full = 0;
+    while reached != 0 {
+        let bit = reached.trailing_zeros() as usize;
+        reached &= reached - 1;
+        let (place, row) = (bit / PLACES, bit % PLACES);
+        let panel = first + place;
+        let (scales, bias) = panels.of_panel(panel);
+        let excess = _mm512_set1_epi32(batch.excess[place].0[row]);
+        let own = _mm512_set1_ps(queries.scales[row]);
+        let scores = [0, 1].map(|half| {
+            // SAFETY: half a row is 16 numbers, aligned to 64 bytes, and so are the lines of a panel.
+            let (total, scale, bias) = unsafe {
+                (
+                    _mm512_load_si512(batch.totals[place].0[row].as_ptr().add(half * LINE).cast()),
+                    _mm512_load_ps(scales[half].0.as_ptr()),
+                    _mm512_load_ps(bias[half].0.as_ptr()),
+                )
+            };
+            let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_sllv_epi32(total, shift), excess));
+            _mm512_add_ps(_mm512_mul_ps(_mm512_mul_ps(own, scale), sum), bias)
+        });
+        let caught = &mut caught[row];
+        take(scores, panel, _mm512_set1_ps(goals.thresholds[row]), caught);
+        full |= u32::from(caught.len > caught.full) << row;
+    }
+    full
+}
+
+/// Where sums begin, into the batch; gives the panels of it, a bit each, that are not hopeless for all rows that are `live`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,popcnt,bmi1,bmi2")]
+fn limits(
+    queries: &CodeTile,
+    panels: &CodePanels,
+    (first, count): (usize, usize),
+    goals: &Goals,
+    live: __mmask16,
+    batch: &mut Batch,
+) -> u32 {
     // SAFETY: 16 numbers, aligned to 64 bytes by their structures.
-    let (lengths, thresholds, inverse, offsets) = unsafe {
+    let (lengths, thresholds, inverse_scales, offsets) = unsafe {
         (
             _mm512_load_ps(goals.lengths.as_ptr()),
             _mm512_load_ps(goals.thresholds.as_ptr()),
@@ -63,23 +122,25 @@ pub unsafe fn catch(
             _mm512_load_si512(queries.offsets.as_ptr().cast()),
         )
     };
-    let live = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(thresholds, _mm512_set1_ps(f32::INFINITY));
     // What rounding takes off a sum with a bias.
     let lowered = _mm512_fnmadd_ps(_mm512_abs_ps(thresholds), _mm512_set1_ps(1e-6), thresholds);
     let shift = _mm512_set1_epi32(panels.shift as i32);
-    let mut reached = 0u64;
-    for place in 0..count {
-        let panel = first + place;
-        let offset = _mm512_set1_ps(panels.offsets[panel]);
-        let bound = _mm512_fmadd_ps(lengths, _mm512_set1_ps(panels.lengths[panel]), offset);
-        if _mm512_mask_cmp_ps_mask::<_CMP_NLT_UQ>(live, bound, thresholds) == 0 {
-            continue;
-        }
+    let own = panels.lengths[first..]
+        .iter()
+        .zip(&panels.offsets[first..])
+        .zip(&panels.inverse_scales[first..]);
+    let mut places = 0;
+    let starts = batch.starts.iter_mut().zip(&mut batch.excess);
+    for (place, (((&length, &offset), &inverse), (starts, excess))) in own.zip(starts).take(count).enumerate() {
+        let offset = _mm512_set1_ps(offset);
+        let bound = _mm512_fmadd_ps(lengths, _mm512_set1_ps(length), offset);
+        let hopeful = _mm512_mask_cmp_ps_mask::<_CMP_NLT_UQ>(live, bound, thresholds) != 0;
+        places |= u32::from(hopeful) << place;
         // The least sum with which the largest scale of the panel can reach the threshold, less what computing it in float32 can be off
         // by: most rows are ruled out by integers alone.
         let least = _mm512_sub_ps(lowered, offset);
         let certain = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(least, _mm512_set1_ps(SMALL));
-        let inverse = _mm512_mul_ps(inverse, _mm512_set1_ps(panels.inverse_scales[panel]));
+        let inverse = _mm512_mul_ps(inverse_scales, _mm512_set1_ps(inverse));
         let least = _mm512_fmsub_ps(
             _mm512_mul_ps(least, inverse),
             _mm512_set1_ps(1.0 - 1e-6),
@@ -93,50 +154,14 @@ pub unsafe fn catch(
         let limit = _mm512_srav_epi32(_mm512_add_epi32(least, offsets), shift);
         // -(limit + 1)
         let start = _mm512_xor_si512(limit, _mm512_set1_epi32(-1));
-        // SAFETY: 16 integers, aligned to 64 bytes.
-        unsafe { _mm512_store_si512(batch.starts[place].0.as_mut_ptr().cast(), start) };
-        // Without the barrier they are taken apart in registers, on the port that products need.
-        let starts = std::hint::black_box(&batch.starts[place]);
-        let lines = &lines[place * panels.opened()..][..panels.count * 2];
-        let totals = &mut batch.totals[place];
-        // SAFETY: the caller's word.
-        let rows = unsafe {
-            match panels.lanes {
-                Lane::Bytes => bytes(&queries.lanes, lines, starts, totals),
-                Lane::Signs => signs(&queries.lanes, lines, starts, totals),
-            }
-        };
-        reached |= u64::from(rows & live) << (PLACES * place);
+        // SAFETY: 16 integers each, aligned to 64 bytes.
+        unsafe {
+            _mm512_store_si512(starts.0.as_mut_ptr().cast(), start);
+            let over = _mm512_add_epi32(_mm512_sllv_epi32(start, shift), offsets);
+            _mm512_store_si512(excess.0.as_mut_ptr().cast(), over);
+        }
     }
-    let mut full = 0;
-    while reached != 0 {
-        let bit = reached.trailing_zeros() as usize;
-        reached &= reached - 1;
-        let (place, row) = (bit / PLACES, bit % PLACES);
-        let panel = first + place;
-        let (scales, bias) = panels.of_panel(panel);
-        // What the sum started with is taken off, with the offset.
-        let start = _mm512_set1_epi32(batch.starts[place].0[row]);
-        let offset = _mm512_set1_epi32(queries.offsets[row]);
-        let own = _mm512_set1_ps(queries.scales[row]);
-        let scores = [0, 1].map(|half| {
-            // SAFETY: half a row is 16 numbers, aligned to 64 bytes, and so are the lines of a panel.
-            let (total, scale, bias) = unsafe {
-                (
-                    _mm512_load_si512(batch.totals[place].0[row].as_ptr().add(half * LINE).cast()),
-                    _mm512_load_ps(scales[half].0.as_ptr()),
-                    _mm512_load_ps(bias[half].0.as_ptr()),
-                )
-            };
-            let sum = _mm512_sllv_epi32(_mm512_sub_epi32(total, start), shift);
-            let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offset));
-            _mm512_add_ps(_mm512_mul_ps(_mm512_mul_ps(own, scale), sum), bias)
-        });
-        let caught = &mut caught[row];
-        take(scores, panel, _mm512_set1_ps(goals.thresholds[row]), caught);
-        full |= u32::from(caught.len > caught.full) << row;
-    }
-    full
+    places
 }
 
 /// `$step` of each row and half of `$sums`, by the lanes of queries from `$queries` + `$offset` bytes on.
@@ -153,43 +178,50 @@ macro_rules! each_row {
     }};
 }
 
-/// Runs `$step` over all lanes, two at a time: a jump costs as much as two products.
+/// Runs `$step` over all lanes of the panels `$places`, two lanes at a time: a jump costs as much as two products. Gives the rows of each
+/// panel, [`PLACES`] bits a panel, of which one sum is not negative.
 macro_rules! all_lanes {
-    ($step:ident, $queries:expr, $lines:expr, $starts:expr, $totals:expr) => {{
-        let mut sums = begun($starts);
-        let (queries, last_queries) = $queries.as_chunks::<{ 2 * ROWS }>();
-        let (lines, last_lines) = $lines.as_chunks::<4>();
-        for (queries, lines) in queries.iter().zip(lines) {
-            each_row!($step, sums, [load(&lines[0]), load(&lines[1])], queries.as_ptr(), 0);
-            each_row!($step, sums, [load(&lines[2]), load(&lines[3])], queries.as_ptr(), 48);
+    ($step:ident, $queries:expr, $panels:expr, $lines:expr, $places:expr, $batch:expr) => {{
+        let (pairs, last) = $queries.lanes.as_chunks::<{ 2 * ROWS }>();
+        let (mut places, mut reached) = ($places, 0u64);
+        while places != 0 {
+            let place = places.trailing_zeros() as usize;
+            places &= places - 1;
+            let mut sums = begun(&$batch.starts[place]);
+            let lines = &$lines[place * $panels.opened()..][..$panels.count * 2];
+            for (queries, lines) in pairs.iter().zip(lines.as_chunks::<4>().0) {
+                each_row!($step, sums, [load(&lines[0]), load(&lines[1])], queries.as_ptr(), 0);
+                each_row!($step, sums, [load(&lines[2]), load(&lines[3])], queries.as_ptr(), 48);
+            }
+            if let ([_, ..], [.., left, right]) = (last, lines) {
+                each_row!($step, sums, [load(left), load(right)], last.as_ptr(), 0);
+            }
+            reached |= u64::from(ended(&sums, &mut $batch.totals[place])) << (PLACES * place);
         }
-        if let ([_, ..], [left, right]) = (last_queries, last_lines) {
-            each_row!($step, sums, [load(left), load(right)], last_queries.as_ptr(), 0);
-        }
-        ended(&sums, $totals)
+        reached
     }};
 }
 
-/// Sums of products of bytes; gives the rows, a bit each, of which one is not negative.
+/// Sums of products of bytes.
 ///
 /// # Safety
-/// The processor has VNNI; ROWS lanes of `queries` belong to two of `lines`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,bmi2")]
-unsafe fn bytes(queries: &[u32], lines: &[Words], starts: &Ints, totals: &mut Totals) -> u16 {
+/// The processor has VNNI; ROWS lanes of `queries` belong to two lines of a panel.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,bmi1,bmi2")]
+unsafe fn bytes(queries: &CodeTile, panels: &CodePanels, lines: &[Words], places: u32, batch: &mut Batch) -> u64 {
     // SAFETY: the lanes that are read are those of `queries`.
-    unsafe { all_lanes!(dot, queries, lines, starts, totals) }
+    unsafe { all_lanes!(dot, queries, panels, lines, places, batch) }
 }
 
-/// The same of minus the differing signs.
+/// Minus the differing signs.
 ///
 /// # Safety
 /// The processor has VPOPCNTDQ; as above.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq,bmi2")]
-unsafe fn signs(queries: &[u32], lines: &[Words], starts: &Ints, totals: &mut Totals) -> u16 {
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq,bmi1,bmi2")]
+unsafe fn signs(queries: &CodeTile, panels: &CodePanels, lines: &[Words], places: u32, batch: &mut Batch) -> u64 {
     // SAFETY: as above.
-    unsafe { all_lanes!(differing, queries, lines, starts, totals) }
+    unsafe { all_lanes!(differing, queries, panels, lines, places, batch) }
 }
 
 /// Adds the products with a lane of a query, which is read and spread by the instruction itself: as an instruction of its own, as
@@ -246,6 +278,8 @@ unsafe fn load(line: &Words) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn begun(starts: &Ints) -> [[__m512i; 2]; ROWS] {
+    // Without the barrier they are taken apart in registers, on the port that products need.
+    let starts = std::hint::black_box(starts);
     std::array::from_fn(|row| [_mm512_set1_epi32(starts.0[row]); 2])
 }
 
