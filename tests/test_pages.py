@@ -1,7 +1,7 @@
 """The documents do what they say: snippets are run and their results looked at, names are there, pages equal their records.
 
-Python snippets need a row in EXAMPLES, which prepares what the page takes for granted and looks at what came out. Commands are
-run on tiny data in the order of their page, except those in PARSED, whose options are checked and nothing more.
+Python snippets need a row in EXAMPLES (page_examples.py), which prepares what the page takes for granted and looks at what came
+out. Commands are run on tiny data in the order of their page, except those in PARSED, whose options are checked, no more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import kdrs
 from commands import kdrs as run_command
 from conftest import toy_dataset
 from docs_check import FENCE, ROOT, command_lines, wrong_command
+from page_examples import EXAMPLES, Names, run_directory, write_clicks
 
 sys.path.append(str(ROOT / "benches"))
 
@@ -36,21 +37,6 @@ PAGES = [
 ]
 RESULTS = sorted((ROOT / "docs" / "results").rglob("*.md"))
 
-Names = dict[str, Any]
-Example = Generator[Names, Names, None]
-"""Yields the names that a snippet takes for granted, and gets all that it made; ``printed`` is its output."""
-EXAMPLES: dict[tuple[str, str], Callable[[], Example]] = {}
-
-
-def example(page: str, holds: str) -> Callable[[Callable[[], Example]], Callable[[], Example]]:
-    """Of the one Python block of a page that holds a text."""
-
-    def add(made: Callable[[], Example]) -> Callable[[], Example]:
-        EXAMPLES[page, holds] = made
-        return made
-
-    return add
-
 
 def text_of(page: str) -> str:
     return (ROOT / page).read_text("utf-8")
@@ -60,204 +46,7 @@ def blocks(page: str) -> list[str]:
     return [block for language, block in FENCE.findall(text_of(page)) if language in ("python", "py")]
 
 
-def toy(**options: Any) -> kdrs.Dataset:
-    return toy_dataset(400, 80, **{"candidates": None, **options})
-
-
-def trained(data: kdrs.Dataset, dim: int = 32, epochs: int = 15) -> tuple[kdrs.PairTask, Any]:
-    torch.manual_seed(0)
-    task = kdrs.PairTask(data.train)
-    model = kdrs.models.BPR(kdrs.models.BPR.Config(dim=dim), task)
-    kdrs.fit(kdrs.Learner(model, task, lr=1e-2), task, epochs=epochs)
-    return task, model
-
-
-def ndcg(data: kdrs.Dataset, scorer: Any) -> float:
-    return kdrs.Evaluator.of(data)(scorer)["test"].mean("ndcg@10")
-
-
-def assert_learnt(data: kdrs.Dataset, value: float) -> None:
-    """Four times what popularity and chance have here. Trained from N(0, 1), a model has hardly more than they."""
-    rng = np.random.default_rng(0)
-    chance = tuple(rng.standard_normal((n, 8)).astype(np.float32) for n in data.train.shape)
-    assert value > 4 * max(ndcg(data, kdrs.popularity(data.train)), ndcg(data, chance)), value
-
-
-def write_clicks(path: Path, columns: str = "visitor,product,rating,timestamp") -> None:
-    rng = np.random.default_rng(0)
-    liked = np.where(np.arange(60)[:, None] % 4 == np.arange(60) % 4, 0.7, 0.1)
-    users, items = np.nonzero(rng.random((60, 60)) < liked)
-    rows = (f"u{u},i{i},{3 + n % 3},{881250949 + n}\n" for n, (u, i) in enumerate(zip(users, items, strict=True)))
-    path.write_text(columns + "\n" + "".join(rows))
-
-
-def run_directory(path: str, data: str, *options: str) -> None:
-    common = ("--model", "bpr", "--dim", "16", "--lr", "0.01", "--epochs", "15", "--device", "cpu", "--threads", "1")
-    done = run_command("train", "--data", data, *common, *options, "--out", path, "--quiet")
-    assert done.code == 0, done.err
-
-
 # Python
-
-
-@example("README.md", "30)\nprint(")
-def readme_first_lines() -> Example:
-    data = toy()
-    data.save("datasets/ml-100k")
-    names = yield {}
-    assert_learnt(data, float(names["printed"]))
-    assert ndcg(data, names["big"].factors()) > 0.2
-    assert names["small"].factors().items.shape == (80, 10)
-
-
-@example("README.md", "def rows(")
-def readme_teacher_file() -> Example:
-    data = toy()
-    data.save("datasets/mine")
-    task, model = trained(data)
-    vectors, rng = model.factors(), np.random.default_rng(1)
-    given: Names = {}
-    for side, ids, table in (("user", data.users, vectors.queries), ("item", data.items, vectors.items)):
-        order = rng.permutation(len(ids))  # theirs is another order, with ids as numbers
-        given[f"their_{side}_ids"] = np.array([int(ids[place]) for place in order])
-        given[f"their_{side}_vectors"] = table.numpy()[order]
-    names = yield given
-    digests = {"users": data.users.digest, "items": data.items.digest}
-    teacher = kdrs.FileTeacher("theirs.safetensors", task, digests=digests)
-    assert ndcg(data, teacher) == pytest.approx(ndcg(data, vectors))
-    assert names["about"]["kdrs"] == "teacher/1"
-
-
-@example("README.md", "kdrs.sampling.stream")
-def readme_fast_parts() -> Example:
-    data = toy()
-    _, model = trained(data)
-    vectors, train = model.factors(), data.train
-    drawn: list[np.ndarray] = []
-    own = kdrs.sampling.negatives
-
-    def watched(*given: Any, **options: Any) -> Any:
-        drawn.append(own(*given, **options))
-        return drawn[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kdrs.sampling, "negatives", watched)
-        names = yield {
-            "users": train.row_of_pair,
-            "items": train.indices,
-            "rows": train.row_of_pair,
-            "truth": {"test": data.test},
-            "user_vectors": vectors.queries,
-            "item_vectors": vectors.items,
-        }
-    assert names["seen"].n_pairs == train.n_pairs
-    assert len(drawn) == 3
-    for index, draw in enumerate(drawn):
-        assert draw.shape == (train.n_pairs, 1)
-        assert not names["seen"].to_csr()[train.row_of_pair, draw[:, 0]].sum()
-        assert all((draw != other).mean() > 0.8 for other in drawn[:index]), "an epoch repeats another's draws"
-    assert names["best"].items.shape == (400, 50)
-    assert_learnt(data, names["reports"]["test"].mean("ndcg@10"))
-
-
-@example("docs/data.md", "kdrs.data.prepare(")
-def data_prepare() -> Example:
-    write_clicks(Path("clicks.csv"))
-    names = yield {}
-    assert names["data"].train.n_pairs > 200
-    assert set(names["data"].users) <= {f"u{n}" for n in range(60)}
-    assert names["data"].candidates.shape[1] == names["data"].n_items  # fewer than 499
-    assert names["data"].order is not None
-
-
-@example("docs/evaluation.md", "kdrs.Evaluator(train,")
-def evaluation_reports() -> Example:
-    data = toy()
-    _, model = trained(data)
-    vectors = model.factors()
-    names = yield {
-        "train": data.train,
-        "valid": data.valid,
-        "test": data.test,
-        "user_vectors": vectors.queries,
-        "item_vectors": vectors.items,
-    }
-    assert set(names["reports"]) == {"valid", "test"}
-    assert_learnt(data, names["reports"]["test"].mean("ndcg@10"))
-    assert names["reports"]["test"].mean("ndcg@10") == pytest.approx(ndcg(data, vectors))
-
-
-@example("docs/evaluation.md", "kdrs.compare(")
-def evaluation_compare() -> Example:
-    pytest.importorskip("matplotlib")
-    data = toy()
-    evaluator = kdrs.Evaluator.of(data)
-    reports = {f"{name}_reports": evaluator(trained(data, dim, epochs)[1].factors())
-               for name, dim, epochs in (("teacher", 32, 15), ("alone", 2, 15), ("student", 4, 15))}  # fmt: skip
-    names = yield reports
-    assert names["comparison"].teacher == "BPR 200"
-    assert names["comparison"].baseline == "BPR 20"
-    assert "against BPR 20" in names["printed"]
-    assert {path.name for path in Path("out").iterdir()} == {"comparison.json", "comparison.md", "comparison.png"}
-
-
-@example("docs/runs.md", "run.factors()")
-def run_without_its_data() -> Example:
-    data = toy()
-    data.save("datasets/toy")
-    run_directory("runs/student", "datasets/toy")
-    names = yield {"kdrs": kdrs}
-    assert_learnt(data, ndcg(data, names["run"].factors()))
-    assert list(names["run"].items) == list(data.items)
-
-
-@example("docs/methods.md", "class Mine")
-def model_of_ones_own() -> Example:
-    data = toy()
-    task, model = trained(data)
-    names = yield {"data": data, "teacher": kdrs.ModelTeacher(model, task)}
-    value = ndcg(data, names["model"].factors())
-    assert f"ndcg@10={value:.4f}" in names["printed"]
-    assert_learnt(data, value)
-    again = kdrs.ModelTeacher(names["model"], task)
-    assert ndcg(data, again) == pytest.approx(value)
-
-
-@example("docs/guide.md", "student.teacher().factors()")
-def guide_serve() -> Example:
-    data = toy()
-    data.save("datasets/ml-100k")
-    run_directory("runs/student", "datasets/ml-100k")
-    names = yield {}
-    scores = names["vectors"].queries @ names["vectors"].items.T
-    scores[data.train.row_of_pair, data.train.indices] = -torch.inf
-    assert names["first"] == [data.items[item] for item in scores[0].topk(10).indices]
-
-
-@example("docs/guide.md", "data.train.to_csr()")
-def guide_matrix() -> Example:
-    data = toy()
-    data.save("datasets/mine")
-    names = yield {}
-    assert names["matrix"].shape == data.train.shape
-    names["matrix"].data[0] = 1.0  # writable
-    assert kdrs.Interactions.from_csr(names["matrix"]) == data.train
-
-
-@example("docs/guide.md", "model.user_factors")
-def guide_implicit() -> Example:
-    data = toy()
-    task, model = trained(data)
-    vectors = model.factors()
-
-    class Fitted:  # what implicit's models hold: arrays, Fortran-ordered now and then
-        user_factors = np.asfortranarray(vectors.queries.numpy().astype(np.float64))
-        item_factors = vectors.items.numpy()
-
-    yield {"model": Fitted(), "data": data}
-    digests = {"users": data.users.digest, "items": data.items.digest}
-    teacher = kdrs.FileTeacher("implicit.safetensors", task, digests=digests)
-    assert ndcg(data, teacher) == pytest.approx(ndcg(data, vectors))
 
 
 def found_examples() -> Iterator[Any]:

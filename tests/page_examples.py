@@ -1,0 +1,265 @@
+"""What the Python snippets of the pages take for granted, and what must come of them: rows of test_pages.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import kdrs
+from commands import kdrs as run_command
+from conftest import toy_dataset
+
+Names = dict[str, Any]
+Example = Generator[Names, Names, None]
+"""Yields the names that a snippet takes for granted, and gets all that it made; ``printed`` is its output."""
+EXAMPLES: dict[tuple[str, str], Callable[[], Example]] = {}
+
+
+def example(page: str, holds: str) -> Callable[[Callable[[], Example]], Callable[[], Example]]:
+    """Of the one Python block of a page that holds a text."""
+
+    def add(made: Callable[[], Example]) -> Callable[[], Example]:
+        EXAMPLES[page, holds] = made
+        return made
+
+    return add
+
+
+def toy(**options: Any) -> kdrs.Dataset:
+    return toy_dataset(400, 80, **{"candidates": None, **options})
+
+
+def trained(data: kdrs.Dataset, dim: int = 32, epochs: int = 15) -> tuple[kdrs.PairTask, Any]:
+    torch.manual_seed(0)
+    task = kdrs.PairTask(data.train)
+    model = kdrs.models.BPR(kdrs.models.BPR.Config(dim=dim), task)
+    kdrs.fit(kdrs.Learner(model, task, lr=1e-2), task, epochs=epochs)
+    return task, model
+
+
+def ndcg(data: kdrs.Dataset, scorer: Any) -> float:
+    return kdrs.Evaluator.of(data)(scorer)["test"].mean("ndcg@10")
+
+
+def assert_learnt(data: kdrs.Dataset, value: float) -> None:
+    """Four times what popularity and chance have here. Trained from N(0, 1), a model has hardly more than they."""
+    rng = np.random.default_rng(0)
+    chance = tuple(rng.standard_normal((n, 8)).astype(np.float32) for n in data.train.shape)
+    assert value > 4 * max(ndcg(data, kdrs.popularity(data.train)), ndcg(data, chance)), value
+
+
+def write_clicks(path: Path, columns: str = "visitor,product,rating,timestamp") -> None:
+    rng = np.random.default_rng(0)
+    liked = np.where(np.arange(60)[:, None] % 4 == np.arange(60) % 4, 0.7, 0.1)
+    users, items = np.nonzero(rng.random((60, 60)) < liked)
+    rows = (f"u{u},i{i},{3 + n % 3},{881250949 + n}\n" for n, (u, i) in enumerate(zip(users, items, strict=True)))
+    path.write_text(columns + "\n" + "".join(rows))
+
+
+def run_directory(path: str, data: str, *options: str) -> None:
+    common = ("--model", "bpr", "--dim", "16", "--lr", "0.01", "--epochs", "15", "--device", "cpu", "--threads", "1")
+    done = run_command("train", "--data", data, *common, *options, "--out", path, "--quiet")
+    assert done.code == 0, done.err
+
+
+@example("README.md", "30)\nprint(")
+def readme_first_lines() -> Example:
+    data = toy()
+    data.save("datasets/ml-100k")
+    names = yield {}
+    assert_learnt(data, float(names["printed"]))
+    assert ndcg(data, names["big"].factors()) > 0.2
+    assert names["small"].factors().items.shape == (80, 10)
+    assert names["tiny"].n_bytes < names["tiny"].source_bytes / 15
+    assert ndcg(data, names["tiny"].model.factors()) > 0.2
+
+
+@example("README.md", "def rows(")
+def readme_teacher_file() -> Example:
+    data = toy()
+    data.save("datasets/mine")
+    task, model = trained(data)
+    vectors, rng = model.factors(), np.random.default_rng(1)
+    given: Names = {}
+    for side, ids, table in (("user", data.users, vectors.queries), ("item", data.items, vectors.items)):
+        order = rng.permutation(len(ids))  # theirs is another order, with ids as numbers
+        given[f"their_{side}_ids"] = np.array([int(ids[place]) for place in order])
+        given[f"their_{side}_vectors"] = table.numpy()[order]
+    names = yield given
+    digests = {"users": data.users.digest, "items": data.items.digest}
+    teacher = kdrs.FileTeacher("theirs.safetensors", task, digests=digests)
+    assert ndcg(data, teacher) == pytest.approx(ndcg(data, vectors))
+    assert names["about"]["kdrs"] == "teacher/1"
+
+
+@example("README.md", "kdrs.sampling.stream")
+def readme_fast_parts() -> Example:
+    data = toy()
+    _, model = trained(data)
+    vectors, train = model.factors(), data.train
+    drawn: list[np.ndarray] = []
+    own = kdrs.sampling.negatives
+
+    def watched(*given: Any, **options: Any) -> Any:
+        drawn.append(own(*given, **options))
+        return drawn[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kdrs.sampling, "negatives", watched)
+        names = yield {
+            "users": train.row_of_pair,
+            "items": train.indices,
+            "rows": train.row_of_pair,
+            "truth": {"test": data.test},
+            "user_vectors": vectors.queries,
+            "item_vectors": vectors.items,
+        }
+    assert names["seen"].n_pairs == train.n_pairs
+    assert len(drawn) == 3
+    for index, draw in enumerate(drawn):
+        assert draw.shape == (train.n_pairs, 1)
+        assert not names["seen"].to_csr()[train.row_of_pair, draw[:, 0]].sum()
+        assert all((draw != other).mean() > 0.8 for other in drawn[:index]), "an epoch repeats another's draws"
+    assert names["best"].items.shape == (400, 50)
+    assert_learnt(data, names["reports"]["test"].mean("ndcg@10"))
+
+
+@example("docs/data.md", "kdrs.data.prepare(")
+def data_prepare() -> Example:
+    write_clicks(Path("clicks.csv"))
+    names = yield {}
+    assert names["data"].train.n_pairs > 200
+    assert set(names["data"].users) <= {f"u{n}" for n in range(60)}
+    assert names["data"].candidates.shape[1] == names["data"].n_items  # fewer than 499
+    assert names["data"].order is not None
+
+
+@example("docs/evaluation.md", "kdrs.Evaluator(train,")
+def evaluation_reports() -> Example:
+    data = toy()
+    _, model = trained(data)
+    vectors = model.factors()
+    names = yield {
+        "train": data.train,
+        "valid": data.valid,
+        "test": data.test,
+        "user_vectors": vectors.queries,
+        "item_vectors": vectors.items,
+    }
+    assert set(names["reports"]) == {"valid", "test"}
+    assert_learnt(data, names["reports"]["test"].mean("ndcg@10"))
+    assert names["reports"]["test"].mean("ndcg@10") == pytest.approx(ndcg(data, vectors))
+
+
+@example("docs/evaluation.md", "kdrs.compare(")
+def evaluation_compare() -> Example:
+    pytest.importorskip("matplotlib")
+    data = toy()
+    evaluator = kdrs.Evaluator.of(data)
+    reports = {f"{name}_reports": evaluator(trained(data, dim, epochs)[1].factors())
+               for name, dim, epochs in (("teacher", 32, 15), ("alone", 2, 15), ("student", 4, 15))}  # fmt: skip
+    names = yield reports
+    assert names["comparison"].teacher == "BPR 200"
+    assert names["comparison"].baseline == "BPR 20"
+    assert "against BPR 20" in names["printed"]
+    assert {path.name for path in Path("out").iterdir()} == {"comparison.json", "comparison.md", "comparison.png"}
+
+
+@example("docs/runs.md", "run.factors()")
+def run_without_its_data() -> Example:
+    data = toy()
+    data.save("datasets/toy")
+    run_directory("runs/student", "datasets/toy")
+    names = yield {"kdrs": kdrs}
+    assert_learnt(data, ndcg(data, names["run"].factors()))
+    assert list(names["run"].items) == list(data.items)
+
+
+@example("docs/compact.md", "run.model.encode(")
+def compact_new_users() -> Example:
+    data = toy()
+    data.save("datasets/toy")
+    run_directory("runs/teacher", "datasets/toy")
+    kdrs.compress("runs/teacher", 8, users="sum", out="runs/small")
+    names = yield {}
+    run, histories = names["run"], names["histories"]
+    assert histories.shape == (2, data.n_items)
+    assert [len(basket) for basket in names["names"]] == [10, 10]
+    for basket, best in zip(names["baskets"], names["names"], strict=True):
+        assert set(basket) <= set(data.items)
+        assert not set(basket) & set(best)
+    scores = names["asked"].vectors() @ run.model.item_side.vectors().T
+    scores[histories.row_of_pair, histories.indices] = -np.inf
+    assert names["names"][0][0] == run.items[int(scores[0].argmax())]
+
+
+@example("docs/compact.md", "kdrs.compress(")
+def compact_python() -> Example:
+    data = toy()
+    data.save("datasets/toy")
+    run_directory("runs/teacher", "datasets/toy")
+    vectors = kdrs.load_run("runs/teacher").factors()
+    names = yield {"user_vectors": vectors.queries, "item_vectors": vectors.items, "seen": data.train}
+    made = names["made"]
+    assert made.n_bytes < made.source_bytes / 8
+    assert_learnt(data, made.reports["test"].mean("ndcg@10"))
+    assert ndcg(data, kdrs.load_run("runs/small").factors()) == made.reports["test"].mean("ndcg@10")
+    assert ndcg(data, names["small"].model.factors()) == pytest.approx(ndcg(data, vectors), rel=0.1)
+    assert names["best"].items.shape == (400, 10)
+    assert names["codes"].bits == 3
+    error = names["codes"].vectors() - vectors.items.numpy()
+    assert 0 < np.square(error).mean() < 0.06 * float(vectors.items.square().mean())
+
+
+@example("docs/methods.md", "class Mine")
+def model_of_ones_own() -> Example:
+    data = toy()
+    task, model = trained(data)
+    names = yield {"data": data, "teacher": kdrs.ModelTeacher(model, task)}
+    value = ndcg(data, names["model"].factors())
+    assert f"ndcg@10={value:.4f}" in names["printed"]
+    assert_learnt(data, value)
+    again = kdrs.ModelTeacher(names["model"], task)
+    assert ndcg(data, again) == pytest.approx(value)
+
+
+@example("docs/guide.md", "student.teacher().factors()")
+def guide_serve() -> Example:
+    data = toy()
+    data.save("datasets/ml-100k")
+    run_directory("runs/student", "datasets/ml-100k")
+    names = yield {}
+    scores = names["vectors"].queries @ names["vectors"].items.T
+    scores[data.train.row_of_pair, data.train.indices] = -torch.inf
+    assert names["first"] == [data.items[item] for item in scores[0].topk(10).indices]
+
+
+@example("docs/guide.md", "data.train.to_csr()")
+def guide_matrix() -> Example:
+    data = toy()
+    data.save("datasets/mine")
+    names = yield {}
+    assert names["matrix"].shape == data.train.shape
+    names["matrix"].data[0] = 1.0  # writable
+    assert kdrs.Interactions.from_csr(names["matrix"]) == data.train
+
+
+@example("docs/guide.md", "model.user_factors")
+def guide_implicit() -> Example:
+    data = toy()
+    task, model = trained(data)
+    vectors = model.factors()
+
+    class Fitted:  # what implicit's models hold: arrays, Fortran-ordered now and then
+        user_factors = np.asfortranarray(vectors.queries.numpy().astype(np.float64))
+        item_factors = vectors.items.numpy()
+
+    yield {"model": Fitted(), "data": data}
+    digests = {"users": data.users.digest, "items": data.items.digest}
+    teacher = kdrs.FileTeacher("implicit.safetensors", task, digests=digests)
+    assert ndcg(data, teacher) == pytest.approx(ndcg(data, vectors))
