@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,9 +86,7 @@ def compress(
 
     if bits is not None and budget is not None:
         raise ConfigError(f"--bits {bits} and --budget {shown(budget)} are both given", "leave one of the two out")
-    place = (
-        out if out is not None else source.with_name(f"{source.stem if source.is_file() else source.name}-compressed")
-    )
+    place = out if out is not None else _beside(source)
     with messages():
         made = make(
             source, 3 if bits is None else bits, dim, budget=budget, users=users, dataset=data, out=place,  # type: ignore[arg-type]
@@ -103,6 +102,12 @@ def compress(
         for line in made.tried:
             say(f"  {line['how']}: {made.selects} {line[made.selects]:.4f} on valid")
     say("\n".join(_table(made, verbose)))
+
+
+def _beside(source: Path) -> Path:
+    """SOURCE-compressed, in the folder that SOURCE is in."""
+    named = source if source.name not in ("", "..") else Path(os.path.abspath(source))
+    return named.parent / f"{named.stem if named.is_file() else named.name}-compressed"
 
 
 def _document(made: Compressed, place: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from kdrs.models.stored import Side, StoredModel
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
 from kdrs.runs.compared import size_of
 from kdrs.runs.config import EvalSettings, RunConfig, completed, resolve
-from kdrs.runs.directory import Run
+from kdrs.runs.directory import Run, check_free
 from kdrs.runs.forms import Budget, Form, forms_of, usual
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun
@@ -33,6 +33,7 @@ from kdrs.runs.records import PATH
 from kdrs.runs.results import save_result
 from kdrs.runs.start import plain_factors, vectors_of
 from kdrs.teachers.base import Teacher
+from kdrs.teachers.file import trajectory_files
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.pairs import PairTask
 from kdrs.training.queries import Task
@@ -108,7 +109,13 @@ def compress(
         raise ConfigError(f"users is {shown(users)}", f"allowed: {', '.join(USERS)}")
     if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int) or dim < 1):
         raise ConfigError(f"dim is {shown(dim)}", "allowed: integers from 1 on")
+    if out is not None:
+        check_free(Path(out))
     given = _Source.of(source, dataset)
+    if given.teacher is not None and given.path is None and out is not None:
+        raise ConfigError(
+            "out is given, and the data set has no folder that the run could name", "give its path: dataset=PATH"
+        )
     if given.teacher is None:
         if users not in ("auto", "table") or out is not None:
             wanted = f"users is {users!r}" if out is None else "out is given"
@@ -212,7 +219,7 @@ class _Source:
                 raise ArtefactError(
                     f"there is no run directory or teacher file {shown(str(place), PATH)}", "check the path"
                 )
-            if (place / "config.toml").is_file() or (place.is_dir() and not list(place.glob("*.safetensors"))):
+            if place.is_dir() and not trajectory_files(place):
                 opened = LoadedRun.open(place, data)
                 return cls(
                     str(place),
@@ -376,10 +383,6 @@ def _searched(
 
 def _saved(result: Compressed, given: _Source, config: RunConfig, bits: int, out: Path, how: str) -> Compressed:
     """The run directory of what was made."""
-    if given.path is None:
-        raise ConfigError(
-            "out is given, and the data set has no folder that the run could name", "give its path: dataset=PATH"
-        )
     name = str(config.model["name"])
     encoded = result.users != "table"
     needs = {key for key, used in (("bits", bits != 32), ("users", encoded)) if used}
@@ -395,8 +398,8 @@ def _saved(result: Compressed, given: _Source, config: RunConfig, bits: int, out
             "compress": {"teacher": given.name, "how": how},
         }
     )
-    with Run.create(out, own.to_dict(), given.dataset, complete=completed) as run:
-        selection: Selection = choose_selection(own, choose_protocol(own, given.dataset))
+    selection: Selection = choose_selection(own, choose_protocol(own, given.dataset))
+    with Run.create(out, own.to_dict(), given.dataset, complete=completed) as run, run.whole():
         done = Fit(best_epoch=None, epochs=0, stopped="compressed")
         save_result(run, own, given.dataset, result.model, done, result.reports, selection)
     return Compressed(**{**vars(result), "run": run})
