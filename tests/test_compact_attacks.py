@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 import kdrs
 from commands import FAST, fails, listing, ok, write_clicks
-from kdrs.errors import ArtefactError, DataError
+from kdrs.distillers.unkd import group_lists
+from kdrs.errors import ArtefactError, ConfigError, DataError
 
 TRAINED = (*FAST, "--dim", "6", "--epochs", "1")
 
@@ -100,6 +101,8 @@ def test_histories_of_another_catalogue_are_refused(users, place):
     for n_items in (len(run.items) - 1, len(run.items) + 1):
         with pytest.raises(DataError, match="histories are of"):
             run.model.encode(kdrs.Interactions.from_pairs([0, 0], [0, 1], 1, n_items))
+    with pytest.raises(DataError, match="histories are list"):
+        run.model.encode([[1, 2]])
     nobody = run.model.encode(kdrs.Interactions.from_pairs([], [], 2, len(run.items)))
     assert not np.asarray(nobody.vectors()).any()
 
@@ -148,3 +151,56 @@ def test_catalogues_of_fewer_items_than_lists_are_compared_by(tmp_path):
     ok("train", "--data", tmp_path / "data", *FAST, "--dim", "2", "--epochs", "1", "--out", tmp_path / "teacher")
     ok("compress", tmp_path / "teacher", "--bits", "1", "--out", tmp_path / "small")
     assert ok("eval", tmp_path / "teacher", tmp_path / "small").code == 0
+
+
+def test_a_budget_changes_no_option_of_a_method_that_it_chooses_itself(place):
+    told = ("--data", place / "data", "--teacher", place / "teacher", "--budget", "1/3", "--epochs", "1")
+    error = fails(2, "distill", *told, "--set", "distill.0.weight=2", "--out", place / "set")
+    assert "--method cd" in error
+    ok("distill", *told, "--method", "cd", "--set", "distill.0.weight=2", "--out", place / "set", "--device", "cpu")
+
+
+@pytest.mark.parametrize("bits", [1, 32])
+def test_factors_that_are_not_finite_are_refused(bits):
+    users, items = np.ones((4, 3), np.float32), np.full((5, 3), np.nan, np.float32)
+    for dim in (None, 2):
+        with pytest.raises(DataError, match="items hold NaN"):
+            kdrs.compress((users, items), bits, dim)
+    assert kdrs.compress((users, users), bits, np.int64(2)).model.dim == 2
+
+
+def test_what_cannot_be_done_is_not_passed_over(place):
+    with pytest.raises(ConfigError, match="budget is given"):
+        kdrs.compress((np.ones((4, 3)), np.ones((5, 3))), budget="1/2")
+    ok("data", "prepare", place / "clicks.csv", "--split", "ratio", "--out", place / "other")
+    with pytest.raises(ArtefactError, match="another split"):
+        kdrs.compress(kdrs.load_run(place / "teacher"), dataset=place / "other")
+
+
+def test_codes_as_teacher_of_groups(place):
+    """unKD asks for the best of a group of items: codes give the lists that their scores give."""
+    run = kdrs.load_run(place / "sum")
+    teacher, group = run.teacher(), np.array([50, 3, 17, 18, 40, 41, 5])
+    found = group_lists(teacher, run.task, group, 4)
+    for user in range(5):
+        inside = np.setdiff1d(np.sort(group), run.task.seen.to_csr()[user].indices)
+        scores = teacher.score_block(np.array([user]))[0].numpy()[inside]
+        best = inside[np.argsort(-scores, kind="stable")][:4]
+        assert found[user][: len(best)].tolist() == best.tolist()
+
+
+@pytest.mark.parametrize("teacher", ["sum", "table"])
+def test_a_compact_teacher_is_not_trained_along(teacher, place, tmp_path):
+    told = ("--data", place / "data", *TRAINED, "--method", "bd", "--out", tmp_path / "run")
+    assert "cannot be trained" in fails(2, "distill", "--teacher", place / teacher, *told)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_that_will_be_compact_is_not_trained_along(place, tmp_path):
+    """Known before the part is trained."""
+    (tmp_path / "run.toml").write_text(
+        f'[data]\npath = "{place / "data"}"\n[model]\nname = "bpr"\ndim = 4\n[teachers.X]\n'
+        'model = { name = "bpr", dim = 6, bits = 2 }\n[[distill]]\nmethod = "bd"\nteacher = "X"\n'
+    )
+    assert "bits = 32" in fails(2, "distill", tmp_path / "run.toml", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -136,6 +136,11 @@ class StoredModel(nn.Module):
             raise DataError(
                 "the users of this model have a table, and it knows no others", "compress it with users encoded"
             )
+        if not isinstance(histories, Interactions):
+            raise DataError(
+                f"histories are {type(histories).__name__}",
+                "give kdrs.Interactions.from_pairs(users, items, n_users, n_items)",
+            )
         items = self.item_side if isinstance(self.item_side, Codes) else self.item_side.cpu().numpy()
         found = asked(self.user_encoder, histories, items)
         return found if isinstance(found, Codes) else torch.from_numpy(found)

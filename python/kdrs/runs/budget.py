@@ -60,12 +60,17 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
             f"teacher {shown(reference)} holds lists alone, so that nothing can be started from it",
             "give --method, --dim and --set model.bits instead of --budget",
         )
+    terms = values.get("distill")
+    if isinstance(terms, Mapping):  # of --set, before there was a term
+        raise ConfigError(
+            "distill is set, and --budget chooses the method", "name it, and its options can be set: --method cd"
+        )
     config = resolve(
         {"data": {"path": values["data"]["path"]}, "model": {"name": "bpr"}, "eval": values.get("eval", {})}
     )
     form = best_form(teacher, dataset, told, config)
     name = model.get("name", "bpr")
-    terms = values.get("distill") or [{**method_of(form.bits), "teacher": reference}]
+    terms = terms or [{**method_of(form.bits), "teacher": reference}]
     return {
         **values,
         "model": {**model, "name": name, "dim": form.dim, "bits": form.bits, "users": "encoded"},

@@ -28,7 +28,7 @@ from kdrs.runs.config import EvalSettings, RunConfig, completed, resolve
 from kdrs.runs.directory import Run, check_free
 from kdrs.runs.forms import Budget, Form, forms_of, usual
 from kdrs.runs.learners import load_teacher
-from kdrs.runs.opened import LoadedRun
+from kdrs.runs.opened import LoadedRun, check_same_data
 from kdrs.runs.records import PATH
 from kdrs.runs.results import save_result
 from kdrs.runs.start import plain_factors, vectors_of
@@ -107,7 +107,7 @@ def compress(
         raise ConfigError(f"bits is {shown(bits)}", f"allowed: {', '.join(map(str, BITS))}, 32 for float32")
     if users not in USERS:
         raise ConfigError(f"users is {shown(users)}", f"allowed: {', '.join(USERS)}")
-    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int) or dim < 1):
+    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1):
         raise ConfigError(f"dim is {shown(dim)}", "allowed: integers from 1 on")
     if out is not None:
         check_free(Path(out))
@@ -117,8 +117,9 @@ def compress(
             "out is given, and the data set has no folder that the run could name", "give its path: dataset=PATH"
         )
     if given.teacher is None:
-        if users not in ("auto", "table") or out is not None:
-            wanted = f"users is {users!r}" if out is None else "out is given"
+        if users not in ("auto", "table") or out is not None or budget is not None:
+            wanted = "out" if out is not None else "budget" if budget is not None else f"users={users!r}"
+            wanted = f"{wanted} is given"
             raise ConfigError(f"{wanted}, and there is no data set", "give one: dataset=")
         own, items, bias = given.vectors(dim)
         task = cast("Task", None)
@@ -234,6 +235,8 @@ class _Source:
                 )
             return cls(str(place), load_teacher(place, data, PairTask(data.train)), data, path)
         if isinstance(source, LoadedRun):
+            if data is not None:
+                check_same_data(source.run, data)
             inner = source.teacher(PairTask(source.dataset.train))
             return cls(str(source.run.path), inner, source.dataset, source.config.data.path, source.config)
         if isinstance(source, tuple | list) and len(source) in (2, 3):
@@ -306,6 +309,9 @@ def _arrays(factors: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray 
             f"users are {users.shape}, items {items.shape}" + ("" if bias is None else f", the bias {bias.shape}"),
             "allowed: [U, D], [I, D] and [I]",
         )
+    for side, name in ((users, "users"), (items, "items"), (bias, "bias")):
+        if side is not None and not np.isfinite(side).all():
+            raise DataError(f"{name} hold NaN or infinity", "all values must be finite: look for a diverged model")
     return users, items, bias
 
 

@@ -40,7 +40,7 @@ class Sizes:
         self.n_items, self.device = n_items, device
         self._missing = (
             f"the data set of {shown(str(run.path), PATH)} is not at {shown(data_path)}",
-            "put it there, or give it: kdrs.load_run(path, dataset), kdrs eval --data",
+            "put it there, or give it: kdrs.load_run(path, dataset); kdrs eval and compress --data",
         )
 
     def queries(self, rows: Tensor) -> Queries:
@@ -108,7 +108,7 @@ class LoadedRun:
             raise MissingKnowledge(
                 f"{config.model['name']} computes with its training data, and the data set of {shown(str(run.path), PATH)} is "
                 f"not at {shown(config.data.path)}",
-                "put it there, or give it: kdrs.load_run(path, dataset), kdrs eval --data",
+                "put it there, or give it: kdrs.load_run(path, dataset); kdrs eval and compress --data",
             ) from error
 
     @property
