@@ -118,8 +118,9 @@ def compress(
         )
     if given.teacher is None:
         if users not in ("auto", "table") or out is not None or budget is not None:
-            wanted = "out" if out is not None else "budget" if budget is not None else f"users={users!r}"
-            wanted = f"{wanted} is given"
+            wanted = (
+                f"users is {users!r}" if out is None and budget is None else f"{'out' if out else 'budget'} is given"
+            )
             raise ConfigError(f"{wanted}, and there is no data set", "give one: dataset=")
         own, items, bias = given.vectors(dim)
         task = cast("Task", None)
