@@ -118,7 +118,7 @@ ELSEWHERE = {
     ("runs/directory.py", "rows"): "lost rows: test_run_damage.py",
     ("runs/directory.py", "stored"): "heads of runs: test_run_damage.py",
     ("runs/journal.py", "rows"): "damaged rows: test_run_damage.py",
-    ("runs/compress.py", "_arrays"): "Python alone: factors, test_compress.py",
+    ("runs/source.py", "_arrays"): "Python alone: factors, test_compress.py",
     ("runs/compress.py", "_saved"): "Python alone: a data set that is not a folder, test_compress.py",
     ("runs/compress.py", "best_form"): "Python alone: a teacher that does not tell its bytes, test_budget.py",
     ("runs/opened.py", "stored_model"): "tables that do not fit: test_compact.py",

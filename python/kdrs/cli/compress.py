@@ -9,7 +9,7 @@ import typer
 
 from kdrs.cli.choices import PROTOCOLS, USERS, listed
 from kdrs.cli.output import messages, say, say_json
-from kdrs.errors import ConfigError, shown
+from kdrs.errors import ConfigError
 from kdrs.escaping import visible
 
 if TYPE_CHECKING:
@@ -83,14 +83,17 @@ def compress(
     """
     from kdrs.runs.compress import compress as make
 
-    if bits is not None and budget is not None:
-        raise ConfigError(f"--bits {bits} and --budget {shown(budget)} are both given", "leave one of the two out")
-    place = (
-        out if out is not None else source.with_name(f"{source.stem if source.is_file() else source.name}-compressed")
-    )
+    if as_json and verbose:
+        raise ConfigError(
+            "--verbose and --json are both given, and --json prints all metrics as it is", "leave --verbose out"
+        )
+    place = out
+    if place is None:
+        named = source if source.name not in ("", "..") else source.resolve()
+        place = named.with_name(f"{named.stem if named.is_file() else named.name}-compressed")
     with messages():
         made = make(
-            source, 3 if bits is None else bits, dim, budget=budget, users=users, dataset=data, out=place,  # type: ignore[arg-type]
+            source, bits, dim, budget=budget, users=users, dataset=data, out=place,  # type: ignore[arg-type]
             protocol_name=protocol, threads=threads,
         )  # fmt: skip
     if as_json:

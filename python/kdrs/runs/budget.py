@@ -11,6 +11,7 @@ from typing import Any
 
 from kdrs.data import Dataset
 from kdrs.errors import ConfigError, MissingKnowledge, shown
+from kdrs.models import MODELS, model_class
 from kdrs.runs.compress import best_form
 from kdrs.runs.config import resolve
 from kdrs.runs.forms import Budget
@@ -48,6 +49,17 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
             raise ConfigError(
                 f"model.{key} is {shown(model[key])}, and --budget chooses it", "leave one of the two out"
             )
+    if values.get("start", FROM_TEACHER) != FROM_TEACHER:
+        raise ConfigError(
+            f"start is {shown(values['start'])}, and --budget starts from the teacher", "leave one of the two out"
+        )
+    name = str(model.get("name", "bpr"))
+    cls = model_class(name)
+    if "users" not in cls.compactable or not cls.begins:
+        able = [name for name, other in MODELS.items() if "users" in other.compactable and other.begins]
+        raise ConfigError(
+            f"--budget with {name}, which has no form for it", f"take one of {', '.join(able)}, or leave --model out"
+        )
     if len(set(teachers)) != 1:
         raise ConfigError(
             f"--budget with {len(set(teachers))} teachers", "give the one whose bytes count: --teacher RUN"
@@ -64,12 +76,11 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
         {"data": {"path": values["data"]["path"]}, "model": {"name": "bpr"}, "eval": values.get("eval", {})}
     )
     form = best_form(teacher, dataset, told, config)
-    name = model.get("name", "bpr")
     terms = values.get("distill") or [{**method_of(form.bits), "teacher": reference}]
     return {
         **values,
         "model": {**model, "name": name, "dim": form.dim, "bits": form.bits, "users": "encoded"},
-        "start": values.get("start", FROM_TEACHER),
+        "start": FROM_TEACHER,
         "distill": terms,
         "train": {**training_of(form.bits), **values.get("train", {})},
     }

@@ -86,7 +86,7 @@ def check_begins(model: nn.Module) -> None:
     """Raises ``ConfigError`` for a model whose vectors are not its weights."""
     if not getattr(model, "begins", False):
         raise ConfigError(
-            f"{type(model).__name__} cannot start from a teacher's vectors: its own are computed",
+            f"{type(model).__name__.removeprefix('Compact')} cannot start from a teacher's vectors: its own are computed",
             "take bpr, lightgcn or sgl, or leave start out",
         )
 
