@@ -97,7 +97,7 @@ def test_the_file_is_as_large_as_was_said(budget, teacher, tmp_path):
     told = Budget.parse(budget)
     opened = LoadedRun.open(teacher)
     known = opened.teacher(PairTask(opened.dataset.train))
-    form = best_form(known, opened.dataset, told, opened.config)
+    form = best_form(known, opened.dataset, told, opened.config, trained=True)
     assert model.nbytes == form.n_bytes
     if told.row is None:
         assert model.nbytes <= told.bytes_of(4 * 40 * (50 + 80), 80)

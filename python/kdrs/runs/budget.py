@@ -37,7 +37,8 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
     """A run's plain values with what the budget chooses: model, start, method, training. What ``values`` state already wins,
     but for the model's size.
 
-    The form is the one of those that fit whose compressed teacher is best on validation (`kdrs.runs.compress.best_form`).
+    The form is the one of those that fit whose compressed teacher is best on validation, with what training is expected to add
+    (`kdrs.runs.compress.best_form`).
 
     Raises ``ConfigError`` for sizes that are stated beside the budget, for several teachers, and for a model without a
     compact form; ``MissingKnowledge`` for a teacher of lists alone.
@@ -75,7 +76,7 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
     config = resolve(
         {"data": {"path": values["data"]["path"]}, "model": {"name": "bpr"}, "eval": values.get("eval", {})}
     )
-    form = best_form(teacher, dataset, told, config)
+    form = best_form(teacher, dataset, told, config, trained=True)
     terms = values.get("distill") or [{**method_of(form.bits), "teacher": reference}]
     return {
         **values,
