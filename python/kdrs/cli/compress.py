@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,10 +88,7 @@ def compress(
         raise ConfigError(
             "--verbose and --json are both given, and --json prints all metrics as it is", "leave --verbose out"
         )
-    place = out
-    if place is None:
-        named = source if source.name not in ("", "..") else source.resolve()
-        place = named.with_name(f"{named.stem if named.is_file() else named.name}-compressed")
+    place = out if out is not None else _beside(source)
     with messages():
         made = make(
             source, bits, dim, budget=budget, users=users, dataset=data, out=place,  # type: ignore[arg-type]
@@ -106,6 +104,12 @@ def compress(
         for line in made.tried:
             say(f"  {line['how']}: {made.selects} {line[made.selects]:.4f} on valid")
     say("\n".join(_table(made, verbose)))
+
+
+def _beside(source: Path) -> Path:
+    """SOURCE-compressed, in the folder that SOURCE is in."""
+    named = source if source.name not in ("", "..") else Path(os.path.abspath(source))
+    return named.parent / f"{named.stem if named.is_file() else named.name}-compressed"
 
 
 def _document(made: Compressed, place: Path) -> dict[str, Any]:

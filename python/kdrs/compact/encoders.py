@@ -104,6 +104,7 @@ class RidgeEncoder:
         return 0
 
     def encode(self, histories: Interactions, items: Items) -> NDArray[np.float32]:
+        _check_catalogue(histories, items)
         root = self._root(items)  # [D, D], inverse of the Cholesky factor of A: A⁻¹ = rootᵀ root
         out = np.zeros((histories.shape[0], items.shape[1]), np.float32)
         degrees = histories.row_degrees
@@ -168,17 +169,21 @@ def history_sums(histories: Interactions, items: Items, power: float = 0.5) -> N
 
     Raises ``DataError`` where the histories are of another catalogue.
     """
-    if histories.shape[1] != items.shape[0]:
-        raise DataError(
-            f"histories are of {histories.shape[1]:,} items, the vectors of {items.shape[0]:,}",
-            "give histories in the ids of the items' table",
-        )
+    _check_catalogue(histories, items)
     if isinstance(items, Codes):
         sums = items.sums(histories.indptr, histories.indices)
     else:
         sums = np.asarray(histories.to_csr() @ items, np.float32)
     lengths = np.maximum(histories.row_degrees, 1).astype(np.float32)
     return sums / (lengths ** np.float32(power))[:, None]
+
+
+def _check_catalogue(histories: Interactions, items: Items) -> None:
+    if histories.shape[1] != items.shape[0]:
+        raise DataError(
+            f"histories are of {histories.shape[1]:,} items, the vectors of {items.shape[0]:,}",
+            "give histories in the ids of the items' table",
+        )
 
 
 def turned(items: Items, rows: Any) -> NDArray[np.float32]:
@@ -213,10 +218,26 @@ def _gram(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(wide.T @ wide)
 
 
+_BOUNDS = {
+    "alpha": (1e-9, 1e9),
+    "reg": (1e-9, 1e9),
+    "power": (0.0, 8.0),
+    "scales": (0.0, np.inf),
+    "levels": (-127, 127),
+}
+"""What the parts of an encoder may be: less or more is none that was ever made, and no system could be solved with it."""
+
+
 def encoder_of(kind: str, tensors: dict[str, NDArray[Any]], dim: int) -> Encoder:
     """The encoder of vectors of ``dim`` dimensions that a file holds (`parts_of`).
 
     Raises ``DataError`` for an unknown kind or parts that do not fit."""
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise DataError(f"encoder {shown(kind)}: {shown(name)} is not finite")
+        least, most = _BOUNDS.get(name, (-np.inf, np.inf))
+        if tensor.size and not least <= tensor.min() <= tensor.max() <= most:
+            raise DataError(f"encoder {shown(kind)}: {shown(name)} is not from {least:g} to {most:g}")
     shapes = {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
     square = (dim, dim)
     if kind == "sum" and shapes == {"weight": ("float32", square), "power": ("float64", ())}:

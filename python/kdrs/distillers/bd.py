@@ -92,10 +92,11 @@ class BD(Distiller):
     def __init__(self, config: BDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)
         source = only(teachers)
-        if not isinstance(source, ModelTeacher) or not source.live:
+        if not isinstance(source, ModelTeacher) or not source.live or next(source.model.parameters(), None) is None:
             raise ConfigError(
                 f"bd trains its teacher along, and {source.name!r} cannot be trained",
-                "give the run directory of a kdrs model; in Python, ModelTeacher(model, task, live=True)",
+                "give the run directory of a kdrs model of float32 and a table of users; in Python, ModelTeacher(model, task, "
+                "live=True)",
             )
         if task.draws != "pairs":
             raise ConfigError(

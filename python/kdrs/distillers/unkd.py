@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdrs.core import ranking, sampling
+from kdrs.core.codes import Codes
 from kdrs.data.interactions import Interactions
 from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
@@ -144,10 +145,11 @@ def group_lists(teacher: Teacher, task: Task, group: np.ndarray, length: int) ->
     )
     factors, length = teacher.factors(), min(length, group.size)
     if factors is not None and task.owners is None:
-        columns = torch.from_numpy(group).to(factors.items.device)
-        bias = None if factors.bias is None else factors.bias[columns]
+        columns, own, bias = torch.from_numpy(group), factors.items, factors.bias
+        bias = None if bias is None else bias[columns.to(bias.device)]
+        items = own[group] if isinstance(own, Codes) else own[columns.to(own.device)]
         rows = owners_of(task, np.arange(task.n_queries))
-        found = [ranking.topk(factors.queries, factors.items[columns], length, seen=seen, rows=rows, bias=bias).items]
+        found = [ranking.topk(factors.queries, items, length, seen=seen, rows=rows, bias=bias).items]
     else:
         found = [
             ranking.topk_scores(

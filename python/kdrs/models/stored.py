@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from kdrs.compact.encoders import Encoder, asked, encoder_of, parts_of
-from kdrs.core.codes import Codes
+from kdrs.core.codes import MAX_DIM, Codes
 from kdrs.data.interactions import Interactions
-from kdrs.errors import ArtefactError, ConfigError, DataError, shown
+from kdrs.errors import ArtefactError, ConfigError, DataError, KdrsError, shown
 from kdrs.evaluation.scorers import as_interactions
 from kdrs.training.queries import Queries, Task
 from kdrs.training.view import DotView, Factors
@@ -91,25 +92,34 @@ class StoredModel(nn.Module):
         """Raises ``ArtefactError`` where tensors and description do not fit each other or the task's users and items."""
         left = dict(tensors)
         try:
-            dim = int(description["dim"])
-            sides = {
-                name: _side(left, name, description[name], n, dim)
-                for name, n in (("items", task.n_items), ("users", task.n_users))
-                if name in description
-            }
+            told = _Described.model_validate(dict(description))
+            dim, own_side = told.dim, told.users
+            items = _side(left, "items", told.items, task.n_items, dim)
+            users = None if own_side is None else _side(left, "users", own_side, task.n_users, dim)
+            if own_side is not None and own_side.way != told.items.way:
+                raise DataError("users and items are no tables that go together")
             encoder = None
-            if "encoder" in description:
+            if told.encoder is not None:
                 names = [name for name in left if name.startswith("encoder_")]
                 own = {name.removeprefix("encoder_"): left.pop(name).numpy() for name in names}
-                encoder = encoder_of(str(description["encoder"]), own, dim)
+                encoder = encoder_of(told.encoder, own, dim)
             bias = left.pop("bias", None)
-            if bias is not None and (bias.shape, bias.dtype) != ((task.n_items,), torch.float32):
-                raise DataError(f"bias is {bias.dtype} {tuple(bias.shape)}")
+            if bias is not None:
+                if (bias.shape, bias.dtype) != ((task.n_items,), torch.float32):
+                    raise DataError(f"bias is {bias.dtype} {tuple(bias.shape)}")
+                if not torch.isfinite(bias).all():
+                    raise DataError("the bias is not finite")
             if left:
                 raise DataError(f"nothing is known of the tensor {shown(sorted(left)[0])}")
-            return cls(sides["items"], task=task, users=sides.get("users"), encoder=encoder, bias=bias)
-        except (KeyError, TypeError, ValueError, AttributeError, ConfigError, DataError) as error:
-            cause = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+            return cls(items, task=task, users=users, encoder=encoder, bias=bias)
+        except (KeyError, TypeError, ValueError, ConfigError, DataError) as error:
+            if isinstance(error, ValidationError):
+                wrong = error.errors()[0]
+                cause = f"{'.'.join(map(str, wrong['loc'])) or 'the description'}: {wrong['msg']}"
+            elif isinstance(error, KdrsError):
+                cause = error.cause
+            else:
+                cause = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             raise ArtefactError(
                 f"the tables in {where} do not fit their description: {shown(cause, 300)}",
                 "restore the run's files from a copy",
@@ -176,13 +186,37 @@ def _parts(side: Side | None) -> dict[str, Tensor]:
     return {"vectors": side}
 
 
-def _side(left: dict[str, Tensor], name: str, told: Mapping[str, Any], n: int, dim: int) -> Side:
-    bits = told["bits"]
-    if bits != 32:
+class _Table(BaseModel):
+    """What a file says of a table."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    bits: Literal[1, 2, 3, 4, 8, 32]
+    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+
+    @property
+    def way(self) -> tuple[bool, int | None]:
+        """What must be the same on both sides of a product."""
+        return self.bits == 32, self.seed
+
+
+class _Described(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    dim: Annotated[int, Field(ge=1, le=MAX_DIM)]
+    items: _Table
+    users: _Table | None = None
+    encoder: str | None = None
+
+
+def _side(left: dict[str, Tensor], name: str, told: _Table, n: int, dim: int) -> Side:
+    if told.bits != 32:
         data, scales = left.pop(f"{name}_codes"), left.pop(f"{name}_scales")
         if scales.dtype != torch.bfloat16:
             raise DataError(f"the scales of {name} are {scales.dtype}")
-        side: Side = Codes.from_parts(data.numpy(), scales.float().numpy(), bits, dim, seed=told["seed"])
+        if told.seed is None:
+            raise DataError(f"the codes of {name} have no seed")
+        side: Side = Codes.from_parts(data.numpy(), scales.float().numpy(), told.bits, dim, seed=told.seed)
     else:
         side = left.pop(f"{name}_vectors")
         if side.dtype != torch.float32 or not torch.isfinite(side).all():

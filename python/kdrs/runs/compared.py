@@ -193,11 +193,10 @@ def _lists_of(scorer: Teacher) -> Ranking | None:
 
 
 def _first(scorer: Teacher, k: int) -> np.ndarray:
-    """int32 [U, k]: the best items of every user; -1 pads the lists of a teacher that has shorter ones alone."""
+    """int32 [U, k]: the best items of every user; -1 pads shorter lists."""
     lists = _lists_of(scorer)
-    if lists is None:
-        return scorer.topk(k).items
-    return np.pad(lists.items[:, :k], ((0, 0), (0, max(0, k - lists.items.shape[1]))), constant_values=-1)
+    items = scorer.topk(k).items if lists is None else lists.items[:, :k]
+    return np.pad(items, ((0, 0), (0, max(0, k - items.shape[1]))), constant_values=-1)
 
 
 def _is_peer(path: Path) -> bool:

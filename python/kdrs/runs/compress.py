@@ -25,10 +25,8 @@ from kdrs.models.stored import Side, StoredModel
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
 from kdrs.runs.compared import size_of
 from kdrs.runs.config import RunConfig, completed, resolve
-from kdrs.runs.directory import Run
+from kdrs.runs.directory import Run, check_free
 from kdrs.runs.forms import Budget, Form, forms_of, usual
-from kdrs.runs.places import holds_run
-from kdrs.runs.records import PATH
 from kdrs.runs.results import save_result
 from kdrs.runs.source import Source
 from kdrs.runs.start import vectors_of
@@ -114,9 +112,13 @@ def compress(
         raise ConfigError(f"users is {shown(users)}", f"allowed: {', '.join(USERS)}")
     if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int) or dim < 1):
         raise ConfigError(f"dim is {shown(dim)}", "allowed: integers from 1 on")
-    if out is not None and holds_run(Path(out)):
-        raise ConfigError(f"{shown(str(out), PATH)} already holds a run", "name another folder with --out")
+    if out is not None:
+        check_free(Path(out))
     given = Source.of(source, dataset)
+    if given.teacher is not None and given.path is None and out is not None:
+        raise ConfigError(
+            "out is given, and the data set has no folder that the run could name", "give its path: dataset=PATH"
+        )
     if given.teacher is None:
         if budget is not None:
             raise ConfigError(f"budget is {shown(budget)}, and there is no data set to choose by", "give bits and dim")
@@ -281,10 +283,6 @@ def _searched(
 
 def _saved(result: Compressed, given: Source, config: RunConfig, bits: int, out: Path, how: str) -> Compressed:
     """The run directory of what was made."""
-    if given.path is None:
-        raise ConfigError(
-            "out is given, and the data set has no folder that the run could name", "give its path: dataset=PATH"
-        )
     name = str(config.model["name"])
     encoded = result.users != "table"
     needs = {key for key, used in (("bits", bits != 32), ("users", encoded)) if used}
@@ -300,8 +298,8 @@ def _saved(result: Compressed, given: Source, config: RunConfig, bits: int, out:
             "compress": {"teacher": given.name, "how": how},
         }
     )
-    with Run.create(out, own.to_dict(), given.dataset, complete=completed) as run:
-        selection: Selection = choose_selection(own, choose_protocol(own, given.dataset))
+    selection: Selection = choose_selection(own, choose_protocol(own, given.dataset))
+    with Run.create(out, own.to_dict(), given.dataset, complete=completed) as run, run.whole():
         done = Fit(best_epoch=None, epochs=0, stopped="compressed")
         save_result(run, own, given.dataset, result.model, done, result.reports, selection)
     return Compressed(**{**vars(result), "run": run})

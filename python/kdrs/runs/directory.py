@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 
 MODEL_FORMAT = "kdrs-model/1"
+HEAD = ("STATUS.json", "env.json", "data.json", "ids/users.json", "ids/items.json", "LOCK")
+"""What a new run writes beside ``config.toml``."""
 
 
 class Run:
@@ -123,22 +125,30 @@ class Run:
             yield
         except BaseException:
             if new and self._lock is not None:
-                for name in (
-                    "config.toml",
-                    "STATUS.json",
-                    "env.json",
-                    "data.json",
-                    "ids/users.json",
-                    "ids/items.json",
-                    "LOCK",
-                ):
-                    with suppress(OSError):
-                        (self.path / name).unlink(missing_ok=True)
-                made.insert(0, self.path / "ids")
+                self._remove()
             for place in made:
                 with suppress(OSError):
                     place.rmdir()
             raise
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """For a new run that cannot be gone on with: what is written inside stays if all of it could be."""
+        try:
+            yield
+        except BaseException:
+            self._remove(*(path.name for path in self.path.glob("report*")), "model.safetensors")
+            with suppress(OSError):
+                self.path.rmdir()
+            raise
+
+    def _remove(self, *others: str) -> None:
+        """Takes a run's head away, and others of its files. Its end is that of ``config.toml``, which comes first."""
+        for name in ("config.toml", *others, *HEAD):
+            with suppress(OSError):
+                (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            (self.path / "ids").rmdir()
 
     @classmethod
     def open(cls, path: str | Path) -> Run:

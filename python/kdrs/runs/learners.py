@@ -11,7 +11,9 @@ from torch import nn
 from kdrs.core.sampling import stream
 from kdrs.data import Dataset
 from kdrs.distillers import distiller_class
+from kdrs.errors import ConfigError, shown
 from kdrs.fitting.learner import Learner, Term
+from kdrs.models.compact import Compact
 from kdrs.runs.build import build_model, stage_epochs
 from kdrs.runs.config import RunConfig, TermSettings
 from kdrs.runs.opened import LoadedRun
@@ -107,6 +109,11 @@ class Planned:
     def teacher(self, asked: Task, *, live: bool = False) -> ModelTeacher:
         """As `LoadedRun.teacher`, with the stages that a run of all epochs will keep."""
         train = self.config.train
+        if live and isinstance(self.model, Compact):  # what the run will keep is not trained further
+            raise ConfigError(
+                f"{shown(str(self.place), 300)} will be rounded or have no table of users, and cannot be trained on",
+                'leave bits and users out of its model: bits = 32, users = "table"',
+            )
         model = build_model(self.config, self.task) if live else self.model
         last, saved = train.epochs - 1, stage_epochs(self.config)
         earlier = [epoch for epoch in saved if epoch < last] or saved[:1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from kdrs._documents import parse_json
 from kdrs.data import Dataset, Ids
 from kdrs.errors import ArtefactError, KdrsError, MissingKnowledge, shown
 from kdrs.evaluation.report import Report
@@ -182,8 +182,8 @@ def stored_model(tensors: dict[str, Tensor], description: str, task: Task, path:
     """The compact model of a run's tensors. Raises ``ArtefactError`` where they do not fit."""
     where = shown(str(path / "model.safetensors"), PATH)
     try:
-        told = json.loads(description)
-    except ValueError:
+        told = parse_json(description.encode())
+    except ValueError:  # what the file says may hide half of a pair, too
         told = None
     if not isinstance(told, dict):
         raise ArtefactError(f"{where} is damaged: what it says of its tables is no JSON", RESTORE)
