@@ -317,7 +317,14 @@ def record(
     }, points
 
 
-ANSWER = ["See the tables."]
+ANSWER = [
+    "Down to a sixteenth: the compressed teacher, in seconds and without training; it ranks better than the teacher itself.",
+    "Below: `kdrs distill --budget`.",
+    "On MovieLens 100K a hundredth of the bytes keeps all of the teacher's lead, on CiteULike a fiftieth about nine tenths.",
+    "A float32 student of the same bytes keeps much less, distilled or not.",
+    "New users are served as well as known ones, or better.",
+]
+"""By hand, from the tables."""
 
 
 def main() -> None:

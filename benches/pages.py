@@ -71,7 +71,7 @@ LINKS = {
     "What does it cost?": ["costs", "costs-models", "costs-gowalla", "growth", "million", "epoch", "lazy-adam", "memory"],
     "When does a run stop?": ["stopping"],
     "Do verdicts agree with seeds?": ["verdicts"],
-    "How fast is the core?": ["core", "products", "plain-loops"],
+    "How fast is the core?": ["core", "codes", "products", "plain-loops"],
 }  # fmt: skip
 
 

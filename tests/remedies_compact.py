@@ -96,3 +96,25 @@ CASES |= {
         (*SMALL, "--dim", "2", "--budget", "1/2"), "leave one of the two out", (*SMALL, "--budget", "1/2")
     ),
 }
+CASES |= {
+    "a file of a run": Case(("compress", "t/model.safetensors", "--out", "small"), "name the run: kdrs compress t"),
+    "a budget that starts elsewhere": Case(
+        (*WITHIN, "--budget", "1/2", "--start", "t"), "leave one of the two out", (*WITHIN, "--budget", "1/2")
+    ),
+    "a budget of a model without a form": Case(
+        (*WITHIN, "--budget", "1/2", "--model", "ngcf"), "leave --model out", (*WITHIN, "--budget", "1/2")
+    ),
+    "JSON and all ways": Case((*SMALL, "--json", "--verbose"), "leave --verbose out", (*SMALL, "--json")),
+    "a place that is taken": Case(
+        ("compress", "t", "--out", "u"), "name another folder with --out", SMALL, names=("--out",)
+    ),
+    "a run that is there": Case(
+        (*TRAIN, "--out", "t"), "go on with it by --resume", (*TRAIN, "--out", "t", "--resume")
+    ),
+    "a data set that has moved": Case(
+        (*SMALL,),
+        "give it with --data",
+        (*SMALL, "--data", "moved"),
+        lambda folder: (folder / "d").rename(folder / "moved"),
+    ),
+}

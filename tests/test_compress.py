@@ -171,6 +171,15 @@ def test_what_is_refused(teacher, tmp_path):
             kdrs.compress(factors, 3, bad)
     with pytest.raises(ConfigError, match="dim is 3; factors has 2"):
         kdrs.compress(factors, 3, 3)
+    with pytest.raises(ConfigError, match="budget is 1/2, and there is no data set to choose by"):
+        kdrs.compress(factors, budget="1/2")
+    with pytest.raises(ConfigError, match="budget is 1/2, and bits is given"):
+        kdrs.compress(teacher, 8, budget="1/2")
+    with pytest.warns(UserWarning, match="nothing became smaller"):
+        kdrs.compress(teacher, 32, users="table")
+    encoded = kdrs.compress(teacher, users="sum").model
+    with pytest.raises(DataError, match="histories is a list"):
+        encoded.encode([[1, 2]])  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="users is tables"):
         kdrs.compress(factors, users="tables")
     with pytest.raises(ConfigError, match="users is 'sum', and there is no data set"):

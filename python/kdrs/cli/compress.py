@@ -10,7 +10,7 @@ import typer
 
 from kdrs.cli.choices import PROTOCOLS, USERS, listed
 from kdrs.cli.output import messages, say, say_json
-from kdrs.errors import ConfigError, shown
+from kdrs.errors import ConfigError
 from kdrs.escaping import visible
 
 if TYPE_CHECKING:
@@ -84,12 +84,14 @@ def compress(
     """
     from kdrs.runs.compress import compress as make
 
-    if bits is not None and budget is not None:
-        raise ConfigError(f"--bits {bits} and --budget {shown(budget)} are both given", "leave one of the two out")
+    if as_json and verbose:
+        raise ConfigError(
+            "--verbose and --json are both given, and --json prints all metrics as it is", "leave --verbose out"
+        )
     place = out if out is not None else _beside(source)
     with messages():
         made = make(
-            source, 3 if bits is None else bits, dim, budget=budget, users=users, dataset=data, out=place,  # type: ignore[arg-type]
+            source, bits, dim, budget=budget, users=users, dataset=data, out=place,  # type: ignore[arg-type]
             protocol_name=protocol, threads=threads,
         )  # fmt: skip
     if as_json:

@@ -99,10 +99,6 @@ def distill(
     """
     given = locals()
     terms: list[dict[str, Any]] = []
-    if budget is not None and not teacher:
-        raise ConfigError(
-            f"--budget {shown(budget)} without a teacher", "give the one whose bytes count: --teacher RUN"
-        )
     if teacher and not method and budget is None:
         raise ConfigError(
             f"teacher {shown(teacher[0])!r} is given without a method",
@@ -159,12 +155,24 @@ def _within(values: dict[str, Any], budget: str, teachers: list[str]) -> dict[st
     from kdrs.runs.budget import chosen
     from kdrs.runs.values import to_toml
 
+    terms = values.get("distill", [])
+    known = [term for term in terms if isinstance(term, dict)] if isinstance(terms, list) else []
+    named = [one for term in known for one in _listed(term.get("teacher", []))]
+    if not (teachers or named):
+        raise ConfigError(
+            f"--budget {shown(budget)} without a teacher", "give the one whose bytes count: --teacher RUN"
+        )
     with messages():
-        values = chosen(values, budget, teachers)
+        values = chosen(values, budget, teachers or named)
     told = {key: values[key] for key in ("start", "model", "train", "distill")}
+    tell(f"# chosen for --budget {budget}")
     for line in to_toml(told).decode().splitlines():
-        tell(f"budget {budget}: {line}" if line else "")
+        tell(line)
     return values
+
+
+def _listed(names: Any) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from kdrs.compact.encoders import Encoder, asked, encoder_of, parts_of
 from kdrs.core.codes import MAX_DIM, Codes
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError, KdrsError, shown
+from kdrs.evaluation.scorers import as_interactions
 from kdrs.training.queries import Queries, Task
 from kdrs.training.view import DotView, Factors
 
@@ -131,16 +132,13 @@ class StoredModel(nn.Module):
         return Factors(self._queries(), self.item_side, self.bias)  # type: ignore[arg-type]
 
     def encode(self, histories: Interactions) -> Side:
-        """What users with these items [Q, I] ask with: known or new. Raises ``DataError`` where users have a table."""
+        """What users with these items [Q, I] ask with, known or new: `Interactions` or a SciPy sparse matrix. Raises
+        ``DataError`` for anything else, for another catalogue, and where users have a table."""
         if self.user_encoder is None:
             raise DataError(
                 "the users of this model have a table, and it knows no others", "compress it with users encoded"
             )
-        if not isinstance(histories, Interactions):
-            raise DataError(
-                f"histories are {type(histories).__name__}",
-                "give kdrs.Interactions.from_pairs(users, items, n_users, n_items)",
-            )
+        histories = as_interactions(histories, "histories")
         items = self.item_side if isinstance(self.item_side, Codes) else self.item_side.cpu().numpy()
         found = asked(self.user_encoder, histories, items)
         return found if isinstance(found, Codes) else torch.from_numpy(found)

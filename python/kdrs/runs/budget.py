@@ -11,6 +11,7 @@ from typing import Any
 
 from kdrs.data import Dataset
 from kdrs.errors import ConfigError, MissingKnowledge, shown
+from kdrs.models import MODELS, model_class
 from kdrs.runs.compress import best_form
 from kdrs.runs.config import resolve
 from kdrs.runs.forms import Budget
@@ -36,7 +37,8 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
     """A run's plain values with what the budget chooses: model, start, method, training. What ``values`` state already wins,
     but for the model's size.
 
-    The form is the one of those that fit whose compressed teacher is best on validation (`kdrs.runs.compress.best_form`).
+    The form is the one of those that fit whose compressed teacher is best on validation, with what training is expected to add
+    (`kdrs.runs.compress.best_form`).
 
     Raises ``ConfigError`` for sizes that are stated beside the budget, for several teachers, and for a model without a
     compact form; ``MissingKnowledge`` for a teacher of lists alone.
@@ -48,6 +50,17 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
             raise ConfigError(
                 f"model.{key} is {shown(model[key])}, and --budget chooses it", "leave one of the two out"
             )
+    if values.get("start", FROM_TEACHER) != FROM_TEACHER:
+        raise ConfigError(
+            f"start is {shown(values['start'])}, and --budget starts from the teacher", "leave one of the two out"
+        )
+    name = str(model.get("name", "bpr"))
+    cls = model_class(name)
+    if "users" not in cls.compactable or not cls.begins:
+        able = [name for name, other in MODELS.items() if "users" in other.compactable and other.begins]
+        raise ConfigError(
+            f"--budget with {name}, which has no form for it", f"take one of {', '.join(able)}, or leave --model out"
+        )
     if len(set(teachers)) != 1:
         raise ConfigError(
             f"--budget with {len(set(teachers))} teachers", "give the one whose bytes count: --teacher RUN"
@@ -68,13 +81,12 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
     config = resolve(
         {"data": {"path": values["data"]["path"]}, "model": {"name": "bpr"}, "eval": values.get("eval", {})}
     )
-    form = best_form(teacher, dataset, told, config)
-    name = model.get("name", "bpr")
+    form = best_form(teacher, dataset, told, config, trained=True)
     terms = terms or [{**method_of(form.bits), "teacher": reference}]
     return {
         **values,
         "model": {**model, "name": name, "dim": form.dim, "bits": form.bits, "users": "encoded"},
-        "start": values.get("start", FROM_TEACHER),
+        "start": FROM_TEACHER,
         "distill": terms,
         "train": {**training_of(form.bits), **values.get("train", {})},
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -12,10 +13,9 @@ import numpy as np
 import torch
 
 from kdrs.compact.encoders import Encoder, RidgeEncoder, SumEncoder, history_sums
-from kdrs.compact.reduce import singular
 from kdrs.core.codes import BITS, Codes
 from kdrs.data import Dataset
-from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge, shown
+from kdrs.errors import ConfigError, MissingKnowledge, shown
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Selection
 from kdrs.evaluation.report import Report
@@ -24,17 +24,13 @@ from kdrs.models import model_class
 from kdrs.models.stored import Side, StoredModel
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
 from kdrs.runs.compared import size_of
-from kdrs.runs.config import EvalSettings, RunConfig, completed, resolve
+from kdrs.runs.config import RunConfig, completed, resolve
 from kdrs.runs.directory import Run, check_free
 from kdrs.runs.forms import Budget, Form, forms_of, usual
-from kdrs.runs.learners import load_teacher
-from kdrs.runs.opened import LoadedRun, check_same_data
-from kdrs.runs.records import PATH
 from kdrs.runs.results import save_result
-from kdrs.runs.start import plain_factors, vectors_of
+from kdrs.runs.source import Source
+from kdrs.runs.start import vectors_of
 from kdrs.teachers.base import Teacher
-from kdrs.teachers.file import trajectory_files
-from kdrs.teachers.model import ModelTeacher
 from kdrs.training.pairs import PairTask
 from kdrs.training.queries import Task
 
@@ -73,7 +69,7 @@ class Compressed:
 
 def compress(
     source: Any,
-    bits: int = 3,
+    bits: int | None = None,
     dim: int | None = None,
     *,
     budget: str | None = None,
@@ -87,7 +83,7 @@ def compress(
 
     1. ``dim`` below D keeps the best directions for all scores at once (`kdrs.compact.reduce.singular`). Scores that are no
        products (NeuMF) are taken block by block, and need a ``dim``.
-    2. Vectors become `kdrs.Codes` of 1, 2, 3, 4 or 8 ``bits``; 32 leaves them float32.
+    2. Vectors become `kdrs.Codes` of 1, 2, 3, 4 or 8 ``bits``, 3 unless given; 32 leaves them float32.
     3. ``users``: ``table`` keeps one; ``sum`` and ``ridge`` replace it by a function of each user's training items
        (`kdrs.compact.encoders`), which serves new users too; ``encoded`` is the better of these, ``auto`` of all three, on the
        validation part. Without a validation part both mean ``sum``.
@@ -103,24 +99,31 @@ def compress(
     opening a run raises.
     """
     began = time.monotonic()
+    if budget is not None and not (bits is None and dim is None and users != "table"):
+        name = "bits" if bits is not None else "dim" if dim is not None else "users"
+        raise ConfigError(
+            f"budget is {shown(budget)}, and {name} is given",
+            "leave one of the two out: a budget chooses bits and dim, of a student of encoded users",
+        )
+    bits = 3 if bits is None else bits
     if bits not in (*BITS, 32) or isinstance(bits, bool):
-        raise ConfigError(f"bits is {shown(bits)}", f"allowed: {', '.join(map(str, BITS))}, 32 for float32")
+        raise ConfigError(f"bits is {shown(repr(bits))}", f"allowed: {', '.join(map(str, BITS))}, 32 for float32")
     if users not in USERS:
         raise ConfigError(f"users is {shown(users)}", f"allowed: {', '.join(USERS)}")
     if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1):
         raise ConfigError(f"dim is {shown(dim)}", "allowed: integers from 1 on")
     if out is not None:
         check_free(Path(out))
-    given = _Source.of(source, dataset)
+    given = Source.of(source, dataset)
     if given.teacher is not None and given.path is None and out is not None:
         raise ConfigError(
             "out is given, and the data set has no folder that the run could name", "give its path: dataset=PATH"
         )
     if given.teacher is None:
-        if users not in ("auto", "table") or out is not None or budget is not None:
-            wanted = (
-                f"users is {users!r}" if out is None and budget is None else f"{'out' if out else 'budget'} is given"
-            )
+        if budget is not None:
+            raise ConfigError(f"budget is {shown(budget)}, and there is no data set to choose by", "give bits and dim")
+        if users not in ("auto", "table") or out is not None:
+            wanted = f"users is {users!r}" if out is None else "out is given"
             raise ConfigError(f"{wanted}, and there is no data set", "give one: dataset=")
         own, items, bias = given.vectors(dim)
         task = cast("Task", None)
@@ -130,11 +133,6 @@ def compress(
     evaluator = build_evaluator(config, data)
     selects = choose_selection(config, choose_protocol(config, data)).metrics[0]
     if budget is not None:
-        if dim is not None or users == "table":
-            raise ConfigError(
-                f"budget is {shown(budget)}, and {'dim' if dim is not None else 'users'} is given",
-                "leave one of the two out: a budget chooses bits and dim, of a student of encoded users",
-            )
         form = best_form(given.teacher, data, Budget.parse(budget), config)
         bits, dim, users = form.bits, form.dim, "encoded" if users == "auto" else users
         (own, items), bias = vectors_of(given.teacher, dim), None
@@ -164,14 +162,25 @@ def compress(
         tried=tried if data.valid.n_pairs else [],
         selects=selects,
     )
+    if result.source_bytes is not None and result.n_bytes >= result.source_bytes:
+        warnings.warn(
+            f"the result has {result.n_bytes:,} bytes, {shown(given.name)} {result.source_bytes:,}: nothing became smaller",
+            stacklevel=2,
+        )
     if out is None:
         return result
     return _saved(result, given, config, bits, Path(out), chosen)
 
 
-def best_form(teacher: Teacher, data: Dataset, budget: Budget, config: RunConfig) -> Form:
+TRAINED = {1: 1.1, 2: 1.05}
+"""What training through the rounding adds to a compressed form of one bit, of two, beyond what it adds to others: CiteULike,
+docs/results/notes/frontier.md."""
+
+
+def best_form(teacher: Teacher, data: Dataset, budget: Budget, config: RunConfig, *, trained: bool = False) -> Form:
     """Of the forms that fit a budget the one whose compressed teacher is best on the validation part, users as sums; without
-    such a part the usual one. Biases are a coordinate."""
+    such a part the usual one. Biases are a coordinate. Of a student that is to be ``trained`` fewer bits are expected to gain
+    more."""
     _, n_bytes, _ = size_of(teacher, data)
     factors = teacher.factors()
     dim = teacher.dim if factors is None else int(factors.items.shape[1]) + (factors.bias is not None)
@@ -194,126 +203,10 @@ def best_form(teacher: Teacher, data: Dataset, budget: Budget, config: RunConfig
             side.rotate(own), history_sums(task.seen, side, POWERS[0]), POWERS[0], REGS[0]
         ).rounded()
         model = StoredModel(side, encoder=encoder, task=task)
-        return evaluator(model.factors(), parts=["valid"])["valid"].mean(selects)
+        found = evaluator(model.factors(), parts=["valid"])["valid"].mean(selects)
+        return found * TRAINED.get(form.bits, 1.0) if trained else found
 
     return max(forms, key=value)
-
-
-@dataclass
-class _Source:
-    """What is to be made small, however it was given."""
-
-    name: str
-    teacher: Teacher | None
-    data: Dataset | None = None
-    path: str | None = None
-    """Of the data set."""
-    own: RunConfig | None = None
-    plain: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None
-
-    @classmethod
-    def of(cls, source: Any, dataset: Dataset | str | Path | None) -> _Source:
-        data = dataset if isinstance(dataset, Dataset) or dataset is None else Dataset.load(dataset)
-        path = None if dataset is None or isinstance(dataset, Dataset) else str(dataset)
-        if isinstance(source, str | Path):
-            place = Path(source)
-            if not place.exists():
-                raise ArtefactError(
-                    f"there is no run directory or teacher file {shown(str(place), PATH)}", "check the path"
-                )
-            if place.is_dir() and not trajectory_files(place):
-                opened = LoadedRun.open(place, data)
-                return cls(
-                    str(place),
-                    opened.teacher(PairTask(opened.dataset.train)),
-                    opened.dataset,
-                    path or opened.config.data.path,
-                    opened.config,
-                )
-            if data is None:
-                raise ConfigError(
-                    f"{shown(str(place))} is a teacher file, and the data set is unknown", "give it with --data"
-                )
-            return cls(str(place), load_teacher(place, data, PairTask(data.train)), data, path)
-        if isinstance(source, LoadedRun):
-            if data is not None:
-                check_same_data(source.run, data)
-            inner = source.teacher(PairTask(source.dataset.train))
-            return cls(str(source.run.path), inner, source.dataset, source.config.data.path, source.config)
-        if isinstance(source, tuple | list) and len(source) in (2, 3):
-            if data is not None:
-                raise ConfigError(
-                    "factors are given with a data set, whose order of users and items nothing vouches for",
-                    "write them to a teacher file, in the data set's order, and compress that",
-                )
-            return cls("factors", None, plain=_arrays(source))
-        if callable(getattr(source, "topk_blocks", None)):
-            if data is None:
-                raise ConfigError("a teacher is given without its data set", "give it: dataset=")
-            return cls(str(source.name), source, data, path)
-        raise ConfigError(
-            f"{type(source).__name__} cannot be compressed",
-            "give a run directory, a teacher file, a Teacher or factors",
-        )
-
-    @property
-    def dataset(self) -> Dataset:
-        assert self.data is not None
-        return self.data
-
-    @property
-    def n_bytes(self) -> int | None:
-        if isinstance(self.teacher, ModelTeacher):
-            return sum(tensor.nbytes for tensor in self.teacher.model.state_dict().values())
-        return getattr(self.teacher, "n_bytes", None)
-
-    def config(self, protocol_name: str | None, threads: int | None) -> RunConfig:
-        found = self.own or resolve({"data": {"path": self.path or ""}, "model": {"name": "bpr"}})
-        if protocol_name is not None:
-            found = found.model_copy(update={"eval": EvalSettings(protocol=protocol_name)})
-        return found if threads is None else found.model_copy(update={"threads": threads})
-
-    def vectors(self, dim: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Users, items and bias, of ``dim`` dimensions where it is given."""
-        if self.plain is None:
-            assert self.teacher is not None
-            factors = self.teacher.factors()
-            if factors is None:
-                if callable(getattr(self.teacher, "lists", None)) or getattr(self.teacher, "lists", None) is not None:
-                    raise MissingKnowledge(
-                        f"{shown(self.name)} holds lists alone, no scores of all items",
-                        "export its vectors; or distil from its lists: kdrs distill --method rrd --set model.bits=2",
-                    )
-                users, items = vectors_of(self.teacher, dim)
-                return users, items, None
-            users, items, bias = plain_factors(factors)
-            users = users[: self.dataset.n_users]
-        else:
-            users, items, bias = self.plain
-        if dim is not None and dim < users.shape[1]:
-            users, items = singular(users, items, dim)
-        elif dim is not None and dim > users.shape[1]:
-            raise ConfigError(f"dim is {dim}; {shown(self.name)} has {users.shape[1]}", "ask for as many or fewer")
-        return users, items, bias
-
-
-def _arrays(factors: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    from kdrs.core.sampling import array_of
-
-    users, items = (
-        side.vectors() if isinstance(side, Codes) else array_of(side, name, np.float32, 2)
-        for side, name in zip(factors[:2], ("users", "items"), strict=True)
-    )
-    bias = None if len(factors) == 2 or factors[2] is None else array_of(factors[2], "bias", np.float32, 1)
-    if users.shape[1] != items.shape[1] or (bias is not None and len(bias) != len(items)):
-        raise DataError(
-            f"users are {users.shape}, items {items.shape}" + ("" if bias is None else f", the bias {bias.shape}"),
-            "allowed: [U, D], [I, D] and [I]",
-        )
-    for side, name in ((users, "users"), (items, "items"), (bias, "bias")):
-        if side is not None and not np.isfinite(side).all():
-            raise DataError(f"{name} hold NaN or infinity", "all values must be finite: look for a diverged model")
-    return users, items, bias
 
 
 def _side(vectors: np.ndarray, bits: int) -> Side:
@@ -388,7 +281,7 @@ def _searched(
         yield built(best[1], b)
 
 
-def _saved(result: Compressed, given: _Source, config: RunConfig, bits: int, out: Path, how: str) -> Compressed:
+def _saved(result: Compressed, given: Source, config: RunConfig, bits: int, out: Path, how: str) -> Compressed:
     """The run directory of what was made."""
     name = str(config.model["name"])
     encoded = result.users != "table"

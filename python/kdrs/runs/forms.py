@@ -10,7 +10,7 @@ from fractions import Fraction
 from kdrs.errors import ConfigError, shown
 
 UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-ALLOWED = "1/20 or 0.05 of the teacher's bytes, 40B an item, or a size in all such as 500kB or 2MB"
+ALLOWED = "1/20 or 0.05 of the teacher's bytes, 40B an item, or a size in all such as 500kB, 2MB or 64KiB"
 SCALE = 2
 """Bytes of a row's scale in a file."""
 LEAST_SHARE = {8: 1.0, 4: 1.0, 3: 1.0, 2: 0.5, 1: 0.0}

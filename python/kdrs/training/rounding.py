@@ -30,7 +30,8 @@ def levels_of(vectors: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         levels = (vectors / scales.clamp(min=TINY).unsqueeze(-1)).round_()
         return levels, scales
     if bits == 1:
-        return torch.where(vectors >= 0, 1.0, -1.0).to(vectors.dtype), vectors.abs().mean(-1)
+        mean = torch.linalg.vector_norm(vectors, ord=1, dim=-1) / vectors.shape[-1]
+        return torch.ones_like(vectors).copysign_(vectors), mean
     scales = SHARES[bits] * torch.linalg.vector_norm(vectors, dim=-1) / vectors.shape[-1] ** 0.5
     half = 1 << (bits - 1)
     levels = vectors * (0.5 / scales.clamp(min=TINY)).unsqueeze(-1)
