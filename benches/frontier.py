@@ -5,7 +5,7 @@
 
 Bytes are those of all tables: items, users or their encoder, scales. Every student is a kdrs command, printed before it starts;
 finished runs are skipped and begun ones resumed. Needs the data sets in the folder that KDRS_DATA names. ``--record`` writes
-docs/results/frontier.json and frontier.png, of which pages.py makes the page.
+docs/results/frontier.json, frontier-SET.json and frontier.png, of which pages.py makes pages.
 """
 
 from __future__ import annotations
@@ -307,14 +307,24 @@ def record(
                 "rows": known,
             }
         )
-    return {
+    first, *others = figures[: len(points)]
+    whole = {
         "title": "Quality against bytes",
         "question": "What is the best student of so many bytes?",
         "answer": ANSWER,
         "picture": "frontier.png",
-        "figures": figures,
+        "figures": [first, *figures[len(points) :]],
         "notes": "notes/frontier.md",
-    }, points
+    }
+    pages = {"frontier": whole}
+    for name, own in zip(list(points)[1:], others, strict=True):
+        pages[f"frontier-{name}"] = {
+            "title": f"Quality against bytes: {own['title']}",
+            "question": "What is the best student of so many bytes?",
+            "answer": ["The picture of all data sets: [frontier](frontier.md)."],
+            "figures": [own],
+        }
+    return pages, points
 
 
 ANSWER = [
@@ -354,7 +364,8 @@ def main() -> None:
             known.append(held_out(study))
     if options.record:
         made, points = record(studies, seeds, [row for row in known if row])
-        (RESULTS / "frontier.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        for name, page in made.items():
+            (RESULTS / f"{name}.json").write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n", "utf-8")
         picture(points, RESULTS / "frontier.png")
 
 

@@ -101,7 +101,7 @@ def test_histories_of_another_catalogue_are_refused(users, place):
     for n_items in (len(run.items) - 1, len(run.items) + 1):
         with pytest.raises(DataError, match="histories are of"):
             run.model.encode(kdrs.Interactions.from_pairs([0, 0], [0, 1], 1, n_items))
-    with pytest.raises(DataError, match="histories are list"):
+    with pytest.raises(DataError, match="histories is a list"):
         run.model.encode([[1, 2]])
     nobody = run.model.encode(kdrs.Interactions.from_pairs([], [], 2, len(run.items)))
     assert not np.asarray(nobody.vectors()).any()
@@ -170,7 +170,7 @@ def test_factors_that_are_not_finite_are_refused(bits):
 
 
 def test_what_cannot_be_done_is_not_passed_over(place):
-    with pytest.raises(ConfigError, match="budget is given"):
+    with pytest.raises(ConfigError, match="there is no data set to choose by"):
         kdrs.compress((np.ones((4, 3)), np.ones((5, 3))), budget="1/2")
     ok("data", "prepare", place / "clicks.csv", "--split", "ratio", "--out", place / "other")
     with pytest.raises(ArtefactError, match="another split"):
