@@ -133,7 +133,7 @@ def rows_of(study: Study, seeds: Sequence[str]) -> tuple[list[list[str]], list[d
             continue
         found = kdrs.compare_runs(
             [study.teacher, *known], dataset=data, protocol_name="default", metrics=METRICS, time_scoring=False,
-            baseline=str(runs["alone"][0].parent if len(runs["alone"]) > 1 else runs["alone"][0]),
+            baseline=str(runs["alone"][0]),
         ).to_json()  # fmt: skip
         lines = found["runs"]
         teacher = lines[0]

@@ -34,7 +34,7 @@ CLEAR = 0.014
 
 WHEN = {
     "freqd": "the best end is wanted and time does not matter",
-    "mkd": "to reproduce MKD; NKD alone is as good here and costs a third",
+    "mkd": "to reproduce MKD; NKD alone is as good, at a third",
     "nkd": "the teacher's vectors are at hand: near the top at a third of FreqD's cost",
     "ir-rrd": "scores are at hand and the catalogue is far larger than a batch's lists",
     "cd": "**first try**: scores are enough, cheap, near the top with all seeds",
@@ -43,7 +43,7 @@ WHEN = {
     "hetcomp": "there are several different teachers with trajectories ([its own protocol](hetcomp.md))",
     "cd-2": "to reproduce CD with two items an epoch; 50, the default, brings more",
     "htd": "to reproduce topology distillation",
-    "de": "to compare with the literature's usual baseline on vectors",
+    "de": "to compare with the usual baseline on vectors",
     "rce-kd": "NDCG counts: little gain in hits, more in order ([its own protocol](rce-kd.md))",
     "de+rrd": "to reproduce DE-RRD; the sum brings no more than DE here",
     "rrd": "only the teacher's **lists** are at hand",
@@ -70,7 +70,7 @@ LINKS = {
     "What is the best student of so many bytes?": ["frontier", "frontier-citeulike", "frontier-ml-100k"],
     "What does it cost?": ["costs", "costs-models", "costs-gowalla", "growth", "million", "epoch", "lazy-adam", "memory"],
     "When does a run stop, and do verdicts agree with seeds?": ["stopping", "verdicts"],
-    "How fast is the core?": ["core", "codes", "products", "plain-loops"],
+    "How fast is it?": ["core", "codes", "products", "plain-loops"],
 }  # fmt: skip
 
 
