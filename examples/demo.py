@@ -1,4 +1,4 @@
-"""From nothing to students a 17th, a 30th and a hundredth of their teacher: fetch, prepare, train, compress, distil,
+"""From nothing to students of a thirtieth and of a hundredth of their teacher's bytes: fetch, prepare, train, compress, distil,
 compare. Each step is a kdrs command.
 
 python examples/demo.py --out runs/demo
@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 DIM = 200
-ALONE = {"alone-17": DIM // 17 + 1, "alone-30": DIM // 30, "alone-100": DIM // 100}
-"""Students without a teacher, of about a 17th, a 30th and a hundredth of its bytes, by their dimensions."""
+ALONE = {"alone-30": DIM // 30, "alone-100": DIM // 100}
+"""Students without a teacher, of a 30th and of a hundredth of its bytes, by their dimensions."""
 BUDGETS = {"distilled-30": "1/30", "distilled-100": "1/100"}
 
 
@@ -40,11 +40,11 @@ def main() -> None:
     kdrs("train", *common, "--dim", str(DIM), "--patience", "20", "--out", str(teacher))
     for name, dim in ALONE.items():
         kdrs("train", *common, "--dim", str(dim), "--lr", "3e-3", "--out", str(options.out / name))
-    kdrs("compress", str(teacher), "--bits", "2", "--out", str(options.out / "compressed"))
+    kdrs("compress", str(teacher), "--budget", "1/30", "--out", str(options.out / "compressed-30"))
     for name, budget in BUDGETS.items():
         taught = ["--teacher", str(teacher), "--budget", budget]
         kdrs("distill", "--data", str(options.data), "--device", "cpu", *taught, "--out", str(options.out / name))
-    runs = [str(teacher), *(str(options.out / name) for name in (*ALONE, "compressed", *BUDGETS))]
+    runs = [str(teacher), *(str(options.out / name) for name in (*ALONE, "compressed-30", *BUDGETS))]
     kdrs("report", *runs, "--out", str(options.out / "report"))
     kdrs("eval", *runs)
     print(f"picture: {options.out / 'report' / 'comparison.png'} ({time.monotonic() - began:.0f} s in all)")
