@@ -280,11 +280,12 @@ def record(
                 "command": f"`python benches/frontier.py --sets {study.name} --record`",
                 "machine": f"{env['processor']}, {env['cores']} cores, no GPU; torch {env['torch']}, Python {env['python']}",
                 "commit": ", ".join(sorted({str(commit) for commit in commits} | {str(env["commit"])})),
-                "seed": ", ".join(seeds),
+                "seed": ", ".join(seed for seed in seeds if list(study.place.glob(f"*/seed-{seed}/report.json"))),
                 "reading": [
                     f"All items ranked; teacher: BPR {DIM}. Bytes are those of all tables.",
                     "Transfer ratio of NDCG@10: 0 is the float32 student alone of the same bytes, 1 the teacher; paired "
                     "bootstrap over queries, 95 %. Empty: the teacher's lead is not clear.",
+                    "± is the standard deviation over seeds, where there are several; the teacher has one.",
                     "Seconds are those of the whole command on one core of a shared machine.",
                 ],
                 "columns": ["model", "of the teacher", "bytes", "NDCG@10", "Recall@20", "transfer ratio", "s"],
