@@ -1,11 +1,13 @@
 """Scalar codes beside faiss's product quantiser at equal bytes: a trained teacher's items, users as sums of them.
 
-    python benches/quantisers.py RUN [--json]
+    python benches/quantisers.py RUN [--json | --scales]
 
 RUN is a finished run of products, such as the teacher of benches/frontier.py. For each number of bytes an item: scalar codes
 of every number of bits with the most dimensions that fit (the best by validation is marked), and product codes of so many
 bytes, of the whole vectors. Both have one matrix for users, fitted alike; books of product codes are float32 and counted.
 Full ranking.
+
+``--scales`` compares the scale that `kdrs.Codes.of` looks for with the fixed share of training, on validation.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ import time
 from typing import Any
 
 import numpy as np
+import torch
 
 import kdrs
 from kdrs.compact.encoders import SumEncoder, history_sums
+from kdrs.core.codes import BITS
+from kdrs.models.compact import codes_of, turned
 from kdrs.runs.forms import Budget, forms_of
 from kdrs.runs.start import vectors_of
 
@@ -30,10 +35,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--scales", action="store_true")
     options = parser.parse_args()
     opened = kdrs.load_run(options.run)
     data, evaluator = opened.dataset, kdrs.Evaluator.of(opened.dataset, kdrs.protocols.protocol("default"))
     users, items = vectors_of(opened.teacher())
+    if options.scales:
+        for bits in BITS:
+            searched = tuple(kdrs.Codes.of(side, bits) for side in (users, items))
+            fixed = tuple(codes_of(turned(torch.from_numpy(side)), bits) for side in (users, items))
+            values = (evaluator(codes, parts=["valid"])["valid"].mean(METRIC) for codes in (searched, fixed))
+            print(f"{bits} bits", *(f"{value:.4f}" for value in values))
+        return
     lines = []
     for row in ROWS:
         found = []

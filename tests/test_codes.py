@@ -171,64 +171,6 @@ def test_queries_made_at_run_time():
         np.testing.assert_array_equal(found.scores, expected.scores)
 
 
-@SMALL
-@given(st.integers(0, 2**32), st.sampled_from(BITS), st.integers(0, 70), st.integers(0, 9))
-def test_levels_there_and_back(seed, bits, dim, n):
-    rng = np.random.default_rng(seed)
-    table = random_codes(rng, n, dim, bits, seed=seed)
-    expected = slow_levels(table)
-    scales = table.scales
-    for dtype in (np.int8, np.int16, np.int64):
-        levels = np.asfortranarray(expected.astype(dtype))
-        for given_as in (levels, torch.from_numpy(levels)):
-            made = Codes.from_levels(given_as, scales, bits, seed=seed)
-            np.testing.assert_array_equal(slow_levels(made), expected)
-            assert made == Codes.from_parts(made.data, scales, bits, dim, seed=seed)
-    # Bits past the last code are 0.
-    spare = 8 * made.data.shape[1] - bits * dim
-    assert not spare or not n or (made.data[:, -1] >> (8 - spare)).max() == 0
-    turned = table.turned()
-    assert turned.tobytes() == (expected.astype(np.float32) * scales[:, None] + np.float32(0)).tobytes()
-    back = table.vectors()
-    np.testing.assert_allclose(table.rotate(back), turned, atol=1e-5 * max(1, np.abs(turned).max(initial=0)))
-
-
-@pytest.mark.parametrize("bits", BITS)
-def test_vectors_that_are_turned_already(bits):
-    rng = np.random.default_rng(bits)
-    vectors = rng.standard_normal((30, 21)).astype(np.float32)
-    table = Codes.of(vectors, bits, seed=4)
-    rows = table.turned()
-    assert Codes.of(rows, 8, seed=4, turned=True).seed == 4
-    np.testing.assert_allclose(Codes.of(rows, 8, turned=True).turned(), rows, atol=0.01 * np.abs(rows).max())
-    # Turned by hand, they round to the same codes but where float32 falls on another side.
-    again = Codes.of(table.rotate(vectors), bits, seed=4, turned=True)
-    np.testing.assert_allclose(again.scales, table.scales, rtol=1e-4)
-    assert (again.levels() == table.levels()).mean() > 0.99
-    assert table.like(table.rotate(vectors), bits, turned=True) == again
-
-
-@pytest.mark.parametrize("bits", BITS)
-def test_levels_that_are_refused(bits):
-    largest = 127 if bits == 8 else 2**bits - 1
-    levels, scales = np.full((4, 5), largest, np.int16), np.ones(4, np.float32)
-    wrong = [largest + 1, -largest - 1, 300, -300, 256 + largest] + ([] if bits == 8 else [0, largest - 1, largest + 2])
-    for value in wrong:
-        bad = levels.copy()
-        bad[2, 3] = value
-        with pytest.raises(DataError, match=rf"row 2 holds {value}\nallowed for {bits} bit"):
-            Codes.from_levels(bad, scales, bits)
-    with pytest.raises(DataError, match="row 2 holds -128"):
-        Codes.from_levels(np.array([[1], [1], [-128]], np.int8), scales[:3], bits)
-    for given_as in (levels.astype(np.float32), levels > 0, levels[0], np.zeros((2, coding.MAX_DIM + 1), np.int8)):
-        with pytest.raises(DataError, match="allowed"):
-            Codes.from_levels(given_as, scales, bits)
-    with pytest.raises(DataError, match="row 1 is -1"):
-        Codes.from_levels(levels, np.array([1, -1, 1, 1], np.float32), bits)
-    with pytest.raises(DataError, match=r"float32 \[4\]"):
-        Codes.from_levels(levels, scales[:3], bits)
-
-
 @pytest.mark.parametrize("bits", BITS)
 def test_neighbours(bits):
     table = random_codes(np.random.default_rng(bits), 40, 19, bits)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdrs.cli.choices import PROTOCOLS, USERS, listed
+from kdrs.cli.options import CoreThreads, Document
 from kdrs.cli.output import messages, say, say_json
 from kdrs.errors import ConfigError
 from kdrs.escaping import visible
@@ -58,11 +59,6 @@ ProtocolName = Annotated[
         show_default=False,
     ),
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", help="Threads of the core, 1 to 1024. (default: all available)", show_default=False),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="All metrics, and every way to have users that was tried.")
 ]
@@ -76,7 +72,7 @@ def compress(
     source: Annotated[Path, typer.Argument(help="Run directory or teacher file.")],
     bits: Bits = None, dim: Dim = None, budget: Budget = None, users: Users = "auto", out: Out = None, data: Data = None,
     protocol: ProtocolName = None,
-    threads: Threads = None, as_json: Json = False, verbose: Verbose = False,
+    threads: CoreThreads = None, as_json: Document = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Make a teacher or a student small without training: few bits, fewer dimensions, users without a table. Takes seconds.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdrs.cli.choices import PARTS, PROTOCOLS, TESTS, listed
+from kdrs.cli.options import CoreThreads, Document
 from kdrs.cli.output import messages, say, say_json, tell
 
 if TYPE_CHECKING:
@@ -53,11 +54,6 @@ Test = Annotated[
     str | None,
     typer.Option("--test", help=f"Paired test: {listed(TESTS)}. (default: randomisation)", show_default=False),
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", help="Threads of the core, 1 to 1024. (default: all available)", show_default=False),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -67,8 +63,8 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     runs: Runs, data: Data = None, protocol: ProtocolName = None, part: Part = "test", metrics: Metrics = None,
-    teacher: Teacher = None, baseline: Baseline = None, test: Test = None, threads: Threads = None,
-    as_json: Json = False,
+    teacher: Teacher = None, baseline: Baseline = None, test: Test = None, threads: CoreThreads = None,
+    as_json: Document = False,
 ) -> None:  # fmt: skip
     """Evaluate finished runs anew and compare them: transfer ratio, quality, bytes, speed, paired tests."""
     compared = _compare(runs, data, protocol, part, metrics, teacher, baseline, test, threads)
@@ -83,7 +79,7 @@ def report(
     runs: Runs,
     out: Annotated[Path, typer.Option("--out", help="Folder for comparison.json, comparison.md and comparison.png.")],
     data: Data = None, protocol: ProtocolName = None, part: Part = "test", metrics: Metrics = None,
-    teacher: Teacher = None, baseline: Baseline = None, test: Test = None, threads: Threads = None,
+    teacher: Teacher = None, baseline: Baseline = None, test: Test = None, threads: CoreThreads = None,
 ) -> None:  # fmt: skip
     """Write the comparison of finished runs as JSON, Markdown and a picture."""
     from kdrs.comparison.compare import check_folder

@@ -170,6 +170,11 @@ Threads = Annotated[
         "--threads", help="Threads of torch and of the core, 1 to 1024. (default: all available)", show_default=False
     ),
 ]
+CoreThreads = Annotated[
+    int | None,
+    typer.Option("--threads", help="Threads of the core, 1 to 1024. (default: all available)", show_default=False),
+]
+Document = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out from its last checkpoint.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check the run at once, print it with its sizes, write nothing.")

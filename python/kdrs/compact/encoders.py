@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kdrs.compact.reduce import gram
 from kdrs.core.codes import QUERY_BITS, Codes
 from kdrs.data.interactions import Interactions
 from kdrs.errors import DataError, shown
@@ -37,7 +38,7 @@ class Encoder(Protocol):
 class SumEncoder:
     """``u = W Σ_{i in H} v_i / |H|^p``: one matrix, W float32 ``[D, D]``. A user without items is the zero vector.
 
-    `rounded` keeps W in eight bits, a scale a row, which changes no ranking that is measured and takes a fourth of the bytes.
+    `rounded` keeps W in eight bits, a scale a row: a fourth of the bytes.
     """
 
     kind = "sum"
@@ -77,12 +78,12 @@ class SumEncoder:
 
         ``reg`` is a share of the mean of the diagonal of the sums' Gram matrix. Users whose sum is zero do not count.
         """
-        gram = _gram(sums)
-        diagonal = gram.diagonal().mean() if len(gram) else 0.0
-        gram[np.diag_indices_from(gram)] += reg * diagonal + np.finfo(np.float64).tiny
+        square = gram(sums)
+        diagonal = square.diagonal().mean() if len(square) else 0.0
+        square[np.diag_indices_from(square)] += reg * diagonal + np.finfo(np.float64).tiny
         known = sums.any(axis=1)
         crossed = sums[known].T.astype(np.float64) @ users[known].astype(np.float64)
-        return cls(np.linalg.solve(gram, crossed).T.astype(np.float32), power)
+        return cls(np.linalg.solve(square, crossed).T.astype(np.float32), power)
 
 
 class RidgeEncoder:
@@ -116,12 +117,12 @@ class RidgeEncoder:
 
     def _root(self, items: Items) -> NDArray[np.float64]:
         if self._known is None or self._known[0] is not items:
-            gram = np.zeros((items.shape[1],) * 2)
+            square = np.zeros((items.shape[1],) * 2)
             for part in blocks(*items.shape):
-                gram += _gram(turned(items, part))
-            gram *= self.alpha
-            gram[np.diag_indices_from(gram)] += self.reg * gram.diagonal().mean() + np.finfo(np.float64).tiny
-            self._known = items, np.linalg.inv(np.linalg.cholesky(gram))
+                square += gram(turned(items, part))
+            square *= self.alpha
+            square[np.diag_indices_from(square)] += self.reg * square.diagonal().mean() + np.finfo(np.float64).tiny
+            self._known = items, np.linalg.inv(np.linalg.cholesky(square))
         return self._known[1]
 
 
@@ -211,11 +212,6 @@ def asked(encoder: Encoder, histories: Interactions, items: Items) -> Items:
 def blocks(n: int, dim: int) -> Iterator[slice]:
     step = max(1, BLOCK // max(dim, 1))
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
-
-
-def _gram(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    wide = vectors.astype(np.float64)
-    return np.asarray(wide.T @ wide)
 
 
 _BOUNDS = {

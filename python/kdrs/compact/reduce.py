@@ -37,7 +37,7 @@ def singular(
     """
     if dim > users.shape[1]:
         raise ConfigError(f"dim is {dim}; the vectors have {users.shape[1]}", "ask for as many or fewer")
-    roots = [_root(_gram(part)) for part in (users, items)]  # X = Q S with S [r, D], Qᵀ Q = I
+    roots = [_root(gram(part)) for part in (users, items)]  # X = Q S with S [r, D], Qᵀ Q = I
     left, values, right = np.linalg.svd(roots[0][0] @ roots[1][0].T, full_matrices=False)
     kept = np.sqrt(values[:dim])
     to_users = roots[0][1] @ (left[:, : len(kept)] * kept)
@@ -45,7 +45,8 @@ def singular(
     return tuple(_padded(part @ to.astype(np.float32), dim) for part, to in ((users, to_users), (items, to_items)))  # type: ignore[return-value]
 
 
-def _gram(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+def gram(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """``VᵀV`` of vectors [N, D], float64 [D, D], a block of rows at a time."""
     total = np.zeros((vectors.shape[1],) * 2)
     step = max(1, (1 << 22) // max(vectors.shape[1], 1))
     for start in range(0, len(vectors), step):
@@ -54,9 +55,9 @@ def _gram(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     return total
 
 
-def _root(gram: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _root(square: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """S [r, D] with Sᵀ S = G, and its pseudo-inverse [D, r]."""
-    values, vectors = np.linalg.eigh(gram)
+    values, vectors = np.linalg.eigh(square)
     kept = values > values.max(initial=0.0) * len(values) * np.finfo(np.float64).eps
     root = np.sqrt(values[kept])
     return root[:, None] * vectors[:, kept].T, vectors[:, kept] / root

@@ -166,6 +166,8 @@ def _short(side: Side) -> Side:
     if not isinstance(side, Codes):
         return side
     scales = torch.from_numpy(np.array(side.scales)).to(torch.bfloat16).float().numpy()
+    if np.array_equal(scales, side.scales):
+        return side
     return Codes.from_parts(side.data, scales, side.bits, side.shape[1], seed=side.seed)
 
 

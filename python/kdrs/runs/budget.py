@@ -17,6 +17,7 @@ from kdrs.runs.config import resolve
 from kdrs.runs.forms import Budget
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.values import FROM_TEACHER
+from kdrs.teachers.file import FileTeacher
 from kdrs.training.pairs import PairTask
 
 EPOCHS = 15
@@ -68,7 +69,7 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
     (reference,) = set(teachers)
     dataset = Dataset.load(values["data"]["path"])
     teacher = load_teacher(Path(reference), dataset, PairTask(dataset.train))
-    if teacher.factors() is None and getattr(teacher, "lists", None) is not None:
+    if isinstance(teacher, FileTeacher) and teacher.factors() is None:
         raise MissingKnowledge(
             f"teacher {shown(reference)} holds lists alone, so that nothing can be started from it",
             "give --method, --dim and --set model.bits instead of --budget",

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 
-from kdrs.compact.encoders import Encoder, RidgeEncoder, SumEncoder, history_sums
+from kdrs.compact.encoders import RidgeEncoder, SumEncoder, history_sums
 from kdrs.core.codes import BITS, Codes
 from kdrs.data import Dataset
 from kdrs.errors import ConfigError, MissingKnowledge, shown
-from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Selection
 from kdrs.evaluation.report import Report
 from kdrs.fitting.fit import Fit
@@ -139,27 +138,31 @@ def compress(
     else:
         own, items, bias = given.vectors(dim)
     task = PairTask(data.train)
-    kept, tried, best = _side(items, bits), [], None
-    for name, model in _candidates(
-        users, own, kept, bits, bias, task, evaluator if data.valid.n_pairs else None, selects
-    ):
-        value = evaluator(model.factors(), parts=["valid"])["valid"].mean(selects) if data.valid.n_pairs else 0.0
-        tried.append({"users": name.partition(" ")[0], "how": name, selects: value})
-        if best is None or value > best[0]:
-            best = value, name, model
+
+    def value(model: StoredModel) -> float:
+        return evaluator(model.factors(), parts=["valid"])["valid"].mean(selects)
+
+    measure = value if data.valid.n_pairs else None
+    tried, best = [], None
+    for one in _candidates(
+        users, own, _side(items, bits), bits, bias, task, measure
+    ):  # held one by one: each has users
+        tried.append({"users": one.users, "how": one.name, selects: one.value})
+        if best is None or one.value > best.value:
+            best = one
     assert best is not None
-    _, chosen, model = best
+    model = best.model
     reports = evaluator(model.factors())
     result = Compressed(
         model,
         model.nbytes,
         time.monotonic() - began,
         bits,
-        chosen.partition(" ")[0],
+        best.users,
         reports=reports,
         source=evaluator(given.teacher),
         source_bytes=given.n_bytes,
-        tried=tried if data.valid.n_pairs else [],
+        tried=tried if measure else [],
         selects=selects,
     )
     if result.source_bytes is not None and result.n_bytes >= result.source_bytes:
@@ -169,7 +172,7 @@ def compress(
         )
     if out is None:
         return result
-    return _saved(result, given, config, bits, Path(out), chosen)
+    return _saved(result, given, config, bits, Path(out), best.name)
 
 
 TRAINED = {1: 1.1, 2: 1.05}
@@ -199,9 +202,8 @@ def best_form(teacher: Teacher, data: Dataset, budget: Budget, config: RunConfig
         own, items = vectors_of(teacher, form.dim)
         side = _side(items, form.bits)
         assert isinstance(side, Codes)
-        encoder = SumEncoder.fit(
-            side.rotate(own), history_sums(task.seen, side, POWERS[0]), POWERS[0], REGS[0]
-        ).rounded()
+        sums = history_sums(task.seen, side, POWERS[0])
+        encoder = SumEncoder.fit(side.rotate(own), sums, POWERS[0], REGS[0]).rounded()
         model = StoredModel(side, encoder=encoder, task=task)
         found = evaluator(model.factors(), parts=["valid"])["valid"].mean(selects)
         return found * TRAINED.get(form.bits, 1.0) if trained else found
@@ -217,6 +219,22 @@ def _tensor(bias: np.ndarray | None) -> torch.Tensor | None:
     return None if bias is None else torch.from_numpy(np.array(bias, np.float32))
 
 
+class _Candidate(NamedTuple):
+    """A way to have users."""
+
+    name: str
+    model: StoredModel
+    value: float = 0.0
+    """On validation, where there is any."""
+
+    @property
+    def users(self) -> str:
+        return self.name.partition(" ")[0]
+
+
+Measure = Callable[[StoredModel], float]
+
+
 def _candidates(
     users: str,
     own: np.ndarray,
@@ -224,61 +242,62 @@ def _candidates(
     bits: int,
     bias: np.ndarray | None,
     task: Task,
-    evaluator: Evaluator | None,
-    selects: str,
-) -> Iterator[tuple[str, StoredModel]]:
-    """Ways to have users, each with its name. With an ``evaluator`` the constants of encoders are chosen on validation, one
-    after the other; else the first of each are taken."""
-    told = _tensor(bias)
-    if users in ("auto", "table") and not (users == "auto" and evaluator is None):
-        yield "table", StoredModel(items, users=_side(own, bits), bias=told, task=task)
+    measure: Measure | None,
+) -> Iterator[_Candidate]:
+    """Ways to have users. Constants of encoders are chosen by ``measure``, one after the other; without it the first of each
+    are taken."""
+
+    def model(**parts: Any) -> StoredModel:
+        return StoredModel(items, bias=_tensor(bias), task=task, **parts)
+
+    if users == "table" or (users == "auto" and measure is not None):
+        table = model(users=_side(own, bits))
+        yield _Candidate("table", table, 0.0 if measure is None else measure(table))
     plain = items if isinstance(items, Codes) else items.numpy()
     goal = items.rotate(own) if isinstance(items, Codes) else own
     if users in ("auto", "encoded", "sum"):
-        sums = {}
+        sums: dict[float, np.ndarray] = {}
 
-        def fitted(power: float, reg: float) -> Encoder:
+        def fitted(power: float, reg: float) -> StoredModel:
             if power not in sums:
                 sums[power] = history_sums(task.seen, plain, power)
             found = SumEncoder.fit(goal, sums[power], power, reg)
-            return found if bits == 32 else found.rounded()
+            return model(encoder=found if bits == 32 else found.rounded())
 
-        yield from _searched("sum", fitted, ("power", POWERS), ("reg", REGS), items, told, task, evaluator, selects)
-    if users == "ridge" or (users in ("auto", "encoded") and evaluator is not None):
-        grids = ("alpha", ALPHAS), ("reg", RIDGE_REGS)
-        yield from _searched("ridge", RidgeEncoder, *grids, items, told, task, evaluator, selects)
+        yield from _searched("sum", fitted, ("power", POWERS), ("reg", REGS), measure)
+    if users == "ridge" or (users in ("auto", "encoded") and measure is not None):
+
+        def ridge(alpha: float, reg: float) -> StoredModel:
+            return model(encoder=RidgeEncoder(alpha, reg))
+
+        yield from _searched("ridge", ridge, ("alpha", ALPHAS), ("reg", RIDGE_REGS), measure)
 
 
 def _searched(
     kind: str,
-    make: Any,
+    make: Callable[[float, float], StoredModel],
     first: tuple[str, tuple[float, ...]],
     second: tuple[str, tuple[float, ...]],
-    items: Side,
-    bias: torch.Tensor | None,
-    task: Task,
-    evaluator: Evaluator | None,
-    selects: str,
-) -> Iterator[tuple[str, StoredModel]]:
+    measure: Measure | None,
+) -> Iterator[_Candidate]:
     """Encoders of a kind: the first constant's values, then, with the best of them, the second's."""
     (one, ones), (other, others) = first, second
-    best: tuple[float, float] | None = None
 
-    def built(a: float, b: float) -> tuple[str, StoredModel]:
-        return f"{kind} {one}={a:g} {other}={b:g}", StoredModel(items, encoder=make(a, b), bias=bias, task=task)
+    def built(a: float, b: float) -> _Candidate:
+        model = make(a, b)
+        return _Candidate(f"{kind} {one}={a:g} {other}={b:g}", model, 0.0 if measure is None else measure(model))
 
-    if evaluator is None:
+    if measure is None:
         yield built(ones[0], others[0])
         return
+    values: dict[float, float] = {}
     for a in ones:
-        name, model = built(a, others[0])
-        value = evaluator(model.factors(), parts=["valid"])["valid"].mean(selects)
-        if best is None or value > best[0]:
-            best = value, a
-        yield name, model
-    assert best is not None
+        made = built(a, others[0])
+        values[a] = made.value
+        yield made
+    best = max(values, key=lambda a: values[a])
     for b in others[1:]:
-        yield built(best[1], b)
+        yield built(best, b)
 
 
 def _saved(result: Compressed, given: Source, config: RunConfig, bits: int, out: Path, how: str) -> Compressed:

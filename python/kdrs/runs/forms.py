@@ -15,7 +15,8 @@ SCALE = 2
 """Bytes of a row's scale in a file."""
 LEAST_SHARE = {8: 1.0, 4: 1.0, 3: 1.0, 2: 0.5, 1: 0.0}
 """The share of the teacher's dimensions that must fit for a number of bits to be taken, most bits first: whole tables of three
-bits lose nothing that is measured, two bits are best down to half of the dimensions, then one."""
+bits, two bits down to half of the dimensions, then one. As it is on CiteULike; other data want other forms
+(docs/results/notes/frontier.md), which only a validation part can tell."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from kdrs.core.codes import Codes
 from kdrs.core.sampling import array_of
 from kdrs.data import Dataset
 from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge, quoted, shown
+from kdrs.runs.compared import size_of
 from kdrs.runs.config import EvalSettings, RunConfig, config_of, resolve
 from kdrs.runs.directory import Run
 from kdrs.runs.learners import load_teacher
@@ -22,8 +23,7 @@ from kdrs.runs.opened import LoadedRun, check_same_data
 from kdrs.runs.records import PATH
 from kdrs.runs.start import plain_factors, vectors_of
 from kdrs.teachers.base import Teacher
-from kdrs.teachers.file import trajectory_files
-from kdrs.teachers.model import ModelTeacher
+from kdrs.teachers.file import FileTeacher, trajectory_files
 from kdrs.training.pairs import PairTask
 
 
@@ -103,9 +103,7 @@ class Source:
 
     @property
     def n_bytes(self) -> int | None:
-        if isinstance(self.teacher, ModelTeacher):
-            return sum(tensor.nbytes for tensor in self.teacher.model.state_dict().values())
-        return getattr(self.teacher, "n_bytes", None)
+        return None if self.teacher is None else size_of(self.teacher, self.dataset)[1]
 
     def config(self, protocol_name: str | None, threads: int | None) -> RunConfig:
         found = self.own or resolve({"data": {"path": self.path or ""}, "model": {"name": "bpr"}})
@@ -119,7 +117,7 @@ class Source:
             assert self.teacher is not None
             factors = self.teacher.factors()
             if factors is None:
-                if callable(getattr(self.teacher, "lists", None)) or getattr(self.teacher, "lists", None) is not None:
+                if isinstance(self.teacher, FileTeacher):
                     raise MissingKnowledge(
                         f"{shown(self.name)} holds lists alone, no scores of all items",
                         "export its vectors; or distil from its lists: kdrs distill --method rrd --set model.bits=2",

@@ -129,7 +129,7 @@ def vectors_of(teacher: Teacher, dim: int | None = None) -> tuple[np.ndarray, np
 
 
 def plain_factors(factors: Factors) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Factors as float32 arrays, codes decoded."""
+    """Factors as float32 arrays; codes decoded and turned back, so that rounding them anew gives nearly the same codes."""
 
     def array(side: Codes | Tensor) -> np.ndarray:
         return side.vectors() if isinstance(side, Codes) else side.detach().cpu().numpy()
