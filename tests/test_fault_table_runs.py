@@ -48,10 +48,11 @@ from test_faults import test_sigterm as test_fault_49_sigterm  # noqa: F401
 from test_run_damage import test_a_run_that_cannot_fit_is_refused_with_numbers as test_fault_56_memory  # noqa: F401
 from test_run_damage import test_runs_of_one_second_have_folders_of_their_own as test_fault_54_one_second  # noqa: F401
 from test_run_damage import test_the_run_itself_is_no_teacher as test_fault_69_own_teacher  # noqa: F401
-from test_train import finished, teacher  # noqa: F401
+from test_train import teacher  # noqa: F401
 from test_train import test_a_resumed_run_ends_with_the_same_bytes as test_fault_44_same_bytes  # noqa: F401
-from test_train import test_a_running_run_is_locked as test_fault_48_two_runs  # noqa: F401
-from test_train import test_options_may_not_change_on_resume as test_fault_51_other_options  # noqa: F401
+from test_train_runs import finished  # noqa: F401
+from test_train_runs import test_a_running_run_is_locked as test_fault_48_two_runs  # noqa: F401
+from test_train_runs import test_options_may_not_change_on_resume as test_fault_51_other_options  # noqa: F401
 
 
 def values(data: Path, **train: object) -> dict:
