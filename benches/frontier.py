@@ -1,6 +1,6 @@
 """Quality against bytes: teacher, students alone, compressed, distilled in float32 and through the rounding, at equal bytes.
 
-    python benches/frontier.py [--sets citeulike-loo,citeulike,ml-100k] [--out runs/frontier] [--seeds 0] [--threads 1]
+    python benches/frontier.py [--sets citeulike-loo,citeulike,ml-100k,gowalla] [--out runs/frontier] [--seeds 0] [--threads 1]
                                [--only teacher,compressed,budget,alone,cd,coded-alone,held-out] [--record]
 
 Bytes are those of all tables: items, users or their encoder, scales. Every student is a kdrs command, printed before it starts;
@@ -36,11 +36,15 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "ml-100k": (
         "ml-100k/ml-100k.inter", "--min-rating", "4", "--k-core", "5", "--split", "ratio", "--fractions", "0.8,0.1,0.1",
     ),
+    "gowalla": ("gowalla",),
 }  # fmt: skip
+EPOCHS = {"gowalla": "200"}
+"""Most epochs of teacher and students alone, where the plateau would take hours."""
 TITLES = {
     "citeulike-loo": "CiteULike, leave-one-out",
     "citeulike": "CiteULike, 8:1:1",
     "ml-100k": "MovieLens 100K, 8:1:1",
+    "gowalla": "Gowalla, LightGCN's split",
 }
 METRICS = ["ndcg@10", "recall@20"]
 KINDS = {
@@ -62,6 +66,7 @@ class Study:
         self.common = ("--data", str(self.data), "--model", "bpr", "--device", "cpu", "--threads", threads)
         self.common += ("--protocol", "default") if name == "citeulike-loo" else ()
         self.threads, self.teacher = threads, self.place / "teacher"
+        self.trained = ("--epochs", EPOCHS[name]) if name in EPOCHS else ()
 
     def run(self, kind: str, share: int, seed: str) -> Path:
         return (
@@ -72,14 +77,14 @@ class Study:
         run = self.run(kind, share, seed)
         seeded = ("--seed", seed)
         if kind == "alone":
-            self.timed(run, "train", *self.common, "--dim", str(DIM // share), *seeded)
+            self.timed(run, "train", *self.common, *self.trained, "--dim", str(DIM // share), *seeded)
         elif kind == "coded-alone":
             model = Run.open(self.run("compressed", share, "0")).config["model"]
             coded = ("--dim", str(model["dim"]), "--set", f"model.bits={model['bits']}", "--set", "model.users=encoded")
-            self.timed(run, "train", *self.common, *coded, "--lr", "2e-3", *seeded)
+            self.timed(run, "train", *self.common, *self.trained, *coded, "--lr", "2e-3", *seeded)
         elif kind == "cd":
             taught = ("--method", "cd", "--teacher", str(self.teacher))
-            self.timed(run, "distill", *self.common, *taught, "--dim", str(DIM // share), *seeded)
+            self.timed(run, "distill", *self.common, *self.trained, *taught, "--dim", str(DIM // share), *seeded)
         elif kind == "budget":
             taught = ("--teacher", str(self.teacher), "--budget", f"1/{share}")
             self.timed(run, "distill", *self.common, *taught, *seeded)
@@ -112,11 +117,37 @@ class Study:
 
 
 def prepared(name: str, folder: Path) -> Path:
+    if name == "gowalla":
+        return validated(folder / name, place=folder / f"{name}-validated")
     place = folder / name
     if not place.exists():
         source, *options = SOURCES[name]
         given = source if not options else str(Path(os.environ.get("KDRS_DATA", "../shared/data")) / source)
         command("data", "prepare", given, *options, "--out", str(place))
+    return place
+
+
+def validated(given: Path, place: Path) -> Path:
+    """A ready-made split without validation: a tenth of each user's training pairs, of users with five or more, becomes it."""
+    if place.exists():
+        return place
+    if not given.exists():
+        source = Path(os.environ.get("KDRS_DATA", "../shared/data")) / given.name
+        command("data", "prepare", str(source), "--out", str(given))
+    data = kdrs.Dataset.load(given)
+    train, rows = data.train, data.train.row_of_pair
+    order = np.lexsort((np.random.default_rng(0).random(train.n_pairs), rows))
+    place_of = np.empty(train.n_pairs, np.int64)
+    place_of[order] = np.arange(train.n_pairs) - np.repeat(train.indptr[:-1], train.row_degrees)
+    wanted = np.where(train.row_degrees >= 5, np.maximum(1, train.row_degrees // 10), 0)
+    chosen = place_of < wanted[rows]
+
+    def part(mask: np.ndarray) -> kdrs.Interactions:
+        return kdrs.Interactions.from_pairs(rows[mask], train.indices[mask], *train.shape)
+
+    known = {"users": data.users, "items": data.items, "name": place.name}
+    how = {"kind": "given", "valid": "a tenth of each user's training pairs"}
+    kdrs.Dataset.from_interactions(part(~chosen), part(chosen), data.test, **known, split=how).save(place)
     return place
 
 
@@ -194,7 +225,7 @@ def held_out(study: Study) -> list[str] | None:
         known = {"users": data.users, "items": data.items, "name": f"{study.name}-held-out"}
         kdrs.Dataset.from_interactions(*parts, **known).save(place / "data")
     own = ("--data", str(place / "data"), *study.common[2:], "--dim", str(DIM), "--seed", "0")
-    carry_out(place / "teacher", "train", *own)
+    carry_out(place / "teacher", "train", *own, *study.trained)
     small = ("compress", str(place / "teacher"), "--threads", study.threads)
     taught = ("distill", *own[:-4], "--teacher", str(place / "teacher"), "--seed", "0", "--quiet", "--budget")
     ways = {
@@ -361,7 +392,7 @@ def main() -> None:
     known = []
     for study in studies:
         if "teacher" in wanted:
-            study.timed(study.teacher, "train", *study.common, "--dim", str(DIM), "--seed", "0")
+            study.timed(study.teacher, "train", *study.common, *study.trained, "--dim", str(DIM), "--seed", "0")
         for kind in wanted:
             for share in map(int, options.shares.split(",")) if kind in KINDS else ():
                 for seed in seeds:
