@@ -26,6 +26,8 @@ __all__ = [
     "metrics",
     "mixture",
     "mixture_gradient",
+    "names_places",
+    "names_table",
     "negatives",
     "neighbours",
     "neighbours_codes",
@@ -201,6 +203,20 @@ def topk_codes(
     threads: int,
     simd_path: str | None,
 ) -> tuple[_Ints, _Floats]: ...
+def names_table(bytes: NDArray[np.uint8], ends: _Rows, threads: int, simd_path: str | None) -> _Ints:
+    """Places of names by their hash, -1 where there is none. Not to be stored: its layout is this version's own."""
+
+def names_places(
+    bytes: NDArray[np.uint8],
+    ends: _Rows,
+    table: _Ints,
+    wanted: NDArray[np.uint8],
+    wanted_ends: _Rows,
+    threads: int,
+    simd_path: str | None,
+) -> _Ints:
+    """The place of each wanted name, -1 for unknown ones."""
+
 def neighbours_codes(table: _Codes, k: int, threads: int, simd_path: str | None) -> tuple[_Ints, _Floats]: ...
 def ranks_codes(
     queries: _Codes,

@@ -28,6 +28,8 @@ pub enum Error {
     NoLevel { row: usize },
     /// Finite factors so large that a score would not be.
     Overflow { queries: f32, items: f32, dim: usize },
+    /// A name that was there before.
+    Twice { first: usize, again: usize },
     /// Sizes that do not go together.
     Shape(String),
     /// A result of so many bytes that the machine does not give.
@@ -49,6 +51,7 @@ impl Error {
             Error::BadScale { .. } => Some("scales must be finite and at least 0"),
             Error::NoLevel { .. } => Some("codes of eight bits run from -127 to 127"),
             Error::Overflow { .. } => Some("scale the factors down"),
+            Error::Twice { .. } => Some("names must be distinct"),
             _ => None,
         }
     }
@@ -75,6 +78,7 @@ impl fmt::Display for Error {
                 )
             }
             Error::NotFinite { what, row } => write!(f, "{what}: row {row} holds NaN or infinity"),
+            Error::Twice { first, again } => write!(f, "names {first} and {again} are the same"),
             Error::BadWeight { row, column, value } => {
                 write!(f, "weights: row {row}, column {column} is {value}")
             }

@@ -9,6 +9,7 @@ mod codes;
 mod draws;
 mod error;
 mod lists;
+mod names;
 mod networks;
 mod products;
 mod tables;
@@ -44,6 +45,8 @@ mod _core {
     use super::lists::{
         candidate_ranks, candidate_ranks_scores, metrics, neighbours, ranks, ranks_scores, topk, topk_scores,
     };
+    #[pymodule_export]
+    use super::names::{names_places, names_table};
     #[pymodule_export]
     use super::networks::{dropout, mixture, mixture_gradient, quadratic, quadratic_gradient};
     #[pymodule_export]
