@@ -14,7 +14,7 @@ ORDERS = {
     "core": (
         ("error", "rng", "math", "select", "simd", "team"),
         ("csr", "exec", "room"),
-        ("codes", "matrix"),
+        ("codes", "matrix", "names"),
         ("score", "bfloat16", "products", "tables"),
         ("float32", "negatives", "outside", "weighted", "metrics", "dropout", "relaxed"),
         ("quadratic", "mixture", "pairwise", "ranks", "topk", "discrepancy"),
@@ -23,7 +23,7 @@ ORDERS = {
         ("error", "args"),
         ("threads",),
         ("call",),
-        ("draws", "lists", "networks", "products", "tables"),
+        ("draws", "lists", "names", "networks", "products", "tables"),
         ("codes",),
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ _EACH = 4096
 class Names:
     """Distinct non-empty strings whose places are rows of a table: what `kdrs.data.Ids` are, in the bytes of a file.
 
-    ``data`` uint8 ``[B]`` holds their UTF-8 bytes one behind the other, name n at ``ends[n]`` to ``ends[n + 1]``; ``ends`` is int64
-    ``[N + 1]``. Both may be mapped from a file: they are read where they lie. ``kind`` ("user", "item") is for messages.
+    ``data`` uint8 ``[B]`` holds their UTF-8 bytes one behind the other, name n at ``ends[n]`` to ``ends[n + 1]``;
+    ``ends`` is int64 ``[N + 1]``. Both may be mapped from a file: they are read where they lie. ``kind`` ("user",
+    "item") is for messages.
 
     Raises ``DataError`` for ends that do not ascend, other bytes than UTF-8, an empty name, and one that comes twice.
     """
@@ -45,7 +47,7 @@ class Names:
         if empty.size:
             raise DataError(f"{kind} {empty[0]} is an empty string", "ids are non-empty strings")
         try:
-            str(memoryview(self.data), "utf-8")
+            str(self.data.data, "utf-8")
             whole = not (self.data[self.ends[:-1]] & 0xC0 == 0x80).any()  # none begins inside a character
         except UnicodeDecodeError:
             whole = False
@@ -91,7 +93,7 @@ class Names:
             return out.reshape(wanted.shape)
         if self._strings is None:
             text, ends = self.data.tobytes(), self.ends.tolist()
-            strings = [str(text[low:high], "utf-8") for low, high in zip(ends, ends[1:], strict=False)]
+            strings = [str(text[low:high], "utf-8") for low, high in pairwise(ends)]
             self._strings = np.array([*strings, None], object)
         return self._strings[np.maximum(wanted, -1)]
 
