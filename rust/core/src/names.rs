@@ -39,7 +39,7 @@ impl<'a> Names<'a> {
         Ok(Names { bytes, ends })
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.ends.len().saturating_sub(1)
     }
 
@@ -51,8 +51,8 @@ impl<'a> Names<'a> {
     /// A table for [`Names::places`]: places by hash, -1 where there is none, at most half full. Its layout may be another in the
     /// next version: it is made anew, never stored. An error that names the place of a name that came before.
     pub fn table(&self) -> Result<Vec<i32>, Error> {
-        let mut slots = filled(FREE, (2 * self.len()).next_power_of_two().max(2), 1)?;
-        for place in 0..self.len() {
+        let mut slots = filled(FREE, (2 * self.count()).next_power_of_two().max(2), 1)?;
+        for place in 0..self.count() {
             let slot = self.slot(&slots, self.name(place));
             if slots[slot] != FREE {
                 return Err(Error::Twice {
@@ -71,7 +71,7 @@ impl<'a> Names<'a> {
         if !table.len().is_power_of_two() {
             return Err(Error::Shape("the table is not one of these names".into()));
         }
-        let mut out = filled(FREE, wanted.len(), 1)?;
+        let mut out = filled(FREE, wanted.count(), 1)?;
         exec.for_work(wanted.bytes.len()).each(
             out.chunks_mut(STEP).enumerate(),
             || (),
@@ -144,6 +144,6 @@ mod tests {
         assert!(Names::new(b"ab", &[0, 2, 1, 2]).is_err());
         assert!(Names::new(b"ab", &[1, 2]).is_err());
         assert!(Names::new(b"ab", &[]).is_err());
-        assert!(Names::new(b"", &[0]).unwrap().len() == 0);
+        assert!(Names::new(b"", &[0]).unwrap().count() == 0);
     }
 }

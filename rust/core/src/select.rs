@@ -94,6 +94,17 @@ impl Best {
         }
     }
 
+    /// Keys below `floor` cannot matter either.
+    pub fn raise(&mut self, floor: u64) {
+        self.floor = self.floor.max(floor);
+    }
+
+    /// The best `keep`, in any order, and what the best of all cannot be below.
+    pub fn cut_to(&mut self, keep: usize) -> (&[u64], u64) {
+        self.cut(keep);
+        (&self.keys, self.floor)
+    }
+
     /// Writes items and scores, best first, and -1 and -infinity after the last.
     pub fn finish(&mut self, items: &mut [i32], scores: &mut [f32]) {
         self.cut(items.len());

@@ -12,6 +12,7 @@ mod scan;
 mod scorer;
 mod tile;
 
+pub use coded::score as code_score;
 pub use panels::Panels;
 pub use scan::{Goals, Sink};
 pub use scorer::{Factors, PackedFactors, Scorer, WholeScorer};

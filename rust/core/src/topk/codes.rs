@@ -2,6 +2,8 @@
 
 use std::marker::PhantomData;
 
+use super::direct::{direct, FewCodes};
+use super::is_few;
 use super::order::Order;
 use super::search::{search, Call, Kind};
 use super::sieve::{room, Sieve};
@@ -25,6 +27,18 @@ pub fn topk_codes(
     k: usize,
 ) -> Result<Ranking, Error> {
     check_codes(queries, items, bias)?;
+    if is_few(queries.rows(), k) && items.rows() > 0 && k > 0 {
+        let mut out = Ranking::empty(queries.rows(), k.min(items.rows()))?;
+        let scores = FewCodes::new(exec.simd, queries, items, bias);
+        direct(
+            exec.for_work(items.rows() * items.dim),
+            &scores,
+            items.rows(),
+            |query| seen.of(query),
+            &mut out,
+        )?;
+        return Ok(out);
+    }
     select(exec, queries, items, bias, k, |query| seen.of(query))
 }
 

@@ -3,6 +3,7 @@
 mod blocks;
 mod bytes;
 mod codes;
+mod direct;
 mod floats;
 mod order;
 mod search;
@@ -11,18 +12,26 @@ mod sieve;
 pub use blocks::topk_scores;
 pub use codes::{neighbours_codes, topk_codes};
 
+use std::sync::atomic::AtomicU32;
+
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::matrix::{check_finite, Matrix};
+use crate::matrix::{check_bound, check_finite, check_shapes, largest_bias, Matrix, NOT_FINITE};
 use crate::room::filled;
 use crate::score::quantised::BytePanels;
 use crate::score::{length, square, Form, Panels};
 
 use bytes::Bytes;
+use direct::{direct, FewFloats};
 use floats::Floats;
 use order::Order;
 use search::{search, Call};
+
+/// Queries up to which a catalogue is not packed.
+const FEW: usize = 8;
+/// Lists up to which it is not.
+const FEW_LISTED: usize = 1024;
 
 /// Lists `[queries, k]`, best first; -1 and -infinity after the last.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,8 +61,49 @@ pub fn topk(
     seen: Mask,
     k: usize,
 ) -> Result<Ranking, Error> {
+    let lists = |query| seen.of(query);
+    if is_few(queries.rows, k) && items.dim > 0 && items.rows > 0 {
+        return few(exec, queries, items, bias, k, lists);
+    }
     check_finite(exec, queries, items, bias)?;
-    select(exec, Form::Dot, queries, items, bias, k, |query| seen.of(query))
+    select(exec, Form::Dot, queries, items, bias, k, lists)
+}
+
+/// Whether so many lists of `k` are made without packing the catalogue.
+fn is_few(queries: usize, k: usize) -> bool {
+    (1..=FEW).contains(&queries) && k <= FEW_LISTED
+}
+
+/// [`select`] for few queries. What [`check_finite`] asks of the items is asked on the way.
+fn few<'a>(
+    exec: Exec,
+    queries: Matrix,
+    items: Matrix,
+    bias: Option<&[f32]>,
+    k: usize,
+    seen: impl Fn(usize) -> &'a [i32] + Sync,
+) -> Result<Ranking, Error> {
+    check_shapes(queries, items)?;
+    let q = queries.largest(exec, "queries")?;
+    let b = largest_bias(exec.for_work(items.rows), items.rows, bias)?;
+    let mut out = Ranking::empty(queries.rows, k.min(items.rows))?;
+    let scores = FewFloats {
+        queries,
+        items,
+        bias,
+        largest: AtomicU32::new(0),
+    };
+    if out.k == 0 {
+        check_finite(exec, queries, items, bias)?;
+        return Ok(out);
+    }
+    direct(exec.for_work(items.data.len()), &scores, items.rows, seen, &mut out)?;
+    let bits = scores.largest.into_inner();
+    if bits >= NOT_FINITE {
+        check_finite(exec, queries, items, bias)?;
+    }
+    check_bound(q, f32::from_bits(bits), items.dim, b)?;
+    Ok(out)
 }
 
 fn select<'a>(

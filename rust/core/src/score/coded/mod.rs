@@ -50,6 +50,6 @@ impl Lane {
 
 /// The score that all paths give.
 #[inline(always)]
-fn score(sum: i32, query_scale: f32, item_scale: f32, bias: f32) -> f32 {
+pub fn score(sum: i32, query_scale: f32, item_scale: f32, bias: f32) -> f32 {
     (query_scale * item_scale) * sum as f32 + bias
 }
