@@ -78,8 +78,9 @@ class Codes:
         return cls._made(data, scales, bits, values.shape[1], seed)
 
     @classmethod
-    def from_parts(cls, data: Array, scales: Array, bits: int, dim: int, *, seed: int = 0) -> Codes:
+    def from_parts(cls, data: Array, scales: Array, bits: int, dim: int, *, seed: int = 0, copy: bool = True) -> Codes:
         """Codes that were made before: ``data`` uint8 ``[N, ceil(D * bits / 8)]``, ``scales`` float32 ``[N]``, D as ``dim``.
+        Without ``copy`` they are read where they lie, as of a mapped file: nobody may change them.
 
         Raises ``DataError`` for other types and shapes, scales that are negative, NaN or infinite, and -128 among eight bits.
         """
@@ -94,7 +95,9 @@ class Codes:
             )
         if lengths.shape != packed.shape[:1]:
             raise DataError(f"scales are {lengths.dtype} of shape {lengths.shape}", f"allowed: float32 [{len(packed)}]")
-        made = cls._made(np.array(packed, order="C"), np.array(lengths, np.float32, order="C"), bits, int(dim), seed)
+        if copy:
+            packed, lengths = np.array(packed, order="C"), np.array(lengths, np.float32, order="C")
+        made = cls._made(packed, lengths, bits, int(dim), seed)
         _core.check_codes(made.parts(), threads_of(None), simd_path())
         return made
 
@@ -132,7 +135,7 @@ class Codes:
     @classmethod
     def _made(cls, data: NDArray[np.uint8], scales: NDArray[np.float32], bits: int, dim: int, seed: int) -> Codes:
         self = object.__new__(cls)
-        self._data, self._scales, self._bits, self._dim, self._seed = plain(data), plain(scales), bits, dim, seed
+        self._data, self._scales, self._bits, self._dim, self._seed = plain(data)[:], plain(scales)[:], bits, dim, seed
         self._data.flags.writeable = self._scales.flags.writeable = False
         return self
 

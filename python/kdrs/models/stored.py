@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from kdrs.compact.encoders import Encoder, asked, encoder_of, parts_of
-from kdrs.core.codes import MAX_DIM, Codes
+from kdrs.compact.encoders import Encoder, asked
+from kdrs.compact.tables import Tables, short
+from kdrs.core.codes import Codes
 from kdrs.data.interactions import Interactions
-from kdrs.errors import ArtefactError, ConfigError, DataError, KdrsError, shown
+from kdrs.errors import ArtefactError, DataError, shown
 from kdrs.evaluation.scorers import as_interactions
 from kdrs.training.queries import Queries, Task
 from kdrs.training.view import DotView, Factors
@@ -47,81 +47,61 @@ class StoredModel(nn.Module):
         self.bias = bias
         self._asking: Side | None = None
 
+    def tables(self) -> Tables:
+        """The same as NumPy arrays."""
+        items, users = map(_array_side, self._sides())
+        assert items is not None
+        return Tables(items, users, self.user_encoder, None if self.bias is None else self.bias.cpu().numpy())
+
+    def _sides(self) -> tuple[Side, Side | None]:
+        return self.item_side, self.user_side
+
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """The tensors of its file."""
-        found = {} if self.bias is None else {"bias": self.bias}
-        for name, side in (("items", self.item_side), ("users", self.user_side)):
-            found |= {f"{name}_{part}": value for part, value in _parts(side).items()}
-        encoder = {} if self.user_encoder is None else parts_of(self.user_encoder)
-        return found | {f"encoder_{name}": torch.from_numpy(np.array(value)) for name, value in encoder.items()}
+        return {name: as_tensor(value) for name, value in self.tables().tensors().items()}
 
     @property
     def n_parameters(self) -> int:
         """Numbers that are stored."""
-        sides = [side for side in (self.item_side, self.user_side) if side is not None]
+        sides = [side for side in self._sides() if side is not None]
         numbers = sum(int(np.prod(side.shape)) + (len(side) if isinstance(side, Codes) else 0) for side in sides)
         others = [tensor for name, tensor in self.state_dict().items() if not name.startswith(("items_", "users_"))]
         return numbers + sum(tensor.numel() for tensor in others)
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.state_dict().values())
+        return self.tables().nbytes
 
     @property
     def row_bytes(self) -> float:
         """Bytes of a row of the larger table, its scale and bias included."""
-        sides = [side for side in (self.item_side, self.user_side) if side is not None]
-        rows = [sum(part.nbytes for part in _parts(side).values()) / max(len(side), 1) for side in sides]
+        sides = [side for side in map(_array_side, self._sides()) if side is not None]
+        rows = [Tables(side).nbytes / max(len(side), 1) for side in sides]
         rows[0] += 0 if self.bias is None else 4
         return max(rows)
 
     def description(self) -> dict[str, Any]:
         """What a file says of its tensors."""
-        found: dict[str, Any] = {"dim": self.dim}
-        for name, side in (("items", self.item_side), ("users", self.user_side)):
-            if side is not None:
-                found[name] = {"bits": side.bits, "seed": side.seed} if isinstance(side, Codes) else {"bits": 32}
-        if self.user_encoder is not None:
-            found["encoder"] = self.user_encoder.kind
-        return found
+        return self.tables().description()
 
     @classmethod
     def from_tensors(
         cls, tensors: Mapping[str, Tensor], description: Mapping[str, Any], task: Task, where: str
     ) -> StoredModel:
         """Raises ``ArtefactError`` where tensors and description do not fit each other or the task's users and items."""
-        left = dict(tensors)
+        arrays = {name: as_array(tensor) for name, tensor in tensors.items()}
         try:
-            told = _Described.model_validate(dict(description))
-            dim, own_side = told.dim, told.users
-            items = _side(left, "items", told.items, task.n_items, dim)
-            users = None if own_side is None else _side(left, "users", own_side, task.n_users, dim)
-            if own_side is not None and own_side.way != told.items.way:
-                raise DataError("users and items are no tables that go together")
-            encoder = None
-            if told.encoder is not None:
-                names = [name for name in left if name.startswith("encoder_")]
-                own = {name.removeprefix("encoder_"): left.pop(name).numpy() for name in names}
-                encoder = encoder_of(told.encoder, own, dim)
-            bias = left.pop("bias", None)
-            if bias is not None:
-                if (bias.shape, bias.dtype) != ((task.n_items,), torch.float32):
-                    raise DataError(f"bias is {bias.dtype} {tuple(bias.shape)}")
-                if not torch.isfinite(bias).all():
-                    raise DataError("the bias is not finite")
-            if left:
-                raise DataError(f"nothing is known of the tensor {shown(sorted(left)[0])}")
-            return cls(items, task=task, users=users, encoder=encoder, bias=bias)
-        except (KeyError, TypeError, ValueError, ConfigError, DataError) as error:
-            if isinstance(error, ValidationError):
-                wrong = error.errors()[0]
-                cause = f"{'.'.join(map(str, wrong['loc'])) or 'the description'}: {wrong['msg']}"
-            elif isinstance(error, KdrsError):
-                cause = error.cause
-            else:
-                cause = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+            found = Tables.from_tensors(arrays, description, task.n_users, task.n_items)
+            items, users = (
+                side if side is None or isinstance(side, Codes) else torch.from_numpy(side)
+                for side in (found.items, found.users)
+            )
+            assert items is not None
+            bias = None if found.bias is None else torch.from_numpy(found.bias)
+            return cls(items, task=task, users=users, encoder=found.encoder, bias=bias)
+        except DataError as error:
             raise ArtefactError(
-                f"the tables in {where} do not fit their description: {shown(cause, 300)}",
+                f"the tables in {where} do not fit their description: {shown(error.cause, 300)}",
                 "restore the run's files from a copy",
             ) from None
 
@@ -161,14 +141,23 @@ class StoredModel(nn.Module):
         )
 
 
+def _array_side(side: Side | None) -> Codes | np.ndarray | None:
+    return side if side is None or isinstance(side, Codes) else side.cpu().numpy()
+
+
 def _short(side: Side) -> Side:
-    """Codes whose scales are bfloat16 numbers, as files hold them: two bytes, a relative error of 2^-9 at most."""
-    if not isinstance(side, Codes):
-        return side
-    scales = torch.from_numpy(np.array(side.scales)).to(torch.bfloat16).float().numpy()
-    if np.array_equal(scales, side.scales):
-        return side
-    return Codes.from_parts(side.data, scales, side.bits, side.shape[1], seed=side.seed)
+    return short(side) if isinstance(side, Codes) else side
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """NumPy's, bfloat16 as uint16."""
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """torch's own copy, uint16 as bfloat16."""
+    tensor = torch.from_numpy(np.array(array))
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
 def rows_of(side: Side, ids: Tensor) -> Tensor:
@@ -177,52 +166,3 @@ def rows_of(side: Side, ids: Tensor) -> Tensor:
         found = torch.from_numpy(side.take(ids.reshape(-1).cpu().numpy()).turned()).to(ids.device)
         return found.view(*ids.shape, side.shape[1])
     return side.to(ids.device)[ids]
-
-
-def _parts(side: Side | None) -> dict[str, Tensor]:
-    if side is None:
-        return {}
-    if isinstance(side, Codes):
-        codes, scales = (torch.from_numpy(np.array(part)) for part in (side.data, side.scales))
-        return {"codes": codes, "scales": scales.to(torch.bfloat16)}
-    return {"vectors": side}
-
-
-class _Table(BaseModel):
-    """What a file says of a table."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    bits: Literal[1, 2, 3, 4, 8, 32]
-    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
-
-    @property
-    def way(self) -> tuple[bool, int | None]:
-        """What must be the same on both sides of a product."""
-        return self.bits == 32, self.seed
-
-
-class _Described(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    dim: Annotated[int, Field(ge=1, le=MAX_DIM)]
-    items: _Table
-    users: _Table | None = None
-    encoder: str | None = None
-
-
-def _side(left: dict[str, Tensor], name: str, told: _Table, n: int, dim: int) -> Side:
-    if told.bits != 32:
-        data, scales = left.pop(f"{name}_codes"), left.pop(f"{name}_scales")
-        if scales.dtype != torch.bfloat16:
-            raise DataError(f"the scales of {name} are {scales.dtype}")
-        if told.seed is None:
-            raise DataError(f"the codes of {name} have no seed")
-        side: Side = Codes.from_parts(data.numpy(), scales.float().numpy(), told.bits, dim, seed=told.seed)
-    else:
-        side = left.pop(f"{name}_vectors")
-        if side.dtype != torch.float32 or not torch.isfinite(side).all():
-            raise DataError(f"the vectors of {name} are {side.dtype}, or not finite")
-    if tuple(side.shape) != (n, dim):
-        raise DataError(f"the table of {name} is {tuple(side.shape)}, the data have {n}, the model {dim} dimensions")
-    return side

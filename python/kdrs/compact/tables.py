@@ -1,0 +1,162 @@
+"""What a small model is in a file: tables of codes or vectors, an encoder in place of users, a bias. NumPy alone.
+
+A run's ``model.safetensors`` and a student file hold the same tensors, described by the same few words. bfloat16, which NumPy
+does not have, is uint16 here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdrs.compact.encoders import Encoder, Items, encoder_of, parts_of
+from kdrs.core.codes import MAX_DIM, Codes
+from kdrs.errors import DataError, KdrsError, shown
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class Tables(NamedTuple):
+    """A ranking by products of stored vectors."""
+
+    items: Items
+    users: Items | None = None
+    encoder: Encoder | None = None
+    bias: NDArray[np.float32] | None = None
+
+    @property
+    def dim(self) -> int:
+        return int(self.items.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """``items_codes``, ``items_scales`` or ``items_vectors``, the same of ``users``, ``encoder_...``, ``bias``. Scales are
+        cut to bfloat16, a relative error of 2^-9 at most: `short` codes lose nothing."""
+        found: dict[str, NDArray[Any]] = {} if self.bias is None else {"bias": self.bias}
+        for name, side in (("items", self.items), ("users", self.users)):
+            if isinstance(side, Codes):
+                found |= {f"{name}_codes": side.data, f"{name}_scales": to_bfloat16(side.scales)}
+            elif side is not None:
+                found[f"{name}_vectors"] = side
+        parts = {} if self.encoder is None else parts_of(self.encoder)
+        return found | {f"encoder_{name}": value for name, value in parts.items()}
+
+    def description(self) -> dict[str, Any]:
+        """What a file says of its tensors, for JSON."""
+        found: dict[str, Any] = {"dim": self.dim}
+        for name, side in (("items", self.items), ("users", self.users)):
+            if side is not None:
+                found[name] = {"bits": side.bits, "seed": side.seed} if isinstance(side, Codes) else {"bits": 32}
+        if self.encoder is not None:
+            found["encoder"] = self.encoder.kind
+        return found
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Tensors, description: Mapping[str, Any], n_users: int, n_items: int, *, copy: bool = True
+    ) -> Tables:
+        """What ``tensors`` and ``description`` gave to a file, of a data set of these sizes.
+
+        Without ``copy`` tables are read where they lie, and whether float ones are finite is found out where they are used.
+        Raises ``DataError`` where they do not fit each other or the sizes, and for tensors that nothing is known of.
+        """
+        left = dict(tensors)
+        try:
+            told = _Described.model_validate(dict(description))
+            items = _side(left, "items", told.items, n_items, told.dim, copy)
+            users = None if told.users is None else _side(left, "users", told.users, n_users, told.dim, copy)
+            if told.users is not None and told.users.way != told.items.way:
+                raise DataError("users and items are no tables that go together")
+            encoder = None
+            if told.encoder is not None:
+                names = [name for name in left if name.startswith("encoder_")]
+                own = {name.removeprefix("encoder_"): left.pop(name) for name in names}
+                encoder = encoder_of(told.encoder, own, told.dim)
+            bias = left.pop("bias", None)
+            if bias is not None:
+                if (bias.shape, bias.dtype) != ((n_items,), np.float32):
+                    raise DataError(f"bias is {bias.dtype} {bias.shape}")
+                if not np.isfinite(bias).all():
+                    raise DataError("the bias is not finite")
+            if left:
+                raise DataError(f"nothing is known of the tensor {shown(sorted(left)[0])}")
+            if users is None and encoder is None:
+                raise DataError("it has neither users nor an encoder of them")
+            return cls(items, users, encoder, bias)
+        except (KeyError, TypeError, ValueError, KdrsError) as error:
+            raise DataError(_cause(error)) from None
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        wrong = error.errors()[0]
+        return f"{'.'.join(map(str, wrong['loc'])) or 'the description'}: {wrong['msg']}"
+    if isinstance(error, KdrsError):
+        return error.cause
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Rounded to the nearest, ties to even; finite values alone."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def of_bfloat16(values: NDArray[np.uint16]) -> NDArray[np.float32]:
+    return (values.astype(np.uint32) << 16).view(np.float32)
+
+
+def short(side: Codes) -> Codes:
+    """Codes whose scales are bfloat16 numbers, as files hold them: two bytes, a relative error of 2^-9 at most."""
+    scales = of_bfloat16(to_bfloat16(side.scales))
+    if np.array_equal(scales, side.scales):
+        return side
+    return Codes.from_parts(side.data, scales, side.bits, side.shape[1], seed=side.seed)
+
+
+class _Table(BaseModel):
+    """What a file says of a table."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    bits: Literal[1, 2, 3, 4, 8, 32]
+    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+
+    @property
+    def way(self) -> tuple[bool, int | None]:
+        """What must be the same on both sides of a product."""
+        return self.bits == 32, self.seed
+
+
+class _Described(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    dim: Annotated[int, Field(ge=1, le=MAX_DIM)]
+    items: _Table
+    users: _Table | None = None
+    encoder: str | None = None
+
+
+def _side(left: dict[str, NDArray[Any]], name: str, told: _Table, n: int, dim: int, copy: bool) -> Items:
+    if told.bits != 32:
+        data, scales = left.pop(f"{name}_codes"), left.pop(f"{name}_scales")
+        if scales.dtype != np.uint16:
+            raise DataError(f"the scales of {name} are {scales.dtype}; allowed: bfloat16")
+        if told.seed is None:
+            raise DataError(f"the codes of {name} have no seed")
+        side: Items = Codes.from_parts(data, of_bfloat16(scales), told.bits, dim, seed=told.seed, copy=copy)
+    else:
+        side = left.pop(f"{name}_vectors")
+        if side.dtype != np.float32 or side.ndim != 2 or (copy and not np.isfinite(side).all()):
+            raise DataError(f"the vectors of {name} are {side.dtype}, or not finite")
+    if tuple(side.shape) != (n, dim):
+        raise DataError(f"the table of {name} is {tuple(side.shape)}, the data have {n}, the model {dim} dimensions")
+    return side
