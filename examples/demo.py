@@ -47,7 +47,7 @@ def main() -> None:
     runs = [str(teacher), *(str(options.out / name) for name in (*ALONE, "compressed-30", *BUDGETS))]
     kdrs("report", *runs, "--out", str(options.out / "report"))
     kdrs("eval", *runs)
-    print(f"picture: {options.out / 'report' / 'comparison.png'} ({time.monotonic() - began:.0f} s in all)")
+    print(f"to open in a browser: {options.out / 'report' / 'report.html'} ({time.monotonic() - began:.0f} s in all)")
 
 
 if __name__ == "__main__":

@@ -167,7 +167,9 @@ def evaluation_compare() -> Example:
     assert names["comparison"].teacher == "BPR 200"
     assert names["comparison"].baseline == "BPR 20"
     assert "against BPR 20" in names["printed"]
-    assert {path.name for path in Path("out").iterdir()} == {"comparison.json", "comparison.md", "comparison.png"}
+    assert {path.name for path in Path("out").iterdir()} == {
+        "report.html", "comparison.json", "comparison.md", "comparison.png"
+    }  # fmt: skip
 
 
 @example("docs/runs.md", "run.factors()")

@@ -77,9 +77,10 @@ def test_eval_under_another_protocol(place):
     assert document["setting"] == "full"
 
 
-def test_report_writes_three_files(place, tmp_path):
+def test_report_writes_four_files(place, tmp_path):
     result = ok("report", place / "teacher", place / "rrd", "--out", tmp_path / "new/report")
     assert [Path(line).name for line in result.out.splitlines()] == [
+        "report.html",
         "comparison.json",
         "comparison.md",
         "comparison.png",

@@ -49,9 +49,13 @@ def test_fault_65_a_report_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = ok("report", "t", "ü ≤", "--out", tmp_path / "r")
-    assert [Path(line).name for line in result.out.splitlines()] == ["comparison.json", "comparison.md"]
+    assert [Path(line).name for line in result.out.splitlines()] == ["report.html", "comparison.json", "comparison.md"]
     assert "pip install 'kdrs[plots]'" in result.err.splitlines()[0]
-    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["comparison.json", "comparison.md"]
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [
+        "comparison.json",
+        "comparison.md",
+        "report.html",
+    ]
     wrong = kdrs("report", "t", "nowhere", "--out", tmp_path / "s")
     assert wrong.err.index("pip install") < wrong.err.index("error: ")
     # a picture of an earlier comparison does not stay beside the new tables

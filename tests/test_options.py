@@ -60,7 +60,7 @@ IMPOSSIBLE = {
     "--weight": -1, "--part": "tset", "--metrics": "none@5", "--baseline": "nowhere", "--test": "none",
     "--valid": "nowhere", "--preset": "none", "--duplicates": "none", "--min-rating": "nan", "--k-core": 0, "--min-user": 0,
     "--min-item": 0, "--split": "none", "--fractions": "1,1,1", "--n-valid": -1, "--n-test": -1, "--short-users": "none",
-    "--budget": "9/1", "--bits": 5, "--users": "none",
+    "--item-names": "nowhere", "--budget": "9/1", "--bits": 5, "--users": "none",
     "--cold-items": "none", "--cold-users": "none", "--candidates": -1, "--id-order": "none",
 }  # fmt: skip
 FLAGS = {

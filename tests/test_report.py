@@ -267,9 +267,9 @@ def test_pictures_say_what_they_need(tmp_path, monkeypatch):
 def test_save_writes_every_form(tmp_path):
     pytest.importorskip("matplotlib")
     written = compare(entries()).save(tmp_path / "out")
-    assert [path.name for path in written] == ["comparison.json", "comparison.md", "comparison.png"]
+    assert [path.name for path in written] == ["report.html", "comparison.json", "comparison.md", "comparison.png"]
     assert all(path.stat().st_size > 100 for path in written)
-    assert json.loads(written[0].read_text())["schema"] == 1
+    assert json.loads(written[1].read_text())["schema"] == 1
     (tmp_path / "out/notes.txt").write_text("mine")  # beside an earlier report
     assert compare(entries()).save(tmp_path / "out") == written
     with pytest.raises(ConfigError, match="is not empty and holds no report"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from html import escape
 from typing import Any
 
 # Printable as far as Python knows, and yet nothing is seen of them: default-ignorable letters and marks, blank braille.
@@ -61,6 +62,11 @@ def markdown(text: str) -> str:
     HTML, and no further column. Underscores within words stay."""
     escaped = _INLINE.sub(lambda found: f"\\{found[0]}", visible(text))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def html(text: str) -> str:
+    """``text`` inside HTML or SVG, or a quoted attribute of it, where it reads as it is: no element, attribute or entity."""
+    return escape(visible(text))
 
 
 def plot(text: str) -> str:

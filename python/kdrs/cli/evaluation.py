@@ -54,6 +54,14 @@ Test = Annotated[
     str | None,
     typer.Option("--test", help=f"Paired test: {listed(TESTS)}. (default: randomisation)", show_default=False),
 ]
+ItemNames = Annotated[
+    Path | None,
+    typer.Option(
+        "--item-names",
+        help="Titles of items for the page: CSV, TSV, Parquet or JSON of id and title. (default: ids are shown)",
+        show_default=False,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -77,11 +85,12 @@ def evaluate(
 
 def report(
     runs: Runs,
-    out: Annotated[Path, typer.Option("--out", help="Folder for comparison.json, comparison.md and comparison.png.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.html and comparison.json, .md and .png.")],
     data: Data = None, protocol: ProtocolName = None, part: Part = "test", metrics: Metrics = None,
     teacher: Teacher = None, baseline: Baseline = None, test: Test = None, threads: CoreThreads = None,
+    item_names: ItemNames = None,
 ) -> None:  # fmt: skip
-    """Write the comparison of finished runs as JSON, Markdown and a picture."""
+    """Write the comparison of finished runs as a page, as JSON, Markdown and a picture."""
     from kdrs.comparison.compare import check_folder
     from kdrs.errors import MachineError, shown
     from kdrs.escaping import visible
@@ -96,7 +105,9 @@ def report(
         ) from error
     picture = _can_draw()
     try:
-        compared = _compare(runs, data, protocol, part, metrics, teacher, baseline, test, threads)
+        compared = _compare(
+            runs, data, protocol, part, metrics, teacher, baseline, test, threads, page=True, item_names=item_names
+        )
         with messages():
             written = compared.save(out, picture=picture)
     except BaseException:
@@ -127,7 +138,7 @@ def _warn(compared: Comparison) -> None:
 
 def _compare(
     runs: list[Path], data: str | None, protocol: str | None, part: str, metrics: str | None, teacher: str | None,
-    baseline: str | None, test: str | None, threads: int | None,
+    baseline: str | None, test: str | None, threads: int | None, *, page: bool = False, item_names: Path | None = None,
 ) -> Comparison:  # fmt: skip
     from kdrs.data import Dataset
     from kdrs.errors import ConfigError, nearest, shown
@@ -144,4 +155,6 @@ def _compare(
         options["metrics"] = tuple(name.strip() for name in metrics.split(","))
     with messages():
         dataset = None if data is None else Dataset.load(data)
-        return compare_runs(runs, dataset=dataset, test=test, threads=threads, **options)
+        return compare_runs(
+            runs, dataset=dataset, test=test, threads=threads, page=page, item_names=item_names, **options
+        )

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kdrs.comparison.draws import Draws
+from kdrs.comparison.groups import Trait, breakdown_of
 from kdrs.comparison.result import Comparison, Line, check_folder
 from kdrs.comparison.trust import warnings_of
 from kdrs.comparison.verdicts import verdict_of
@@ -25,20 +26,13 @@ from kdrs.evaluation.significance import (
     Difference,
     Spread,
     adjusted,
-    paired_tests,
-    resampled_means,
     seed_spread,
     seed_test,
 )
-from kdrs.evaluation.transfer import SeedWeights, Transfer, transfer_of
 
 __all__ = ["ROLES", "Comparison", "Entry", "Line", "check_folder", "compare", "scoring_seconds"]
 
 ROLES = ("teacher", "alone", "student")
-
-# Draws of queries that the intervals may take, a second of one core: 2,684 resamples of 25,000 queries put the ends within a
-# twentieth of a standard error. Fewer queries have more, up to all that are asked for.
-_DRAWS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -79,6 +73,7 @@ def compare(
     resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
+    by: Sequence[Trait] = (),
 ) -> Comparison:
     """Compares models on the same queries.
 
@@ -87,6 +82,7 @@ def compare(
     compared with. Unless it is named, each model is compared with the one trained alone whose bytes are nearest to its own.
     Naming either takes two models. ``test`` is ``randomisation`` unless given, which takes a baseline and another model.
     p-values carry Holm's correction over all students and metrics of the comparison; the teacher is not among them.
+    ``by`` are traits of the queries: each adds the quality of groups of them.
     Raises ``DataError`` for reports of other queries, settings or rules: such numbers must not be compared.
     """
     groups: dict[str, list[Entry]] = {}
@@ -124,7 +120,8 @@ def compare(
             f"test {shown(test)} has nothing to compare: {missing}", "add a run, name a baseline, or leave the test out"
         )
     paired = TESTS[0] if test is None else test
-    draws = _Draws(groups, found, metrics, paired, resamples, confidence, seed)
+    seeds_of = {name: tuple(entry.seed for entry in group) for name, group in groups.items()}
+    draws = Draws(seeds_of, found, metrics, paired, resamples, confidence, seed)
     pairs = [(name, base, metric) for name, base in baselines.items() for metric in metrics] if first.n else []
     against = _corrected(groups, draws.differences(pairs, paired))
     over_seeds = _corrected(groups, _over_seeds(groups, found, pairs, confidence))
@@ -163,74 +160,14 @@ def compare(
     compared = Comparison(
         tuple(lines), metrics, part, first.setting, first.n, first.n_queries, teacher, baseline, confidence
     )
-    return replace(compared, warnings=warnings_of(compared, [entry for group in groups.values() for entry in group]))
-
-
-class _Draws:
-    """All that is resampled: the same queries for all models and metrics, which pairs them and draws once."""
-
-    def __init__(
-        self,
-        groups: Mapping[str, Sequence[Entry]],
-        found: Mapping[str, Sequence[Report]],
-        metrics: Sequence[str],
-        test: str,
-        resamples: int,
-        confidence: float,
-        seed: int,
-    ):
-        self.confidence, self.resamples, self.seed = confidence, resamples, seed
-        self.values = {
-            (name, metric): np.stack([report.values[metric] for report in reports])
-            for name, reports in found.items()
-            for metric in metrics
-        }
-        """float64 [seeds, n] by model and metric."""
-        columns = np.concatenate(list(self.values.values()))
-        # p-values of the bootstrap need all resamples, the ends of intervals do not.
-        drawn = resamples if test == "bootstrap" else min(resamples, max(1000, _DRAWS // max(1, columns.shape[1])))
-        self.means: dict[tuple[str, str], NDArray[np.float64]] = {}
-        """float64 [resamples, seeds]: resampled means."""
-        if columns.shape[1]:
-            means = resampled_means(columns, drawn, seed=seed)
-            ends = np.cumsum([len(rows) for rows in self.values.values()])
-            self.means = dict(zip(self.values, np.split(means, ends[:-1], axis=1), strict=True))
-        self.weights = SeedWeights(drawn, seed)
-        seeds = {name: tuple(entry.seed for entry in group) for name, group in groups.items()}
-        # Models of the same seeds have them resampled together.
-        kinds = list(dict.fromkeys(own if None not in own else (name, *own) for name, own in seeds.items()))
-        self.kinds = {name: kinds.index(own if None not in own else (name, *own)) for name, own in seeds.items()}
-
-    def mean(self, name: str, metric: str) -> NDArray[np.float64]:
-        """float64 [resamples]: means over resampled queries and seeds."""
-        return self.weights.mean(self.means[name, metric], self.kinds[name])
-
-    def interval(self, name: str, metric: str) -> tuple[float, float]:
-        tails = [(1 - self.confidence) / 2, (1 + self.confidence) / 2]
-        low, high = np.quantile(self.mean(name, metric), tails)
-        return float(low), float(high)
-
-    def transfer(self, name: str, base: str, teacher: str, metric: str) -> Transfer:
-        three = (name, base, teacher)
-        points = [float(self.values[who, metric].mean()) for who in three]
-        seeds = min(self.values[who, metric].shape[0] for who in (name, base))
-        return transfer_of(points, [self.mean(who, metric) for who in three], seeds=seeds, confidence=self.confidence)
-
-    def differences(self, pairs: Sequence[tuple[str, str, str]], test: str) -> dict[tuple[str, str], Difference]:
-        """Over queries, values averaged over seeds, by model and metric."""
-        if not pairs:
-            return {}
-        rows = [self.values[name, m].mean(axis=0) - self.values[base, m].mean(axis=0) for name, base, m in pairs]
-        means = [self.means[name, m].mean(axis=1) - self.means[base, m].mean(axis=1) for name, base, m in pairs]
-        tests = paired_tests(
-            np.stack(rows),
-            test=test,
-            resamples=self.resamples,
-            confidence=self.confidence,
-            seed=self.seed,
-            means=np.stack(means, axis=1),
-        )
-        return {(name, metric): found for (name, _, metric), found in zip(pairs, tests, strict=True)}
+    together: dict[str, Any] = {"confidence": confidence, "seed": seed}
+    return replace(
+        compared,
+        warnings=warnings_of(compared, [entry for group in groups.values() for entry in group]),
+        breakdowns=tuple(
+            breakdown_of(trait, found, seeds_of, metrics, teacher, baselines, **together) for trait in by if first.n
+        ),
+    )
 
 
 def scoring_seconds(

@@ -1,4 +1,4 @@
-"""What a comparison found: it prints and saves itself as text, Markdown, JSON and a picture."""
+"""What a comparison found: it prints and saves itself as text, Markdown, JSON, a page and a picture."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from kdrs._files import write_bytes
+from kdrs.comparison.background import Background
+from kdrs.comparison.groups import Breakdown
+from kdrs.comparison.page import page_of
 from kdrs.comparison.picture import figure_of
 from kdrs.comparison.tables import Table, tables_of
 from kdrs.comparison.verdicts import Verdict
@@ -58,7 +61,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What ``compare`` found; it prints itself as text, Markdown, JSON and a picture."""
+    """What ``compare`` found; it prints itself as text, Markdown, JSON, a page and a picture."""
 
     lines: tuple[Line, ...]
     metrics: tuple[str, ...]
@@ -72,6 +75,10 @@ class Comparison:
     confidence: float
     warnings: tuple[str, ...] = ()
     """Why a result may not be trusted."""
+    breakdowns: tuple[Breakdown, ...] = ()
+    """Quality by groups of queries, where traits of them were given."""
+    background: Background | None = field(default=None, repr=False)
+    """What its page tells besides: of the data, and lists for some users."""
 
     def shown_name(self, metric: str) -> str:
         return metric if self.setting == "full" else f"{metric} {self.setting}"
@@ -105,6 +112,7 @@ class Comparison:
             "baseline": self.baseline,
             "confidence": self.confidence,
             "warnings": list(self.warnings),
+            "groups": [breakdown.to_json() for breakdown in self.breakdowns],
             "runs": [
                 {
                     "name": line.name,
@@ -131,6 +139,11 @@ class Comparison:
             ],
         }
 
+    def page(self) -> str:
+        """One HTML file for people, without scripts or anything else from elsewhere: tables, charts, and what
+        `kdrs.runs.compared.compare_runs` adds for ``page``."""
+        return page_of(self)
+
     def print(self, file: TextIO | None = None) -> None:
         """Writes the tables to ``file`` (stdout), with rules and colour where it is a terminal that wants them."""
         file = sys.stdout if file is None else file
@@ -150,13 +163,16 @@ class Comparison:
             console.print(Text(f"warning: {visible(warning)}"), style="yellow")
 
     def save(self, folder: str | Path, *, picture: bool = True) -> list[Path]:
-        """Writes ``comparison.json``, ``comparison.md`` and, if asked, ``comparison.png`` into ``folder``, which must be new,
-        empty or that of an earlier comparison."""
+        """Writes ``comparison.json``, ``comparison.md``, ``report.html`` and, if asked, ``comparison.png`` into ``folder``,
+        which must be new, empty or that of an earlier comparison."""
         folder = Path(folder)
         check_folder(folder)
-        written = [folder / "comparison.json", folder / "comparison.md"]
-        write_bytes(written[0], (json_text(self.to_json(), indent=1, ascii=False) + "\n").encode(), make_folder=True)
-        write_bytes(written[1], self.markdown().encode())
+        written = [folder / name for name in ("report.html", "comparison.json", "comparison.md")]
+        page = self.page().encode()  # before anything is written
+        # first what a folder of a comparison is known by
+        write_bytes(written[1], (json_text(self.to_json(), indent=1, ascii=False) + "\n").encode(), make_folder=True)
+        write_bytes(written[2], self.markdown().encode())
+        write_bytes(written[0], page)
         if picture:
             written.append(self.picture(folder / "comparison.png"))
         else:  # that of an earlier comparison would pass for this one's

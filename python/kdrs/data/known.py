@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -146,6 +146,8 @@ class Known:
     folders: tuple[str, ...] = ()
     """Names of its folder below KDRS_DATA, besides its own name."""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    terms: str | None = None
+    """On what terms it may be used, where its publisher says so."""
 
 
 _GITHUB = "https://raw.githubusercontent.com"
@@ -174,6 +176,7 @@ KNOWN: dict[str, Known] = {
                 )
             },
             Recipe(Options(format="inter"), min_rating=4.0, k_core=5, split="leave-one-out"),
+            terms="research use; neither to be redistributed nor used commercially without permission",
         ),
         Known(
             "citeulike-t",
@@ -247,6 +250,15 @@ def known(name: str) -> Known:
         if wanted in (data.name, *(folder.replace("_", "-") for folder in data.folders)):
             return data
     raise ConfigError(f"unknown data set {shown(name)}", nearest(name, KNOWN))
+
+
+def known_by_files(sources: Iterable[Mapping[str, Any]]) -> Known | None:
+    """The data set that a prepared one was made from: all its ``sources`` (records with ``sha256``) are files of it."""
+    digests = {str(source.get("sha256")) for source in sources}
+    for data in KNOWN.values():
+        if digests and digests <= {file.sha256 for file in data.files.values()}:
+            return data
+    return None
 
 
 def is_known(name: str) -> bool:

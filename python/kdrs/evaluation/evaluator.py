@@ -202,6 +202,17 @@ class Evaluator:
                     reports[name] = replace(reports[name], history=f"train+{self._name_of(self.earlier[name])}")
         return {name: reports[name] for name in wanted}
 
+    def lists(self, scorer: Any, part: str, rows: NDArray[np.int64], k: int) -> NDArray[np.int32]:
+        """int32 [B, k]: the best items of some queries [B], less what the mask hides from a part's lists; -1 pads the end. All
+        items are ranked, also where the metrics rank candidates; items that are masked with score 0 are left out."""
+        source = as_source(self._at(scorer, part), self.n_queries, self.n_items, self.threads)
+        hidden = self.seen if self.mask == "train" else self._hidden_from(part)
+        found = np.full((rows.size, k), -1, np.int32)
+        with no_grad():
+            ranked = source.block(rows).topk(min(k, self.n_items), hidden)
+        found[:, : ranked.items.shape[1]] = np.where(ranked.scores == -np.inf, -1, ranked.items)
+        return found
+
     def _at(self, scorer: Any, part: str) -> Any:
         """The scorer as it is asked for a part."""
         after = getattr(scorer, "after", None)

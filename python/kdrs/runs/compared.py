@@ -6,17 +6,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kdrs.comparison.compare import Comparison, Entry, compare, scoring_seconds
 from kdrs.core.ranking import Ranking
 from kdrs.data import Dataset
+from kdrs.data.titles import read_titles
 from kdrs.errors import ArtefactError, ConfigError, DataError, shown
 from kdrs.evaluation.curves import doubts_of
 from kdrs.evaluation.lists import overlap
 from kdrs.evaluation.protocols import Selection
 from kdrs.models.stored import StoredModel
+from kdrs.runs.background import background_of, traits_of
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
 from kdrs.runs.config import EvalSettings, RunConfig, config_of, resolve
 from kdrs.runs.directory import Run
@@ -49,6 +52,8 @@ def compare_runs(
     test: str | None = None,
     time_scoring: bool = True,
     threads: int | None = None,
+    page: bool = False,
+    item_names: str | Path | None = None,
 ) -> Comparison:
     """Evaluates finished runs (and teacher files) anew on one data set and compares them.
 
@@ -56,6 +61,9 @@ def compare_runs(
     ``teacher`` and ``baseline`` name others by their path. The data set is the first run's unless given; ``protocol_name``
     likewise. Raises ``ArtefactError`` for runs that are unfinished, damaged or of other data, ``ConfigError`` for a run that is
     given twice.
+
+    ``page`` adds what only a page shows (`Comparison.page`): groups of queries, and lists for some users. ``item_names`` is a
+    file of the items' titles for it (`kdrs.data.titles.read_titles`).
     """
     paths = [Path(run) for run in runs]
     places = [path.resolve() for path in paths]
@@ -81,6 +89,7 @@ def compare_runs(
     if threads is not None:
         reference = reference.model_copy(update={"threads": threads})
     evaluator = build_evaluator(reference, dataset)
+    titles = None if item_names is None else read_titles(item_names, dataset.items)
     taught_by = {place for path, config in configs.items() for place in teachers_of(config, path)}
     wanted = {Path(name).resolve() for name in (teacher,) if name is not None}
     labels = _labels(paths)
@@ -131,14 +140,31 @@ def compare_runs(
             at = paths.index(teachers[0])
             entries[at] = replace(entries[at], doubts=(*entries[at].doubts, DISAGREES))
     names = {path.resolve(): label for path, label in labels.items()}
-    return compare(
+    page = page and part in evaluator.truths  # else what is missing is told below
+    compared = compare(
         entries,
         part=part,
         metrics=metrics,
         teacher=None if teacher is None else names.get(Path(teacher).resolve(), teacher),
         baseline=None if baseline is None else names.get(Path(baseline).resolve(), baseline),
         test=test,
+        by=traits_of(dataset, part) if page else (),
     )
+    if not page:
+        return compared
+    first: dict[str, Any] = {}
+    for path in sorted(paths, key=lambda path: _seed_of(configs.get(path))):
+        first.setdefault(labels[path], _lists_of(scorers[path]) or scorers[path])
+    ranked = {line.name: first[line.name] for line in compared.lines}
+    several = any(len(line.seeds) > 1 for line in compared.lines)
+    return replace(
+        compared,
+        background=background_of(dataset, evaluator, part, ranked, compared.teacher, titles, several),
+    )
+
+
+def _seed_of(config: RunConfig | None) -> int:
+    return -1 if config is None else config.train.seed
 
 
 def size_of(scorer: Teacher, dataset: Dataset) -> tuple[int | None, int | None, float | None]:

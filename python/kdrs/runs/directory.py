@@ -10,6 +10,7 @@
     checkpoint/           what a resume with the same bytes needs; manifest.json names the files and their SHA-256
     stages/0010.safetensors   weights of earlier epochs, where they were asked for
     report.json, *.npz    the final evaluation, one value a query
+    README.md             its card, for people; nothing reads it
     STATUS.json, LOCK
 
 Every file is written to a temporary name in its folder, flushed to disk, then renamed: a file is complete or absent.
@@ -137,7 +138,7 @@ class Run:
         try:
             yield
         except BaseException:
-            self._remove(*(path.name for path in self.path.glob("report*")), "model.safetensors")
+            self._remove(*(path.name for path in self.path.glob("report*")), "model.safetensors", "README.md")
             with suppress(OSError):
                 self.path.rmdir()
             raise

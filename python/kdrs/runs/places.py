@@ -63,7 +63,9 @@ def check_place(path: Path) -> None:
 def is_temporary(name: str) -> bool:
     """Whether a file of this name is one that a run was writing when it was killed."""
     own = _TEMPORARY.fullmatch(name)
-    return bool(own and OWN_FILE.fullmatch(own["name"])) or bool(_OF_SAFETENSORS.fullmatch(name))
+    return bool(own and (OWN_FILE.fullmatch(own["name"]) or own["name"] == "README.md")) or bool(
+        _OF_SAFETENSORS.fullmatch(name)
+    )
 
 
 def sweep(path: Path) -> None:

@@ -19,6 +19,7 @@ from kdrs.fitting.fit import Fit
 from kdrs.fitting.learner import Learner
 from kdrs.models.compact import Compact
 from kdrs.models.stored import StoredModel
+from kdrs.runs.card import write_card
 from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest, write_json
@@ -82,7 +83,7 @@ def save_result(
     reports: dict[str, Report],
     selection: Selection,
 ) -> None:
-    """Weights, final evaluation and status of a finished run."""
+    """Weights, final evaluation, status and card of a finished run."""
     metadata = {"model": config.model["name"], "epoch": str(outcome.best_epoch), "data": dataset.fingerprint}
     kept = model.stored() if isinstance(model, Compact) else model
     if isinstance(kept, StoredModel):
@@ -97,6 +98,7 @@ def save_result(
         model_sha256=file_digest(run.path / "model.safetensors"),
         **({} if (lines := run.metrics.sha256()) is None else {"metrics_sha256": lines}),
     )
+    write_card(run, config, dataset, kept, reports)
 
 
 def save_peer(run: Run, peer: Learner, config: RunConfig, dataset: Dataset, evaluator: Evaluator, epoch: int) -> None:

@@ -1,0 +1,310 @@
+"""The card of a run, README.md: what it is, what it was made from, how good it is, how to use it.
+
+It says nothing that changes from one carrying out to the next: no times, no machine, no place. So a resumed run has the same
+card as an uninterrupted one. Nothing reads it again; a card that was edited is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from kdrs._files import write_bytes
+from kdrs.data import Dataset
+from kdrs.data.known import known_by_files
+from kdrs.errors import KdrsError, shown
+from kdrs.escaping import markdown
+from kdrs.evaluation.protocols import cutoff
+from kdrs.evaluation.report import Report
+from kdrs.evaluation.significance import resampled_means
+from kdrs.models.stored import StoredModel
+from kdrs.runs.config import RunConfig, config_of
+from kdrs.runs.directory import Run
+from kdrs.runs.parts import teachers_of
+from kdrs.runs.records import PATH
+from kdrs.teachers.file import read_head, trajectory_files
+from kdrs.training.hooks import hook
+from kdrs.training.view import frozen
+
+if TYPE_CHECKING:
+    from kdrs.evaluation.transfer import Transfer
+    from kdrs.runs.opened import LoadedRun
+
+NAME = "README.md"
+_DRAWS = 1 << 25
+"""Draws of queries that the intervals may take, half a second of one core."""
+_MARK = re.compile(r"\n<!-- Written by kdrs\. sha256 of what stands above: ([0-9a-f]{64}) -->\n\Z")
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What a card is of."""
+
+    config: RunConfig
+    data: Mapping[str, Any]
+    """As data.json has it."""
+    dataset: Dataset | None
+    model: nn.Module
+    reports: Mapping[str, Report]
+    status: Mapping[str, Any]
+    place: Path
+    transfer: Mapping[str, Transfer]
+
+
+def card_of(run: LoadedRun, *, transfer: Mapping[str, Transfer] | None = None) -> str:
+    """The card of a finished run, as Markdown; ``transfer`` are its transfer ratios by metric, where a comparison is known
+    (`kdrs.comparison.result.Line.transfer`). Raises ``ArtefactError`` where the run has no evaluation."""
+    known = run._dataset
+    return _text(
+        _Subject(
+            run.config, run.run.data, known, run.model, run.report(), run.run.status(), run.run.path, transfer or {}
+        )
+    )
+
+
+def write_card(run: Run, config: RunConfig, dataset: Dataset, model: nn.Module, reports: Mapping[str, Report]) -> None:
+    """Writes README.md of a run that has just finished. It never fails a run: what goes wrong is a warning. A card that
+    somebody edited, or a README of somebody else, is left as it is."""
+    path = run.path / NAME
+    try:
+        if os.path.lexists(path) and not _is_ours(path):
+            warnings.warn(
+                f"{shown(str(path), PATH)} was edited and is left as it is; a new one is written where there is none",
+                stacklevel=3,
+            )
+            return
+        text = _text(_Subject(config, run.data, dataset, model, reports, run.status(), run.path, {}))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        write_bytes(path, f"{text}\n<!-- Written by kdrs. sha256 of what stands above: {digest} -->\n".encode())
+    except Exception as error:
+        cause = error.cause if isinstance(error, KdrsError) else f"{type(error).__name__}: {error}"
+        warnings.warn(f"{shown(str(path), PATH)} was not written: {shown(cause, 300)}", stacklevel=3)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a card is as kdrs wrote it."""
+    if not path.is_file():
+        return False
+    text = path.read_bytes().decode("utf-8", "replace")
+    mark = _MARK.search(text)
+    return mark is not None and hashlib.sha256(text[: mark.start()].encode()).hexdigest() == mark[1]
+
+
+def _text(of: _Subject) -> str:
+    teachers = _teachers(of)
+    blocks = [
+        f"# {_title(of.config, teachers)}",
+        "A recommender, made by kdrs (knowledge distillation for recommenders).",
+        _table(_what(of, teachers)),
+        "## Data",
+        _table(_data(of)),
+        "## Quality",
+        *_quality(of),
+        "## Use",
+        *_use(of),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+# --- what it is -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    name: str
+    says: str
+    n_bytes: int | None
+
+
+def _teachers(of: _Subject) -> list[_Teacher]:
+    """The run's teachers by name; what they are and their bytes, where they still are where they were."""
+    found: dict[Path, _Teacher] = {}
+    for place in teachers_of(of.config, of.place):
+        says, n_bytes = "", None
+        with suppress(KdrsError, OSError):
+            if (place / "config.toml").is_file():
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the run itself has told what is wrong with its teachers
+                    says = _model(config_of(Run.open(place)).model)
+                file = place / "model.safetensors"
+            else:
+                files = trajectory_files(place)
+                file = files[-1] if files else place
+            n_bytes = sum(tensor.nbytes for tensor in read_head(file)[0].values())
+        found[place] = _Teacher(_named(place), says, n_bytes)
+    return list(found.values())
+
+
+def _named(place: Path) -> str:
+    """The last name of a path, which a run that has moved keeps; of a seed's folder with its model's."""
+    return f"{place.parent.name}/{place.name}" if re.fullmatch(r"seed-\d+", place.name) else place.name
+
+
+def _model(model: Mapping[str, Any]) -> str:
+    said = [str(model["name"])]
+    said += [f"{key} {model[key]}" for key in ("dim", "bits") if key in model and (key, model[key]) != ("bits", 32)]
+    return ", ".join([*said, *(["users without a table"] if model.get("users") == "encoded" else [])])
+
+
+def _title(config: RunConfig, teachers: Sequence[_Teacher]) -> str:
+    model = _model(config.model)
+    if not teachers:
+        return markdown(model)
+    names = " and ".join(teacher.name for teacher in teachers)
+    if config.compress is not None:
+        return markdown(f"{model}: {names}, compressed")
+    return markdown(f"{model}: a student of {names} by {' and '.join(term.method for term in config.distill)}")
+
+
+def _what(of: _Subject, teachers: Sequence[_Teacher]) -> list[tuple[str, str]]:
+    config = of.config
+    own = _bytes_of(of.model)
+    rows = [("model", _model(config.model))]
+    for term in config.distill:
+        called = "" if term.name == term.method else f", called {term.name}"
+        rows.append(("method", f"{term.method}{called}, weight {term.weight:g}"))
+    if config.compress is not None:
+        rows.append(("method", f"kdrs compress, users: {config.compress.how}"))
+    for teacher in teachers:
+        size = "" if teacher.n_bytes is None else f"; {teacher.n_bytes:,} bytes, {teacher.n_bytes / own:.3g} times this"
+        rows.append(("teacher", teacher.name + (f" ({teacher.says})" if teacher.says else "") + size))
+    if config.start is not None:
+        start = "its teacher's vectors" if config.start == "teacher" else f"the weights of {_named(Path(config.start))}"
+        rows.append(("starts from", start))
+    rows.append(("bytes", f"{own:,} of all its tables, ids left out"))
+    if of.status.get("epochs"):
+        best = of.status.get("best_epoch")
+        kept = "" if best is None else f", the weights are those of epoch {best} (counted from 0)"
+        rows.append(("training", f"{of.status['epochs']:,} epochs{kept}; seed {config.train.seed}"))
+    return rows
+
+
+def _bytes_of(model: nn.Module) -> int:
+    return max(1, sum(tensor.nbytes for tensor in model.state_dict().values()))
+
+
+# --- its data -------------------------------------------------------------------------------------------------------
+
+
+def _data(of: _Subject) -> list[tuple[str, str]]:
+    data, pairs = of.data, of.data["pairs"]
+    split = ", ".join(f"{key} {value}" for key, value in data["split"].items() if key != "kind")
+    report = of.reports.get("test") or next(iter(of.reports.values()))
+    ranked = "all items are ranked" if report.setting == "full" else f"stored candidates, {report.setting}"
+    known = None if of.dataset is None else known_by_files(of.dataset.sources)
+    rows = [
+        ("name", data["name"]),
+        ("counts", f"{data['users']:,} users, {data['items']:,} items"),
+        ("pairs", ", ".join(f"{n:,} {part}" for part, n in pairs.items())),
+        ("split", f"{data['split'].get('kind', 'given')}" + (f" ({split})" if split else "")),
+        ("protocol", f"{of.config.eval.protocol}: {ranked}"),
+        ("fingerprint", data["fingerprint"]),
+    ]
+    if known is not None:
+        rows.append(("source", f"{known.title}: {known.source}"))
+    terms = None if known is None else known.terms
+    rows.append(("licence", terms or "see the source of the data"))
+    return rows
+
+
+# --- how good it is -------------------------------------------------------------------------------------------------
+
+
+def _quality(of: _Subject) -> list[str]:
+    part = "test" if "test" in of.reports else next(iter(of.reports))
+    report = of.reports[part]
+    names = _near(report)
+    if not report.n or not names:
+        return [f"No query of the {part} part has a held-out item, so nothing was measured."]
+    low, high = _intervals(np.stack([report.values[name] for name in names]))
+    head = ["metric", part, "95 % interval", *(["valid"] if part == "test" and "valid" in of.reports else [])]
+    rows = [head, [":--", *["--:"] * (len(head) - 1)]]
+    for at, name in enumerate(names):
+        row = [report.shown_name(name), f"{report.mean(name):.4f}", f"{low[at]:.4f} to {high[at]:.4f}"]
+        if "valid" in head:
+            valid = of.reports["valid"]
+            row.append(f"{valid.mean(name):.4f}" if name in valid.values and valid.n else "")
+        rows.append(row)
+    said = [
+        "\n".join(f"| {' | '.join(row)} |" for row in rows),
+        f"Means over {report.n:,} queries of the {part} part. The interval is a bootstrap over these queries: it speaks of "
+        "other users for these weights, not of training again. All metrics: `report.json`.",
+    ]
+    for metric, transfer in of.transfer.items():
+        if transfer.ratio is not None:
+            ends = f"{transfer.low:.2f} to {transfer.high:.2f}"
+            said.append(
+                f"Transfer ratio by {report.shown_name(metric)}: {transfer.ratio:.2f} ({transfer.confidence:.0%} interval "
+                f"{ends}); 0 is a model of this size that was trained alone, 1 the teacher."
+            )
+    return said
+
+
+def _near(report: Report) -> list[str]:
+    """The metrics at one K: that next to 10, or next to 5 where candidates were sampled; all that have no K."""
+    usual = 10 if report.setting == "full" else 5
+    lengths = [k for name in report.values if (k := cutoff(name)) is not None]
+    chosen = min(lengths, key=lambda k: (abs(k - usual), k), default=None)
+    return [name for name in report.values if cutoff(name) in (None, chosen)]
+
+
+def _intervals(values: np.ndarray) -> np.ndarray:
+    """float64 [2, m]: ends of the percentile intervals of the means of ``values`` [m, n] over resampled queries."""
+    resamples = int(np.clip(_DRAWS // values.shape[1], 400, 2000))
+    return np.asarray(np.quantile(resampled_means(values, resamples, seed=0), [0.025, 0.975], axis=0))
+
+
+# --- how to use it --------------------------------------------------------------------------------------------------
+
+
+def _use(of: _Subject) -> list[str]:
+    said = [
+        "In this folder, where its data set is still at hand:",
+        "```python\n"
+        "import kdrs\n\n"
+        'run = kdrs.load_run(".")\n'
+        "lists = run.teacher().topk(10).items  # int32 [users, 10], rows of run.items; what users have seen is left out\n"
+        "```",
+    ]
+    if _is_product(of.model):
+        said += [
+            "As one file that needs neither torch nor the data set:",
+            "```sh\nkdrs export . --out student.safetensors\n```",
+            "```python\n"
+            "import kdrs\n\n"
+            'student = kdrs.Student.load("student.safetensors")\n'
+            f"found = student.recommend([{_first_user(of)}], k=10)\n"
+            "```",
+        ]
+    return [*said, "To compare it with others: `kdrs eval RUN OTHER`, `kdrs report RUN OTHER --out FOLDER`."]
+
+
+def _is_product(model: nn.Module) -> bool:
+    """Whether its scores are products of vectors, as exported files hold them."""
+    if isinstance(model, StoredModel) or hook(model, "factors_of") is not None:
+        return True
+    with frozen(model):
+        return model.factors() is not None  # type: ignore[operator]
+
+
+def _first_user(of: _Subject) -> str:
+    if of.dataset is not None:
+        return ascii(of.dataset.users[0])
+    from kdrs.data import Ids
+
+    return ascii(Ids.from_json((of.place / "ids" / "users.json").read_bytes(), "user")[0])
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    body = [f"| {name} | {markdown(value)} |" for name, value in rows]
+    return "\n".join(["| | |", "|:--|:--|", *body])
