@@ -17,7 +17,7 @@ LAYERS = (
     ("data",),
     ("core",),
     ("compact",),
-    ("training", "evaluation"),
+    ("training", "evaluation", "student"),
     ("models", "teachers", "comparison"),
     ("distillers",),
     ("fitting",),

@@ -16,7 +16,7 @@ ORDERS = {
         ("csr", "exec", "room"),
         ("codes", "matrix", "names"),
         ("score", "bfloat16", "products", "tables"),
-        ("float32", "negatives", "outside", "weighted", "metrics", "dropout", "relaxed"),
+        ("float32", "listed", "negatives", "outside", "weighted", "metrics", "dropout", "relaxed"),
         ("quadratic", "mixture", "pairwise", "ranks", "topk", "discrepancy"),
     ),
     "python": (

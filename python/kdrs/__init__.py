@@ -27,8 +27,10 @@ _PUBLIC = {
     "Queries": "kdrs.training.queries",
     "Report": "kdrs.evaluation.report",
     "RunConfig": "kdrs.runs.config",
+    "Recommendations": "kdrs.student",
     "Selection": "kdrs.evaluation.protocols",
     "SequenceTask": "kdrs.training.sequences",
+    "Student": "kdrs.student",
     "Term": "kdrs.fitting.learner",
     "UserTask": "kdrs.training.rows",
     "View": "kdrs.training.view",
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from kdrs.runs.config import RunConfig, resolve
     from kdrs.runs.execute import execute
     from kdrs.runs.opened import load_run
+    from kdrs.student import Recommendations, Student
     from kdrs.teachers.file import FileTeacher
     from kdrs.teachers.model import ModelTeacher
     from kdrs.training import losses
@@ -87,7 +90,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch", "Codes", "Dataset", "DotView", "Entry", "Evaluator", "Factors", "FileTeacher", "Interactions", "ItemTask",
-    "Learner", "ModelTeacher", "PairTask", "Queries", "Report", "RunConfig", "Selection", "SequenceTask", "Term",
+    "Learner", "ModelTeacher", "PairTask", "Queries", "Recommendations", "Report", "RunConfig", "Selection", "SequenceTask",
+    "Student", "Term",
     "UserTask", "View", "__version__", "compare", "compare_runs", "compress", "data", "distillers", "errors",
     "execute", "fit", "kernels", "load_run", "losses", "models", "overlap", "popularity", "protocols", "ranking",
     "resolve", "sampling", "scoring_seconds", "significance",

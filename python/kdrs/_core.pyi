@@ -23,6 +23,7 @@ __all__ = [
     "discrepancy",
     "dropout",
     "has_bfloat16_tiles",
+    "listed_scores",
     "metrics",
     "mixture",
     "mixture_gradient",
@@ -203,6 +204,11 @@ def topk_codes(
     threads: int,
     simd_path: str | None,
 ) -> tuple[_Ints, _Floats]: ...
+def listed_scores(
+    queries: _Floats, items: _Floats, bias: _Floats | None, lists: _Ints, threads: int, simd_path: str | None
+) -> _Floats:
+    """Scores of the items that lists name, [Q, L]; -infinity at -1."""
+
 def names_table(bytes: NDArray[np.uint8], ends: _Rows, threads: int, simd_path: str | None) -> _Ints:
     """Places of names by their hash, -1 where there is none. Not to be stored: its layout is this version's own."""
 

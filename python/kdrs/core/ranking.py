@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs import _core
-from kdrs.core.codes import Codes, paired
+from kdrs.core.codes import Codes, pair_scores, paired
 from kdrs.core.sampling import (
     array_of,
     check_room,
@@ -96,6 +96,35 @@ def topk(
     length = _length(k, len(q), len(x))
     out = _core.topk(q, x, b, _seen(seen), rows_of(rows), length, threads_of(threads), simd_path())
     return Ranking(*(like(part, queries) for part in out))
+
+
+def scores(
+    queries: Array | Codes,
+    items: Array | Codes,
+    lists: Array,
+    *,
+    bias: Array | None = None,
+    threads: int | None = None,
+) -> Any:
+    """Scores of given items, float32 ``[Q, L]``: the numbers that :func:`topk` gives. ``lists`` is int ``[Q, L]``; -1 has the
+    score -infinity. Arguments and refusals are otherwise those of :func:`topk`."""
+    wanted = array_of(lists, "lists", np.int32, 2)
+    check_room(2 * wanted.size)
+    if coded(queries, items):
+        mine, theirs = paired(queries, items)
+        if len(mine) != len(wanted):
+            raise DataError(f"{len(wanted)} lists for {len(mine)} queries", "give one for each, in their order")
+        if wanted.size and not -1 <= wanted.min() <= wanted.max() < len(theirs):
+            bad = (wanted < -1) | (wanted >= len(theirs))
+            raise DataError(
+                f"lists: row {int(np.argmax(bad.any(1)))} holds item {wanted[bad][0]}; allowed: 0 to {len(theirs) - 1}"
+            )
+        rows, columns = np.nonzero(wanted >= 0)
+        out = np.full(wanted.shape, -np.inf, np.float32)
+        out[rows, columns] = pair_scores(mine, theirs, _bias(bias), rows, wanted[rows, columns])
+        return _like(out, queries)
+    q, x, b = _factors(queries, items, bias)
+    return like(_core.listed_scores(q, x, b, wanted, threads_of(threads), simd_path()), queries)
 
 
 def topk_on_device(

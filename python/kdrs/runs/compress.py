@@ -144,9 +144,7 @@ def compress(
 
     measure = value if data.valid.n_pairs else None
     tried, best = [], None
-    for one in _candidates(
-        users, own, _side(items, bits), bits, bias, task, measure
-    ):  # held one by one: each has users
+    for one in candidates(users, own, _side(items, bits), bits, bias, task, measure):  # held one by one: each has users
         tried.append({"users": one.users, "how": one.name, selects: one.value})
         if best is None or one.value > best.value:
             best = one
@@ -235,7 +233,7 @@ class _Candidate(NamedTuple):
 Measure = Callable[[StoredModel], float]
 
 
-def _candidates(
+def candidates(
     users: str,
     own: np.ndarray,
     items: Side,

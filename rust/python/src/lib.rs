@@ -43,7 +43,8 @@ mod _core {
     use super::draws::{discrepancy, negatives, outside, weighted, weighted_negatives};
     #[pymodule_export]
     use super::lists::{
-        candidate_ranks, candidate_ranks_scores, metrics, neighbours, ranks, ranks_scores, topk, topk_scores,
+        candidate_ranks, candidate_ranks_scores, listed_scores, metrics, neighbours, ranks, ranks_scores, topk,
+        topk_scores,
     };
     #[pymodule_export]
     use super::names::{names_places, names_table};

@@ -5,7 +5,7 @@ use kdrs_core::{Csr, Metric, RowId};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
-use crate::args::{floats, matrix, Factors, Floats, Ints, Ints64, Lists, Seen};
+use crate::args::{floats, matrix, Factors, Floats, Floats2, Ints, Ints64, Lists, Seen};
 use crate::call::{kernels, Call};
 
 pub(crate) type Ranking<'py> = (Ints<'py>, Bound<'py, PyArray2<f32>>);
@@ -76,6 +76,18 @@ pub fn targets<R: RowId>(truth: Csr, rows: Option<&[R]>) -> Result<(Vec<i32>, Ve
 }
 
 kernels! {
+    fn listed_scores(
+        queries: Factors<'py>,
+        items: Factors<'py>,
+        bias: Option<Floats<'py>>,
+        lists: Lists<'py>,
+    ) -> Floats2<'py> |call| {
+        let (queries, items, bias) = (matrix(&queries)?, matrix(&items)?, floats(&bias)?);
+        let (count, width) = (lists.shape()[0], lists.shape()[1]);
+        let lists = lists.as_slice()?;
+        call.array([count, width], |exec| core::listed_scores(exec, queries, items, bias, lists, width))
+    }
+
     fn topk(
         queries: Factors<'py>,
         items: Factors<'py>,

@@ -1,0 +1,333 @@
+"""A finished run, or a teacher file, as a student file: what serves, and what it says of itself."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdrs.compact.encoders import Encoder, asked
+from kdrs.compact.tables import Tables, short
+from kdrs.core.codes import Codes
+from kdrs.core.names import Names
+from kdrs.data import Dataset
+from kdrs.errors import ArtefactError, ConfigError, KdrsError, MissingKnowledge, quoted, shown
+from kdrs.evaluation.report import Report
+from kdrs.evaluation.significance import bootstrap_means, paired_test
+from kdrs.evaluation.transfer import Transfer
+from kdrs.models.stored import StoredModel
+from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
+from kdrs.runs.card import card_of
+from kdrs.runs.compared import compare_runs
+from kdrs.runs.compress import candidates
+from kdrs.runs.config import RunConfig
+from kdrs.runs.opened import LoadedRun
+from kdrs.runs.parts import teachers_of
+from kdrs.runs.records import PATH
+from kdrs.runs.source import Source
+from kdrs.student import Student
+from kdrs.student.student import MOST_POPULAR
+from kdrs.training.pairs import PairTask
+
+TAILS = (0.025, 0.975)
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote."""
+
+    student: Student
+    path: Path
+    file_bytes: int
+    """Of the whole file: tables, ids, seen pairs, card."""
+    table_bytes: int
+
+    @property
+    def new_users(self) -> dict[str, Any] | None:
+        """What encoding a user costs or gains; None where nothing was encoded or could be measured."""
+        return self.student.card.get("new_users")
+
+
+def export(
+    source: Any,
+    out: str | Path,
+    *,
+    seen: bool = False,
+    fold_in: bool = True,
+    dataset: Dataset | str | Path | None = None,
+    alone: str | Path | None = None,
+    threads: int | None = None,
+) -> Exported:
+    """Writes the student file of a finished run (or teacher file, with its data set).
+
+    ``seen`` keeps what users have seen in training: they can then be left out of lists, and encoded users be asked for by id.
+    ``fold_in`` gives a student of user vectors an encoder for users it has never seen; what that costs known users is measured
+    on the data set and kept in the card. ``alone`` is the run of a student without a teacher: the card then has the transfer
+    ratio.
+
+    Raises ``ConfigError`` where ``out`` exists, ``MissingKnowledge`` for scores that are no products, and what opening a run
+    does."""
+    place = Path(out)
+    if os.path.lexists(place):
+        raise ConfigError(f"{shown(str(place), PATH)} is there already", "name another file with --out")
+    student = student_of(source, seen=seen, fold_in=fold_in, dataset=dataset, alone=alone, threads=threads)
+    size = student.save(place)
+    return Exported(student, place, size, student.nbytes)
+
+
+def student_of(
+    source: Any,
+    *,
+    seen: bool = True,
+    fold_in: bool = True,
+    dataset: Dataset | str | Path | None = None,
+    alone: str | Path | None = None,
+    threads: int | None = None,
+) -> Student:
+    """The student of a run in memory; arguments and errors as of `export`."""
+    run = _without_data(source) if dataset is None else None
+    if run is not None:
+        return _of_run_alone(run, seen)
+    given = Source.of(source, dataset)
+    if given.teacher is None:
+        raise ConfigError("factors have no ids", "write a teacher file, or give kdrs.Student its tables and Names")
+    data, config = given.dataset, given.config(None, threads)
+    own = _opened(source, given)
+    tables = _tables(given, own)
+    card: dict[str, Any] = _card(given, own, tables)
+    if tables.encoder is None and fold_in:
+        encoder, measured = _encoder(tables, data, config)
+        tables = tables._replace(encoder=encoder)
+        card["new_users"] = measured
+    ratio: Mapping[str, Transfer] = {}
+    if alone is not None:
+        ratio = _transfer(given, own, alone, data, threads)
+        card["transfer_ratio"] = {name: value.to_json() for name, value in ratio.items()}
+    degrees = data.train.column_degrees
+    best = np.argsort(-degrees, kind="stable")[:MOST_POPULAR]
+    popular = best[degrees[best] > 0].astype(np.int32)
+    knows_users = tables.users is not None or seen
+    return Student(
+        tables,
+        Names.of(data.items, "item"),
+        Names.of(data.users, "user") if knows_users else None,
+        seen=data.train if seen else None,
+        popular=popular,
+        popular_counts=degrees[popular].astype(np.int32),
+        card=card,
+        readme=_readme(own, ratio),
+    )
+
+
+def _without_data(source: Any) -> LoadedRun | None:
+    """A run whose data set is gone."""
+    if isinstance(source, LoadedRun):
+        return source if source._dataset is None else None
+    if not isinstance(source, str | Path) or not (Path(source) / "config.toml").is_file():
+        return None
+    run = LoadedRun.open(source)
+    return run if run._dataset is None else None
+
+
+def _of_run_alone(run: LoadedRun, seen: bool) -> Student:
+    """Of what a run itself holds: tables and ids."""
+    name = shown(str(run.run.path), PATH)
+    if seen:
+        raise MissingKnowledge(
+            f"what users have seen is asked for, and the data set of {name} is not there", "give it: --data"
+        )
+    if isinstance(run.model, StoredModel):
+        tables = run.model.tables()
+    else:
+        factors = run.factors()
+        if factors is None:
+            raise _no_product(str(run.run.path))
+        tables = _whole(factors.queries, factors.items, factors.bias)
+    warnings.warn(
+        f"the data set of {name} is not there: the file has no popular items"
+        + ("" if tables.encoder is not None else ", no encoder for new users"),
+        stacklevel=3,
+    )
+    card = _facts(run, tables)
+    users = Names.of(run.users, "user") if tables.users is not None else None
+    return Student(tables, Names.of(run.items, "item"), users, card=card, readme=_readme(run, {}))
+
+
+def _opened(source: Any, given: Source) -> LoadedRun | None:
+    if isinstance(source, LoadedRun):
+        return source
+    if given.own is not None and isinstance(source, str | Path):
+        return LoadedRun.open(source, given.dataset)
+    return None
+
+
+def _tables(given: Source, run: LoadedRun | None) -> Tables:
+    if run is not None and isinstance(run.model, StoredModel):
+        return run.model.tables()
+    assert given.teacher is not None
+    if given.teacher.factors() is None:
+        raise _no_product(given.name)
+    users, items, bias = given.vectors(None)
+    return _whole(users, items, bias)
+
+
+def _no_product(name: str) -> MissingKnowledge:
+    return MissingKnowledge(
+        f"the scores of {shown(name, PATH)} are no products of vectors, and a student file holds vectors",
+        f"approximate them first: kdrs compress {quoted(name)} --dim 64 --bits 32 --out SMALL; then export SMALL",
+    )
+
+
+def _whole(users: Any, items: Any, bias: Any) -> Tables:
+    sides = [short(side) if isinstance(side, Codes) else _array(side) for side in (items, users)]
+    return Tables(sides[0], sides[1], None, None if bias is None else _array(bias))
+
+
+def _array(values: Any) -> np.ndarray:
+    return np.ascontiguousarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values, np.float32)
+
+
+def _encoder(tables: Tables, data: Dataset, config: RunConfig) -> tuple[Encoder, dict[str, Any]]:
+    """An encoder for users who have a table, chosen on validation, and what it costs them on test: known users, as if they were
+    new."""
+    assert tables.users is not None
+    evaluator = build_evaluator(config, data)
+    selects = choose_selection(config, choose_protocol(config, data)).metrics[0]
+    part = "test" if data.test.n_pairs else "valid"
+    items = tables.items
+    own = tables.users.vectors() if isinstance(tables.users, Codes) else tables.users
+    bits = items.bits if isinstance(items, Codes) else 32
+
+    def value(model: StoredModel) -> float:
+        return evaluator(model.factors(), parts=["valid"])["valid"].mean(selects)
+
+    measure = value if data.valid.n_pairs else None
+    best = None
+    for one in candidates("encoded", own, _side(items), bits, tables.bias, PairTask(data.train), measure):
+        if best is None or one.value > best.value:
+            best = one
+    assert best is not None
+    encoder = best.model.user_encoder
+    assert encoder is not None
+    measured: dict[str, Any] = {
+        "encoder": best.name,
+        "metric": selects,
+        "part": part,
+        "users": "known ones, from their training items",
+    }
+    if data.test.n_pairs or data.valid.n_pairs:
+        table, found = (
+            evaluator((queries, items, tables.bias), parts=[part])[part]
+            for queries in (tables.users, asked(encoder, data.train, items))
+        )
+        change = paired_test(found.values[selects], table.values[selects])
+        mean = table.mean(selects)
+        ends = [1 + end / mean for end in (change.low, change.high)] if mean else None
+        measured |= {
+            "value": found.mean(selects),
+            "table": mean,
+            "share": found.mean(selects) / mean if mean else None,
+            "interval": ends,
+        }
+    return encoder, measured
+
+
+def _side(items: Any) -> Any:
+    import torch
+
+    return items if isinstance(items, Codes) else torch.from_numpy(items)
+
+
+# --- the card -------------------------------------------------------------------------------------------------------
+
+
+def _card(given: Source, run: LoadedRun | None, tables: Tables) -> dict[str, Any]:
+    if run is not None:
+        return _facts(run, tables)
+    data = given.dataset
+    return {
+        "schema": 1,
+        "kdrs": _version(),
+        "source": Path(given.name).name,
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "users": data.n_users, "items": data.n_items},
+        "bytes": tables.nbytes,
+    }
+
+
+def _facts(run: LoadedRun, tables: Tables) -> dict[str, Any]:
+    config, data = run.config, run.run.data
+    reports: Mapping[str, Report] = {}
+    with suppress(ArtefactError):
+        reports = run.report()
+    return {
+        "schema": 1,
+        "kdrs": _version(),
+        "source": run.run.path.name,
+        "model": dict(config.model),
+        "methods": [term.method for term in config.distill],
+        "teachers": [path.name for path in teachers_of(config, run.run.path)],
+        "data": {key: data[key] for key in ("name", "fingerprint", "users", "items", "split") if key in data},
+        "protocol": config.eval.protocol,
+        "metrics": {part: _metrics(report) for part, report in reports.items()},
+        "bytes": tables.nbytes,
+    }
+
+
+def _metrics(report: Report) -> dict[str, Any]:
+    """Means, and the ends of their intervals over queries."""
+    found = {}
+    for name, values in report.values.items():
+        known = values[np.isfinite(values)]
+        if known.size:
+            low, high = np.quantile(bootstrap_means(known, RESAMPLES, seed=0), TAILS)
+            found[report.shown_name(name)] = {"mean": report.mean(name), "low": float(low), "high": float(high)}
+    return found
+
+
+def _transfer(
+    given: Source, run: LoadedRun | None, alone: str | Path, data: Dataset, threads: int | None
+) -> dict[str, Transfer]:
+    if run is None:
+        raise ConfigError("alone is given, and the source is no run that was distilled", "leave --alone out")
+    teachers = teachers_of(run.config, run.run.path)
+    here = [path for path in teachers if path.exists()]
+    if not here:
+        raise MissingKnowledge(
+            f"the transfer ratio of {shown(given.name, PATH)} needs its teacher, which is not there",
+            "leave --alone out",
+        )
+    paths = [here[0], Path(alone), run.run.path]
+    found = compare_runs(
+        paths, dataset=data, time_scoring=False, threads=threads, teacher=str(here[0]), baseline=str(alone)
+    )
+    return dict(found.lines[-1].transfer)
+
+
+def _readme(run: LoadedRun | None, transfer: Mapping[str, Transfer]) -> str:
+    if run is None:
+        return ""
+    try:
+        return card_of(run, transfer=transfer)
+    except KdrsError:
+        return ""
+
+
+def _version() -> str:
+    from kdrs import __version__
+
+    return __version__
+
+
+def opened_student(place: str | Path, *, seen: bool = True, dataset: Any = None, threads: int | None = None) -> Student:
+    """A student file opened, or the student of a run in memory, as `kdrs recommend` takes them."""
+    path = Path(place)
+    if path.is_file():
+        return Student.load(path)
+    return student_of(path, seen=seen, fold_in=False, dataset=dataset, threads=threads)

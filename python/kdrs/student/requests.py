@@ -1,0 +1,96 @@
+"""What a student is asked, as rows: ids to places, lists of ids to CSR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdrs.core.names import Names
+from kdrs.data.interactions import Interactions
+from kdrs.errors import ConfigError, DataError, shown
+
+UNKNOWN = ("error", "skip", "popular")
+
+
+def ids_of(values: Any, what: str) -> list[Any]:
+    """Ids as a list. One string or number is refused by name: a list of its letters would be no list of ids."""
+    if isinstance(values, str | bytes | int | float | np.number):
+        raise ConfigError(f"{what} is {shown(values)}", f"give a list of ids: {what}=[{shown(values)!r}]")
+    if hasattr(values, "to_list") and not isinstance(values, np.ndarray):  # a column of a frame
+        return list(values.to_list())
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+
+def texts(values: Sequence[Any]) -> list[str]:
+    """Ids are strings; integers are written out."""
+    if all(type(value) is str for value in values):
+        return list(values)
+    return [_text(value) for value in values]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return str(int(value))
+    raise DataError(
+        f"an id is {shown(value)} ({type(value).__name__})", "ids are strings, or integers that stand for them"
+    )
+
+
+def places_of(names: Names, values: Sequence[Any], threads: int | None) -> NDArray[np.int32]:
+    return names.index(texts(values), unknown="mark", threads=threads)
+
+
+def is_nested(lists: Any) -> bool:
+    """Whether ``lists`` holds a list for each query rather than one for all."""
+    if isinstance(lists, Interactions) or hasattr(lists, "tocsr"):
+        return True
+    first = next(iter(lists), None) if not isinstance(lists, str | bytes) else None
+    return first is not None and not isinstance(first, str | bytes | int | np.integer)
+
+
+def csr_of_lists(
+    names: Names, lists: Any, what: str, queries: int | None, threads: int | None, *, skip: bool = False
+) -> tuple[Interactions, int]:
+    """Lists of item ids, one a query, as rows; and how many of them were unknown. `Interactions` and SciPy matrices, in the
+    rows of the file's items, are taken as they are. Unknown ids raise ``DataError`` unless ``skip``."""
+    if isinstance(lists, Interactions) or hasattr(lists, "tocsr"):
+        found = lists if isinstance(lists, Interactions) else Interactions.from_csr(lists)
+        if found.shape[1] != len(names):
+            raise DataError(
+                f"{what} are of {found.shape[1]:,} items, the student knows {len(names):,}",
+                "give rows of the file's items, or lists of ids",
+            )
+        unknown = 0
+    else:
+        if isinstance(lists, str | bytes) or not isinstance(lists, Iterable):
+            raise ConfigError(f"{what} is {shown(lists)}", f"give a list of ids for each user: {what}=[[...], ...]")
+        parts = []
+        for row in lists:
+            if isinstance(row, str | bytes) or not isinstance(row, Iterable):
+                raise ConfigError(
+                    f"{what} holds {shown(row)}", f"give a list of ids for each user: {what}=[[...], ...]"
+                )
+            parts.append(ids_of(row, what))
+        lengths = np.fromiter(map(len, parts), np.int64, len(parts))
+        flat = list(chain.from_iterable(parts))
+        places = places_of(names, flat, threads)
+        bad = places < 0
+        unknown = int(bad.sum())
+        if unknown and not skip:
+            raise DataError(
+                f"{what}: {unknown:,} of {len(flat):,} item ids are unknown, first {shown(str(flat[int(np.argmax(bad))]))}",
+                'leave them out, or ask with unknown="skip"',
+            )
+        rows = np.repeat(np.arange(len(parts)), lengths)[~bad]
+        found = Interactions.from_pairs(rows, places[~bad], len(parts), len(names))
+    if queries is not None and found.shape[0] != queries:
+        raise ConfigError(
+            f"{what} are {found.shape[0]:,} lists for {queries:,} users", "give one for each, in their order"
+        )
+    return found, unknown

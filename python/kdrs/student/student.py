@@ -1,0 +1,409 @@
+"""A student, served: opened from its file, asked by ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdrs._documents import DocumentError, parse_json, write_json
+from kdrs.compact.encoders import Items, asked
+from kdrs.compact.tables import Tables
+from kdrs.core import ranking
+from kdrs.core.codes import Codes
+from kdrs.core.names import Names
+from kdrs.core.ranking import Ranking
+from kdrs.data.interactions import Interactions
+from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge, shown
+from kdrs.student import file
+from kdrs.student.answers import Recommendations
+from kdrs.student.lists import Allowed, filled, mask_of, merged, part, popular, ranked, rows_of, unit
+from kdrs.student.requests import UNKNOWN, csr_of_lists, ids_of, is_nested, places_of
+
+Unknown = Literal["error", "skip", "popular"]
+MOST_POPULAR = 1000
+"""Items that are kept for users who are unknown."""
+
+
+class Student:
+    """A ranking that needs nothing but its file: no torch, no data set, no run.
+
+    Made by `load`, or of tables and ids. Users and items are asked for by their ids, which are strings; integers stand for
+    their decimal digits. Scores are exact products, best first, ties in the order of the file's items: the same lists as those
+    of `kdrs.Evaluator` and ``kdrs recommend``.
+
+    ``seen`` are the training items of its users, int32 rows ``[users, items]``, or None; ``popular`` int32 ``[P]`` and
+    ``popular_counts`` the items with the most training pairs; ``card`` is what it says of itself, JSON values.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        items: Names,
+        users: Names | None = None,
+        *,
+        seen: Interactions | None = None,
+        popular: NDArray[np.int32] | None = None,
+        popular_counts: NDArray[np.int32] | None = None,
+        card: dict[str, Any] | None = None,
+        readme: str = "",
+    ):
+        self.tables, self.items, self.users, self.seen = tables, items, users, seen
+        self.popular = np.zeros(0, np.int32) if popular is None else popular
+        self.popular_counts = np.zeros(len(self.popular), np.int32) if popular_counts is None else popular_counts
+        self.card, self.readme = card or {}, readme
+        self._check()
+
+    # --- its file -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, path: str | Path, *, verify: bool = True) -> Student:
+        """Opens a file of ``kdrs export``. Tables are mapped, so they take memory as they are used.
+
+        ``verify`` reads the file once and compares its checksum; without it, damaged tables may go unnoticed. Raises
+        ``ArtefactError`` for what is no such file, of another version, cut short, damaged, or with an id that comes twice.
+        """
+        place = Path(path)
+        tensors, metadata = file.read(place, verify=verify)
+        name, left = shown(str(place), 300), dict(tensors)
+        try:
+            items = Names.from_tensors(_taken(left, "item_ids", "item_ids_ends"), "item")
+            users = (
+                Names.from_tensors(_taken(left, "user_ids", "user_ids_ends"), "user") if "user_ids" in left else None
+            )
+            seen = None
+            if "seen_ends" in left:
+                seen = Interactions(left.pop("seen_ends"), left.pop("seen_items"), (len(users or ()), len(items)))
+            popular, counts = left.pop("popular", None), left.pop("popular_counts", None)
+            told, card = (_object(metadata, key) for key in ("tables", "card"))
+            tables = Tables.from_tensors(left, told, len(users or ()), len(items), copy=False)
+            return cls(
+                tables,
+                items,
+                users,
+                seen=seen,
+                popular=popular,
+                popular_counts=counts,
+                card=card,
+                readme=metadata.get("readme", ""),
+            )
+        except KeyError as error:
+            raise ArtefactError(f"{name} lacks {shown(error.args[0])}", file.AGAIN) from None
+        except (DataError, DocumentError) as error:
+            cause = error.cause if isinstance(error, DataError) else str(error)
+            raise ArtefactError(f"{name} is damaged: {shown(cause, 300)}", file.AGAIN) from None
+
+    def save(self, path: str | Path) -> int:
+        """Writes its file in one go; the bytes of the file. Raises ``MachineError`` where the disk does not take it."""
+        tensors = {**self.tables.tensors(), **self.items.tensors()}
+        if self.users is not None:
+            tensors |= self.users.tensors()
+        if self.seen is not None:
+            tensors |= {"seen_ends": self.seen.indptr, "seen_items": self.seen.indices}
+        if self.popular.size:
+            tensors |= {"popular": self.popular, "popular_counts": self.popular_counts}
+        told = {"tables": self.tables.description(), "card": self.card}
+        texts = {key: write_json(value, indent=None).decode() for key, value in told.items()}
+        return file.write(Path(path), tensors, {**texts, "readme": self.readme})
+
+    def _check(self) -> None:
+        n_users, n_items = len(self.users or ()), len(self.items)
+        for name, got, expected in (
+            ("item table", len(self.tables.items), n_items),
+            ("user table", None if self.tables.users is None else len(self.tables.users), n_users),
+            ("bias", None if self.tables.bias is None else len(self.tables.bias), n_items),
+            ("seen rows", None if self.seen is None else self.seen.shape[0], n_users),
+            ("seen columns", None if self.seen is None else self.seen.shape[1], n_items),
+            ("popular_counts", len(self.popular_counts), len(self.popular)),
+        ):
+            if got is not None and got != expected:
+                raise DataError(f"{name}: {got:,}; {expected:,} are expected")
+        if self.popular.dtype != np.int32 or self.popular_counts.dtype != np.int32 or self.popular.ndim != 1:
+            raise DataError("popular and popular_counts are no int32 [P]")
+        if self.popular.size and not 0 <= self.popular.min() <= self.popular.max() < n_items:
+            raise DataError("popular holds rows that are no items")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tables: what is counted when students are compared. Ids, seen pairs and popular items come on top."""
+        return self.tables.nbytes
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it answers for histories."""
+        return self.tables.encoder is not None
+
+    def __repr__(self) -> str:
+        side = self.tables.items
+        kind = f"{side.bits} bits" if isinstance(side, Codes) else "float32"
+        users = "users encoded" if self.tables.users is None else f"{len(self.users or ()):,} users"
+        return f"Student({users}, {len(self.items):,} items, {self.tables.dim} dimensions of {kind}, {self.nbytes:,} bytes)"
+
+    # --- lists --------------------------------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        users: Sequence[Any] | None = None,
+        k: int = 20,
+        *,
+        histories: Any = None,
+        seen: Any = True,
+        items: Any = None,
+        exclude: Any = None,
+        unknown: Unknown = "error",
+        threads: int | None = None,
+    ) -> Recommendations:
+        """The ``k`` best items of each user: fewer only where fewer are allowed (``n_short``).
+
+        ``users`` are ids; or ``histories`` are lists of item ids, one a user, known or new, and ``users``, if given, their
+        names.
+
+        ``seen``: True leaves out what the file says that a user has seen, or the history itself; False leaves nothing out;
+        lists of item ids, one a user, leave out those. ``items`` is an allow list, ``exclude`` a block list: one for all, or a
+        list of lists, one a user. Histories, ``seen``, ``items`` and ``exclude`` may be `Interactions` or SciPy matrices in
+        the file's rows.
+
+        ``unknown`` says what happens to users who are not in the file, or whose history is empty: ``error``, ``skip``, or
+        ``popular``, the items with the most training pairs, whose counts are then the scores. Item ids that are unknown are an
+        error in ``histories`` unless ``unknown`` is another; in ``seen`` and ``exclude`` they mean nothing; of ``items`` one at
+        least must be known.
+
+        Raises ``DataError`` for unknown ids, ``ConfigError`` for what cannot be asked, ``MissingKnowledge`` for what the file
+        does not hold.
+        """
+        if unknown not in UNKNOWN:
+            raise ConfigError(f"unknown is {shown(unknown)}", f"allowed: {', '.join(UNKNOWN)}")
+        k = _count(k, self.items)
+        if histories is None:
+            if users is None:
+                raise ConfigError("neither users nor histories are given", "name users, or give their histories")
+            names = ids_of(users, "users")
+            rows = self._rows(names, unknown, threads)
+            good = rows >= 0
+            if self.tables.users is None:  # those without training items are as good as unknown
+                good[good] = self._known_histories().row_degrees[rows[good]] > 0
+                self._refuse_empty(names, good, rows, unknown)
+            own = self._seen_of(rows[good]) if seen is True or self.tables.users is None else None
+            queries = self._asking(rows[good], own)
+            hidden = own if seen is True else None
+        else:
+            given, _ = csr_of_lists(self.items, histories, "histories", None, threads, skip=unknown != "error")
+            names = list(range(given.shape[0])) if users is None else ids_of(users, "users")
+            if len(names) != given.shape[0]:
+                raise ConfigError(
+                    f"histories are {given.shape[0]:,} lists for {len(names):,} users",
+                    "give one for each, in their order",
+                )
+            good = given.row_degrees > 0
+            self._refuse_empty(names, good, np.full(len(names), -1), unknown)
+            own = rows_of(given, np.flatnonzero(good))
+            queries = self.fold_in(own, threads=threads)
+            hidden = own if seen is True else None
+        kept = np.flatnonzero(good)
+
+        def lists(value: Any, what: str) -> Interactions:
+            found, _ = csr_of_lists(self.items, value, what, len(names), threads, skip=True)
+            return found
+
+        blocked: list[Interactions | NDArray[np.int32]] = []
+        if not isinstance(seen, bool):
+            blocked.append(lists(seen, "seen"))
+        if exclude is not None:
+            blocked.append(
+                lists(exclude, "exclude") if is_nested(exclude) else self._places(exclude, "exclude", threads)
+            )
+        allowed: Allowed = None
+        if items is not None:
+            if is_nested(items):
+                allowed, _ = csr_of_lists(self.items, items, "items", len(names), threads, skip=True)
+            else:
+                allowed = self._places(items, "items", threads)
+                if not allowed.size:
+                    raise DataError(
+                        f"items: none of the {len(ids_of(items, 'items')):,} ids is known",
+                        "give ids of the file's items",
+                    )
+        mask = mask_of(hidden, [part(one, kept) for one in blocked], len(kept), len(self.items))
+        found = ranked(self.tables, queries, k, mask, part(allowed, kept), threads)
+        if unknown == "popular" and len(kept) < len(names):
+            left = np.flatnonzero(~good)
+            own_mask = mask_of(None, [part(one, left) for one in blocked], len(left), len(self.items))
+            found = merged(found, kept, self._most_popular(k, own_mask, part(allowed, left), len(left)), left)
+            return Recommendations(names, *found, self.items, popular=~good)
+        chosen = [names[place] for place in kept.tolist()]
+        skipped = [names[place] for place in np.flatnonzero(~good).tolist()]
+        return Recommendations(chosen, *found, self.items, skipped=skipped)
+
+    def similar(
+        self,
+        items: Sequence[Any],
+        k: int = 20,
+        *,
+        metric: Literal["cosine", "dot"] = "cosine",
+        threads: int | None = None,
+    ) -> Recommendations:
+        """The ``k`` items nearest to each of ``items`` by their vectors, the item itself left out. Cosines of codes are exact
+        in the sense of `Codes`: integers times two scales. Raises ``DataError`` for unknown ids."""
+        return self._similar(self.items, self.tables.items, items, k, metric, threads, "of")
+
+    def similar_users(
+        self,
+        users: Sequence[Any],
+        k: int = 20,
+        *,
+        metric: Literal["cosine", "dot"] = "cosine",
+        threads: int | None = None,
+    ) -> Recommendations:
+        """The ``k`` users nearest to each of ``users``. Raises ``MissingKnowledge`` where users have no table."""
+        if self.tables.users is None or self.users is None:
+            raise MissingKnowledge("users have no table in this student", "compare the vectors of fold_in(histories)")
+        return self._similar(self.users, self.tables.users, users, k, metric, threads, "of")
+
+    def score(self, users: Sequence[Any], items: Any, *, threads: int | None = None) -> NDArray[np.float32]:
+        """Scores of pairs: float32 ``[Q]`` where ``items`` are as many ids as users, ``[Q, L]`` where they are lists of equal
+        length.
+
+        The numbers are those of `recommend`. Raises ``DataError`` for unknown ids.
+        """
+        names = ids_of(users, "users")
+        rows = self._rows(names, "error", threads)
+        wanted = (
+            [ids_of(one, "items") for one in items] if is_nested(items) else [[one] for one in ids_of(items, "items")]
+        )
+        if len(wanted) != len(names) or len({len(one) for one in wanted}) > 1:
+            raise ConfigError(
+                f"items are {len(wanted):,} for {len(names):,} users, or lists of several lengths",
+                "give an id for each user, or lists of one length",
+            )
+        places = places_of(self.items, [item for one in wanted for item in one], threads)
+        if (places < 0).any():
+            flat = [item for one in wanted for item in one]
+            raise DataError(f"item {shown(str(flat[int(np.argmax(places < 0))]))} is unknown", "leave it out")
+        queries = self._asking(rows, self._seen_of(rows) if self.tables.users is None else None)
+        lists = places.reshape(len(names), len(wanted[0]) if wanted else 0)
+        found = ranking.scores(queries, self.tables.items, lists, bias=self.tables.bias, threads=threads)
+        return found if is_nested(items) else found[:, 0]
+
+    def fold_in(self, histories: Any, *, threads: int | None = None) -> Any:
+        """What users with these items ask with: float32 ``[Q, D]``, or `Codes` where items are codes.
+
+        ``histories`` are lists of item ids, one a user, or `Interactions` or a SciPy matrix in the file's rows. Raises
+        ``MissingKnowledge`` where the file has no encoder, ``DataError`` for unknown ids and for an empty history.
+        """
+        if self.tables.encoder is None:
+            raise MissingKnowledge(
+                "this student has no encoder of histories", "export it again: kdrs export RUN --out FILE"
+            )
+        given, _ = csr_of_lists(self.items, histories, "histories", None, threads)
+        if (given.row_degrees == 0).any():
+            raise DataError(
+                f"history {int(np.argmin(given.row_degrees))} is empty",
+                'leave it out, or recommend with unknown="popular"',
+            )
+        return asked(self.tables.encoder, given, self.tables.items)
+
+    # --- within -------------------------------------------------------------------------------------------------------
+
+    def _rows(self, names: list[Any], unknown: str, threads: int | None) -> NDArray[np.int32]:
+        if self.users is None:
+            raise MissingKnowledge(
+                "this student knows no users, only histories", "give histories=, or export it with --seen"
+            )
+        rows = places_of(self.users, names, threads)
+        if unknown == "error" and (rows < 0).any():
+            bad = rows < 0
+            raise DataError(
+                f"{int(bad.sum()):,} of {len(names):,} users are unknown, first {shown(str(names[int(np.argmax(bad))]))}",
+                'ask with unknown="skip" or "popular"' + (", or give their histories" if self.encodes else ""),
+            )
+        return rows
+
+    def _places(self, ids: Any, what: str, threads: int | None) -> NDArray[np.int32]:
+        """The known ones of some items, ascending."""
+        places = places_of(self.items, ids_of(ids, what), threads)
+        return np.unique(places[places >= 0])
+
+    def _refuse_empty(self, names: list[Any], good: NDArray[np.bool_], rows: NDArray[Any], unknown: str) -> None:
+        if unknown == "error" and not good.all():
+            place = int(np.argmin(good))
+            what = "history" if rows[place] < 0 else "user"
+            raise DataError(
+                f"{what} {shown(str(names[place]))} {'is empty' if rows[place] < 0 else 'has no training items'}",
+                'ask with unknown="skip" or "popular"',
+            )
+
+    def _known_histories(self) -> Interactions:
+        if self.seen is None:
+            raise MissingKnowledge(
+                "this student does not know what users have seen",
+                "export it with --seen, ask with seen=False, or give seen= as lists of item ids",
+            )
+        return self.seen
+
+    def _seen_of(self, rows: NDArray[np.int32]) -> Interactions:
+        return rows_of(self._known_histories(), rows)
+
+    def _asking(self, rows: NDArray[np.int32], histories: Interactions | None) -> Any:
+        if self.tables.users is not None:
+            return self.tables.users[rows]
+        assert self.tables.encoder is not None
+        assert histories is not None
+        return asked(self.tables.encoder, histories, self.tables.items)
+
+    def _most_popular(self, k: int, mask: Interactions | None, allowed: Allowed, n: int) -> Ranking:
+        return popular(self.popular, self.popular_counts.astype(np.float32), k, mask, allowed, n)
+
+    def _similar(
+        self, names: Names, side: Items, ids: Sequence[Any], k: int, metric: str, threads: int | None, by: str
+    ) -> Recommendations:
+        if metric not in ("cosine", "dot"):
+            raise ConfigError(f"metric is {shown(metric)}", "allowed: cosine, dot")
+        asked_for = ids_of(ids, f"{names.kind}s")
+        rows = places_of(names, asked_for, threads)
+        if (rows < 0).any():
+            first = shown(str(asked_for[int(np.argmax(rows < 0))]))
+            count = f"{int((rows < 0).sum()):,} of {len(rows):,}"
+            raise DataError(f"{count} {names.kind}s are unknown, first {first}", "leave them out")
+        table = side if metric == "dot" else self._unit_items if side is self.tables.items else unit(side)
+        itself = Interactions.from_pairs(np.arange(len(rows)), rows, len(rows), len(names))
+        k = _count(k, names)
+        found = ranking.topk(table[rows], table, k, seen=itself, threads=threads)
+        return Recommendations(asked_for, *filled(found, k), names, by=by)
+
+    @cached_property
+    def _unit_items(self) -> Items:
+        return unit(self.tables.items)
+
+    def blocks(self, users: Sequence[Any] | None = None, size: int = 8192) -> Iterator[list[Any]]:
+        """Its users, or those given, some at a time: what streams ask for."""
+        if users is None:
+            if self.users is None:
+                raise MissingKnowledge("this student knows no users", "export it with --seen, or give histories")
+            names = self.users
+            yield from (
+                names.take(np.arange(start, min(start + size, len(names)))).tolist()
+                for start in range(0, len(names), size)
+            )
+        else:
+            yield from (list(users[start : start + size]) for start in range(0, len(users), size))
+
+
+def _taken(left: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: left.pop(name) for name in names}
+
+
+def _object(metadata: dict[str, str], key: str) -> dict[str, Any]:
+    found = parse_json(metadata[key].encode())
+    if not isinstance(found, dict):
+        raise DataError(f"{key} is no JSON object")
+    return found
+
+
+def _count(k: Any, names: Names) -> int:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= max(len(names), 1):
+        raise ConfigError(f"k is {shown(k)}", f"allowed: 1 to {len(names):,}, the {names.kind}s of this student")
+    return int(k)
