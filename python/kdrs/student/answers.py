@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,7 +85,7 @@ class Recommendations:
     def to_pandas(self) -> Any:
         """The long form as a pandas frame. Raises ``MachineError`` without pandas."""
         try:
-            import pandas
+            pandas = import_module("pandas")
         except ImportError:
             raise MachineError("pandas is not installed", "pip install pandas, or take to_polars()") from None
         return pandas.DataFrame(self.columns())
