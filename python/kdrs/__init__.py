@@ -37,10 +37,12 @@ _PUBLIC = {
     "compress": "kdrs.runs.compress",
     "execute": "kdrs.runs.execute",
     "fit": "kdrs.fitting.fit",
+    "import_teacher": "kdrs.runs.importing",
     "load_run": "kdrs.runs.opened",
     "overlap": "kdrs.evaluation.lists",
     "popularity": "kdrs.evaluation.lists",
     "resolve": "kdrs.runs.config",
+    "save_teacher": "kdrs.teachers.saving",
     "scoring_seconds": "kdrs.comparison.compare",
 }
 """Names and the modules that have them."""
@@ -75,9 +77,11 @@ if TYPE_CHECKING:
     from kdrs.runs.compress import compress
     from kdrs.runs.config import RunConfig, resolve
     from kdrs.runs.execute import execute
+    from kdrs.runs.importing import import_teacher
     from kdrs.runs.opened import load_run
     from kdrs.teachers.file import FileTeacher
     from kdrs.teachers.model import ModelTeacher
+    from kdrs.teachers.saving import save_teacher
     from kdrs.training import losses
     from kdrs.training.pairs import PairTask
     from kdrs.training.queries import Batch, Queries
@@ -88,9 +92,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch", "Codes", "Dataset", "DotView", "Entry", "Evaluator", "Factors", "FileTeacher", "Interactions", "ItemTask",
     "Learner", "ModelTeacher", "PairTask", "Queries", "Report", "RunConfig", "Selection", "SequenceTask", "Term",
-    "UserTask", "View", "__version__", "compare", "compare_runs", "compress", "data", "distillers", "errors",
-    "execute", "fit", "kernels", "load_run", "losses", "models", "overlap", "popularity", "protocols", "ranking",
-    "resolve", "sampling", "scoring_seconds", "significance",
+    "UserTask", "View", "__version__", "compare", "compare_runs", "compress", "data", "distillers", "errors", "execute",
+    "fit", "import_teacher", "kernels", "load_run", "losses", "models", "overlap", "popularity", "protocols", "ranking",
+    "resolve", "sampling", "save_teacher", "scoring_seconds", "significance",
 ]  # fmt: skip
 
 

@@ -76,7 +76,7 @@ class FileTeacher(Scored):
         ids = [name for side in IDS.values() for name in side]
         tensors, metadata = read_head(self.path, ids) if is_outline(task) else read_safetensors(self.path)
         self.version = self._version(tensors, metadata)
-        self.missing, self.items_alone = metadata.get("missing", "refuse"), metadata.get("users", "none")
+        self.missing, self.items_alone = metadata.get("missing", "refuse"), metadata.get("users", "mean")
         self.joined: dict[str, Joined] = {}
         """How the file's users and items go together with the data set's."""
         if self.version == "teacher/1":

@@ -18,7 +18,7 @@ from kdrs.teachers.ids import KINDS, texts
 FORMAT = "teacher/2"
 MISSING = ("refuse", "mean", "drop")
 """What may become of ids of the data set that a file lacks."""
-ALONE = ("none", "mean")
+ALONE = ("mean", "none")
 """What users may be where a file holds item vectors and no user vectors."""
 LISTS = ("topk", "instance_topk")
 KEYS = ("instance_users", "instance_known")
@@ -46,7 +46,7 @@ def save_teacher(
     user_ids: Iterable[Any] | None = None,
     item_ids: Iterable[Any] | None = None,
     missing: str = "refuse",
-    items_alone: str = "none",
+    items_alone: str = "mean",
     about: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a teacher file that any data set with the same ids can be taught from; `kdrs.FileTeacher` reads it.
@@ -61,8 +61,8 @@ def save_teacher(
     ``user_ids`` and ``item_ids`` are strings or integers, a row each, in any order. Rows are joined by id when the file is
     read: ids that a data set does not have are left out. Of ids that the file lacks ``missing`` says: ``refuse`` (an error),
     ``mean`` (the mean of the other rows) or ``drop`` (such users have empty lists, such items come last).
-    ``items_alone`` says what users are where there are item vectors only: ``none``, and the methods on representations
-    leave the users out; or ``mean`` of the vectors of their training items, so that every method runs.
+    ``items_alone`` says what users are where there are item vectors only: the ``mean`` of the vectors of their training items,
+    so that every method runs; or ``none``, and the methods on representations leave the users out.
     ``about`` is kept in the metadata as JSON. Values are stored as float32 and int32.
 
     Raises ``DataError`` for arrays that do not fit each other, values that are not finite and ids that come twice;

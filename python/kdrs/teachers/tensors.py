@@ -65,7 +65,7 @@ def _shape_hint(name: str, tensor: Tensor, rows: int, columns: str | None, sizes
             return f"is it transposed, with a padding column? save {name}.T[1:]"
     if len(shape) == ndim and shape[0] != rows:
         more = "more" if shape[0] > rows else "fewer"
-        return f"it has {abs(shape[0] - rows)} rows {more} than that: join by id, as the README shows"
+        return f"it has {abs(shape[0] - rows)} rows {more} than that: join by id: kdrs.save_teacher takes ids along"
     return ""
 
 
