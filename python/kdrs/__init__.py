@@ -23,6 +23,7 @@ _PUBLIC = {
     "ItemTask": "kdrs.training.rows",
     "Learner": "kdrs.fitting.learner",
     "ModelTeacher": "kdrs.teachers.model",
+    "Names": "kdrs.core.names",
     "PairTask": "kdrs.training.pairs",
     "Queries": "kdrs.training.queries",
     "Report": "kdrs.evaluation.report",
@@ -38,11 +39,14 @@ _PUBLIC = {
     "compare_runs": "kdrs.runs.compared",
     "compress": "kdrs.runs.compress",
     "execute": "kdrs.runs.execute",
+    "export": "kdrs.runs.export",
     "fit": "kdrs.fitting.fit",
+    "import_teacher": "kdrs.runs.importing",
     "load_run": "kdrs.runs.opened",
     "overlap": "kdrs.evaluation.lists",
     "popularity": "kdrs.evaluation.lists",
     "resolve": "kdrs.runs.config",
+    "save_teacher": "kdrs.teachers.saving",
     "scoring_seconds": "kdrs.comparison.compare",
 }
 """Names and the modules that have them."""
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
     from kdrs.comparison.compare import Entry, compare, scoring_seconds
     from kdrs.core import kernels, ranking, sampling
     from kdrs.core.codes import Codes
+    from kdrs.core.names import Names
     from kdrs.data import Dataset, Interactions
     from kdrs.evaluation import protocols, significance
     from kdrs.evaluation.evaluator import Evaluator
@@ -77,10 +82,13 @@ if TYPE_CHECKING:
     from kdrs.runs.compress import compress
     from kdrs.runs.config import RunConfig, resolve
     from kdrs.runs.execute import execute
+    from kdrs.runs.export import export
+    from kdrs.runs.importing import import_teacher
     from kdrs.runs.opened import load_run
     from kdrs.student import Recommendations, Student
     from kdrs.teachers.file import FileTeacher
     from kdrs.teachers.model import ModelTeacher
+    from kdrs.teachers.saving import save_teacher
     from kdrs.training import losses
     from kdrs.training.pairs import PairTask
     from kdrs.training.queries import Batch, Queries
@@ -90,11 +98,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch", "Codes", "Dataset", "DotView", "Entry", "Evaluator", "Factors", "FileTeacher", "Interactions", "ItemTask",
-    "Learner", "ModelTeacher", "PairTask", "Queries", "Recommendations", "Report", "RunConfig", "Selection", "SequenceTask",
-    "Student", "Term",
-    "UserTask", "View", "__version__", "compare", "compare_runs", "compress", "data", "distillers", "errors",
-    "execute", "fit", "kernels", "load_run", "losses", "models", "overlap", "popularity", "protocols", "ranking",
-    "resolve", "sampling", "scoring_seconds", "significance",
+    "Learner", "ModelTeacher", "Names", "PairTask", "Queries", "Recommendations", "Report", "RunConfig", "Selection",
+    "SequenceTask", "Student", "Term", "UserTask", "View", "__version__", "compare", "compare_runs", "compress", "data",
+    "distillers", "errors", "execute", "export", "fit", "import_teacher", "kernels", "load_run", "losses", "models",
+    "overlap", "popularity", "protocols", "ranking", "resolve", "sampling", "save_teacher", "scoring_seconds",
+    "significance",
 ]  # fmt: skip
 
 

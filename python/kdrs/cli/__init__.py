@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from kdrs.cli import catalogue, compress, data, doctor, evaluation, running
+from kdrs.cli import catalogue, compress, data, doctor, evaluation, running, teacher
 from kdrs.cli.output import prepare_streams, say, tell
 from kdrs.errors import KdrsError, is_panic, shown
 
@@ -53,6 +53,7 @@ def _root(
 
 
 app.add_typer(data.app, name="data")
+app.add_typer(teacher.app, name="teacher")
 running.register(app)
 compress.register(app)
 evaluation.register(app)

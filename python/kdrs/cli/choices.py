@@ -14,6 +14,10 @@ OPTIMIZERS = ("adam", "lazy-adam", "adagrad")
 USERS = ("auto", "table", "encoded", "sum", "ridge")
 PARTS = ("valid", "test")
 TESTS = ("randomisation", "bootstrap")
+FORMS = ("implicit", "recbole", "lightfm", "lenskit", "npz", "word2vec", "parquet", "npy", "lists")
+SCRIPTED = ("recbole", "lightfm", "lenskit")
+MISSING = ("refuse", "mean", "drop")
+ITEMS_ALONE = ("mean", "none")
 SETS = ("ml-100k", "citeulike-t", "citeulike-loo", "foursquare", "gowalla", "beauty")
 
 

@@ -6,21 +6,20 @@ import io
 import os
 import zipfile
 from dataclasses import replace
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdrs.data._columns import bare_columns, named_columns
 from kdrs.data._frames import columns_of_arrays, framed
-from kdrs.data._guard import check_unpacked, guarded
+from kdrs.data._guard import guarded
 from kdrs.data._options import Options
 from kdrs.data._text import read_bytes
+from kdrs.data.npy import Header, members_of, open_member, unpacked
 from kdrs.data.table import Table
 from kdrs.errors import DataError, shown
 
-_PACKINGS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}
-"""How NumPy and SciPy pack the members of an archive."""
 _MATRIX = {
     "csr": ("data", "indptr", "indices"),
     "csc": ("data", "indptr", "indices"),
@@ -33,7 +32,7 @@ def read_npy(path: str | os.PathLike[str], options: Options) -> Table:
     data, record = read_bytes(path)
     name = shown(str(path))
     with guarded(f"{name} is no readable NumPy array"):
-        array = _Header(io.BytesIO(data), len(data), name).load()
+        array = Header(io.BytesIO(data), len(data), name).load()
     if array.dtype.names:
         fields = list(array.dtype.names)
         places = named_columns(name, fields, options)
@@ -61,13 +60,13 @@ def read_npz(path: str | os.PathLike[str], options: Options) -> Table:
     data, record = read_bytes(path)
     name = shown(str(path))
     with guarded(f"{name} is no readable .npz file"), zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = _members(archive, name)
+        members = members_of(archive, name)
         if {"format", "shape"} <= members.keys():
             options.check_used(name, "matrix")
             return _from_matrix(archive, members, name, record, options)
         places = _placed(archive, members, name, options)
         labels: dict[str, str | int] = {role: list(members)[place] for role, place in places.items()}
-        arrays = _unpacked(archive, members, [str(label) for label in labels.values()], name)
+        arrays = unpacked(archive, members, [str(label) for label in labels.values()], name)
     return _framed(columns_of_arrays(arrays, labels, name), labels, name, record, options, "npz")
 
 
@@ -84,26 +83,6 @@ def _framed(
     return replace(table, sources=({**table.sources[0], "columns": labels},))
 
 
-# Archives
-
-
-def _members(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
-    """The members by name, each once and packed as NumPy packs."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    for member in archive.infolist():
-        label = member.filename.removesuffix(".npy")
-        if member.compress_type not in _PACKINGS:
-            packing = {12: "bzip2", 14: "lzma"}.get(member.compress_type, f"method {member.compress_type}")
-            raise DataError(
-                f"{name}: member {shown(member.filename)} is packed by {packing}; allowed: stored and deflate, as NumPy writes",
-                "write the file again with numpy.savez_compressed",
-            )
-        if label in members:
-            raise DataError(f"{name} has two members {shown(label)}", "write each array once")
-        members[label] = member
-    return members
-
-
 def _placed(
     archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], name: str, options: Options
 ) -> dict[str, int]:
@@ -111,57 +90,8 @@ def _placed(
         return named_columns(name, list(members), options)
     except DataError:
         for member in members.values():  # pickles are told before missing columns: they may be the columns
-            _opened(archive, member, name)
+            open_member(archive, member, name)
         raise
-
-
-def _opened(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> _Header:
-    with guarded(f"{name} is no readable .npz file: {shown(member.filename)}"):
-        return _Header(archive.open(member), member.file_size, f"{name}, {shown(member.filename)}")
-
-
-def _unpacked(
-    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], labels: list[str], name: str
-) -> dict[str, NDArray[Any]]:
-    """Some arrays of an archive, their stated sizes compared with the memory at hand before the first is unpacked."""
-    check_unpacked(name, 2 * sum(members[label].file_size for label in labels))
-    arrays = {}
-    for label in labels:
-        header = _opened(archive, members[label], name)
-        with guarded(f"{name} is no readable .npz file: {shown(members[label].filename)}"):
-            arrays[label] = header.load()
-    return arrays
-
-
-class _Header:
-    """What an ``.npy`` stream says of itself, compared with its size before anything is allocated. Never a pickle."""
-
-    def __init__(self, stream: IO[bytes], size: int, name: str):
-        self.stream, self.name = stream, name
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        self.shape, self.fortran, self.dtype = read(stream)
-        if self.dtype.hasobject:
-            raise DataError(
-                f"{name} holds Python objects, which are a pickle; kdrs never loads pickles",
-                "save integers or strings: array.astype(str)",
-            )
-        left = size - stream.tell()
-        self.n_bytes = self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
-        if self.n_bytes != left or min(self.shape, default=0) < 0:
-            raise DataError(
-                f"{name} announces {self.n_bytes:,} bytes ({self.dtype} {self.shape}) and holds {left:,}",
-                "the file was cut or damaged: write it again",
-            )
-        if not self.dtype.itemsize:
-            raise DataError(f"{name} holds values without bytes ({self.dtype})", "write it again with values")
-
-    def load(self) -> NDArray[Any]:
-        """The array, read-only."""
-        data = self.stream.read(self.n_bytes)
-        self.stream.read()  # to the end, where archives are checked against their checksum
-        array = np.frombuffer(data, self.dtype)
-        return array.reshape(self.shape, order="F" if self.fortran else "C")
 
 
 # Matrices
@@ -177,7 +107,7 @@ def _from_matrix(
     """The stored places of a users x items matrix; ids are row and column numbers, values are ratings."""
     import polars as pl
 
-    head = _unpacked(archive, members, ["format", "shape"], name)
+    head = unpacked(archive, members, ["format", "shape"], name)
     kind = head["format"].item()
     kind = kind.decode() if isinstance(kind, bytes) else str(kind)
     if kind not in _MATRIX:
@@ -187,7 +117,7 @@ def _from_matrix(
     if missing or shape.shape != (2,) or shape.dtype.kind not in "iu":
         raise DataError(f"{name} is no users x items matrix: {sorted(missing) or shown(str(shape.tolist()))}")
     n_users, n_items = (int(size) for size in shape)
-    arrays = _unpacked(archive, members, list(_MATRIX[kind]), name)
+    arrays = unpacked(archive, members, list(_MATRIX[kind]), name)
     values = arrays["data"]
     if kind == "coo":
         rows, columns = _whole(arrays["row"], "row", name), _whole(arrays["col"], "col", name)

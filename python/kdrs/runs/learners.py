@@ -49,12 +49,11 @@ def load_teacher(
     path = Path(reference)
     if planned and str(reference) in planned:
         return planned[str(reference)].teacher(task, live=live)
-    digests = {"users": dataset.users.digest, "items": dataset.items.digest}
     if trajectory_files(path):
-        return FileTeacher.trajectory(path, task, digests=digests)
+        return FileTeacher.trajectory(path, task, dataset=dataset)
     if path.is_dir():
         return LoadedRun.open(path, dataset, device=task.device).teacher(task, live=live)
-    return FileTeacher(path, task, digests=digests)
+    return FileTeacher(path, task, dataset=dataset)
 
 
 def load_teachers(

@@ -45,8 +45,8 @@ def measure_teachers(
                 warnings.warn(f"teacher {shown(name)}: {doubt}", stacklevel=2)
         scorer: Any = teacher
         if isinstance(teacher, FileTeacher) and teacher.factors() is None:
-            if evaluator.ties != "list":  # lists say nothing about positions outside them
-                continue
+            if evaluator.ties != "list" or teacher.lists is None:
+                continue  # lists say nothing about positions outside them, items alone nothing about users
             scorer = teacher.lists
         try:
             measured[name] = evaluator(scorer)

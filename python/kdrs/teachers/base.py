@@ -12,6 +12,7 @@ from torch import Tensor
 from kdrs.core import ranking
 from kdrs.core.ranking import Ranking
 from kdrs.data.interactions import Interactions
+from kdrs.teachers.confidence import Confidence
 from kdrs.training.queries import Queries, Task
 from kdrs.training.view import Factors, View
 
@@ -45,6 +46,10 @@ class Teacher(Protocol):
     def dim(self) -> int:
         """Size of the representations; ``MissingKnowledge`` if there are none."""
 
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Whose representations it has: ``users`` and ``items``, or items alone."""
+
     def view(self, queries: Queries) -> View:
         """A view without gradients, read in evaluation mode."""
 
@@ -54,6 +59,9 @@ class Teacher(Protocol):
     def topk_blocks(self, k: int, *, keep_seen: bool = False) -> Iterator[tuple[slice, Ranking]]:
         """The same a block of queries at a time, for what need not be held at once; ``keep_seen`` leaves in what the query
         has seen. Blocks depend on the sizes alone, never on the machine."""
+
+    def confidence(self) -> Confidence | None:
+        """How far the entries of ``topk`` are to be trusted; None if they are all alike."""
 
     def top_users(self, k: int) -> np.ndarray:
         """Best ``k`` users of every item, without those who have seen it: int32 [I, k], NumPy, padded with -1."""
@@ -89,6 +97,13 @@ class Scored:
     @property
     def averages(self) -> bool:
         return False
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return ("users", "items")
+
+    def confidence(self) -> Confidence | None:
+        return None
 
     def factors(self) -> Factors | None:
         raise NotImplementedError

@@ -11,18 +11,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdrs.errors import ArtefactError, shown
+from kdrs.errors import ArtefactError, quoted, shown
 
 HEAD = 4096
 """Bytes that are looked at."""
 NAMED = 6
 """Arrays of an archive that are named."""
 LOAD_IT_THERE = (
-    "load it in the program that wrote it, and save its vectors with safetensors; "
-    "the README shows how under 'A teacher of your own'"
+    "load it in the program that wrote it and save its arrays: kdrs teacher import --from recbole --print-script prints the "
+    "lines (lightfm, lenskit likewise); elsewhere numpy.savez, or kdrs.save_teacher for a safetensors file (docs/teachers.md)"
 )
 _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """The magic number that torch.save wrote first before version 1.6, pickled."""
+_BAD_ZIP = (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error, lzma.LZMAError)
+TORCH = "a torch archive (torch.save), a pickle inside, which can run code when loaded: kdrs never loads one"
+PARQUET = "a Parquet file"
 _COMPRESSED = (
     (b"\x1f\x8b", "gzip"),
     (b"BZh", "bzip2"),
@@ -59,11 +62,29 @@ def refuse_foreign(path: Path) -> None:
     if head[:6] == b"\x93NUMPY":
         raise ArtefactError(
             f"{shown(str(path), 300)} is one NumPy array (.npy)",
-            f"save the arrays of users and items together: {_recipe('np.load(users_file)', 'np.load(items_file)')}",
+            _import("ITEMS.npy", "npy", "--users USERS.npy --user-ids FILE --item-ids FILE "),
         )
     kind = _pickle(head) or _other(head)
     if kind is not None:
-        raise ArtefactError(f"{shown(str(path), 300)} is {kind}", LOAD_IT_THERE)
+        remedy = _import(quoted(path), "parquet") if kind == PARQUET else LOAD_IT_THERE
+        raise ArtefactError(f"{shown(str(path), 300)} is {kind}", remedy)
+
+
+def pickled(path: Path) -> str | None:
+    """What kind of pickle a file is, or what hides one; None for anything else, absent files included."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+        if head[:4] == b"PK\x03\x04":
+            with zipfile.ZipFile(path) as archive:
+                return TORCH if _is_torch(archive.namelist()) else None
+    except (OSError, ValueError, *_BAD_ZIP):
+        return None
+    return _pickle(head)
+
+
+def _is_torch(names: list[str]) -> bool:
+    return any(name.rpartition("/")[2] in ("data.pkl", "constants.pkl") for name in names)
 
 
 def _zip(path: Path) -> ArtefactError:
@@ -71,17 +92,13 @@ def _zip(path: Path) -> ArtefactError:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             arrays = [_array(archive, name) for name in names[:NAMED] if name.endswith(".npy")]
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, zlib.error, lzma.LZMAError):
+    except (OSError, ValueError, *_BAD_ZIP):
         return ArtefactError(
             f"{shown(str(path), 300)} begins as a zip archive and is cut short or damaged: NumPy and torch write such archives",
-            "export it again, as safetensors; the README shows how under 'A teacher of your own'",
+            "export it again: docs/teachers.md shows how",
         )
-    if any(name.rpartition("/")[2] in ("data.pkl", "constants.pkl") for name in names):
-        return ArtefactError(
-            f"{shown(str(path), 300)} is a torch archive (torch.save), a pickle inside, which can run code when loaded: kdrs "
-            "never loads one",
-            LOAD_IT_THERE,
-        )
+    if _is_torch(names):
+        return ArtefactError(f"{shown(str(path), 300)} is {TORCH}", LOAD_IT_THERE)
     if names and all(name.endswith(".npy") for name in names):
         return _npz(path, arrays, len(names))
     first = f", which holds {shown(names[0], 40)}" if names else " with nothing in it"
@@ -97,22 +114,23 @@ def _npz(path: Path, known: list[_Array], n: int) -> ArtefactError:
             f"{cause}; {shown(objects[0].name, 40)} is pickled, which can run code when loaded: kdrs never loads one",
             LOAD_IT_THERE,
         )
+    held = {array.name for array in known}
+    if {"user_factors", "item_factors"} <= held:
+        return ArtefactError(cause, _import(quoted(path), "implicit", "--user-ids FILE --item-ids FILE "))
+    if {"users", "items"} <= held:
+        return ArtefactError(cause, _import(quoted(path), "npz"))
     tables = [array.name for array in known if len(array.shape) == 2]
-    sides = [next((name for name in tables if side in name), None) for side in ("user", "item")]
-    users, items = (f"a[{shown(name or f'{side}s', 40)!r}]" for name, side in zip(sides, ("user", "item"), strict=True))
+    sides = [next((name for name in tables if side in name), f"{side}s") for side in ("user", "item")]
+    users, items = (f"a[{shown(name, 40)!r}]" for name in sides)
     return ArtefactError(
         cause,
-        # implicit's BPR and LMF keep biases as further columns: the product is right with them.
-        f"make a teacher file of its arrays, rows in the data set's order: a = np.load(file, allow_pickle=False); "
-        f"{_recipe(users, items)}",
+        "make a teacher file of its arrays: a = numpy.load(file, allow_pickle=False); kdrs.save_teacher("
+        f'"teacher.safetensors", users={users}, items={items}, user_ids=..., item_ids=...)',
     )
 
 
-def _recipe(users: str, items: str) -> str:
-    return (
-        f'safetensors.numpy.save_file({{"users": {users}, "items": {items}}}, "teacher.safetensors", '
-        'metadata={"kdrs": "teacher/1", "users_digest": data.users.digest, "items_digest": data.items.digest})'
-    )
+def _import(source: str, form: str, more: str = "") -> str:
+    return f"make a teacher file of it: kdrs teacher import {source} --from {form} {more}--data DATA --out teacher.safetensors"
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> _Array:
@@ -150,5 +168,5 @@ def _other(head: bytes) -> str | None:
     if head.startswith(b"\x89HDF\r\n"):
         return "an HDF5 file"
     if head.startswith(b"PAR1"):
-        return "a Parquet file"
+        return PARQUET
     return None

@@ -22,7 +22,7 @@ def check_tensor(
     """Raises ``ArtefactError`` unless the tensor is [rows, ``columns``] (``None``: [rows]) of finite floats, or of integers
     for ``ids``. ``sizes`` are the data set's numbers of users and items, for guesses at what went wrong."""
     wanted = f"[{rows}]" if columns is None else f"[{rows}, {columns}]"
-    of_what = "user" if name in ("users", "topk") else "item"
+    of_what = "training instance" if name.startswith("instance") else "user" if name in ("users", "topk") else "item"
     kind = "integers (int32)" if ids else "floats (float32)"
     allowed = f"allowed: {kind} of shape {wanted}, one row for each {of_what} in the data set's order"
     cause = f"{shown(file)}: {name} is {_dtype(tensor)} of shape {list(tensor.shape)}"
@@ -65,20 +65,44 @@ def _shape_hint(name: str, tensor: Tensor, rows: int, columns: str | None, sizes
             return f"is it transposed, with a padding column? save {name}.T[1:]"
     if len(shape) == ndim and shape[0] != rows:
         more = "more" if shape[0] > rows else "fewer"
-        return f"it has {abs(shape[0] - rows)} rows {more} than that: join by id, as the README shows"
+        return f"it has {abs(shape[0] - rows)} rows {more} than that: join by id: kdrs.save_teacher takes ids along"
     return ""
 
 
-def check_scores_of(file: str, items: Tensor, given: Tensor | None) -> None:
-    """Raises ``ArtefactError`` unless the lists' scores, if there are any, are numbers of their shape."""
-    if given is not None and (given.shape != items.shape or given.is_complex() or given.dtype == torch.bool):
+def check_beside(file: str, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Raises ``ArtefactError`` unless the scores and weights of the lists ``name``, if there are any, are numbers of their
+    shape."""
+    for beside, word in ((f"{name}_scores", "score"), (f"{name}_weights", "weight")):
+        given = tensors.get(beside)
+        if given is None:
+            continue
+        if name not in tensors:
+            raise ArtefactError(f"{shown(file)} holds {beside} without {name}", f"save the lists' items as {name}")
+        items = tensors[name]
+        if given.shape != items.shape or given.is_complex() or given.dtype == torch.bool:
+            raise ArtefactError(
+                f"{shown(file)}: {beside} is {_dtype(given)} of shape {list(given.shape)}",
+                f"allowed: floats (float32) of {name}'s shape {list(items.shape)}, one {word} for each place",
+            )
+
+
+def read_weights(file: str, name: str, lists: np.ndarray, given: Tensor) -> np.ndarray:
+    """float32 [R, K]: weights of the entries of lists [R, K]. Raises ``ArtefactError`` for one that is negative or not
+    finite; what stands at padding does not count."""
+    weights = given.float().numpy()
+    bad = (lists >= 0) & ~((weights >= 0) & (weights < np.inf))
+    if bad.any():
+        row, place = (int(at[0]) for at in np.nonzero(bad))
         raise ArtefactError(
-            f"{shown(file)}: topk_scores is {_dtype(given)} of shape {list(given.shape)}",
-            f"allowed: floats (float32) of topk's shape {list(items.shape)}, one score for each place",
+            f"{shown(file)}: {name}_weights row {row} is {weights[row, place]} at place {place}",
+            "allowed: finite numbers of 0 or more; 1 counts as an entry without a weight does",
         )
+    return weights
 
 
-def read_lists(file: str, items: Tensor, given: Tensor | None, n_items: int) -> tuple[np.ndarray, np.ndarray]:
+def read_lists(
+    file: str, items: Tensor, given: Tensor | None, n_items: int, name: str = "topk"
+) -> tuple[np.ndarray, np.ndarray]:
     """int64 [U, K] and float32 [U, K]: lists and their scores (NaN where none are given), block by block.
 
     Raises ``ArtefactError`` naming the row for ids outside the catalogue, items twice in a list, scores of listed items that
@@ -91,20 +115,20 @@ def read_lists(file: str, items: Tensor, given: Tensor | None, n_items: int) -> 
     size = max(1, BLOCK // max(1, lists.shape[1]))
     for start in range(0, len(lists), size):
         part = slice(start, start + size)
-        _check_items(file, lists[part], start, n_items)
+        _check_items(file, name, lists[part], start, n_items)
         if given is not None:
-            _check_scores(file, lists[part], scores[part], start)
+            _check_scores(file, name, lists[part], scores[part], start)
     if not (lists >= 0).any():
-        raise ArtefactError(f"{shown(file)}: topk holds no item at all, only padding", "export it again")
+        raise ArtefactError(f"{shown(file)}: {name} holds no item at all, only padding", "export it again")
     return lists, scores
 
 
-def _check_items(file: str, lists: np.ndarray, start: int, n_items: int) -> None:
+def _check_items(file: str, name: str, lists: np.ndarray, start: int, n_items: int) -> None:
     outside = (lists < -1) | (lists >= n_items)
     if outside.any():
         row, place = (int(at[0]) for at in np.nonzero(outside))
         raise ArtefactError(
-            f"{shown(file)}: topk row {start + row} holds an id outside the catalogue: {lists[row, place]}",
+            f"{shown(file)}: {name} row {start + row} holds an id outside the catalogue: {lists[row, place]}",
             f"allowed: 0 to {n_items - 1}, the items' places in the data set, and -1 as padding; export it again",
         )
     order = np.argsort(lists, axis=1, kind="stable")
@@ -113,19 +137,20 @@ def _check_items(file: str, lists: np.ndarray, start: int, n_items: int) -> None
     if repeated.any():
         row, place = (int(at[0]) for at in np.nonzero(repeated))
         raise ArtefactError(
-            f"{shown(file)}: topk row {start + row} holds an item twice: {ordered[row, place]}", "list every item once"
+            f"{shown(file)}: {name} row {start + row} holds an item twice: {ordered[row, place]}",
+            "list every item once",
         )
 
 
-def _check_scores(file: str, lists: np.ndarray, scores: np.ndarray, start: int) -> None:
+def _check_scores(file: str, name: str, lists: np.ndarray, scores: np.ndarray, start: int) -> None:
     listed = lists >= 0
     bad = listed & ~np.isfinite(scores)
     if bad.any():
         row, place = (int(at[0]) for at in np.nonzero(bad))
         raise ArtefactError(
-            f"{shown(file)}: topk_scores row {start + row} is {scores[row, place]} at place {place}, where topk lists item "
+            f"{shown(file)}: {name}_scores row {start + row} is {scores[row, place]} at place {place}, where {name} lists item "
             f"{lists[row, place]}",
-            "give listed items finite scores; what is no recommendation is -1 in topk",
+            "give listed items finite scores; what is no recommendation is -1 in the list",
         )
     # Padding takes the score before it: then only listed items are compared.
     last = np.maximum.accumulate(np.where(listed, np.arange(lists.shape[1]), -1), axis=1)
@@ -150,7 +175,7 @@ def _check_scores(file: str, lists: np.ndarray, scores: np.ndarray, start: int) 
         )
     before, after = known[row, last[row, place]], known[row, place + 1]
     raise ArtefactError(
-        f"{shown(file)}: topk_scores row {start + row} rises from {before:.6g} to {after:.6g} at place {place + 1}; a list "
+        f"{shown(file)}: {name}_scores row {start + row} rises from {before:.6g} to {after:.6g} at place {place + 1}; a list "
         "runs best first, so its scores must descend",
         remedy,
     )

@@ -1,0 +1,59 @@
+"""Tables whose columns are nobody's yet, as data frames: Parquet, JSON lines and delimited text. The door to this room's
+guarded reading for the rooms above."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdrs.data._columns import NAMES, usual
+from kdrs.data._footer import check_parquet
+from kdrs.data._guard import check_unpacked, guarded
+from kdrs.data._text import read_bytes, read_plain, read_text
+from kdrs.errors import DataError, shown
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["FORMS", "check_unpacked", "column_of", "guarded", "read_bytes", "read_frame", "read_plain", "read_text"]
+
+FORMS = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+"""By the ending of the name; anything else is delimited text, with the columns' names in line 1."""
+
+
+def read_frame(path: str | os.PathLike[str]) -> pl.DataFrame:
+    """All columns of a file; those of delimited text (commas, or tabs if line 1 has one) as text.
+
+    Raises ``DataError`` for what cannot be read.
+    """
+    import polars as pl
+
+    name, form = shown(str(path)), FORMS.get(Path(path).suffix.lower(), "text")
+    if form == "parquet":
+        data, _ = read_bytes(path)
+        with guarded(f"{name} is no readable Parquet file"):
+            check_parquet(data, (), name)
+            return pl.read_parquet(io.BytesIO(data))
+    text = read_text(path)
+    if form == "jsonl":
+        with guarded(f"{name} is no readable JSON lines file", "write one object a line, all with the same keys"):
+            return pl.read_ndjson(io.BytesIO(text.data), infer_schema_length=None)
+    separator = "\t" if "\t" in text.first_lines(1)[0] else ","
+    with guarded(f"{name} is no readable table", "write as many fields a line as line 1 names"):
+        # Polars unpacks what begins like a compressed file, as text may: so it begins otherwise
+        return pl.read_csv(b"#\n" + text.data, skip_rows=1, separator=separator, infer_schema=False)
+
+
+def column_of(frame: pl.DataFrame, role: str, name: str, also: tuple[str, ...] = ()) -> str:
+    """The one column with a usual name of ``role`` (``user`` or ``item``), or one of ``also``. Raises ``DataError``."""
+    allowed = (*NAMES[role], *also)
+    found = [column for column in frame.columns if usual(column) in allowed]
+    if len(found) != 1:
+        which = "no column is" if not found else f"{', '.join(map(shown, found))} could all be"
+        raise DataError(
+            f"{name}: {which} the {role}; columns found: {', '.join(shown(column, 30) for column in frame.columns[:12])}",
+            f"name one {role} or {role}_id",
+        )
+    return found[0]
