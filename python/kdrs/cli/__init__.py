@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from kdrs.cli import catalogue, compress, data, doctor, evaluation, running, teacher
+from kdrs.cli import catalogue, compress, data, doctor, evaluation, running, serving, teacher
 from kdrs.cli.output import prepare_streams, say, tell
 from kdrs.errors import KdrsError, is_panic, shown
 
@@ -57,6 +57,7 @@ app.add_typer(teacher.app, name="teacher")
 running.register(app)
 compress.register(app)
 evaluation.register(app)
+serving.register(app)
 catalogue.register(app)
 doctor.register(app)
 

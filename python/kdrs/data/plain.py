@@ -17,7 +17,17 @@ from kdrs.errors import DataError, shown
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["FORMS", "check_unpacked", "column_of", "guarded", "read_bytes", "read_frame", "read_plain", "read_text"]
+__all__ = [
+    "FORMS",
+    "check_unpacked",
+    "column_of",
+    "guarded",
+    "has_role",
+    "read_bytes",
+    "read_frame",
+    "read_plain",
+    "read_text",
+]
 
 FORMS = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 """By the ending of the name; anything else is delimited text, with the columns' names in line 1."""
@@ -57,3 +67,8 @@ def column_of(frame: pl.DataFrame, role: str, name: str, also: tuple[str, ...] =
             f"name one {role} or {role}_id",
         )
     return found[0]
+
+
+def has_role(frame: pl.DataFrame, role: str) -> bool:
+    """Whether a column has a usual name of ``role``."""
+    return any(usual(column) in NAMES[role] for column in frame.columns)

@@ -323,11 +323,3 @@ def _version() -> str:
     from kdrs import __version__
 
     return __version__
-
-
-def opened_student(place: str | Path, *, seen: bool = True, dataset: Any = None, threads: int | None = None) -> Student:
-    """A student file opened, or the student of a run in memory, as `kdrs recommend` takes them."""
-    path = Path(place)
-    if path.is_file():
-        return Student.load(path)
-    return student_of(path, seen=seen, fold_in=False, dataset=dataset, threads=threads)

@@ -1,0 +1,372 @@
+"""``kdrs export``, ``recommend`` and ``similar``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kdrs.cli.options import CoreThreads, Document
+from kdrs.cli.output import aligned, messages, say, say_json
+from kdrs.errors import ConfigError, DataError, shown
+from kdrs.escaping import visible
+
+if TYPE_CHECKING:
+    from kdrs.student import Recommendations, Student
+
+BLOCK = 4096
+"""Users whose lists are made at a time."""
+
+Source = Annotated[Path, typer.Argument(help="Student file (kdrs export) or run directory.")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="Prepared data set. (default: the run's own)", show_default=False)
+]
+Count = Annotated[int, typer.Option("--k", help="Length of the lists, 1 or more.")]
+Lists = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="File of the lists: .parquet, .csv or .jsonl. (default: on the screen)", show_default=False
+    ),
+]
+
+Users = Annotated[list[str], typer.Option("--user", help="Id of a user; can be repeated.", show_default=False)]
+UsersFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--users", help="File of user ids, one a line, or a column of a table. (default: all users)", show_default=False
+    ),
+]
+Histories = Annotated[
+    Path | None,
+    typer.Option(
+        "--histories",
+        help="Table of user and item: lists for these users, known or new, by what they have.",
+        show_default=False,
+    ),
+]
+Allow = Annotated[
+    Path | None,
+    typer.Option("--items", help="Allow list: item ids, or a table of user and item.", show_default=False),
+]
+Block = Annotated[
+    Path | None,
+    typer.Option("--exclude", help="Block list: item ids, or a table of user and item.", show_default=False),
+]
+Seen = Annotated[
+    str,
+    typer.Option(
+        "--seen",
+        help="What is left out: data, what users have seen in training; none; or a table of user and item.",
+    ),
+]
+Unknown = Annotated[
+    str | None,
+    typer.Option(
+        "--unknown",
+        help="Users who are unknown or have no history: error, skip, or popular items. (default: error; popular for all "
+        "users)",
+        show_default=False,
+    ),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--part", metavar="I/N", help="This share of the users alone, into a part beside --out.", show_default=False
+    ),
+]
+Merge = Annotated[bool, typer.Option("--merge", help="Join the parts that lie beside --out.")]
+Items = Annotated[list[str], typer.Option("--item", help="Id of an item; can be repeated.", show_default=False)]
+ItemsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--items", help="File of item ids, one a line, or a column of a table. (default: all items)", show_default=False
+    ),
+]
+Alone = Annotated[
+    Path | None,
+    typer.Option(
+        "--alone",
+        help="Run of the student without a teacher: the card then has the transfer ratio.",
+        show_default=False,
+    ),
+]
+KeepSeen = Annotated[
+    bool, typer.Option("--seen", help="Keep what users have seen in training, to leave it out of their lists.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export")(export)
+    app.command("recommend")(recommend)
+    app.command("similar")(similar)
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="Run directory, or a teacher file with --data.")],
+    out: Annotated[Path, typer.Option("--out", help="The student file.")],
+    seen: KeepSeen = False,
+    no_fold_in: Annotated[
+        bool, typer.Option("--no-fold-in", help="No encoder of new users beside a table of users.")
+    ] = False,
+    alone: Alone = None, data: Data = None, threads: CoreThreads = None, as_json: Document = False,
+) -> None:  # fmt: skip
+    """Write a student as one file that serves: tables, ids, an encoder of new users, a card.
+
+    kdrs export runs/student --out student.safetensors --seen
+    """
+    from kdrs.runs.export import export as make
+
+    began = time.monotonic()
+    with messages():
+        made = make(source, out, seen=seen, fold_in=not no_fold_in, dataset=data, alone=alone, threads=threads)
+    if as_json:
+        sizes = {"file_bytes": made.file_bytes, "table_bytes": made.table_bytes}
+        say_json({"file": str(out), **sizes, "card": made.student.card})
+        return
+    say(f"{visible(str(out))}: {made.file_bytes:,} bytes; {_described(made.student)}; {time.monotonic() - began:.1f} s")
+    if (new := made.new_users) and new.get("share") is not None:
+        low, high = new["interval"]
+        say(
+            f"users by their items ({new['encoder']}): {new['metric']} {new['value']:.4f} on {new['part']}, by their table "
+            f"{new['table']:.4f}; {new['share']:.3f} [{low:.3f}, {high:.3f}] of it"
+        )
+
+
+def _described(student: Student) -> str:
+    users = f"{len(student.users):,} users" if student.users is not None else "users by their histories"
+    seen = ", with what they have seen" if student.seen is not None else ""
+    return f"{users}{seen}, {len(student.items):,} items, {student.nbytes:,} bytes of tables"
+
+
+def recommend(
+    source: Annotated[Path | None, typer.Argument(help="Student file or run directory.", show_default=False)] = None,
+    k: Count = 20, user: Users = [], users: UsersFile = None, histories: Histories = None, items: Allow = None,  # noqa: B006
+    exclude: Block = None, seen: Seen = "data", unknown: Unknown = None, part: Part = None, merge: Merge = False,
+    out: Lists = None, data: Data = None, threads: CoreThreads = None, as_json: Document = False,
+) -> None:  # fmt: skip
+    """Lists for all users, some, or new ones: streamed into a file, or on the screen.
+
+    kdrs recommend student.safetensors --k 20 --out lists.parquet
+    """
+    from kdrs.student.streams import check_ending, part_of, write
+    from kdrs.student.streams import merge as join
+
+    if merge:
+        if source is not None or out is None:
+            raise ConfigError(
+                "--merge joins the parts of a file, and needs no student"
+                if source is not None
+                else "--merge without --out",
+                "kdrs recommend --merge --out FILE",
+            )
+        count, _ = join(out)
+        say(f"{visible(str(out))}: {count} parts joined")
+        return
+    if source is None:
+        raise ConfigError("no student is named", "kdrs recommend STUDENT_OR_RUN --out FILE")
+    share = None if part is None else _share(part)
+    if share is not None and out is None:
+        raise ConfigError("--part without --out", "name the whole file: the part lies beside it")
+    if out is not None:
+        check_ending(out)
+    given = [name for name, value in (("--user", user), ("--users", users), ("--histories", histories)) if value]
+    if len(given) > 1:
+        raise ConfigError(f"{given[0]} and {given[1]} are both given", "name users in one way")
+    if not given and out is None:
+        raise ConfigError(
+            "all users are asked for, and no file for their lists", "name one by --out, or users by --user"
+        )
+    began = time.monotonic()
+    student = _opened(source, data, threads)
+    asked = _Asked(student, k, unknown or ("error" if given else "popular"), threads)
+    asked.users = list(user) if user else None if users is None else _ids(users, "user")
+    if histories is not None:
+        asked.take_histories(histories)
+    asked.items, asked.exclude = _some(items), _some(exclude)
+    asked.seen = True if seen == "data" else False if seen == "none" else _pairs(Path(seen))
+    if share is not None:
+        asked.share = share
+    if out is None:
+        with messages():
+            _show(list(asked), as_json)
+        return
+    place = out if share is None else part_of(out, *share)
+    with messages():
+        rows = write(place, asked)
+    told = {"short": asked.short, "popular": asked.popular, "skipped": asked.skipped}
+    seconds = time.monotonic() - began
+    if as_json:
+        say_json({"file": str(place), "users": asked.done, "rows": rows, **told, "seconds": seconds})
+        return
+    words = {"short": f"lists shorter than {k}", "popular": "by popularity", "skipped": "skipped"}
+    notes = [f"{count:,} {words[name]}" for name, count in told.items() if count]
+    say(f"{visible(str(place))}: {'; '.join([f'{asked.done:,} users, {rows:,} rows', *notes, f'{seconds:.1f} s'])}")
+
+
+def similar(
+    source: Source, item: Items = [], items: ItemsFile = None, k: Count = 20,  # noqa: B006
+    metric: Annotated[str, typer.Option("--metric", help="cosine, or dot.")] = "cosine",
+    out: Lists = None, data: Data = None, threads: CoreThreads = None, as_json: Document = False,
+) -> None:  # fmt: skip
+    """The items nearest to an item, by their vectors.
+
+    kdrs similar student.safetensors --item 50 --k 10
+    """
+    from kdrs.student.streams import check_ending, write
+
+    if item and items is not None:
+        raise ConfigError("--item and --items are both given", "name items in one way")
+    if metric not in ("cosine", "dot"):
+        raise ConfigError(f"metric is {shown(metric)}", "allowed: cosine, dot")
+    if not item and items is None and out is None:
+        raise ConfigError(
+            "all items are asked for, and no file for their lists", "name one by --out, or items by --item"
+        )
+    if out is not None:
+        check_ending(out)
+    student = _opened(source, data, threads)
+    wanted = list(item) or (list(student.items) if items is None else _ids(items, "item"))
+
+    def lists() -> Iterator[Recommendations]:
+        for start in range(0, len(wanted), BLOCK):
+            yield student.similar(wanted[start : start + BLOCK], k, metric=metric, threads=threads)  # type: ignore[arg-type]
+
+    with messages():
+        if out is None:
+            _show(list(lists()), as_json)
+            return
+        rows = write(out, lists(), by="of")
+    if as_json:
+        say_json({"file": str(out), "items": len(wanted), "rows": rows})
+    else:
+        say(f"{visible(str(out))}: {len(wanted):,} items, {rows:,} rows")
+
+
+class _Asked:
+    """Lists that are asked for, made block by block as they are read; and what happened on the way."""
+
+    def __init__(self, student: Student, k: int, unknown: str, threads: int | None):
+        self.student, self.k, self.unknown, self.threads = student, k, unknown, threads
+        self.users: list[str] | None = None
+        self.histories: dict[str, list[str]] | None = None
+        self.items: Any = None
+        self.exclude: Any = None
+        self.seen: Any = True
+        self.share: tuple[int, int] = (1, 1)
+        self.done = self.short = self.popular = self.skipped = 0
+
+    def take_histories(self, path: Path) -> None:
+        self.histories = _pairs(path)
+        self.users = list(self.histories)
+
+    def __iter__(self) -> Iterator[Recommendations]:
+        part, of = self.share
+        if self.users is None and self.student.users is None:
+            next(self.student.blocks())  # says what is missing
+        total = len(self.users) if self.users is not None else len(self.student.users or ())
+        first, last = total * (part - 1) // of, total * part // of
+        for start in range(first, last, BLOCK):
+            yield self._lists(start, min(last, start + BLOCK))
+
+    def _lists(self, start: int, stop: int) -> Recommendations:
+        import numpy as np
+
+        if self.users is not None:
+            names = self.users[start:stop]
+        else:
+            assert self.student.users is not None
+            names = self.student.users.take(np.arange(start, stop)).tolist()
+
+        def own(value: Any) -> Any:
+            return [value.get(name, []) for name in names] if isinstance(value, dict) else value
+
+        found = self.student.recommend(
+            names,
+            self.k,
+            histories=None if self.histories is None else own(self.histories),
+            seen=own(self.seen),
+            items=own(self.items),
+            exclude=own(self.exclude),
+            unknown=self.unknown,  # type: ignore[arg-type]
+            threads=self.threads,
+        )
+        self.done += len(found)
+        self.short += found.n_short
+        self.popular += int(found.popular.sum())
+        self.skipped += len(found.skipped)
+        return found
+
+
+def _opened(source: Path, data: str | None, threads: int | None) -> Student:
+    from kdrs.student import Student
+
+    if source.is_file():
+        if data is not None:
+            raise ConfigError("--data is given, and a student file needs none", "leave --data out")
+        return Student.load(source)
+    from kdrs.runs.export import student_of
+
+    with messages():
+        return student_of(source, seen=True, fold_in=False, dataset=data, threads=threads)
+
+
+def _share(text: str) -> tuple[int, int]:
+    part, slash, of = text.partition("/")
+    if slash and part.isdecimal() and of.isdecimal() and len(of) < 10 and 1 <= int(part) <= int(of):
+        return int(part), int(of)
+    raise ConfigError(f"--part is {shown(text)}", "allowed: I/N, as 2/8, I from 1 to N")
+
+
+def _ids(path: Path, kind: str) -> list[str]:
+    from kdrs.teachers.importers.ids import read_ids
+
+    return read_ids(path, kind)
+
+
+def _some(path: Path | None) -> Any:
+    """An allow or block list: ids for all, or a list of each user where the table has users."""
+    if path is None:
+        return None
+    from kdrs.data.plain import FORMS, has_role, read_frame
+
+    if path.suffix.lower() in (*FORMS, ".csv", ".tsv") and has_role(read_frame(path), "user"):
+        return _pairs(path)
+    return _ids(path, "item")
+
+
+def _pairs(path: Path) -> dict[str, list[str]]:
+    """Items of each user, from a table of user and item."""
+    import polars as pl
+
+    from kdrs.data.plain import column_of, read_frame
+
+    if not path.is_file():
+        raise DataError(f"no file {shown(str(path), 300)}", "check the path")
+    name = shown(str(path))
+    frame = read_frame(path)
+    user, item = column_of(frame, "user", name), column_of(frame, "item", name)
+    grouped = frame.select(pl.col(user).cast(pl.String).alias("u"), pl.col(item).cast(pl.String).alias("i"))
+    if grouped.null_count().sum_horizontal().item():
+        raise DataError(f"{name} has rows without a user or an item", "give both in every row")
+    lists = grouped.group_by("u", maintain_order=True).agg("i")
+    return dict(zip(lists["u"].to_list(), lists["i"].to_list(), strict=True))
+
+
+def _show(lists: list[Recommendations], as_json: bool) -> None:
+    """Lists on the screen."""
+    if as_json:
+        made = [
+            {one.by: str(asked), "items": [{"item": item, "score": score} for item, score in found]}
+            for one in lists
+            for asked, found in one
+        ]
+        say_json({"lists": made})
+        return
+    for one in lists:
+        for asked, found in one:
+            say(visible(str(asked)))
+            rows = {f"  {rank}": f"{visible(item)}  {score:.4f}" for rank, (item, score) in enumerate(found, 1)}
+            say(aligned(rows) if rows else "  nothing is left")

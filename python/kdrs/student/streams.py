@@ -1,0 +1,147 @@
+"""Lists of many users, written as they are made: Parquet, CSV or JSON lines, in memory that does not grow with the users.
+
+Rows are ``user``, ``item``, ``score``, ``rank``. The bytes of a file follow from its rows alone, so parts that were made by
+several machines and joined are the file that one machine makes.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdrs._files import replacing
+from kdrs.errors import ConfigError, DataError, quoted, shown
+from kdrs.student.answers import Recommendations
+
+if TYPE_CHECKING:
+    import polars
+
+ENDINGS = (".parquet", ".csv", ".jsonl")
+GROUP = 1 << 17
+"""Rows of a row group."""
+_PART = re.compile(r"part-(\d+)-of-(\d+)")
+
+
+def check_ending(path: Path) -> None:
+    """Raises ``ConfigError`` for another kind of file than is written."""
+    if path.suffix not in ENDINGS:
+        raise ConfigError(
+            f"{shown(path.name)} ends with {shown(path.suffix or 'nothing')}", f"allowed: {', '.join(ENDINGS)}"
+        )
+
+
+def part_of(path: Path, part: int, of: int) -> Path:
+    """Where part ``part`` of ``of`` of a file goes: beside it."""
+    return path.with_name(f"{path.stem}.part-{part}-of-{of}{path.suffix}")
+
+
+def write(path: Path, lists: Iterable[Recommendations], *, by: str = "user") -> int:
+    """Writes lists as they come and returns the number of rows. Raises ``ConfigError`` for another ending, ``MachineError``
+    where the disk does not take it; the file is complete or absent."""
+    check_ending(path)
+    counted = [0]
+
+    def frames() -> Iterator[polars.DataFrame]:
+        import polars as pl
+
+        for one in lists:
+            frame = one.to_polars().with_columns(pl.col(by).cast(pl.String))
+            counted[0] += len(frame)
+            yield frame
+
+    _sink(path, frames, by)
+    return counted[0]
+
+
+def merge(path: Path) -> tuple[int, int]:
+    """Joins the parts of a file that lie beside it, in their order, and returns how many there were and the rows of Parquet
+    files.
+
+    Parts stay. Raises ``DataError`` where one is missing, or where parts of several divisions lie there.
+    """
+    check_ending(path)
+    pattern = re.compile(re.escape(path.stem) + r"\." + _PART.pattern + re.escape(path.suffix))
+    found: dict[tuple[int, int], Path] = {}
+    folder = path.parent
+    for one in folder.iterdir() if folder.is_dir() else ():
+        if match := pattern.fullmatch(one.name):
+            found[int(match[1]), int(match[2])] = one
+    counts = {of for _, of in found}
+    if not found:
+        raise DataError(
+            f"there are no parts of {shown(str(path), 300)}",
+            f"make them: kdrs recommend STUDENT --part 1/4 --out {quoted(path)}, and the others",
+        )
+    if len(counts) > 1:
+        raise DataError(
+            f"parts of {', '.join(map(str, sorted(counts)))} lie beside {shown(str(path), 300)}",
+            "leave those of one division",
+        )
+    (of,) = counts
+    missing = [part for part in range(1, of + 1) if (part, of) not in found]
+    if missing:
+        raise DataError(
+            f"part {missing[0]} of {of} is missing" + (f", and {len(missing) - 1} others" if len(missing) > 1 else ""),
+            f"make it: kdrs recommend STUDENT --part {missing[0]}/{of} --out {quoted(path)}",
+        )
+    parts = [found[part, of] for part in range(1, of + 1)]
+    if path.suffix == ".parquet":
+        import polars as pl
+
+        scans = [pl.scan_parquet(part) for part in parts]
+        by = scans[0].collect_schema().names()[0]
+        rows = 0
+
+        def frames() -> Iterator[polars.DataFrame]:
+            nonlocal rows
+            for part in parts:
+                size = pl.scan_parquet(part).select(pl.len()).collect().item()
+                for start in range(0, size, GROUP):
+                    frame = pl.scan_parquet(part).slice(start, GROUP).collect()
+                    rows += len(frame)
+                    yield frame
+
+        _sink(path, frames, by)
+        return of, rows
+    with replacing(path) as temporary, temporary.open("wb") as out:
+        for number, part in enumerate(parts):
+            with part.open("rb") as file:
+                if number and path.suffix == ".csv":
+                    file.readline()  # the names of the columns
+                shutil.copyfileobj(file, out)
+    return of, 0
+
+
+def _sink(path: Path, frames: Callable[[], Iterator[polars.DataFrame]], by: str) -> None:
+    import polars as pl
+    from polars.io.plugins import register_io_source
+
+    schema = {by: pl.String, "item": pl.String, "score": pl.Float32, "rank": pl.Int32}
+    failed: list[BaseException] = []
+
+    def source(*_: Any) -> Iterator[polars.DataFrame]:
+        try:
+            yield pl.DataFrame(schema=schema)  # a file of no list has its columns
+            yield from frames()
+        except BaseException as error:  # polars would wrap it
+            failed.append(error)
+            raise
+
+    lazy = register_io_source(source, schema=schema)
+    with replacing(path) as temporary:
+        try:
+            if path.suffix == ".parquet":
+                lazy.sink_parquet(temporary, row_group_size=GROUP, maintain_order=True)
+            elif path.suffix == ".csv":
+                lazy.sink_csv(temporary, maintain_order=True)
+            else:
+                lazy.sink_ndjson(temporary, maintain_order=True)
+        except BaseException as error:
+            if failed:
+                raise failed[0] from None
+            if isinstance(error, pl.exceptions.PolarsError):
+                raise OSError(str(error)) from None
+            raise
