@@ -1,7 +1,8 @@
 """Users without a table: a user's vector as a function of the vectors of her items.
 
 A table of users is most of a served model's bytes, and knows nobody new. An encoder has a matrix or less, and answers for any
-history: known users, users after another click, and new ones.
+history: known users, users after another click, and new ones. A user's vector does not depend on who else is encoded with her,
+to the last bit: no product of matrices rounds by its number of rows here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs.compact.reduce import gram
+from kdrs.core import ranking
 from kdrs.core.codes import QUERY_BITS, Codes
 from kdrs.data.interactions import Interactions
 from kdrs.errors import DataError, shown
@@ -68,7 +70,7 @@ class SumEncoder:
         return self.weight.nbytes if self.levels is None else sum(part.nbytes for part in self.levels)
 
     def encode(self, histories: Interactions, items: Items) -> NDArray[np.float32]:
-        return history_sums(histories, items, self.power) @ self.weight.T
+        return products(history_sums(histories, items, self.power), self.weight)
 
     @classmethod
     def fit(
@@ -98,7 +100,7 @@ class RidgeEncoder:
 
     def __init__(self, alpha: float = 0.01, reg: float = 0.1):
         self.alpha, self.reg = float(alpha), float(reg)
-        self._known: tuple[Any, NDArray[np.float64]] | None = None
+        self._known: tuple[Any, NDArray[np.float32]] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -113,56 +115,51 @@ class RidgeEncoder:
         order = order[degrees[order] > 0]
         for rows in _alike(order, degrees, items.shape[1]):
             out[rows] = _solved(histories, rows, items, root)
-        return out
+        return products(out, np.ascontiguousarray(root.T))
 
-    def _root(self, items: Items) -> NDArray[np.float64]:
+    def _root(self, items: Items) -> NDArray[np.float32]:
         if self._known is None or self._known[0] is not items:
             square = np.zeros((items.shape[1],) * 2)
             for part in blocks(*items.shape):
                 square += gram(turned(items, part))
             square *= self.alpha
             square[np.diag_indices_from(square)] += self.reg * square.diagonal().mean() + np.finfo(np.float64).tiny
-            self._known = items, np.linalg.inv(np.linalg.cholesky(square))
+            self._known = items, np.linalg.inv(np.linalg.cholesky(square)).astype(np.float32)
         return self._known[1]
 
 
 def _alike(order: NDArray[np.int64], degrees: NDArray[np.int64], dim: int) -> Iterator[NDArray[np.int64]]:
-    """Rows in blocks of about the same length, each block's systems at most ``BLOCK`` numbers."""
-    start = 0
-    while start < len(order):
-        length = int(degrees[order[start]])
-        longest = max(length + 4, length * 5 // 4)
-        stop = int(np.searchsorted(degrees[order], longest, "right"))
-        width = min(longest, dim)
-        step = max(1, BLOCK // (longest * dim + width * width))
-        stop = min(stop, start + step)
-        yield order[start:stop]
-        start = stop
+    """Rows of one length each, in blocks whose systems are at most ``BLOCK`` numbers."""
+    for length in np.unique(degrees[order]).tolist():
+        own = order[degrees[order] == length]
+        width = min(length, dim)
+        step = max(1, BLOCK // (length * dim + width * width))
+        yield from (own[start : start + step] for start in range(0, len(own), step))
 
 
 def _solved(
-    histories: Interactions, rows: NDArray[np.int64], items: Items, root: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    """Of a block of users: with ``Z = V_H rootᵀ`` the answer is ``rootᵀ Zᵀ (I + Z Zᵀ)⁻¹ 1``, or, where histories are longer
-    than the dimension, ``rootᵀ (I + Zᵀ Z)⁻¹ Zᵀ 1``."""
-    place, ids = histories.pairs_of(rows)
-    degrees = histories.row_degrees[rows]
-    within = np.arange(len(place)) - np.repeat(np.cumsum(degrees) - degrees, degrees)
-    longest, dim = int(degrees.max()), items.shape[1]
+    histories: Interactions, rows: NDArray[np.int64], items: Items, root: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Of users with equally many items: with ``Z = V_H rootᵀ`` it is ``Zᵀ (I + Z Zᵀ)⁻¹ 1``, or, where histories are longer than
+    the dimension, ``(I + Zᵀ Z)⁻¹ Zᵀ 1``; the answer is ``rootᵀ`` times that."""
+    _, ids = histories.pairs_of(rows)
     used, at = np.unique(ids, return_inverse=True)
-    whitened = turned(items, used).astype(np.float64) @ root.T
-    z = np.zeros((len(rows), longest, dim))
-    z[place, within] = whitened[at]
+    whitened = products(turned(items, used), root).astype(np.float64)
+    z = whitened[at].reshape(len(rows), -1, items.shape[1])
+    longest, dim = z.shape[1:]
     if longest <= dim:
         kernel = z @ z.transpose(0, 2, 1)
         kernel[:, np.arange(longest), np.arange(longest)] += 1.0
-        ones = (np.arange(longest) < degrees[:, None]).astype(np.float64)[:, :, None]
-        found = (np.linalg.solve(kernel, ones).transpose(0, 2, 1) @ z)[:, 0]
-    else:
-        kernel = z.transpose(0, 2, 1) @ z
-        kernel[:, np.arange(dim), np.arange(dim)] += 1.0
-        found = np.linalg.solve(kernel, z.sum(1)[:, :, None])[:, :, 0]
-    return (found @ root).astype(np.float32)
+        return (np.linalg.solve(kernel, np.ones((len(rows), longest, 1))).transpose(0, 2, 1) @ z)[:, 0]
+    kernel = z.transpose(0, 2, 1) @ z
+    kernel[:, np.arange(dim), np.arange(dim)] += 1.0
+    return np.linalg.solve(kernel, z.sum(1)[:, :, None])[:, :, 0]
+
+
+def products(rows: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``rows`` [Q, D] times the transpose of ``matrix`` [E, D]: float32 ``[Q, E]``, each number by itself, as scores are."""
+    own = np.arange(len(matrix), dtype=np.int32)
+    return np.asarray(ranking.scores(rows, matrix, np.broadcast_to(own, (len(rows), len(own)))))
 
 
 def history_sums(histories: Interactions, items: Items, power: float = 0.5) -> NDArray[np.float32]:
@@ -205,6 +202,10 @@ def asked(encoder: Encoder, histories: Interactions, items: Items) -> Items:
             (part.stop - part.start, histories.shape[1]),
         )
         made.append(items.like(encoder.encode(own, items), QUERY_BITS, turned=True))
+    if len(made) == 1:
+        return made[0]
+    if not made:
+        return items.like(np.zeros((0, items.shape[1]), np.float32), QUERY_BITS, turned=True)
     data, scales = (np.concatenate([getattr(codes, name) for codes in made]) for name in ("data", "scales"))
     return Codes.from_parts(data, scales, QUERY_BITS, items.shape[1], seed=items.seed)
 
