@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import kdrs
 from commands import FAST, listing, ok, write_clicks
 from kdrs.data import Dataset
 from kdrs.data.known import KNOWN, known_by_files
@@ -113,20 +112,36 @@ def test_names_from_outside_are_text(place, tmp_path):
     assert "<script" not in text
 
 
-def test_the_python_of_a_card_runs(place, tmp_path, monkeypatch):
-    """In the run's folder, as it says. What needs a student file is tried where this kdrs exports one."""
-    run = tmp_path / "s"
-    shutil.copytree(place / "s", run)
+def runs_as_it_says(run: Path) -> int:
+    """Carries out a card's blocks in the run's folder; how many of Python it has."""
+    text = text_of(run)
+    commands = iter(re.findall(r"```sh\nkdrs (.*?)\n```", text))
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    for block in blocks:
+        if "Student" in block:
+            ok(*next(commands).split())
+        names: dict = {}
+        exec(block, names)
+        found = names["lists"][0] if "lists" in names else names["found"].items[0]
+        assert len(found) == 10
+    return len(blocks)
+
+
+@pytest.mark.parametrize("name", ["s", "c"])
+def test_what_a_card_says_runs(place, tmp_path, monkeypatch, name):
+    run = tmp_path / name
+    shutil.copytree(place / name, run)
     monkeypatch.chdir(run)
-    blocks = re.findall(r"```python\n(.*?)```", text_of(run), re.S)
-    assert len(blocks) == 2
-    names: dict = {}
-    exec(blocks[0], names)
-    assert names["lists"].shape == (40, 10)
-    if hasattr(kdrs, "Student"):
-        (command,) = re.findall(r"```sh\nkdrs (.*?)\n```", text_of(run))
-        ok(*command.split())
-        exec(blocks[1], names)
+    assert runs_as_it_says(run) == 2
+
+
+@pytest.mark.parametrize(("model", "blocks"), [("neumf", 1), ("lightgcn", 2), ("sasrec", 2), ("multvae", 2)])
+def test_it_says_of_each_model_what_can_be_done(place, tmp_path, monkeypatch, model, blocks):
+    """Scores that are no products of vectors are in no student file."""
+    short = ("--batch-size", 64, "--epochs", 1, "--device", "cpu")
+    ok("train", "--data", place / "d", "--model", model, "--dim", 4, *short, "--out", tmp_path / "r")
+    monkeypatch.chdir(tmp_path / "r")
+    assert runs_as_it_says(tmp_path / "r") == blocks
 
 
 # --- what it must not do --------------------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ import pytest
 
 from commands import FAST, fails, ok
 from kdrs.comparison.background import Background, Item, Listed, Person, spread
+from kdrs.comparison.charts import looks_of
 from kdrs.comparison.compare import Entry, compare
+from kdrs.comparison.figures import ratios
 from kdrs.comparison.groups import GROUPS, Trait
 from kdrs.comparison.markup import Markup, joined, tag
 from kdrs.comparison.page import METRICS, page_of
@@ -154,6 +156,37 @@ def test_every_part_is_there_without_scripts():
         assert any(tip.startswith(f"{line.name}: recall@10 {mean} (") for tip in tips)
     assert "prefers-color-scheme: dark" in page
     assert "width=device-width" in page
+
+
+def test_intervals_that_go_on_have_an_arrow_on_their_side():
+    """A ratio far below the axis, and one whose interval leaves it above."""
+    found = made()
+    line = next(line for line in found.lines if line.transfer)
+    ratio = line.transfer["recall@10"]
+    low = replace(ratio, ratio=-3.0, low=-8.0, high=-1.5)
+    high = replace(ratio, ratio=1.2, low=0.9, high=9.0)
+    lines = tuple(
+        replace(line, name=name, transfer={"recall@10": transfer, "ndcg@10": transfer})
+        for name, transfer in (("low", low), ("high", high))
+    )
+    drawn = ratios(replace(found, lines=lines), "recall@10", looks_of(lines))
+    assert drawn is not None
+    tips = [float(x) for x in re.findall(r'd="M[\d.]+ [\d.]+L([\d.]+) ', drawn)]
+    backs = [float(x) for x in re.findall(r'd="M([\d.]+) [\d.]+L', drawn)]
+    assert [tip < back for tip, back in zip(tips, backs, strict=True)] == [True, False]
+    assert drawn.count("<title>") == 1  # the other mark lies outside
+    assert "-3.00 (-8.00 to -1.50)" in drawn
+
+
+def test_marks_differ_in_form_and_colour():
+    lines = made().lines
+    many = [replace(lines[-1], name=f"m{at}") for at in range(16)]
+    looks = looks_of(many)
+    assert len({(look.class_, look.path) for look in looks.values()}) == 16
+    alone = [replace(lines[-1], name=f"a{at}", role="alone", baseline="a0" if at else None) for at in range(3)]
+    assert [look.class_ for look in looks_of(alone).values()] == ["alone", "s0", "s1"]
+    mixed = looks_of([*alone, many[0]])
+    assert [look.class_ for look in mixed.values()] == ["alone", "alone dash1", "alone dash2", "s0"]
 
 
 def test_a_page_depends_on_its_comparison_alone():

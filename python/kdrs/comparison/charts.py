@@ -43,14 +43,17 @@ class Look:
 def looks_of(lines: Sequence[Line]) -> dict[str, Look]:
     """Teachers are black stars, models alone hollow and grey, students in colours that colour-blind readers tell apart."""
     looks: dict[str, Look] = {}
+    taught = any(line.role == "student" for line in lines)
     counts = {"teacher": 0, "alone": 0, "student": 0}
     for line in lines:
-        at = counts[line.role]
-        counts[line.role] += 1
-        if line.role == "teacher":
+        # where none was taught, those trained alone are what is compared: all but the one that they are compared with
+        role = "student" if line.role == "alone" and not taught and line.baseline is not None else line.role
+        at = counts[role]
+        counts[role] += 1
+        if role == "teacher":
             looks[line.name] = Look("teacher", _STAR)
-        elif line.role == "alone":
-            looks[line.name] = Look("alone", _HOLLOW[at % len(_HOLLOW)])
+        elif role == "alone":
+            looks[line.name] = Look("alone" + (f" dash{min(at, 2)}" if at else ""), _HOLLOW[at % len(_HOLLOW)])
         else:  # once around, colours meet other forms
             looks[line.name] = Look(f"s{at % COLOURS}", _FILLED[(at + at // COLOURS) % len(_FILLED)])
     return looks

@@ -94,13 +94,9 @@ def ratios(comparison: Comparison, metric: str, looks: Looks) -> Markup | None:
         drawn.append(tag("path", d=f"M{ends_at[0]:.1f} {y:.1f}H{ends_at[1]:.1f}", class_=f"bar {look.class_}"))
         for end, beyond, way in ((ends_at[0], transfer.low < x.low, -1), (ends_at[1], transfer.high > x.high, 1)):
             if beyond:
-                drawn.append(
-                    tag(
-                        "path",
-                        d=f"M{end:.1f} {y - 4:.1f}l{5 * way} 4-{5 * way} 4".replace("--", ""),
-                        class_=f"bar {look.class_}",
-                    )
-                )
+                back = end - 5 * way
+                arrow = f"M{back:.1f} {y - 4:.1f}L{end:.1f} {y:.1f}L{back:.1f} {y + 4:.1f}"
+                drawn.append(tag("path", d=arrow, class_=f"bar {look.class_}"))
         if x.low <= transfer.ratio <= x.high:
             tip = f"{line.name}: transfer ratio {ratio_of(transfer)} by {comparison.shown_name(metric)}"
             drawn.append(mark(look, x(transfer.ratio), y, tip))

@@ -361,7 +361,10 @@ def _figure(title: str, drawn: Markup | None, caption: str) -> Markup | None:
 def _charts(comparison: Comparison, looks: Looks) -> list[Child]:
     level = f"{comparison.confidence:.0%}"
     over = "queries and seeds" if any(len(line.seeds) > 1 for line in comparison.lines) else "queries"
-    alone = "dashed: the teacher; dotted: the model trained alone" if comparison.baseline else "dashed: the teacher"
+    bases = {line.baseline for line in comparison.lines if line.baseline is not None}
+    levels = [] if comparison.teacher is None else [f"dashed: {comparison.teacher}"]
+    levels += [f"dotted: {min(bases)}"] if len(bases) == 1 else []
+    told = "".join(f"; {level}" for level in levels)
 
     def figures(metric: str) -> Child:
         drawn = [
@@ -373,7 +376,7 @@ def _charts(comparison: Comparison, looks: Looks) -> list[Child]:
             _figure(
                 "Quality against bytes",
                 scatter(comparison, metric, looks, "bytes"),
-                f"Up and left is better. Lines: {level} interval of the mean over {over}; {alone}.",
+                f"Up and left is better. Lines: {level} interval of the mean over {over}{told}.",
             ),
             _figure(
                 "Quality against time",
@@ -423,16 +426,18 @@ def _groups(comparison: Comparison, looks: Looks) -> list[Child]:
 def _group_table(comparison: Comparison, breakdown: Breakdown, metric: str) -> Markup:
     groups = breakdown.groups
     columns = [
-        _Column(breakdown.unit, [group.label for group in groups], [group.low for group in groups]),
+        _Column(breakdown.name, [group.label for group in groups], [group.low for group in groups]),
         _Column("queries", [f"{group.n:,}" for group in groups], [group.n for group in groups]),
     ]
     for line in comparison.lines:
         found = [group.quality[metric][line.name] for group in groups]
         cells = [[number(mean), tag("small", interval_text((low, high)))] for mean, low, high in found]
         columns.append(_Column(line.name, cells, [mean for mean, *_ in found]))
+    label = f"{breakdown.title}: numbers"
     for line in comparison.lines:
         transfers = [group.transfer[metric].get(line.name) for group in groups]
         if any(transfers):
+            label = f"{breakdown.title}: numbers, and transfer ratios"
             columns.append(
                 _Column(
                     f"transfer ratio\n{line.name}",
@@ -440,7 +445,6 @@ def _group_table(comparison: Comparison, breakdown: Breakdown, metric: str) -> M
                     [None if transfer is None else transfer.ratio for transfer in transfers],
                 )
             )
-    label = f"{breakdown.title}: numbers, and transfer ratios"
     return tag("details", tag("summary", label), table(f"{label} by {metric}", columns))
 
 

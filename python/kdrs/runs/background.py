@@ -107,7 +107,7 @@ def _facts(dataset: Dataset, evaluator: Evaluator, titles: Titles | None) -> tup
 def _notes(dataset: Dataset, evaluator: Evaluator, n_models: int, n_shown: int, several: bool) -> tuple[str, ...]:
     order = "the latest first" if dataset.order is not None else "in no order, for the data have none"
     notes = [
-        f"{PEOPLE} users with held-out items at most, evenly spaced from the least active to the most; nobody chose them.",
+        f"Up to {PEOPLE} users with held-out items, evenly spaced from the least active to the most; nobody chose them.",
         f"Of each history up to {HISTORY} training items, {order}; of each list the first {LISTED}. Lists leave out what the "
         "user has in training" + (", and in the other held-out part." if evaluator.mask != "train" else "."),
     ]

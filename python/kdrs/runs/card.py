@@ -279,7 +279,7 @@ def _use(of: _Subject) -> list[str]:
     if _is_product(of.model):
         said += [
             "As one file that needs neither torch nor the data set:",
-            "```sh\nkdrs export . --out student.safetensors\n```",
+            "```sh\nkdrs export . --out student.safetensors --seen\n```",
             "```python\n"
             "import kdrs\n\n"
             'student = kdrs.Student.load("student.safetensors")\n'
