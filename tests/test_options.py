@@ -60,7 +60,8 @@ IMPOSSIBLE = {
     "--weight": -1, "--part": "tset", "--metrics": "none@5", "--baseline": "nowhere", "--test": "none",
     "--valid": "nowhere", "--preset": "none", "--duplicates": "none", "--min-rating": "nan", "--k-core": 0, "--min-user": 0,
     "--min-item": 0, "--split": "none", "--fractions": "1,1,1", "--n-valid": -1, "--n-test": -1, "--short-users": "none",
-    "--item-names": "nowhere", "--budget": "9/1", "--bits": 5, "--users": "none",
+    "--alone": "nowhere", "--k": 0, "--histories": "nowhere", "--items": "nowhere", "--exclude": "nowhere", "--unknown": "none",
+    "--metric": "none", "--item-names": "nowhere", "--budget": "9/1", "--bits": 5, "--users": "none",
     "--cold-items": "none", "--cold-users": "none", "--candidates": -1, "--id-order": "none",
 }  # fmt: skip
 FLAGS = {
@@ -73,6 +74,9 @@ FLAGS = {
     "--allow-leak",
     "--debug",
     "--version",
+    "--no-fold-in",
+    "--merge",
+    "--seen",  # of kdrs recommend a value: tests of serving
 }
 """Options without a value: what they do, and where they do nothing, is told below."""
 READERS = {
@@ -97,6 +101,9 @@ PATHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "distill, a run's own file": (("distill",), ("{s}/config.toml",)),
     "resume": (("resume",), ("{t}",)),
     "compress": (("compress",), ("{t}", "--out", "c")),
+    "export": (("export",), ("{t}", "--out", "e.safetensors")),
+    "recommend": (("recommend",), ("{t}", "--out", "l.csv")),
+    "similar": (("similar",), ("{t}", "--out", "n.csv")),
     "eval, two": (("eval",), ("{t}", "{s}")),
     "eval, one": (("eval",), ("{t}",)),
     "report": (("report",), ("{t}", "{s}", "--out", "r")),

@@ -24,7 +24,7 @@ Source = Annotated[Path, typer.Argument(help="Student file (kdrs export) or run 
 Data = Annotated[
     str | None, typer.Option("--data", help="Prepared data set. (default: the run's own)", show_default=False)
 ]
-Count = Annotated[int, typer.Option("--k", help="Length of the lists, 1 or more.")]
+Count = Annotated[int, typer.Option("--k", help="Length of the lists, 1 or more. (default: 20)", show_default=False)]
 Lists = Annotated[
     Path | None,
     typer.Option(
@@ -32,7 +32,9 @@ Lists = Annotated[
     ),
 ]
 
-Users = Annotated[list[str], typer.Option("--user", help="Id of a user; can be repeated.", show_default=False)]
+Users = Annotated[
+    list[str], typer.Option("--user", help="Id of a user; can be repeated. (default: all users)", show_default=False)
+]
 UsersFile = Annotated[
     Path | None,
     typer.Option(
@@ -43,23 +45,28 @@ Histories = Annotated[
     Path | None,
     typer.Option(
         "--histories",
-        help="Table of user and item: lists for these users, known or new, by what they have.",
+        help="Table of user and item: lists for these users, known or new, by what they have. (default: none)",
         show_default=False,
     ),
 ]
 Allow = Annotated[
     Path | None,
-    typer.Option("--items", help="Allow list: item ids, or a table of user and item.", show_default=False),
+    typer.Option(
+        "--items", help="Allow list: item ids, or a table of user and item. (default: all items)", show_default=False
+    ),
 ]
 Block = Annotated[
     Path | None,
-    typer.Option("--exclude", help="Block list: item ids, or a table of user and item.", show_default=False),
+    typer.Option(
+        "--exclude", help="Block list: item ids, or a table of user and item. (default: none)", show_default=False
+    ),
 ]
 Seen = Annotated[
     str,
     typer.Option(
         "--seen",
-        help="What is left out: data, what users have seen in training; none; or a table of user and item.",
+        help="What is left out: data, what users have seen in training; none; or a table of user and item. (default: data)",
+        show_default=False,
     ),
 ]
 Unknown = Annotated[
@@ -74,11 +81,16 @@ Unknown = Annotated[
 Part = Annotated[
     str | None,
     typer.Option(
-        "--part", metavar="I/N", help="This share of the users alone, into a part beside --out.", show_default=False
+        "--part",
+        metavar="I/N",
+        help="This share of the users alone, into a part beside --out. (default: 1/1)",
+        show_default=False,
     ),
 ]
 Merge = Annotated[bool, typer.Option("--merge", help="Join the parts that lie beside --out.")]
-Items = Annotated[list[str], typer.Option("--item", help="Id of an item; can be repeated.", show_default=False)]
+Items = Annotated[
+    list[str], typer.Option("--item", help="Id of an item; can be repeated. (default: all items)", show_default=False)
+]
 ItemsFile = Annotated[
     Path | None,
     typer.Option(
@@ -89,7 +101,7 @@ Alone = Annotated[
     Path | None,
     typer.Option(
         "--alone",
-        help="Run of the student without a teacher: the card then has the transfer ratio.",
+        help="Run of the student without a teacher: the card then has the transfer ratio. (default: none)",
         show_default=False,
     ),
 ]
@@ -208,7 +220,7 @@ def recommend(
 
 def similar(
     source: Source, item: Items = [], items: ItemsFile = None, k: Count = 20,  # noqa: B006
-    metric: Annotated[str, typer.Option("--metric", help="cosine, or dot.")] = "cosine",
+    metric: Annotated[str, typer.Option("--metric", help="cosine, or dot. (default: cosine)", show_default=False)] = "cosine",
     out: Lists = None, data: Data = None, threads: CoreThreads = None, as_json: Document = False,
 ) -> None:  # fmt: skip
     """The items nearest to an item, by their vectors.

@@ -29,7 +29,8 @@ def check_ending(path: Path) -> None:
     """Raises ``ConfigError`` for another kind of file than is written."""
     if path.suffix not in ENDINGS:
         raise ConfigError(
-            f"{shown(path.name)} ends with {shown(path.suffix or 'nothing')}", f"allowed: {', '.join(ENDINGS)}"
+            f"{shown(str(path), 300)} is the file of lists, and its ending names no kind of file",
+            f"allowed: {', '.join(ENDINGS)}",
         )
 
 
