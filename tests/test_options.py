@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
 from commands import FAST, fails, kdrs, listing, ok, write_clicks
 from kdrs.cli import app, choices
 from kdrs.cli.options import SETTINGS
+from kdrs.data import Dataset
 
 
 def walk(command: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
@@ -48,6 +50,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ok("train", *run, "--out", folder / "t")
     ok("train", *run, "--seed", 1, "--out", folder / "u")
     ok("distill", *run, "--teacher", folder / "t", "--method", "rrd", "--out", folder / "s")
+    data, rng = Dataset.load(folder / "d"), np.random.default_rng(0)
+    sides = {"users": data.users, "items": data.items}
+    tables = {side: rng.standard_normal((len(ids), 3)) for side, ids in sides.items()}
+    np.savez(folder / "vectors.npz", **tables, **{f"{side[:-1]}_ids": list(ids) for side, ids in sides.items()})
+    np.save(folder / "bare.npy", tables["items"])
     return folder
 
 
@@ -62,6 +69,7 @@ IMPOSSIBLE = {
     "--min-item": 0, "--split": "none", "--fractions": "1,1,1", "--n-valid": -1, "--n-test": -1, "--short-users": "none",
     "--alone": "nowhere", "--k": 0, "--histories": "nowhere", "--items": "nowhere", "--exclude": "nowhere", "--unknown": "none",
     "--metric": "none", "--item-names": "nowhere", "--budget": "9/1", "--bits": 5, "--users": "none",
+    "--from": "none", "--user-ids": "nowhere", "--item-ids": "nowhere", "--missing": "none", "--items-alone": "nobody",
     "--cold-items": "none", "--cold-users": "none", "--candidates": -1, "--id-order": "none",
 }  # fmt: skip
 FLAGS = {
@@ -73,6 +81,8 @@ FLAGS = {
     "--overwrite",
     "--allow-leak",
     "--debug",
+    "--normalise",
+    "--print-script",
     "--version",
     "--no-fold-in",
     "--merge",
@@ -90,6 +100,7 @@ FREE = {"--name", "--to"}
 RUN = ("--data", "{d}", *FAST, "--dim", "2", "--epochs", "1")
 TAUGHT = (*RUN, "--teacher", "{t}", "--method", "rrd", "--weight", "1")
 PREPARE = ("data", "prepare", "{clicks}")
+IMPORT = ("teacher", "import", "{vectors}", "--from", "npz", "--data", "{d}", "--out", "v.safetensors")
 PATHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "train": (("train",), RUN),
     "train, dry": (("train",), (*RUN, "--dry-run")),
@@ -104,6 +115,11 @@ PATHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "export": (("export",), ("{t}", "--out", "e.safetensors")),
     "recommend": (("recommend",), ("{t}", "--out", "l.csv")),
     "similar": (("similar",), ("{t}", "--out", "n.csv")),
+    "teacher import": (("teacher", "import"), IMPORT[2:]),
+    "teacher import, bare": (
+        ("teacher", "import"),
+        ("{bare}", "--from", "npy", "--data", "{d}", "--out", "v.safetensors"),
+    ),
     "eval, two": (("eval",), ("{t}", "{s}")),
     "eval, one": (("eval",), ("{t}",)),
     "report": (("report",), ("{t}", "{s}", "--out", "r")),
@@ -114,6 +130,7 @@ PATHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 def filled(place: Path, arguments: tuple[Any, ...]) -> list[str]:
     names = {"d": place / "d", "t": place / "t", "u": place / "u", "s": place / "s", "clicks": place / "clicks.csv"}
+    names |= {"vectors": place / "vectors.npz", "bare": place / "bare.npy"}
     return [str(argument).format(**names) for argument in arguments]
 
 
@@ -179,6 +196,11 @@ NOTHING = {
     "a place on resume": ("resume", "{t}", "--out", "x"),
     "a baseline of one": ("eval", "{t}", "--baseline", "{t}"),
     "a teacher of one": ("eval", "{t}", "--teacher", "{t}"),
+    "users of items and users": (*IMPORT, "--items-alone", "none"),
+    "ids that are in the file": (*IMPORT, "--item-ids", "x"),
+    "users of a file with users": (*IMPORT, "--users", "x"),
+    "a source that nothing reads": ("teacher", "import", "x", "--from", "recbole", "--print-script"),
+    "data that nothing reads": ("teacher", "import", "--from", "recbole", "--print-script", "--data", "{d}"),
     "a test of one": ("eval", "{t}", "--test", "randomisation"),
     "a test without a baseline": ("eval", "{s}", "{t}", "--test", "randomisation"),
     "and on report": ("report", "{s}", "{t}", "--test", "bootstrap", "--out", "r"),
@@ -238,12 +260,16 @@ def test_help_repeats_the_tables():
     from kdrs.evaluation.significance import TESTS
     from kdrs.models import MODELS
     from kdrs.runs.config import TrainSettings
+    from kdrs.teachers.importers import SCRIPTS, SIDED, WHOLE
+    from kdrs.teachers.saving import ALONE, MISSING
 
     assert tuple(MODELS) == choices.MODELS
     assert sorted(choices.METHODS) == sorted(DISTILLERS)
     assert tuple(PROTOCOLS) == choices.PROTOCOLS
     assert tuple(TESTS) == choices.TESTS
     assert tuple(KNOWN) == choices.SETS
+    assert {*choices.FORMS, "recbole-npz"} == WHOLE.keys() | SIDED.keys()
+    assert (MISSING, ALONE, tuple(SCRIPTS)) == (choices.MISSING, choices.ITEMS_ALONE, choices.SCRIPTED)
     assert tuple(TrainSettings.model_json_schema()["properties"]["optimizer"]["enum"]) == choices.OPTIMIZERS
 
 
@@ -285,7 +311,7 @@ def test_every_option_that_takes_a_value_says_which_and_what_else():
                 assert "default:" in option.help or option.required or name in WITHOUT, (path, name)
 
 
-WITHOUT = {"--data", "--model", "--teacher", "--method", "--set", "--valid", "--test"}
+WITHOUT = {"--from", "--data", "--model", "--teacher", "--method", "--set", "--valid", "--test"}
 """Options that must be given, by themselves or in a run file, or of which there is none."""
 
 

@@ -78,6 +78,13 @@ def write_bytes(path: Path, content: bytes, remedy: str = REMEDY, *, make_folder
         temporary.write_bytes(content)
 
 
+def allow_as_usual(path: Path) -> None:
+    """Gives a file the permissions that a new one has: safetensors gives 0600, whatever the umask."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def sync(path: Path) -> None:
     """Flushes a file or folder to the disk."""
     if path.is_dir() and os.name == "nt":

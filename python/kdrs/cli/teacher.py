@@ -36,7 +36,7 @@ def import_(
         str | None, typer.Option("--data", help="Prepared data set, whose ids the teacher is joined with.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Teacher file to write: NAME.safetensors.", show_default=False)
+        Path | None, typer.Option("--out", help="Teacher file to write. (default: SOURCE.safetensors)", show_default=False)
     ] = None,
     users: Annotated[
         Path | None,
@@ -54,24 +54,26 @@ def import_(
         ),
     ] = None,
     item_ids: Annotated[
-        Path | None, typer.Option("--item-ids", help="Ids of the items' rows, likewise.", show_default=False)
+        Path | None, typer.Option("--item-ids", help="Ids of the items' rows. (default: as --user-ids)", show_default=False)
     ] = None,
     missing: Annotated[
         str,
         typer.Option(
             "--missing",
             help=f"Ids of the data set that the source lacks: {listed(MISSING)}. mean is the mean of the others; drop leaves "
-            "users' lists empty and puts items last.",
+            "users' lists empty and puts items last. (default: refuse)",
+            show_default=False,
         ),
     ] = "refuse",
     items_alone: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--items-alone",
             help=f"Users, where there are item vectors only: {listed(ITEMS_ALONE)}. mean is that of their training items' "
-            "vectors; none leaves users out of the methods on representations.",
+            "vectors; none leaves users out of the methods on representations. (default: mean)",
+            show_default=False,
         ),
-    ] = "mean",
+    ] = None,
     dim: Annotated[
         int | None,
         typer.Option("--dim", help="Dimensions to keep, the first: Matryoshka vectors. (default: all)", show_default=False),
@@ -109,20 +111,19 @@ def import_(
         )
     for name, given, form_of in (
         ("SOURCE", source, "the teacher's file"), ("--from", form, "what wrote it"), ("--data", data, "the prepared data set"),
-        ("--out", out, "the teacher file to write"),
     ):  # fmt: skip
         if given is None:
             raise ConfigError(
                 f"{name} is not given",
-                f"name {form_of}: kdrs teacher import SOURCE --from FORM --data DATA --out T.safetensors",
+                f"name {form_of}: kdrs teacher import SOURCE --from FORM --data DATA",
             )
     assert source is not None
     assert form is not None
     assert data is not None
-    assert out is not None
+    place = out if out is not None else source.with_suffix(".safetensors")
     with messages():
         made = import_teacher(
-            source, form, data, out, users=users, user_ids=user_ids, item_ids=item_ids, missing=missing,
+            source, form, data, place, users=users, user_ids=user_ids, item_ids=item_ids, missing=missing,
             items_alone=items_alone, dim=dim, normalise=normalise, overwrite=overwrite, protocol_name=protocol,
             threads=threads,
         )  # fmt: skip

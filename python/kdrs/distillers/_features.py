@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -98,9 +98,13 @@ class Side(NamedTuple):
     """float32 [X]: 1 for users, ½ for each role, positive and negative, of an item."""
 
 
-def sides(student: View, teacher: View, batch: Batch) -> tuple[Side, Side]:
-    """The batch's users and items as both sides represent them; ``teacher`` is a view of its distinct queries."""
+def sides(student: View, teacher: View, batch: Batch, kinds: Sequence[str] = ("users", "items")) -> tuple[Side, ...]:
+    """The batch's users and items as both sides represent them; ``teacher`` is a view of its distinct queries. Items alone
+    where ``kinds`` has no users."""
     asked, (items, roles) = batch.unique_queries, batch.item_roles
+    of_items = Side("items", items, student.items(items), teacher.items(items), roles / 2)
+    if "users" not in kinds:
+        return (of_items,)
     users = Side(
         "users",
         batch.queries.users[asked.first],
@@ -108,4 +112,4 @@ def sides(student: View, teacher: View, batch: Batch) -> tuple[Side, Side]:
         teacher.queries,
         roles.new_ones(len(asked.ids)),
     )
-    return users, Side("items", items, student.items(items), teacher.items(items), roles / 2)
+    return users, of_items

@@ -17,7 +17,7 @@ from kdrs.core.sampling import stream
 from kdrs.distillers import _bfloat16
 from kdrs.distillers._experts import NO_EFFECT, Experts, mean_of_two, temperature
 from kdrs.distillers.base import Distiller, noise_on, seeded
-from kdrs.errors import ConfigError
+from kdrs.errors import ConfigError, MissingKnowledge, shown
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher
 from kdrs.training import losses
@@ -86,11 +86,13 @@ class Vectors(NamedTuple):
 
 
 class Entities:
-    """The distinct users and items of a batch: U_B and I_B = P_B ∪ N_B."""
+    """The distinct users and items of a batch: U_B and I_B = P_B ∪ N_B. Of ``sides`` without users (a teacher of item
+    vectors alone, `Teacher.sides`) U_B is empty."""
 
-    def __init__(self, batch: Batch, task: Task):
-        self.batch = batch
-        self.rows, self.first = batch.unique_queries.ids, batch.unique_queries.first
+    def __init__(self, batch: Batch, task: Task, sides: Sequence[str] = ("users", "items")):
+        self.batch, self.sides = batch, sides
+        asked = batch.unique_queries
+        self.rows, self.first = (asked.ids, asked.first) if "users" in sides else (asked.ids[:0], asked.first[:0])
         self.items, self.roles = batch.item_roles
         self.queries: Queries = task.queries(self.rows)
 
@@ -105,7 +107,8 @@ class Entities:
 
     def of_teacher(self, teacher: Teacher) -> Vectors:
         view = teacher.view(self.queries)
-        return Vectors(view.queries, view.items(self.items))
+        items = view.items(self.items)
+        return Vectors(view.queries if "users" in self.sides else items[:0], items)
 
     def weights(self, item_share: str) -> Tensor:
         """float32 [E']: what an item's loss counts."""
@@ -267,6 +270,12 @@ class TeacherHint:
         self.teacher, self.hint = teacher, hint
         how = getattr(config, "enrich", "none") if enrich and isinstance(hint, PersonalHint) else "none"
         self.neighbourhoods: Neighbourhoods | BatchNeighbourhoods | None = None
+        if how == "full" and "users" not in teacher.sides:
+            raise MissingKnowledge(
+                f"teacher {shown(teacher.name, 300)} has no vectors of users, which items are enriched with",
+                "leave them as they are: the option enrich = none of phr; or let users be the mean of their items' vectors: "
+                "kdrs teacher import --items-alone mean",
+            )
         if how != "none" and not is_outline(task):
             self.neighbourhoods = Neighbourhoods(teacher, task) if how == "full" else BatchNeighbourhoods(task)
 
@@ -291,7 +300,7 @@ class HintDistiller(Distiller):
         self._hint.hint.start(epoch, self.stream(epoch, "noise"))
 
     def loss(self, student: View, batch: Batch) -> Tensor:
-        entities = Entities(batch, self.task)
+        entities = Entities(batch, self.task, self._hint.teacher.sides)
         losses = self._hint.losses(entities, entities.of_student(student))
         return entities.sum(losses, self.config.item_share)
 

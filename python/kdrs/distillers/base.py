@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdrs.core.sampling import stream
-from kdrs.errors import ConfigError
+from kdrs.errors import ConfigError, shown
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.model import ModelTeacher
@@ -122,6 +123,14 @@ def only(teachers: Sequence[T]) -> T:
     if len(teachers) != 1:
         raise ConfigError(f"got {len(teachers)} teachers; this method takes exactly 1", "give one teacher")
     return teachers[0]
+
+
+def count_alike(teacher: Teacher, method: str) -> None:
+    """Warns of a teacher whose lists have weights, for a method that reads the lists and has no use for them."""
+    if teacher.confidence() is not None:
+        warnings.warn(
+            f"the lists of {shown(teacher.name, 300)} have weights, and {method} counts all entries alike", stacklevel=4
+        )
 
 
 def noise_on(device: torch.device) -> torch.Generator:

@@ -48,7 +48,7 @@ class CD(Distiller):
 
     For each user of the batch, once: cross-entropy of the student's sigmoid(s) against the teacher's soft label
     sigmoid((t + T2) / T1), on unseen items drawn by their rank, without replacement, redrawn each epoch. Summed over items
-    and users.
+    and users; items on lists whose entries the teacher weighs (`Teacher.confidence`) count by their weights.
 
     The authors' code is not public. Defaults follow the re-implementations' values, except: items are distinct (their set
     of tensors removes no repeats), users are unique in a batch (they repeat them), and the weights are the exact linear
@@ -77,6 +77,7 @@ class CD(Distiller):
         self._pool: list[tuple[slice, Ranking]] | None = None  # otherwise ranked again each epoch
         if held and not self.outlined:
             self._pool = list(self.teacher.topk_blocks(config.pool))
+        self.confidence = self.teacher.confidence()
 
     def draw(self, epoch: Epoch) -> Tensor | None:
         if self.config.law == "uniform":
@@ -100,7 +101,8 @@ class CD(Distiller):
         logits = self.teacher.view(self.task.queries(users.ids)).scores(ids)
         targets = torch.sigmoid((logits + self.config.shift) / self.config.temperature)
         scores = student.pairs(users.first.unsqueeze(1), ids)
-        return losses.soft_pointwise(scores, targets, None if self._complete else drawn >= 0)
+        weights = None if self.confidence is None else self.confidence.of(users.ids, ids)
+        return losses.soft_pointwise(scores, targets, None if self._complete else drawn >= 0, weights)
 
     def _sample(self, guide: Iterable[tuple[slice, Ranking]], epoch: Epoch) -> Tensor:
         """int64 [Q, N]. The guide's lists are used a block at a time: a thousand times as long as what is drawn."""

@@ -17,7 +17,7 @@ from kdrs.data.interactions import Interactions
 from kdrs.distillers._experts import Experts, mean_of_two, temperature
 from kdrs.distillers._features import Projector, Side, cosine_losses, sides
 from kdrs.distillers._hidden import ExpertConfig
-from kdrs.distillers.base import Distiller, distinct, noise_on, only, seeded
+from kdrs.distillers.base import Distiller, count_alike, distinct, noise_on, only, seeded
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, best_items, owners_of
 from kdrs.training import losses
@@ -100,6 +100,8 @@ class CPD(Distiller):
         super().__init__(config, teachers, task, student_dim, seed)
         self.teacher = only(teachers)
         target_dim = self.teacher.dim
+        if "users" not in self.teacher.sides:  # its penalty compares scores of rebuilt users and items
+            self.teacher.check_scores()
         hidden = max((student_dim + target_dim) // 2, 1)
         self.users: Projector | Experts
         self.items: Projector | Experts
@@ -190,6 +192,7 @@ class Penalty(nn.Module):
         self._pool: np.ndarray | None = None
         if ranked and config.guide == "teacher":
             teacher.check_lists(config.list_pool, keep_seen=config.keep_seen)
+            count_alike(teacher, "the penalty of cpd and mkd")
             self._pool = None if is_outline(task) else self._best(teacher)
         self._asks_student = ranked and config.guide == "student"
         # a list that outlives its epoch belongs to the checkpoint

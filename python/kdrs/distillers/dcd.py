@@ -123,9 +123,7 @@ class DCD(RRD):
 
     def user_loss(self, student: View, batch: Batch) -> Tensor:
         """L_UCD: Σ over the batch's distinct queries."""
-        asked, lists = batch.unique_queries, self._corrections["users"]
-        ids, mask = lists.rows(asked.ids)
-        return lists.loss(student.pairs(asked.first.unsqueeze(1), ids), mask)
+        return self.ranked(student, batch.unique_queries, self._corrections["users"])
 
     def item_loss(self, student: View, batch: Batch) -> Tensor:
         """L_ICD: Σ over the batch's distinct items."""

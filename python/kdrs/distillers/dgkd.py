@@ -100,7 +100,7 @@ class DGKD(Distiller):
         return [index for index in range(count) if stays[index]] or order[:1]
 
     def loss(self, student: View, batch: Batch) -> Tensor:
-        entities = Entities(batch, self.task)
+        entities = Entities(batch, self.task, self.sources[0].teacher.sides)
         vectors = entities.of_student(student)
         total = vectors.users.new_zeros(())
         for index in self.kept():

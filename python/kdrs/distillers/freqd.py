@@ -84,9 +84,10 @@ class FreqD(Distiller):
         teacher = self.teacher.view(self.task.queries(batch.unique_queries.ids))
         users = distinct(batch.queries.users, self.task.n_users)
         positives, negatives = (distinct(ids, self.task.n_items) for ids in (batch.positives, batch.negatives))
-        of_users = self._loss(student, teacher, "users", users)
+        of_users = self._loss(student, teacher, "users", users) if "users" in self.teacher.sides else None
         of_items = [self._loss(student, teacher, "items", ids) for ids in (positives, negatives)]
-        return of_users + (of_items[0] + of_items[1]) / 2
+        own = (of_items[0] + of_items[1]) / 2
+        return own if of_users is None else of_users + own
 
     def _loss(self, student: View, teacher: View, kind: Kind, ids: Tensor) -> Tensor:
         low_pass = self.graphs[kind].low_pass(ids, self.config.strength, self.config.keep, self._noise)

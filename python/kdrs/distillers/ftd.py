@@ -38,7 +38,7 @@ class FTD(Distiller):
         _ = self.teacher.dim  # refuse early
 
     def loss(self, student: View, batch: Batch) -> Tensor:
-        entities = Entities(batch, self.task)
+        entities = Entities(batch, self.task, self.teacher.sides)
         own, target = (
             torch.cat(vectors) for vectors in (entities.of_student(student), entities.of_teacher(self.teacher))
         )

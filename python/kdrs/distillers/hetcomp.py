@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from kdrs.core import sampling
-from kdrs.distillers.base import Distiller
+from kdrs.distillers.base import Distiller, count_alike
 from kdrs.distillers.dcd import item_ranks
 from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.settings import Settings
@@ -139,6 +139,7 @@ class HetComp(Distiller):
         for teacher, stages, states in zip(teachers, trajectories, chosen, strict=True):
             if states[-1] is stages[-1]:  # earlier ones are asked when they are loaded
                 teacher.check_lists(listed)
+                count_alike(teacher, "hetcomp")
                 if config.observed == "ensemble":
                     check_ranked(teacher)
         if self.outlined:

@@ -82,7 +82,7 @@ class HTD(Distiller):
         self._noise.manual_seed(self.stream(epoch, "noise"))
 
     def loss(self, student: View, batch: Batch) -> Tensor:
-        entities = Entities(batch, self.task)
+        entities = Entities(batch, self.task, self.teacher.sides)
         source, target = entities.of_student(student), entities.of_teacher(self.teacher)
         gamma = self.config.gamma
         topology = self.topology(torch.cat(target), torch.cat(source), self.groups(target))

@@ -130,7 +130,7 @@ class HyperKDMA(Distiller):
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         config = self.config
-        entities = Entities(batch, self.task)
+        entities = Entities(batch, self.task, self.teacher.sides)
         source, target = entities.of_student(student), entities.of_teacher(self.teacher)
         own = entities.sum(self._from_teacher.losses(entities, source, target), config.item_share)
         total = config.teacher_weight * own

@@ -80,9 +80,9 @@ class NKD(Distiller):
         self._noise = noise_on(task.device)
         if self.outlined:
             return
+        both: tuple[Kind, Kind] = ("users", "items")
         self._neighbours: dict[Kind, Tensor] = {
-            "users": nearest(all_vectors(self.teacher, task, "users"), config),
-            "items": nearest(all_vectors(self.teacher, task, "items"), config),
+            kind: nearest(all_vectors(self.teacher, task, kind), config) for kind in both if kind in self.teacher.sides
         }
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
@@ -90,8 +90,8 @@ class NKD(Distiller):
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         teacher = self.teacher.view(self.task.queries(batch.unique_queries.ids))
-        users, items = (self._loss(student, teacher, own) for own in sides(student, teacher, batch))
-        return users + items
+        losses = [self._loss(student, teacher, own) for own in sides(student, teacher, batch, self.teacher.sides)]
+        return losses[0] if len(losses) == 1 else losses[0] + losses[1]
 
     def _loss(self, student: View, teacher: View, of: Side) -> Tensor:
         neighbours, weights = self._drawn(self._neighbours[of.kind][of.ids])

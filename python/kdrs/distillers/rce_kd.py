@@ -82,6 +82,7 @@ class RCEKD(Distiller):
         self.teacher.check_scores()
         self.teacher.check_lists(config.top, keep_seen=config.keep_seen)
         self._sets: tuple[Tensor, Tensor] | None = None
+        self.confidence = self.teacher.confidence()
         if self.outlined:
             return
         self.best = best_items(self.teacher, config.top, keep_seen=config.keep_seen)  # [Q, K]
@@ -139,9 +140,14 @@ class RCEKD(Distiller):
         rows, width = asked.ids, self.width
         ids = torch.cat([part[rows] for part in self._sets], dim=1)
         scores, mask = student.pairs(asked.first.unsqueeze(1), ids.clamp(min=0)), ids >= 0
+        labels = [label[rows] for label in self._labels]
+        parts = (slice(width), slice(width, None))
+        if self.confidence is not None:
+            weights = self.confidence.of(rows, ids)
+            labels = [label * weights[:, part] for label, part in zip(labels, parts, strict=True)]
         first, second = (
-            losses.soft_cross_entropy(label[rows], scores[:, part], mask[:, part], self.config.temperature)
-            for label, part in zip(self._labels, (slice(width), slice(width, None)), strict=True)
+            losses.soft_cross_entropy(label, scores[:, part], mask[:, part], self.config.temperature)
+            for label, part in zip(labels, parts, strict=True)
         )
         mix = self._mix[rows]
         each = (1 - mix) * first + mix * second  # [E]

@@ -57,6 +57,8 @@ class RD(Distiller):
     - ranking discrepancy ``b_r = tanh(max(μ (r̂_r - r), 0))`` with ``r̂_r = ⌊(I - 1) c_r / ε⌋ + 1``, c_r of ε random unseen
       items scored above π_r by the student as it stands
 
+    A teacher's own weights of its entries (`Teacher.confidence`) multiply w.
+
     Weights carry no gradient. A list shorter than K has its a renormalised; where all b are 0, the student agrees already
     and w is 0. I counts the catalogue.
 
@@ -90,6 +92,7 @@ class RD(Distiller):
         if self.outlined:
             return
         lists = best_items(teacher, length, keep_seen=keep_seen)
+        self.confidence = teacher.confidence()
         self.lists = torch.from_numpy(lists).to(task.device)  # int32 [Q, K or 2K]
         ranks = torch.arange(1, config.items + 1, device=task.device)
         # the first weight is 1 however small λ is
@@ -127,6 +130,8 @@ class RD(Distiller):
                 weights = weights * discrepancy(ranks, self._ranks[: items.shape[1]], self.config.sharpness)
                 if self.config.weights == "normalised":
                     weights = weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+        if self.confidence is not None:
+            weights = weights * self.confidence.of(queries, items)
         loss = (weights * F.softplus(-scores)).sum()
         mean = self._base_is_mean if self.config.reduction == "base" else self.config.reduction == "mean"
         return loss / max(rows.shape[0], 1) if mean else loss

@@ -15,7 +15,7 @@ from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher
 from kdrs.training import losses
-from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.queries import Batch, Epoch, Task, Unique
 from kdrs.training.view import View
 
 
@@ -43,7 +43,8 @@ class RRD(Distiller):
 
     Both lists are redrawn each epoch. Interesting items come from the teacher's best ``pool`` unseen items, without
     replacement by successive draws with weights exp(-rank / T), then sorted by rank; uninteresting ones uniformly from what
-    is neither seen in training nor in the pool. Short pools shorten the lists.
+    is neither seen in training nor in the pool. Short pools shorten the lists. Where the teacher weighs its lists' entries
+    (`Teacher.confidence`), each interesting item's term of the sum is multiplied by its weight.
 
     Differs from the authors' code: scores go through log-sum-exp, where the code exponentiates them raw (and the paper's
     formula counts the last interesting item twice; code and this class do not); no dense users x items mask is built.
@@ -66,6 +67,7 @@ class RRD(Distiller):
         self._lists: Lists | None = None
         if not self.outlined:
             self.pool = np.ascontiguousarray(teacher.topk(width).items)  # [Q, W]
+        self.confidence = teacher.confidence()
 
     def draw(self, epoch: Epoch) -> tuple[Tensor, ...]:
         config = self.config
@@ -93,8 +95,13 @@ class RRD(Distiller):
     def loss(self, student: View, batch: Batch) -> Tensor:
         assert self._lists is not None
         users = batch.unique_queries
-        ids, mask = self._lists.rows(users.ids)
-        return self._lists.loss(student.pairs(users.first.unsqueeze(1), ids), mask)
+        return self.ranked(student, users, self._lists)
+
+    def ranked(self, student: View, users: Unique, lists: Lists) -> Tensor:
+        """The loss of these queries' lists, with the teacher's weights of the entries where it has some."""
+        ids, mask = lists.rows(users.ids)
+        weights = None if self.confidence is None else self.confidence.of(users.ids, ids[:, : lists.width])
+        return lists.loss(student.pairs(users.first.unsqueeze(1), ids), mask, weights)
 
 
 class Lists:
@@ -125,8 +132,10 @@ class Lists:
         mask = ids >= 0
         return ids.clamp_(min=0), mask
 
-    def loss(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        """The relaxed ranking losses of such scores [B, K + L], summed."""
+    def loss(self, scores: Tensor, mask: Tensor | None, weights: Tensor | None = None) -> Tensor:
+        """The relaxed ranking losses of such scores [B, K + L], summed; ``weights`` [B, K] multiply the ordered ones' terms."""
         if self.clip is not None:
             scores = scores.clamp(max=self.clip)
+        if weights is not None:
+            return losses.weighted_relaxed_ranking(scores, self.width, weights, mask).sum()
         return losses.relaxed_ranking_of(scores, self.width, mask).sum()

@@ -70,6 +70,7 @@ class SLD(Distiller):
         self.weights = sampling.falling_weights(width, config.draw_temperature, config.top, "draw_temperature")
         self._ids: Tensor | None = None
         self._labels: Tensor | None = None
+        self.confidence = self.teacher.confidence()
         if not self.outlined:
             self.pool = np.ascontiguousarray(self.teacher.topk(width).items)  # [Q, W]
             self._owners = owners_of(task, np.arange(task.n_queries))
@@ -104,7 +105,12 @@ class SLD(Distiller):
         users = batch.unique_queries
         ids = self._ids[users.ids]  # [E, J]
         scores, mask = student.pairs(users.first.unsqueeze(1), ids.clamp(min=0)), ids >= 0
+        weights = None if self.confidence is None else self.confidence.of(users.ids, ids)
         if self.config.label == "order":
+            if weights is not None:
+                return losses.weighted_relaxed_ranking(scores, scores.shape[1], weights, mask).sum()
             return losses.relaxed_ranking(scores, scores[:, :0], mask).sum()
         assert self._labels is not None
-        return losses.soft_cross_entropy(self._labels[users.ids], scores, mask, self.config.temperature).sum()
+        labels = self._labels[users.ids]
+        labels = labels if weights is None else labels * weights
+        return losses.soft_cross_entropy(labels, scores, mask, self.config.temperature).sum()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdrs._files import replacing, write_bytes
+from kdrs._files import allow_as_usual, replacing, write_bytes
 from kdrs.errors import ArtefactError, shown
 from kdrs.runs.records import PATH, RESTORE, dumps, parse_metadata
 from kdrs.teachers.file import read_head, read_safetensors
@@ -30,9 +29,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     with replacing(path, needed=needed) as temporary:
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata=one)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # safetensors gives 0600, whatever the umask
+        allow_as_usual(temporary)
 
 
 def file_digest(path: Path) -> str:

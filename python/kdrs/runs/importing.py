@@ -20,7 +20,7 @@ from kdrs.runs.results import measure_teachers
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.importers import read_source
 from kdrs.teachers.importing import Matched, matched
-from kdrs.teachers.saving import save_teacher
+from kdrs.teachers.saving import ALONE, MISSING, save_teacher
 from kdrs.training.pairs import PairTask
 
 
@@ -58,7 +58,7 @@ def import_teacher(
     user_ids: str | Path | Iterable[Any] | None = None,
     item_ids: str | Path | Iterable[Any] | None = None,
     missing: str = "refuse",
-    items_alone: str = "mean",
+    items_alone: str | None = None,
     dim: int | None = None,
     normalise: bool = False,
     overwrite: bool = False,
@@ -69,7 +69,7 @@ def import_teacher(
 
     ``form``: implicit, recbole, lightfm, lenskit, npz, word2vec, parquet, npy or lists (docs/teachers.md tells what each is).
     ``source`` holds the items where a form has a file a side, and ``users`` the users; without it items are alone, and
-    ``items_alone`` says what users are then: ``mean`` of the vectors of their training items, or ``none``.
+    ``items_alone`` says what users are then: ``mean`` of the vectors of their training items (default), or ``none``.
     ``user_ids`` and ``item_ids``, files or ids, name the rows of sources without ids. ``missing`` says what becomes of ids of
     the data set that the source lacks: ``refuse``, ``mean``, ``drop``. ``dim`` keeps the first dimensions, ``normalise``
     makes lengths 1.
@@ -87,11 +87,17 @@ def import_teacher(
         raise ConfigError(
             f"{shown(str(place), PATH)} exists", "name another file, or replace it with --overwrite (overwrite=True)"
         )
+    for option, word, allowed in (("missing", missing, MISSING), ("items_alone", items_alone or ALONE[0], ALONE)):
+        if word not in allowed:
+            raise ConfigError(f"{option} is {shown(word)}", f"allowed: {', '.join(allowed)}")
     data = dataset if isinstance(dataset, Dataset) else Dataset.load(dataset)
     found = read_source(source, form, users=users, user_ids=user_ids, item_ids=item_ids)
     made = matched(found, data, dim=dim, normalise=normalise, missing=missing, file=name)
-    if found.users is not None or found.lists is not None:
-        items_alone = "mean"  # of no account
+    if items_alone is not None and (found.users is not None or found.lists is not None):
+        raise ConfigError(
+            f"--items-alone is {shown(items_alone)}, and {name} holds {'lists' if found.users is None else 'users too'}",
+            "leave --items-alone out",
+        )
     config = resolve(
         {"data": {"path": str(dataset) if not isinstance(dataset, Dataset) else ""}, "model": {"name": "bpr"}}
     )
@@ -107,7 +113,7 @@ def import_teacher(
         )
     about = {"source": Path(source).name, "from": form, "data": data.name}
     with replacing(place, make_folder=True) as temporary:
-        save_teacher(temporary, **made.contents, missing=missing, items_alone=items_alone, about=about)
+        save_teacher(temporary, **made.contents, missing=missing, items_alone=items_alone or ALONE[0], about=about)
         teacher = FileTeacher(temporary, PairTask(data.train), dataset=data, name=str(place))
         reports = measure_teachers({place.name: teacher}, evaluator, data).get(place.name, {})
     return Imported(place, made, reports, choose_selection(config, choose_protocol(config, data)).metrics[0])

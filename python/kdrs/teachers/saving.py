@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdrs._files import replacing
+from kdrs._files import allow_as_usual, replacing
 from kdrs.core.names import Names
 from kdrs.errors import ConfigError, DataError
 from kdrs.teachers.ids import KINDS, texts
@@ -86,6 +86,8 @@ def save_teacher(
     tensors, metadata = contents(given, user_ids, item_ids, missing, items_alone, about)
     with replacing(Path(path), needed=sum(array.nbytes for array in tensors.values())) as temporary:
         save_file(tensors, temporary, metadata=metadata)
+        _sort_metadata(temporary)
+        allow_as_usual(temporary)
 
 
 def contents(
@@ -118,6 +120,18 @@ def contents(
     if about is not None:
         metadata["about"] = json.dumps(about, ensure_ascii=False)
     return tensors, metadata
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes metadata in an order that changes from run to run; the same contents shall be the same bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        head = json.loads(file.read(length))
+        head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+        text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        if len(text) <= length:
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def _array(name: str, value: Any) -> NDArray[Any]:

@@ -39,9 +39,12 @@ def pointwise(positive: Tensor, negative: Tensor) -> Tensor:
     return F.softplus(-positive).sum() + F.softplus(negative).sum()
 
 
-def soft_pointwise(scores: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy with logits against soft targets in [0, 1]; ``mask`` (bool, same shape) keeps entries."""
-    losses = F.binary_cross_entropy_with_logits(scores, targets, reduction="none")
+def soft_pointwise(
+    scores: Tensor, targets: Tensor, mask: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy with logits against soft targets in [0, 1]; ``mask`` (bool, same shape) keeps entries,
+    ``weights`` multiply them."""
+    losses = F.binary_cross_entropy_with_logits(scores, targets, weights, reduction="none")
     return losses.sum() if mask is None else losses.masked_fill(~mask, 0.0).sum()
 
 
@@ -96,6 +99,17 @@ def relaxed_ranking_of(scores: Tensor, listed: int, mask: Tensor | None = None) 
         masks = (None, None) if mask is None else (mask[:, :listed], mask[:, listed:])
         losses = _RelaxedRanking.apply(scores[:, :listed], scores[:, listed:], *masks)
     return losses
+
+
+def weighted_relaxed_ranking(scores: Tensor, listed: int, weights: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`relaxed_ranking_of` with a weight for the term of each interesting item, float32 [B, K]:
+    ``sum_k w_k [ log( sum_{i>=k} exp s_i + sum_j exp s_j ) - s_k ]``."""
+    known = scores if mask is None else scores.masked_fill(~mask, torch.finfo(scores.dtype).min / 2)
+    own, background = known[:, :listed], known[:, listed:]
+    start = [torch.logsumexp(background, dim=-1, keepdim=True)] if background.shape[1] else []
+    tails = torch.logcumsumexp(torch.cat([*start, own.flip(-1)], dim=-1), dim=-1)[:, len(start) :].flip(-1)
+    losses = weights * (tails - own)
+    return (losses if mask is None else losses.masked_fill(~mask[:, :listed], 0.0)).sum(-1)
 
 
 class _RelaxedRanking(torch.autograd.Function):

@@ -1,0 +1,65 @@
+"""Ranked lists of other libraries, read from tables."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+
+from kdrs.errors import DataError
+from kdrs.teachers.importers.lists import read_lists
+
+LISTS = {
+    "rank": "user,item,rank\na,y,2\nb,x,1\na,x,1\n",
+    "rank and score": "user_id,item_id,rank,score\na,y,2,0.5\nb,x,1,3\na,x,1,0.5\n",
+    "score": "user,item,score\na,y,-1\nb,x,7\na,x,2e0\n",
+    "as they stand": "user\titem\na\tx\nb\tx\na\ty\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_a_row_an_entry(tmp_path, name):
+    (tmp_path / "l.csv").write_text(LISTS[name])
+    found = read_lists(tmp_path / "l.csv")
+    named = {user: [found.items[i] for i in row if i >= 0] for user, row in zip(found.users, found.topk, strict=True)}
+    assert named == {"a": ["x", "y"], "b": ["x"]}
+    assert (found.scores is not None) == ("score" in name)
+
+
+def test_lists_a_row_a_user(tmp_path):
+    rows = [
+        {"user": 7, "items": [3, 1], "scores": [0.5, 0.25], "weights": [1.0, 0.5]},
+        {"user": 9, "items": [1], "scores": [2.0], "weights": [0.0]},
+    ]
+    (tmp_path / "l.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pl.DataFrame(rows).write_parquet(tmp_path / "l.parquet")
+    for name in ("l.jsonl", "l.parquet"):
+        found = read_lists(tmp_path / name)
+        assert (found.users, found.items) == (["7", "9"], ["3", "1"])
+        assert found.topk.tolist() == [[0, 1], [1, -1]]
+        assert found.scores.tolist() == [[0.5, 0.25], [2, 0]]
+        assert found.weights.tolist() == [[1, 0.5], [0, 0]]
+
+
+WRONG_LISTS = {
+    "an item twice": ("user,item\na,x\na,x\n", "'a' has item 'x' twice|a has item x twice"),
+    "a rank twice": ("user,item,rank\na,x,1\na,y,1\n", "rank 1 twice"),
+    "rank against score": ("user,item,rank,score\na,x,1,1\na,y,2,3\n", "ranks and scores disagree"),
+    "no number": ("user,item,score\na,x,high\n", "score of row 0"),
+    "NaN": ("user,item,score\na,x,nan\n", "score of row 0"),
+    "negative weight": ("user,item,weight\na,x,-1\n", "weight of row 0"),
+    "no item": ("user,item\na,\n", "item of row 0"),
+    "no user column": ("who,item\na,x\n", "no column is the user"),
+    "two scores": ("user,item,score,rating\na,x,1,2\n", "could both be the score"),
+    "ragged": ("user,item\na,x,3,4\n", "no readable table"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LISTS)
+def test_wrong_lists_are_one_error(tmp_path, name):
+    text, says = WRONG_LISTS[name]
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(DataError, match=says) as caught:
+        read_lists(tmp_path / "l.csv")
+    assert caught.value.remedy
