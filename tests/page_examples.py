@@ -265,3 +265,32 @@ def guide_implicit() -> Example:
     digests = {"users": data.users.digest, "items": data.items.digest}
     teacher = kdrs.FileTeacher("implicit.safetensors", task, digests=digests)
     assert ndcg(data, teacher) == pytest.approx(ndcg(data, vectors))
+
+
+def served(path: str = "student.safetensors") -> kdrs.Dataset:
+    data = toy_dataset(400, 200, candidates=None)
+    data.save("datasets/toy")
+    run_directory("runs/teacher", "datasets/toy")
+    kdrs.export("runs/teacher", path, seen=True)
+    return data
+
+
+@example("docs/serving.md", "found.to_polars()")
+def serving_first_lines() -> Example:
+    data = served()
+    names = yield {}
+    found = names["found"]
+    assert found.users.tolist() == ["196", "186"]
+    assert found.counts.tolist() == [10, 10]
+    rows = data.users.index(found.users)
+    assert not [set(data.items.index(found.items[place])) & set(data.train.row(row)) for place, row in enumerate(rows)][0]
+
+
+@example("docs/serving.md", "histories=[[")
+def serving_new_users() -> Example:
+    served()
+    names = yield {}
+    ids, scores = zip(*names["best"], strict=True)
+    assert len(ids) == 5
+    assert not {"50", "181", "174"} & set(ids)
+    assert list(scores) == sorted(scores, reverse=True)

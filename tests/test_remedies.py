@@ -17,6 +17,7 @@ from commands import Result, kdrs, ok, write_clicks
 from kdrs.errors import KdrsError
 from remedies import CASES, PREPARE, TAUGHT, TRAIN
 from remedies_compact import CASES as COMPACT
+from remedies_serving import CASES as SERVING
 
 ROOT = Path(package.__file__).parent
 
@@ -74,7 +75,7 @@ def spelt_out(remedy: str) -> list[str]:
     return shlex.split(re.split(r" with one|; |, or |, which", command)[0])
 
 
-ALL = CASES | COMPACT
+ALL = CASES | COMPACT | SERVING
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -122,6 +123,7 @@ ELSEWHERE = {
     ("runs/compress.py", "_saved"): "Python alone: a data set that is not a folder, test_compress.py",
     ("runs/compress.py", "best_form"): "Python alone: a teacher that does not tell its bytes, test_budget.py",
     ("runs/learners.py", "teacher"): "methods that train their teacher, of a compact part: test_compact_attacks.py",
+    ("runs/export.py", "student_of"): "Python alone: factors, test_export.py",
     ("runs/opened.py", "stored_model"): "tables that do not fit: test_compact.py",
     ("runs/opened.py", "__getattr__"): "Python alone: runs without their data set, test_fault_table_runs.py",
     ("runs/opened.py", "_without_data"): "Python alone: runs without their data set, test_fault_table_runs.py",

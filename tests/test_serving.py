@@ -1,0 +1,302 @@
+"""From a teacher of another library to lists, as a user goes; export, parts, damage; HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import kdrs
+from commands import FAST, fails, ok, write_clicks
+from commands import kdrs as command
+from conftest import toy_dataset
+from kdrs.errors import ConfigError, MissingKnowledge
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher, two students alone, a compressed and a distilled one; student files of most."""
+    folder = tmp_path_factory.mktemp("serving")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        toy_dataset(120, 90, candidates=None).save("d")
+        run = ("--data", "d", *FAST, "--epochs", "8", "--threads", "1", "--quiet")
+        ok("train", *run, "--dim", "16", "--out", "teacher")
+        ok("train", *run, "--dim", "4", "--out", "alone")
+        ok("distill", *run, "--dim", "4", "--teacher", "teacher", "--method", "cd", "--out", "student")
+        ok("compress", "teacher", "--bits", "4", "--users", "sum", "--out", "small")
+        ok("compress", "teacher", "--bits", "2", "--users", "table", "--out", "coded")
+        for name in ("teacher", "student", "small", "coded"):
+            ok("export", name, "--seen", "--out", f"{name}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def here(place, monkeypatch) -> Path:
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.mark.parametrize("name", ["teacher", "student", "small", "coded"])
+def test_lists_are_those_of_the_evaluator(here, name):
+    """Of the file, of the run, and of the evaluator that measured it."""
+    run, student = kdrs.load_run(name), kdrs.Student.load(f"{name}.safetensors")
+    data = run.dataset
+    queries, items, bias = run.factors()
+    best = kdrs.ranking.topk(queries, items, 20, seen=data.train, bias=bias)
+    found = student.recommend(list(data.users), 20)
+    assert np.array_equal(np.asarray(best.items), found.places)
+    assert np.asarray(best.scores).tobytes() == found.scores.tobytes()
+    report = kdrs.Evaluator(data.train, data.valid)(run.factors())
+    hits = kdrs.ranking.metrics(found.places, data.valid, [10], ["ndcg"])["ndcg@10"]
+    assert np.array_equal(next(iter(report.values())).values["ndcg@10"], hits[data.valid.row_degrees > 0])
+    ok("recommend", name, "--out", f"{name}.run.csv")
+    ok("recommend", f"{name}.safetensors", "--out", f"{name}.file.csv")
+    assert Path(f"{name}.run.csv").read_bytes() == Path(f"{name}.file.csv").read_bytes()
+    frame = pl.read_csv(f"{name}.file.csv", schema_overrides={"user": pl.String, "item": pl.String})
+    assert frame["item"].to_list() == found.to_polars()["item"].to_list()
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_parts_joined_are_the_whole(here, tmp_path, ending, monkeypatch):
+    from kdrs.cli import serving
+
+    monkeypatch.setattr(serving, "BLOCK", 17)
+    whole, parts = tmp_path / f"whole.{ending}", tmp_path / f"parts.{ending}"
+    ok("recommend", "small.safetensors", "--k", 7, "--out", whole)
+    for part in (3, 1, 5, 2, 4):
+        ok("recommend", "small.safetensors", "--k", 7, "--out", parts, "--part", f"{part}/5")
+    assert "5 parts" in ok("recommend", "--merge", "--out", parts).out
+    assert parts.read_bytes() == whole.read_bytes()
+    (tmp_path / f"parts.part-4-of-5.{ending}").unlink()
+    error = fails(3, "recommend", "--merge", "--out", parts)
+    assert "part 4 of 5 is missing" in error
+    assert "--part 4/5" in error
+    assert parts.read_bytes() == whole.read_bytes()
+    ok("recommend", "small.safetensors", "--out", parts, "--part", "1/2")
+    assert "parts of 2, 5 lie beside" in fails(3, "recommend", "--merge", "--out", parts)
+
+
+def test_a_failure_leaves_nothing(here, tmp_path):
+    (tmp_path / "users.txt").write_text("1\n2\nnobody\n")
+    error = fails(3, "recommend", "small.safetensors", "--users", tmp_path / "users.txt", "--out", tmp_path / "l.parquet")
+    assert "1 of 3 users are unknown, first nobody" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["users.txt"]
+    told = ok("recommend", "small.safetensors", "--users", tmp_path / "users.txt", "--unknown", "popular", "--out",
+              tmp_path / "l.parquet", "--json").document  # fmt: skip
+    assert (told["users"], told["popular"], told["rows"]) == (3, 1, 60)
+
+
+def test_lists_of_some_items(here, tmp_path):
+    (tmp_path / "shop.txt").write_text("1\n2\n3\n4\n")
+    (tmp_path / "sold.csv").write_text("user_id,item_id\n0,1\n1,2\n")
+    words = ("recommend", "teacher.safetensors", "--seen", "none", "--items", tmp_path / "shop.txt", "--exclude",
+             tmp_path / "sold.csv", "--out", tmp_path / "l.csv")  # fmt: skip
+    assert "118 lists" not in ok(*words, "--k", 4).out
+    frame = pl.read_csv(tmp_path / "l.csv")
+    assert set(frame["item"]) == {1, 2, 3, 4}
+    assert sorted(frame.filter(pl.col("user") == 0)["item"]) == [2, 3, 4]
+    assert sorted(frame.filter(pl.col("user") == 1)["item"]) == [1, 3, 4]
+    pairs = tmp_path / "seen.csv"
+    pairs.write_text("user,item\n0,3\n")
+    ok("recommend", "teacher.safetensors", "--seen", pairs, "--user", "0", "--out", tmp_path / "m.csv")
+    assert 3 not in pl.read_csv(tmp_path / "m.csv")["item"].to_list()
+    shown = ok("recommend", "teacher.safetensors", "--user", "0", "--k", "3", "--json").document
+    assert [len(one["items"]) for one in shown["lists"]] == [3]
+    assert ok("similar", "teacher.safetensors", "--item", "5", "--k", "2").out.count("\n") == 3
+
+
+def test_histories_of_new_users(here, tmp_path):
+    (tmp_path / "clicks.csv").write_text("user,item\nnew,4\nnew,8\nold,1\n")
+    ok("recommend", "small.safetensors", "--histories", tmp_path / "clicks.csv", "--k", 5, "--out", tmp_path / "n.csv")
+    frame = pl.read_csv(tmp_path / "n.csv")
+    student = kdrs.Student.load("small.safetensors")
+    expected = student.recommend(["new", "old"], 5, histories=[["4", "8"], ["1"]])
+    assert frame["user"].to_list() == ["new"] * 5 + ["old"] * 5
+    assert [str(item) for item in frame["item"]] == expected.columns()["item"].tolist()
+    assert not {4, 8} & set(frame.filter(pl.col("user") == "new")["item"])
+
+
+def test_the_card(here):
+    student = kdrs.Student.load("student.safetensors")
+    card = student.card
+    assert (card["methods"], card["teachers"], card["data"]["users"]) == (["cd"], ["teacher"], 120)
+    report = kdrs.load_run("student").report()["test"]
+    told = card["metrics"]["test"]["ndcg@10"]
+    assert told["mean"] == pytest.approx(report.mean("ndcg@10"))
+    assert told["low"] < told["mean"] < told["high"]
+    assert card["bytes"] == student.nbytes == (120 + 90) * 4 * 4 + sum(
+        value.nbytes for name, value in student.tables.tensors().items() if name.startswith("encoder")
+    ) or card["bytes"] == (120 + 90) * 4 * 4
+    new = card["new_users"]
+    assert new["part"] == "test"
+    assert new["interval"][0] <= new["share"] <= new["interval"][1]
+    assert student.readme.startswith("# ")
+
+
+def test_a_transfer_ratio_in_the_card(here, tmp_path):
+    document = ok("export", "student", "--alone", "alone", "--out", tmp_path / "s.safetensors", "--json").document
+    assert set(document["card"]["transfer_ratio"]["ndcg@10"]) >= {"ratio", "low", "high", "clear"}
+    assert kdrs.Student.load(tmp_path / "s.safetensors").card == document["card"]
+
+
+def test_exports_that_are_refused(here, tmp_path):
+    (tmp_path / "s.safetensors").write_text("precious")
+    assert "is there already" in fails(2, "export", "student", "--out", tmp_path / "s.safetensors")
+    assert (tmp_path / "s.safetensors").read_text() == "precious"
+    vectors = np.ones((3, 2), np.float32)
+    with pytest.raises(ConfigError, match="factors have no ids"):
+        kdrs.export((vectors, vectors), tmp_path / "t.safetensors")
+    fails(4, "export", "nowhere", "--out", tmp_path / "t.safetensors")
+    assert not (tmp_path / "t.safetensors").exists()
+
+
+def test_a_run_without_its_data(here, tmp_path, monkeypatch):
+    from shutil import copytree
+
+    copytree("d", tmp_path / "d")
+    monkeypatch.chdir(tmp_path)
+    ok("train", "--data", "d", *FAST, "--epochs", "1", "--dim", "4", "--out", "r", "--quiet")
+    kdrs.compress("r", 4, users="sum", out="c")
+    (tmp_path / "d").rename("away")
+    for name in ("r", "c"):
+        with pytest.warns(UserWarning, match="is not there"):
+            made = kdrs.export(name, f"{name}.safetensors")
+        assert len(made.student.items) == 90
+    assert kdrs.Student.load("r.safetensors").recommend(["1"], 5, seen=False).counts.tolist() == [5]
+    assert kdrs.Student.load("c.safetensors").recommend(histories=[["1"]], k=5).counts.tolist() == [5]
+    with pytest.raises(MissingKnowledge, match="data set of 'r'|data set of r"):
+        kdrs.export("r", "x.safetensors", seen=True)
+
+
+# --- the way that the README shows ----------------------------------------------------------------------------------
+
+WITHOUT_TORCH = """
+import importlib.util, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        return importlib.util.spec_from_loader(name, self) if name.split(".")[0] == "torch" else None
+
+    def create_module(self, spec):
+        raise ImportError("no torch here")
+
+sys.meta_path.insert(0, Refuse())
+import kdrs
+
+student = kdrs.Student.load("student.safetensors")
+student.recommend(list(student.users), 20).to_polars().write_csv("served.csv")
+"""
+
+
+def als(folder: Path, data: kdrs.Dataset) -> None:
+    """What implicit writes: by implicit where it is installed, else by hand in its form. Rows in an order of their own."""
+    rng = np.random.default_rng(0)
+    order = {"users": rng.permutation(data.n_users), "items": rng.permutation(data.n_items)}
+    for side, names in (("users", data.users), ("items", data.items)):
+        (folder / f"{side}.txt").write_text("".join(f"{names[int(row)]}\n" for row in order[side]))
+    matrix = data.train.to_csr()[order["users"]][:, order["items"]]
+    try:
+        from implicit.als import AlternatingLeastSquares
+    except ImportError:
+        u, s, v = np.linalg.svd(matrix.toarray())
+        k = 64
+        np.savez(
+            folder / "als.npz",
+            user_factors=(u[:, :k] * s[:k]).astype(np.float32),
+            item_factors=v[:k].T.astype(np.float32),
+            regularization=np.array(0.01),
+            factors=np.array(k),
+        )
+    else:
+        model = AlternatingLeastSquares(factors=64, iterations=10, random_state=0)
+        model.fit(matrix, show_progress=False)
+        model.save(str(folder / "als.npz"))
+
+
+def test_the_way_of_the_readme(tmp_path, monkeypatch):
+    """implicit -> teacher import -> distill --budget -> export -> Student without torch, in a clean folder."""
+    monkeypatch.chdir(tmp_path)
+    write_clicks(tmp_path / "clicks.csv", n_users=160, n_items=120) if False else clicks(tmp_path / "clicks.csv")
+    text = (ROOT / "README.md").read_text("utf-8")
+    block = next(part for part in text.split("```sh\n")[1:] if "kdrs teacher import" in part).partition("```")[0]
+    lines = [line for line in block.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
+    assert [shlex.split(line)[1] for line in lines] == ["data", "teacher", "distill", "export", "recommend"]
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        if words[0] == "teacher":
+            als(tmp_path, kdrs.Dataset.load("datasets/mine"))
+        done = command(*words, *(("--device", "cpu", "--threads", "1", "--quiet") if words[0] == "distill" else ()))
+        assert done.code == 0, (line, done.err)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    strings = {"user": pl.String, "item": pl.String}
+    listed, own = pl.read_parquet("lists.parquet"), pl.read_csv("served.csv", schema_overrides=strings)
+    assert listed.select("user", "item", "rank").equals(own.select("user", "item", "rank").cast({"rank": pl.Int32}))
+    run = kdrs.load_run("runs/student")
+    data = run.dataset
+    best = kdrs.ranking.topk(*run.factors()[:2], 20, seen=data.train, bias=run.factors().bias)
+    expected = [data.items[int(item)] for row in np.asarray(best.items) for item in row if item >= 0]
+    assert listed["item"].to_list() == expected
+    assert run.n_parameters
+    sizes = run.model.nbytes, 64 * 4 * (data.n_users + data.n_items)
+    assert sizes[0] <= sizes[1] / 20
+
+
+def clicks(path: Path) -> None:
+    data = toy_dataset(160, 120, candidates=None)
+    rows = (f"u{u},i{i}\n" for u, i in zip(data.full.row_of_pair.tolist(), data.full.indices.tolist(), strict=True))
+    path.write_text("user,item\n" + "".join(rows))
+
+
+def test_a_service_of_thirty_lines(here):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    assert len((ROOT / "examples" / "serve.py").read_text("utf-8").splitlines()) < 45
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "uvicorn", "--app-dir", str(ROOT / "examples"), "serve:app", "--port", str(port)]
+    environment = {**os.environ, "STUDENT": str(here / "small.safetensors"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            known = asked(f"http://127.0.0.1:{port}/users/7?k=3")
+            new = asked(f"http://127.0.0.1:{port}/lists", {"history": ["1", "5"], "k": 4})
+            nobody = asked(f"http://127.0.0.1:{port}/users/nobody?k=2")
+            with pytest.raises(urllib.error.HTTPError, match="422"):
+                asked(f"http://127.0.0.1:{port}/users/7?k=0")
+        finally:
+            server.terminate()
+    student = kdrs.Student.load(here / "small.safetensors")
+    assert [one["item"] for one in known["items"]] == student.recommend(["7"], 3).items[0].tolist()
+    assert [one["item"] for one in new["items"]] == student.recommend(histories=[["1", "5"]], k=4).items[0].tolist()
+    assert nobody["popular"]
+
+
+def asked(url: str, document: dict | None = None) -> dict:
+    """What a service answers, once it is up."""
+    body = None if document is None else json.dumps(document).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the service did not come up")
