@@ -17,6 +17,7 @@ from commands import Result, kdrs, ok, write_clicks
 from kdrs.errors import KdrsError
 from remedies import CASES, PREPARE, TAUGHT, TRAIN
 from remedies_compact import CASES as COMPACT
+from remedies_teacher import CASES as TEACHER
 
 ROOT = Path(package.__file__).parent
 
@@ -74,7 +75,7 @@ def spelt_out(remedy: str) -> list[str]:
     return shlex.split(re.split(r" with one|; |, or |, which", command)[0])
 
 
-ALL = CASES | COMPACT
+ALL = CASES | COMPACT | TEACHER
 
 
 @pytest.mark.parametrize("name", ALL)
