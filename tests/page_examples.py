@@ -79,22 +79,50 @@ def readme_first_lines() -> Example:
     assert ndcg(data, names["tiny"].model.factors()) > 0.2
 
 
-@example("README.md", "def rows(")
-def readme_teacher_file() -> Example:
-    data = toy()
-    data.save("datasets/mine")
-    task, model = trained(data)
+def saved_by_id(block_data: kdrs.Dataset) -> Example:
+    """Vectors in another order, with ids as numbers; what they recommend is what the model does."""
+    block_data.save("datasets/mine")
+    task, model = trained(block_data)
     vectors, rng = model.factors(), np.random.default_rng(1)
     given: Names = {}
-    for side, ids, table in (("user", data.users, vectors.queries), ("item", data.items, vectors.items)):
-        order = rng.permutation(len(ids))  # theirs is another order, with ids as numbers
+    for side, ids, table in (("user", block_data.users, vectors.queries), ("item", block_data.items, vectors.items)):
+        order = rng.permutation(len(ids))
         given[f"their_{side}_ids"] = np.array([int(ids[place]) for place in order])
         given[f"their_{side}_vectors"] = table.numpy()[order]
-    names = yield given
-    digests = {"users": data.users.digest, "items": data.items.digest}
-    teacher = kdrs.FileTeacher("theirs.safetensors", task, digests=digests)
-    assert ndcg(data, teacher) == pytest.approx(ndcg(data, vectors))
-    assert names["about"]["kdrs"] == "teacher/1"
+    yield given
+    teacher = kdrs.FileTeacher("theirs.safetensors", task, dataset=block_data)
+    assert ndcg(block_data, teacher) == pytest.approx(ndcg(block_data, vectors))
+
+
+@example("README.md", "kdrs.save_teacher(")
+def readme_teacher_file() -> Example:
+    yield from saved_by_id(toy())
+
+
+@example("docs/teachers.md", "their_user_vectors")
+def teachers_from_python() -> Example:
+    yield from saved_by_id(toy())
+
+
+@example("docs/teachers.md", "instance_topk=")
+def teachers_of_instances() -> Example:
+    data, asked = toy(), []
+
+    def answers(instances: kdrs.Queries) -> np.ndarray:
+        asked.append(instances)
+        rng = np.random.default_rng(0)
+        return np.argsort(rng.random((len(instances), data.n_items)), axis=1)[:, :20]
+
+    class Ones:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            return np.ones((len(asked[0]), 20), np.float32)
+
+    names = yield {"data": data, "torch": torch, "answers": answers, "confidences": Ones()}
+    task = names["task"]
+    assert names["instances"].history.shape == (task.n_rows, task.length)
+    teacher = kdrs.FileTeacher("instances.safetensors", task, dataset=data)
+    assert (teacher.topk(5).items[task.n_users :] >= 0).any()
+    assert teacher.confidence() is not None
 
 
 @example("README.md", "kdrs.sampling.stream")
@@ -262,8 +290,7 @@ def guide_implicit() -> Example:
         item_factors = vectors.items.numpy()
 
     yield {"model": Fitted(), "data": data}
-    digests = {"users": data.users.digest, "items": data.items.digest}
-    teacher = kdrs.FileTeacher("implicit.safetensors", task, digests=digests)
+    teacher = kdrs.FileTeacher("implicit.safetensors", task, dataset=data)
     assert ndcg(data, teacher) == pytest.approx(ndcg(data, vectors))
 
 

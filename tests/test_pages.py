@@ -160,6 +160,22 @@ def stand_ins(page: str, data: Path) -> None:
     about = {"kdrs": "teacher/1", "users_digest": loaded.users.digest, "items_digest": loaded.items.digest}
     for name in ("theirs", "implicit"):
         safetensors.numpy.save_file(tensors, f"{name}.safetensors", metadata=about)
+    # teachers of other programs: rows in another order than the data set's
+    ids = {side: list(getattr(loaded, side))[::-1] for side in sizes}
+    for side, own in ids.items():
+        Path(f"{side}.txt").write_text("".join(f"{one}\n" for one in own))
+    vectors = {side: rng.standard_normal((n, 8)).astype(np.float32) for side, n in sizes.items()}
+    np.savez("als.npz", user_factors=vectors["users"], item_factors=vectors["items"])
+    np.savez("teacher.npz", **vectors, user_ids=np.array(ids["users"]), item_ids=np.array(ids["items"]))
+    np.save("items.npy", vectors["items"])
+    polars.DataFrame({"item": ids["items"], "vector": np.hstack([vectors["items"]] * 2)}).write_parquet("items.parquet")
+    best = np.argsort(rng.random((sizes["users"], sizes["items"])), axis=1)[:-3, :100]
+    rows = (
+        (user, ids["items"][item], -at)
+        for user, own in zip(ids["users"], best, strict=False)
+        for at, item in enumerate(own)
+    )
+    polars.DataFrame(list(rows), schema=["user", "item", "score"], orient="row").write_csv("lists.csv")
     earlier = {
         "docs/methods.md": [("runs/teacher", "100"), ("runs/alone/seed-0", "10")],
         "docs/runs.md": [("runs/student", "10")],

@@ -18,6 +18,7 @@ from kdrs.errors import KdrsError
 from remedies import CASES, PREPARE, TAUGHT, TRAIN
 from remedies_compact import CASES as COMPACT
 from remedies_serving import CASES as SERVING
+from remedies_teacher import CASES as TEACHER
 
 ROOT = Path(package.__file__).parent
 
@@ -75,7 +76,7 @@ def spelt_out(remedy: str) -> list[str]:
     return shlex.split(re.split(r" with one|; |, or |, which", command)[0])
 
 
-ALL = CASES | COMPACT | SERVING
+ALL = CASES | COMPACT | SERVING | TEACHER
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -1,0 +1,87 @@
+"""Of `kdrs teacher import`: cases of test_remedies.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kdrs.data import Dataset
+from remedies import TRAIN, Case
+
+IMPORT = ("teacher", "import", "v.npz", "--from", "npz", "--data", "d")
+OUT = (*IMPORT, "--out", "v.safetensors")
+
+
+def vectors(folder: Path, *, items: int | None = None, ids: bool = True) -> None:
+    data, rng = Dataset.load(folder / "d"), np.random.default_rng(0)
+    kept = list(data.items)[:items]
+    tables = {"users": rng.standard_normal((data.n_users, 3)), "items": rng.standard_normal((len(kept), 3))}
+    named = {"user_ids": np.array(list(data.users)), "item_ids": np.array(kept)} if ids else {}
+    np.savez(folder / "v.npz", **tables, **named)
+    np.save(folder / "items.npy", tables["items"])
+    (folder / "items.txt").write_text("".join(f"{one}\n" for one in kept))
+
+
+def short(folder: Path) -> None:
+    vectors(folder, items=-2)
+
+
+def twice(folder: Path) -> None:
+    vectors(folder)
+    (folder / "v.safetensors").write_text("")
+
+
+CASES = {
+    "a teacher without its form": Case(("teacher", "import", "v.npz", "--data", "d"), "--from FORM", IMPORT, vectors),
+    "a teacher without data": Case(IMPORT[:-2], "--data DATA", IMPORT, vectors),
+    "a teacher of a misspelt form": Case(
+        (*IMPORT[:4], "npzz", *IMPORT[5:]), "did you mean 'npz'", IMPORT, vectors, names=("npz",)
+    ),
+    "JSON and more of an import": Case(
+        (*IMPORT, "--json", "--verbose"), "leave --verbose out", (*IMPORT, "--json"), vectors
+    ),
+    "a teacher of another name": Case((*IMPORT, "--out", "v"), "NAME.safetensors", OUT, vectors),
+    "a teacher that is there": Case(OUT, "--overwrite", (*OUT, "--overwrite"), twice),
+    "ids that are missing": Case(OUT, "--missing mean", (*OUT, "--missing", "mean"), short),
+    "what may be missing": Case((*OUT, "--missing", "keep"), "refuse, mean, drop", (*OUT, "--missing", "drop"), short),
+    "users of items that are not alone": Case((*OUT, "--items-alone", "mean"), "leave --items-alone out", OUT, vectors),
+    "ids that a file has": Case((*OUT, "--item-ids", "items.txt"), "leave --item-ids out", OUT, vectors),
+    "rows without names": Case(
+        ("teacher", "import", "items.npy", "--from", "npy", "--data", "d", "--missing", "drop"),
+        "--item-ids FILE",
+        (
+            "teacher",
+            "import",
+            "items.npy",
+            "--from",
+            "npy",
+            "--data",
+            "d",
+            "--missing",
+            "drop",
+            "--item-ids",
+            "items.txt",
+        ),
+        short,
+    ),
+    "a script without its library": Case(
+        ("teacher", "import", "--print-script"), "--from", ("teacher", "import", "--print-script", "--from", "recbole")
+    ),
+    "a script of a form that needs none": Case(
+        ("teacher", "import", "--print-script", "--from", "npy"),
+        "recbole",
+        ("teacher", "import", "--print-script", "--from", "recbole"),
+    ),
+    "a script of a file": Case(
+        ("teacher", "import", "x", "--print-script", "--from", "recbole"),
+        "leave it out",
+        ("teacher", "import", "--print-script", "--from", "recbole"),
+    ),
+    "an archive as teacher": Case(
+        ("distill", *TRAIN[1:], "--teacher", "v.npz", "--method", "cd"),
+        "kdrs teacher import v.npz --from npz --data DATA --out teacher.safetensors",
+        (*IMPORT, "--out", "teacher.safetensors"),
+        vectors,
+    ),
+}
