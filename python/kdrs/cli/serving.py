@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdrs.cli import choices
 from kdrs.cli.options import CoreThreads, Document
 from kdrs.cli.output import aligned, messages, say, say_json
 from kdrs.errors import ConfigError, DataError, shown
@@ -114,7 +115,8 @@ To = Annotated[
     typer.Option(
         "--to",
         metavar="FORMAT",
-        help="student; or vectors as npz, parquet, word2vec; or an index: faiss, usearch, onnx.",
+        help=f"{choices.listed(choices.EXPORTS)}. The last three need extra packages. (default: student)",
+        show_default=False,
     ),
 ]
 Side = Annotated[
