@@ -48,8 +48,10 @@ def times(calls: dict[str, Callable[[], Any]], repeats: int, seconds: float = 20
     return {name: min(values) if BEST else statistics.median(values) for name, values in taken.items()}
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
+def arguments(description: str | None, *, record: bool = False) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if record:
+        parser.add_argument("--record", type=Path, help="write a record of docs/results instead of tables")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--best", action="store_true", help="the least of the repeats instead of their median")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from kdrs import _core
 from kdrs.core.sampling import array_of, numpy_of, plain, simd_path, threads_of
 from kdrs.errors import DataError, shown
+
+if TYPE_CHECKING:
+    import polars
 
 _EACH = 4096
 """From so many names asked for at once on, all are made Python strings."""
@@ -27,7 +30,7 @@ class Names:
     Raises ``DataError`` for ends that do not ascend, other bytes than UTF-8, an empty name, and one that comes twice.
     """
 
-    __slots__ = ("_strings", "_table", "data", "ends", "kind")
+    __slots__ = ("_column", "_strings", "_table", "data", "ends", "kind")
 
     def __init__(self, data: NDArray[np.uint8], ends: NDArray[np.int64], kind: str = "id"):
         packed = numpy_of(data, "data")
@@ -35,6 +38,7 @@ class Names:
             raise DataError(f"{kind} ids are {packed.dtype} of shape {packed.shape}", "allowed: uint8 [bytes]")
         self.kind, self.data, self.ends = kind, plain(packed), array_of(ends, "ends", np.int64, 1)
         self._strings: NDArray[np.object_] | None = None
+        self._column: polars.Series | None = None
         try:
             self._table = _core.names_table(self.data, self.ends, 1, simd_path())
         except DataError as error:
@@ -96,6 +100,16 @@ class Names:
             strings = [str(text[low:high], "utf-8") for low, high in pairwise(ends)]
             self._strings = np.array([*strings, None], object)
         return self._strings[np.maximum(wanted, -1)]
+
+    def column(self) -> polars.Series:
+        """All of them as a column of strings, made once: rows of it are gathered without a Python object each."""
+        if self._column is None:
+            import polars
+
+            text, ends = self.data.tobytes(), self.ends.tolist()
+            strings = (str(text[low:high], "utf-8") for low, high in pairwise(ends))
+            self._column = polars.Series(self.kind, strings, dtype=polars.String)
+        return self._column
 
     def __getitem__(self, place: int) -> str:
         if not 0 <= place < len(self):

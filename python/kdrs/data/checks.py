@@ -27,6 +27,8 @@ _BLOCK = 2**22
 """Entries of lists that are looked at together."""
 _SPARE = 2**25
 """Empty rows and columns that are always allowed, whatever the number of pairs: 256 MB of row ends."""
+_LITTLE = 2**24
+"""Bytes that every machine has."""
 
 
 def wrong_values(values: NDArray[Any]) -> list[tuple[NDArray[np.bool_], str]]:
@@ -110,7 +112,8 @@ def check_shape(shape: tuple[int, ...], n_pairs: int, *, stated: bool) -> None:
             f"ids run to {max(shape) - 1}, and there are {n_pairs:,} pairs: an index takes {needed / 1e9:.1f} GB",
             "map your own ids to 0, 1, 2, ... first, or state n_users and n_items",
         )
-    if needed > memory():
+    # the system is not asked for the sake of a little: that takes longer than one user's list
+    if needed > _LITTLE and needed > memory():
         raise MachineError(
             f"{shape[0]:,} users and {shape[1]:,} items take {needed / 1e9:.1f} GB before the first pair",
             "map your own ids to 0, 1, 2, ... first",

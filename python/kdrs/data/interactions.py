@@ -156,6 +156,24 @@ class Interactions:
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return np.repeat(np.arange(chosen.size), lengths), self.indices[np.repeat(starts, lengths) + within]
 
+    def rows(self, chosen: ArrayLike) -> Interactions:
+        """Some rows, in their order: what holds for all of them is not checked again, since one user's list waits for it."""
+        at = np.asarray(chosen, dtype=np.int64)
+        if at.size == 1:
+            indices = self.row(int(at[0]))
+        else:
+            lengths = self.row_degrees[at]
+            within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            indices = self.indices[np.repeat(self.indptr[at], lengths) + within]
+        indptr = np.zeros(at.size + 1, np.int64)
+        np.cumsum(self.row_degrees[at], out=indptr[1:])
+        made = object.__new__(Interactions)
+        for name, value in (("indptr", indptr), ("indices", indices), ("shape", (at.size, self.shape[1]))):
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+            object.__setattr__(made, name, value)
+        return made
+
     def transpose(self) -> Interactions:
         """Items as rows, users as columns."""
         return Interactions.from_pairs(self.indices, self.row_of_pair, self.shape[1], self.shape[0])

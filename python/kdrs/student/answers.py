@@ -77,10 +77,14 @@ class Recommendations:
         """The long form as a frame."""
         import polars
 
-        found = self.columns()
-        asked = polars.Series(found[self.by].tolist(), dtype=None if len(found[self.by]) else polars.String)
-        items = polars.Series(found["item"].tolist(), dtype=polars.String)
-        return polars.DataFrame({self.by: asked, "item": items, "score": found["score"], "rank": found["rank"]})
+        listed = self.places >= 0
+        ranks = np.broadcast_to(np.arange(1, self.places.shape[1] + 1, dtype=np.int32), self.places.shape)
+        rows = np.repeat(np.arange(len(self.asked)), self.counts)
+        asked = polars.Series(list(self.asked), dtype=None if rows.size else polars.String)
+        items = self._names.column().gather(self.places[listed])
+        return polars.DataFrame(
+            {self.by: asked.gather(rows), "item": items, "score": self.scores[listed], "rank": ranks[listed]}
+        )
 
     def to_pandas(self) -> Any:
         """The long form as a pandas frame. Raises ``MachineError`` without pandas."""
