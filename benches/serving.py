@@ -334,7 +334,9 @@ READINGS = {
         "faiss and usearch cannot leave out items: they are asked for 20 more, and cut.",
         "p10 is nearest to an idle machine; p99 is the neighbours' work as much as ours.",
     ],
-    "batch": ["The same students and peers, 4,096 users at once."],
+    "batch": [
+        "The same students and peers, 4,096 users at once. Shares of `ranking.topk` below 1 are the noise of a shared machine."
+    ],
     "command": [
         "Bar: 1 GB above the file. Seconds of the whole process. The lists alone are `ranking.topk`, 32,768 users at a time.",
     ],

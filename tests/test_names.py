@@ -1,6 +1,7 @@
 """Packed ids: the same places and strings as Python's own dictionary."""
 
 import numpy as np
+import polars
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +22,9 @@ def test_places_are_those_of_a_dictionary(values, others):
     again = Names.from_tensors(names.tensors(), "item")
     assert again == names
     assert again.take(np.array([[-1, *range(len(values))]])).tolist() == [[None, *values]]
+    column = again.column()
+    assert (column.dtype, column.to_list()) == (polars.String, values)
+    assert again.column() is column
 
 
 def test_many_at_once_and_few_are_the_same():

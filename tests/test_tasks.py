@@ -151,6 +151,11 @@ def test_pairs_of_rows(pairs, rows):
     place, columns = seen.pairs_of(np.array(rows, np.int64))
     expected = [(at, item) for at, row in enumerate(rows) for item in seen.row(row).tolist()]
     assert list(zip(place.tolist(), columns.tolist(), strict=True)) == expected
+    some = seen.rows(rows)
+    assert some == Interactions.from_pairs(*(zip(*expected, strict=True) if expected else ([], [])), len(rows), 9)
+    assert (some.indptr.dtype, some.indices.dtype) == (np.int64, np.int32)
+    assert not some.indptr.flags.writeable
+    assert not some.indices.flags.writeable
 
 
 def test_pair_task_is_what_models_get_unless_they_say_otherwise(toy):
