@@ -307,10 +307,10 @@ def serving_first_lines() -> Example:
     data = served()
     names = yield {}
     found = names["found"]
-    assert found.users.tolist() == ["196", "186"]
+    assert found.users.tolist() == ["42", "7"]
     assert found.counts.tolist() == [10, 10]
-    rows = data.users.index(found.users)
-    assert not [set(data.items.index(found.items[place])) & set(data.train.row(row)) for place, row in enumerate(rows)][0]
+    for row, items in zip(data.users.index(found.users), found.items, strict=True):
+        assert not set(data.items.index(items)) & set(data.train.row(row))
 
 
 @example("docs/serving.md", "histories=[[")

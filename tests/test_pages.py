@@ -126,6 +126,8 @@ def test_names_are_there_after_a_bare_import() -> None:
 PARSED = {
     "kdrs data fetch": "downloads",
     "kdrs data prepare ml-100k": "downloads; toy data lie in its place",
+    "kdrs data prepare clicks.csv --user visitor --item product --out datasets/mine": "toy data lie in its place",
+    "kdrs recommend --merge": "the other parts are made elsewhere; test_serving.py",
     "kdrs distill de-rrd --set data.path=datasets/citeulike --seeds 0..4": "five seeds; the preset runs once below it",
     "kdrs train --data datasets/citeulike": "its data are not at hand",
     "kdrs distill --data datasets/citeulike": "its data are not at hand",
@@ -165,7 +167,8 @@ def stand_ins(page: str, data: Path) -> None:
     for side, own in ids.items():
         Path(f"{side}.txt").write_text("".join(f"{one}\n" for one in own))
     vectors = {side: rng.standard_normal((n, 8)).astype(np.float32) for side, n in sizes.items()}
-    np.savez("als.npz", user_factors=vectors["users"], item_factors=vectors["items"])
+    als = {side: rng.standard_normal((n, 64)).astype(np.float32) for side, n in sizes.items()}
+    np.savez("als.npz", user_factors=als["users"], item_factors=als["items"])
     np.savez("teacher.npz", **vectors, user_ids=np.array(ids["users"]), item_ids=np.array(ids["items"]))
     np.save("items.npy", vectors["items"])
     polars.DataFrame({"item": ids["items"], "vector": np.hstack([vectors["items"]] * 2)}).write_parquet("items.parquet")
@@ -179,7 +182,11 @@ def stand_ins(page: str, data: Path) -> None:
     earlier = {
         "docs/methods.md": [("runs/teacher", "100"), ("runs/alone/seed-0", "10")],
         "docs/runs.md": [("runs/student", "10")],
+        "docs/serving.md": [("runs/teacher", "64")],
     }
+    for name, some in (("some", loaded.users[:5]), ("shop", loaded.items[:40]), ("sold", loaded.items[30:50])):
+        Path(f"{name}.txt").write_text("".join(f"{one}\n" for one in some))
+    Path("new.csv").write_text("user,item\n" + "".join(f"new,{one}\n" for one in loaded.items[:3]))
     for path, dim in earlier.get(page, ()):
         done = run_command(
             "train", "--data", "datasets/ml-100k", "--model", "bpr", "--dim", dim, *SHORT, "--out", path, "--quiet"
