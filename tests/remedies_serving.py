@@ -118,3 +118,19 @@ CASES = {
         exported,
     ),
 }
+ARRAYS = ("export", "t", "--to", "npz", "--out", "a.npz")
+CASES |= {
+    "a side of a student file": Case(
+        (*EXPORT, "--side", "users"), "--to parquet", (*EXPORT, "--side", "users", "--to", "parquet")
+    ),
+    "seen pairs in arrays": Case((*ARRAYS, "--seen"), "leave --seen", ARRAYS),
+    "data for arrays of a student file": Case(
+        ("export", "e.safetensors", *ARRAYS[2:], "--data", "d"),
+        "leave --data out",
+        ("export", "e.safetensors", *ARRAYS[2:]),
+        exported,
+    ),
+    "arrays that are there": Case(
+        ARRAYS, "another file with --out", (*ARRAYS[:-1], "b.npz"), lambda folder: (folder / "a.npz").write_text("mine")
+    ),
+}

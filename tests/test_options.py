@@ -68,7 +68,7 @@ IMPOSSIBLE = {
     "--valid": "nowhere", "--preset": "none", "--duplicates": "none", "--min-rating": "nan", "--k-core": 0, "--min-user": 0,
     "--min-item": 0, "--split": "none", "--fractions": "1,1,1", "--n-valid": -1, "--n-test": -1, "--short-users": "none",
     "--alone": "nowhere", "--k": 0, "--histories": "nowhere", "--items": "nowhere", "--exclude": "nowhere", "--unknown": "none",
-    "--metric": "none", "--item-names": "nowhere", "--budget": "9/1", "--bits": 5, "--users": "none",
+    "--metric": "none", "--side": "none", "--item-names": "nowhere", "--budget": "9/1", "--bits": 5, "--users": "none",
     "--from": "none", "--user-ids": "nowhere", "--item-ids": "nowhere", "--missing": "none", "--items-alone": "nobody",
     "--cold-items": "none", "--cold-users": "none", "--candidates": -1, "--id-order": "none",
 }  # fmt: skip
@@ -260,6 +260,7 @@ def test_help_repeats_the_tables():
     from kdrs.evaluation.significance import TESTS
     from kdrs.models import MODELS
     from kdrs.runs.config import TrainSettings
+    from kdrs.student.formats import FORMATS
     from kdrs.teachers.importers import SCRIPTS, SIDED, WHOLE
     from kdrs.teachers.saving import ALONE, MISSING
 
@@ -268,6 +269,7 @@ def test_help_repeats_the_tables():
     assert tuple(PROTOCOLS) == choices.PROTOCOLS
     assert tuple(TESTS) == choices.TESTS
     assert tuple(KNOWN) == choices.SETS
+    assert ("student", *FORMATS) == choices.EXPORTS
     assert {*choices.FORMS, "recbole-npz"} == WHOLE.keys() | SIDED.keys()
     assert (MISSING, ALONE, tuple(SCRIPTS)) == (choices.MISSING, choices.ITEMS_ALONE, choices.SCRIPTED)
     assert tuple(TrainSettings.model_json_schema()["properties"]["optimizer"]["enum"]) == choices.OPTIMIZERS

@@ -18,6 +18,7 @@ FORMS = ("implicit", "recbole", "lightfm", "lenskit", "npz", "word2vec", "parque
 SCRIPTED = ("recbole", "lightfm", "lenskit")
 MISSING = ("refuse", "mean", "drop")
 ITEMS_ALONE = ("mean", "none")
+EXPORTS = ("student", "npz", "parquet", "word2vec", "faiss", "usearch", "onnx")
 SETS = ("ml-100k", "citeulike-t", "citeulike-loo", "foursquare", "gowalla", "beauty")
 
 

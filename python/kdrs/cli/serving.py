@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdrs.cli import choices
 from kdrs.cli.options import CoreThreads, Document
 from kdrs.cli.output import aligned, messages, say, say_json
 from kdrs.errors import ConfigError, DataError, shown
@@ -16,6 +17,7 @@ from kdrs.escaping import visible
 
 if TYPE_CHECKING:
     from kdrs.student import Recommendations, Student
+    from kdrs.student.formats import Written
 
 BLOCK = 4096
 """Users whose lists are made at a time."""
@@ -108,6 +110,19 @@ Alone = Annotated[
 KeepSeen = Annotated[
     bool, typer.Option("--seen", help="Keep what users have seen in training, to leave it out of their lists.")
 ]
+To = Annotated[
+    str,
+    typer.Option(
+        "--to",
+        metavar="FORMAT",
+        help=f"{choices.listed(choices.EXPORTS)}. The last three need extra packages. (default: student)",
+        show_default=False,
+    ),
+]
+Side = Annotated[
+    str | None,
+    typer.Option("--side", help="Of parquet and word2vec: items or users. (default: items)", show_default=False),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -117,23 +132,32 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="Run directory, or a teacher file with --data.")],
-    out: Annotated[Path, typer.Option("--out", help="The student file.")],
-    seen: KeepSeen = False,
+    source: Annotated[
+        Path, typer.Argument(help="Run directory, or a teacher file with --data; with --to, a student file too.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    to: To = "student", side: Side = None, seen: KeepSeen = False,
     no_fold_in: Annotated[
         bool, typer.Option("--no-fold-in", help="No encoder of new users beside a table of users.")
     ] = False,
     alone: Alone = None, data: Data = None, threads: CoreThreads = None, as_json: Document = False,
 ) -> None:  # fmt: skip
-    """Write a student as one file that serves: tables, ids, an encoder of new users, a card.
+    """Write a student as one file that serves: tables, ids, an encoder of new users, a card. Or its vectors for other tools.
 
     kdrs export runs/student --out student.safetensors --seen
+
+    kdrs export runs/student --out items.parquet --to parquet
     """
     from kdrs.runs.export import export as make
 
     began = time.monotonic()
     with messages():
-        made = make(source, out, seen=seen, fold_in=not no_fold_in, dataset=data, alone=alone, threads=threads)
+        made = make(
+            source, out, to=to, side=side, seen=seen, fold_in=not no_fold_in, dataset=data, alone=alone, threads=threads
+        )
+    if made.written is not None:
+        _tell(made.written, to, time.monotonic() - began, as_json)
+        return
     if as_json:
         sizes = {"file_bytes": made.file_bytes, "table_bytes": made.table_bytes}
         say_json({"file": str(out), **sizes, "card": made.student.card})
@@ -145,6 +169,25 @@ def export(
             f"users by their items ({new['encoder']}): {new['metric']} {new['value']:.4f} on {new['part']}, by their table "
             f"{new['table']:.4f}; {new['share']:.3f} [{low:.3f}, {high:.3f}] of it"
         )
+
+
+def _tell(written: Written, to: str, seconds: float, as_json: bool) -> None:
+    """What was written in another format."""
+    sizes = {path.name: path.stat().st_size for path in written.files}
+    if as_json:
+        files = [str(path) for path in written.files]
+        say_json({"files": files, "format": to, "bytes": sum(sizes.values()), **written.facts, "notes": written.notes})
+        return
+    facts = written.facts
+    say(f"{visible(str(written.files[0]))}: {to}, {facts['rows']:,} x {facts['dim']} float32, {seconds:.1f} s")
+    if len(written.files) > 1:
+        say(f"  ids and how it was made: {visible(written.files[1].name)}")
+    for name, value in facts.items():
+        if name.startswith("recall") and value is not None:
+            how = ", ".join(f"{key} {setting}" for key, setting in facts["index"].items())
+            say(f"  {name} against the exact lists of {facts['users']:,} users: {value:.4f} ({how})")
+    for note in written.notes:
+        say(f"  {visible(note)}")
 
 
 def _described(student: Student) -> str:

@@ -31,7 +31,7 @@ from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import teachers_of
 from kdrs.runs.records import PATH
 from kdrs.runs.source import Source
-from kdrs.student import Student
+from kdrs.student import Student, file, formats
 from kdrs.student.student import MOST_POPULAR
 from kdrs.training.pairs import PairTask
 
@@ -46,8 +46,10 @@ class Exported:
     student: Student
     path: Path
     file_bytes: int
-    """Of the whole file: tables, ids, seen pairs, card."""
+    """Of the whole file: tables, ids, seen pairs, card; of another format, of all its files."""
     table_bytes: int
+    written: formats.Written | None = None
+    """Of another format than ``student``: its files, and what was measured."""
 
     @property
     def new_users(self) -> dict[str, Any] | None:
@@ -59,27 +61,64 @@ def export(
     source: Any,
     out: str | Path,
     *,
+    to: str = "student",
+    side: str | None = None,
     seen: bool = False,
     fold_in: bool = True,
     dataset: Dataset | str | Path | None = None,
     alone: str | Path | None = None,
     threads: int | None = None,
 ) -> Exported:
-    """Writes the student file of a finished run (or teacher file, with its data set).
+    """Writes the student file of a finished run (or teacher file, with its data set), or its vectors for other tools.
 
     ``seen`` keeps what users have seen in training: they can then be left out of lists, and encoded users be asked for by id.
     ``fold_in`` gives a student of user vectors an encoder for users it has never seen; what that costs known users is measured
     on the data set and kept in the card. ``alone`` is the run of a student without a teacher: the card then has the transfer
     ratio.
 
-    Raises ``ConfigError`` where ``out`` exists, ``MissingKnowledge`` for scores that are no products, and what opening a run
-    does."""
+    ``to`` is ``student`` or one of `kdrs.student.formats`: npz, parquet, word2vec, faiss, usearch, onnx. ``source`` may be a
+    student file for these, and ``side`` (items, the default, or users) is for those that hold one; ``seen``, ``fold_in`` and
+    ``alone`` are of a student file alone.
+
+    Raises ``ConfigError`` where ``out`` exists, ``MissingKnowledge`` for scores that are no products, ``MachineError`` where
+    what a format needs is not installed, and what opening a run does."""
     place = Path(out)
-    if os.path.lexists(place):
-        raise ConfigError(f"{shown(str(place), PATH)} is there already", "name another file with --out")
+    if to != "student":
+        return _other(source, place, to, side, seen or not fold_in or alone is not None, dataset, threads)
+    if side is not None:
+        raise ConfigError("a side is chosen, and a student file holds both", "leave --side out, or give --to parquet")
+    _check_free(place)
     student = student_of(source, seen=seen, fold_in=fold_in, dataset=dataset, alone=alone, threads=threads)
     size = student.save(place)
     return Exported(student, place, size, student.nbytes)
+
+
+def _other(
+    source: Any, place: Path, to: str, side: str | None, told: bool, dataset: Any, threads: int | None
+) -> Exported:
+    """Another format than ``student``."""
+    formats.check(to, side)
+    if told:
+        raise ConfigError(
+            "what a student file keeps is chosen, and another format is asked for",
+            "leave --seen, --no-fold-in and --alone out, or leave --to out",
+        )
+    for one in formats.places(place, to):
+        _check_free(one)
+    if isinstance(source, str | Path) and file.is_one(Path(source)):
+        if dataset is not None:
+            raise ConfigError("a data set is given, and a student file needs none", "leave --data out")
+        student = Student.load(source)
+    else:
+        run = _without_data(source) if dataset is None else None
+        student = student_of(run or source, seen=run is None, fold_in=False, dataset=dataset, threads=threads)
+    written = formats.write(student, place, to, side=side, threads=threads)
+    return Exported(student, place, written.n_bytes, student.nbytes, written)
+
+
+def _check_free(place: Path) -> None:
+    if os.path.lexists(place):
+        raise ConfigError(f"{shown(str(place), PATH)} is there already", "name another file with --out")
 
 
 def student_of(

@@ -84,6 +84,17 @@ def write(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str
     return needed
 
 
+def is_one(path: Path) -> bool:
+    """Whether it says that it is a student file, of whatever version; it may be damaged otherwise."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as opened:
+            return (opened.metadata() or {}).get("kdrs", "").startswith("student/")
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
 def read(path: Path, *, verify: bool = True) -> Contents:
     """Opens a student file. Its tensors are mapped: pages are read when they are used.
 
