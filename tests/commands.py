@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,32 @@ def write_clicks(path: Path, n_users: int = 40, n_items: int = 60) -> Path:
     )
     path.write_text("user,item,rating,timestamp\n" + "".join(rows))
     return path
+
+
+@contextlib.contextmanager
+def imports_undone() -> Iterator[None]:
+    """Modules that are imported inside, and folders that are searched, are forgotten after it."""
+    path, modules = list(sys.path), set(sys.modules)
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for name in set(sys.modules) - modules:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and not file.startswith(
+                tuple(filter(None, path))
+            ):  # torch and the like are loaded once
+                del sys.modules[name]
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The Python of a page."""
+    return re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def write_own(folder: Path) -> None:
+    """The model and the method of docs/methods.md, as it says: ``mymodels.py`` and ``mymethods.py``."""
+    blocks = python_blocks(Path(__file__).parents[1] / "docs" / "methods.md")
+    for name, holds in (("mymodels", "class BiasedMF"), ("mymethods", "class ListKL")):
+        (block,) = (block for block in blocks if holds in block)
+        (folder / f"{name}.py").write_text(block, "utf-8")

@@ -26,7 +26,9 @@ Data = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", help=f"Base model: {listed(MODELS)}. kdrs models show NAME explains one.", show_default=False
+        "--model",
+        help=f"Base model: {listed(MODELS)}; or a class of your own, package.module:Class. kdrs models show NAME explains one.",
+        show_default=False,
     ),
 ]
 Dim = Annotated[
@@ -105,7 +107,8 @@ Methods = Annotated[
     list[str],
     typer.Option(
         "--method",
-        help=f"Distillation method, several for a sum: {listed(METHODS)}. kdrs methods show NAME explains one.",
+        help=f"Distillation method, several for a sum: {listed(METHODS)}; or a class of your own, package.module:Class. "
+        "kdrs methods show NAME explains one.",
         show_default=False,
     ),
 ]

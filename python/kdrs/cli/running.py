@@ -49,6 +49,7 @@ from kdrs.cli.output import messages, say, say_json, tell
 from kdrs.cli.progress import Progress
 from kdrs.errors import ArtefactError, ConfigError, KdrsError, TrainingError, quoted, shown
 from kdrs.escaping import toml_text, visible
+from kdrs.plugins import label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -177,13 +178,13 @@ def _listed(names: Any) -> list[str]:
 
 def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """A run's plain values out of a command's arguments: the file's, then --set, then the options."""
-    from kdrs.runs.config import assign, read_run_file
+    from kdrs.runs.config import assign
 
     if given["seed"] is not None and given["seeds"] is not None:
         raise ConfigError(
             f"--seed {given['seed']} and --seeds {shown(given['seeds'])} are both given", "leave one of them out"
         )
-    values = {} if given["file"] is None else read_run_file(given["file"])
+    values = {} if given["file"] is None else _read(given["file"])
     if terms:
         values["distill"] = terms
     for setting in given["assignments"]:
@@ -196,6 +197,17 @@ def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) ->
     place = values.setdefault("data", {})
     if isinstance(place, dict) and "path" not in place:
         raise ConfigError("no data set is given", "give one with --data; kdrs data prepare makes one")
+    return values
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A run file's values. Classes that it names may lie beside it, but never in a run's folder."""
+    from kdrs.plugins import look_in
+    from kdrs.runs.config import read_run_file
+
+    values = read_run_file(file)
+    if file.is_file():
+        look_in(file.absolute().parent, Path.cwd())
     return values
 
 
@@ -267,7 +279,7 @@ def _default_place(config: RunConfig) -> Path:
 
     values = config.to_dict()
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-    method = "+".join(term.name for term in config.distill) or config.model["name"]
+    method = "+".join(term.name for term in config.distill) or label(config.model["name"])
     return (
         Path("runs")
         / Path(config.data.path).name
