@@ -109,8 +109,12 @@ def python_blocks(page: Path) -> list[str]:
 
 
 def write_own(folder: Path) -> None:
-    """The model and the method of docs/methods.md, as it says: ``mymodels.py`` and ``mymethods.py``."""
-    blocks = python_blocks(Path(__file__).parents[1] / "docs" / "methods.md")
-    for name, holds in (("mymodels", "class BiasedMF"), ("mymethods", "class ListKL")):
-        (block,) = (block for block in blocks if holds in block)
+    """The classes of the pages, as they say: ``mymodels.py``, ``mymethods.py``, ``mytracker.py``."""
+    pages = Path(__file__).parents[1] / "docs"
+    for name, page, holds in (
+        ("mymodels", "methods", "class BiasedMF"),
+        ("mymethods", "methods", "class ListKL"),
+        ("mytracker", "runs", "class Lines"),
+    ):
+        (block,) = (block for block in python_blocks(pages / f"{page}.md") if holds in block)
         (folder / f"{name}.py").write_text(block, "utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,21 @@ def method_by_name() -> Example:
     laws = {path: one.score_pairs(rows, lists).double().softmax(1) for path, one in teachers.items()}
     far = {path: float((laws["teacher"] * (laws["teacher"] / laws[path]).log()).sum(1).mean()) for path in ("s0", "s5")}
     assert far["s5"] < far["s0"] / 2, far
+
+
+@example("docs/runs.md", "class Lines")
+def tracker_of_ones_own() -> Example:
+    toy().save("mine")
+    yield {}
+    write_own(Path())
+    with imports_undone():
+        run_directory("run", "mine", "--log", "mytracker:Lines")
+        rows = [json.loads(line) for line in Path("run/lines/lines.jsonl").read_text().splitlines()]
+    assert rows[0] == {"run": "run", "first": 0, "lr": 0.01}
+    assert [row["step"] for row in rows[1:-1]] == [*range(15), 14]
+    assert rows[5]["train/loss"] > 0
+    assert rows[-2]["final/test/ndcg@10"] > 0
+    assert rows[-1] == {"status": "finished"}
 
 
 @example("docs/guide.md", "student.teacher().factors()")

@@ -17,7 +17,7 @@ LAYERS = (
     ("data",),
     ("core",),
     ("compact",),
-    ("training", "evaluation"),
+    ("training", "evaluation", "tracking"),
     ("models", "teachers", "comparison"),
     ("distillers",),
     ("fitting",),

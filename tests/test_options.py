@@ -60,7 +60,7 @@ IMPOSSIBLE = {
     "--weight": -1, "--part": "tset", "--metrics": "none@5", "--baseline": "nowhere", "--test": "none",
     "--valid": "nowhere", "--preset": "none", "--duplicates": "none", "--min-rating": "nan", "--k-core": 0, "--min-user": 0,
     "--min-item": 0, "--split": "none", "--fractions": "1,1,1", "--n-valid": -1, "--n-test": -1, "--short-users": "none",
-    "--budget": "9/1", "--bits": 5, "--users": "none",
+    "--budget": "9/1", "--bits": 5, "--users": "none", "--log": "nothing",
     "--cold-items": "none", "--cold-users": "none", "--candidates": -1, "--id-order": "none",
 }  # fmt: skip
 FLAGS = {
@@ -231,11 +231,13 @@ def test_help_repeats_the_tables():
     from kdrs.evaluation.significance import TESTS
     from kdrs.models import MODELS
     from kdrs.runs.config import TrainSettings
+    from kdrs.tracking import TRACKERS
 
     assert tuple(MODELS) == choices.MODELS
     assert sorted(choices.METHODS) == sorted(DISTILLERS)
     assert tuple(PROTOCOLS) == choices.PROTOCOLS
     assert tuple(TESTS) == choices.TESTS
+    assert tuple(TRACKERS) == choices.TRACKERS
     assert tuple(KNOWN) == choices.SETS
     assert tuple(TrainSettings.model_json_schema()["properties"]["optimizer"]["enum"]) == choices.OPTIMIZERS
 
@@ -265,7 +267,7 @@ def test_help_states_the_settings_allowed_values_and_defaults(command):
                 assert f"above {bounds['exclusiveMinimum']:g}" in said
     assert "1 to 1024" in text_of((command,), "--threads")
     assert f"(default: {RunConfig.model_fields['device'].default})" in text_of((command,), "--device")
-    for names, option in ((choices.MODELS, "--model"), (choices.PROTOCOLS, "--protocol")):
+    for names, option in ((choices.MODELS, "--model"), (choices.PROTOCOLS, "--protocol"), (choices.TRACKERS, "--log")):
         assert choices.listed(names) in text_of((command,), option)
 
 

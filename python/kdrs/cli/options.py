@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdrs.cli.choices import METHODS, MODELS, OPTIMIZERS, PROTOCOLS, listed
+from kdrs.cli.choices import METHODS, MODELS, OPTIMIZERS, PROTOCOLS, TRACKERS, listed
 
 File = Annotated[
     Path | None,
@@ -138,6 +138,15 @@ Start = Annotated[
         show_default=False,
     ),
 ]
+Log = Annotated[
+    list[str],
+    typer.Option(
+        "--log",
+        help=f"Tracker that watches the run: {listed(TRACKERS)}; or a class of your own, package.module:Class; can be "
+        "repeated. none for none. (default: as the run file says, none)",
+        show_default=False,
+    ),
+]
 Assignments = Annotated[
     list[str],
     typer.Option(
@@ -191,7 +200,7 @@ SETTINGS = {
     "data": "data.path", "model": "model.name", "dim": "model.dim", "epochs": "train.epochs", "lr": "train.lr",
     "weight_decay": "train.weight_decay", "batch_size": "train.batch_size", "optimizer": "train.optimizer",
     "patience": "train.patience", "seed": "train.seed", "protocol": "eval.protocol", "start": "start", "device": "device",
-    "threads": "threads",
+    "threads": "threads", "log": "log",
 }  # fmt: skip
 """Options of the command line and the settings that they state."""
 HOW = ("out", "seeds", "resume", "dry_run", "as_json", "quiet", "verbose")

@@ -27,6 +27,7 @@ from kdrs.cli.options import (
     Epochs,
     File,
     Json,
+    Log,
     LongerEpochs,
     Methods,
     Model,
@@ -68,7 +69,7 @@ def train(
     file: File = None, data: Data = None, model: Model = None, dim: Dim = None, out: Out = None, epochs: Epochs = None,
     lr: Rate = None, weight_decay: Decay = None, batch_size: BatchSize = None, optimizer: Optimizer = None,
     patience: Patience = None, protocol: ProtocolName = None, start: Start = None,
-    assignments: Assignments = [], seed: Seed = None,  # noqa: B006
+    log: Log = [], assignments: Assignments = [], seed: Seed = None,  # noqa: B006
     seeds: Seeds = None, device: Device = None, threads: Threads = None, resume: Resume = False, dry_run: DryRun = False,
     as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
@@ -89,7 +90,7 @@ def distill(
     budget: Budget = None, model: Model = None, dim: Dim = None, out: Out = None, epochs: Epochs = None,
     lr: Rate = None, weight_decay: Decay = None, batch_size: BatchSize = None, optimizer: Optimizer = None,
     patience: Patience = None, protocol: ProtocolName = None, start: Start = None,
-    assignments: Assignments = [], seed: Seed = None,  # noqa: B006
+    log: Log = [], assignments: Assignments = [], seed: Seed = None,  # noqa: B006
     seeds: Seeds = None, device: Device = None, threads: Threads = None, resume: Resume = False, dry_run: DryRun = False,
     as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
@@ -130,8 +131,8 @@ def distill(
 
 def resume(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    epochs: LongerEpochs = None, device: Device = None, threads: Threads = None, as_json: Json = False, quiet: Quiet = False,
-    verbose: Verbose = False,
+    epochs: LongerEpochs = None, log: Log = [],  # noqa: B006
+    device: Device = None, threads: Threads = None, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Go on with an interrupted run: it ends with the same bytes as an uninterrupted one.
 
@@ -200,6 +201,17 @@ def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) ->
     return values
 
 
+def _trackers(names: list[str] | None) -> list[str] | None:
+    """Those of --log; None where it does not stand."""
+    if not names:
+        return None
+    if "none" in names and set(names) != {"none"}:
+        raise ConfigError(
+            f"--log none and --log {shown(next(n for n in names if n != 'none'))}", "leave one of them out"
+        )
+    return [] if "none" in names else list(names)
+
+
 def _read(file: Path) -> dict[str, Any]:
     """A run file's values. Classes that it names may lie beside it, but never in a run's folder."""
     from kdrs.plugins import look_in
@@ -214,7 +226,10 @@ def _read(file: Path) -> dict[str, Any]:
 def _state(values: dict[str, Any], given: dict[str, Any]) -> None:
     """Enters the settings that a command's options state."""
     for option, key in SETTINGS.items():
-        if (value := given.get(option)) is not None:
+        value = given.get(option)
+        if option == "log":
+            value = _trackers(value)
+        if value is not None:
             group, _, name = key.rpartition(".")
             place = values.setdefault(group, {}) if group else values
             if not isinstance(place, dict):

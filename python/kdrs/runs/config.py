@@ -20,6 +20,7 @@ from kdrs.runs.records import PATH
 from kdrs.runs.values import FROM_TEACHER
 from kdrs.runs.vouching import check_head
 from kdrs.settings import Settings
+from kdrs.tracking import tracker_class
 
 
 class DataSettings(Settings):
@@ -153,10 +154,19 @@ class RunConfig(Settings):
     """Folder of the parts' runs, for several runs that share them; ``parts`` in the run directory unless given."""
     compress: CompressSettings | None = None
     """Of a run that `kdrs compress` made; it cannot be trained anew."""
+    log: tuple[str, ...] = ()
+    """Trackers that watch the run: ``tensorboard``, ``mlflow``, ``wandb``, or a class ``package.module:Class``."""
     device: str = "auto"
     """``auto`` (a CUDA device where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
     threads: int | None = Field(None, ge=1, le=1024)
     """Threads of torch and of the core; all available ones unless given."""
+
+    @field_validator("log")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each tracker once")
+        return value
 
     @field_validator("device")
     @classmethod
@@ -175,8 +185,9 @@ class RunConfig(Settings):
         for place in (values, *values["teachers"].values()):
             if not place["distill"]:
                 del place["distill"]
-        if not values["teachers"]:
-            del values["teachers"]
+        for key in ("teachers", "log"):
+            if not values[key]:
+                del values[key]
         return values
 
 
@@ -240,6 +251,8 @@ def resolve(values: dict[str, Any], *, opened: bool = False) -> RunConfig:
     """
     _check_unicode(values)
     values = dict(values)
+    if isinstance(values.get("log"), str):
+        values["log"] = [values["log"]]
     values["model"] = _model(values.get("model", {}), "model", opened)
     values["distill"] = _terms(values.pop("distill", []), "distill", opened)
     declared = values.pop("teachers", {})
@@ -271,6 +284,8 @@ def resolve(values: dict[str, Any], *, opened: bool = False) -> RunConfig:
     if isinstance(own, dict):
         values["train"] = {**_train_defaults(values["model"], opened), **own}
     config = RunConfig.parse(values, "")
+    for name in config.log if not opened else ():
+        tracker_class(name)
     if config.start == FROM_TEACHER and FROM_TEACHER not in config.teachers and not config.distill:
         raise ConfigError(
             f"start is {FROM_TEACHER!r}, and the run has no teacher",

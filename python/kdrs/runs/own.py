@@ -14,6 +14,7 @@ from kdrs.models import KIND as MODEL
 from kdrs.plugins import ClassError, Kind, Source, file_of, source_of
 from kdrs.runs.files import file_digest
 from kdrs.runs.records import PATH, Code
+from kdrs.tracking import KIND as TRACKER
 
 if TYPE_CHECKING:
     from kdrs.runs.directory import Run
@@ -40,6 +41,7 @@ def _named(options: Mapping[str, Any]) -> Iterator[tuple[Kind[Any], str]]:
     for part in (options, *options.get("teachers", {}).values()):
         yield MODEL, str(part["model"]["name"])
         yield from ((METHOD, str(term["method"])) for term in part.get("distill", ()))
+    yield from ((TRACKER, str(name)) for name in options.get("log", ()))
 
 
 def warn_of_changed_code(path: Path, options: Mapping[str, Any], before: Mapping[str, Code]) -> None:

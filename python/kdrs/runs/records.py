@@ -89,6 +89,12 @@ class Started(Record):
     """Where the classes that are not ours were had, by their names in the options."""
 
 
+class Kept(Record):
+    """trackers/NAME.json"""
+
+    state: dict[str, str] = {}
+
+
 class StageDigests(Record):
     """stages/digests.json: SHA-256 by file."""
 
