@@ -14,6 +14,8 @@ EXPERIMENT = "kdrs"
 """Where MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID name none."""
 LONGEST_KEY, LONGEST_VALUE, MOST_PARAMS, MOST_METRICS = 250, 500, 100, 1000
 """What stores of all versions take; the last two in one request."""
+BETWEEN = 2.0
+"""Seconds between two requests. A local store takes 20 ms for one, of the processors that train: an epoch of small data."""
 ENDED = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 STEPS = "train/loss"
 """The values that tell which epochs are there."""
@@ -24,6 +26,10 @@ class MLflow:
 
     _client: Any
     _run: str
+
+    def __init__(self) -> None:
+        self._waiting: list[Any] = []
+        self._sent = 0.0
 
     @staticmethod
     def check() -> None:
@@ -79,11 +85,17 @@ class MLflow:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         now = time.time_ns() // 1_000_000
-        metrics = [self._entities.Metric(_allowed(name), value, now, step) for name, value in values.items()]
-        for start in range(0, len(metrics), MOST_METRICS):
-            self._client.log_batch(self._run, metrics=metrics[start : start + MOST_METRICS])
+        self._waiting += [self._entities.Metric(_allowed(name), value, now, step) for name, value in values.items()]
+        if len(self._waiting) >= MOST_METRICS or time.monotonic() - self._sent >= BETWEEN:
+            self._send()
+
+    def _send(self) -> None:
+        for start in range(0, len(self._waiting), MOST_METRICS):
+            self._client.log_batch(self._run, metrics=self._waiting[start : start + MOST_METRICS])
+        self._waiting, self._sent = [], time.monotonic()
 
     def end(self, status: str) -> None:
+        self._send()
         self._client.set_terminated(self._run, status=ENDED[status])
 
 
