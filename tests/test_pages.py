@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ import safetensors.numpy
 import torch
 
 import kdrs
+from commands import imports_undone, write_own
 from commands import kdrs as run_command
 from conftest import toy_dataset
 from docs_check import FENCE, ROOT, command_lines, wrong_command
@@ -74,7 +76,7 @@ def test_python_snippets_do_what_they_say(
     prepared = EXAMPLES[page, fitting[0]]()
     names: Names = {"__name__": "snippet"} | next(prepared)
     capsys.readouterr()
-    exec(compile(block, page, "exec"), names)
+    exec(compile(block, f"<{page}>", "exec"), names)  # no file, of which a class would be looked up
     names["printed"] = capsys.readouterr().out
     with pytest.raises(StopIteration):
         prepared.send(names)
@@ -152,6 +154,7 @@ def stand_ins(page: str, data: Path) -> None:
     times = (f"u{n % 8}\t{1 + n % 28:02}/04/2012 18:05\t1.5\t2.5\tv{n % 11}\n" for n in range(88))
     Path("checkins.tsv").write_text("".join(times))
     os.symlink(ROOT / "examples", "examples")
+    write_own(Path())
     for language, block in FENCE.findall(text_of(page)):
         if language == "toml" and "[teachers.big]" in block:
             Path("shared.toml").write_text(block)
@@ -229,8 +232,6 @@ PAGES_WITH_COMMANDS = [page for page in PAGES if list(command_lines(text_of(page
 def test_commands_run_on_tiny_data(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    import shlex
-
     from typer.main import get_command
 
     from kdrs.cli import app
@@ -240,6 +241,12 @@ def test_commands_run_on_tiny_data(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDRS_NUM_THREADS", "1")
     stand_ins(page, data)
+    with imports_undone():
+        assert commands_run(page, program)
+
+
+def commands_run(page: str, program: Any) -> int:
+    """Runs the commands of a page; how many there were."""
     ran = 0
     for line in command_lines(text_of(page)):
         words = shlex.split(line, comments=True)
@@ -255,7 +262,7 @@ def test_commands_run_on_tiny_data(
         assert done.code == expected, f"{line}\n{done.err}"
         assert expected or done.out.strip() or "--help" in words, line
         ran += 1
-    assert ran
+    return ran
 
 
 # results
