@@ -126,6 +126,7 @@ def test_names_are_there_after_a_bare_import() -> None:
 PARSED = {
     "kdrs data fetch": "downloads",
     "kdrs data prepare ml-100k": "downloads; toy data lie in its place",
+    "kdrs data prepare clicks.csv --out datasets/mine": "toy data lie in its place, whose ids the teacher has",
     "kdrs distill de-rrd --set data.path=datasets/citeulike --seeds 0..4": "five seeds; the preset runs once below it",
     "kdrs train --data datasets/citeulike": "its data are not at hand",
     "kdrs distill --data datasets/citeulike": "its data are not at hand",
@@ -164,7 +165,7 @@ def stand_ins(page: str, data: Path) -> None:
     ids = {side: list(getattr(loaded, side))[::-1] for side in sizes}
     for side, own in ids.items():
         Path(f"{side}.txt").write_text("".join(f"{one}\n" for one in own))
-    vectors = {side: rng.standard_normal((n, 8)).astype(np.float32) for side, n in sizes.items()}
+    vectors = {side: rng.standard_normal((n, 32)).astype(np.float32) for side, n in sizes.items()}
     np.savez("als.npz", user_factors=vectors["users"], item_factors=vectors["items"])
     np.savez("teacher.npz", **vectors, user_ids=np.array(ids["users"]), item_ids=np.array(ids["items"]))
     np.save("items.npy", vectors["items"])
