@@ -354,6 +354,25 @@ def test_no_code_is_taken_from_a_run_directory(here: Path, monkeypatch: pytest.M
         patch.syspath_prepend(str(here / "own"))
         assert "lies in the run directory" in fails(4, "eval", "own")
         assert "lies in the run directory" in fails(2, "models", "show", "parcel:Mine")
+    # what is left of a run is one as well
+    monkeypatch.chdir(here / "own")
+    for name in ("data.json", "STATUS.json", "env.json"):
+        (here / "own" / name).unlink()
+    assert "lies in the run directory" in fails(2, "resume", ".")
+    taught = (
+        "distill",
+        "--data",
+        here / "d",
+        "--teacher",
+        here / "own",
+        "--method",
+        "rrd",
+        "--model",
+        "bpr",
+        "--dim",
+        2,
+    )
+    assert "lies in the run directory" in fails(4, *taught, "--out", here / "s")
     assert "mymodels" not in sys.modules
 
 

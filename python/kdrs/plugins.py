@@ -12,7 +12,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -155,6 +156,19 @@ def look_in(*folders: str | Path) -> None:
     _folders[:] = [os.path.abspath(folder) for folder in folders]
 
 
+_closed: list[Path] = []
+
+
+@contextmanager
+def closed(folder: str | Path) -> Iterator[None]:
+    """No module that lies in this folder, or below, is imported inside."""
+    _closed.append(Path(folder).resolve())
+    try:
+        yield
+    finally:
+        _closed.pop()
+
+
 def _usable(kind: Kind[T], name: str, source: Source) -> type[T]:
     where = f"{kind.what} {shown(name, 200)!r}"
     if source.package is not None:
@@ -247,7 +261,7 @@ def _check_place(where: str, module: str) -> None:
     places = [*([spec.origin] if spec.has_location and spec.origin else []), *(spec.submodule_search_locations or ())]
     for place in places:
         for folder in Path(place).resolve().parents:
-            if all((folder / name).is_file() for name in OF_A_RUN):
+            if folder in _closed or all((folder / name).is_file() for name in OF_A_RUN):
                 raise ClassError(
                     f"{where}: the module {shown(top)} lies in the run directory {shown(str(folder), 300)}, where no code is "
                     "taken from",

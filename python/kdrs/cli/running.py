@@ -50,7 +50,7 @@ from kdrs.cli.output import messages, say, say_json, tell
 from kdrs.cli.progress import Progress
 from kdrs.errors import ArtefactError, ConfigError, KdrsError, TrainingError, quoted, shown
 from kdrs.escaping import toml_text, visible
-from kdrs.plugins import label
+from kdrs.plugins import closed, label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -149,7 +149,8 @@ def resume(
         )
     values = Run.open(run).config
     _state(values, given)
-    _carry_out(values, run, None, True, False, as_json, quiet, verbose)
+    with closed(run):
+        _carry_out(values, run, None, True, False, as_json, quiet, verbose)
 
 
 def _within(values: dict[str, Any], budget: str, teachers: list[str]) -> dict[str, Any]:
@@ -215,10 +216,10 @@ def _trackers(names: list[str] | None) -> list[str] | None:
 def _read(file: Path) -> dict[str, Any]:
     """A run file's values. Classes that it names may lie beside it, but never in a run's folder."""
     from kdrs.plugins import look_in
-    from kdrs.runs.config import read_run_file
+    from kdrs.runs.config import is_of_a_run, read_run_file
 
     values = read_run_file(file)
-    if file.is_file():
+    if file.is_file() and not is_of_a_run(file):
         look_in(file.absolute().parent, Path.cwd())
     return values
 

@@ -205,9 +205,14 @@ def read_run_file(path: Path) -> dict[str, Any]:
         path = PRESETS[str(path)]
     elif not path.exists() and not path.suffix:
         raise ConfigError(f"no run file and no preset {shown(str(path), PATH)}", nearest(str(path), PRESETS))
-    if path.name == "config.toml" and (path.parent / "env.json").is_file():
+    if is_of_a_run(path):
         return Run.open(path.parent).config
     return read_toml(path, "check the path, and see the examples folder")
+
+
+def is_of_a_run(path: Path) -> bool:
+    """Whether a run file is that of a run directory."""
+    return path.name == "config.toml" and (path.parent / "env.json").is_file()
 
 
 def assign(values: dict[str, Any], setting: str) -> None:

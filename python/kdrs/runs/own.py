@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kdrs.distillers import KIND as METHOD
 from kdrs.errors import ConfigError, MissingKnowledge, shown
 from kdrs.models import KIND as MODEL
-from kdrs.plugins import ClassError, Kind, Source, file_of, source_of
+from kdrs.plugins import ClassError, Kind, Source, closed, file_of, source_of
 from kdrs.runs.files import file_digest
 from kdrs.runs.records import PATH, Code
 from kdrs.tracking import KIND as TRACKER
@@ -61,7 +61,8 @@ def warn_of_changed_code(path: Path, options: Mapping[str, Any], before: Mapping
 def needing(run: Run) -> Iterator[None]:
     """Says of a class that is not there inside that the run needs it, and where it was had: ``MissingKnowledge``."""
     try:
-        yield
+        with closed(run.path):
+            yield
     except ClassError as error:
         name = str(run.stored()["model"].get("name"))
         was = run.started().code.get(name, Code())
