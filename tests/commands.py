@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,36 @@ def write_clicks(path: Path, n_users: int = 40, n_items: int = 60) -> Path:
     )
     path.write_text("user,item,rating,timestamp\n" + "".join(rows))
     return path
+
+
+@contextlib.contextmanager
+def imports_undone() -> Iterator[None]:
+    """Modules that are imported inside, and folders that are searched, are forgotten after it."""
+    path, modules = list(sys.path), set(sys.modules)
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for name in set(sys.modules) - modules:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and not file.startswith(
+                tuple(filter(None, path))
+            ):  # torch and the like are loaded once
+                del sys.modules[name]
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The Python of a page."""
+    return re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def write_own(folder: Path) -> None:
+    """The classes of the pages, as they say: ``mymodels.py``, ``mymethods.py``, ``mytracker.py``."""
+    pages = Path(__file__).parents[1] / "docs"
+    for name, page, holds in (
+        ("mymodels", "methods", "class BiasedMF"),
+        ("mymethods", "methods", "class ListKL"),
+        ("mytracker", "runs", "class Lines"),
+    ):
+        (block,) = (block for block in python_blocks(pages / f"{page}.md") if holds in block)
+        (folder / f"{name}.py").write_text(block, "utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import kdrs
+from commands import imports_undone, write_own
 from commands import kdrs as run_command
 from conftest import toy_dataset
 
@@ -258,6 +260,55 @@ def model_of_ones_own() -> Example:
     assert ndcg(data, again) == pytest.approx(value)
 
 
+BY_NAME = ("--data", "mine", "--model", "mymodels:BiasedMF", "--lr", "0.01", "--threads", "1", "--device", "cpu")
+
+
+@example("docs/methods.md", "class BiasedMF")
+def model_by_name() -> Example:
+    data = toy()
+    data.save("mine")
+    yield {}
+    write_own(Path())
+    with imports_undone():
+        done = run_command("train", *BY_NAME, "--dim", "16", "--epochs", "15", "--out", "run", "--quiet")
+        assert done.code == 0, done.err
+        assert_learnt(data, ndcg(data, kdrs.load_run("run").factors()))
+
+
+@example("docs/methods.md", "class ListKL")
+def method_by_name() -> Example:
+    data = toy()
+    data.save("mine")
+    run_directory("teacher", "mine")
+    yield {}
+    write_own(Path())
+    with imports_undone():
+        for weight in ("0", "5"):
+            term = ("--teacher", "teacher", "--method", "mymethods:ListKL", "--weight", weight)
+            done = run_command("distill", *BY_NAME, *term, "--dim", "4", "--epochs", "15", "--out", f"s{weight}", "-q")
+            assert done.code == 0, done.err
+        teachers = {path: kdrs.load_run(path).teacher() for path in ("teacher", "s0", "s5")}
+    lists, rows = torch.as_tensor(teachers["teacher"].topk(20).items).long(), torch.arange(400)
+    laws = {path: one.score_pairs(rows, lists).double().softmax(1) for path, one in teachers.items()}
+    far = {path: float((laws["teacher"] * (laws["teacher"] / laws[path]).log()).sum(1).mean()) for path in ("s0", "s5")}
+    assert far["s5"] < far["s0"] / 2, far
+
+
+@example("docs/runs.md", "class Lines")
+def tracker_of_ones_own() -> Example:
+    toy().save("mine")
+    yield {}
+    write_own(Path())
+    with imports_undone():
+        run_directory("run", "mine", "--log", "mytracker:Lines")
+        rows = [json.loads(line) for line in Path("run/lines/lines.jsonl").read_text().splitlines()]
+    assert rows[0] == {"run": "run", "first": 0, "lr": 0.01}
+    assert [row["step"] for row in rows[1:-1]] == [*range(15), 14]
+    assert rows[5]["train/loss"] > 0
+    assert rows[-2]["final/test/ndcg@10"] > 0
+    assert rows[-1] == {"status": "finished"}
+
+
 @example("docs/guide.md", "student.teacher().factors()")
 def guide_serve() -> Example:
     data = toy()
@@ -307,10 +358,10 @@ def serving_first_lines() -> Example:
     data = served()
     names = yield {}
     found = names["found"]
-    assert found.users.tolist() == ["196", "186"]
+    assert found.users.tolist() == ["42", "7"]
     assert found.counts.tolist() == [10, 10]
-    rows = data.users.index(found.users)
-    assert not [set(data.items.index(found.items[place])) & set(data.train.row(row)) for place, row in enumerate(rows)][0]
+    for row, items in zip(data.users.index(found.users), found.items, strict=True):
+        assert not set(data.items.index(items)) & set(data.train.row(row))
 
 
 @example("docs/serving.md", "histories=[[")

@@ -132,6 +132,9 @@ CASES = {
     "a seed by --set": Case(
         (*TRAIN, "--set", "train.seed=1", "--seeds", "1,2"), "leave one of them out", (*TRAIN, "--set", "train.seed=1")
     ),
+    "a tracker and none": Case(
+        (*TRAIN, "--log", "none", "--log", "wandb"), "leave one of them out", (*TRAIN, "--log", "none")
+    ),
     "seeds in another form": Case((*TRAIN, "--seeds", "0-1"), "write it as 0..4 or 0,1,2", (*TRAIN, "--seeds", "0..1")),
     "resume without a place": Case(
         (*TRAIN, "--resume"), "name its directory with --out", (*TRAIN, "--out", "t", "--resume")

@@ -160,6 +160,17 @@ def test_fault_70_lines_of_the_record_are_whole(made):
     assert [json.loads(row)["epoch"] for row in rows] == [0]
 
 
+def test_fault_70_a_tracker_that_fails(tmp_path, monkeypatch):
+    """One warning, and the run is what it is without."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "failing_tracker.py").write_text(
+        "import kdrs\nclass T(kdrs.trackers.Tracker):\n    def begin(self, run, config): 1 / 0\n"
+        "    def log(self, step, values): pass\n    def end(self, status): pass\n"
+    )
+    result = ok(*TRAIN, "--log", "failing_tracker:T", "--out", tmp_path / "run")
+    assert result.err.count("failing_tracker:T failed (beginning): ZeroDivisionError") == 1
+
+
 # --- 71: terminals --------------------------------------------------------------------------------------------------
 
 

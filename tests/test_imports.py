@@ -13,11 +13,11 @@ ROOT = Path(kdrs.__file__).parent
 LAYERS = (
     ("escaping",),
     ("errors",),
-    ("_files", "_documents", "_memory", "settings"),
+    ("_files", "_documents", "_memory", "plugins", "settings"),
     ("data",),
     ("core",),
     ("compact",),
-    ("training", "evaluation", "student"),
+    ("training", "evaluation", "student", "tracking"),
     ("models", "teachers", "comparison"),
     ("distillers",),
     ("fitting",),

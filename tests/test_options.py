@@ -70,6 +70,7 @@ IMPOSSIBLE = {
     "--alone": "nowhere", "--k": 0, "--histories": "nowhere", "--items": "nowhere", "--exclude": "nowhere", "--unknown": "none",
     "--metric": "none", "--side": "none", "--item-names": "nowhere", "--budget": "9/1", "--bits": 5, "--users": "none",
     "--from": "none", "--user-ids": "nowhere", "--item-ids": "nowhere", "--missing": "none", "--items-alone": "nobody",
+    "--log": "nothing",
     "--cold-items": "none", "--cold-users": "none", "--candidates": -1, "--id-order": "none",
 }  # fmt: skip
 FLAGS = {
@@ -263,11 +264,13 @@ def test_help_repeats_the_tables():
     from kdrs.student.formats import FORMATS
     from kdrs.teachers.importers import SCRIPTS, SIDED, WHOLE
     from kdrs.teachers.saving import ALONE, MISSING
+    from kdrs.tracking import TRACKERS
 
     assert tuple(MODELS) == choices.MODELS
     assert sorted(choices.METHODS) == sorted(DISTILLERS)
     assert tuple(PROTOCOLS) == choices.PROTOCOLS
     assert tuple(TESTS) == choices.TESTS
+    assert tuple(TRACKERS) == choices.TRACKERS
     assert tuple(KNOWN) == choices.SETS
     assert ("student", *FORMATS) == choices.EXPORTS
     assert {*choices.FORMS, "recbole-npz"} == WHOLE.keys() | SIDED.keys()
@@ -300,7 +303,7 @@ def test_help_states_the_settings_allowed_values_and_defaults(command):
                 assert f"above {bounds['exclusiveMinimum']:g}" in said
     assert "1 to 1024" in text_of((command,), "--threads")
     assert f"(default: {RunConfig.model_fields['device'].default})" in text_of((command,), "--device")
-    for names, option in ((choices.MODELS, "--model"), (choices.PROTOCOLS, "--protocol")):
+    for names, option in ((choices.MODELS, "--model"), (choices.PROTOCOLS, "--protocol"), (choices.TRACKERS, "--log")):
         assert choices.listed(names) in text_of((command,), option)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ import safetensors.numpy
 import torch
 
 import kdrs
+from commands import imports_undone, write_own
 from commands import kdrs as run_command
 from conftest import toy_dataset
 from docs_check import FENCE, ROOT, command_lines, wrong_command
@@ -74,7 +76,7 @@ def test_python_snippets_do_what_they_say(
     prepared = EXAMPLES[page, fitting[0]]()
     names: Names = {"__name__": "snippet"} | next(prepared)
     capsys.readouterr()
-    exec(compile(block, page, "exec"), names)
+    exec(compile(block, f"<{page}>", "exec"), names)  # no file, of which a class would be looked up
     names["printed"] = capsys.readouterr().out
     with pytest.raises(StopIteration):
         prepared.send(names)
@@ -126,6 +128,8 @@ def test_names_are_there_after_a_bare_import() -> None:
 PARSED = {
     "kdrs data fetch": "downloads",
     "kdrs data prepare ml-100k": "downloads; toy data lie in its place",
+    "kdrs data prepare clicks.csv --user visitor --item product --out datasets/mine": "toy data lie in its place",
+    "kdrs recommend --merge": "the other parts are made elsewhere; test_serving.py",
     "kdrs distill de-rrd --set data.path=datasets/citeulike --seeds 0..4": "five seeds; the preset runs once below it",
     "kdrs train --data datasets/citeulike": "its data are not at hand",
     "kdrs distill --data datasets/citeulike": "its data are not at hand",
@@ -150,6 +154,7 @@ def stand_ins(page: str, data: Path) -> None:
     times = (f"u{n % 8}\t{1 + n % 28:02}/04/2012 18:05\t1.5\t2.5\tv{n % 11}\n" for n in range(88))
     Path("checkins.tsv").write_text("".join(times))
     os.symlink(ROOT / "examples", "examples")
+    write_own(Path())
     for language, block in FENCE.findall(text_of(page)):
         if language == "toml" and "[teachers.big]" in block:
             Path("shared.toml").write_text(block)
@@ -165,7 +170,8 @@ def stand_ins(page: str, data: Path) -> None:
     for side, own in ids.items():
         Path(f"{side}.txt").write_text("".join(f"{one}\n" for one in own))
     vectors = {side: rng.standard_normal((n, 8)).astype(np.float32) for side, n in sizes.items()}
-    np.savez("als.npz", user_factors=vectors["users"], item_factors=vectors["items"])
+    als = {side: rng.standard_normal((n, 64)).astype(np.float32) for side, n in sizes.items()}
+    np.savez("als.npz", user_factors=als["users"], item_factors=als["items"])
     np.savez("teacher.npz", **vectors, user_ids=np.array(ids["users"]), item_ids=np.array(ids["items"]))
     np.save("items.npy", vectors["items"])
     polars.DataFrame({"item": ids["items"], "vector": np.hstack([vectors["items"]] * 2)}).write_parquet("items.parquet")
@@ -179,7 +185,11 @@ def stand_ins(page: str, data: Path) -> None:
     earlier = {
         "docs/methods.md": [("runs/teacher", "100"), ("runs/alone/seed-0", "10")],
         "docs/runs.md": [("runs/student", "10")],
+        "docs/serving.md": [("runs/teacher", "64")],
     }
+    for name, some in (("some", loaded.users[:5]), ("shop", loaded.items[:40]), ("sold", loaded.items[30:50])):
+        Path(f"{name}.txt").write_text("".join(f"{one}\n" for one in some))
+    Path("new.csv").write_text("user,item\n" + "".join(f"new,{one}\n" for one in loaded.items[:3]))
     for path, dim in earlier.get(page, ()):
         done = run_command(
             "train", "--data", "datasets/ml-100k", "--model", "bpr", "--dim", dim, *SHORT, "--out", path, "--quiet"
@@ -222,8 +232,6 @@ PAGES_WITH_COMMANDS = [page for page in PAGES if list(command_lines(text_of(page
 def test_commands_run_on_tiny_data(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    import shlex
-
     from typer.main import get_command
 
     from kdrs.cli import app
@@ -233,6 +241,12 @@ def test_commands_run_on_tiny_data(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDRS_NUM_THREADS", "1")
     stand_ins(page, data)
+    with imports_undone():
+        assert commands_run(page, program)
+
+
+def commands_run(page: str, program: Any) -> int:
+    """Runs the commands of a page; how many there were."""
     ran = 0
     for line in command_lines(text_of(page)):
         words = shlex.split(line, comments=True)
@@ -248,7 +262,7 @@ def test_commands_run_on_tiny_data(
         assert done.code == expected, f"{line}\n{done.err}"
         assert expected or done.out.strip() or "--help" in words, line
         ran += 1
-    assert ran
+    return ran
 
 
 # results

@@ -125,6 +125,7 @@ ELSEWHERE = {
     ("runs/compress.py", "best_form"): "Python alone: a teacher that does not tell its bytes, test_budget.py",
     ("runs/learners.py", "teacher"): "methods that train their teacher, of a compact part: test_compact_attacks.py",
     ("runs/export.py", "student_of"): "Python alone: factors, test_export.py",
+    ("runs/own.py", "needing"): "classes that are gone, and come back: test_own.py",
     ("runs/opened.py", "stored_model"): "tables that do not fit: test_compact.py",
     ("runs/opened.py", "__getattr__"): "Python alone: runs without their data set, test_fault_table_runs.py",
     ("runs/opened.py", "_without_data"): "Python alone: runs without their data set, test_fault_table_runs.py",

@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 
 import kdrs
-from commands import FAST, fails, ok, write_clicks
+from commands import FAST, fails, ok
 from commands import kdrs as command
 from conftest import toy_dataset
 from kdrs.errors import ConfigError, MissingKnowledge
@@ -92,7 +92,9 @@ def test_parts_joined_are_the_whole(here, tmp_path, ending, monkeypatch):
 
 def test_a_failure_leaves_nothing(here, tmp_path):
     (tmp_path / "users.txt").write_text("1\n2\nnobody\n")
-    error = fails(3, "recommend", "small.safetensors", "--users", tmp_path / "users.txt", "--out", tmp_path / "l.parquet")
+    error = fails(
+        3, "recommend", "small.safetensors", "--users", tmp_path / "users.txt", "--out", tmp_path / "l.parquet"
+    )
     assert "1 of 3 users are unknown, first nobody" in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["users.txt"]
     told = ok("recommend", "small.safetensors", "--users", tmp_path / "users.txt", "--unknown", "popular", "--out",
@@ -138,9 +140,8 @@ def test_the_card(here):
     told = card["metrics"]["test"]["ndcg@10"]
     assert told["mean"] == pytest.approx(report.mean("ndcg@10"))
     assert told["low"] < told["mean"] < told["high"]
-    assert card["bytes"] == student.nbytes == (120 + 90) * 4 * 4 + sum(
-        value.nbytes for name, value in student.tables.tensors().items() if name.startswith("encoder")
-    ) or card["bytes"] == (120 + 90) * 4 * 4
+    assert card["bytes"] == (120 + 90) * 4 * 4  # the encoder comes on top
+    assert student.nbytes > card["bytes"]
     new = card["new_users"]
     assert new["part"] == "test"
     assert new["interval"][0] <= new["share"] <= new["interval"][1]
@@ -178,7 +179,7 @@ def test_a_run_without_its_data(here, tmp_path, monkeypatch):
         assert len(made.student.items) == 90
     assert kdrs.Student.load("r.safetensors").recommend(["1"], 5, seen=False).counts.tolist() == [5]
     assert kdrs.Student.load("c.safetensors").recommend(histories=[["1"]], k=5).counts.tolist() == [5]
-    with pytest.raises(MissingKnowledge, match="data set of 'r'|data set of r"):
+    with pytest.raises(MissingKnowledge, match="data set of r"):
         kdrs.export("r", "x.safetensors", seen=True)
 
 
@@ -230,7 +231,7 @@ def als(folder: Path, data: kdrs.Dataset) -> None:
 def test_the_way_of_the_readme(tmp_path, monkeypatch):
     """implicit -> teacher import -> distill --budget -> export -> Student without torch, in a clean folder."""
     monkeypatch.chdir(tmp_path)
-    write_clicks(tmp_path / "clicks.csv", n_users=160, n_items=120) if False else clicks(tmp_path / "clicks.csv")
+    clicks(tmp_path / "clicks.csv")
     text = (ROOT / "README.md").read_text("utf-8")
     block = next(part for part in text.split("```sh\n")[1:] if "kdrs teacher import" in part).partition("```")[0]
     lines = [line for line in block.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
@@ -247,7 +248,7 @@ def test_the_way_of_the_readme(tmp_path, monkeypatch):
     strings = {"user": pl.String, "item": pl.String}
     listed, own = pl.read_parquet("lists.parquet"), pl.read_csv("served.csv", schema_overrides=strings)
     assert listed.select("user", "item", "rank").equals(own.select("user", "item", "rank").cast({"rank": pl.Int32}))
-    run = kdrs.load_run("runs/student")
+    run = kdrs.load_run("runs/from-als")
     data = run.dataset
     best = kdrs.ranking.topk(*run.factors()[:2], 20, seen=data.train, bias=run.factors().bias)
     expected = [data.items[int(item)] for row in np.asarray(best.items) for item in row if item >= 0]
@@ -260,7 +261,7 @@ def test_the_way_of_the_readme(tmp_path, monkeypatch):
 def clicks(path: Path) -> None:
     data = toy_dataset(160, 120, candidates=None)
     rows = (f"u{u},i{i}\n" for u, i in zip(data.full.row_of_pair.tolist(), data.full.indices.tolist(), strict=True))
-    path.write_text("user,item\n" + "".join(rows))
+    path.write_text("visitor,product\n" + "".join(rows))
 
 
 def test_a_service_of_thirty_lines(here):
@@ -272,7 +273,9 @@ def test_a_service_of_thirty_lines(here):
         port = free.getsockname()[1]
     words = [sys.executable, "-m", "uvicorn", "--app-dir", str(ROOT / "examples"), "serve:app", "--port", str(port)]
     environment = {**os.environ, "STUDENT": str(here / "small.safetensors"), "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as server:
         try:
             known = asked(f"http://127.0.0.1:{port}/users/7?k=3")
             new = asked(f"http://127.0.0.1:{port}/lists", {"history": ["1", "5"], "k": 4})

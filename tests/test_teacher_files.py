@@ -29,7 +29,7 @@ def data() -> kdrs.Dataset:
 # --- ids inside -----------------------------------------------------------------------------------------------------
 
 
-def test_lists_are_joined_by_id(data, tmp_path):
+def test_fault_34_lists_are_joined_by_id(data, tmp_path):
     wanted = teacher_of(tmp_path, data, **lists(data))
     given, rng = lists(data), np.random.default_rng(1)
     users, items = rng.permutation(data.n_users), rng.permutation(data.n_items)

@@ -29,6 +29,7 @@ SOURCES: dict[str, dict[str, Any]] = {
     "recbole-bpr": {"form": "recbole"},
     "recbole-lightgcn": {"form": "recbole-npz"},
     "lenskit-implicitmf": {"form": "lenskit"},
+    "lightfm-warp": {"form": "lightfm"},
 }
 
 
@@ -140,36 +141,6 @@ def test_the_scripts_are_python_and_name_what_is_read():
         assert "pickle" not in script
         assert f"--from {form}" in script
         assert ok("teacher", "import", "--from", form, "--print-script").out == script
-
-
-def test_lightfm_by_its_script(data, tmp_path, monkeypatch):
-    """LightFM cannot be built any more where tests run: an object of its documented interface in its place."""
-    rng, held = np.random.default_rng(0), vectors(data)
-    order = {side: rng.permutation(len(held[side])) for side in ("users", "items")}
-    biases = rng.standard_normal(data.n_items).astype(np.float32)
-
-    class Model:
-        def get_user_representations(self, features: Any) -> Any:
-            assert features is None
-            return rng.standard_normal(data.n_users), held["users"][order["users"]]
-
-        def get_item_representations(self, features: Any) -> Any:
-            return biases[order["items"]], held["items"][order["items"]]
-
-    class Mapped:
-        def mapping(self) -> Any:
-            maps = [
-                {ids[place]: row for row, place in enumerate(order[side])}
-                for side, ids in (("users", data.users), ("items", data.items))
-            ]
-            return maps[0], maps[0], maps[1], maps[1]
-
-    monkeypatch.chdir(tmp_path)
-    exec(compile(SCRIPTS["lightfm"], "lightfm", "exec"), {"model": Model(), "dataset": Mapped()})
-    kdrs.import_teacher("teacher.npz", "lightfm", data, "t.safetensors")
-    factors = opened(Path("t.safetensors"), data).factors()
-    for found, wanted in ((factors.queries, held["users"]), (factors.items, held["items"]), (factors.bias, biases)):
-        assert np.array_equal(found, wanted)
 
 
 # --- the other forms ------------------------------------------------------------------------------------------------

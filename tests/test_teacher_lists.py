@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import kdrs
 from commands import ok
 from conftest import toy_dataset
+from kdrs.distillers import DISTILLERS
 from kdrs.errors import ArtefactError, KdrsError, MissingKnowledge
 from kdrs.teachers.confidence import Confidence
 from kdrs.training import losses
@@ -238,3 +239,17 @@ def test_a_run_of_a_sequence_model_with_lists_of_its_instances(data, tmp_path, m
             "--teacher", "t.safetensors", "--method", "rrd", "--out", "run",
             "--set", "distill.0.pool=20", "--set", "distill.0.interesting=5",
         )  # fmt: skip
+
+
+LISTS_ALONE = {"rrd": {}, "rd": {}, "dcd": {"item_weight": 0.0}, "sld": {"label": "order"}}
+"""As docs/teachers.md has it."""
+
+
+@pytest.mark.parametrize("name", [name for name, cls in DISTILLERS.items() if not cls.mutual])
+def test_which_methods_learn_of_lists_alone(data, tmp_path, name):
+    teacher = teacher_of(tmp_path, data, **lists(data, data.n_items))
+    if name in LISTS_ALONE:
+        assert torch.isfinite(loss_of(method_of(name, teacher, teacher.task, **LISTS_ALONE[name]), teacher.task))
+        return
+    with pytest.raises(KdrsError, match="holds only a ranking"):
+        method_of(name, teacher, teacher.task)

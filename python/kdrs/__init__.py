@@ -61,11 +61,13 @@ _MODULES = {
     "ranking": "kdrs.core.ranking",
     "sampling": "kdrs.core.sampling",
     "significance": "kdrs.evaluation.significance",
+    "trackers": "kdrs.tracking",
 }
 """Modules by their short names."""
 
 if TYPE_CHECKING:
     from kdrs import data, distillers, errors, models
+    from kdrs import tracking as trackers
     from kdrs.comparison.compare import Entry, compare, scoring_seconds
     from kdrs.core import kernels, ranking, sampling
     from kdrs.core.codes import Codes
@@ -102,7 +104,7 @@ __all__ = [
     "SequenceTask", "Student", "Term", "UserTask", "View", "__version__", "compare", "compare_runs", "compress", "data",
     "distillers", "errors", "execute", "export", "fit", "import_teacher", "kernels", "load_run", "losses", "models",
     "overlap", "popularity", "protocols", "ranking", "resolve", "sampling", "save_teacher", "scoring_seconds",
-    "significance",
+    "significance", "trackers",
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -13,6 +14,7 @@ import typer
 from kdrs.cli import catalogue, compress, data, doctor, evaluation, running, serving, teacher
 from kdrs.cli.output import prepare_streams, say, tell
 from kdrs.errors import KdrsError, is_panic, shown
+from kdrs.plugins import blamed, look_in
 
 # Before torch is loaded. Its workers would spin for milliseconds after each of its calls, on the processors that the core's
 # threads need meanwhile: a step of RRD on two processors takes 7 ms instead of 17.
@@ -81,9 +83,14 @@ MACHINE_ERRORS = {
 BUG = "kdrs --debug ... for the traceback, and report it with the output of kdrs doctor"
 
 
+OWN = "it comes from code of your own: kdrs --debug ... for the traceback"
+
+
 def main() -> None:
     """Entry point of ``kdrs``: turns errors into two lines on stderr and the documented exit codes."""
     prepare_streams()
+    with suppress(OSError):  # a folder that was deleted
+        look_in(os.getcwd())
     try:
         code = app(prog_name="kdrs", standalone_mode=False)  # however it was called: remedies name it
         if sys.stdout is not None:
@@ -141,6 +148,8 @@ def _explain(error: Exception) -> tuple[int, str, str | None]:
     if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
         place = "" if error.filename is None else f" {shown(str(error.filename))}"
         return 5, f"cannot read or write{place}: {error.strerror}", MACHINE_ERRORS[error.errno]
+    if (line := blamed(error)) is not None:
+        return 1, f"{line}: {shown(f'{type(error).__name__}: {error}', 500)}", OWN
     return (
         1,
         f"internal: {shown(f'{type(error).__name__}: {error}', 500)}",

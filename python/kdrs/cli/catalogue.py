@@ -13,6 +13,7 @@ from kdrs.cli.output import aligned, say, say_json, wrapped
 
 if TYPE_CHECKING:
     from kdrs.distillers.base import Distiller
+    from kdrs.models.base import Recommender
     from kdrs.settings import Settings
 
 models = typer.Typer(help="The base models and their options.", no_args_is_help=False, invoke_without_command=True)
@@ -22,6 +23,8 @@ methods = typer.Typer(
 presets = typer.Typer(
     help="Run files of published experiments, to be named in a run file's place.", invoke_without_command=True
 )
+ANY_MODEL = f"{listed(MODELS)}; or a class of your own."
+ANY_METHOD = f"{listed(METHODS)}; or a class of your own."
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -48,23 +51,34 @@ def _models(context: typer.Context, as_json: Json = False) -> None:
 
 @models.command("list")
 def list_models(as_json: Json = False) -> None:
-    """All base models."""
-    from kdrs.models import MODELS
+    """All base models, those of installed packages included."""
+    from kdrs.models import KIND, MODELS
+    from kdrs.plugins import descriptions
 
-    _print_list({name: cls.reference for name, cls in MODELS.items()}, as_json)
+    _print_list({name: cls.reference for name, cls in MODELS.items()} | descriptions(KIND), as_json)
 
 
 @models.command("show")
-def show_model(name: Annotated[str, typer.Argument(help=f"{listed(MODELS)}.")], as_json: Json = False) -> None:
+def show_model(name: Annotated[str, typer.Argument(help=ANY_MODEL)], as_json: Json = False) -> None:
     """One model: what it is, its options, their defaults and allowed values."""
     from kdrs.models import model_class
 
     cls = model_class(name)
     entry: dict[str, Any] = {"name": name, "reference": cls.reference}
-    if training := cls.train_defaults(cls.Config()):
+    if training := _training_of(cls):
         entry["trained with"] = training if as_json else ", ".join(f"{key} {value}" for key, value in training.items())
-    entry |= {"text": inspect.getdoc(cls), "options": _options(cls.Config)}
+    entry |= {"text": _text_of(cls), "options": _options(cls.Config)}
     _print_entry(entry, as_json)
+
+
+def _training_of(cls: type[Recommender]) -> dict[str, Any]:
+    """Training settings that a model of default options brings along."""
+    from kdrs.errors import ConfigError
+
+    try:
+        return cls.train_defaults(cls.Config.parse({}, ""))
+    except ConfigError:  # of a class of one's own, with options that must be given
+        return {}
 
 
 @presets.callback()
@@ -105,14 +119,15 @@ def _methods(context: typer.Context, as_json: Json = False) -> None:
 
 @methods.command("list")
 def list_methods(as_json: Json = False) -> None:
-    """All distillation methods."""
-    from kdrs.distillers import DISTILLERS
+    """All distillation methods, those of installed packages included."""
+    from kdrs.distillers import DISTILLERS, KIND
+    from kdrs.plugins import descriptions
 
-    _print_list({name: cls.purpose for name, cls in DISTILLERS.items()}, as_json)
+    _print_list({name: cls.purpose for name, cls in DISTILLERS.items()} | descriptions(KIND), as_json)
 
 
 @methods.command("show")
-def show_method(name: Annotated[str, typer.Argument(help=f"{listed(METHODS)}.")], as_json: Json = False) -> None:
+def show_method(name: Annotated[str, typer.Argument(help=ANY_METHOD)], as_json: Json = False) -> None:
     """One method: purpose, citation, what it needs of a teacher, where it departs from the authors' code, its options, defaults
     and allowed values."""
     from kdrs.distillers import distiller_class
@@ -124,7 +139,7 @@ def show_method(name: Annotated[str, typer.Argument(help=f"{listed(METHODS)}.")]
         "reference": cls.reference,
         "needs of a teacher": cls.needs,
         "default weight": cls.default_weight,
-        "text": inspect.getdoc(cls),
+        "text": _text_of(cls),
         "options": {**_entry_options(name, cls), **_options(cls.Config)},
     }
     _print_entry(entry, as_json)
@@ -132,6 +147,7 @@ def show_method(name: Annotated[str, typer.Argument(help=f"{listed(METHODS)}.")]
 
 def _entry_options(name: str, cls: type[Distiller]) -> dict[str, dict[str, Any]]:
     """What any ``[[distill]]`` entry may state beside the method's own options."""
+    from kdrs.plugins import label
     from kdrs.runs.config import TermSettings
 
     options = _options(TermSettings)
@@ -139,7 +155,7 @@ def _entry_options(name: str, cls: type[Distiller]) -> dict[str, dict[str, Any]]
         del options[key]["allowed"]
     defaults = {
         "weight": cls.default_weight,
-        "name": name,
+        "name": label(name),
         **({} if cls.chain is None else {"chain": cls.default_chain}),
     }
     return {
@@ -164,6 +180,11 @@ def _options(config: type[Settings]) -> dict[str, dict[str, Any]]:
     return options
 
 
+def _text_of(cls: type) -> str:
+    """A class's own docstring."""
+    return inspect.cleandoc(cls.__doc__ or "")
+
+
 BOUNDS = {
     "minimum": "{:g} or more",
     "exclusiveMinimum": "above {:g}",
@@ -179,9 +200,11 @@ def _in_words(allowed: dict[str, Any]) -> str:
         return "; or ".join(_in_words(branch) for branch in allowed["anyOf"] if branch.get("type") != "null")
     if values := allowed.get("enum", [allowed["const"]] if "const" in allowed else []):
         return ", ".join(map(json.dumps, values))
-    if allowed["type"] == "array":
+    if allowed.get("type") == "array" and "items" in allowed:
         least = f" of {allowed['minItems']} or more" if "minItems" in allowed else ""
         return f"a list{least}, each {_in_words(allowed['items'])}"
+    if allowed.get("type") not in KINDS:  # options of one's own may be anything
+        return "see its class"
     bounds = [words.format(allowed[bound]) for bound, words in BOUNDS.items() if bound in allowed]
     return ", ".join([KINDS[allowed["type"]], *bounds])
 
@@ -208,7 +231,7 @@ def _print_entry(entry: dict[str, Any], as_json: bool) -> None:
                 say(wrapped(option["meaning"], *[" " * 6] * 2))
                 if "allowed" in option:
                     say(wrapped(f"allowed: {_in_words(option['allowed'])}", *[" " * 6] * 2))
-        else:
+        elif value != "":
             say(wrapped(f"{key}: {value}", "", " " * 4))
 
 

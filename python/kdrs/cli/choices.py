@@ -11,6 +11,7 @@ PROTOCOLS = (
     "default", "loo-499", "hyperkdma", "loo-499-paper", "hetcomp", "kds", "bd", "bd-cdae", "caser",
 )  # fmt: skip
 OPTIMIZERS = ("adam", "lazy-adam", "adagrad")
+TRACKERS = ("tensorboard", "mlflow", "wandb")
 USERS = ("auto", "table", "encoded", "sum", "ridge")
 PARTS = ("valid", "test")
 TESTS = ("randomisation", "bootstrap")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdrs.cli.choices import METHODS, MODELS, OPTIMIZERS, PROTOCOLS, listed
+from kdrs.cli.choices import METHODS, MODELS, OPTIMIZERS, PROTOCOLS, TRACKERS, listed
 
 File = Annotated[
     Path | None,
@@ -26,7 +26,9 @@ Data = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", help=f"Base model: {listed(MODELS)}. kdrs models show NAME explains one.", show_default=False
+        "--model",
+        help=f"Base model: {listed(MODELS)}; or a class of your own, package.module:Class. kdrs models show NAME explains one.",
+        show_default=False,
     ),
 ]
 Dim = Annotated[
@@ -105,7 +107,8 @@ Methods = Annotated[
     list[str],
     typer.Option(
         "--method",
-        help=f"Distillation method, several for a sum: {listed(METHODS)}. kdrs methods show NAME explains one.",
+        help=f"Distillation method, several for a sum: {listed(METHODS)}; or a class of your own, package.module:Class. "
+        "kdrs methods show NAME explains one.",
         show_default=False,
     ),
 ]
@@ -132,6 +135,15 @@ Start = Annotated[
         "--start",
         help="Finished run whose weights the model starts from, or teacher: its vectors, the best directions of them. "
         "(default: from scratch)",
+        show_default=False,
+    ),
+]
+Log = Annotated[
+    list[str],
+    typer.Option(
+        "--log",
+        help=f"Tracker that watches the run: {listed(TRACKERS)}; or a class of your own, package.module:Class; can be "
+        "repeated. none for none. (default: as the run file says, none)",
         show_default=False,
     ),
 ]
@@ -188,7 +200,7 @@ SETTINGS = {
     "data": "data.path", "model": "model.name", "dim": "model.dim", "epochs": "train.epochs", "lr": "train.lr",
     "weight_decay": "train.weight_decay", "batch_size": "train.batch_size", "optimizer": "train.optimizer",
     "patience": "train.patience", "seed": "train.seed", "protocol": "eval.protocol", "start": "start", "device": "device",
-    "threads": "threads",
+    "threads": "threads", "log": "log",
 }  # fmt: skip
 """Options of the command line and the settings that they state."""
 HOW = ("out", "seeds", "resume", "dry_run", "as_json", "quiet", "verbose")

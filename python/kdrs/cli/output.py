@@ -97,6 +97,7 @@ def messages() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("default")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)  # of libraries: nothing to do for who runs kdrs
         warnings.filterwarnings("ignore", module="torch")
         warnings.filterwarnings("ignore", message=".*[Ss]parse.*(beta|invariant).*")
         warnings.showwarning = show

@@ -27,6 +27,7 @@ from kdrs.cli.options import (
     Epochs,
     File,
     Json,
+    Log,
     LongerEpochs,
     Methods,
     Model,
@@ -49,6 +50,7 @@ from kdrs.cli.output import messages, say, say_json, tell
 from kdrs.cli.progress import Progress
 from kdrs.errors import ArtefactError, ConfigError, KdrsError, TrainingError, quoted, shown
 from kdrs.escaping import toml_text, visible
+from kdrs.plugins import closed, label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +69,7 @@ def train(
     file: File = None, data: Data = None, model: Model = None, dim: Dim = None, out: Out = None, epochs: Epochs = None,
     lr: Rate = None, weight_decay: Decay = None, batch_size: BatchSize = None, optimizer: Optimizer = None,
     patience: Patience = None, protocol: ProtocolName = None, start: Start = None,
-    assignments: Assignments = [], seed: Seed = None,  # noqa: B006
+    log: Log = [], assignments: Assignments = [], seed: Seed = None,  # noqa: B006
     seeds: Seeds = None, device: Device = None, threads: Threads = None, resume: Resume = False, dry_run: DryRun = False,
     as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
@@ -88,7 +90,7 @@ def distill(
     budget: Budget = None, model: Model = None, dim: Dim = None, out: Out = None, epochs: Epochs = None,
     lr: Rate = None, weight_decay: Decay = None, batch_size: BatchSize = None, optimizer: Optimizer = None,
     patience: Patience = None, protocol: ProtocolName = None, start: Start = None,
-    assignments: Assignments = [], seed: Seed = None,  # noqa: B006
+    log: Log = [], assignments: Assignments = [], seed: Seed = None,  # noqa: B006
     seeds: Seeds = None, device: Device = None, threads: Threads = None, resume: Resume = False, dry_run: DryRun = False,
     as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
@@ -129,8 +131,8 @@ def distill(
 
 def resume(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    epochs: LongerEpochs = None, device: Device = None, threads: Threads = None, as_json: Json = False, quiet: Quiet = False,
-    verbose: Verbose = False,
+    epochs: LongerEpochs = None, log: Log = [],  # noqa: B006
+    device: Device = None, threads: Threads = None, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Go on with an interrupted run: it ends with the same bytes as an uninterrupted one.
 
@@ -147,7 +149,8 @@ def resume(
         )
     values = Run.open(run).config
     _state(values, given)
-    _carry_out(values, run, None, True, False, as_json, quiet, verbose)
+    with closed(run):
+        _carry_out(values, run, None, True, False, as_json, quiet, verbose)
 
 
 def _within(values: dict[str, Any], budget: str, teachers: list[str]) -> dict[str, Any]:
@@ -177,13 +180,13 @@ def _listed(names: Any) -> list[str]:
 
 def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """A run's plain values out of a command's arguments: the file's, then --set, then the options."""
-    from kdrs.runs.config import assign, read_run_file
+    from kdrs.runs.config import assign
 
     if given["seed"] is not None and given["seeds"] is not None:
         raise ConfigError(
             f"--seed {given['seed']} and --seeds {shown(given['seeds'])} are both given", "leave one of them out"
         )
-    values = {} if given["file"] is None else read_run_file(given["file"])
+    values = {} if given["file"] is None else _read(given["file"])
     if terms:
         values["distill"] = terms
     for setting in given["assignments"]:
@@ -199,10 +202,35 @@ def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) ->
     return values
 
 
+def _trackers(names: list[str] | None) -> list[str] | None:
+    """Those of --log; None where it does not stand."""
+    if not names:
+        return None
+    if "none" in names and set(names) != {"none"}:
+        raise ConfigError(
+            f"--log none and --log {shown(next(n for n in names if n != 'none'))}", "leave one of them out"
+        )
+    return [] if "none" in names else list(names)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A run file's values. Classes that it names may lie beside it, but never in a run's folder."""
+    from kdrs.plugins import look_in
+    from kdrs.runs.config import is_of_a_run, read_run_file
+
+    values = read_run_file(file)
+    if file.is_file() and not is_of_a_run(file):
+        look_in(file.absolute().parent, Path.cwd())
+    return values
+
+
 def _state(values: dict[str, Any], given: dict[str, Any]) -> None:
     """Enters the settings that a command's options state."""
     for option, key in SETTINGS.items():
-        if (value := given.get(option)) is not None:
+        value = given.get(option)
+        if option == "log":
+            value = _trackers(value)
+        if value is not None:
             group, _, name = key.rpartition(".")
             place = values.setdefault(group, {}) if group else values
             if not isinstance(place, dict):
@@ -267,7 +295,7 @@ def _default_place(config: RunConfig) -> Path:
 
     values = config.to_dict()
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-    method = "+".join(term.name for term in config.distill) or config.model["name"]
+    method = "+".join(term.name for term in config.distill) or label(config.model["name"])
     return (
         Path("runs")
         / Path(config.data.path).name

@@ -40,7 +40,7 @@ def read_frame(path: str | os.PathLike[str]) -> pl.DataFrame:
     """
     import polars as pl
 
-    name, form = shown(str(path)), FORMS.get(Path(path).suffix.lower(), "text")
+    name, form = shown(str(path), 300), FORMS.get(Path(path).suffix.lower(), "text")
     if form == "parquet":
         data, _ = read_bytes(path)
         with guarded(f"{name} is no readable Parquet file"):

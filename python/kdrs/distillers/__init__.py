@@ -18,7 +18,7 @@ that carry gradient too.
 from __future__ import annotations
 
 from kdrs.distillers._hidden import assistant_dims
-from kdrs.distillers.base import Distiller
+from kdrs.distillers.base import Distiller, only
 from kdrs.distillers.bd import BD
 from kdrs.distillers.cd import CD
 from kdrs.distillers.cpd import CPD
@@ -42,7 +42,8 @@ from kdrs.distillers.score_matching import ScoreMatching
 from kdrs.distillers.sld import SLD
 from kdrs.distillers.takd import TAKD
 from kdrs.distillers.unkd import UnKD
-from kdrs.errors import ConfigError, nearest
+from kdrs.plugins import Kind
+from kdrs.settings import Settings
 
 DISTILLERS: dict[str, type[Distiller]] = {
     "bd": BD,
@@ -71,11 +72,24 @@ DISTILLERS: dict[str, type[Distiller]] = {
 }
 
 
+KIND: Kind[Distiller] = Kind(
+    "method",
+    "kdrs.distillers",
+    DISTILLERS,
+    Distiller,
+    "kdrs.distillers.Distiller",
+    ("loss",),
+    Settings,
+    "kdrs.distillers.Settings",
+)
+
+
 def distiller_class(name: str) -> type[Distiller]:
-    """The method of that name; ``ConfigError`` with the nearest names for any other."""
-    if name not in DISTILLERS:
-        raise ConfigError(f"unknown method {name!r}", nearest(name, DISTILLERS))
-    return DISTILLERS[name]
+    """The method of that name: one of ours, of an installed package (entry points ``kdrs.distillers``), or ``module:Class``.
+
+    Raises as `kdrs.models.model_class` does.
+    """
+    return KIND.find(name)
 
 
 __all__ = [
@@ -89,6 +103,7 @@ __all__ = [
     "FTD",
     "HTD",
     "IRRRD",
+    "KIND",
     "MKD",
     "NKD",
     "PHR",
@@ -103,7 +118,9 @@ __all__ = [
     "HintRegression",
     "HyperKDMA",
     "ScoreMatching",
+    "Settings",
     "UnKD",
     "assistant_dims",
     "distiller_class",
+    "only",
 ]

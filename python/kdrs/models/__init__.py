@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kdrs.errors import ConfigError, nearest
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.bpr import BPR
 from kdrs.models.caser import Caser
@@ -15,6 +14,7 @@ from kdrs.models.neumf import NeuMF
 from kdrs.models.ngcf import NGCF
 from kdrs.models.sasrec import SASRec
 from kdrs.models.sgl import SGL
+from kdrs.plugins import Kind
 
 MODELS: dict[str, type[Recommender]] = {
     "bpr": BPR,
@@ -31,11 +31,25 @@ MODELS: dict[str, type[Recommender]] = {
 }
 
 
+KIND: Kind[Recommender] = Kind(
+    "model",
+    "kdrs.models",
+    MODELS,
+    Recommender,
+    "kdrs.models.Recommender",
+    ("forward", "loss"),
+    ModelConfig,
+    "kdrs.models.ModelConfig",
+)
+
+
 def model_class(name: str) -> type[Recommender]:
-    """The model of that name; ``ConfigError`` with the nearest names for any other."""
-    if name not in MODELS:
-        raise ConfigError(f"unknown model {name!r}", nearest(name, MODELS))
-    return MODELS[name]
+    """The model of that name: one of ours, of an installed package (entry points ``kdrs.models``), or ``module:Class``.
+
+    Raises `kdrs.plugins.ClassError`, a ``ConfigError``, with the nearest names where there is none, and for a class that cannot
+    be imported or is none.
+    """
+    return KIND.find(name)
 
 
 __all__ = [
@@ -43,6 +57,7 @@ __all__ = [
     "CDAE",
     "CML",
     "IAE",
+    "KIND",
     "MODELS",
     "NGCF",
     "SGL",

@@ -88,7 +88,12 @@ class Compact(Recommender):
 
     def _own_view(self, queries: Queries) -> DotView:
         view = super().forward(queries)  # of the model's own class
-        assert isinstance(view, DotView)
+        if not isinstance(view, DotView):  # of ours that say compactable, all are
+            raise ConfigError(
+                f"{type(self).__name__.removeprefix('Compact')} says that it is compactable, and its view is a "
+                f"{type(view).__name__}",
+                "let forward return a kdrs.DotView, or leave compactable out",
+            )
         return view
 
     def _rounded_table(self, view: DotView) -> RoundedRows | RoundedTable:

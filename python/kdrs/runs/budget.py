@@ -70,6 +70,8 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
     dataset = Dataset.load(values["data"]["path"])
     teacher = load_teacher(Path(reference), dataset, PairTask(dataset.train))
     if isinstance(teacher, FileTeacher) and teacher.factors() is None:
+        if "users" not in teacher.sides:
+            teacher.check_scores()  # says what it lacks
         raise MissingKnowledge(
             f"teacher {shown(reference)} holds lists alone, so that nothing can be started from it",
             "give --method, --dim and --set model.bits instead of --budget",

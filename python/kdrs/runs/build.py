@@ -106,8 +106,9 @@ def build_model(config: RunConfig, task: Task) -> Recommender:
 
 
 def model_of(config: RunConfig) -> tuple[type[Recommender], ModelConfig]:
+    """Class and options of the run's model. Raises ``ConfigError`` if the class is not there, or has no such options."""
     cls = model_class(config.model["name"])
-    return cls, cls.Config(**{key: value for key, value in config.model.items() if key != "name"})
+    return cls, cls.Config.parse({key: value for key, value in config.model.items() if key != "name"}, "model")
 
 
 def stage_epochs(config: RunConfig) -> list[int]:

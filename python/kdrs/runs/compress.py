@@ -19,7 +19,7 @@ from kdrs.errors import ConfigError, MissingKnowledge, shown
 from kdrs.evaluation.protocols import Selection
 from kdrs.evaluation.report import Report
 from kdrs.fitting.fit import Fit
-from kdrs.models import model_class
+from kdrs.models import MODELS
 from kdrs.models.stored import Side, StoredModel
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
 from kdrs.runs.compared import size_of
@@ -303,7 +303,7 @@ def _saved(result: Compressed, given: Source, config: RunConfig, bits: int, out:
     name = str(config.model["name"])
     encoded = result.users != "table"
     needs = {key for key, used in (("bits", bits != 32), ("users", encoded)) if used}
-    if not needs <= set(model_class(name).compactable):
+    if name not in MODELS or not needs <= set(MODELS[name].compactable):
         name = "bpr"  # the model of plain vectors
     model = {"name": name, "dim": result.model.dim, "bits": bits, "users": "encoded" if encoded else "table"}
     own = resolve(

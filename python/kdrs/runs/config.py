@@ -10,15 +10,17 @@ from pydantic import Field, field_validator
 
 from kdrs._documents import read_toml, toml_value
 from kdrs.core.sampling import stream
-from kdrs.distillers import distiller_class
+from kdrs.distillers import DISTILLERS, distiller_class
 from kdrs.errors import ConfigError, nearest, shown
 from kdrs.escaping import is_unicode
-from kdrs.models import model_class
+from kdrs.models import MODELS, ModelConfig, model_class
+from kdrs.plugins import label
 from kdrs.runs.directory import Run
 from kdrs.runs.records import PATH
 from kdrs.runs.values import FROM_TEACHER
 from kdrs.runs.vouching import check_head
 from kdrs.settings import Settings
+from kdrs.tracking import tracker_class
 
 
 class DataSettings(Settings):
@@ -93,9 +95,9 @@ class TermSettings(Settings):
     """Weight of the term beside the model's own loss; the method's published one unless given."""
     name: str
     """How the term is called in the log; the method's name unless given."""
-    chain: Annotated[int, Field(ge=0, le=1000)] | tuple[Annotated[int, Field(ge=1)], ...] = 0
+    chain: Annotated[int, Field(ge=0, le=1000)] | tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Assistants between teacher and student that the run trains first, each a part of its own: how many (sizes evenly
-    spaced), or their sizes, largest first."""
+    spaced), or their sizes, largest first. None of methods that use none."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The method's own options, checked by its Config."""
 
@@ -110,7 +112,7 @@ class TermSettings(Settings):
         """Plain values, in the form of a run file."""
         chain = {"chain": list(self.chain) if isinstance(self.chain, tuple) else self.chain}
         own = {"method": self.method, "name": self.name, "teacher": list(self.teacher), "weight": self.weight}
-        return {**own, **(chain if chain_of(self.method) else {}), **self.options}
+        return {**own, **({} if self.chain is None else chain), **self.options}
 
 
 class PartSettings(Settings):
@@ -152,10 +154,19 @@ class RunConfig(Settings):
     """Folder of the parts' runs, for several runs that share them; ``parts`` in the run directory unless given."""
     compress: CompressSettings | None = None
     """Of a run that `kdrs compress` made; it cannot be trained anew."""
+    log: tuple[str, ...] = ()
+    """Trackers that watch the run: ``tensorboard``, ``mlflow``, ``wandb``, or a class ``package.module:Class``."""
     device: str = "auto"
     """``auto`` (a CUDA device where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
     threads: int | None = Field(None, ge=1, le=1024)
     """Threads of torch and of the core; all available ones unless given."""
+
+    @field_validator("log")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each tracker once")
+        return value
 
     @field_validator("device")
     @classmethod
@@ -174,8 +185,9 @@ class RunConfig(Settings):
         for place in (values, *values["teachers"].values()):
             if not place["distill"]:
                 del place["distill"]
-        if not values["teachers"]:
-            del values["teachers"]
+        for key in ("teachers", "log"):
+            if not values[key]:
+                del values[key]
         return values
 
 
@@ -193,9 +205,14 @@ def read_run_file(path: Path) -> dict[str, Any]:
         path = PRESETS[str(path)]
     elif not path.exists() and not path.suffix:
         raise ConfigError(f"no run file and no preset {shown(str(path), PATH)}", nearest(str(path), PRESETS))
-    if path.name == "config.toml" and (path.parent / "env.json").is_file():
+    if is_of_a_run(path):
         return Run.open(path.parent).config
     return read_toml(path, "check the path, and see the examples folder")
+
+
+def is_of_a_run(path: Path) -> bool:
+    """Whether a run file is that of a run directory."""
+    return path.name == "config.toml" and (path.parent / "env.json").is_file()
 
 
 def assign(values: dict[str, Any], setting: str) -> None:
@@ -228,16 +245,21 @@ def assign(values: dict[str, Any], setting: str) -> None:
             place = place[index]
 
 
-def resolve(values: dict[str, Any]) -> RunConfig:
+def resolve(values: dict[str, Any], *, opened: bool = False) -> RunConfig:
     """A checked run of plain values, every default filled in, the model's and methods' options included.
+
+    Of an ``opened`` run, which states all options, those of classes that are not ours are taken as they stand, and no such
+    class is imported: its weights may not need it.
 
     Raises ``ConfigError`` naming the key, the value and what is allowed, for unknown models, methods and keys with the
     nearest name.
     """
     _check_unicode(values)
     values = dict(values)
-    values["model"] = _model(values.get("model", {}), "model")
-    values["distill"] = _terms(values.pop("distill", []), "distill")
+    if isinstance(values.get("log"), str):
+        values["log"] = [values["log"]]
+    values["model"] = _model(values.get("model", {}), "model", opened)
+    values["distill"] = _terms(values.pop("distill", []), "distill", opened)
     declared = values.pop("teachers", {})
     if not isinstance(declared, dict) or not all(isinstance(part, dict) for part in declared.values()):
         raise ConfigError("teachers must be tables", "write each as [teachers.NAME]")
@@ -250,23 +272,25 @@ def resolve(values: dict[str, Any]) -> RunConfig:
         where = f"teachers.{name}"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
             raise ConfigError(f"part name {shown(name)}", "allowed: letters, digits, _ . + -")
-        train, model = part.get("train", {}), _model(part.get("model", {}), f"{where}.model")
+        train, model = part.get("train", {}), _model(part.get("model", {}), f"{where}.model", opened)
         if isinstance(seed, int):
             inherited["seed"] = part_seed(seed, name)
         parts[name] = PartSettings.parse(
             {
                 **part,
                 "model": model,
-                "distill": _terms(part.get("distill", []), f"{where}.distill"),
+                "distill": _terms(part.get("distill", []), f"{where}.distill", opened),
                 # what the run states was stated for its own model
-                "train": {**inherited, **_train_defaults(model), **train} if isinstance(train, dict) else train,
+                "train": {**inherited, **_train_defaults(model, opened), **train} if isinstance(train, dict) else train,
             },
             where,
         )
     values["teachers"] = parts
     if isinstance(own, dict):
-        values["train"] = {**_train_defaults(values["model"]), **own}
+        values["train"] = {**_train_defaults(values["model"], opened), **own}
     config = RunConfig.parse(values, "")
+    for name in config.log if not opened else ():
+        tracker_class(name)
     if config.start == FROM_TEACHER and FROM_TEACHER not in config.teachers and not config.distill:
         raise ConfigError(
             f"start is {FROM_TEACHER!r}, and the run has no teacher",
@@ -292,12 +316,12 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_of(run: Run) -> RunConfig:
-    """A run's options, checked against what the run says that it was started with.
+    """A run's options, checked against what the run says that it was started with. Imports no class that is not ours.
 
     Raises ``ArtefactError`` if config.toml was changed since, but for options that may differ on resume.
     """
-    check_head(run.path, run.stored(), run.started(), completed)
-    return resolve(run.config)
+    check_head(run.path, run.stored(), run.started(), lambda values: resolve(values, opened=True).to_dict())
+    return resolve(run.config, opened=True)
 
 
 def part_seed(seed: int, name: str) -> int:
@@ -321,21 +345,26 @@ def chain_of(method: str) -> str | None:
     return distiller_class(method).chain
 
 
-def _model(model: Any, where: str) -> dict[str, Any]:
+def _model(model: Any, where: str, opened: bool) -> dict[str, Any]:
     if not isinstance(model, dict) or "name" not in model:
         raise ConfigError(f"{where}.name is missing", "name a model of `kdrs models`, such as bpr")
-    options = {key: value for key, value in model.items() if key != "name"}
-    config = model_class(str(model["name"])).Config.parse(options, where)
-    return {"name": model["name"], **config.model_dump(exclude_none=True)}
+    name, options = str(model["name"]), {key: value for key, value in model.items() if key != "name"}
+    if opened and name not in MODELS:
+        common = {key: value for key, value in options.items() if key in ModelConfig.model_fields}
+        return {"name": name, **ModelConfig.parse(common, where).model_dump(), **options}
+    config = model_class(name).Config.parse(options, where)
+    return {"name": name, **config.model_dump(exclude_none=True)}
 
 
-def _train_defaults(model: dict[str, Any]) -> dict[str, Any]:
+def _train_defaults(model: dict[str, Any], opened: bool) -> dict[str, Any]:
     """Training settings that a resolved model brings along."""
+    if opened and model["name"] not in MODELS:
+        return {}
     cls = model_class(model["name"])
     return cls.train_defaults(cls.Config(**{key: value for key, value in model.items() if key != "name"}))
 
 
-def _terms(terms: Any, place: str) -> tuple[TermSettings, ...]:
+def _terms(terms: Any, place: str, opened: bool) -> tuple[TermSettings, ...]:
     if not isinstance(terms, list) or not all(isinstance(term, dict) for term in terms):
         raise ConfigError(f"{place} must be a list of tables", f"write each term as [[{place}]]")
     own = set(TermSettings.model_fields) - {"options"}
@@ -344,7 +373,13 @@ def _terms(terms: Any, place: str) -> tuple[TermSettings, ...]:
         where = f"{place}.{index}"
         if "method" not in term:
             raise ConfigError(f"{where}.method is missing", "name a method of `kdrs methods`, such as rrd")
-        cls = distiller_class(str(term["method"]))
+        method = str(term["method"])
+        if opened and method not in DISTILLERS:
+            options = {key: value for key, value in term.items() if key not in own}
+            stated = {key: value for key, value in term.items() if key in own}
+            resolved.append(TermSettings.parse({**stated, "options": options}, where))
+            continue
+        cls = distiller_class(method)
         given = {key: value for key, value in term.items() if key not in own}
         unknown = sorted(set(given) - set(cls.Config.model_fields))
         if unknown:
@@ -357,11 +392,11 @@ def _terms(terms: Any, place: str) -> tuple[TermSettings, ...]:
         named = {key: value for key, value in term.items() if key in own}
         named["teacher"] = (teacher,) if isinstance(teacher, str) else teacher
         named.setdefault("weight", cls.default_weight)
-        named.setdefault("name", str(term["method"]))
-        if cls.chain is None and named.get("chain"):
-            raise ConfigError(f"{where}.chain is {named['chain']}; {term['method']} uses no assistants", "leave it out")
-        if cls.chain is not None and len(named["teacher"]) == 1:
-            named.setdefault("chain", cls.default_chain)
+        named.setdefault("name", label(method))
+        if cls.chain is None and named.pop("chain", None):
+            raise ConfigError(f"{where}.chain is {term['chain']}; {method} uses no assistants", "leave it out")
+        if cls.chain is not None:
+            named.setdefault("chain", cls.default_chain if len(named["teacher"]) == 1 else 0)
         if named.get("chain") and len(named["teacher"]) != 1:
             raise ConfigError(
                 f"{where} has {len(named['teacher'])} teachers and a chain", "give one teacher, or chain = 0"

@@ -37,6 +37,7 @@ from kdrs.runs.checkpoints import Checkpoints
 from kdrs.runs.environment import environment
 from kdrs.runs.files import file_digest, read_run_tensors, write_json, write_safetensors
 from kdrs.runs.journal import MetricsFile
+from kdrs.runs.own import code_of, warn_of_changed_code
 from kdrs.runs.places import Lock, check_inside, check_place, holds_run, own_folder, sweep
 from kdrs.runs.records import PATH, RESTORE, DataHead, StageDigests, Started, Status, plain, read_record
 from kdrs.runs.values import to_toml, with_paths, without_none
@@ -394,6 +395,8 @@ class Run:
         write_bytes(ids / "items.json", dataset.items.to_json())
         write_json(self.path / "data.json", describe_data(dataset))
         began = {"folder": os.getcwd(), "options": without_none(config)}
+        if code := code_of(config):
+            began["code"] = code
         write_json(self.path / "env.json", {**environment(config.get("threads")), **began})
         # last: a directory without config.toml is no run yet
         write_bytes(self.path / "config.toml", to_toml(config))
@@ -408,6 +411,7 @@ class Run:
             )
         check_options(config, complete(self.config))
         check_head(self.path, self.stored(), self.started(), complete)
+        warn_of_changed_code(self.path, config, self.started().code)
         self.check_ids()
         self._stage_digests()
         trained, asked = len(self.metrics.rows()), config["train"]["epochs"]

@@ -16,6 +16,9 @@ from typing import Any
 from kdrs._memory import memory_limit
 from kdrs.errors import shown
 
+EXTRAS = ("matplotlib", "tensorboard", "mlflow", "wandb")
+"""Packages that only some commands need."""
+
 
 def environment(threads: int | None = None) -> dict[str, Any]:
     """Versions, machine and commit, as stored with a run and shown by ``kdrs doctor``."""
@@ -77,12 +80,12 @@ def examine() -> dict[str, Any]:
     problems: list[str] = []
     found = environment()
     found.pop("command")
-    for package in ("scipy", "polars", "pydantic", "safetensors", "typer", "matplotlib"):
+    for package in ("scipy", "polars", "pydantic", "safetensors", "typer", *EXTRAS):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = None
-            if package != "matplotlib":
+            if package not in EXTRAS:
                 problems.append(f"{package} is not installed")
     limit = memory_limit()
     found["memory_gib"] = None if limit is None else round(limit / 2**30, 1)

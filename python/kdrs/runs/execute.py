@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +43,7 @@ from kdrs.runs.places import own_folder
 from kdrs.runs.records import PATH
 from kdrs.runs.results import means_of, measure_teachers, save_peer, save_result, summary_of
 from kdrs.runs.vouching import check_options
+from kdrs.runs.watching import check_trackers, watching
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.outline import OUTLINE
 
@@ -110,6 +111,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
     check_teachers(inner, out)
     stage_epochs(config)  # that there are not too many
     _check_core(config)
+    check_trackers(config.log)
     dataset = Dataset.load(config.data.path)
     if dataset.n_cold_users:
         warnings.warn(
@@ -129,7 +131,11 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             rehearse(config, out, dataset, evaluator)
     else:
         loaded = load_learners(inner, dataset, task)
-    with Run.create(out, config.to_dict(), dataset, resume=resume, complete=completed) as run, _failure_noted(run):
+    with (
+        Run.create(out, config.to_dict(), dataset, resume=resume, complete=completed) as run,
+        _failure_noted(run),
+        ExitStack() as watched,
+    ):
         interrupted = _carry_out_parts(run, parts, hooks)
         if interrupted is not None:
             return interrupted
@@ -148,6 +154,8 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             known = summary_of(config, dataset, task, learner, measured)
             hooks.on_start({**known, "selects": selection.metrics if dataset.valid.n_pairs else ()})
         plain = plain_seconds(config, task) if learner.terms else 0.0
+        selects = [f"valid/{name}" for name in selection.metrics] if dataset.valid.n_pairs else []
+        watch = watched.enter_context(watching(config.log, run, config.to_dict(), selects, resume))
         outcome = fit(
             learners,
             task,
@@ -161,13 +169,14 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             run=run,
             checkpoint_seconds=config.train.checkpoint_seconds,
             stages=stage_epochs(config),
-            on_epoch=hooks.on_epoch,
+            on_epoch=watch.before(hooks.on_epoch),
             on_pace=(lambda seconds: warn_if_dear(config, task, plain, seconds)) if plain else None,
             should_stop=hooks.should_stop,
             resume=resume,
         )
         if outcome.stopped == "interrupted":
             run.set_status("interrupted", epochs=outcome.epochs)
+            watch.status = "interrupted"
             return Outcome(run, outcome, {}, measured)
         for doubt in doubts_of(
             outcome.rows, selection.metrics[0], stopped=outcome.stopped, started=config.start is not None
@@ -178,6 +187,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
         with blaming_training(outcome.epochs - 1):
             reports = evaluator(ModelTeacher(learner.model, task))
         save_result(run, config, dataset, learner.model, outcome, reports, selection)
+        watch.final(outcome, reports)
         return Outcome(run, outcome, reports, measured)
 
 
@@ -310,6 +320,7 @@ def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
     parts, inner = expand(config, Path(out))
     check_teachers(inner, Path(out))
     _check_core(config)
+    check_trackers(config.log)
     device = device_of(config.device)
     dataset = Dataset.load(config.data.path)
     evaluator = build_evaluator(config, dataset)

@@ -15,9 +15,11 @@ from kdrs.data import Dataset, Ids
 from kdrs.errors import ArtefactError, KdrsError, MissingKnowledge, shown
 from kdrs.evaluation.report import Report
 from kdrs.models.stored import StoredModel
+from kdrs.plugins import ClassError
 from kdrs.runs.build import build_model, build_task, device_of
 from kdrs.runs.config import RunConfig, config_of
 from kdrs.runs.directory import Run, describe_data
+from kdrs.runs.own import needing
 from kdrs.runs.records import PATH, RESTORE
 from kdrs.runs.results import load_reports
 from kdrs.teachers.base import Stage
@@ -65,8 +67,8 @@ class LoadedRun:
     @classmethod
     def open(cls, path: str | Path, dataset: Dataset | None = None, *, device: torch.device | None = None) -> LoadedRun:
         """Raises ``ArtefactError`` if the run is unfinished, damaged, or was trained on other data than ``dataset``, and if its
-        model computes with training data (graphs, histories) that are not there. On the ``device`` of an outline the model has
-        its shapes and no weights, and of the run's files heads are read."""
+        model computes with training data (graphs, histories) that are not there, or is of a class that is not there. On the
+        ``device`` of an outline the model has its shapes and no weights, and of the run's files heads are read."""
         run = Run.open(path)
         config = config_of(run)
         if dataset is None and os.path.lexists(config.data.path):
@@ -76,7 +78,7 @@ class LoadedRun:
             check_same_data(run, dataset)
         outline = device is not None and device.type == OUTLINE.type
         tensors, metadata = run.load_model(head=outline)
-        if "tables" in metadata:
+        if "tables" in metadata:  # no class of a model is needed
             if outline:  # small enough to be read
                 device, (tensors, metadata) = torch.device("cpu"), run.load_model()
             if dataset is None:
@@ -84,11 +86,12 @@ class LoadedRun:
             else:
                 task = cast("Task", PairTask(dataset.train, device=device or device_of(config.device)))
             return cls(run, config, dataset, stored_model(tensors, metadata["tables"], task, run.path).eval(), task)
-        if dataset is not None:
-            task = build_task(config, dataset, device)
-            model: nn.Module = build_model(config, task)
-        else:
-            task, model = cls._without_data(run, config, device)
+        with needing(run):
+            if dataset is not None:
+                task = build_task(config, dataset, device)
+                model: nn.Module = build_model(config, task)
+            else:
+                task, model = cls._without_data(run, config, device)
         load_weights(model, tensors, run.path)
         model.eval()
         return cls(run, config, dataset, model, task)
@@ -104,6 +107,8 @@ class LoadedRun:
         task = LoadedRun._sizes(run, config, device)
         try:
             return task, build_model(config, task)
+        except ClassError:
+            raise
         except KdrsError as error:
             raise MissingKnowledge(
                 f"{config.model['name']} computes with its training data, and the data set of {shown(str(run.path), PATH)} is "

@@ -13,6 +13,7 @@ from kdrs.errors import ConfigError, MissingKnowledge, nearest, shown
 from kdrs.models import model_class
 from kdrs.runs.config import RunConfig, TermSettings, chain_of, config_of, part_seed
 from kdrs.runs.directory import Run
+from kdrs.runs.own import needing
 from kdrs.runs.values import FROM_TEACHER
 from kdrs.teachers.file import read_safetensors, trajectory_files
 
@@ -113,9 +114,8 @@ def check_teachers(config: RunConfig, out: Path) -> None:
                 )
             if distiller_class(term.method).mutual or not (path / "config.toml").is_file():
                 continue
-            theirs, own = size_of(config_of(Run.open(path)).model), size_of(config.model)
-            compact = config.model["bits"] != 32 or config.model["users"] != "table"
-            if own >= theirs and not compact:
+            theirs, own = _size_of_run(path), size_of(config.model)
+            if own >= theirs and not _is_compact(config.model):
                 warnings.warn(
                     f"the student has {own} dimensions, its teacher {shown(teacher)} {theirs}: nothing becomes smaller",
                     stacklevel=3,
@@ -138,7 +138,24 @@ def teachers_of(config: RunConfig, out: Path) -> list[Path]:
 def size_of(model: dict[str, Any]) -> int:
     """Size of the representations of a resolved model, which ``dim`` need not be."""
     cls = model_class(model["name"])
-    return cls.size_of(cls.Config(**{key: value for key, value in model.items() if key != "name"}))
+    return cls.size_of(cls.Config.parse({key: value for key, value in model.items() if key != "name"}, "model"))
+
+
+def _size_of_run(path: Path) -> int:
+    """Size of a run's representations. Raises ``MissingKnowledge`` where the class of its model is not there, and needed."""
+    run = Run.open(path)
+    model = config_of(run).model
+    try:
+        with needing(run):
+            return size_of(model)
+    except MissingKnowledge:
+        if not _is_compact(model):
+            raise
+        return int(model["dim"])  # its run keeps vectors of that size, and answers without the class
+
+
+def _is_compact(model: Mapping[str, Any]) -> bool:
+    return bool(model["bits"] != 32 or model["users"] != "table")
 
 
 def _assistants(chain: int | tuple[int, ...], teacher: int, model: dict[str, Any]) -> list[int]:
@@ -187,7 +204,7 @@ def _size(reference: str, method: str) -> int:
     path = Path(reference)
     files = trajectory_files(path)
     if path.is_dir() and not files:
-        return size_of(config_of(Run.open(path)).model)
+        return _size_of_run(path)
     tensors, _ = read_safetensors(files[-1] if files else path)
     if "users" not in tensors:
         raise MissingKnowledge(

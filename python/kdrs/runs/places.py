@@ -23,7 +23,7 @@ PATH = 300
 LOCK = "LOCK"
 HEAD = ("LOCK", "ids", "data.json", "env.json", "STATUS.json")
 """What a run directory has before config.toml is written, which makes it a run."""
-FOLDERS = ("ids", "checkpoint", "stages")
+FOLDERS = ("ids", "checkpoint", "stages", "trackers")
 """A run's folders that hold files of its own."""
 OWN_FILE = re.compile(
     r"config\.toml|(env|data|STATUS|teachers|digests|manifest|previous|users|items|report(-\w+)?)\.json|metrics\.jsonl"

@@ -66,6 +66,16 @@ class DataHead(Record):
     digests: IdDigests
 
 
+class Code(Record):
+    """Where a class was had when a run was started."""
+
+    package: str | None = None
+    """Name and version, of an installed one."""
+    file: str | None = None
+    sha256: Digest | None = None
+    """Of the file."""
+
+
 class Started(Record):
     """env.json, as far as it is read again."""
 
@@ -75,6 +85,14 @@ class Started(Record):
     torch_threads: Count | None = None
     options: dict[str, Any] | None = None
     """The run's options when it was started: config.toml is compared with them. None in runs of older versions."""
+    code: dict[str, Code] = {}
+    """Where the classes that are not ours were had, by their names in the options."""
+
+
+class Kept(Record):
+    """trackers/NAME.json"""
+
+    state: dict[str, str] = {}
 
 
 class StageDigests(Record):

@@ -118,6 +118,8 @@ class Source:
             factors = self.teacher.factors()
             if factors is None:
                 if isinstance(self.teacher, FileTeacher):
+                    if "users" not in self.teacher.sides:
+                        self.teacher.check_scores()  # says what it lacks
                     raise MissingKnowledge(
                         f"{shown(self.name)} holds lists alone, no scores of all items",
                         "export its vectors; or distil from its lists: kdrs distill --method rrd --set model.bits=2",

@@ -85,7 +85,7 @@ def csr_of_lists(
         if unknown and not skip:
             raise DataError(
                 f"{what}: {unknown:,} of {len(flat):,} item ids are unknown, first {shown(str(flat[int(np.argmax(bad))]))}",
-                'leave them out, or ask with unknown="skip"',
+                'leave them out, or ask with unknown="skip" (--unknown skip)',
             )
         rows = np.repeat(np.arange(len(parts)), lengths)[~bad]
         found = Interactions.from_pairs(rows, places[~bad], len(parts), len(names))

@@ -318,7 +318,8 @@ class Student:
             bad = rows < 0
             raise DataError(
                 f"{int(bad.sum()):,} of {len(names):,} users are unknown, first {shown(str(names[int(np.argmax(bad))]))}",
-                'ask with unknown="skip" or "popular"' + (", or give their histories" if self.encodes else ""),
+                'ask with unknown="skip" or "popular" (--unknown skip)'
+                + (", or give their histories" if self.encodes else ""),
             )
         return rows
 
@@ -333,14 +334,14 @@ class Student:
             what = "history" if rows[place] < 0 else "user"
             raise DataError(
                 f"{what} {shown(str(names[place]))} {'is empty' if rows[place] < 0 else 'has no training items'}",
-                'ask with unknown="skip" or "popular"',
+                'ask with unknown="skip" or "popular" (--unknown skip)',
             )
 
     def _known_histories(self) -> Interactions:
         if self.seen is None:
             raise MissingKnowledge(
                 "this student does not know what users have seen",
-                "export it with --seen, ask with seen=False, or give seen= as lists of item ids",
+                "export it with --seen; ask with seen=False (--seen none), or give seen= as lists of item ids",
             )
         return self.seen
 

@@ -19,7 +19,7 @@ def read_implicit(path: Path) -> Found:
     BPR has one column more, the item's bias beside the user's 1; LMF two, the bias of either beside the other's 1: both are
     told by their ones, and taken apart. A user's bias changes no ranking and is left out.
     """
-    name = shown(str(path))
+    name = shown(str(path), 300)
     arrays = _arrays(
         path,
         ("user_factors", "item_factors"),
@@ -51,7 +51,7 @@ def read_implicit(path: Path) -> Found:
 def read_archive(path: Path) -> Found:
     """An ``.npz`` of arrays by our names: ``users`` [U, D], ``items`` [I, D], ``user_ids``, ``item_ids``, ``item_bias``; as the
     printed scripts write it (`kdrs.teachers.importers.scripts`). ``users`` may be left out."""
-    name = shown(str(path))
+    name = shown(str(path), 300)
     wanted = ("users", "items", "user_ids", "item_ids", "item_bias")
     arrays = _arrays(path, wanted, "save ids as text: np.asarray(ids, dtype=str)")
     if "items" not in arrays:
@@ -73,7 +73,7 @@ def read_archive(path: Path) -> Found:
 
 def read_npy(path: Path) -> Side:
     """An array [rows, D], whose ids are in a file of their own."""
-    return Side(as_vectors(load_array(path), shown(str(path))))
+    return Side(as_vectors(load_array(path), shown(str(path), 300)))
 
 
 def _arrays(path: Path, names: tuple[str, ...], remedy: str) -> dict[str, NDArray[np.generic]]:

@@ -18,7 +18,7 @@ def read_ids(path: str | Path, kind: str) -> list[str]:
     a usual name; anything else is text, an id a line. Raises ``DataError`` for what cannot be read, ids that are empty and
     ids that come twice.
     """
-    place, name = Path(path), shown(str(path))
+    place, name = Path(path), shown(str(path), 300)
     suffix = place.suffix.lower()
     if suffix == ".npy":
         array = load_array(place)

@@ -33,7 +33,7 @@ def read_lists(path: Path) -> Listed:
     """
     import polars as pl
 
-    name, frame = shown(str(path)), read_frame(path)
+    name, frame = shown(str(path), 300), read_frame(path)
     user, item = column_of(frame, "user", name), column_of(frame, "item", name)
     beside = {role: _beside(frame, role, names, name) for role, names in NUMBERS.items()}
     columns = {role: column for role, column in beside.items() if column is not None}

@@ -20,7 +20,7 @@ def read_table(path: Path, kind: str) -> Side:
     """
     import polars as pl
 
-    name, frame = shown(str(path)), read_frame(path)
+    name, frame = shown(str(path), 300), read_frame(path)
     nested = [column for column, dtype in frame.schema.items() if isinstance(dtype, pl.List | pl.Array)]
     if len(nested) != 1:
         listed = ", ".join(f"{shown(column, 30)} {dtype}" for column, dtype in list(frame.schema.items())[:12])

@@ -19,7 +19,7 @@ def read_word2vec(path: Path) -> Side:
     """A first line with the number of words and of dimensions; then words and numbers as text, or words and float32
     (little-endian). Which of both is told by the bytes behind the first word."""
     data, _ = read_bytes(path)
-    name = shown(str(path))
+    name = shown(str(path), 300)
     head = _HEAD.match(data)
     if head is None:
         raise DataError(
