@@ -132,14 +132,15 @@ def _sink(path: Path, frames: Callable[[], Iterator[polars.DataFrame]], by: str)
             raise
 
     lazy = register_io_source(source, schema=schema)
-    with replacing(path) as temporary:
+    # A sink of a name may make the file anew after it has failed: it gets an open one.
+    with replacing(path) as temporary, temporary.open("wb") as out:
         try:
             if path.suffix == ".parquet":
-                lazy.sink_parquet(temporary, row_group_size=GROUP, maintain_order=True)
+                lazy.sink_parquet(out, row_group_size=GROUP, maintain_order=True)
             elif path.suffix == ".csv":
-                lazy.sink_csv(temporary, maintain_order=True)
+                lazy.sink_csv(out, maintain_order=True)
             else:
-                lazy.sink_ndjson(temporary, maintain_order=True)
+                lazy.sink_ndjson(out, maintain_order=True)
         except BaseException as error:
             if failed:
                 raise failed[0] from None
