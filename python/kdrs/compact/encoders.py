@@ -17,7 +17,7 @@ from kdrs.compact.reduce import gram
 from kdrs.core import ranking
 from kdrs.core.codes import QUERY_BITS, Codes
 from kdrs.data.interactions import Interactions
-from kdrs.errors import DataError, shown
+from kdrs.errors import DataError
 
 Items = Codes | NDArray[np.float32]
 """Item vectors float32 ``[I, D]``, or their codes, read in their turned directions."""
@@ -28,10 +28,15 @@ BLOCK = 1 << 22
 
 class Encoder(Protocol):
     kind: str
+    ordered: bool
+    """Whether histories must be `Histories`, which have an order."""
 
     @property
     def nbytes(self) -> int:
         """What the encoder itself adds to the items' bytes."""
+
+    def parts(self) -> dict[str, NDArray[Any]]:
+        """The arrays of its file (`kdrs.compact.parts`)."""
 
     def encode(self, histories: Interactions, items: Items) -> NDArray[np.float32]:
         """Vectors float32 ``[Q, D]`` of users with these items ``[Q, I]``."""
@@ -43,7 +48,7 @@ class SumEncoder:
     `rounded` keeps W in eight bits, a scale a row: a fourth of the bytes.
     """
 
-    kind = "sum"
+    kind, ordered = "sum", False
 
     def __init__(
         self,
@@ -68,6 +73,12 @@ class SumEncoder:
     @property
     def nbytes(self) -> int:
         return self.weight.nbytes if self.levels is None else sum(part.nbytes for part in self.levels)
+
+    def parts(self) -> dict[str, NDArray[Any]]:
+        power = {"power": np.array(self.power)}
+        if self.levels is None:
+            return {"weight": self.weight, **power}
+        return {"levels": self.levels[0], "scales": self.levels[1], **power}
 
     def encode(self, histories: Interactions, items: Items) -> NDArray[np.float32]:
         return products(history_sums(histories, items, self.power), self.weight)
@@ -96,7 +107,7 @@ class RidgeEncoder:
     VᵀV is worked out when it is opened. Costs a system of ``min(|H|, D)`` unknowns a user.
     """
 
-    kind = "ridge"
+    kind, ordered = "ridge", False
 
     def __init__(self, alpha: float = 0.01, reg: float = 0.1):
         self.alpha, self.reg = float(alpha), float(reg)
@@ -106,8 +117,11 @@ class RidgeEncoder:
     def nbytes(self) -> int:
         return 0
 
+    def parts(self) -> dict[str, NDArray[Any]]:
+        return {"alpha": np.array(self.alpha), "reg": np.array(self.reg)}
+
     def encode(self, histories: Interactions, items: Items) -> NDArray[np.float32]:
-        _check_catalogue(histories, items)
+        check_catalogue(histories, items)
         root = self._root(items)  # [D, D], inverse of the Cholesky factor of A: A⁻¹ = rootᵀ root
         out = np.zeros((histories.shape[0], items.shape[1]), np.float32)
         degrees = histories.row_degrees
@@ -167,7 +181,7 @@ def history_sums(histories: Interactions, items: Items, power: float = 0.5) -> N
 
     Raises ``DataError`` where the histories are of another catalogue.
     """
-    _check_catalogue(histories, items)
+    check_catalogue(histories, items)
     if isinstance(items, Codes):
         sums = items.sums(histories.indptr, histories.indices)
     else:
@@ -176,7 +190,7 @@ def history_sums(histories: Interactions, items: Items, power: float = 0.5) -> N
     return sums / (lengths ** np.float32(power))[:, None]
 
 
-def _check_catalogue(histories: Interactions, items: Items) -> None:
+def check_catalogue(histories: Interactions, items: Items) -> None:
     if histories.shape[1] != items.shape[0]:
         raise DataError(
             f"histories are of {histories.shape[1]:,} items, the vectors of {items.shape[0]:,}",
@@ -195,13 +209,7 @@ def asked(encoder: Encoder, histories: Interactions, items: Items) -> Items:
         return np.ascontiguousarray(encoder.encode(histories, items), np.float32)
     made = []
     for part in blocks(histories.shape[0], items.shape[1]):
-        first, last = histories.indptr[part.start], histories.indptr[part.stop]
-        own = Interactions(
-            histories.indptr[part.start : part.stop + 1] - first,
-            histories.indices[first:last],
-            (part.stop - part.start, histories.shape[1]),
-        )
-        made.append(items.like(encoder.encode(own, items), QUERY_BITS, turned=True))
+        made.append(items.like(encoder.encode(cut(histories, part), items), QUERY_BITS, turned=True))
     if len(made) == 1:
         return made[0]
     if not made:
@@ -210,52 +218,13 @@ def asked(encoder: Encoder, histories: Interactions, items: Items) -> Items:
     return Codes.from_parts(data, scales, QUERY_BITS, items.shape[1], seed=items.seed)
 
 
+def cut(histories: Interactions, part: slice) -> Interactions:
+    """The rows of a slice with both ends, without their order."""
+    first, last = histories.indptr[part.start], histories.indptr[part.stop]
+    ends = histories.indptr[part.start : part.stop + 1] - first
+    return Interactions(ends, histories.indices[first:last], (part.stop - part.start, histories.shape[1]))
+
+
 def blocks(n: int, dim: int) -> Iterator[slice]:
     step = max(1, BLOCK // max(dim, 1))
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
-
-
-_BOUNDS = {
-    "alpha": (1e-9, 1e9),
-    "reg": (1e-9, 1e9),
-    "power": (0.0, 8.0),
-    "scales": (0.0, np.inf),
-    "levels": (-127, 127),
-}
-"""What the parts of an encoder may be: less or more is none that was ever made, and no system could be solved with it."""
-
-
-def encoder_of(kind: str, tensors: dict[str, NDArray[Any]], dim: int) -> Encoder:
-    """The encoder of vectors of ``dim`` dimensions that a file holds (`parts_of`).
-
-    Raises ``DataError`` for an unknown kind or parts that do not fit."""
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise DataError(f"encoder {shown(kind)}: {shown(name)} is not finite")
-        least, most = _BOUNDS.get(name, (-np.inf, np.inf))
-        if tensor.size and not least <= tensor.min() <= tensor.max() <= most:
-            raise DataError(f"encoder {shown(kind)}: {shown(name)} is not from {least:g} to {most:g}")
-    shapes = {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
-    square = (dim, dim)
-    if kind == "sum" and shapes == {"weight": ("float32", square), "power": ("float64", ())}:
-        return SumEncoder(tensors["weight"], float(tensors["power"]))
-    if kind == "sum" and shapes == {
-        "levels": ("int8", square),
-        "scales": ("float32", (dim,)),
-        "power": ("float64", ()),
-    }:
-        return SumEncoder.of_levels(tensors["levels"], tensors["scales"], float(tensors["power"]))
-    if kind == "ridge" and shapes == {"alpha": ("float64", ()), "reg": ("float64", ())}:
-        return RidgeEncoder(float(tensors["alpha"]), float(tensors["reg"]))
-    raise DataError(f"encoder {shown(kind)} with {shown(str(shapes))} is none that this kdrs knows")
-
-
-def parts_of(encoder: Encoder) -> dict[str, NDArray[Any]]:
-    """The arrays of an encoder's file."""
-    if isinstance(encoder, RidgeEncoder):
-        return {"alpha": np.array(encoder.alpha), "reg": np.array(encoder.reg)}
-    assert isinstance(encoder, SumEncoder)
-    power = {"power": np.array(encoder.power)}
-    if encoder.levels is None:
-        return {"weight": encoder.weight, **power}
-    return {"levels": encoder.levels[0], "scales": encoder.levels[1], **power}

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdrs.compact.encoders import Encoder, Items, encoder_of, parts_of
+from kdrs.compact.encoders import Encoder, Items
+from kdrs.compact.parts import NETWORKS, encoder_of
 from kdrs.core.codes import MAX_DIM, Codes
 from kdrs.errors import DataError, KdrsError, shown
 
@@ -46,7 +47,7 @@ class Tables(NamedTuple):
                 found |= {f"{name}_codes": side.data, f"{name}_scales": to_bfloat16(side.scales)}
             elif side is not None:
                 found[f"{name}_vectors"] = side
-        parts = {} if self.encoder is None else parts_of(self.encoder)
+        parts = {} if self.encoder is None else self.encoder.parts()
         return found | {f"encoder_{name}": value for name, value in parts.items()}
 
     def description(self) -> dict[str, Any]:
@@ -79,7 +80,9 @@ class Tables(NamedTuple):
             if told.encoder is not None:
                 names = [name for name in left if name.startswith("encoder_")]
                 own = {name.removeprefix("encoder_"): left.pop(name) for name in names}
-                encoder = encoder_of(told.encoder, own, told.dim)
+                encoder = encoder_of(told.encoder, own, n_items, told.dim)
+                if isinstance(items, Codes) and told.encoder in NETWORKS:
+                    raise DataError("a network encodes users, and the items are codes")
             bias = left.pop("bias", None)
             if bias is not None:
                 if (bias.shape, bias.dtype) != ((n_items,), np.float32):

@@ -8,9 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from kdrs.compact.networks import RowNetwork
 from kdrs.core.tables import RowTable
 from kdrs.data.interactions import Interactions
-from kdrs.models._rows import RowModel, Rows
+from kdrs.models._rows import RowModel, Rows, array_of
 from kdrs.models.base import ModelConfig
 from kdrs.training import losses
 from kdrs.training.queries import Batch, Queries, Task
@@ -44,6 +45,7 @@ class CDAE(RowModel):
     Config = CDAEConfig
     config: CDAEConfig
     compactable = ("bits",)
+    encodes_known = False
     why_not_compact = "computes its users from their items already"
     reference = "Wu et al., Collaborative denoising auto-encoders for top-N recommender systems, WSDM 2016"
 
@@ -93,6 +95,11 @@ class CDAE(RowModel):
         users = torch.arange(self.n_users, device=self.item_bias.device)
         encoded = torch.cat([self.encode(block) for block in users.split(BLOCK_USERS)])
         return Factors(encoded, self.items.read().detach(), self.item_bias.detach())
+
+    def history_encoder(self) -> RowNetwork:
+        """Without v_u, that is with v_u = 0, the mean of what user vectors start from: what is known of a new user."""
+        table, bias = array_of(self.encoder), array_of(self.encoder_bias)
+        return RowNetwork(table, bias, activations=["sigmoid"], power=0.0)
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         positive = view.pairs(batch.positive_rows, batch.positives.reshape(-1))

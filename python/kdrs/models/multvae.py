@@ -8,7 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from kdrs.compact.networks import RowNetwork
 from kdrs.data.interactions import Interactions
+from kdrs.models._rows import array_of
 from kdrs.models._variational import VariationalConfig, VariationalModel
 from kdrs.training.queries import Batch, Queries, Task
 from kdrs.training.rows import UserTask
@@ -69,6 +71,18 @@ class MultVAE(VariationalModel):
         users = torch.arange(self.n_rows, device=self.decoder_bias.device)
         decoded = torch.cat([self.sample(block, None)[0] for block in users.split(BLOCK_USERS)])
         return Factors(decoded, self.decoder.weight.detach(), self.decoder_bias.detach())
+
+    def history_encoder(self) -> RowNetwork | None:
+        if self.config.ccd_noise:  # a user's vector has noise of her own even in evaluation
+            return None
+        layers = [layer for layer in (self.mean, self.widen) if layer is not None]
+        return RowNetwork(
+            array_of(self.encoder),
+            array_of(self.encoder_bias),
+            [(array_of(layer.weight), array_of(layer.bias)) for layer in layers],
+            activations=["tanh", "identity", "tanh"][: len(layers) + 1],
+            power=0.5,
+        )
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         assert isinstance(view, UserView)

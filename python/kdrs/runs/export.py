@@ -18,6 +18,7 @@ from kdrs.core.codes import Codes
 from kdrs.core.names import Names
 from kdrs.data import Dataset
 from kdrs.errors import ArtefactError, ConfigError, KdrsError, MissingKnowledge, quoted, shown
+from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.report import Report
 from kdrs.evaluation.significance import bootstrap_means, paired_test
 from kdrs.evaluation.transfer import Transfer
@@ -33,6 +34,7 @@ from kdrs.runs.records import PATH
 from kdrs.runs.source import Source
 from kdrs.student import Student, file, formats
 from kdrs.student.student import MOST_POPULAR
+from kdrs.training.hooks import hook, trait
 from kdrs.training.pairs import PairTask
 
 TAILS = (0.025, 0.975)
@@ -139,11 +141,15 @@ def student_of(
         raise ConfigError("factors have no ids", "write a teacher file, or give kdrs.Student its tables and Names")
     data, config = given.dataset, given.config(None, threads)
     own = _opened(source, given)
-    tables = _tables(given, own)
-    card: dict[str, Any] = _card(given, own, tables)
+    tables = counted = _tables(given, own)
+    measured = None
     if tables.encoder is None and fold_in:
-        encoder, measured = _encoder(tables, data, config)
-        tables = tables._replace(encoder=encoder)
+        network, enough = _network(own)
+        encoder, measured = _encoder(tables, data, config, network)
+        tables = tables._replace(encoder=encoder, users=None if enough else tables.users)
+        counted = counted if network is None else tables  # a fitted encoder is no part of the model
+    card: dict[str, Any] = _card(given, own, counted)
+    if measured is not None:
         card["new_users"] = measured
     ratio: Mapping[str, Transfer] = {}
     if alone is not None:
@@ -233,30 +239,29 @@ def _array(values: Any) -> np.ndarray:
     return np.ascontiguousarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values, np.float32)
 
 
-def _encoder(tables: Tables, data: Dataset, config: RunConfig) -> tuple[Encoder, dict[str, Any]]:
-    """An encoder for users who have a table, chosen on validation, and what it costs them on test: known users, as if they were
-    new."""
+def _network(run: LoadedRun | None) -> tuple[Encoder | None, bool]:
+    """The model's own encoder of histories, and whether users need no table beside it."""
+    offered = None if run is None else hook(run.model, "history_encoder")
+    network: Encoder | None = None if offered is None else offered()
+    return network, network is not None and run is not None and trait(run.model, "encodes_known")
+
+
+def _encoder(
+    tables: Tables, data: Dataset, config: RunConfig, network: Encoder | None
+) -> tuple[Encoder, dict[str, Any]]:
+    """An encoder for users who have a table, the model's own ``network`` or one chosen on validation; and what it costs them on
+    test: known users, as if they were new."""
     assert tables.users is not None
     evaluator = build_evaluator(config, data)
     selects = choose_selection(config, choose_protocol(config, data)).metrics[0]
     part = "test" if data.test.n_pairs else "valid"
     items = tables.items
-    own = tables.users.vectors() if isinstance(tables.users, Codes) else tables.users
-    bits = items.bits if isinstance(items, Codes) else 32
-
-    def value(model: StoredModel) -> float:
-        return evaluator(model.factors(), parts=["valid"])["valid"].mean(selects)
-
-    measure = value if data.valid.n_pairs else None
-    best = None
-    for one in candidates("encoded", own, _side(items), bits, tables.bias, PairTask(data.train), measure):
-        if best is None or one.value > best.value:
-            best = one
-    assert best is not None
-    encoder = best.model.user_encoder
-    assert encoder is not None
+    if network is None:
+        encoder, name = _fitted(tables, data, evaluator, selects)
+    else:
+        encoder, name = network, f"the model's own, {network.kind}"
     measured: dict[str, Any] = {
-        "encoder": best.name,
+        "encoder": name,
         "metric": selects,
         "part": part,
         "users": "known ones, from their training items",
@@ -276,6 +281,27 @@ def _encoder(tables: Tables, data: Dataset, config: RunConfig) -> tuple[Encoder,
             "interval": ends,
         }
     return encoder, measured
+
+
+def _fitted(tables: Tables, data: Dataset, evaluator: Evaluator, selects: str) -> tuple[Encoder, str]:
+    """The encoder that is best on validation, and its name."""
+    users, items = tables.users, tables.items
+    assert users is not None
+    own = users.vectors() if isinstance(users, Codes) else users
+    bits = items.bits if isinstance(items, Codes) else 32
+
+    def value(model: StoredModel) -> float:
+        return evaluator(model.factors(), parts=["valid"])["valid"].mean(selects)
+
+    measure = value if data.valid.n_pairs else None
+    best = None
+    for one in candidates("encoded", own, _side(items), bits, tables.bias, PairTask(data.train), measure):
+        if best is None or one.value > best.value:
+            best = one
+    assert best is not None
+    encoder = best.model.user_encoder
+    assert encoder is not None
+    return encoder, best.name
 
 
 def _side(items: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import nn
 
 if TYPE_CHECKING:
+    from kdrs.compact.encoders import Encoder
     from kdrs.training.queries import Epoch
     from kdrs.training.view import Factors
 
@@ -36,6 +37,15 @@ class Hooks:
 
     def factors_of(self, task: Any) -> Factors | None:
         """``factors`` of a model of sequences for the users of another task than its own."""
+
+    def history_encoder(self) -> Encoder | None:
+        """The network that computes users' vectors from their items, without torch; what it gives times the rows and biases
+        of ``factors`` are the scores. None where the model has none: a student of it gets one that is fitted."""
+        return None
+
+    encodes_known: bool = True
+    """Whether ``history_encoder`` gives known users' vectors as ``factors`` does. Without it they have vectors of their own
+    too, which new users lack."""
 
 
 def hook(model: nn.Module, name: str) -> Callable[..., Any] | None:
