@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdrs.compact.attention import AttentionEncoder
+from kdrs.compact.convolution import ConvolutionEncoder
 from kdrs.compact.encoders import Encoder, RidgeEncoder, SumEncoder
 from kdrs.compact.networks import RowNetwork
 from kdrs.errors import DataError, shown
 
-NETWORKS = {network.kind: network for network in (RowNetwork,)}
+NETWORKS: dict[str, type[RowNetwork] | type[AttentionEncoder] | type[ConvolutionEncoder]] = {
+    network.kind: network for network in (RowNetwork, AttentionEncoder, ConvolutionEncoder)
+}
 """Encoders that models have of their own."""
 _BOUNDS = {
     "alpha": (1e-9, 1e9),

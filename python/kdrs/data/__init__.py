@@ -4,6 +4,7 @@ from kdrs.data._folders import looks_parted
 from kdrs.data._options import Options
 from kdrs.data.candidates import draw_candidates
 from kdrs.data.dataset import Dataset, is_dataset
+from kdrs.data.histories import Histories
 from kdrs.data.ids import Ids
 from kdrs.data.interactions import Interactions
 from kdrs.data.known import KNOWN, fetch, known
@@ -15,6 +16,7 @@ __all__ = [
     "KNOWN",
     "PRESETS",
     "Dataset",
+    "Histories",
     "Ids",
     "Interactions",
     "Options",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from kdrs import _files
 from kdrs.data import _stored
 from kdrs.data._stored import FILES, FORMAT, HEAD, PREPARE_AGAIN
 from kdrs.data.checks import check_lists
+from kdrs.data.histories import checked_order
 from kdrs.data.ids import Ids
 from kdrs.data.interactions import Interactions, frozen
 from kdrs.errors import DataError, shown
@@ -68,7 +68,7 @@ class Dataset:
         if (self.order is None) != (self.order_by is None):
             raise DataError(f"order is {'absent' if self.order is None else 'given'} but order_by is {self.order_by!r}")
         if self.order is not None:
-            object.__setattr__(self, "order", frozen(_checked_order(self.order, self.train), np.int32))
+            object.__setattr__(self, "order", frozen(checked_order(self.order, self.train), np.int32))
         if self.candidates is not None:
             object.__setattr__(self, "candidates", frozen(_checked_candidates(self.candidates, shape), np.int32))
 
@@ -344,21 +344,6 @@ def _as_ids(values: Iterable[str] | None, n: int, kind: str) -> Ids:
     if values is None:
         return Ids.numbered(n, kind)
     return values if isinstance(values, Ids) and values.kind == kind else Ids(values, kind)
-
-
-def _checked_order(order: NDArray[Any], train: Interactions) -> NDArray[np.int32]:
-    if order.dtype.kind not in "iu" or order.shape != train.indices.shape:
-        raise DataError(f"order is {order.dtype} {order.shape}; allowed: int32 {train.indices.shape}, as train.indices")
-    if order.size and not (int(order.min()) >= 0 and int(order.max()) < train.shape[1]):
-        raise DataError(f"order holds items {order.min()} to {order.max()}; allowed: 0 to {train.shape[1] - 1}")
-    # In blocks of users, so that loading takes little more memory than the data.
-    bounds = np.searchsorted(train.indptr, np.arange(0, order.size + _BLOCK, _BLOCK))
-    for start, stop in itertools.pairwise(np.minimum(bounds, train.shape[0]).tolist()):
-        pairs = slice(int(train.indptr[start]), int(train.indptr[stop]))
-        rows = np.repeat(np.arange(stop - start) * train.shape[1], np.diff(train.indptr[start : stop + 1]))
-        if not np.array_equal(np.sort(rows + order[pairs]), rows + train.indices[pairs]):
-            raise DataError("order is no reordering of each user's train items")
-    return np.ascontiguousarray(order, dtype=np.int32)
 
 
 def _checked_candidates(candidates: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.int32]:

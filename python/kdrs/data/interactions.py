@@ -151,10 +151,15 @@ class Interactions:
 
     def pairs_of(self, rows: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The pairs of some rows, in their order: which of ``rows`` (int64 [P]) and the column (int32 [P])."""
+        which, places = self.places_of(rows)
+        return which, self.indices[places]
+
+    def places_of(self, rows: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The same as places in ``indices``, int64 [P]."""
         chosen = np.asarray(rows, dtype=np.int64)
         starts, lengths = self.indptr[chosen], self.row_degrees[chosen]
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return np.repeat(np.arange(chosen.size), lengths), self.indices[np.repeat(starts, lengths) + within]
+        return np.repeat(np.arange(chosen.size), lengths), np.repeat(starts, lengths) + within
 
     def rows(self, chosen: ArrayLike) -> Interactions:
         """Some rows, in their order: what holds for all of them is not checked again, since one user's list waits for it."""

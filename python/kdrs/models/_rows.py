@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdrs.core.sampling import stream
@@ -13,11 +11,6 @@ from kdrs.data.interactions import Interactions
 from kdrs.models._noise import uniform
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.training.queries import Epoch, Task
-
-
-def array_of(weights: Tensor) -> NDArray[np.float32]:
-    """A copy on the host."""
-    return np.array(weights.detach().cpu().numpy(), np.float32)
 
 
 class Rows(nn.Module):

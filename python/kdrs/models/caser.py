@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from kdrs.compact.convolution import ConvolutionEncoder
 from kdrs.core.tables import RowTable
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
+from kdrs.models._arrays import array_of
 from kdrs.models._dropout import Dropout
 from kdrs.models._sequential import PaddedView, SequentialRecommender
 from kdrs.models.base import ModelConfig
@@ -64,6 +66,7 @@ class Caser(SequentialRecommender):
     Config = CaserConfig
     config: CaserConfig
     why_not_compact = "computes users from sequences by a network"
+    encodes_known = False
     reference = (
         "Tang & Wang, Personalized top-N sequential recommendation via convolutional sequence embedding, WSDM 2018"
     )
@@ -125,6 +128,23 @@ class Caser(SequentialRecommender):
         values = (flat @ torch.cat(placed).T).unflatten(1, (-1, count))  # [B, places of all heights, H]
         best = [part.max(1).values for part in values.split([length - height for height in range(length)], dim=1)]
         return torch.cat(best, dim=1) + torch.cat([filters.bias for filters in self.across])  # type: ignore[misc]
+
+    def history_encoder(self) -> ConvolutionEncoder:
+        """With p_u = 0, the mean of what user vectors start from: what is known of a new user."""
+        layers: dict[str, Any] = (
+            {"joined": self.joined} if self.down is None else {"joined": self.joined, "down": self.down}
+        )
+        weights = {"table": array_of(self.items.read())}
+        for name, layer in layers.items():
+            weights |= {name: array_of(layer.weight), f"{name}_bias": array_of(layer.bias)}
+        filters: list[Any] = list(self.across)
+        weights |= {f"across_{height}": array_of(one.weight) for height, one in enumerate(filters, 1)}
+        if filters:
+            weights["across_bias"] = np.stack([array_of(one.bias) for one in filters])
+        config = self.config
+        return ConvolutionEncoder(
+            weights, length=config.length, activations=(config.conv_activation, config.activation)
+        )
 
     def item_vectors(self) -> tuple[Tensor, Tensor]:
         return self.outputs.read()[: self.n_items], self.bias[: self.n_items]

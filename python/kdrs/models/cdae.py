@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from kdrs.compact.networks import RowNetwork
 from kdrs.core.tables import RowTable
 from kdrs.data.interactions import Interactions
-from kdrs.models._rows import RowModel, Rows, array_of
+from kdrs.models._arrays import array_of
+from kdrs.models._rows import RowModel, Rows
 from kdrs.models.base import ModelConfig
 from kdrs.training import losses
 from kdrs.training.queries import Batch, Queries, Task

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdrs.compact.networks import RowNetwork
 from kdrs.data.interactions import Interactions
-from kdrs.models._rows import array_of
+from kdrs.models._arrays import array_of
 from kdrs.models._variational import VariationalConfig, VariationalModel
 from kdrs.training.queries import Batch, Queries, Task
 from kdrs.training.rows import UserTask

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from kdrs.compact.attention import NORM_EPSILON, AttentionEncoder
 from kdrs.core.tables import RowTable
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
+from kdrs.models._arrays import array_of
 from kdrs.models._dropout import Dropout
 from kdrs.models._sequential import SequentialRecommender, StatesView
 from kdrs.models.base import ModelConfig
@@ -20,9 +22,6 @@ from kdrs.training import losses
 from kdrs.training.queries import Batch, Queries, Task
 from kdrs.training.sequences import SequenceBatch, SequenceTask
 from kdrs.training.view import View
-
-NORM_EPSILON = 1e-8
-"""Added to variances before their root, as the authors' code has it; torch's default is 1e-5."""
 
 
 class SASRecConfig(ModelConfig):
@@ -123,6 +122,13 @@ class SASRec(SequentialRecommender):
         table = self.items.read() if isinstance(self.items, RowTable) else self.items.weight
         return table[: self.n_items], None
 
+    def history_encoder(self) -> AttentionEncoder:
+        blocks = [block.arrays() for block in self.blocks if isinstance(block, Block)]
+        last = {"norm_weight": array_of(self.norm.weight), "norm_bias": array_of(self.norm.bias)}
+        stacked = {name: np.stack([block[name] for block in blocks]) for name in blocks[0]}
+        weights = {**stacked, **last, "positions": array_of(self.positions)}
+        return AttentionEncoder(weights, heads=self.config.heads, code=self.config.block_form == "code")
+
     def forward(self, queries: Queries) -> View:
         return StatesView(queries, self.apart(self.states, queries), self.items, self.items)
 
@@ -175,6 +181,16 @@ class Block(nn.Module):
         normed = self.norms[1](x)
         hidden = self.dropout(torch.relu(self.inner(normed)))
         return (normed if self.code else x) + self.dropout(self.outer(hidden))
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Weights by the names of `AttentionEncoder`."""
+        norms = [norm for norm in self.norms if isinstance(norm, nn.LayerNorm)]
+        return {
+            **{name: array_of(getattr(self, name).weight) for name in ("query", "key", "value", "inner", "outer")},
+            **{f"{name}_bias": array_of(getattr(self, name).bias) for name in ("inner", "outer")},
+            "norm_weights": np.stack([array_of(norm.weight) for norm in norms]),
+            "norm_biases": np.stack([array_of(norm.bias) for norm in norms]),
+        }
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, S, D / H]

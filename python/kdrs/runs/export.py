@@ -16,7 +16,7 @@ from kdrs.compact.encoders import Encoder, asked
 from kdrs.compact.tables import Tables, short
 from kdrs.core.codes import Codes
 from kdrs.core.names import Names
-from kdrs.data import Dataset
+from kdrs.data import Dataset, Histories, Interactions
 from kdrs.errors import ArtefactError, ConfigError, KdrsError, MissingKnowledge, quoted, shown
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.report import Report
@@ -145,9 +145,9 @@ def student_of(
     measured = None
     if tables.encoder is None and fold_in:
         network, enough = _network(own)
-        encoder, measured = _encoder(tables, data, config, network)
+        encoder, measured = _encoder(tables, data, config, network, enough)
         tables = tables._replace(encoder=encoder, users=None if enough else tables.users)
-        counted = counted if network is None else tables  # a fitted encoder is no part of the model
+        counted = tables if encoder is network else counted  # a fitted encoder is no part of the model
     card: dict[str, Any] = _card(given, own, counted)
     if measured is not None:
         card["new_users"] = measured
@@ -163,7 +163,7 @@ def student_of(
         tables,
         Names.of(data.items, "item"),
         Names.of(data.users, "user") if knows_users else None,
-        seen=data.train if seen else None,
+        seen=_seen(data, tables.encoder) if seen else None,
         popular=popular,
         popular_counts=degrees[popular].astype(np.int32),
         card=card,
@@ -246,20 +246,34 @@ def _network(run: LoadedRun | None) -> tuple[Encoder | None, bool]:
     return network, network is not None and run is not None and trait(run.model, "encodes_known")
 
 
+def _seen(data: Dataset, encoder: Encoder | None) -> Interactions:
+    """The training items, in their order where the encoder reads it: a data set with such a model has one."""
+    if encoder is None or not encoder.ordered:
+        return data.train
+    assert data.order is not None
+    return Histories.of(data.train, data.order)
+
+
 def _encoder(
-    tables: Tables, data: Dataset, config: RunConfig, network: Encoder | None
+    tables: Tables, data: Dataset, config: RunConfig, network: Encoder | None, enough: bool
 ) -> tuple[Encoder, dict[str, Any]]:
-    """An encoder for users who have a table, the model's own ``network`` or one chosen on validation; and what it costs them on
-    test: known users, as if they were new."""
+    """An encoder for users who have a table, and what it costs them on test: known users, as if they were new. It is the
+    model's own ``network`` where that is ``enough``, or else the best on validation of it and fitted ones."""
     assert tables.users is not None
     evaluator = build_evaluator(config, data)
     selects = choose_selection(config, choose_protocol(config, data)).metrics[0]
     part = "test" if data.test.n_pairs else "valid"
     items = tables.items
-    if network is None:
-        encoder, name = _fitted(tables, data, evaluator, selects)
-    else:
-        encoder, name = network, f"the model's own, {network.kind}"
+    encoder, name = network, "" if network is None else f"the model's own, {network.kind}"
+    if network is None or (not enough and data.valid.n_pairs):
+        fitted, its_name, value = _fitted(tables, data, evaluator, selects)
+        if network is not None:  # a network that lacks what known users have may be worse than a matrix
+            vectors = asked(network, _seen(data, network), items)
+            own = evaluator((vectors, items, tables.bias), parts=["valid"])["valid"].mean(selects)
+        if network is None or value > own:
+            encoder, name = fitted, its_name
+    assert encoder is not None
+    histories = _seen(data, encoder)
     measured: dict[str, Any] = {
         "encoder": name,
         "metric": selects,
@@ -269,7 +283,7 @@ def _encoder(
     if data.test.n_pairs or data.valid.n_pairs:
         table, found = (
             evaluator((queries, items, tables.bias), parts=[part])[part]
-            for queries in (tables.users, asked(encoder, data.train, items))
+            for queries in (tables.users, asked(encoder, histories, items))
         )
         change = paired_test(found.values[selects], table.values[selects])
         mean = table.mean(selects)
@@ -283,8 +297,8 @@ def _encoder(
     return encoder, measured
 
 
-def _fitted(tables: Tables, data: Dataset, evaluator: Evaluator, selects: str) -> tuple[Encoder, str]:
-    """The encoder that is best on validation, and its name."""
+def _fitted(tables: Tables, data: Dataset, evaluator: Evaluator, selects: str) -> tuple[Encoder, str, float]:
+    """The encoder that is best on validation, its name, its value there."""
     users, items = tables.users, tables.items
     assert users is not None
     own = users.vectors() if isinstance(users, Codes) else users
@@ -301,7 +315,7 @@ def _fitted(tables: Tables, data: Dataset, evaluator: Evaluator, selects: str) -
     assert best is not None
     encoder = best.model.user_encoder
     assert encoder is not None
-    return encoder, best.name
+    return encoder, best.name, best.value
 
 
 def _side(items: Any) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs.core.names import Names
+from kdrs.data.histories import Histories
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError, shown
 
@@ -55,16 +56,31 @@ def is_nested(lists: Any) -> bool:
 
 
 def csr_of_lists(
-    names: Names, lists: Any, what: str, queries: int | None, threads: int | None, *, skip: bool = False
+    names: Names,
+    lists: Any,
+    what: str,
+    queries: int | None,
+    threads: int | None,
+    *,
+    skip: bool = False,
+    ordered: bool = False,
 ) -> tuple[Interactions, int]:
     """Lists of item ids, one a query, as rows; and how many of them were unknown. `Interactions` and SciPy matrices, in the
-    rows of the file's items, are taken as they are. Unknown ids raise ``DataError`` unless ``skip``."""
+    rows of the file's items, are taken as they are. Unknown ids raise ``DataError`` unless ``skip``.
+
+    ``ordered`` gives `Histories`, in the lists' order, and refuses what has none by ``ConfigError``."""
+    kind = Histories if ordered else Interactions
     if isinstance(lists, Interactions) or hasattr(lists, "tocsr"):
         found = lists if isinstance(lists, Interactions) else Interactions.from_csr(lists)
         if found.shape[1] != len(names):
             raise DataError(
                 f"{what} are of {found.shape[1]:,} items, the student knows {len(names):,}",
                 "give rows of the file's items, or lists of ids",
+            )
+        if not isinstance(found, kind):
+            raise ConfigError(
+                f"{what} are a matrix, which has no order, and this student reads items oldest first",
+                "give lists of item ids, oldest first",
             )
         unknown = 0
     else:
@@ -88,7 +104,7 @@ def csr_of_lists(
                 'leave them out, or ask with unknown="skip" (--unknown skip)',
             )
         rows = np.repeat(np.arange(len(parts)), lengths)[~bad]
-        found = Interactions.from_pairs(rows, places[~bad], len(parts), len(names))
+        found = kind.from_pairs(rows, places[~bad], len(parts), len(names))
     if queries is not None and found.shape[0] != queries:
         raise ConfigError(
             f"{what} are {found.shape[0]:,} lists for {queries:,} users", "give one for each, in their order"

@@ -17,6 +17,7 @@ from kdrs.core import ranking
 from kdrs.core.codes import Codes
 from kdrs.core.names import Names
 from kdrs.core.ranking import Ranking
+from kdrs.data.histories import Histories
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge, shown
 from kdrs.student import file
@@ -36,7 +37,8 @@ class Student:
     their decimal digits. Scores are exact products, best first, ties in the order of the file's items: the same lists as those
     of `kdrs.Evaluator` and ``kdrs recommend``.
 
-    ``seen`` are the training items of its users, int32 rows ``[users, items]``, or None; ``popular`` int32 ``[P]`` and
+    ``seen`` are the training items of its users, int32 rows ``[users, items]``, or None, `Histories` for an encoder of
+    sequences. ``popular`` int32 ``[P]`` and
     ``popular_counts`` the items with the most training pairs; ``card`` is what it says of itself, JSON values.
     """
 
@@ -78,6 +80,8 @@ class Student:
             seen = None
             if "seen_ends" in left:
                 seen = Interactions(left.pop("seen_ends"), left.pop("seen_items"), (len(users or ()), len(items)))
+                if "seen_order" in left:
+                    seen = Histories.of(seen, left.pop("seen_order"))
             popular, counts = left.pop("popular", None), left.pop("popular_counts", None)
             told, card = (_object(metadata, key) for key in ("tables", "card"))
             tables = Tables.from_tensors(left, told, len(users or ()), len(items), copy=False)
@@ -104,6 +108,8 @@ class Student:
             tensors |= self.users.tensors()
         if self.seen is not None:
             tensors |= {"seen_ends": self.seen.indptr, "seen_items": self.seen.indices}
+            if isinstance(self.seen, Histories):
+                tensors["seen_order"] = self.seen.order
         if self.popular.size:
             tensors |= {"popular": self.popular, "popular_counts": self.popular_counts}
         told = {"tables": self.tables.description(), "card": self.card}
@@ -122,6 +128,8 @@ class Student:
         ):
             if got is not None and got != expected:
                 raise DataError(f"{name}: {got:,}; {expected:,} are expected")
+        if self._ordered and self.seen is not None and not isinstance(self.seen, Histories):
+            raise DataError("the encoder reads items in their order, and those that users have seen have none")
         if self.popular.dtype != np.int32 or self.popular_counts.dtype != np.int32 or self.popular.ndim != 1:
             raise DataError("popular and popular_counts are no int32 [P]")
         if self.popular.size and not 0 <= self.popular.min() <= self.popular.max() < n_items:
@@ -136,6 +144,11 @@ class Student:
     def encodes(self) -> bool:
         """Whether it answers for histories."""
         return self.tables.encoder is not None
+
+    @property
+    def _ordered(self) -> bool:
+        """Whether it reads histories in their order."""
+        return self.tables.encoder is not None and self.tables.encoder.ordered
 
     def __repr__(self) -> str:
         side = self.tables.items
@@ -160,7 +173,7 @@ class Student:
         """The ``k`` best items of each user: fewer only where fewer are allowed (``n_short``).
 
         ``users`` are ids; or ``histories`` are lists of item ids, one a user, known or new, and ``users``, if given, their
-        names.
+        names. Models of sequences read the lists in their order, oldest first.
 
         ``seen``: True leaves out what the file says that a user has seen, or the history itself; False leaves nothing out;
         lists of item ids, one a user, leave out those. ``items`` is an allow list, ``exclude`` a block list: one for all, or a
@@ -191,7 +204,9 @@ class Student:
             queries = self._asking(rows[good], own)
             hidden = own if seen is True else None
         else:
-            given, _ = csr_of_lists(self.items, histories, "histories", None, threads, skip=unknown != "error")
+            given, _ = csr_of_lists(
+                self.items, histories, "histories", None, threads, skip=unknown != "error", ordered=self._ordered
+            )
             names = list(range(given.shape[0])) if users is None else ids_of(users, "users")
             if len(names) != given.shape[0]:
                 raise ConfigError(
@@ -291,14 +306,15 @@ class Student:
     def fold_in(self, histories: Any, *, threads: int | None = None) -> Any:
         """What users with these items ask with: float32 ``[Q, D]``, or `Codes` where items are codes.
 
-        ``histories`` are lists of item ids, one a user, or `Interactions` or a SciPy matrix in the file's rows. Raises
+        ``histories`` are lists of item ids, one a user, or `Interactions` or a SciPy matrix in the file's rows. Models of
+        sequences read lists alone, oldest first, or `Histories`; an item that comes twice counts where it comes first. Raises
         ``MissingKnowledge`` where the file has no encoder, ``DataError`` for unknown ids and for an empty history.
         """
         if self.tables.encoder is None:
             raise MissingKnowledge(
                 "this student has no encoder of histories", "export it again: kdrs export RUN --out FILE"
             )
-        given, _ = csr_of_lists(self.items, histories, "histories", None, threads)
+        given, _ = csr_of_lists(self.items, histories, "histories", None, threads, ordered=self._ordered)
         if (given.row_degrees == 0).any():
             raise DataError(
                 f"history {int(np.argmin(given.row_degrees))} is empty",
