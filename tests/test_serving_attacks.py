@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 import threading
+import tracemalloc
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 import kdrs
 from commands import fails, ok
 from kdrs._files import disk_errors
+from kdrs.compact.tables import Tables
 from kdrs.core.names import Names
 from kdrs.errors import ArtefactError, ConfigError, DataError, KdrsError
 from kdrs.student import Student
@@ -118,6 +120,39 @@ def test_a_user_gets_the_same_list_in_any_company(bits, encoded, seed, rows, wha
         alone = student.recommend([name], 7, unknown="popular", threads=1, **mine)
         assert alone.places.tobytes() == whole.places[place : place + 1].tobytes()
         assert alone.scores.tobytes() == whole.scores[place : place + 1].tobytes()
+
+
+@pytest.mark.parametrize("bits", [1, 8, 32])
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_block_list_for_all_is_one_for_each(bits, encoded):
+    """Few items and many, all of them too, with and without an allow list; for unknown users as well."""
+    student, names = made(bits, encoded=encoded), [*USERS, "nobody"]
+    everything = [f"item {n}" for n in range(N_ITEMS)]
+    for blocked in (everything[:1], everything[5:33], everything):
+        for items in (None, everything[::3], [everything[place % 5 :: 4] for place in range(len(names))]):
+            how = {"k": 6, "unknown": "popular", "items": items}
+            found = student.recommend(names, exclude=blocked, **how)
+            assert same(found, student.recommend(names, exclude=[blocked] * len(names), **how))
+            assert not set(blocked) & set(found.items.ravel())
+            for place in (0, 7, N_USERS):
+                mine = {**how, "items": items[place : place + 1] if items and isinstance(items[0], list) else items}
+                alone = student.recommend([names[place]], exclude=blocked, **mine)
+                assert alone.items.tolist() == found.items[place : place + 1].tolist()
+
+
+def test_a_long_block_list_takes_no_pair_for_each_user():
+    n_users, n_items, rng = 2000, 6000, np.random.default_rng(0)
+    users, items = (rng.normal(size=(n, 4)).astype(np.float32) for n in (n_users, n_items))
+    names = [Names.of(map(str, range(n)), kind) for n, kind in ((n_items, "item"), (n_users, "user"))]
+    student = Student(Tables(items, users, None, None), *names)
+    tracemalloc.start()
+    try:
+        found = student.recommend(range(n_users), 5, seen=False, exclude=range(0, n_items, 2))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (found.places % 2 == 1).all()
+    assert peak < n_users * n_items
 
 
 def test_company_of_threads_and_forks(tmp_path):

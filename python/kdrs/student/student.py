@@ -21,7 +21,7 @@ from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge, shown
 from kdrs.student import file
 from kdrs.student.answers import Recommendations
-from kdrs.student.lists import Allowed, filled, mask_of, merged, part, popular, ranked, rows_of, unit
+from kdrs.student.lists import Allowed, filled, less, mask_of, merged, part, popular, ranked, rows_of, unit
 from kdrs.student.requests import UNKNOWN, csr_of_lists, held, ids_of, is_nested, places_of
 
 Unknown = Literal["error", "skip", "popular"]
@@ -215,10 +215,6 @@ class Student:
         blocked: list[Interactions | NDArray[np.int32]] = []
         if not isinstance(seen, bool):
             blocked.append(lists(seen, "seen"))
-        if exclude is not None:
-            blocked.append(
-                lists(exclude, "exclude") if is_nested(exclude) else self._places(exclude, "exclude", threads)
-            )
         allowed: Allowed = None
         if items is not None:
             if is_nested(items):
@@ -230,6 +226,16 @@ class Student:
                         f"items: none of the {len(ids_of(items, 'items')):,} ids is known",
                         "give ids of the file's items",
                     )
+        if exclude is not None:
+            if is_nested(exclude):
+                blocked.append(lists(exclude, "exclude"))
+            else:
+                of_all = self._places(exclude, "exclude", threads)
+                # A pair for each user and item would outgrow the item table, which is then cut instead.
+                if allowed is not None or len(names) * of_all.size > len(self.items):
+                    allowed = less(allowed, of_all, len(self.items))
+                else:
+                    blocked.append(of_all)
         mask = mask_of(hidden, [part(one, kept) for one in blocked], len(kept), len(self.items))
         found = ranked(self.tables, queries, k, mask, part(allowed, kept), threads)
         if unknown == "popular" and len(kept) < len(names):
