@@ -23,12 +23,12 @@ def answer(ask, **how):
     try:
         found = student.recommend(ask, unknown="popular", threads=1, **how)
     except kdrs.errors.KdrsError as error:
-        raise HTTPException(422, f"{error.cause}: {error.remedy}") from error
+        raise HTTPException(422, str(error)) from error
     (_, items), *_ = found
     return {"items": [{"item": item, "score": score} for item, score in items], "popular": bool(found.popular[0])}
 
 
-@app.get("/users/{user}")
+@app.get("/users/{user:path}")  # an id may hold a slash
 def known(user: str, k: int = 10):
     return answer([user], k=k)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -146,6 +147,20 @@ def test_the_card(here):
     assert new["part"] == "test"
     assert new["interval"][0] <= new["share"] <= new["interval"][1]
     assert student.readme.startswith("# ")
+
+
+@pytest.mark.parametrize("options", [(), ("--seen",)], ids=["bare", "seen"])
+@pytest.mark.parametrize("name", ["student", "small", "coded"])
+def test_the_use_that_a_file_states(here, tmp_path, monkeypatch, name, options):
+    """It is of the file, not of the run it was made of, and it works."""
+    ok("export", name, *options, "--out", tmp_path / "student.safetensors")
+    monkeypatch.chdir(tmp_path)
+    text = kdrs.Student.load("student.safetensors").readme
+    assert "load_run" not in text
+    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    found: dict = {}
+    exec(lines, found)
+    assert found["found"].counts.tolist() == [10]
 
 
 def test_a_transfer_ratio_in_the_card(here, tmp_path):

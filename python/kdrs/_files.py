@@ -100,15 +100,15 @@ def sync(path: Path) -> None:
 def disk_errors() -> Iterator[None]:
     """What libraries raise where the disk refuses a write, as the ``OSError`` that it is.
 
-    The Rust libraries (safetensors, polars) have errors of their own, which hold the number of the system's in their text.
+    The Rust libraries (safetensors, polars) have errors of their own, or an ``OSError`` without a number: that of the system
+    is in their text.
     """
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
         kind, text = type(error), str(error)
-        if kind.__module__.partition(".")[0] not in ("safetensors", "safetensors_rust", "polars"):
+        theirs = kind.__module__.partition(".")[0] in ("safetensors", "safetensors_rust", "polars")
+        if not theirs and not (isinstance(error, OSError) and error.errno is None):
             raise
         code = re.search(r"os error (\d+)", text)
         if code:

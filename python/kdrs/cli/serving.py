@@ -217,8 +217,17 @@ def recommend(
                 else "--merge without --out",
                 "kdrs recommend --merge --out FILE",
             )
+        others = {
+            "--user": user, "--users": users, "--histories": histories, "--items": items, "--exclude": exclude,
+            "--unknown": unknown, "--part": part, "--data": data,
+        }  # fmt: skip
+        if idle := next((name for name, value in others.items() if value), None):
+            raise ConfigError(f"{idle} is given with --merge, which joins lists as they are", f"leave {idle} out")
         count, _ = join(out)
-        say(f"{visible(str(out))}: {count} parts joined")
+        if as_json:
+            say_json({"file": str(out), "parts": count})
+        else:
+            say(f"{visible(str(out))}: {count} parts joined")
         return
     if source is None:
         raise ConfigError("no student is named", "kdrs recommend STUDENT_OR_RUN --out FILE")
@@ -375,10 +384,10 @@ def _share(text: str) -> tuple[int, int]:
     raise ConfigError(f"--part is {shown(text)}", "allowed: I/N, as 2/8, I from 1 to N")
 
 
-def _ids(path: Path, kind: str) -> list[str]:
+def _ids(path: Path, kind: str, *, distinct: bool = True) -> list[str]:
     from kdrs.teachers.importers.ids import read_ids
 
-    return read_ids(path, kind)
+    return read_ids(path, kind, distinct=distinct)
 
 
 def _some(path: Path | None) -> Any:
@@ -389,7 +398,9 @@ def _some(path: Path | None) -> Any:
 
     if path.suffix.lower() in (*FORMS, ".csv", ".tsv") and has_role(read_frame(path), "user"):
         return _pairs(path)
-    return _ids(path, "item")
+    if path.is_file() and not path.stat().st_size:
+        return []  # what is blocked may be nothing
+    return _ids(path, "item", distinct=False)
 
 
 def _pairs(path: Path) -> dict[str, list[str]]:

@@ -140,7 +140,9 @@ def packed(values: Iterable[str], kind: str = "id") -> tuple[NDArray[np.uint8], 
     try:
         parts = [value.encode() for value in strings]
     except UnicodeEncodeError as error:
-        raise DataError(f"a {kind} id holds a lone surrogate, which UTF-8 cannot write: {error}") from None
+        raise DataError(
+            f"a {kind} id holds a lone surrogate, which UTF-8 cannot write: {error}", "ids are text in UTF-8"
+        ) from None
     except AttributeError:
         wrong = next(value for value in strings if not isinstance(value, str))
         raise DataError(

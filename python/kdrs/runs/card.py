@@ -61,15 +61,15 @@ class _Subject:
     transfer: Mapping[str, Transfer]
 
 
-def card_of(run: LoadedRun, *, transfer: Mapping[str, Transfer] | None = None) -> str:
+def card_of(run: LoadedRun, *, transfer: Mapping[str, Transfer] | None = None, use: Sequence[str] | None = None) -> str:
     """The card of a finished run, as Markdown; ``transfer`` are its transfer ratios by metric, where a comparison is known
-    (`kdrs.comparison.result.Line.transfer`). Raises ``ArtefactError`` where the run has no evaluation."""
+    (`kdrs.comparison.result.Line.transfer`); ``use`` are the paragraphs that say how to use it, those of a run unless given.
+    Raises ``ArtefactError`` where the run has no evaluation."""
     known = run._dataset
-    return _text(
-        _Subject(
-            run.config, run.run.data, known, run.model, run.report(), run.run.status(), run.run.path, transfer or {}
-        )
+    subject = _Subject(
+        run.config, run.run.data, known, run.model, run.report(), run.run.status(), run.run.path, transfer or {}
     )
+    return _text(subject, use)
 
 
 def write_card(run: Run, config: RunConfig, dataset: Dataset, model: nn.Module, reports: Mapping[str, Report]) -> None:
@@ -100,7 +100,7 @@ def _is_ours(path: Path) -> bool:
     return mark is not None and hashlib.sha256(text[: mark.start()].encode()).hexdigest() == mark[1]
 
 
-def _text(of: _Subject) -> str:
+def _text(of: _Subject, use: Sequence[str] | None = None) -> str:
     teachers = _teachers(of)
     blocks = [
         f"# {_title(of.config, teachers)}",
@@ -111,7 +111,7 @@ def _text(of: _Subject) -> str:
         "## Quality",
         *_quality(of),
         "## Use",
-        *_use(of),
+        *(_use(of) if use is None else use),
     ]
     return "\n\n".join(blocks) + "\n"
 

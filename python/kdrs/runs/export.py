@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +167,7 @@ def student_of(
         popular=popular,
         popular_counts=degrees[popular].astype(np.int32),
         card=card,
-        readme=_readme(own, ratio),
+        readme=_readme(own, ratio, _use(data.users, data.items, tables, seen)),
     )
 
 
@@ -202,7 +202,13 @@ def _of_run_alone(run: LoadedRun, seen: bool) -> Student:
     )
     card = _facts(run, tables)
     users = Names.of(run.users, "user") if tables.users is not None else None
-    return Student(tables, Names.of(run.items, "item"), users, card=card, readme=_readme(run, {}))
+    return Student(
+        tables,
+        Names.of(run.items, "item"),
+        users,
+        card=card,
+        readme=_readme(run, {}, _use(run.users, run.items, tables, False)),
+    )
 
 
 def _opened(source: Any, given: Source) -> LoadedRun | None:
@@ -389,11 +395,28 @@ def _transfer(
     return dict(found.lines[-1].transfer)
 
 
-def _readme(run: LoadedRun | None, transfer: Mapping[str, Transfer]) -> str:
+def _use(users: Sequence[str], items: Sequence[str], tables: Tables, seen: bool) -> list[str]:
+    """How the file is used, with a question that it can answer."""
+    if len(users) and (seen or tables.users is not None):
+        ask = f"[{users[0]!a}], k=10" + ("" if seen else ", seen=False")
+    elif len(items) and tables.encoder is not None:
+        ask = f"histories=[[{items[0]!a}]], k=10"
+    else:
+        return ["`kdrs.Student.load(FILE)` opens it."]
+    return [
+        "```python\n"
+        "import kdrs\n\n"
+        'student = kdrs.Student.load("student.safetensors")  # this file; neither torch nor the data set is needed\n'
+        f"found = student.recommend({ask})\n"
+        "```"
+    ]
+
+
+def _readme(run: LoadedRun | None, transfer: Mapping[str, Transfer], use: Sequence[str]) -> str:
     if run is None:
         return ""
     try:
-        return card_of(run, transfer=transfer)
+        return card_of(run, transfer=transfer, use=use)
     except KdrsError:
         return ""
 

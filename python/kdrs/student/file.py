@@ -105,8 +105,15 @@ def read(path: Path, *, verify: bool = True) -> Contents:
     from safetensors import SafetensorError, safe_open
 
     name = shown(str(path), 300)
-    if not path.is_file():
-        raise ArtefactError(f"no student file {name}", "check the path; kdrs export RUN --out FILE writes one")
+    check = "check the path; kdrs export RUN --out FILE writes one"
+    try:
+        if not path.is_file():
+            raise ArtefactError(f"no student file {name}", check)
+        path.open("rb").close()  # safetensors says of what may not be read that it is absent
+    except OSError as error:
+        raise ArtefactError(
+            f"cannot read {name}: {error.strerror or error}", f"check its permissions, or {check}"
+        ) from None
     try:
         with safe_open(str(path), framework="numpy") as opened:
             metadata = dict(opened.metadata() or {})

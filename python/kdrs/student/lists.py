@@ -110,6 +110,15 @@ def rows_of(pairs: Interactions, rows: NDArray[Any]) -> Interactions:
     return pairs.rows(rows)
 
 
+def less(allowed: Allowed, blocked: NDArray[np.int32], n_items: int) -> Allowed:
+    """What may be listed without the ``blocked`` items of all."""
+    if isinstance(allowed, Interactions):
+        kept = ~np.isin(allowed.indices, blocked)
+        return Interactions.from_pairs(allowed.row_of_pair[kept], allowed.indices[kept], *allowed.shape)
+    whole = np.arange(n_items, dtype=np.int32) if allowed is None else allowed
+    return whole[~np.isin(whole, blocked)]
+
+
 def part(value: Any, rows: NDArray[np.int64]) -> Any:
     """What holds for some of the queries."""
     return rows_of(value, rows) if isinstance(value, Interactions) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -19,11 +19,28 @@ UNKNOWN = ("error", "skip", "popular")
 
 def ids_of(values: Any, what: str) -> list[Any]:
     """Ids as a list. One string or number is refused by name: a list of its letters would be no list of ids."""
-    if isinstance(values, str | bytes | int | float | np.number):
+    if _is_single(values):
         raise ConfigError(f"{what} is {shown(values)}", f"give a list of ids: {what}=[{shown(values)!r}]")
     if hasattr(values, "to_list") and not isinstance(values, np.ndarray):  # a column of a frame
         return list(values.to_list())
     return values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+
+def _is_single(values: Any) -> bool:
+    """Whether it is one value where a list belongs; an array without an axis is one too."""
+    return isinstance(values, str | bytes) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0
+
+
+def held(lists: Any, what: str) -> Any:
+    """Ids, or a list of them for each user, as they can be looked at more than once: a generator is read out. Raises
+    ``ConfigError`` for one value, and for a dict, whose keys would be taken for ids."""
+    if isinstance(lists, Interactions) or hasattr(lists, "tocsr"):
+        return lists
+    if isinstance(lists, Mapping):
+        raise ConfigError(f"{what} is a dict", f"give a list for each user, in their order: {what}=[[...], ...]")
+    if _is_single(lists):
+        raise ConfigError(f"{what} is {shown(lists)}", f"give a list of ids: {what}=[{shown(lists)!r}]")
+    return lists if hasattr(lists, "__len__") else list(lists)
 
 
 def texts(values: Sequence[Any]) -> list[str]:
@@ -48,10 +65,10 @@ def places_of(names: Names, values: Sequence[Any], threads: int | None) -> NDArr
 
 
 def is_nested(lists: Any) -> bool:
-    """Whether ``lists`` holds a list for each query rather than one for all."""
+    """Whether ``lists``, as `held` gives them, hold a list for each query rather than one for all."""
     if isinstance(lists, Interactions) or hasattr(lists, "tocsr"):
         return True
-    first = next(iter(lists), None) if not isinstance(lists, str | bytes) else None
+    first = next(iter(lists), None)
     return first is not None and not isinstance(first, str | bytes | int | np.integer)
 
 
@@ -84,11 +101,11 @@ def csr_of_lists(
             )
         unknown = 0
     else:
-        if isinstance(lists, str | bytes) or not isinstance(lists, Iterable):
+        if _is_single(lists) or isinstance(lists, Mapping):
             raise ConfigError(f"{what} is {shown(lists)}", f"give a list of ids for each user: {what}=[[...], ...]")
         parts = []
         for row in lists:
-            if isinstance(row, str | bytes) or not isinstance(row, Iterable):
+            if _is_single(row):
                 raise ConfigError(
                     f"{what} holds {shown(row)}", f"give a list of ids for each user: {what}=[[...], ...]"
                 )

@@ -6,6 +6,7 @@ several machines and joined are the file that one machine makes.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -61,7 +62,8 @@ def merge(path: Path) -> tuple[int, int]:
     """Joins the parts of a file that lie beside it, in their order, and returns how many there were and the rows of Parquet
     files.
 
-    Parts stay. Raises ``DataError`` where one is missing, or where parts of several divisions lie there.
+    Parts stay. Raises ``DataError`` where one is missing, cut short or no such part, or where parts of several divisions lie
+    there. Whether they are of the same student is not known: a part holds lists alone.
     """
     check_ending(path)
     pattern = re.compile(re.escape(path.stem) + r"\." + _PART.pattern + re.escape(path.suffix))
@@ -89,23 +91,28 @@ def merge(path: Path) -> tuple[int, int]:
             f"make it: kdrs recommend STUDENT --part {missing[0]}/{of} --out {quoted(path)}",
         )
     parts = [found[part, of] for part in range(1, of + 1)]
+    for number, place in enumerate(parts, 1):
+        if not _is_part(place):
+            raise DataError(
+                f"{shown(str(place), 300)} is no file of lists, or cut short",
+                f"make it again: kdrs recommend STUDENT --part {number}/{of} --out {quoted(path)}",
+            )
     if path.suffix == ".parquet":
         import polars as pl
 
-        scans = [pl.scan_parquet(part) for part in parts]
-        by = scans[0].collect_schema().names()[0]
         rows = 0
 
         def frames() -> Iterator[polars.DataFrame]:
             nonlocal rows
             for part in parts:
-                size = pl.scan_parquet(part).select(pl.len()).collect().item()
+                whole = pl.scan_parquet(part, glob=False)  # a name may hold [ or *
+                size = whole.select(pl.len()).collect().item()
                 for start in range(0, size, GROUP):
-                    frame = pl.scan_parquet(part).slice(start, GROUP).collect()
+                    frame = whole.slice(start, GROUP).collect()
                     rows += len(frame)
                     yield frame
 
-        _sink(path, frames, by)
+        _sink(path, frames, "user")
         return of, rows
     with replacing(path) as temporary, temporary.open("wb") as out:
         for number, part in enumerate(parts):
@@ -116,11 +123,36 @@ def merge(path: Path) -> tuple[int, int]:
     return of, 0
 
 
+def _schema(by: str) -> dict[str, Any]:
+    import polars as pl
+
+    return {by: pl.String, "item": pl.String, "score": pl.Float32, "rank": pl.Int32}
+
+
+def _is_part(path: Path) -> bool:
+    """Whether it begins and ends as `write` lets a file of users' lists begin and end."""
+    import polars as pl
+
+    if not path.is_file():
+        return False
+    if path.suffix == ".parquet":
+        try:
+            return dict(pl.scan_parquet(path, glob=False).collect_schema()) == _schema("user")
+        except pl.exceptions.PolarsError:
+            return False
+    with path.open("rb") as file:
+        head = file.readline()
+        file.seek(-min(1, path.stat().st_size), os.SEEK_END)
+        whole = file.read() in (b"\n", b"")
+    expected = b"user,item,score,rank\n" if path.suffix == ".csv" else b'{"user":'
+    return whole and (head.startswith(expected) or (not head and path.suffix == ".jsonl"))
+
+
 def _sink(path: Path, frames: Callable[[], Iterator[polars.DataFrame]], by: str) -> None:
     import polars as pl
     from polars.io.plugins import register_io_source
 
-    schema = {by: pl.String, "item": pl.String, "score": pl.Float32, "rank": pl.Int32}
+    schema = _schema(by)
     failed: list[BaseException] = []
 
     def source(*_: Any) -> Iterator[polars.DataFrame]:
@@ -144,6 +176,7 @@ def _sink(path: Path, frames: Callable[[], Iterator[polars.DataFrame]], by: str)
         except BaseException as error:
             if failed:
                 raise failed[0] from None
-            if isinstance(error, pl.exceptions.PolarsError):
+            # One of the system has its number in the text, which `replacing` reads.
+            if isinstance(error, pl.exceptions.PolarsError) and "os error" not in str(error):
                 raise OSError(str(error)) from None
             raise

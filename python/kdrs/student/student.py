@@ -22,8 +22,8 @@ from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge, shown
 from kdrs.student import file
 from kdrs.student.answers import Recommendations
-from kdrs.student.lists import Allowed, filled, mask_of, merged, part, popular, ranked, rows_of, unit
-from kdrs.student.requests import UNKNOWN, csr_of_lists, ids_of, is_nested, places_of
+from kdrs.student.lists import Allowed, filled, less, mask_of, merged, part, popular, ranked, rows_of, unit
+from kdrs.student.requests import UNKNOWN, csr_of_lists, held, ids_of, is_nested, places_of
 
 Unknown = Literal["error", "skip", "popular"]
 MOST_POPULAR = 1000
@@ -191,6 +191,9 @@ class Student:
         if unknown not in UNKNOWN:
             raise ConfigError(f"unknown is {shown(unknown)}", f"allowed: {', '.join(UNKNOWN)}")
         k = _count(k, self.items)
+        items, exclude = (
+            None if one is None else held(one, what) for one, what in ((items, "items"), (exclude, "exclude"))
+        )
         if histories is None:
             if users is None:
                 raise ConfigError("neither users nor histories are given", "name users, or give their histories")
@@ -227,10 +230,6 @@ class Student:
         blocked: list[Interactions | NDArray[np.int32]] = []
         if not isinstance(seen, bool):
             blocked.append(lists(seen, "seen"))
-        if exclude is not None:
-            blocked.append(
-                lists(exclude, "exclude") if is_nested(exclude) else self._places(exclude, "exclude", threads)
-            )
         allowed: Allowed = None
         if items is not None:
             if is_nested(items):
@@ -242,6 +241,16 @@ class Student:
                         f"items: none of the {len(ids_of(items, 'items')):,} ids is known",
                         "give ids of the file's items",
                     )
+        if exclude is not None:
+            if is_nested(exclude):
+                blocked.append(lists(exclude, "exclude"))
+            else:
+                of_all = self._places(exclude, "exclude", threads)
+                # A pair for each user and item would outgrow the item table, which is then cut instead.
+                if allowed is not None or len(names) * of_all.size > len(self.items):
+                    allowed = less(allowed, of_all, len(self.items))
+                else:
+                    blocked.append(of_all)
         mask = mask_of(hidden, [part(one, kept) for one in blocked], len(kept), len(self.items))
         found = ranked(self.tables, queries, k, mask, part(allowed, kept), threads)
         if unknown == "popular" and len(kept) < len(names):
@@ -286,9 +295,9 @@ class Student:
         """
         names = ids_of(users, "users")
         rows = self._rows(names, "error", threads)
-        wanted = (
-            [ids_of(one, "items") for one in items] if is_nested(items) else [[one] for one in ids_of(items, "items")]
-        )
+        items = held(items, "items")
+        nested = is_nested(items)
+        wanted = [ids_of(one, "items") if nested else [one] for one in (items if nested else ids_of(items, "items"))]
         if len(wanted) != len(names) or len({len(one) for one in wanted}) > 1:
             raise ConfigError(
                 f"items are {len(wanted):,} for {len(names):,} users, or lists of several lengths",
@@ -299,9 +308,9 @@ class Student:
             flat = [item for one in wanted for item in one]
             raise DataError(f"item {shown(str(flat[int(np.argmax(places < 0))]))} is unknown", "leave it out")
         queries = self._asking(rows, self._seen_of(rows) if self.tables.users is None else None)
-        lists = places.reshape(len(names), len(wanted[0]) if wanted else 0)
+        lists = places.reshape(len(names), len(wanted[0]) if wanted else 1)
         found = ranking.scores(queries, self.tables.items, lists, bias=self.tables.bias, threads=threads)
-        return found if is_nested(items) else found[:, 0]
+        return found if nested else found[:, 0]
 
     def fold_in(self, histories: Any, *, threads: int | None = None) -> Any:
         """What users with these items ask with: float32 ``[Q, D]``, or `Codes` where items are codes.

@@ -34,8 +34,8 @@ def names_in(file: str, side: str, tensors: Mapping[str, Tensor]) -> Names | Non
         raise ArtefactError(f"{shown(file, 300)}: {error.cause}", again) from None
 
 
-def texts(values: Any, what: str) -> list[str]:
-    """Ids as distinct, non-empty strings; whole numbers become their digits.
+def texts(values: Any, what: str, *, distinct: bool = True) -> list[str]:
+    """Ids as non-empty strings, and distinct unless they may repeat; whole numbers become their digits.
 
     ``values`` is a list, a NumPy array or a Polars series of strings or integers. Raises ``DataError`` for anything else.
     """
@@ -52,7 +52,7 @@ def texts(values: Any, what: str) -> list[str]:
         )
     if kinds != {str}:
         found = [one.decode("utf-8", "strict") if isinstance(one, bytes) else str(one) for one in found]
-    check_distinct(found, what)
+    check_distinct(found if distinct else list(dict.fromkeys(found)), what)
     return found
 
 
