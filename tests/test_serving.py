@@ -131,6 +131,19 @@ def test_histories_of_new_users(here, tmp_path):
     assert frame["user"].to_list() == ["new"] * 5 + ["old"] * 5
     assert [str(item) for item in frame["item"]] == expected.columns()["item"].tolist()
     assert not {4, 8} & set(frame.filter(pl.col("user") == "new")["item"])
+    for name in ("student", "small"):  # of a run, as of its file
+        for source in (name, f"{name}.safetensors"):
+            ok(
+                "recommend",
+                source,
+                "--histories",
+                tmp_path / "clicks.csv",
+                "--k",
+                5,
+                "--out",
+                tmp_path / f"{source}.csv",
+            )
+        assert (tmp_path / f"{name}.csv").read_bytes() == (tmp_path / f"{name}.safetensors.csv").read_bytes()
 
 
 def test_the_card(here):

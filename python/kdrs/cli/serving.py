@@ -244,7 +244,7 @@ def recommend(
             "all users are asked for, and no file for their lists", "name one by --out, or users by --user"
         )
     began = time.monotonic()
-    student = _opened(source, data, threads)
+    student = _opened(source, data, threads, fold_in=histories is not None)
     asked = _Asked(student, k, unknown or ("error" if given else "popular"), threads)
     asked.users = list(user) if user else None if users is None else _ids(users, "user")
     if histories is not None:
@@ -364,7 +364,7 @@ class _Asked:
         return found
 
 
-def _opened(source: Path, data: str | None, threads: int | None) -> Student:
+def _opened(source: Path, data: str | None, threads: int | None, *, fold_in: bool = False) -> Student:
     from kdrs.student import Student
 
     if source.is_file():
@@ -374,7 +374,7 @@ def _opened(source: Path, data: str | None, threads: int | None) -> Student:
     from kdrs.runs.export import student_of
 
     with messages():
-        return student_of(source, seen=True, fold_in=False, dataset=data, threads=threads)
+        return student_of(source, seen=True, fold_in=fold_in, dataset=data, threads=threads)
 
 
 def _share(text: str) -> tuple[int, int]:
