@@ -307,7 +307,7 @@ def test_a_service_of_thirty_lines(here):
         try:
             known = asked(f"http://127.0.0.1:{port}/users/7?k=3")
             new = asked(f"http://127.0.0.1:{port}/lists", {"history": ["1", "5"], "k": 4})
-            nobody = asked(f"http://127.0.0.1:{port}/users/nobody?k=2")
+            nobody = asked(f"http://127.0.0.1:{port}/users/no/body?k=2")
             with pytest.raises(urllib.error.HTTPError, match="422"):
                 asked(f"http://127.0.0.1:{port}/users/7?k=0")
         finally:

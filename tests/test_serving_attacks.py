@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -21,7 +22,7 @@ from kdrs._files import disk_errors
 from kdrs.compact.tables import Tables
 from kdrs.core.names import Names
 from kdrs.errors import ArtefactError, ConfigError, DataError, KdrsError
-from kdrs.student import Student
+from kdrs.student import Student, file
 from test_student import N_ITEMS, N_USERS, made
 
 USERS = [f"ü{n}" for n in range(N_USERS)]
@@ -194,6 +195,52 @@ def test_a_file_that_may_not_be_read(tmp_path):
         os.seteuid(0)
 
 
+def twisted(value: np.ndarray) -> dict[str, np.ndarray | None]:
+    """An array in forms that it should not have."""
+    whole = np.atleast_1d(value)
+    ends = (np.iinfo if value.dtype.kind in "iu" else np.finfo)(value.dtype)
+    forms: dict[str, np.ndarray | None] = {
+        "0-d": np.zeros((), value.dtype), "empty": whole[:0], "short": whole[:-1], "long": np.concatenate([whole, whole[-1:]]),
+        "flat": whole.reshape(-1) if whole.ndim > 1 else whole[None], "deep": whole[None, None], "thin": whole[..., :0],
+        "turned": whole[::-1].copy(), "absent": None,
+        "least": np.full(value.shape, ends.min, value.dtype), "most": np.full(value.shape, ends.max, value.dtype),
+    }  # fmt: skip
+    for kind in (np.uint8, np.int8, np.int32, np.int64, np.float32, np.float64, np.uint16):
+        if kind != value.dtype:
+            forms[np.dtype(kind).name] = np.zeros(value.shape, kind)
+    return forms
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(("bits", "encoded"), [(32, False), (32, True), (2, False), (2, True)])
+def test_tensors_of_any_form_are_refused_or_answer(tmp_path, bits, encoded):
+    """With a right checksum: what wrote the file was wrong, not the disk."""
+    place = tmp_path / "s.safetensors"
+    made(bits, encoded=encoded).save(place)
+    right = file.read(place)
+    metadata = {name: value for name, value in right.metadata.items() if name not in ("crc32", "kdrs")}
+    asks = (
+        lambda it: it.recommend(USERS[:5], 5, unknown="popular"),
+        lambda it: it.recommend(histories=[["item 0", "item 5"]], k=5, unknown="skip"),
+        lambda it: it.similar(["item 3"], 4),
+        lambda it: it.score(["ü1"], ["item 3"]),
+    )
+    refused = 0
+    for name, value in right.tensors.items():
+        for form in twisted(value).values():
+            tensors = {**right.tensors, name: form}
+            file.write(place, {key: one for key, one in tensors.items() if one is not None}, metadata)
+            try:
+                student = Student.load(place)
+            except ArtefactError:
+                refused += 1
+                continue
+            for ask in asks:
+                with contextlib.suppress(KdrsError):
+                    ask(student)
+    assert refused > 8 * len(right.tensors)
+
+
 # --- the command line -----------------------------------------------------------------------------------------------
 
 ODD = ["007", "7", "=1+1", "+1", "-1", "a,b", 'q"q', "line\nbreak", "tab\tx", " lead", "trail ", "é", "e\u0301", "null",
@@ -229,11 +276,11 @@ def test_odd_ids_come_through(odd, ending):
     ok("recommend", "odd.safetensors", "--k", 5, "--out", f"[p*].{ending}", "--part", "2/2")
     ok("recommend", "odd.safetensors", "--k", 5, "--out", f"[p*].{ending}", "--part", "1/2")
     ok("recommend", "--merge", "--out", f"[p*].{ending}")
-    with open(f"all.{ending}", "rb") as file:
-        whole = file.read()
+    with open(f"all.{ending}", "rb") as opened:
+        whole = opened.read()
     for other in (f"some.{ending}", f"[p*].{ending}"):
-        with open(other, "rb") as file:
-            assert file.read() == whole
+        with open(other, "rb") as opened:
+            assert opened.read() == whole
 
 
 BAD_PARTS = {

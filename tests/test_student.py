@@ -335,6 +335,8 @@ def twice(tensors, _):
         (lambda t, m: t.update(items_scales=t["items_scales"].astype(np.float32)), "the scales of items are float32"),
         (lambda t, m: t.update(seen_items=t["seen_items"][::-1].copy()), "is damaged"),
         (lambda t, m: t.update(popular=t["popular"] + np.int32(1000)), "popular holds rows that are no items"),
+        (lambda t, m: t.update(popular=np.zeros_like(t["popular"])), "popular holds an item twice"),
+        (lambda t, m: t.update(popular=np.zeros((), np.int32)), "popular and popular_counts are no int32 [P]"),
         (lambda t, m: t.update(bias=np.full(N_ITEMS, np.nan, np.float32)), "the bias is not finite"),
     ],
 )

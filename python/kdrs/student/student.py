@@ -56,7 +56,7 @@ class Student:
     ):
         self.tables, self.items, self.users, self.seen = tables, items, users, seen
         self.popular = np.zeros(0, np.int32) if popular is None else popular
-        self.popular_counts = np.zeros(len(self.popular), np.int32) if popular_counts is None else popular_counts
+        self.popular_counts = np.zeros_like(self.popular) if popular_counts is None else popular_counts
         self.card, self.readme = card or {}, readme
         self._check()
 
@@ -118,6 +118,8 @@ class Student:
 
     def _check(self) -> None:
         n_users, n_items = len(self.users or ()), len(self.items)
+        if any(one.dtype != np.int32 or one.ndim != 1 for one in (self.popular, self.popular_counts)):
+            raise DataError("popular and popular_counts are no int32 [P]")
         for name, got, expected in (
             ("item table", len(self.tables.items), n_items),
             ("user table", None if self.tables.users is None else len(self.tables.users), n_users),
@@ -130,10 +132,10 @@ class Student:
                 raise DataError(f"{name}: {got:,}; {expected:,} are expected")
         if self._ordered and self.seen is not None and not isinstance(self.seen, Histories):
             raise DataError("the encoder reads items in their order, and those that users have seen have none")
-        if self.popular.dtype != np.int32 or self.popular_counts.dtype != np.int32 or self.popular.ndim != 1:
-            raise DataError("popular and popular_counts are no int32 [P]")
         if self.popular.size and not 0 <= self.popular.min() <= self.popular.max() < n_items:
             raise DataError("popular holds rows that are no items")
+        if len(np.unique(self.popular)) < len(self.popular):
+            raise DataError("popular holds an item twice")
 
     @property
     def nbytes(self) -> int:
