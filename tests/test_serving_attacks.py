@@ -87,6 +87,18 @@ def test_a_dict_is_refused(name):
         made().recommend(["ü1"], **{name: {"ü1": ["item 1"]}})
 
 
+@pytest.mark.parametrize("users", [["1", 2], [2, "1"], [np.int64(1), "2"], [1, np.int32(2)], [2**70, 1]], ids=repr)
+def test_strings_and_integers_ask_together(users):
+    plain = made()
+    names = Names.of(map(str, range(N_USERS)), "user")
+    student = Student(plain.tables, plain.items, names, seen=plain.seen)
+    found = student.recommend(users, 2, unknown="skip")
+    frame = found.to_polars()
+    assert [str(one) for one in frame["user"]] == [str(one) for one in found.users for _ in range(2)]
+    assert frame.drop("user").equals(student.recommend(found.users.tolist(), 2).to_polars().drop("user"))
+    assert student.recommend(users, 2, unknown="popular").to_polars()["user"].null_count() == 0
+
+
 def test_no_question_has_no_answer():
     student = made()
     assert student.score([], []).shape == (0,)

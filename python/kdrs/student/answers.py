@@ -74,13 +74,17 @@ class Recommendations:
         }
 
     def to_polars(self) -> polars.DataFrame:
-        """The long form as a frame."""
+        """The long form as a frame. Who asked is a string where strings and integers asked together."""
         import polars
 
         listed = self.places >= 0
         ranks = np.broadcast_to(np.arange(1, self.places.shape[1] + 1, dtype=np.int32), self.places.shape)
         rows = np.repeat(np.arange(len(self.asked)), self.counts)
-        asked = polars.Series(list(self.asked), dtype=None if rows.size else polars.String)
+        kind = None if rows.size else polars.String
+        try:
+            asked = polars.Series(list(self.asked), dtype=kind)
+        except TypeError:
+            asked = polars.Series([str(one) for one in self.asked], dtype=kind)
         items = self._names.column().gather(self.places[listed])
         return polars.DataFrame(
             {self.by: asked.gather(rows), "item": items, "score": self.scores[listed], "rank": ranks[listed]}
