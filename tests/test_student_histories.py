@@ -229,6 +229,21 @@ def test_a_matrix_has_no_order(here):
         student.tables.encoder.encode(run.dataset.train, student.tables.items)
 
 
+def test_a_set_has_no_order(here):
+    """It would give another list in each process, since the order of strings in it changes."""
+    student = Student.load("sasrec.safetensors")
+    ids = [student.items[place] for place in (3, 9, 4)]
+    for row in (set(ids), frozenset(ids), dict.fromkeys(ids).keys()):
+        with pytest.raises(ConfigError, match="a set, which has no order"):
+            student.recommend(histories=[ids, row], k=5)
+        with pytest.raises(ConfigError, match="a set, which has no order"):
+            student.fold_in([row])
+        assert len(student.recommend(histories=[ids], k=5, exclude=[row])) == 1
+    bag = Student.load("ccd.safetensors")
+    found = [bag.recommend(histories=[row], k=5).places.tolist() for row in (ids, set(ids))]
+    assert found[0] == found[1]
+
+
 def test_histories_as_files_keep_their_order(here, tmp_path):
     _, student = opened("sasrec")
     rows = [("b", "9"), ("a", "3"), ("b", "1"), ("a", "60"), ("b", "30"), ("a", "5")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import chain
 from typing import Any
 
@@ -108,6 +108,11 @@ def csr_of_lists(
             if _is_single(row):
                 raise ConfigError(
                     f"{what} holds {shown(row)}", f"give a list of ids for each user: {what}=[[...], ...]"
+                )
+            if ordered and isinstance(row, Set):
+                raise ConfigError(
+                    f"{what} holds a set, which has no order, and this student reads items oldest first",
+                    "give lists of item ids, oldest first",
                 )
             parts.append(ids_of(row, what))
         lengths = np.fromiter(map(len, parts), np.int64, len(parts))
