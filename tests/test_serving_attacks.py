@@ -61,7 +61,11 @@ def test_ids_come_in_any_form(form, ids):
         assert same(student.similar(form(ids)), student.similar(ids))
 
 
-@pytest.mark.parametrize("value", [3, 1.5, "item 1", b"item 1", np.array("item 1"), np.int64(3), object()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [3, 1.5, "item 1", b"item 1", np.array("item 1"), np.int64(3), object()],
+    ids=lambda value: type(value).__name__,
+)
 def test_one_value_is_no_list(value):
     student = made()
     for ask in (
