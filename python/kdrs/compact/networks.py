@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from kdrs.compact.encoders import Items, blocks, check_catalogue, cut, history_sums, products
 from kdrs.data.interactions import Interactions
@@ -27,6 +26,8 @@ def activated(values: Array, name: str) -> Array:
     if name == "tanh":
         return np.tanh(values)
     if name == "sigmoid":
+        from scipy.special import expit  # sets a filter of warnings when it is imported
+
         return np.asarray(expit(values), np.float32)
     return np.maximum(values, np.float32(0)) if name == "relu" else values
 
