@@ -19,11 +19,11 @@ from test_sequential import built
 DIM = 6
 
 
-def vectors(data: kdrs.Dataset, seed: int = 0) -> dict[str, Any]:
+def vectors(data: kdrs.Dataset, dim: int = DIM, seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     return {
-        "users": rng.standard_normal((data.n_users, DIM)).astype(np.float32),
-        "items": rng.standard_normal((data.n_items, DIM)).astype(np.float32),
+        "users": rng.standard_normal((data.n_users, dim)).astype(np.float32),
+        "items": rng.standard_normal((data.n_items, dim)).astype(np.float32),
         "user_ids": list(data.users),
         "item_ids": list(data.items),
     }

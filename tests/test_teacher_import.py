@@ -19,6 +19,7 @@ from commands import fails, listing, ok
 from kdrs.data import Recipe, prepare_given, read_parts
 from kdrs.errors import ArtefactError, ConfigError, DataError, KdrsError
 from kdrs.teachers.importers import SCRIPTS, read_source
+from teacher_files import vectors
 
 HERE = Path(__file__).parent / "fixtures" / "teachers"
 IMPLICIT = {"user_ids": HERE / "implicit-users.txt", "item_ids": HERE / "implicit-items.txt"}
@@ -55,16 +56,6 @@ def lists_of(teacher: kdrs.FileTeacher, data: kdrs.Dataset, k: int) -> dict[str,
     return {
         data.users[row]: [data.items[item] for item in items if item >= 0]
         for row, items in enumerate(teacher.topk(k).items)
-    }
-
-
-def vectors(data: kdrs.Dataset, dim: int = 4, seed: int = 0) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    return {
-        "users": rng.standard_normal((data.n_users, dim)).astype(np.float32),
-        "items": rng.standard_normal((data.n_items, dim)).astype(np.float32),
-        "user_ids": list(data.users),
-        "item_ids": list(data.items),
     }
 
 
@@ -147,7 +138,7 @@ def test_the_scripts_are_python_and_name_what_is_read():
 
 
 def test_parquet_and_arrays_with_users_in_a_file_of_their_own(data, tmp_path):
-    held = vectors(data)
+    held = vectors(data, 4)
     for side in ("user", "item"):
         table, ids = held[f"{side}s"], held[f"{side}_ids"]
         frame = pl.DataFrame({f"{side}_id": ids, "vector": table.tolist(), "name": ["x"] * len(ids)})
@@ -176,11 +167,11 @@ def test_parquet_and_arrays_with_users_in_a_file_of_their_own(data, tmp_path):
 
 
 def test_rows_without_ids_are_taken_on_trust(data, tmp_path):
-    np.save(tmp_path / "items.npy", vectors(data)["items"])
+    np.save(tmp_path / "items.npy", vectors(data, 4)["items"])
     with pytest.warns(UserWarning, match="no ids of items.*on trust"):
         made = kdrs.import_teacher(tmp_path / "items.npy", "npy", data, tmp_path / "t.safetensors")
     assert made.matched.trusted == ["items"]
-    np.save(tmp_path / "items.npy", vectors(data)["items"][1:])
+    np.save(tmp_path / "items.npy", vectors(data, 4)["items"][1:])
     assert "--item-ids FILE" in refused(DataError, tmp_path / "items.npy", data, form="npy")
 
 
@@ -221,7 +212,7 @@ def test_a_teacher_of_lists_is_what_its_file_says(data, tmp_path, name):
 
 
 def test_ids_that_do_not_match(data, tmp_path):
-    held = vectors(data)
+    held = vectors(data, 4)
     np.save(tmp_path / "i.npy", held["items"])
     strange = [f"x{n}" for n in range(data.n_items)]
     error = refused(ArtefactError, tmp_path / "i.npy", data, form="npy", item_ids=strange)
@@ -237,7 +228,7 @@ def test_ids_that_do_not_match(data, tmp_path):
 
 
 def test_missing_ids_are_refused_averaged_or_dropped(data, tmp_path):
-    held = vectors(data)
+    held = vectors(data, 4)
     kept = {"users": np.arange(3, data.n_users), "items": np.arange(data.n_items - 2)}
     arrays = {side: held[side][rows] for side, rows in kept.items()}
     ids = {f"{side[:-1]}_ids": np.array(held[f"{side[:-1]}_ids"])[rows] for side, rows in kept.items()}
@@ -278,7 +269,7 @@ def test_missing_ids_are_refused_averaged_or_dropped(data, tmp_path):
 @given(seed=st.integers(0, 2**32 - 1), extra=st.integers(0, 4))
 def test_the_order_of_rows_changes_nothing(data, tmp_path, seed, extra):
     """Nor do rows of strangers, to the byte."""
-    held, rng = vectors(data), np.random.default_rng(seed)
+    held, rng = vectors(data, 4), np.random.default_rng(seed)
     kdrs.save_teacher(tmp_path / "plain.safetensors", **held)
     wanted = opened(tmp_path / "plain.safetensors", data)
     mixed: dict[str, Any] = {}
@@ -339,7 +330,7 @@ def test_cut_files(data, tmp_path, name, form):
 
 
 def test_values_that_are_not_finite_are_named(data, tmp_path):
-    held = vectors(data)
+    held = vectors(data, 4)
     held["items"][7, 1] = np.nan
     np.save(tmp_path / "i.npy", held["items"])
     assert "row 7 holds nan" in refused(DataError, tmp_path / "i.npy", data, form="npy", item_ids=held["item_ids"])

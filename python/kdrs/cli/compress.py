@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdrs.cli.choices import PROTOCOLS, USERS, listed
-from kdrs.cli.options import CoreThreads, Document
+from kdrs.cli.options import CoreThreads, Document, OwnData
 from kdrs.cli.output import messages, say, say_json
 from kdrs.errors import ConfigError
 from kdrs.escaping import visible
@@ -48,9 +48,6 @@ Users = Annotated[
 Out = Annotated[
     Path | None, typer.Option("--out", help="Run directory. (default: SOURCE-compressed)", show_default=False)
 ]
-Data = Annotated[
-    str | None, typer.Option("--data", help="Prepared data set. (default: the run's own)", show_default=False)
-]
 ProtocolName = Annotated[
     str | None,
     typer.Option(
@@ -70,7 +67,7 @@ def register(app: typer.Typer) -> None:
 
 def compress(
     source: Annotated[Path, typer.Argument(help="Run directory or teacher file.")],
-    bits: Bits = None, dim: Dim = None, budget: Budget = None, users: Users = "auto", out: Out = None, data: Data = None,
+    bits: Bits = None, dim: Dim = None, budget: Budget = None, users: Users = "auto", out: Out = None, data: OwnData = None,
     protocol: ProtocolName = None,
     threads: CoreThreads = None, as_json: Document = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip

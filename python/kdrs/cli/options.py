@@ -23,6 +23,9 @@ Data = Annotated[
     str | None,
     typer.Option("--data", help="Prepared data set: the folder that kdrs data prepare wrote.", show_default=False),
 ]
+OwnData = Annotated[
+    str | None, typer.Option("--data", help="Prepared data set. (default: the run's own)", show_default=False)
+]
 Model = Annotated[
     str | None,
     typer.Option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdrs.cli import choices
-from kdrs.cli.options import CoreThreads, Document
+from kdrs.cli.options import CoreThreads, Document, OwnData
 from kdrs.cli.output import aligned, messages, say, say_json
 from kdrs.errors import ConfigError, DataError, shown
 from kdrs.escaping import visible
@@ -23,9 +23,6 @@ BLOCK = 4096
 """Users whose lists are made at a time."""
 
 Source = Annotated[Path, typer.Argument(help="Student file (kdrs export) or run directory.")]
-Data = Annotated[
-    str | None, typer.Option("--data", help="Prepared data set. (default: the run's own)", show_default=False)
-]
 Count = Annotated[int, typer.Option("--k", help="Length of the lists, 1 or more. (default: 20)", show_default=False)]
 Lists = Annotated[
     Path | None,
@@ -140,7 +137,7 @@ def export(
     no_fold_in: Annotated[
         bool, typer.Option("--no-fold-in", help="No encoder of new users beside a table of users.")
     ] = False,
-    alone: Alone = None, data: Data = None, threads: CoreThreads = None, as_json: Document = False,
+    alone: Alone = None, data: OwnData = None, threads: CoreThreads = None, as_json: Document = False,
 ) -> None:  # fmt: skip
     """Write a student as one file that serves: tables, ids, an encoder of new users, a card. Or its vectors for other tools.
 
@@ -200,7 +197,7 @@ def recommend(
     source: Annotated[Path | None, typer.Argument(help="Student file or run directory.", show_default=False)] = None,
     k: Count = 20, user: Users = [], users: UsersFile = None, histories: Histories = None, items: Allow = None,  # noqa: B006
     exclude: Block = None, seen: Seen = "data", unknown: Unknown = None, part: Part = None, merge: Merge = False,
-    out: Lists = None, data: Data = None, threads: CoreThreads = None, as_json: Document = False,
+    out: Lists = None, data: OwnData = None, threads: CoreThreads = None, as_json: Document = False,
 ) -> None:  # fmt: skip
     """Lists for all users, some, or new ones: streamed into a file, or on the screen.
 
@@ -273,7 +270,7 @@ def recommend(
 def similar(
     source: Source, item: Items = [], items: ItemsFile = None, k: Count = 20,  # noqa: B006
     metric: Annotated[str, typer.Option("--metric", help="cosine, or dot. (default: cosine)", show_default=False)] = "cosine",
-    out: Lists = None, data: Data = None, threads: CoreThreads = None, as_json: Document = False,
+    out: Lists = None, data: OwnData = None, threads: CoreThreads = None, as_json: Document = False,
 ) -> None:  # fmt: skip
     """The items nearest to an item, by their vectors.
 

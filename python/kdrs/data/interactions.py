@@ -167,9 +167,7 @@ class Interactions:
         if at.size == 1:
             indices = self.row(int(at[0]))
         else:
-            lengths = self.row_degrees[at]
-            within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            indices = self.indices[np.repeat(self.indptr[at], lengths) + within]
+            indices = self.indices[self.places_of(at)[1]]
         indptr = np.zeros(at.size + 1, np.int64)
         np.cumsum(self.row_degrees[at], out=indptr[1:])
         made = object.__new__(Interactions)

@@ -112,8 +112,9 @@ def _other(
             raise ConfigError("a data set is given, and a student file needs none", "leave --data out")
         student = Student.load(source)
     else:
-        run = _without_data(source) if dataset is None else None
-        student = student_of(run or source, seen=run is None, fold_in=False, dataset=dataset, threads=threads)
+        run = _opened(source, dataset)
+        seen = run is None or run._dataset is not None
+        student = student_of(run or source, seen=seen, fold_in=False, dataset=dataset, threads=threads)
     written = formats.write(student, place, to, side=side, threads=threads)
     return Exported(student, place, written.n_bytes, student.nbytes, written)
 
@@ -133,14 +134,13 @@ def student_of(
     threads: int | None = None,
 ) -> Student:
     """The student of a run in memory; arguments and errors as of `export`."""
-    run = _without_data(source) if dataset is None else None
-    if run is not None:
-        return _of_run_alone(run, seen)
-    given = Source.of(source, dataset)
+    own = _opened(source, dataset)
+    if own is not None and own._dataset is None:
+        return _of_run_alone(own, seen)
+    given = Source.of(own or source, None if own is not None else dataset)
     if given.teacher is None:
         raise ConfigError("factors have no ids", "write a teacher file, or give kdrs.Student its tables and Names")
     data, config = given.dataset, given.config(None, threads)
-    own = _opened(source, given)
     tables = counted = _tables(given, own)
     measured = None
     if tables.encoder is None and fold_in:
@@ -171,14 +171,16 @@ def student_of(
     )
 
 
-def _without_data(source: Any) -> LoadedRun | None:
-    """A run whose data set is gone."""
+def _opened(source: Any, dataset: Dataset | str | Path | None) -> LoadedRun | None:
+    """A run, opened once, with its data set where it is given or still there; None for what is no run."""
+    data = dataset if isinstance(dataset, Dataset) or dataset is None else Dataset.load(dataset)
     if isinstance(source, LoadedRun):
-        return source if source._dataset is None else None
+        if data is None:
+            return source
+        source = source.run.path
     if not isinstance(source, str | Path) or not (Path(source) / "config.toml").is_file():
         return None
-    run = LoadedRun.open(source)
-    return run if run._dataset is None else None
+    return LoadedRun.open(source, data)
 
 
 def _of_run_alone(run: LoadedRun, seen: bool) -> Student:
@@ -209,14 +211,6 @@ def _of_run_alone(run: LoadedRun, seen: bool) -> Student:
         card=card,
         readme=_readme(run, {}, _use(run.users, run.items, tables, False)),
     )
-
-
-def _opened(source: Any, given: Source) -> LoadedRun | None:
-    if isinstance(source, LoadedRun):
-        return source
-    if given.own is not None and isinstance(source, str | Path):
-        return LoadedRun.open(source, given.dataset)
-    return None
 
 
 def _tables(given: Source, run: LoadedRun | None) -> Tables:

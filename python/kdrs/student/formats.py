@@ -36,7 +36,6 @@ from kdrs.core.codes import Codes
 from kdrs.core.names import Names
 from kdrs.core.sampling import check_room, threads_of
 from kdrs.errors import ArtefactError, ConfigError, DataError, KdrsError, MachineError, MissingKnowledge, shown
-from kdrs.student.lists import rows_of
 
 if TYPE_CHECKING:
     from kdrs.student.student import Student
@@ -151,7 +150,7 @@ def _queries(student: Student, rows: NDArray[Any] | None = None) -> Items | None
         return tables.users if rows is None else tables.users[rows]
     if student.seen is None or tables.encoder is None:
         return None
-    return asked(tables.encoder, student.seen if rows is None else rows_of(student.seen, rows), tables.items)
+    return asked(tables.encoder, student.seen if rows is None else student.seen.rows(rows), tables.items)
 
 
 def _side(student: Student, side: str) -> tuple[NDArray[np.float32], Names]:

@@ -54,13 +54,13 @@ def _own(
     step = max(1, _CELLS // max(n_items, 1))
     for start in range(0, n, step):
         rows = np.arange(start, min(n, start + step))
-        own = rows_of(allowed, rows)
+        own = allowed.rows(rows)
         union = np.unique(own.indices)
         hidden = np.ones((len(rows), len(union)), bool)
         hidden[own.row_of_pair, np.searchsorted(union, own.indices)] = False
         row, column = np.nonzero(hidden)
         others = Interactions.from_pairs(row, union[column], len(rows), n_items)
-        whole = others if mask is None else others.union(rows_of(mask, rows))
+        whole = others if mask is None else others.union(mask.rows(rows))
         found = _among(tables, queries[start : start + step], k, whole, union, threads)
         out.items[rows], out.scores[rows] = found
     return out
@@ -105,11 +105,6 @@ def unit(side: Items) -> Items:
     return (side / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
 
 
-def rows_of(pairs: Interactions, rows: NDArray[Any]) -> Interactions:
-    """Some rows of CSR, in their order."""
-    return pairs.rows(rows)
-
-
 def less(allowed: Allowed, blocked: NDArray[np.int32], n_items: int) -> Allowed:
     """What may be listed without the ``blocked`` items of all."""
     if isinstance(allowed, Interactions):
@@ -121,7 +116,7 @@ def less(allowed: Allowed, blocked: NDArray[np.int32], n_items: int) -> Allowed:
 
 def part(value: Any, rows: NDArray[np.int64]) -> Any:
     """What holds for some of the queries."""
-    return rows_of(value, rows) if isinstance(value, Interactions) else value
+    return value.rows(rows) if isinstance(value, Interactions) else value
 
 
 def mask_of(hidden: Interactions | None, blocked: list[Any], n: int, n_items: int) -> Interactions | None:

@@ -22,7 +22,7 @@ from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge, shown
 from kdrs.student import file
 from kdrs.student.answers import Recommendations
-from kdrs.student.lists import Allowed, filled, less, mask_of, merged, part, popular, ranked, rows_of, unit
+from kdrs.student.lists import Allowed, filled, less, mask_of, merged, part, popular, ranked, unit
 from kdrs.student.requests import UNKNOWN, csr_of_lists, held, ids_of, is_nested, places_of
 
 Unknown = Literal["error", "skip", "popular"]
@@ -35,7 +35,7 @@ class Student:
 
     Made by `load`, or of tables and ids. Users and items are asked for by their ids, which are strings; integers stand for
     their decimal digits. Scores are exact products, best first, ties in the order of the file's items: the same lists as those
-    of `kdrs.Evaluator` and ``kdrs recommend``.
+    of `kdrs.Evaluator` and ``kdrs recommend``; of a network that encodes its users, to rounding between NumPy and torch.
 
     ``seen`` are the training items of its users, int32 rows ``[users, items]``, or None, `Histories` for an encoder of
     sequences. ``popular`` int32 ``[P]`` and
@@ -220,7 +220,7 @@ class Student:
                 )
             good = given.row_degrees > 0
             self._refuse_empty(names, good, np.full(len(names), -1), unknown)
-            own = rows_of(given, np.flatnonzero(good))
+            own = given.rows(np.flatnonzero(good))
             queries = self.fold_in(own, threads=threads)
             hidden = own if seen is True else None
         kept = np.flatnonzero(good)
@@ -274,7 +274,7 @@ class Student:
     ) -> Recommendations:
         """The ``k`` items nearest to each of ``items`` by their vectors, the item itself left out. Cosines of codes are exact
         in the sense of `Codes`: integers times two scales. Raises ``DataError`` for unknown ids."""
-        return self._similar(self.items, self.tables.items, items, k, metric, threads, "of")
+        return self._similar(self.items, self.tables.items, items, k, metric, threads)
 
     def similar_users(
         self,
@@ -287,7 +287,7 @@ class Student:
         """The ``k`` users nearest to each of ``users``. Raises ``MissingKnowledge`` where users have no table."""
         if self.tables.users is None or self.users is None:
             raise MissingKnowledge("users have no table in this student", "compare the vectors of fold_in(histories)")
-        return self._similar(self.users, self.tables.users, users, k, metric, threads, "of")
+        return self._similar(self.users, self.tables.users, users, k, metric, threads)
 
     def score(self, users: Sequence[Any], items: Any, *, threads: int | None = None) -> NDArray[np.float32]:
         """Scores of pairs: float32 ``[Q]`` where ``items`` are as many ids as users, ``[Q, L]`` where they are lists of equal
@@ -373,7 +373,7 @@ class Student:
         return self.seen
 
     def _seen_of(self, rows: NDArray[np.int32]) -> Interactions:
-        return rows_of(self._known_histories(), rows)
+        return self._known_histories().rows(rows)
 
     def _asking(self, rows: NDArray[np.int32], histories: Interactions | None) -> Any:
         if self.tables.users is not None:
@@ -386,7 +386,7 @@ class Student:
         return popular(self.popular, self.popular_counts.astype(np.float32), k, mask, allowed, n)
 
     def _similar(
-        self, names: Names, side: Items, ids: Sequence[Any], k: int, metric: str, threads: int | None, by: str
+        self, names: Names, side: Items, ids: Sequence[Any], k: int, metric: str, threads: int | None
     ) -> Recommendations:
         if metric not in ("cosine", "dot"):
             raise ConfigError(f"metric is {shown(metric)}", "allowed: cosine, dot")
@@ -400,7 +400,7 @@ class Student:
         itself = Interactions.from_pairs(np.arange(len(rows)), rows, len(rows), len(names))
         k = _count(k, names)
         found = ranking.topk(table[rows], table, k, seen=itself, threads=threads)
-        return Recommendations(asked_for, *filled(found, k), names, by=by)
+        return Recommendations(asked_for, *filled(found, k), names, by="of")
 
     @cached_property
     def _unit_items(self) -> Items:
