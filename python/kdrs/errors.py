@@ -22,6 +22,9 @@ class KdrsError(Exception):
         self.cause, self.remedy = cause, remedy
         super().__init__(cause if remedy is None else f"{cause}\n{remedy}")
 
+    def __reduce__(self) -> tuple[type[KdrsError], tuple[str, str | None]]:
+        return type(self), (self.cause, self.remedy)  # between processes
+
 
 class ConfigError(KdrsError):
     """A wrong option, key, name or combination (exit code 2)."""
@@ -53,6 +56,10 @@ class MachineError(KdrsError):
     """The machine falls short: no space, no device, no permission, a missing extra (exit code 5)."""
 
     exit_code = 5
+
+
+class InUse(MachineError):
+    """Another process works in a run directory (exit code 5)."""
 
 
 class TrainingError(KdrsError):

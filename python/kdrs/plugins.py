@@ -156,6 +156,11 @@ def look_in(*folders: str | Path) -> None:
     _folders[:] = [os.path.abspath(folder) for folder in folders]
 
 
+def folders() -> tuple[str, ...]:
+    """Those of `look_in`."""
+    return tuple(_folders)
+
+
 _closed: list[Path] = []
 
 

@@ -171,6 +171,14 @@ Seeds = Annotated[
         show_default=False,
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        help="Runs at a time, each in a process with its share of the processors, 1 to 256. (default: 1)",
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(
@@ -206,5 +214,5 @@ SETTINGS = {
     "threads": "threads", "log": "log",
 }  # fmt: skip
 """Options of the command line and the settings that they state."""
-HOW = ("out", "seeds", "resume", "dry_run", "as_json", "quiet", "verbose")
+HOW = ("out", "seeds", "jobs", "resume", "dry_run", "as_json", "quiet", "verbose")
 """Options that say how a run is carried out."""

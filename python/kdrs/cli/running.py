@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +24,7 @@ from kdrs.cli.options import (
     DryRun,
     Epochs,
     File,
+    Jobs,
     Json,
     Log,
     LongerEpochs,
@@ -48,12 +47,13 @@ from kdrs.cli.options import (
 )  # fmt: skip
 from kdrs.cli.output import messages, say, say_json, tell
 from kdrs.cli.progress import Progress
+from kdrs.cli.stopping import Stopper, stopping
 from kdrs.errors import ArtefactError, ConfigError, KdrsError, TrainingError, quoted, shown
 from kdrs.escaping import toml_text, visible
 from kdrs.plugins import closed, label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from kdrs.runs.config import RunConfig
     from kdrs.runs.execute import Outcome
@@ -70,8 +70,8 @@ def train(
     lr: Rate = None, weight_decay: Decay = None, batch_size: BatchSize = None, optimizer: Optimizer = None,
     patience: Patience = None, protocol: ProtocolName = None, start: Start = None,
     log: Log = [], assignments: Assignments = [], seed: Seed = None,  # noqa: B006
-    seeds: Seeds = None, device: Device = None, threads: Threads = None, resume: Resume = False, dry_run: DryRun = False,
-    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
+    seeds: Seeds = None, jobs: Jobs = None, device: Device = None, threads: Threads = None, resume: Resume = False,
+    dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Train a model alone: a teacher, or a student to compare with.
 
@@ -91,8 +91,8 @@ def distill(
     lr: Rate = None, weight_decay: Decay = None, batch_size: BatchSize = None, optimizer: Optimizer = None,
     patience: Patience = None, protocol: ProtocolName = None, start: Start = None,
     log: Log = [], assignments: Assignments = [], seed: Seed = None,  # noqa: B006
-    seeds: Seeds = None, device: Device = None, threads: Threads = None, resume: Resume = False, dry_run: DryRun = False,
-    as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
+    seeds: Seeds = None, jobs: Jobs = None, device: Device = None, threads: Threads = None, resume: Resume = False,
+    dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Train a student with a teacher's help.
 
@@ -150,7 +150,7 @@ def resume(
     values = Run.open(run).config
     _state(values, given)
     with closed(run):
-        _carry_out(values, run, None, True, False, as_json, quiet, verbose)
+        _carry_out(values, run, None, None, True, False, as_json, quiet, verbose)
 
 
 def _within(values: dict[str, Any], budget: str, teachers: list[str]) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) ->
         raise ConfigError(
             f"--seed {given['seed']} and --seeds {shown(given['seeds'])} are both given", "leave one of them out"
         )
-    values = {} if given["file"] is None else _read(given["file"])
+    values = {} if given["file"] is None else read_file(given["file"])
     if terms:
         values["distill"] = terms
     for setting in given["assignments"]:
@@ -213,7 +213,7 @@ def _trackers(names: list[str] | None) -> list[str] | None:
     return [] if "none" in names else list(names)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_file(file: Path) -> dict[str, Any]:
     """A run file's values. Classes that it names may lie beside it, but never in a run's folder."""
     from kdrs.plugins import look_in
     from kdrs.runs.config import is_of_a_run, read_run_file
@@ -240,8 +240,16 @@ def _state(values: dict[str, Any], given: dict[str, Any]) -> None:
             place[name] = value
 
 
-def _check_how(out: Path | None, seeds: str | None, resume: bool, dry_run: bool, as_json: bool, verbose: bool) -> None:
+def _check_how(
+    out: Path | None, seeds: str | None, jobs: int | None, resume: bool, dry_run: bool, as_json: bool, verbose: bool
+) -> None:
     """Refuses options that the chosen way of carrying a run out does not read."""
+    if jobs is not None and seeds is None:
+        raise ConfigError(
+            f"--jobs {jobs} without --seeds, and one run is one process", "leave it out, or give --seeds 0..4"
+        )
+    if jobs is not None and dry_run:
+        raise ConfigError("--dry-run and --jobs are both given, and a dry run trains nothing", "leave --jobs out")
     if resume and out is None:
         raise ConfigError("--resume without a run to go on with", "name its directory with --out")
     if dry_run and resume:
@@ -255,14 +263,16 @@ def _check_how(out: Path | None, seeds: str | None, resume: bool, dry_run: bool,
 
 
 def _carry_out(
-    values: dict[str, Any], out: Path | None, seeds: str | None, resume: bool, dry_run: bool, as_json: bool, quiet: bool,
-    verbose: bool,
+    values: dict[str, Any], out: Path | None, seeds: str | None, jobs: int | None, resume: bool, dry_run: bool,
+    as_json: bool, quiet: bool, verbose: bool,
 ) -> None:  # fmt: skip
     from kdrs.runs.config import resolve
+    from kdrs.runs.pool import check_jobs
 
-    _check_how(out, seeds, resume, dry_run, as_json, verbose)
+    _check_how(out, seeds, jobs, resume, dry_run, as_json, verbose)
     config = resolve(values)
     numbers = None if seeds is None else _parse_seeds(seeds)
+    check_jobs(jobs or 1)
     if resume and out is not None and not (out / "config.toml").is_file() and seeds is None:
         raise ConfigError(f"{shown(str(out), 300)} holds no run to resume", "leave --resume out, or check --out")
     if dry_run:
@@ -276,14 +286,14 @@ def _carry_out(
     with (
         messages(),
         nullcontext(out) if out is not None else claimed(_default_place(config)) as out,
-        _stopper() as stopper,
+        stopping() as stopper,
     ):
         with Progress(config.train.epochs, quiet) as show:
             hooks: dict[str, Any] = {"on_start": show.start, "on_epoch": show.epoch, "should_stop": stopper.asked}
             if numbers is None:
                 outcome = execute(config, out, resume=resume, **hooks)
             else:
-                results = execute_seeds(numbers, config, out, resume=resume, **hooks)
+                results = execute_seeds(numbers, config, out, resume=resume, jobs=jobs or 1, **hooks)
         if numbers is None:
             _finish(outcome, show.selects, stopper, as_json, verbose)
         else:
@@ -342,44 +352,14 @@ def _print_plan(config: RunConfig, out: Path, seeds: Sequence[int] | None, as_js
             say(f"# {key}: {visible(str(value))}")
 
 
-class _Stopper:
-    """Counts requests to stop: the first ends the run after the epoch in hand, the second at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def asked(self) -> bool:
-        return self.signal is not None
-
-    def handle(self, number: int, frame: object) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-        # not through sys.stderr: the signal may have come in the middle of a write to it
-        os.write(2, b"stopping after this epoch; once more to stop at once (the last checkpoint stays)\n")
-
-
-@contextmanager
-def _stopper() -> Iterator[_Stopper]:
-    stopper = _Stopper()
-    former = {number: signal.signal(number, stopper.handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopper
-    except KeyboardInterrupt:
-        raise typer.Exit(128 + (stopper.signal or signal.SIGINT)) from None
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def _finish(outcome: Outcome, selects: Sequence[str], stopper: _Stopper, as_json: bool, verbose: bool) -> None:
+def _finish(outcome: Outcome, selects: Sequence[str], stopper: Stopper, as_json: bool, verbose: bool) -> None:
     from kdrs.cli.results import results_table
 
     if outcome.fit.stopped == "interrupted":
         part, epochs = outcome.part or (None, outcome.fit.epochs)
         where = "" if part is None else f" in part {part}"
         tell(f"interrupted{where} after {epochs} epochs; go on with: kdrs resume {quoted(outcome.run.path)}")
-        raise typer.Exit(128 + (stopper.signal or signal.SIGINT))
+        raise typer.Exit(stopper.code)
     if as_json:
         report = json.loads((outcome.run.path / "report.json").read_text("utf-8"))
         say_json({"run": str(outcome.run.path), **report})
@@ -390,7 +370,7 @@ def _finish(outcome: Outcome, selects: Sequence[str], stopper: _Stopper, as_json
 
 
 def _finish_seeds(
-    seeds: Sequence[int], results: dict[int, Any], config: RunConfig, out: Path, selects: Sequence[str], stopper: _Stopper,
+    seeds: Sequence[int], results: dict[int, Any], config: RunConfig, out: Path, selects: Sequence[str], stopper: Stopper,
     as_json: bool, verbose: bool,
 ) -> None:  # fmt: skip
     from kdrs.cli.results import seeds_table
@@ -414,7 +394,7 @@ def _finish_seeds(
             f"interrupted; seeds finished: {finished}; left: {', '.join(map(str, left))}; go on with the same command, "
             f"--out {quoted(out)} and --resume"
         )
-        raise typer.Exit(128 + (stopper.signal or signal.SIGINT))
+        raise typer.Exit(stopper.code)
     if failed:
         error = next(iter(failed.values()))
         if len(failed) == len(results) and isinstance(error, KdrsError):

@@ -218,17 +218,28 @@ def is_of_a_run(path: Path) -> bool:
 def assign(values: dict[str, Any], setting: str) -> None:
     """Carries out one ``--set a.b=c``: keys by dots, list entries by their number, the value as TOML or else as text."""
     key, equals, text = setting.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
+    if not equals or not all(key.strip().split(".")):
         raise ConfigError(f"--set {shown(setting)}", "write it as --set train.lr=1e-3")
-    value = toml_value(text, f"--set {shown(key.strip())}")
+    put(
+        values,
+        key.strip(),
+        toml_value(text, f"--set {shown(key.strip())}"),
+        f"--set {shown(setting)}",
+        "--set {}=VALUE",
+    )
+
+
+def put(values: dict[str, Any], key: str, value: Any, told: str, form: str = "{} = VALUE") -> None:
+    """Enters a value under a key by dots, list entries by their number. ``told`` names the key in errors, ``form`` says how one
+    is set."""
+    path = key.split(".")
     place: Any = values
     for position, part in enumerate(path):
         last = position == len(path) - 1
         if isinstance(place, list):
             if not part.isdecimal() or int(part) >= len(place):
                 allowed = f"allowed: 0 to {len(place) - 1}" if place else "it has no entries"
-                raise ConfigError(f"--set {shown(setting)}: there is no entry {shown(part)}", allowed)
+                raise ConfigError(f"{told}: there is no entry {shown(part)}", allowed)
             index: Any = int(part)
         elif isinstance(place, dict):
             index = part
@@ -236,9 +247,7 @@ def assign(values: dict[str, Any], setting: str) -> None:
                 place.setdefault(part, {})
         else:
             whole = shown(".".join(path[:position]))
-            raise ConfigError(
-                f"--set {shown(setting)}: {whole} is a value and has no keys", f"set it: --set {whole}=VALUE"
-            )
+            raise ConfigError(f"{told}: {whole} is a value and has no keys", f"set it: {form.format(whole)}")
         if last:
             place[index] = value
         else:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdrs._files import unwritable
-from kdrs.errors import ConfigError, MachineError, shown
+from kdrs.errors import ConfigError, InUse, MachineError, shown
 
 PATH = 300
 LOCK = "LOCK"
@@ -163,7 +163,7 @@ class Lock:
     """The lock of a run directory: held by a process while it works there, released by the kernel however it ends."""
 
     def __init__(self, path: Path):
-        """Raises ``MachineError`` if another process holds it, or what is called LOCK is no such file."""
+        """Raises ``InUse`` if another process holds it, ``MachineError`` if what is called LOCK is no such file."""
         import fcntl
 
         file = path / LOCK
@@ -185,7 +185,7 @@ class Lock:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 holder = text.removeprefix("kdrs run: ") or "another process"
-                raise MachineError(
+                raise InUse(
                     f"{shown(str(path), PATH)} is in use by {shown(holder, 200)}", "wait for it, or name another folder"
                 ) from None
             if not os.path.samestat(os.fstat(self._handle), os.lstat(file)):

@@ -145,7 +145,7 @@ def per_metric_best(outcome: Fit, selection: Selection, reports: dict[str, Repor
 
 def load_reports(run: Run) -> dict[str, Report]:
     """The final evaluation of a run, by part. Raises ``ArtefactError`` if it has none."""
-    paths = sorted(run.path.glob("report-*.json"))
+    paths = sorted(run.path.glob("report-*.json"), reverse=True)  # valid before test
     if not paths:
         raise ArtefactError(f"{shown(str(run.path), PATH)} has no evaluation", run.remedy())
     return {path.stem.removeprefix("report-"): Report.load(path) for path in paths}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from kdrs.evaluation.report import Report
 from kdrs.runs.config import RunConfig, with_seed
 from kdrs.runs.directory import Run
 from kdrs.runs.execute import execute, is_done
+from kdrs.runs.pool import opened
 from kdrs.runs.results import load_reports
 
 MOST_SEEDS = 10_000
@@ -35,17 +37,21 @@ def execute_seeds(
     out: str | Path,
     *,
     resume: bool = False,
+    jobs: int = 1,
     on_start: Callable[[dict[str, Any]], None] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[int, dict[str, Report] | Exception]:
-    """The same run once a seed, into ``out/seed-N``; reports by seed.
+    """The same run once a seed, into ``out/seed-N``, ``jobs`` at a time; reports by seed.
 
     A seed that fails is kept as its exception and the others go on. With ``resume`` finished seeds are taken as they are
-    and begun ones go on. Stops after the seed in hand once ``should_stop`` says so; an interrupted seed is left out. Raises
-    ``ConfigError`` before the first for seeds that a run cannot have.
+    and begun ones go on. Stops after the seeds in hand once ``should_stop`` says so; an interrupted seed is left out. With
+    several jobs each run has a process of its own, and ``on_start`` and ``on_epoch`` hear nothing. Raises ``ConfigError``
+    before the first for seeds that a run cannot have.
     """
     check_seeds(seeds)
+    if jobs > 1:
+        return _side_by_side(seeds, config, Path(out), resume, jobs, should_stop or (lambda: False))
     results: dict[int, dict[str, Report] | Exception] = {}
     for seed in seeds:
         place = Path(out) / f"seed-{seed}"
@@ -67,6 +73,37 @@ def execute_seeds(
         if should_stop is not None and should_stop():
             break
     return results
+
+
+def _side_by_side(
+    seeds: Sequence[int], config: RunConfig, out: Path, resume: bool, jobs: int, asked: Callable[[], bool]
+) -> dict[int, dict[str, Report] | Exception]:
+    results: dict[int, dict[str, Report] | Exception] = {}
+    waiting = list(seeds)
+    with opened(jobs, asked) as pool:
+        while True:
+            while waiting and pool.free and not asked():
+                seed = waiting.pop(0)
+                own, place = with_seed(config, seed), out / f"seed-{seed}"
+                try:
+                    begun = resume and (place / "config.toml").is_file()
+                    if begun and is_done(own, place):
+                        results[seed] = load_reports(Run.open(place))
+                        continue
+                except Exception as error:
+                    results[seed] = error
+                    continue
+                pool.start(seed, own, place, begun)
+            ended = pool.next_ended()
+            if not ended:
+                return {seed: results[seed] for seed in seeds if seed in results}
+            for seed, how in ended:
+                for warning in how.warnings:
+                    warnings.warn(f"seed {seed}: {warning}", stacklevel=2)
+                if how.error is not None:
+                    results[seed] = how.error
+                elif how.stopped != "interrupted":
+                    results[seed] = load_reports(Run.open(out / f"seed-{seed}"))
 
 
 def summarise_seeds(results: dict[int, dict[str, Report] | Exception]) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""What came of a study, for people: a row an arm, and the comparison of the best runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdrs.comparison.tables import Table
+from kdrs.runs.compared import compare_runs
+from kdrs.runs.directory import Run
+from kdrs.runs.results import load_reports
+from kdrs.runs.values import flat
+from kdrs.studies.sweep import Found
+
+
+def rows_of(found: Found) -> dict[str, dict[str, Any]]:
+    """By arm: trials, what they took, the best point, its validation value, and the test values of its runs.
+
+    No test value has chosen anything.
+    """
+    return {arm.name: _row(found, arm.name, arm.metric) for arm in found.study.arms}
+
+
+def _row(found: Found, name: str, metric: str) -> dict[str, Any]:
+    trials, best = found.trials[name], found.best(name)
+    row: dict[str, Any] = {
+        "trials": len(trials),
+        "failed": sum(trial.value is None for trial in trials),
+        "seconds": round(sum(trial.seconds for trial in trials), 1),
+        "best": None if best is None else {"trial": best.number, "point": best.point, "valid": best.value},
+        "runs": [str(path) for path in found.runs.get(name, [])],
+    }
+    if trials and trials[0].number == 0:
+        row["default"] = trials[0].value
+    reports = [load_reports(Run.open(path)) for path in found.runs.get(name, [])]
+    values = [report["test"].mean(metric) for report in reports if "test" in report]
+    if values:
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        row["test"] = {"mean": float(np.mean(values)), "sd": sd, "n": len(values)}
+    return row
+
+
+def table_of(found: Found) -> Table:
+    """A row an arm."""
+    metric = found.study.arms[0].metric
+    rows: list[tuple[str, ...]] = []
+    for name, row in rows_of(found).items():
+        best, test = row["best"], row.get("test")
+        point = "" if best is None else " ".join(f"{key}={_short(value)}" for key, value in best["point"].items())
+        rows.append(
+            (
+                name,
+                f"{row['trials']}" + (f" ({row['failed']} failed)" if row["failed"] else ""),
+                f"{row['seconds'] / 60:.1f}",
+                _number(row.get("default")),
+                _number(None if best is None else best["valid"]),
+                "" if test is None else _number(test["mean"]) + ("" if test["sd"] is None else f" ± {test['sd']:.4f}"),
+                "" if test is None else str(test["n"]),
+                point,
+            )
+        )
+    head = ["arm", "trials", "minutes", f"valid {metric}, default", "best", f"test {metric}", "seeds", "best point"]
+    notes = ("Validation alone chose; test values are those of the best point's runs, one a seed.",)
+    return Table("study", tuple(head), tuple(rows), notes, words=1)
+
+
+def write_report(found: Found) -> list[Path]:
+    """study.md, and a comparison of the best runs with their teachers in ``report``. Paths of what was written."""
+    from kdrs._files import write_bytes
+
+    written = [found.out / "study.md", found.out / "trials.csv"]
+    write_bytes(written[0], (table_of(found).markdown() + "\n").encode())
+    runs = [path for paths in found.runs.values() for path in paths]
+    teachers: dict[Path, None] = {}
+    for path in runs:
+        options = flat(Run.open(path).config)
+        for key, value in options.items():
+            if key.startswith("distill.") and key.endswith(".teacher"):
+                teachers.update(dict.fromkeys(Path(one) for one in ([value] if isinstance(value, str) else value)))
+    known = [path for path in teachers if path.exists() and path.resolve() not in {run.resolve() for run in runs}]
+    if len(runs) + len(known) > 1:
+        compared = compare_runs([*known, *runs])
+        written += compared.save(found.out / "report")
+    return written
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,219 @@
+"""A study's file: a run file with a table ``[sweep]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from kdrs.data import Dataset
+from kdrs.errors import ConfigError, KdrsError, nearest, shown
+from kdrs.evaluation.protocols import Selection
+from kdrs.runs.budget import chosen
+from kdrs.runs.build import build_evaluator, check_measured, choose_protocol, choose_selection
+from kdrs.runs.config import RunConfig, put, resolve
+from kdrs.runs.values import flat
+from kdrs.settings import Settings
+from kdrs.studies.space import Range, parse_range
+
+ALONE = "alone"
+"""The arm without a teacher that is added to a study of distillation."""
+
+
+class SweepSettings(Settings):
+    """The table ``[sweep]`` of a study's file, but for its tables ``space`` and ``arms``."""
+
+    trials: int = Field(20, ge=1, le=100_000)
+    """Trials of each arm, the first at the file's own values."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Start of the stream that points are drawn from. Seeds of the runs are ``train.seed``."""
+    sampler: Literal["auto", "random", "tpe"] = "auto"
+    """``tpe`` is Optuna's tree of Parzen estimators and needs kdrs[optuna]; ``random`` needs nothing. ``auto`` is ``tpe`` where
+    it can be had as the study begins."""
+    batch: int = Field(8, ge=1, le=1000)
+    """Trials that are drawn at once, from what all earlier ones gave. So a study does not depend on who is how fast."""
+    alone: bool = True
+    """Search the student without a teacher too, over the same ranges but for those of the method, with as many trials."""
+    seeds: tuple[int, ...] = ()
+    """Train each arm's best point anew, once with each of these seeds."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to have the run."""
+
+    name: str
+    values: dict[str, Any]
+    """A run's plain values."""
+    space: dict[str, Range]
+    selection: Selection
+
+    def at(self, point: Mapping[str, Any]) -> RunConfig:
+        """The run at a point, checked."""
+        values = deepcopy(self.values)
+        for key, value in point.items():
+            put(values, key, value, shown(key))
+        return resolve(values)
+
+    def default(self) -> dict[str, Any]:
+        """The file's own values of the keys that are searched."""
+        known = flat(self.at({}).to_dict())
+        return {key: known[key] for key in self.space if key in known}
+
+    @property
+    def metric(self) -> str:
+        """The validation metric that selects."""
+        return self.selection.metrics[0]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked: arms, how many trials of each, how points are found."""
+
+    settings: SweepSettings
+    arms: tuple[Arm, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values that tell studies apart; how many trials and seeds there are may change."""
+        told = self.settings.model_dump(include={"seed", "sampler", "batch"})
+        arms = {
+            arm.name: {"run": arm.values, "space": {key: span.plain() for key, span in arm.space.items()}}
+            for arm in self.arms
+        }
+        return {**told, "arms": arms}
+
+
+def parse_study(values: Mapping[str, Any], *, sampler: str) -> Study:
+    """The study of a file's plain values, every arm checked at its default and at the ends of every range.
+
+    ``sampler`` is what ``auto`` means here. Raises ``ConfigError`` naming the key, and whatever wrong runs raise.
+    """
+    run = {key: value for key, value in values.items() if key != "sweep"}
+    table = values.get("sweep")
+    if not isinstance(table, Mapping):
+        raise ConfigError(
+            "the file has no table [sweep]", 'write [sweep.space] with ranges, such as "train.lr" = [1e-3, 1e-2]'
+        )
+    own = {key: value for key, value in table.items() if key not in ("space", "arms")}
+    unknown = sorted(set(own) - set(SweepSettings.model_fields))
+    if unknown:
+        raise ConfigError(
+            f"unknown key 'sweep.{shown(unknown[0])}'",
+            nearest(unknown[0], {*SweepSettings.model_fields, "space", "arms"}),
+        )
+    settings = SweepSettings.parse(own, "sweep")
+    if len(set(settings.seeds)) < len(settings.seeds):
+        raise ConfigError("sweep.seeds names a seed twice", "give each once")
+    settings = settings.model_copy(update={"sampler": sampler}) if settings.sampler == "auto" else settings
+    shared = _space(table.get("space", {}), "sweep.space")
+    declared = table.get("arms")
+    if declared is None:
+        arms = _usual(run, shared, settings.alone)
+    elif isinstance(declared, Mapping) and declared and all(isinstance(arm, Mapping) for arm in declared.values()):
+        arms = [_declared(name, arm, run, shared) for name, arm in declared.items()]
+    else:
+        raise ConfigError("sweep.arms must be tables", "write each as [sweep.arms.NAME]")
+    if not any(arm.space for arm in arms):
+        raise ConfigError(
+            "the study searches nothing", 'write [sweep.space] with ranges, such as "train.lr" = [1e-3, 1e-2]'
+        )
+    for arm in arms:
+        _check(arm)
+    metrics = {arm.metric for arm in arms}
+    if len(metrics) > 1:
+        raise ConfigError(
+            f"arms select by different metrics: {', '.join(sorted(metrics))}", "state one: train.select of the run"
+        )
+    return Study(settings, tuple(arms))
+
+
+def _usual(run: dict[str, Any], space: dict[str, Range], alone: bool) -> list[Arm]:
+    """The run as it stands, and without a teacher where it has one."""
+    terms = run.get("distill")
+    if not terms:
+        return [_arm("run", run, space)]
+    name = "+".join(str(term.get("name", term.get("method"))) for term in terms if isinstance(term, Mapping))
+    arms = [_arm(name or "run", run, space)]
+    if alone:
+        bare = {key: value for key, value in run.items() if key not in ("distill", "start", "teachers")}
+        arms.insert(0, _arm(ALONE, bare, _without_methods(space)))
+    return arms
+
+
+def _declared(name: str, arm: Mapping[str, Any], run: dict[str, Any], shared: dict[str, Range]) -> Arm:
+    where = f"sweep.arms.{name}"
+    own = {key: value for key, value in arm.items() if key not in ("space", "budget")}
+    values = _merged(run, own)
+    space = shared if values.get("distill") else _without_methods(shared)
+    space = {**space, **_space(arm.get("space", {}), f"{where}.space")}
+    if "budget" in arm:
+        named = [one for term in values.get("distill", []) for one in _listed(term.get("teacher", []))]
+        if not isinstance(arm["budget"], str) or not named:
+            raise ConfigError(f"{where}.budget needs a text such as '1/20', and a [[distill]] with a teacher")
+        model = {key: value for key, value in values.get("model", {}).items() if key not in ("dim", "bits", "users")}
+        train = own.get("train", {})  # what all arms share is of students that begin with nothing
+        rule = {key: value for key, value in values.get("train", {}).items() if key in ("seed", "select", "every")}
+        values = chosen({**values, "model": model, "train": {**rule, **train}}, arm["budget"], named)
+    return _arm(name, values, space)
+
+
+def _arm(name: str, values: dict[str, Any], space: dict[str, Range]) -> Arm:
+    if not name or not all((c.isalnum() and c.isascii()) or c in "_.+-" for c in name) or not name[0].isalnum():
+        raise ConfigError(f"arm is called {shown(name)}", "allowed: letters, digits, _ . + -")
+    config = resolve(values)
+    dataset = Dataset.load(config.data.path)
+    selection = choose_selection(config, choose_protocol(config, dataset))
+    if not dataset.valid.n_pairs:
+        raise ConfigError(
+            f"{shown(config.data.path, 300)} has no validation part, and nothing else may choose",
+            "prepare it with one: kdrs data prepare --split leave-one-out, or random",
+        )
+    check_measured(config, selection, build_evaluator(config, dataset), dataset)
+    return Arm(name, values, space, selection)
+
+
+def _check(arm: Arm) -> None:
+    """Raises for a default or an end of a range that no run can have, naming the arm and the key."""
+    for key, span in arm.space.items():
+        for value in span.ends():
+            try:
+                arm.at({key: value})
+            except KdrsError as error:
+                raise type(error)(
+                    f"arm {arm.name}, {shown(key)} = {shown(value)}: {error.cause}", error.remedy
+                ) from error
+
+
+def _space(table: Any, where: str) -> dict[str, Range]:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} must be a table", f'write [{where}] with keys such as "train.lr"')
+    return {key: parse_range(value, f'{where}."{shown(key)}"') for key, value in _keys(table).items()}
+
+
+def _keys(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Keys with dots, whether written so or as tables."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        is_range = not isinstance(value, Mapping) or bool({"low", "high"} & set(value))
+        found.update({f"{prefix}{key}": value} if is_range else _keys(value, f"{prefix}{key}."))
+    return found
+
+
+def _without_methods(space: Mapping[str, Range]) -> dict[str, Range]:
+    return {key: span for key, span in space.items() if key.partition(".")[0] not in ("distill", "start", "teachers")}
+
+
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables put together, inner ones too; of everything else the second's wins."""
+    found = dict(deepcopy(dict(one)))
+    for key, value in other.items():
+        inner = found.get(key)
+        found[key] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
+def _listed(names: Any) -> Sequence[str]:
+    return [names] if isinstance(names, str) else list(names)
