@@ -137,7 +137,7 @@ def test_seeds_that_were_stopped_say_how_to_go_on(place, tmp_path, monkeypatch):
     folder = tmp_path / "s"
     seeds = train(place, "--seeds", "0..2", "--out", folder, "--quiet")
     with monkeypatch.context() as patch:
-        patch.setattr("kdrs.cli.running._Stopper.asked", lambda _: (folder / "seed-1").exists())
+        patch.setattr("kdrs.cli.stopping.Stopper.asked", lambda _: (folder / "seed-1").exists())
         result = kdrs(*seeds)
     assert result.code == 130
     message = f"interrupted; seeds finished: 0; left: 1, 2; go on with the same command, --out {folder} and --resume\n"

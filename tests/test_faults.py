@@ -450,9 +450,9 @@ def test_sigterm(place, tmp_path):
 
 def test_a_second_ctrl_c_stops_at_once(place, tmp_path, monkeypatch):
     """The handler itself: the first request is noted, the second interrupts."""
-    from kdrs.cli.running import _Stopper
+    from kdrs.cli.stopping import Stopper
 
-    stopper = _Stopper()
+    stopper = Stopper()
     assert not stopper.asked()
     stopper.handle(signal.SIGTERM, None)
     assert stopper.asked()

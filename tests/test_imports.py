@@ -22,6 +22,7 @@ LAYERS = (
     ("distillers",),
     ("fitting",),
     ("runs",),
+    ("studies",),
     ("cli",),
 )
 """The floors of docs/architecture.md, lowest first. A module imports from lower floors and from within its own room only:

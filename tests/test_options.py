@@ -55,6 +55,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables = {side: rng.standard_normal((len(ids), 3)) for side, ids in sides.items()}
     np.savez(folder / "vectors.npz", **tables, **{f"{side[:-1]}_ids": list(ids) for side, ids in sides.items()})
     np.save(folder / "bare.npy", tables["items"])
+    (folder / "study.toml").write_text(
+        f"[data]\npath = '{folder / 'd'}'\n[model]\nname = 'bpr'\n[sweep.space]\n'train.lr' = [0.1, 0.2]\n"
+    )
     return folder
 
 
@@ -70,7 +73,7 @@ IMPOSSIBLE = {
     "--alone": "nowhere", "--k": 0, "--histories": "nowhere", "--items": "nowhere", "--exclude": "nowhere", "--unknown": "none",
     "--metric": "none", "--side": "none", "--item-names": "nowhere", "--budget": "9/1", "--bits": 5, "--users": "none",
     "--from": "none", "--user-ids": "nowhere", "--item-ids": "nowhere", "--missing": "none", "--items-alone": "nobody",
-    "--log": "nothing",
+    "--log": "nothing", "--jobs": 0, "--trials": 0, "--sampler": "none",
     "--cold-items": "none", "--cold-users": "none", "--candidates": -1, "--id-order": "none",
 }  # fmt: skip
 FLAGS = {
@@ -112,6 +115,8 @@ PATHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "distill, seeds": (("distill",), (*TAUGHT, "--seeds", "0,1")),
     "distill, a run's own file": (("distill",), ("{s}/config.toml",)),
     "resume": (("resume",), ("{t}",)),
+    "sweep": (("sweep",), ("{study}", "--out", "w")),
+    "sweep, dry": (("sweep",), ("{study}", "--out", "w", "--dry-run")),
     "compress": (("compress",), ("{t}", "--out", "c")),
     "export": (("export",), ("{t}", "--out", "e.safetensors")),
     "recommend": (("recommend",), ("{t}", "--out", "l.csv")),
@@ -131,7 +136,7 @@ PATHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 def filled(place: Path, arguments: tuple[Any, ...]) -> list[str]:
     names = {"d": place / "d", "t": place / "t", "u": place / "u", "s": place / "s", "clicks": place / "clicks.csv"}
-    names |= {"vectors": place / "vectors.npz", "bare": place / "bare.npy"}
+    names |= {"study": place / "study.toml", "vectors": place / "vectors.npz", "bare": place / "bare.npy"}
     return [str(argument).format(**names) for argument in arguments]
 
 

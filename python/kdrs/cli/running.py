@@ -272,7 +272,7 @@ def _carry_out(
     _check_how(out, seeds, jobs, resume, dry_run, as_json, verbose)
     config = resolve(values)
     numbers = None if seeds is None else _parse_seeds(seeds)
-    check_jobs(jobs or 1)
+    check_jobs(1 if jobs is None else jobs)
     if resume and out is not None and not (out / "config.toml").is_file() and seeds is None:
         raise ConfigError(f"{shown(str(out), 300)} holds no run to resume", "leave --resume out, or check --out")
     if dry_run:
@@ -293,7 +293,7 @@ def _carry_out(
             if numbers is None:
                 outcome = execute(config, out, resume=resume, **hooks)
             else:
-                results = execute_seeds(numbers, config, out, resume=resume, jobs=jobs or 1, **hooks)
+                results = execute_seeds(numbers, config, out, resume=resume, jobs=1 if jobs is None else jobs, **hooks)
         if numbers is None:
             _finish(outcome, show.selects, stopper, as_json, verbose)
         else:

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(help="Run file with a table [sweep]: ranges, trials, arms.")],
+    file: Annotated[Path, typer.Argument(help="Run file with a table called sweep: ranges, trials, arms.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the study.")],
     trials: Annotated[
         int | None,
@@ -35,7 +35,7 @@ def sweep(
         str | None,
         typer.Option(
             "--sampler",
-            help=f"{listed(SAMPLERS)}. tpe needs kdrs[optuna]. (default: the file's, tpe where it is installed)",
+            help=f"{listed(SAMPLERS)}. tpe needs Optuna. (default: the file's, tpe where it is installed)",
             show_default=False,
         ),
     ] = None,
@@ -68,12 +68,9 @@ def sweep(
     values = read_file(file)
     for setting in assignments:
         assign(values, setting)
-    own = values.setdefault("sweep", {})
     for key, value in (("trials", trials), ("sampler", sampler)):
         if value is not None:
-            if not isinstance(own, dict):
-                raise ConfigError("sweep is no table", "write it as [sweep]")
-            own[key] = value
+            assign(values, f"sweep.{key}={value}")
     with messages():
         if dry_run:
             _print_plan(parse_study(values, sampler="tpe" if has_optuna() else "random"), as_json)

@@ -152,7 +152,10 @@ def _declared(name: str, arm: Mapping[str, Any], run: dict[str, Any], shared: di
     if "budget" in arm:
         named = [one for term in values.get("distill", []) for one in _listed(term.get("teacher", []))]
         if not isinstance(arm["budget"], str) or not named:
-            raise ConfigError(f"{where}.budget needs a text such as '1/20', and a [[distill]] with a teacher")
+            raise ConfigError(
+                f"{where}.budget is {shown(arm['budget'])}, and its run has {len(named)} teachers",
+                "write a text such as '1/20' beside a [[distill]] with a teacher",
+            )
         model = {key: value for key, value in values.get("model", {}).items() if key not in ("dim", "bits", "users")}
         train = own.get("train", {})  # what all arms share is of students that begin with nothing
         rule = {key: value for key, value in values.get("train", {}).items() if key in ("seed", "select", "every")}
