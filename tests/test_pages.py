@@ -186,6 +186,7 @@ def stand_ins(page: str, data: Path) -> None:
         "docs/methods.md": [("runs/teacher", "100"), ("runs/alone/seed-0", "10")],
         "docs/runs.md": [("runs/student", "10")],
         "docs/serving.md": [("runs/teacher", "64")],
+        "docs/search.md": [("runs/teacher", "32")],
     }
     for name, some in (("some", loaded.users[:5]), ("shop", loaded.items[:40]), ("sold", loaded.items[30:50])):
         Path(f"{name}.txt").write_text("".join(f"{one}\n" for one in some))
@@ -215,6 +216,12 @@ def stand_ins(page: str, data: Path) -> None:
 
 def adapted(words: list[str]) -> list[str]:
     """The same command with few epochs: five where it asks for more, two where it does not say."""
+    if words[0] == "sweep":
+        few = ["--set", "train.epochs=2", "--set", "sweep.seeds=[]"]
+        return [
+            *("2" if word.isdecimal() and before == "--trials" else word for before, word in zip(["", *words], words)),
+            *few,
+        ]
     if words[0] not in ("train", "distill") or {"--dry-run", "--help"} & set(words):
         return words
     enough = {"train.stages_every=10": 22, "train.stages=[9, 19]": 20}

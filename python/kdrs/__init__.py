@@ -48,6 +48,7 @@ _PUBLIC = {
     "resolve": "kdrs.runs.config",
     "save_teacher": "kdrs.teachers.saving",
     "scoring_seconds": "kdrs.comparison.compare",
+    "sweep": "kdrs.studies.sweep",
 }
 """Names and the modules that have them."""
 _MODULES = {
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from kdrs.runs.importing import import_teacher
     from kdrs.runs.opened import load_run
     from kdrs.student import Recommendations, Student
+    from kdrs.studies.sweep import sweep
     from kdrs.teachers.file import FileTeacher
     from kdrs.teachers.model import ModelTeacher
     from kdrs.teachers.saving import save_teacher
@@ -104,7 +106,7 @@ __all__ = [
     "SequenceTask", "Student", "Term", "UserTask", "View", "__version__", "compare", "compare_runs", "compress", "data",
     "distillers", "errors", "execute", "export", "fit", "import_teacher", "kernels", "load_run", "losses", "models",
     "overlap", "popularity", "protocols", "ranking", "resolve", "sampling", "save_teacher", "scoring_seconds",
-    "significance", "trackers",
+    "significance", "sweep", "trackers",
 ]  # fmt: skip
 
 

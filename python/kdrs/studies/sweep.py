@@ -14,7 +14,7 @@ from typing import Any
 from kdrs._documents import read_toml
 from kdrs._files import unwritable, write_bytes
 from kdrs.errors import ArtefactError, ConfigError, InUse, KdrsError, ScoreError, TrainingError, shown
-from kdrs.runs.config import RunConfig, with_seed
+from kdrs.runs.config import RunConfig, read_run_file, with_seed
 from kdrs.runs.directory import Run
 from kdrs.runs.execute import is_done
 from kdrs.runs.pool import Ended, Pool, check_jobs, opened
@@ -76,6 +76,24 @@ def begin(values: Mapping[str, Any], out: str | Path, *, resume: bool = False) -
     else:
         write_bytes(head, to_toml(told), make_folder=True)
     return study
+
+
+def sweep(
+    study: str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    resume: bool = False,
+    on_trial: Callable[[Trial], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Found:
+    """Searches a run's settings: the same number of trials of each arm, chosen on validation.
+
+    ``study`` is a run file with a table ``[sweep]`` (docs/search.md), or its plain values; ``out`` the folder of all runs.
+    Raises ``ConfigError`` for a wrong file, before anything is trained; a trial that cannot be trained is kept with its error.
+    """
+    values = read_run_file(Path(study)) if isinstance(study, (str, Path)) else study
+    return carry_out(begin(values, out, resume=resume), out, jobs=jobs, on_trial=on_trial, should_stop=should_stop)
 
 
 def plain_of(study: Study) -> dict[str, Any]:
