@@ -219,7 +219,10 @@ def adapted(words: list[str]) -> list[str]:
     if words[0] == "sweep":
         few = ["--set", "train.epochs=2", "--set", "sweep.seeds=[]"]
         return [
-            *("2" if word.isdecimal() and before == "--trials" else word for before, word in zip(["", *words], words)),
+            *(
+                "2" if word.isdecimal() and before == "--trials" else word
+                for before, word in zip(["", *words], words, strict=False)
+            ),
             *few,
         ]
     if words[0] not in ("train", "distill") or {"--dry-run", "--help"} & set(words):
