@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from kdrs.cli import catalogue, compress, data, doctor, evaluation, running, serving, sweep, teacher
+from kdrs.cli import catalogue, compress, data, doctor, evaluation, reproduce, running, serving, sweep, teacher
 from kdrs.cli.output import prepare_streams, say, tell
 from kdrs.errors import KdrsError, is_panic, shown
 from kdrs.plugins import blamed, look_in
@@ -61,6 +61,7 @@ compress.register(app)
 evaluation.register(app)
 serving.register(app)
 sweep.register(app)
+reproduce.register(app)
 catalogue.register(app)
 doctor.register(app)
 

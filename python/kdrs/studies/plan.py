@@ -146,7 +146,7 @@ def _usual(run: dict[str, Any], space: dict[str, Range], alone: bool) -> list[Ar
 def _declared(name: str, arm: Mapping[str, Any], run: dict[str, Any], shared: dict[str, Range]) -> Arm:
     where = f"sweep.arms.{name}"
     own = {key: value for key, value in arm.items() if key not in ("space", "budget")}
-    values = _merged(run, own)
+    values = merged(run, own)
     space = shared if values.get("distill") else _without_methods(shared)
     space = {**space, **_space(arm.get("space", {}), f"{where}.space")}
     if "budget" in arm:
@@ -209,12 +209,12 @@ def _without_methods(space: Mapping[str, Range]) -> dict[str, Range]:
     return {key: span for key, span in space.items() if key.partition(".")[0] not in ("distill", "start", "teachers")}
 
 
-def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Tables put together, inner ones too; of everything else the second's wins."""
     found = dict(deepcopy(dict(one)))
     for key, value in other.items():
         inner = found.get(key)
-        found[key] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        found[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
     return found
 
 

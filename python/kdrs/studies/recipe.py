@@ -1,0 +1,345 @@
+"""A recipe: a data set, runs and studies on it, and what a paper printed for them, carried out to a page of results.
+
+A recipe is a TOML file (docs/search.md, "Reproduce a study"). What is there already is taken as it is, and what was stopped
+goes on, so that a recipe of days is one command, given as often as needed.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from kdrs._documents import read_toml
+from kdrs._files import write_bytes
+from kdrs.data import Dataset
+from kdrs.data.known import fetch, known
+from kdrs.data.prepare import PRESETS, prepare, with_options
+from kdrs.data.prepare import Recipe as DataRecipe
+from kdrs.errors import ConfigError, KdrsError, nearest, shown
+from kdrs.runs.config import RunConfig, read_run_file, resolve, with_seed
+from kdrs.runs.execute import is_done
+from kdrs.runs.pool import check_jobs, opened
+from kdrs.runs.seeds import check_seeds
+from kdrs.runs.values import FROM_TEACHER, to_toml
+from kdrs.settings import Settings
+from kdrs.studies.plan import merged, parse_study
+from kdrs.studies.points import has_optuna
+from kdrs.studies.sweep import Found, begin, carry_out
+from kdrs.studies.trials import Trial
+
+HEAD = "recipe.toml"
+_TABLES = ("title", "about", "metrics", "data", "run", "runs", "studies")
+
+
+class _Head(Settings):
+    """What a recipe says of itself."""
+
+    title: str
+    about: tuple[str, ...] = ()
+    """Sentences for the page: protocol, what was asked."""
+    metrics: tuple[str, ...] = Field(("ndcg@10",), min_length=1)
+    """Test metrics of the page, the first deciding."""
+
+
+class _Entry(Settings):
+    """A table ``[runs.NAME]`` but for the tables of its run file."""
+
+    preset: str | None = None
+    """A preset or run file that it begins from."""
+    seeds: tuple[int, ...] = (0,)
+    printed: dict[str, float] = Field(default_factory=dict)
+    """What its source states, by metric."""
+    source: str | None = None
+    """Where it is stated."""
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run of a recipe, once a seed."""
+
+    name: str
+    config: RunConfig
+    seeds: tuple[int, ...]
+    after: frozenset[str]
+    """Runs and studies that must be done before."""
+    printed: dict[str, float] = field(default_factory=dict)
+    source: str | None = None
+    note: str | None = None
+
+    def place(self, out: Path, seed: int) -> Path:
+        return out / "runs" / self.name / f"seed-{seed}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    title: str
+    about: tuple[str, ...]
+    metrics: tuple[str, ...]
+    runs: tuple[Entry, ...]
+    studies: dict[str, tuple[dict[str, Any], frozenset[str]]]
+    """Plain values of each study's file, and what must be done before."""
+
+
+@dataclass
+class Made:
+    """What a recipe has made so far."""
+
+    out: Path
+    recipe: Recipe
+    done: dict[str, list[Path]] = field(default_factory=dict)
+    """Finished runs by name."""
+    begun: dict[str, list[Path]] = field(default_factory=dict)
+    failed: dict[str, KdrsError] = field(default_factory=dict)
+    studies: dict[str, Found] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+def read_recipe(file: str | Path, out: str | Path) -> Recipe:
+    """A recipe as it is carried out in ``out``, its data set prepared there.
+
+    Raises ``ConfigError`` for a wrong file, every run and every range checked, and for a folder of another recipe.
+    """
+    file, out = Path(file), Path(out)
+    values = read_toml(file, "check the path, and see examples/reproduce")
+    unknown = sorted(set(values) - set(_TABLES))
+    if unknown:
+        raise ConfigError(f"unknown key {shown(unknown[0])!r}", nearest(unknown[0], _TABLES))
+    head = _Head.parse({key: values[key] for key in ("title", "about", "metrics") if key in values}, "")
+    tables = {key: _table(values, key) for key in ("data", "run", "runs", "studies")}
+    names = [*tables["runs"], *tables["studies"]]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{shown(name)} is a run and a study", "give one of them another name")
+        if not name or not all((c.isalnum() and c.isascii()) or c in "_.+-" for c in name) or not name[0].isalnum():
+            raise ConfigError(f"a run or study is called {shown(name)}", "allowed: letters, digits, _ . + -")
+    if not names:
+        raise ConfigError("the recipe has no runs and no studies", "write [runs.NAME] or [studies.NAME]")
+    _begin(values, out)
+    shared = merged(tables["run"], {"data": {"path": str(_data_of(tables["data"], out))}})
+    places = _Places(out, tables, shared)
+    runs = tuple(_entry(name, table, shared, places) for name, table in tables["runs"].items())
+    studies = {name: _study(name, table, shared, places) for name, table in tables["studies"].items()}
+    return Recipe(head.title, head.about, head.metrics, runs, studies)
+
+
+def reproduce(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    on_run: Callable[[str, int, str], None] | None = None,
+    on_trial: Callable[[str, Trial], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Made:
+    """Carries out what is left of a recipe, ``jobs`` runs at a time.
+
+    ``on_run`` hears of each run and seed how it ended. A run that fails is kept with its error, and what needs it is left out.
+    """
+    check_jobs(jobs)
+    asked = should_stop or (lambda: False)
+    work = _Work(recipe, Path(out), on_run)
+    while not asked():
+        work.runs(jobs, asked)
+        name = next(work.ready_studies(), None)
+        if name is None or asked():
+            break
+        study = begin(recipe.studies[name][0], Path(out) / "studies" / name, resume=True)
+        heard = None if on_trial is None else (lambda trial, of=name: on_trial(of, trial))
+        found = carry_out(study, Path(out) / "studies" / name, jobs=jobs, on_trial=heard, should_stop=asked)
+        work.made.interrupted |= found.interrupted
+        if not found.interrupted:
+            work.made.studies[name] = found
+    work.made.interrupted |= asked()
+    return work.made
+
+
+class _Work:
+    def __init__(self, recipe: Recipe, out: Path, on_run: Callable[[str, int, str], None] | None):
+        self.recipe, self.out, self.on_run = recipe, out, on_run
+        self.made = Made(out, recipe)
+
+    def finished(self) -> set[str]:
+        done = {e.name for e in self.recipe.runs if len(self.made.done.get(e.name, ())) == len(e.seeds)}
+        return done | set(self.made.studies)
+
+    def ready_studies(self) -> Iterator[str]:
+        finished = self.finished()
+        for name, (_, after) in self.recipe.studies.items():
+            if name not in finished and after <= finished:
+                yield name
+
+    def left(self) -> Iterator[tuple[Entry, int]]:
+        finished = self.finished()
+        for entry in self.recipe.runs:
+            for seed in entry.seeds:
+                known = entry.place(self.out, seed) in self.made.done.get(entry.name, ())
+                if not known and f"{entry.name}, seed {seed}" not in self.made.failed and entry.after <= finished:
+                    yield entry, seed
+
+    def runs(self, jobs: int, asked: Callable[[], bool]) -> None:
+        """All runs that can be had now."""
+        begun: set[Path] = set()
+        with opened(jobs, asked) as pool:
+            while True:
+                waiting = [] if asked() else [one for one in self.left() if one[0].place(self.out, one[1]) not in begun]
+                for entry, seed in waiting[: pool.free]:
+                    place, config = entry.place(self.out, seed), with_seed(entry.config, seed)
+                    if is_done(config, place):
+                        self._done(entry, seed, "was finished")
+                        break
+                    begun.add(place)
+                    self.made.begun.setdefault(entry.name, []).append(place)
+                    pool.start((entry, seed), config, place, (place / "config.toml").is_file())
+                    if jobs == 1:
+                        break
+                else:
+                    if not begun:
+                        return
+                for (entry, seed), how in pool.next_ended(1.0):
+                    begun.discard(entry.place(self.out, seed))
+                    for warning in how.warnings:
+                        warnings.warn(f"{entry.name}: {warning}", stacklevel=2)
+                    if how.error is not None:
+                        if not isinstance(how.error, KdrsError):
+                            raise how.error
+                        self.made.failed[f"{entry.name}, seed {seed}"] = how.error
+                        self._say(entry, seed, f"failed: {how.error.cause}")
+                    elif how.stopped == "interrupted":
+                        self.made.interrupted = True
+                    else:
+                        self._done(entry, seed, f"finished by {how.stopped}")
+
+    def _done(self, entry: Entry, seed: int, how: str) -> None:
+        self.made.done.setdefault(entry.name, []).append(entry.place(self.out, seed))
+        self._say(entry, seed, how)
+
+    def _say(self, entry: Entry, seed: int, how: str) -> None:
+        if self.on_run is not None:
+            self.on_run(entry.name, seed, how)
+
+
+class _Places:
+    """Where what a recipe names is found: runs by their first seed, studies by the best run of their first arm."""
+
+    def __init__(self, out: Path, tables: Mapping[str, Any], shared: Mapping[str, Any]):
+        self.out, self.tables, self.shared = out, tables, shared
+
+    def of(self, name: str) -> str | None:
+        if name in self.tables["runs"]:
+            seeds = self.tables["runs"][name].get("seeds") or [0]
+            return str(self.out / "runs" / name / f"seed-{seeds[0]}")
+        if name in self.tables["studies"]:
+            study = self.tables["studies"][name]
+            arm = next(iter(study.get("sweep", {}).get("arms", {})), "run")
+            seed = merged(self.shared, study).get("train", {}).get("seed", 0)
+            return str(self.out / "studies" / name / "best" / arm / f"seed-{seed}")
+        return None
+
+    def placed(self, values: Any, key: str = "") -> tuple[Any, set[str]]:
+        """Plain values with names of runs and studies as paths, and which names there were."""
+        if isinstance(values, Mapping):
+            pairs = {name: self.placed(value, str(name)) for name, value in values.items()}
+            return {name: value for name, (value, _) in pairs.items()}, set().union(*(n for _, n in pairs.values()))
+        if isinstance(values, list):
+            found = [self.placed(value, key) for value in values]
+            return [value for value, _ in found], set().union(*(names for _, names in found))
+        if key in ("teacher", "start") and isinstance(values, str) and not (key == "start" and values == FROM_TEACHER):
+            place = self.of(values)
+            if place is not None:
+                return place, {values}
+        return values, set()
+
+
+def _entry(name: str, table: Any, shared: Mapping[str, Any], places: _Places) -> Entry:
+    where = f"runs.{name}"
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} is {shown(table)}", f"write it as a table: [{where}]")
+    own = _Entry.parse({key: value for key, value in table.items() if key in _Entry.model_fields}, where)
+    check_seeds(own.seeds)
+    values = {key: value for key, value in table.items() if key not in _Entry.model_fields}
+    base = {} if own.preset is None else read_run_file(Path(own.preset))
+    run, after = places.placed(merged(merged(base, shared), values))
+    for part in run.get("teachers", {}):
+        after.discard(part)
+    try:
+        config = resolve(run)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.cause}", error.remedy) from error
+    return Entry(name, config, own.seeds, frozenset(after), dict(own.printed), own.source, own.note)
+
+
+def _study(name: str, table: Any, shared: Mapping[str, Any], places: _Places) -> tuple[dict[str, Any], frozenset[str]]:
+    where = f"studies.{name}"
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} is {shown(table)}", f"write it as a table: [{where}]")
+    values, after = places.placed(merged(shared, table))
+    arms = values.get("sweep", {}).get("arms", {}) if isinstance(values.get("sweep"), Mapping) else {}
+    if not any(isinstance(arm, Mapping) and "budget" in arm for arm in arms.values()):  # which asks its teacher
+        try:
+            parse_study(values, sampler="tpe" if has_optuna() else "random")
+        except KdrsError as error:
+            raise type(error)(f"{where}: {error.cause}", error.remedy) from error
+    return values, frozenset(after)
+
+
+def _data_of(table: Mapping[str, Any], out: Path) -> Path:
+    """The recipe's data set, prepared in ``out/data`` unless it is there or a path is given."""
+    if "path" in table:
+        return Path(os.path.abspath(str(table["path"])))
+    if set(table) - {"known", "choices"} or "known" not in table:
+        raise ConfigError(
+            "the recipe's data set is not named", 'write [data] with known = "ml-100k", or path = "datasets/mine"'
+        )
+    place = out / "data"
+    if not (place / "dataset.json").is_file():
+        data = known(str(table["known"]))
+        choices = deepcopy(dict(_table(table, "choices")))
+        preset = choices.pop("preset", None)
+        if preset is not None and preset not in PRESETS:
+            raise ConfigError(f"unknown preset {shown(preset)}", nearest(str(preset), PRESETS))
+        for key in choices:
+            if key not in (allowed := [*data.recipe.__dataclass_fields__, *data.recipe.read.__dataclass_fields__]):
+                raise ConfigError(f"unknown key 'data.choices.{shown(key)}'", nearest(key, allowed))
+        files = fetch(data.name)
+        own = DataRecipe(data.recipe.read, seed=data.recipe.seed) if preset is not None else data.recipe
+        recipe = with_options(with_options(own, **PRESETS.get(preset, {})), **choices)
+        source = files["all"] if set(files) == {"all"} else files
+        prepare(source, recipe, name=data.name, published=True).save(place)
+    Dataset.load(place)
+    return place
+
+
+def _begin(values: Mapping[str, Any], out: Path) -> None:
+    """The recipe itself, kept in ``out``: what is there is of it alone."""
+    told = to_toml(values)
+    head = out / HEAD
+    if head.exists():
+        before = read_toml(head, "restore it, or name another folder with --out")
+        if _what(before) != _what(values):
+            raise ConfigError(
+                f"{shown(str(out), 300)} was made by another recipe",
+                "name another folder with --out, or give that recipe",
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{shown(str(out), 300)} exists and is of no recipe", "name another folder with --out")
+    write_bytes(head, told, make_folder=True)
+
+
+def _what(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What may not change: the data set and what all runs share. Runs and words may be added."""
+    return {key: values.get(key) for key in ("data", "run")}
+
+
+def _table(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    table = values.get(key, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{key} is {shown(table)}", f"write it as a table: [{key}]")
+    return table
