@@ -37,6 +37,26 @@ def mended(wrong: str, error: str, *, search: str = SEARCH, run: str = FILE) -> 
     return Case(SWEEP, error, SWEEP, study(wrong, search=search, run=run), study())
 
 
+RECIPE = ("reproduce", "r.toml", "--out", "made", "--quiet")
+TITLE = "title = 'x'\n"
+DATA = "[data]\npath = 'd'\n"
+RUNS = "[runs.one]\n"
+
+
+def recipe(
+    head: str = TITLE, *, data: str = DATA, shared: str = "train = { epochs = 1 }\n", runs: str = RUNS
+) -> Callable[[Path], object]:
+    run = f"[run]\ndevice = 'cpu'\nthreads = 1\nmodel = {{ name = 'bpr', dim = 2 }}\n{shared}"
+    return write("r.toml", head + data + run + runs)
+
+
+def corrected(head: str, error: str, *, data: str = DATA, runs: str = RUNS) -> Case:
+    """A recipe that is wrong, and the same command once it is mended as the remedy says."""
+    return Case(
+        RECIPE, error, (*RECIPE[:2], "--out", "new"), recipe(head, data=data, runs=runs), recipe(), names=(error,)
+    )
+
+
 CASES = {
     "jobs of one run": Case((*TRAIN, "--jobs", "2"), "leave it out", TRAIN),
     "jobs of a dry run": Case(
@@ -87,5 +107,38 @@ CASES = {
     "a study in which nothing trains": Case(
         SWEEP, "trials.csv", ("sweep", "study.toml", "--out", "new"),
         study("[sweep.space]\n'train.epochs' = [1, 2]\n", run=FILE + "lr = 1e38\n"), study(), names=("trials.csv",),
+    ),
+    "a recipe that is not there": Case(
+        ("reproduce", "none.toml", "--out", "new"), "examples/reproduce", RECIPE, recipe(), names=("check the path",)
+    ),
+    "an unknown key of a recipe": corrected("title = 'x'\nrun_s = 3\n", "did you mean 'runs'"),
+    "a recipe of nothing": Case(RECIPE, "[runs.NAME]", RECIPE, write("r.toml", TITLE + DATA), recipe()),
+    "a recipe without data": Case(RECIPE, "[data]", RECIPE, write("r.toml", TITLE + RUNS), recipe()),
+    "a data set with a choice that is none": corrected(
+        TITLE, "did you mean 'split'", data="[data]\nknown = 'ml-100k'\nchoices = { splits = 3 }\n"
+    ),
+    "a data set of no preset": corrected(TITLE, "hetcomp", data="[data]\nknown = 'ml-100k'\nchoices = { preset = 'x' }\n"),
+    "one name for two": corrected(TITLE, "another name", runs=RUNS + "[studies.one]\n"),
+    "a name of a recipe": corrected(TITLE, "letters, digits", runs=RUNS + "[runs.'a b']\n"),
+    "a run that is no table": corrected(TITLE + "runs = { one = 3 }\n", "[runs.one]", runs=""),
+    "a study that is no table": corrected(TITLE + "studies = { one = 3 }\n", "[studies.one]", runs=""),
+    "runs that are no table": corrected(TITLE + "runs = 3\n", "[runs]", runs=""),
+    "a run of a recipe that cannot be": corrected(TITLE, "did you mean 'bpr'", runs=RUNS + "model = { name = 'bqr' }\n"),
+    "a study of a recipe that cannot be": corrected(TITLE, "[sweep.space]", runs=RUNS + "[studies.two.sweep]\n"),
+    "a run of a recipe that fails": Case(
+        RECIPE, "1 runs failed", (*RECIPE[:2], "--out", "new"), recipe(runs=RUNS + "train = { lr = 1e38 }\n"), recipe(),
+        names=("learning rate",),
+    ),
+    "a study of a recipe that fails": Case(
+        RECIPE, "two, run", (*RECIPE[:2], "--out", "new"),
+        recipe(runs=RUNS + "[studies.two]\ntrain.lr = 1e38\nsweep = { trials = 1, space = { model = { dim = [2, 3] } } }\n"),
+        recipe(), names=("mend the arm run",),
+    ),
+    "a folder of another recipe": Case(
+        RECIPE, "name another folder", (*RECIPE[:2], "--out", "new"),
+        both(recipe(), lambda folder: ok(*RECIPE), recipe(shared="train = { epochs = 1, lr = 0.5 }\n")), names=("folder",),
+    ),
+    "a folder of no recipe": Case(
+        (*RECIPE[:2], "--out", "d"), "name another folder with --out", RECIPE, recipe(), names=("--out",)
     ),
 }  # fmt: skip

@@ -58,6 +58,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "study.toml").write_text(
         f"[data]\npath = '{folder / 'd'}'\n[model]\nname = 'bpr'\n[sweep.space]\n'train.lr' = [0.1, 0.2]\n"
     )
+    (folder / "recipe.toml").write_text(
+        f"title = 'x'\n[data]\npath = '{folder / 'd'}'\n[run]\nmodel = {{ name = 'bpr' }}\n[runs.one]\n"
+    )
     return folder
 
 
@@ -117,6 +120,7 @@ PATHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "resume": (("resume",), ("{t}",)),
     "sweep": (("sweep",), ("{study}", "--out", "w")),
     "sweep, dry": (("sweep",), ("{study}", "--out", "w", "--dry-run")),
+    "reproduce": (("reproduce",), ("{recipe}", "--out", "w")),
     "compress": (("compress",), ("{t}", "--out", "c")),
     "export": (("export",), ("{t}", "--out", "e.safetensors")),
     "recommend": (("recommend",), ("{t}", "--out", "l.csv")),
@@ -136,7 +140,12 @@ PATHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 def filled(place: Path, arguments: tuple[Any, ...]) -> list[str]:
     names = {"d": place / "d", "t": place / "t", "u": place / "u", "s": place / "s", "clicks": place / "clicks.csv"}
-    names |= {"study": place / "study.toml", "vectors": place / "vectors.npz", "bare": place / "bare.npy"}
+    names |= {
+        "study": place / "study.toml",
+        "recipe": place / "recipe.toml",
+        "vectors": place / "vectors.npz",
+        "bare": place / "bare.npy",
+    }
     return [str(argument).format(**names) for argument in arguments]
 
 

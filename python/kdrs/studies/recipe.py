@@ -22,7 +22,7 @@ from kdrs.data import Dataset
 from kdrs.data.known import fetch, known
 from kdrs.data.prepare import PRESETS, prepare, with_options
 from kdrs.data.prepare import Recipe as DataRecipe
-from kdrs.errors import ConfigError, KdrsError, nearest, shown
+from kdrs.errors import ConfigError, KdrsError, TrainingError, nearest, shown
 from kdrs.runs.config import RunConfig, read_run_file, resolve, with_seed
 from kdrs.runs.execute import is_done
 from kdrs.runs.pool import check_jobs, opened
@@ -122,11 +122,12 @@ def read_recipe(file: str | Path, out: str | Path) -> Recipe:
             raise ConfigError(f"a run or study is called {shown(name)}", "allowed: letters, digits, _ . + -")
     if not names:
         raise ConfigError("the recipe has no runs and no studies", "write [runs.NAME] or [studies.NAME]")
-    _begin(values, out)
-    shared = merged(tables["run"], {"data": {"path": str(_data_of(tables["data"], out))}})
+    begun = _check_folder(values, out)
+    shared = merged(tables["run"], {"data": {"path": str(_data_of(tables["data"], out, begun))}})
     places = _Places(out, tables, shared)
     runs = tuple(_entry(name, table, shared, places) for name, table in tables["runs"].items())
     studies = {name: _study(name, table, shared, places) for name, table in tables["studies"].items()}
+    write_bytes(out / HEAD, to_toml(values), make_folder=True)  # once all of it is right
     return Recipe(head.title, head.about, head.metrics, runs, studies)
 
 
@@ -157,8 +158,22 @@ def reproduce(
         work.made.interrupted |= found.interrupted
         if not found.interrupted:
             work.made.studies[name] = found
+            for arm, error in _lost(found):
+                work.made.failed[f"{name}, {arm}"] = error
     work.made.interrupted |= asked()
     return work.made
+
+
+def _lost(found: Found) -> Iterator[tuple[str, KdrsError]]:
+    """Arms none of whose trials could be trained, and runs of best points that could not."""
+    yield from found.failed.items()
+    for arm in found.study.arms:
+        if found.best(arm.name) is None:
+            first = next((trial.error for trial in found.trials[arm.name] if trial.error), "")
+            yield (
+                arm.name,
+                TrainingError(f"no trial could be trained: {first}", f"mend the arm {arm.name} of the recipe"),
+            )
 
 
 class _Work:
@@ -290,8 +305,8 @@ def _study(name: str, table: Any, shared: Mapping[str, Any], places: _Places) ->
     return values, frozenset(after)
 
 
-def _data_of(table: Mapping[str, Any], out: Path) -> Path:
-    """The recipe's data set, prepared in ``out/data`` unless it is there or a path is given."""
+def _data_of(table: Mapping[str, Any], out: Path, begun: bool) -> Path:
+    """The recipe's data set: at its path, or prepared in ``out/data``, once."""
     if "path" in table:
         return Path(os.path.abspath(str(table["path"])))
     if set(table) - {"known", "choices"} or "known" not in table:
@@ -299,7 +314,7 @@ def _data_of(table: Mapping[str, Any], out: Path) -> Path:
             "the recipe's data set is not named", 'write [data] with known = "ml-100k", or path = "datasets/mine"'
         )
     place = out / "data"
-    if not (place / "dataset.json").is_file():
+    if not begun or not (place / "dataset.json").is_file():
         data = known(str(table["known"]))
         choices = deepcopy(dict(_table(table, "choices")))
         preset = choices.pop("preset", None)
@@ -312,14 +327,14 @@ def _data_of(table: Mapping[str, Any], out: Path) -> Path:
         own = DataRecipe(data.recipe.read, seed=data.recipe.seed) if preset is not None else data.recipe
         recipe = with_options(with_options(own, **PRESETS.get(preset, {})), **choices)
         source = files["all"] if set(files) == {"all"} else files
-        prepare(source, recipe, name=data.name, published=True).save(place)
+        prepare(source, recipe, name=data.name, published=True).save(place, overwrite=True)
     Dataset.load(place)
     return place
 
 
-def _begin(values: Mapping[str, Any], out: Path) -> None:
-    """The recipe itself, kept in ``out``: what is there is of it alone."""
-    told = to_toml(values)
+def _check_folder(values: Mapping[str, Any], out: Path) -> bool:
+    """Whether the recipe has begun there. Raises ``ConfigError`` for a folder of another recipe or of something else; a data
+    set alone is what a recipe with a mistake left."""
     head = out / HEAD
     if head.exists():
         before = read_toml(head, "restore it, or name another folder with --out")
@@ -328,9 +343,10 @@ def _begin(values: Mapping[str, Any], out: Path) -> None:
                 f"{shown(str(out), 300)} was made by another recipe",
                 "name another folder with --out, or give that recipe",
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        return True
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {"data"}):
         raise ConfigError(f"{shown(str(out), 300)} exists and is of no recipe", "name another folder with --out")
-    write_bytes(head, told, make_folder=True)
+    return False
 
 
 def _what(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,217 @@
+"""Recipes: runs and studies in order, stopped and gone on with, beside what was printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import fails, kdrs, ok
+from conftest import toy_dataset
+from kdrs.data import Dataset
+from kdrs.runs.directory import Run
+from kdrs.runs.values import to_toml
+from kdrs.studies.printed import write_results
+from kdrs.studies.recipe import read_recipe, reproduce
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*(rising when|an epoch takes|transfer ratio)")
+FEW = {"items": 5}
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reproduce")
+    toy_dataset(candidates=None).save(folder / "toy")
+    return folder
+
+
+def values(place: Path, **changed: Any) -> dict[str, Any]:
+    study = {
+        "distill": [{"method": "cd", "teacher": "tuned", "pool": 20, **FEW}],
+        "sweep": {"trials": 2, "sampler": "random", "space": {"distill.0.weight": [0.1, 0.5, 1.0]}},
+    }
+    tuned = {
+        "model": {"dim": 8},
+        "sweep": {"trials": 2, "sampler": "random", "space": {"train.lr": [0.01, 0.02, 0.05]}},
+    }
+    return {
+        "title": "A recipe",
+        "about": ["A sentence."],
+        "metrics": ["ndcg@10", "hit@5"],
+        "data": {"path": str(place / "toy")},
+        "run": {
+            "device": "cpu",
+            "threads": 1,
+            "model": {"name": "bpr", "dim": 4},
+            "train": {"epochs": 2, "batch_size": 64, "lr": 0.02},
+        },
+        "runs": {
+            "student": {
+                "distill": [{"method": "rrd", "teacher": "big", "pool": 20, "interesting": 4, "uninteresting": 4}],
+                "seeds": [3, 5],
+            },
+            "big": {
+                "model": {"dim": 12},
+                "printed": {"ndcg@10": 0.25},
+                "source": "table 1",
+                "note": "As in the paper.",
+            },
+            "taught": {"distill": [{"method": "cd", "teacher": "tuned", "pool": 20, **FEW}]},
+        },
+        "studies": {"search": study, "tuned": tuned},
+        **changed,
+    }
+
+
+def written(file: Path, given: dict[str, Any]) -> Path:
+    file.write_bytes(to_toml(given))
+    return file
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Path:
+    file = written(place / "recipe.toml", values(place))
+    made = reproduce(read_recipe(file, place / "whole"), place / "whole")
+    assert not made.failed, made.failed
+    write_results(made, picture=False)
+    return place / "whole"
+
+
+def test_each_learns_from_what_it_names(whole: Path) -> None:
+    student = Run.open(whole / "runs/student/seed-5").config
+    assert Path(student["distill"][0]["teacher"][0]).samefile(whole / "runs/big/seed-0")
+    taught = Run.open(whole / "runs/taught/seed-0").config
+    assert Path(taught["distill"][0]["teacher"][0]).samefile(whole / "studies/tuned/best/run/seed-0")
+    assert student["train"]["seed"] == 5
+
+
+def test_the_page_states_what_was_found(whole: Path) -> None:
+    page = (whole / "results.md").read_text()
+    found = json.loads((whole / "results.json").read_text())
+    mean = Run.open(whole / "runs/big/seed-0")
+    value = json.loads((mean.path / "report.json").read_text())["parts"]["test"]["ndcg@10"]
+    assert found["runs"]["big"]["seeds"]["0"]["values"]["ndcg@10"] == value
+    assert f"{value:.4f} | 0.2500" in page
+    assert "As in the paper." in page
+    assert "table 1" in page
+    for study in ("search", "tuned"):
+        assert f"## {study}" in page
+    assert set(found["studies"]["search"]) == {"alone", "cd"}
+    assert "±" in page, "two seeds have a spread"
+    assert (whole / "report/report.html").is_file()
+
+
+def test_stopped_anywhere_it_ends_the_same(whole: Path, place: Path) -> None:
+    file, out = place / "recipe.toml", place / "stopped"
+    for most in (3, 9, 20, 10**9):
+        calls = iter(range(10**9))
+        made = reproduce(read_recipe(file, out), out, should_stop=lambda c=calls, m=most: next(c) > m)
+    assert not made.interrupted
+    write_results(made, picture=False)
+    one, other = (json.loads((folder / "results.json").read_text()) for folder in (whole, out))
+    for name, run in one["runs"].items():
+        for seed, known in run["seeds"].items():
+            assert other["runs"][name]["seeds"][seed]["values"] == known["values"]
+    for left, right in zip(sorted(whole.glob("runs/*/*/model*")), sorted(out.glob("runs/*/*/model*")), strict=True):
+        assert left.read_bytes() == right.read_bytes()
+
+
+@pytest.mark.slow
+def test_the_command_with_two_jobs(whole: Path, place: Path) -> None:
+    file, out = place / "recipe.toml", place / "jobs"
+    plan = ok("reproduce", file, "--out", out, "--dry-run", "--json").document
+    assert plan["runs"]["student"]["after"] == ["big"]
+    assert plan["studies"]["search"]["after"] == ["tuned"]
+    result = ok("reproduce", file, "--out", out, "--jobs", 2)
+    assert "student, seed 3: finished by" in result.err
+    assert "0.2500" in result.out
+    again = ok("reproduce", file, "--out", out, "--json", "--quiet")
+    one = json.loads((whole / "results.json").read_text())
+    for name, run in again.document["runs"].items():
+        assert {s: v["values"] for s, v in run["seeds"].items()} == {
+            s: v["values"] for s, v in one["runs"][name]["seeds"].items()
+        }
+
+
+def test_a_run_that_fails_leaves_the_others(place: Path) -> None:
+    lost = {"train": {"lr": 1e38}, "sweep": {"trials": 1, "space": {"model.dim": [4, 6]}}}
+    given = values(place, studies={"lost": lost})
+    given["runs"] = {
+        "bad": {"train": {"lr": 1e38}},
+        "pupil": {"distill": [{"method": "cd", "teacher": "bad", "pool": 20, **FEW}]},
+        "good": {},
+    }
+    file, out = written(place / "failing.toml", given), place / "failing"
+    result = kdrs("reproduce", file, "--out", out)
+    assert result.code == 1
+    assert "bad, seed 0: failed" in result.err
+    assert "2 runs failed: bad, seed 0, lost, run" in result.err
+    found = json.loads((out / "results.json").read_text())["runs"]
+    assert [found[name]["seeds"]["0"]["state"] for name in ("bad", "pupil", "good")] == [
+        "failed",
+        "not begun",
+        "finished",
+    ]
+
+
+def test_a_data_set_is_prepared_as_stated(place: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDRS_DATA", str(data_folder))
+    data = {"known": "ml-100k", "choices": {"split": "ratio", "min_rating": 4, "k_core": 5}}
+    given = values(place, data=data, studies={}, runs={"one": {}})
+    out = place / "prepared"
+    ok("reproduce", written(place / "prepared.toml", given), "--out", out, "--dry-run")
+    assert Dataset.load(out / "data").split["kind"] == "ratio"
+
+
+def test_wrong_recipes_are_refused(place: Path, tmp_path: Path) -> None:
+    def refused(code: int = 2, **changed: Any) -> str:
+        error = fails(
+            code, "reproduce", written(tmp_path / "r.toml", values(place, **changed)), "--out", tmp_path / "out"
+        )
+        assert not list((tmp_path / "out").glob("runs"))
+        for left in (tmp_path / "out").glob("*"):
+            left.unlink()
+        return error
+
+    assert "unknown key 'run_s'" in refused(run_s={})
+    assert "is a run and a study" in refused(runs={"tuned": {}})
+    assert "no runs and no studies" in refused(runs={}, studies={})
+    assert "data set is not named" in refused(data={"name": "x"})
+    assert "unknown data set" in refused(data={"known": "netflicks"})
+    assert "data.choices.splits" in refused(data={"known": "ml-100k", "choices": {"splits": 3}})
+    assert "unknown preset" in refused(data={"known": "ml-100k", "choices": {"preset": "none"}})
+    assert "runs.a: unknown model" in refused(runs={"a": {"model": {"name": "bqr"}}})
+    assert "runs.a.seeds" in refused(runs={"a": {"seeds": ["x"]}})
+    assert "a seed is given twice" in refused(runs={"a": {"seeds": [1, 1]}})
+    assert "[runs.a]" in refused(runs={"a": 3})
+    assert "[studies.a]" in refused(studies={"a": 3})
+    assert "studies.a: the study searches nothing" in refused(studies={"a": {"sweep": {}}})
+    assert "letters, digits" in refused(runs={"a b": {}})
+    assert "[runs]" in refused(runs=3)
+    assert "check the path" in fails(2, "reproduce", tmp_path / "none.toml", "--out", tmp_path / "out")
+
+
+def test_a_folder_belongs_to_one_recipe(whole: Path, place: Path, tmp_path: Path) -> None:
+    given = values(place)
+    given["run"]["train"]["lr"] = 0.5
+    other = written(tmp_path / "other.toml", given)
+    assert "made by another recipe" in fails(2, "reproduce", other, "--out", whole)
+    assert "of no recipe" in fails(2, "reproduce", other, "--out", place / "toy")
+    more = values(place)
+    more["runs"]["another"] = {}
+    plan = ok("reproduce", written(tmp_path / "more.toml", more), "--out", whole, "--dry-run").out
+    assert "another: seeds 0" in plan
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "examples" / "reproduce").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_recipes_that_come_along_can_be_carried_out(
+    recipe: Path, tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDRS_DATA", str(data_folder))
+    plan = ok("reproduce", recipe, "--out", tmp_path / "out", "--dry-run", "--json").document
+    assert plan["title"]
+    names = {*plan["runs"], *plan["studies"]}
+    assert all(set(told["after"]) <= names for told in [*plan["runs"].values(), *plan["studies"].values()])
