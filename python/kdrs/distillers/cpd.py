@@ -21,6 +21,7 @@ from kdrs.distillers.base import Distiller, count_alike, distinct, noise_on, onl
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, best_items, owners_of
 from kdrs.training import losses
+from kdrs.training.devices import counts_of
 from kdrs.training.outline import is_outline
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
@@ -308,7 +309,7 @@ class Penalty(nn.Module):
             places = torch.searchsorted(items, lists).clamp_(max=items.shape[0] - 1)
             pre, post = (torch.bmm(i[places], u.unsqueeze(-1)).squeeze(-1) for u, i in (before, after))  # [E, Q]
             times = torch.searchsorted(asked.ids, batch.queries.rows[batch.triples.rows])
-            times = torch.bincount(times, minlength=asked.ids.shape[0])
+            times = counts_of(times, asked.ids.shape[0])
             mask, tau = lists >= 0, config.list_temperature
             label = losses.masked_log_softmax(pre, mask, tau).exp()
             each = losses.soft_cross_entropy(label, post, mask, tau)

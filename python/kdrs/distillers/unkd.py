@@ -17,6 +17,7 @@ from kdrs.data.interactions import Interactions
 from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, owners_of, row_blocks
+from kdrs.training.devices import counts_of
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
 
@@ -98,7 +99,7 @@ class UnKD(Distiller):
         if self.config.reduction == "paper":
             return losses.mean()
         losses = losses / present.sum(-1).clamp(min=1)
-        times = torch.bincount(torch.searchsorted(asked.ids, batch.queries.rows), minlength=asked.ids.shape[0])
+        times = counts_of(torch.searchsorted(asked.ids, batch.queries.rows), asked.ids.shape[0])
         total = (times * losses).sum()
         return total / len(batch.queries) if self.config.reduction == "mean" else total
 
