@@ -18,6 +18,7 @@ from conftest import toy_dataset
 from kdrs.core import ranking
 from kdrs.core.sampling import stream
 from kdrs.distillers import DISTILLERS
+from kdrs.distillers._hypernetwork import Hypernetwork, _Pairs
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.fitting import fit as fitting
 from kdrs.fitting.fit import fit, step_of
@@ -90,6 +91,32 @@ def test_a_step_waits_for_nothing_but_what_it_says(method: str | None):
     allowed = {} if method is None else WAITS.get(method, {})
     assert waits == {place: count * steps for place, count in allowed.items()}
     assert not uploads, "a copy from memory that is not pinned keeps the host waiting"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", [None, *DISTILLERS])
+def test_a_step_on_a_gpu_waits_for_nothing_else(method: str | None):
+    """The same on the real thing, by the profiler: a wait is a copy back, after which the stream is waited for."""
+    from torch.profiler import ProfilerActivity, profile
+
+    learners = learners_of("cuda", method, "bpr")
+    for index in range(2):
+        epoch = Epoch(index, 0, 2)
+        for learner in learners:
+            learner.start(epoch, [term.distiller.draw(epoch) for term in learner.terms])
+        batches = list(learners[0].task.draw(epoch))  # the copies to the device: not those of the steps
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+            for batch in batches:
+                step_of(learners, batch)
+        torch.cuda.synchronize()
+        for learner in learners:
+            learner.finish()
+    counts = Counter({event.key: event.count for event in seen.key_averages()})
+    allowed = len(batches) * sum(WAITS.get(method or "", {}).values())
+    # some operations look twice
+    assert sum(n for key, n in counts.items() if "StreamSynchronize" in key) <= 2 * allowed
+    assert sum(n for key, n in counts.items() if "DtoH" in key) <= 2 * allowed
 
 
 @pytest.mark.parametrize("method", [None, "de", "rrd"])
@@ -169,6 +196,33 @@ def test_the_device_learns_what_the_cpu_learns(method: str | None, model: str, m
     for name, tensor in expected.items():
         if tensor.is_floating_point() and not tensor.is_sparse_csr:
             torch.testing.assert_close(own[name], tensor, atol=2e-4, rtol=2e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_hypernetwork_is_the_same_function_there(bf16: bool, monkeypatch):
+    """Its features come by few large kernels there; here by a row of the triangle at a time."""
+    monkeypatch.setattr(_Pairs, "DEVICE_ROWS", 7)
+    torch.manual_seed(0)
+    vectors, slopes = torch.randn(9, 6), torch.randn(9, 5)
+
+    def made() -> tuple[Hypernetwork, Tensor]:
+        torch.manual_seed(1)
+        network = Hypernetwork(6, 5, bf16=bf16).to(place)
+        out = network(vectors.to(place))
+        (out * slopes.to(place)).sum().backward()
+        return network, out
+
+    place: Any = "cpu"
+    network, out = made()
+    place = DEVICE
+    with pretending():
+        other, found = made()
+        bounds = {"atol": 0.05, "rtol": 0.05} if bf16 else {"atol": 1e-5, "rtol": 1e-5}
+        torch.testing.assert_close(found.cpu(), out, **bounds)
+        for own, there_ in zip(network.parameters(), other.parameters(), strict=True):
+            assert own.grad is not None
+            assert there_.grad is not None
+            torch.testing.assert_close(there_.grad.cpu(), own.grad, **bounds)
 
 
 def test_factors_on_the_device_are_ranked_alike():

@@ -17,7 +17,7 @@ from kdrs.data.interactions import Interactions
 from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, owners_of, row_blocks
-from kdrs.training.devices import counts_of
+from kdrs.training.devices import counts_of, to_device
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
 
@@ -154,7 +154,10 @@ def group_lists(teacher: Teacher, task: Task, group: np.ndarray, length: int) ->
     else:
         found = [
             ranking.topk_scores(
-                teacher.score_block(rows)[:, torch.from_numpy(group)], length, seen=seen, rows=owners_of(task, rows)
+                teacher.score_block(rows)[:, to_device(group, task.device)],
+                length,
+                seen=seen,
+                rows=owners_of(task, rows),
             ).items
             for rows in row_blocks(task.n_queries, task.n_items)
         ]
