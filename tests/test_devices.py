@@ -301,6 +301,10 @@ def test_the_device_refuses_what_cuda_refuses():
         watch.events.clear()
         devices.to_device(np.arange(3, dtype=np.int32), DEVICE)
         assert not watch.events
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(devices, "PINNED", 11)
+            assert devices.to_device(np.arange(3, dtype=np.int32), DEVICE).cpu().tolist() == [0, 1, 2]
+        assert [event.kind for event in watch.events] == ["upload", "wait"]
 
 
 def test_what_the_host_knows_is_what_the_device_has():

@@ -157,7 +157,7 @@ class BD(Distiller):
             self._refresh(epoch, student)
         self._drawn = self.pool[self._start + since * self._stride].long()
         self._all_drawn = bool((self._drawn >= 0).all())
-        self._negatives = None if samples is None else torch.from_numpy(samples).to(self.task.device).long()
+        self._negatives = None if samples is None else to_device(samples, self.task.device)
 
     def base_batch(self, batch: Batch) -> Batch:
         if batch.places is None:

@@ -84,7 +84,7 @@ class UnKD(Distiller):
             places = draw_places(lengths, count, self.config.draw_temperature, rng)  # [Q, n, 2]
             rows = np.arange(lists.shape[0])[:, None, None]
             parts.append(np.where(places >= 0, lists[rows, np.maximum(places, 0)], -1))
-        return torch.from_numpy(np.concatenate(parts, axis=1)).long().to(self.task.device)
+        return to_device(np.concatenate(parts, axis=1), self.task.device)
 
     def on_epoch_start(self, epoch: Epoch, samples: Tensor, student: Teacher) -> None:
         self._pairs = samples

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+PINNED = 64 << 20
+"""Bytes that are copied by way of pinned memory at most."""
 _HOST = "_kdrs_host"
 
 
@@ -20,11 +22,14 @@ def to_device(ids: NDArray[Any], device: torch.device) -> Tensor:
     """int64, of the shape of ``ids``, integers of any width; on the CPU no copy if they are int64.
 
     To an accelerator by way of pinned memory and as they are: the copy is queued like any other work, and takes no more bytes
-    than they have.
+    than they have. What is larger than `PINNED`, an epoch's draws of many users, is copied as it lies: torch keeps pinned
+    memory for good.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(ids))
     if device.type in ("cpu", "meta"):
         return tensor.to(device, torch.int64)
+    if tensor.nbytes > PINNED:
+        return tensor.to(device).to(torch.int64)
     return tensor.pin_memory().to(device, non_blocking=True).to(torch.int64)
 
 
