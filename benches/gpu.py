@@ -263,6 +263,8 @@ def run_case(name: str, device: str, quick: bool, figures: Figures) -> None:
     import torch
 
     kind, _, case = name.partition("-")
+    if quick:  # tiny sizes: threads would wait for each other
+        torch.set_num_threads(1)
     torch.manual_seed(0)
     if kind == "steps":
         plans = [(device, "float32"), (device, "tf32"), ("cpu", "float32"), (device, "bf16"), ("cpu", "bf16")]
@@ -432,6 +434,7 @@ def prepared(out: Path, options: argparse.Namespace) -> tuple[Path, Path]:
 
 
 def kdrs(*arguments: str) -> list[str]:
+    """The command line, as a command; printed."""
     print("$ kdrs", shlex.join(arguments), flush=True)
     return [sys.executable, "-m", "kdrs", *arguments]
 

@@ -3,6 +3,7 @@ what is learnt is the same. `pretend` has the device."""
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -323,6 +324,11 @@ def test_what_the_host_knows_is_what_the_device_has():
         for found, expected in ((distinct, np.unique(ids)), (counts, np.unique(ids, return_counts=True)[1])):
             np.testing.assert_array_equal(found.cpu().numpy(), expected)
         np.testing.assert_array_equal(all_counts.cpu().numpy(), np.bincount(ids, minlength=30))
+    fixed = ids.copy()
+    fixed.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert devices.to_device(fixed, torch.device("cpu")).tolist() == ids.tolist()
     here = devices.known(torch.from_numpy(ids), ids)
     assert devices.host_of(here) is None
     np.testing.assert_array_equal(devices.counts_of(here.long(), 30).numpy(), np.bincount(ids, minlength=30))

@@ -25,7 +25,8 @@ def to_device(ids: NDArray[Any], device: torch.device) -> Tensor:
     than they have. What is larger than `PINNED`, an epoch's draws of many users, is copied as it lies: torch keeps pinned
     memory for good.
     """
-    tensor = torch.from_numpy(np.ascontiguousarray(ids))
+    ids = np.ascontiguousarray(ids)
+    tensor = torch.from_numpy(ids if ids.flags.writeable else ids.copy())  # torch warns of memory that it may not write
     if device.type in ("cpu", "meta"):
         return tensor.to(device, torch.int64)
     if tensor.nbytes > PINNED:
