@@ -12,19 +12,20 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benches"))
 
 import gpu
+import gpu_cases
 
 
 @pytest.fixture
-def figures(tmp_path: Path) -> gpu.Figures:
-    return gpu.Figures(tmp_path / "figures")
+def figures(tmp_path: Path) -> gpu_cases.Figures:
+    return gpu_cases.Figures(tmp_path / "figures")
 
 
-@pytest.mark.parametrize("method", [*gpu.MODELS, *gpu.METHODS])
+@pytest.mark.parametrize("method", [*gpu_cases.MODELS, *gpu_cases.METHODS])
 def test_every_case_can_be_built_and_steps(method: str):
     from kdrs.fitting.fit import step_of
 
-    learners, task = gpu.learners_of(method, "cpu", quick=True)
-    batches = gpu.batches_of(learners, task)
+    learners, task = gpu_cases.learners_of(method, "cpu", quick=True)
+    batches = gpu_cases.batches_of(learners, task)
     # past the end of an epoch, too
     for _, batch in zip(range(task.n_batches + 1 if task.n_batches < 10 else 2), batches, strict=False):
         parts = step_of(learners, batch)
@@ -34,8 +35,8 @@ def test_every_case_can_be_built_and_steps(method: str):
 def test_a_case_leaves_a_file_for_each_figure_and_takes_none_twice(figures, capsys):
     threads = torch.get_num_threads()
     try:
-        gpu.run_case("steps-bpr", "cpu", True, figures)
-        gpu.run_case("evaluator", "cpu", True, figures)
+        gpu_cases.run_case("steps-bpr", "cpu", True, figures)
+        gpu_cases.run_case("evaluator", "cpu", True, figures)
     finally:
         torch.set_num_threads(threads)
     found = figures.all()
@@ -48,7 +49,7 @@ def test_a_case_leaves_a_file_for_each_figure_and_takes_none_twice(figures, caps
     before = {path.name: path.read_bytes() for path in figures.place.iterdir()}
     (figures.place / "steps-bpr-cpu-tf32.json").unlink()  # as if the visit had ended there
     capsys.readouterr()
-    gpu.run_case("steps-bpr", "cpu", True, figures)
+    gpu_cases.run_case("steps-bpr", "cpu", True, figures)
     assert capsys.readouterr().out.count("steps-bpr") == 1
     assert (figures.place / "steps-bpr-cpu-float32.json").read_bytes() == before["steps-bpr-cpu-float32.json"]
     # the same weights at the start of each
