@@ -10,7 +10,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'C
 CORE   := $(VENV)/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench reproduce wheel clean
+.PHONY: help setup demo test check bench gpu reproduce wheel clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ check: setup  ## Lint, format, types, stubs, Rust lints, docs
 bench: setup  ## Measure speed against the peers, as ratios
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benches/run.py
+
+gpu: setup  ## What there is to see on a GPU, in ten minutes: tests, steps, epochs, evaluation, a training (runs/gpu)
+	$(BIN)/python benches/gpu.py
 
 reproduce: setup  ## The long trainings behind docs/results (hours; can be interrupted and resumed)
 	$(BIN)/python benches/reproduce.py --only student,rrd,de,de+rrd --seeds 0,1,2

@@ -198,7 +198,7 @@ def evaluation_compare() -> Example:
     assert names["comparison"].baseline == "BPR 20"
     assert "against BPR 20" in names["printed"]
     assert {path.name for path in Path("out").iterdir()} == {
-        "report.html", "comparison.json", "comparison.md", "comparison.png"
+        "report.html", *(f"comparison.{form}" for form in ("json", "md", "tex", "csv", "png", "svg", "pdf"))
     }  # fmt: skip
 
 

@@ -77,16 +77,14 @@ def test_eval_under_another_protocol(place):
     assert document["setting"] == "full"
 
 
-def test_report_writes_four_files(place, tmp_path):
+def test_report_writes_every_form(place, tmp_path):
     result = ok("report", place / "teacher", place / "rrd", "--out", tmp_path / "new/report")
-    assert [Path(line).name for line in result.out.splitlines()] == [
-        "report.html",
-        "comparison.json",
-        "comparison.md",
-        "comparison.png",
-    ]
+    forms = ("json", "md", "tex", "csv", "png", "svg", "pdf")
+    assert [Path(line).name for line in result.out.splitlines()] == ["report.html", *(f"comparison.{f}" for f in forms)]
     assert json.loads((tmp_path / "new/report/comparison.json").read_text())["runs"]
     assert (tmp_path / "new/report/comparison.png").read_bytes().startswith(b"\x89PNG")
+    help_ = ok("report", "--help").out
+    assert all(said in help_ for said in ("report.html", ".json", ".md", ".tex", ".csv", ".png", ".svg", ".pdf"))
 
 
 def test_a_report_takes_no_folder_of_something_else(place, tmp_path):
@@ -169,6 +167,17 @@ def test_seeds(place, tmp_path):
     more = ok(*train(place, "--seeds", "1,2,3", "--out", tmp_path / "s", "--resume", "--json")).document
     assert more["seeds"] == [1, 2, 3]
     assert more["parts"]["test"]["ndcg@10 sampled(20)"]["values"][::2] == metric["values"]
+
+
+def test_a_single_number_of_seeds_says_what_it_is(place, tmp_path):
+    result = ok(*train(place, "--seeds", "3", "--out", tmp_path / "s"))
+    assert result.err.splitlines()[0] == "--seeds 3 is one run, with seed 3; 3 runs are --seeds 0..2"
+    assert ": seed 3 alone\n" in result.out
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["seed-3"]
+    several = ok(*train(place, "--seeds", "0,1", "--out", tmp_path / "t"))
+    assert "is one run" not in several.err
+    assert ": seeds 0, 1; mean ± standard deviation\n" in several.out
+    assert "N seeds" in ok("train", "--help").out
 
 
 def test_a_failing_seed_is_listed_and_the_others_count(place, tmp_path):

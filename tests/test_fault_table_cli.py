@@ -45,23 +45,21 @@ def process(*arguments: str, **variables: str) -> subprocess.CompletedProcess[by
 
 
 def test_fault_65_a_report_without_matplotlib(tmp_path, monkeypatch):
-    """JSON and Markdown, and the line that installs what the picture needs, before anything is computed."""
+    """All but the pictures, and the line that installs what they need, before anything is computed."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = ok("report", "t", "ü ≤", "--out", tmp_path / "r")
-    assert [Path(line).name for line in result.out.splitlines()] == ["report.html", "comparison.json", "comparison.md"]
+    forms = ["comparison.json", "comparison.md", "comparison.tex", "comparison.csv"]
+    assert [Path(line).name for line in result.out.splitlines()] == ["report.html", *forms]
     assert "pip install 'kdrs[plots]'" in result.err.splitlines()[0]
-    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [
-        "comparison.json",
-        "comparison.md",
-        "report.html",
-    ]
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"report.html", *forms}
     wrong = kdrs("report", "t", "nowhere", "--out", tmp_path / "s")
     assert wrong.err.index("pip install") < wrong.err.index("error: ")
-    # a picture of an earlier comparison does not stay beside the new tables
-    (tmp_path / "r/comparison.png").write_bytes(b"old")
+    # pictures of an earlier comparison do not stay beside the new tables
+    for suffix in (".png", ".svg", ".pdf"):
+        (tmp_path / f"r/comparison{suffix}").write_bytes(b"old")
     ok("report", "t", "--out", tmp_path / "r")
-    assert not (tmp_path / "r/comparison.png").exists()
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"report.html", *forms}
 
 
 def test_fault_65_a_picture_asked_for_by_a_program_is_error_5(tmp_path, monkeypatch):

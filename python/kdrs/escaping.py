@@ -69,6 +69,35 @@ def html(text: str) -> str:
     return escape(visible(text))
 
 
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "`": r"\textasciigrave{}",
+    '"': r"{\char34}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "≈": r"$\approx$",
+    "×": r"$\times$",
+    "µ": r"$\mu$",
+    "–": "--",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{character: f"{{{character}}}" for character in "[]*"},
+}
+_LIGATURE = re.compile(r"(?<=-)-|(?<=,),|(?<=')'|(?<=[!?])(?=`)")
+
+
+def latex(text: str) -> str:
+    """``text`` inside a paragraph or table cell of LaTeX, where it reads as it is: no command, formula, comment, further
+    column or option of ``\\\\``, and hyphens that do not join to a dash. Letters beyond Latin take LuaLaTeX or XeLaTeX."""
+    parts = _LIGATURE.sub(lambda found: f"\0{found[0]}", visible(text))
+    return "".join("{}" if character == "\0" else _LATEX.get(character, character) for character in parts)
+
+
 def plot(text: str) -> str:
     """``text`` for matplotlib without TeX: ``$`` begins no formula, and a leading ``_`` hides no legend entry."""
     escaped = visible(text).replace("$", "\\$")

@@ -85,12 +85,17 @@ def evaluate(
 
 def report(
     runs: Runs,
-    out: Annotated[Path, typer.Option("--out", help="Folder for report.html and comparison.json, .md and .png.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write, new, empty or that of an earlier report.")],
     data: Data = None, protocol: ProtocolName = None, part: Part = "test", metrics: Metrics = None,
     teacher: Teacher = None, baseline: Baseline = None, test: Test = None, threads: CoreThreads = None,
     item_names: ItemNames = None,
 ) -> None:  # fmt: skip
-    """Write the comparison of finished runs as a page, as JSON, Markdown and a picture."""
+    """Write the comparison of finished runs into a folder.
+
+    report.html, a page to open; comparison.json, .md (Markdown), .tex (LaTeX tables, with booktabs) and .csv (a row for each
+    model and metric); the picture as comparison.png, .svg and .pdf. Tables mark the best of all models but the teacher bold
+    and the second best underlined, and those that paired tests do not tell from the best with ≈.
+    """
     from kdrs.comparison.compare import check_folder
     from kdrs.errors import MachineError, shown
     from kdrs.escaping import visible
@@ -125,7 +130,7 @@ def _can_draw() -> bool:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        tell("comparison.png is left out: pictures need matplotlib, which is not installed: pip install 'kdrs[plots]'")
+        tell("the pictures are left out: they need matplotlib, which is not installed: pip install 'kdrs[plots]'")
         return False
     return True
 

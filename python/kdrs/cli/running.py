@@ -273,6 +273,8 @@ def _carry_out(
     config = resolve(values)
     numbers = None if seeds is None else _parse_seeds(seeds)
     check_jobs(1 if jobs is None else jobs)
+    if numbers is not None and len(numbers) == 1 and not quiet:
+        tell(_one_seed(numbers[0]))
     if resume and out is not None and not (out / "config.toml").is_file() and seeds is None:
         raise ConfigError(f"{shown(str(out), 300)} holds no run to resume", "leave --resume out, or check --out")
     if dry_run:
@@ -333,6 +335,12 @@ def _parse_seeds(text: str) -> Sequence[int]:
     return list(seeds)
 
 
+def _one_seed(seed: int) -> str:
+    """Before anything is trained: a single number is easily taken for how many."""
+    many = f"; {seed} runs are --seeds 0..{seed - 1}" if seed > 1 else ""
+    return f"--seeds {seed} is one run, with seed {seed}{many}"
+
+
 def _print_plan(config: RunConfig, out: Path, seeds: Sequence[int] | None, as_json: bool) -> None:
     from kdrs.runs.directory import check_free
     from kdrs.runs.execute import plan
@@ -380,7 +388,10 @@ def _finish_seeds(
     if as_json:
         say_json({"out": str(out), **summary})
     elif summary["seeds"]:
-        say(f"{visible(str(out))}: seeds {', '.join(map(str, summary['seeds']))}; mean ± standard deviation")
+        finished = ", ".join(map(str, summary["seeds"]))
+        several = len(summary["seeds"]) > 1
+        said = f"seeds {finished}; mean ± standard deviation" if several else f"seed {finished} alone"
+        say(f"{visible(str(out))}: {said}")
         say("\n".join(seeds_table(summary["parts"], selects or _selects(config), verbose)))
     failed = {seed: error for seed, error in results.items() if isinstance(error, Exception)}
     for seed, error in failed.items():

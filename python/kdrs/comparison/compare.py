@@ -8,13 +8,14 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from kdrs.comparison.draws import Draws
 from kdrs.comparison.groups import Trait, breakdown_of
 from kdrs.comparison.result import Comparison, Line, check_folder
+from kdrs.comparison.standing import Standing, places_of
 from kdrs.comparison.trust import warnings_of
 from kdrs.comparison.verdicts import verdict_of
 from kdrs.errors import ConfigError, DataError, nearest, shown
@@ -33,6 +34,8 @@ from kdrs.evaluation.significance import (
 __all__ = ["ROLES", "Comparison", "Entry", "Line", "check_folder", "compare", "scoring_seconds"]
 
 ROLES = ("teacher", "alone", "student")
+Pair: TypeAlias = tuple[str, str, str]
+"""A model, what it is compared with, and the metric."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +125,24 @@ def compare(
     paired = TESTS[0] if test is None else test
     seeds_of = {name: tuple(entry.seed for entry in group) for name, group in groups.items()}
     draws = Draws(seeds_of, found, metrics, paired, resamples, confidence, seed)
+    qualities = {
+        name: {metric: _spread([report.mean(metric) for report in reports], confidence) for metric in metrics}
+        for name, reports in found.items()
+    }
     pairs = [(name, base, metric) for name, base in baselines.items() for metric in metrics] if first.n else []
-    against = _corrected(groups, draws.differences(pairs, paired))
-    over_seeds = _corrected(groups, _over_seeds(groups, found, pairs, confidence))
+    best = {} if not first.n else _best(groups, qualities, metrics)
+    to_best = [(name, top, metric) for metric, (top, places) in best.items() for name in places if name != top]
+    tests = draws.differences(list(dict.fromkeys([*pairs, *to_best])), paired)
+    seed_tests = _over_seeds(groups, found, list(tests), confidence)
+    against = _corrected(groups, {pair: tests[pair] for pair in pairs})
+    over_seeds = _corrected(groups, {pair: seed_tests[pair] for pair in pairs if pair in seed_tests})
+    standings = _standings(groups, best, to_best, tests, seed_tests)
     lines = []
     for name, group in groups.items():
-        quality = {metric: _spread([report.mean(metric) for report in found[name]], confidence) for metric in metrics}
+        quality = qualities[name]
         base = baselines.get(name)
-        own = {metric: against[name, metric] for metric in metrics if (name, metric) in against}
-        by_seed = {metric: over_seeds[name, metric] for metric in metrics if (name, metric) in over_seeds}
+        own = {metric: against[name, base, metric] for metric in metrics if base and (name, base, metric) in against}
+        by_seed = {m: over_seeds[name, base, m] for m in metrics if base and (name, base, m) in over_seeds}
         seeds = min(len(group), len(groups[base])) if base is not None else 1
         transfer = {}
         if first.n and teacher is not None and base is not None and name != teacher != base:
@@ -155,6 +167,7 @@ def compare(
                 group[0].bytes_per_row,
                 _median([entry.seconds_per_1000 for entry in group]),
                 tuple(entry.curve for entry in group if entry.curve),
+                standings[name],
             )
         )
     compared = Comparison(
@@ -265,12 +278,10 @@ def _baselines(groups: Mapping[str, Sequence[Entry]], named: str | None) -> dict
     return {name: base for name, base in found.items() if name != base}
 
 
-def _corrected(
-    groups: Mapping[str, Sequence[Entry]], tests: Mapping[tuple[str, str], Difference]
-) -> dict[tuple[str, str], Difference]:
+def _corrected(groups: Mapping[str, Sequence[Entry]], tests: Mapping[Pair, Difference]) -> dict[Pair, Difference]:
     """The tests with Holm's correction over those of students; where there are none, over those of models trained alone."""
     roles = {name: group[0].role for name, group in groups.items()}
-    counted = "student" if any(roles[name] == "student" for name, _ in tests) else "alone"
+    counted = "student" if any(roles[name] == "student" for name, *_ in tests) else "alone"
     own = [key for key in tests if roles[key[0]] == counted]
     return {**tests, **dict(zip(own, adjusted([tests[key] for key in own]), strict=True))}
 
@@ -278,10 +289,10 @@ def _corrected(
 def _over_seeds(
     groups: Mapping[str, Sequence[Entry]],
     found: Mapping[str, Sequence[Report]],
-    pairs: Sequence[tuple[str, str, str]],
+    pairs: Sequence[Pair],
     confidence: float,
-) -> dict[tuple[str, str], Difference]:
-    """t-tests of the models that share two seeds or more with their baseline."""
+) -> dict[Pair, Difference]:
+    """t-tests of the models that share two seeds or more with what they are compared with."""
     by_seed = {
         name: {entry.seed: report for entry, report in zip(group, found[name], strict=True) if entry.seed is not None}
         for name, group in groups.items()
@@ -291,8 +302,44 @@ def _over_seeds(
         common = sorted(by_seed[name].keys() & by_seed[base].keys())
         if len(common) > 1:
             own, theirs = ([by_seed[who][seed].mean(metric) for seed in common] for who in (name, base))
-            tests[name, metric] = seed_test(own, theirs, confidence=confidence)
+            tests[name, base, metric] = seed_test(own, theirs, confidence=confidence)
     return tests
+
+
+def _best(
+    groups: Mapping[str, Sequence[Entry]], qualities: Mapping[str, Mapping[str, Spread]], metrics: Sequence[str]
+) -> dict[str, tuple[str, dict[str, int]]]:
+    """By metric the best of all models that are no teachers, and the places of all of them; nothing for fewer than two."""
+    ranked = [name for name, group in groups.items() if group[0].role != "teacher"]
+    found = {}
+    for metric in metrics:
+        places = places_of({name: qualities[name][metric] for name in ranked})
+        if len(places) > 1:
+            found[metric] = max(places, key=lambda name: qualities[name][metric].mean), places
+    return found
+
+
+def _standings(
+    groups: Mapping[str, Sequence[Entry]],
+    best: Mapping[str, tuple[str, Mapping[str, int]]],
+    pairs: Sequence[Pair],
+    tests: Mapping[Pair, Difference],
+    seed_tests: Mapping[Pair, Difference],
+) -> dict[str, dict[str, Standing]]:
+    """By model and metric. Holm's correction is over all comparisons with the best, over queries and over seeds."""
+    by_seed = [pair for pair in pairs if pair in seed_tests]
+    over_queries = dict(zip(pairs, adjusted([tests[pair] for pair in pairs]), strict=True))
+    over_seeds = dict(zip(by_seed, adjusted([seed_tests[pair] for pair in by_seed]), strict=True))
+    found: dict[str, dict[str, Standing]] = {name: {} for name in groups}
+    for metric, (top, places) in best.items():
+        for name, place in places.items():
+            pair = name, top, metric
+            if pair not in over_queries:
+                found[name][metric] = Standing(place, top)
+                continue
+            verdict = verdict_of(over_queries[pair], over_seeds.get(pair), min(len(groups[who]) for who in (name, top)))
+            found[name][metric] = Standing(place, top, over_queries[pair], over_seeds.get(pair), verdict)
+    return found
 
 
 def _share(found: Mapping[str, Sequence[Report]], name: str, teacher: str, metric: str) -> float:

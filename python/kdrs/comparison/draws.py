@@ -65,8 +65,8 @@ class Draws:
         seeds = min(self.values[who, metric].shape[0] for who in (name, base))
         return transfer_of(points, [self.mean(who, metric) for who in three], seeds=seeds, confidence=self.confidence)
 
-    def differences(self, pairs: Sequence[tuple[str, str, str]], test: str) -> dict[tuple[str, str], Difference]:
-        """Over queries, values averaged over seeds, by model and metric."""
+    def differences(self, pairs: Sequence[tuple[str, str, str]], test: str) -> dict[tuple[str, str, str], Difference]:
+        """Of each (model, other, metric), over queries, values averaged over seeds."""
         if not pairs:
             return {}
         rows = [self.values[name, m].mean(axis=0) - self.values[base, m].mean(axis=0) for name, base, m in pairs]
@@ -79,4 +79,4 @@ class Draws:
             seed=self.seed,
             means=np.stack(means, axis=1),
         )
-        return {(name, metric): found for (name, _, metric), found in zip(pairs, tests, strict=True)}
+        return dict(zip(pairs, tests, strict=True))

@@ -26,6 +26,7 @@ from kdrs.comparison.charts import (
     mark,
     round_size,
 )
+from kdrs.comparison.learning import learning_of, learnt_part
 from kdrs.comparison.markup import Child, Markup, tag
 from kdrs.comparison.tables import duration, number, ratio_text, size
 
@@ -170,19 +171,15 @@ def _levels(comparison: Comparison, metric: str, y: Scale) -> list[Child]:
 
 def curves(comparison: Comparison, metric: str, looks: Looks) -> Markup | None:
     """Validation by epoch: over seeds the mean and a band from the lowest to the highest, while all of them train."""
-    part = "valid" if any("valid" in row for row in _rows(comparison)) else comparison.part
-    found: list[tuple[Line, list[tuple[np.ndarray, np.ndarray]]]] = []
-    for line in comparison.lines:
-        own = [_curve(curve, part, metric) for curve in line.curves]
-        own = [(epochs, values) for epochs, values in own if epochs.size]
-        if own:
-            found.append((line, own))
+    part = learnt_part(comparison)
+    learnt = [(line, learning_of(line, part, metric)) for line in comparison.lines]
+    found = [(line, learning) for line, learning in learnt if learning is not None]
     if not found:
         return None
     # what comes after the first tenth: the steep beginning would leave little room for all that follows
-    late = [values[values.size // 10 :] for _, own in found for _, values in own]
+    late = [values[values.size // 10 :] for _, own in found for _, values in own.singles]
     every = [float(v) for values in late for v in (values.min(), values.max())]
-    last = max(int(epochs[-1]) for _, own in found for epochs, _ in own)
+    last = max(int(epochs[-1]) for _, own in found for epochs, _ in own.singles)
     x = Scale(0, max(last, 1), LEFT, RIGHT)
     y = linear(every, BOTTOM, TOP)
     metric_name = comparison.shown_name(metric)
@@ -190,46 +187,27 @@ def curves(comparison: Comparison, metric: str, looks: Looks) -> Markup | None:
     drawn: list[Child] = []
     said, tops = [], []
     for line, own in found:
-        look = looks[line.name]
-        common = own[0][0]
-        for epochs, _ in own[1:]:
-            common = np.intersect1d(common, epochs)
-        if len(own) > 1 and common.size > 1:
-            table = np.stack([values[np.isin(epochs, common)] for epochs, values in own])
-            drawn.append(_band(look, x, y, common, table.min(axis=0), table.max(axis=0)))
-            for epochs, values in own:  # seeds that train longer than the first that stops
-                rest = epochs >= common[-1]
+        look, seeds = looks[line.name], len(own.singles)
+        if own.epochs.size:
+            drawn.append(_band(look, x, y, own.epochs, own.low, own.high))
+            for epochs, values in own.singles:  # seeds that train longer than the first that stops
+                rest = epochs >= own.epochs[-1]
                 drawn.append(_polyline(look, x, y, epochs[rest], values[rest], "curve lone"))
-            mean = table.mean(axis=0)
-            drawn.append(_polyline(look, x, y, common, mean, "curve"))
-            tops += _tips(look, x, y, common, mean, f"{line.name}, mean of {len(own)} seeds", metric_name)
+            drawn.append(_polyline(look, x, y, own.epochs, own.mean, "curve"))
+            tops += _tips(look, x, y, own.epochs, own.mean, f"{line.name}, mean of {seeds} seeds", metric_name)
         else:
-            for epochs, values in own:
-                drawn.append(_polyline(look, x, y, epochs, values, "curve" if len(own) == 1 else "curve lone"))
+            for epochs, values in own.singles:
+                drawn.append(_polyline(look, x, y, epochs, values, "curve" if seeds == 1 else "curve lone"))
                 tops += _tips(look, x, y, epochs, values, line.name, metric_name)
-        for epochs, values in own:
+        for epochs, values in own.singles:
             best = int(np.argmax(values))
             tip = f"{line.name}: best {metric_name} {number(float(values[best]))} at epoch {epochs[best]}"
-            tops.append(mark(look, x(float(epochs[best])), y(float(values[best])), tip, small=len(own) > 1))
+            tops.append(mark(look, x(float(epochs[best])), y(float(values[best])), tip, small=seeds > 1))
             said.append(f"{line.name} {number(float(values[best]))} at epoch {epochs[best]}")
     cut = f"cut-{metric}".replace("@", "-")
     shape = tag("clipPath", tag("rect", x=LEFT, y=TOP - 8, width=RIGHT - LEFT, height=BOTTOM - TOP + 8), id=cut)
     inner = tag("g", drawn, clip_path=f"url(#{cut})")
     return drawing(f"{part} {metric_name} by epoch; best: {'; '.join(said)}.", shape, *axes, inner, *tops)
-
-
-def _rows(comparison: Comparison) -> list[Mapping[str, object]]:
-    return [row for line in comparison.lines for curve in line.curves for row in curve]
-
-
-def _curve(curve: Sequence[Mapping[str, object]], part: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    points = []
-    for row in curve:
-        measured = row.get(part)
-        value = measured.get(metric) if isinstance(measured, Mapping) else None
-        if isinstance(row.get("epoch"), int) and isinstance(value, int | float) and math.isfinite(value):
-            points.append((row["epoch"], float(value)))
-    return np.array([p[0] for p in points], np.int64), np.array([p[1] for p in points], np.float64)
 
 
 def _thinned(n: int, most: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from kdrs.comparison.charts import glyph, looks_of
 from kdrs.comparison.figures import Looks, by_group, curves, interval_text, ratio_of, ratios, scatter
 from kdrs.comparison.markup import Child, Markup, joined, tag
 from kdrs.comparison.people import people_of
-from kdrs.comparison.tables import duration, number, size, tables_of, title_of
+from kdrs.comparison.tables import ALIKE, duration, key_of, number, size, tables_of, title_of
 from kdrs.comparison.verdicts import decisive_p
 
 if TYPE_CHECKING:
@@ -244,6 +244,7 @@ def _models(comparison: Comparison, looks: Looks) -> list[Child]:
             "p",
             f"Every run on the same queries. Small: the {comparison.confidence:.0%} interval, and bytes as a share of the "
             "teacher's. Several seeds of a model are one row: mean ± standard deviation over them.",
+            *(f" {note}" for note in key_of(comparison)),
             class_="note",
         ),
         by_metric(comparison, lambda metric: table(f"models by {metric}", _columns(comparison, metric, looks))),
@@ -269,7 +270,10 @@ def _columns(comparison: Comparison, metric: str, looks: Looks) -> list[_Column]
     def quality(line: Line) -> Child:
         spread = line.quality[metric]
         sd = f" ± {spread.sd:.4f}" if spread.n > 1 and math.isfinite(spread.sd) else None
-        return [number(spread.mean), sd, _small(interval_text(line.intervals.get(metric)))]
+        marks = line.standings[metric].marks if metric in line.standings else ()
+        kind = "strong" if "best" in marks else "u" if "second" in marks else "span"
+        alike = f" {ALIKE}" if "alike" in marks else None
+        return [tag(kind, number(spread.mean)), sd, alike, _small(interval_text(line.intervals.get(metric)))]
 
     def transferred(line: Line) -> Child:
         transfer = line.transfer.get(metric)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdrs.comparison.learning import learning_of, learnt_part
 from kdrs.comparison.tables import ratio_text, title_of
 from kdrs.errors import MachineError
 from kdrs.escaping import plot
@@ -202,25 +203,26 @@ def _steps(low: float, high: float) -> tuple[float, ...]:
 
 
 def _draw_curves(axis: Axes, comparison: Comparison, metric: str, looks: Mapping[str, Mapping[str, Any]]) -> None:
-    parts = [row for line in comparison.lines for curve in line.curves for row in curve]
-    part = "valid" if any("valid" in row for row in parts) else comparison.part
+    part = learnt_part(comparison)
+    banded = several = False
     for line in comparison.lines:
-        for curve in line.curves:
-            points = [
-                (row["epoch"], row[part][metric])
-                for row in curve
-                if "epoch" in row and row.get(part, {}).get(metric) is not None
-            ]
-            if not points:
-                continue
-            epochs, values = zip(*points, strict=True)
-            lone = len(line.curves) == 1
-            width, alpha = (1.5, 1.0) if lone else (1.0, 0.6)
-            axis.plot(epochs, values, color=looks[line.name]["color"], linewidth=width, alpha=alpha)
+        own = learning_of(line, part, metric)
+        if own is None:
+            continue
+        look, lone = looks[line.name], len(own.singles) == 1
+        several |= not lone
+        if own.epochs.size:
+            banded = True
+            axis.fill_between(own.epochs, own.low, own.high, color=look["color"], alpha=0.18, linewidth=0, gid="band")
+            axis.plot(own.epochs, own.mean, color=look["color"], linewidth=1.5)
+        for epochs, values in own.singles:
+            # of several seeds, what those that train longer than the first that stops have more
+            rest = epochs >= own.epochs[-1] if own.epochs.size else epochs >= epochs[0]
+            width, alpha = (1.5, 1.0) if lone else (0.8, 0.6)
+            axis.plot(epochs[rest], values[rest], color=look["color"], linewidth=width, alpha=alpha)
             best = int(np.argmax(values))
-            look = (
-                looks[line.name] if lone else {**looks[line.name], "markersize": 0.7 * looks[line.name]["markersize"]}
-            )
-            axis.plot(epochs[best], values[best], linestyle="none", **look)
-    axis.set_xlabel("epoch (marked: the best)")
+            size = look["markersize"] * (1.0 if lone else 0.7)
+            axis.plot(epochs[best], values[best], linestyle="none", **{**look, "markersize": size})
+    said = "epoch (marked: each seed's best)" if several else "epoch (marked: the best)"
+    axis.set_xlabel(said + ("\nline: mean of the seeds; band: lowest to highest" if banded else ""))
     axis.set_ylabel(f"{part} {comparison.shown_name(metric)}")

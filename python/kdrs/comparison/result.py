@@ -1,4 +1,4 @@
-"""What a comparison found: it prints and saves itself as text, Markdown, JSON, a page and a picture."""
+"""What a comparison found: it prints and saves itself as text, Markdown, LaTeX, CSV, JSON, a page and a picture."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from typing import Any, TextIO
 from kdrs._files import write_bytes
 from kdrs.comparison.background import Background
 from kdrs.comparison.groups import Breakdown
+from kdrs.comparison.latex import latex_of
 from kdrs.comparison.page import page_of
 from kdrs.comparison.picture import figure_of
+from kdrs.comparison.rows import csv_of
+from kdrs.comparison.standing import Standing
 from kdrs.comparison.tables import Table, tables_of
 from kdrs.comparison.verdicts import Verdict
 from kdrs.errors import ConfigError, nearest, shown
@@ -25,6 +28,7 @@ from kdrs.evaluation.significance import Difference, Spread
 from kdrs.evaluation.transfer import Transfer
 
 SCHEMA = 1
+PICTURES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,14 @@ class Line:
     bytes_per_row: float | None
     seconds_per_1000: float | None
     curves: tuple[Sequence[Mapping[str, Any]], ...]
+    standings: dict[str, Standing] = field(default_factory=dict)
+    """Its place among the models that are no teachers, and how it does against the best of them, by metric; empty for
+    teachers, and where there are fewer than two others."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What ``compare`` found; it prints itself as text, Markdown, JSON, a page and a picture."""
+    """What ``compare`` found; it prints itself as text, Markdown, LaTeX, CSV, JSON, a page and a picture."""
 
     lines: tuple[Line, ...]
     metrics: tuple[str, ...]
@@ -100,6 +107,14 @@ class Comparison:
             blocks.append("\n".join(["**Warnings**", "", *(f"- {markdown(warning)}" for warning in self.warnings)]))
         return "\n\n".join(blocks) + "\n"
 
+    def latex(self) -> str:
+        """The tables for a paper, with booktabs: the best by each metric bold, the second best underlined."""
+        return latex_of(self)
+
+    def csv(self) -> str:
+        """A row for each model and metric, a line with the names of the columns first; numbers in full precision."""
+        return csv_of(self)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values under ``"schema": 1``; numbers that do not exist are ``null``."""
         return {
@@ -132,6 +147,7 @@ class Comparison:
                         self.shown_name(name): d.to_json() for name, d in line.against_by_seed.items()
                     },
                     "verdicts": {self.shown_name(name): v.to_json() for name, v in line.verdicts.items()},
+                    "standings": {self.shown_name(name): s.to_json() for name, s in line.standings.items()},
                     "beyond": line.beyond,
                     "agreement_with_teacher": line.agreement,
                 }
@@ -156,50 +172,67 @@ class Comparison:
         console = Console(file=file)
         for table in self.tables():
             console.print(table.rich())
-            for note in table.notes:
+            for note in (*table.notes, *table.spoken):
                 console.print(Text(note), style="dim")
             console.print()
         for warning in self.warnings:
             console.print(Text(f"warning: {visible(warning)}"), style="yellow")
 
     def save(self, folder: str | Path, *, picture: bool = True) -> list[Path]:
-        """Writes ``comparison.json``, ``comparison.md``, ``report.html`` and, if asked, ``comparison.png`` into ``folder``,
-        which must be new, empty or that of an earlier comparison."""
+        """Writes ``report.html``, ``comparison.json``, ``.md``, ``.tex`` and ``.csv`` and, if asked, the picture as ``.png``,
+        ``.svg`` and ``.pdf`` into ``folder``, which must be new, empty or that of an earlier comparison. Returns the paths, the
+        page first."""
         folder = Path(folder)
         check_folder(folder)
-        written = [folder / name for name in ("report.html", "comparison.json", "comparison.md")]
-        page = self.page().encode()  # before anything is written
-        # first what a folder of a comparison is known by
-        write_bytes(written[1], (json_text(self.to_json(), indent=1, ascii=False) + "\n").encode(), make_folder=True)
-        write_bytes(written[2], self.markdown().encode())
-        write_bytes(written[0], page)
+        # all is made before anything is written; first what a folder of a comparison is known by
+        made = {
+            "comparison.json": json_text(self.to_json(), indent=1, ascii=False) + "\n",
+            "comparison.md": self.markdown(),
+            "comparison.tex": self.latex(),
+            "comparison.csv": self.csv(),
+            "report.html": self.page(),
+        }
+        contents = {name: text.encode() for name, text in made.items()}
         if picture:
-            written.append(self.picture(folder / "comparison.png"))
-        else:  # that of an earlier comparison would pass for this one's
-            (folder / "comparison.png").unlink(missing_ok=True)
-        return written
+            contents |= {f"comparison{suffix}": self._drawn(suffix, self.metrics[0]) for suffix in PICTURES}
+        else:  # those of an earlier comparison would pass for this one's
+            for suffix in PICTURES:
+                (folder / f"comparison{suffix}").unlink(missing_ok=True)
+        for name, content in contents.items():
+            write_bytes(folder / name, content, make_folder=True)
+        return [folder / name for name in ("report.html", *(name for name in contents if name != "report.html"))]
 
     def picture(self, path: str | Path, *, metric: str | None = None) -> Path:
         """Quality against size, against scoring time, and learning curves; ``.png``, ``.svg`` or ``.pdf``.
 
-        ``metric`` is the first one by default. Raises ``MachineError`` where matplotlib is not installed.
+        The same comparison gives the same bytes, and in SVG and PDF text stays text. ``metric`` is the first one by default.
+        Raises ``MachineError`` where matplotlib is not installed.
         """
         path = Path(path)
-        if path.suffix not in (".png", ".svg", ".pdf"):
-            raise ConfigError(f"a picture as {shown(path.suffix or path.name)}", "allowed: .png, .svg, .pdf")
+        if path.suffix not in PICTURES:
+            raise ConfigError(f"a picture as {shown(path.suffix or path.name)}", f"allowed: {', '.join(PICTURES)}")
         metric = self.metrics[0] if metric is None else metric
         if metric not in self.metrics:
             raise ConfigError(f"the comparison holds no {shown(metric)!r}", nearest(metric, self.metrics))
+        write_bytes(path, self._drawn(path.suffix, metric), make_folder=True)
+        return path
+
+    def _drawn(self, suffix: str, metric: str) -> bytes:
         figure = figure_of(self, metric)
         import matplotlib
 
         content = io.BytesIO()
         # No date and no version in the file: the same comparison gives the same bytes.
-        unstamped = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[path.suffix]
+        unstamped = {
+            ".png": {"Software": None},
+            ".svg": {"Date": None, "Creator": None},
+            ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        }
         with matplotlib.rc_context({"svg.hashsalt": "kdrs", "text.usetex": False}):
-            figure.savefig(content, format=path.suffix[1:], metadata=unstamped)
-        write_bytes(path, content.getvalue(), make_folder=True)
-        return path
+            # text that can be searched, copied and set in another font: no outlines of letters
+            matplotlib.rcParams.update({"svg.fonttype": "none", "pdf.fonttype": 42})
+            figure.savefig(content, format=suffix[1:], metadata=unstamped[suffix])
+        return content.getvalue()
 
 
 def check_folder(folder: Path) -> None:

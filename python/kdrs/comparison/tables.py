@@ -1,10 +1,10 @@
-"""A comparison as tables: for a terminal, as plain text and as Markdown."""
+"""A comparison as tables: for a terminal, as plain text and as Markdown; `latex` has them for papers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kdrs.comparison.verdicts import LEVEL, decisive_p
@@ -24,6 +24,12 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
     words: int = 2
+    marks: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
+    """How cells are marked, by row and column: ``best``, ``second``, ``alike`` (not clearly different from the best)."""
+    key: tuple[str, ...] = ()
+    """What the marks mean, for forms that show them."""
+    spoken: tuple[str, ...] = ()
+    """What the marks say in words, for forms that do not show them all."""
 
     def __post_init__(self) -> None:
         """Names of runs are other people's: what is unseen in them is escaped, whatever the table is shown as."""
@@ -31,6 +37,8 @@ class Table:
         object.__setattr__(self, "headers", tuple(map(visible_lines, self.headers)))
         object.__setattr__(self, "rows", tuple(tuple(map(visible, row)) for row in self.rows))
         object.__setattr__(self, "notes", tuple(map(visible_lines, self.notes)))
+        object.__setattr__(self, "key", tuple(map(visible_lines, self.key)))
+        object.__setattr__(self, "spoken", tuple(map(visible_lines, self.spoken)))
 
     def text(self) -> str:
         tall = max(header.count("\n") for header in self.headers) + 1
@@ -48,7 +56,7 @@ class Table:
 
         rule = "  ".join("-" * width for width in widths)
         body = [line([head[at] for head in heads]) for at in range(tall)]
-        return "\n".join([self.title, "", *body, rule, *(line(row) for row in self.rows), *self.notes])
+        return "\n".join([self.title, "", *body, rule, *(line(row) for row in self.rows), *self.notes, *self.spoken])
 
     def markdown(self) -> str:
         def line(cells: Iterable[str]) -> str:
@@ -56,10 +64,14 @@ class Table:
 
         headers = ("<br>".join(map(markdown, header.split("\n"))) for header in self.headers)
         rows = [
-            [markdown(cell) if column < self.words else cell for column, cell in enumerate(row)] for row in self.rows
+            [
+                markdown(cell) if column < self.words else _marked(cell, self.marks.get((at, column), ()))
+                for column, cell in enumerate(row)
+            ]
+            for at, row in enumerate(self.rows)
         ]
         align = [":--" if column < self.words else "--:" for column in range(len(self.headers))]
-        notes = [f"\n{markdown(note)}" for note in self.notes]
+        notes = [f"\n{markdown(note)}" for note in (*self.key, *self.notes)]
         return "\n".join([f"**{markdown(self.title)}**", "", line(headers), line(align), *map(line, rows), *notes])
 
     def rich(self) -> Any:
@@ -70,9 +82,21 @@ class Table:
         table = RichTable(title=Text(self.title), title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD)
         for column, header in enumerate(self.headers):
             table.add_column(Text(header), justify="left" if column < self.words else "right", no_wrap=True)
-        for row in self.rows:
-            table.add_row(*(Text(cell) for cell in row))
+        for at, row in enumerate(self.rows):
+            styles = [_STYLES.get(next(iter(self.marks.get((at, place), ())), ""), "") for place in range(len(row))]
+            table.add_row(*(Text(cell, style=style) for cell, style in zip(row, styles, strict=True)))
         return table
+
+
+ALIKE = "≈"
+_STYLES = {"best": "bold", "second": "underline"}
+
+
+def _marked(cell: str, marks: Sequence[str]) -> str:
+    """In Markdown."""
+    text = cell.strip() if marks else cell
+    text = f"**{text}**" if "best" in marks else f"<ins>{text}</ins>" if "second" in marks else text
+    return f"{text} {ALIKE}" if "alike" in marks else text
 
 
 Columns = list[tuple[str, list[str]]]
@@ -90,10 +114,12 @@ def tables_of(comparison: Comparison) -> list[Table]:
     if ratios:
         tables = [
             _table(title, [*lead, *ratios, *_costs(comparison)], notes, words=2),
-            _table("quality", [*names, *quality], more, words=1),
+            _with_marks(_table("quality", [*names, *quality], more, words=1), comparison, 1),
         ]
     else:
-        tables = [_table(title, [*lead, *_costs(comparison), *quality], [*notes, *more], words=2)]
+        before = [*lead, *_costs(comparison)]
+        whole = _table(title, [*before, *quality], [*notes, *more], words=2)
+        tables = [_with_marks(whole, comparison, len(before))]
     if comparison.baseline is not None:
         tables.append(difference_table(comparison))
     return tables
@@ -153,6 +179,53 @@ def _ratios(comparison: Comparison) -> tuple[Columns, list[str]]:
             notes.append("The teacher has one seed, which is not resampled.")
             break
     return columns, notes
+
+
+def _with_marks(table: Table, comparison: Comparison, first: int) -> Table:
+    """The table with the best and second best of each metric marked; columns of metrics begin at ``first``."""
+    step = 1 if comparison.teacher is None else 2  # each has the share of the teacher's beside it
+    marks = {
+        (row, first + step * at): line.standings[metric].marks
+        for row, line in enumerate(comparison.lines)
+        for at, metric in enumerate(comparison.metrics)
+        if metric in line.standings
+    }
+    return replace(table, marks=marks, key=tuple(key_of(comparison)), spoken=tuple(best_in_words(comparison)))
+
+
+def key_of(comparison: Comparison) -> list[str]:
+    """What the marks of the best mean; nothing where there are none."""
+    found = [s for line in comparison.lines for s in line.standings.values()]
+    if not found:
+        return []
+    apart = "" if comparison.teacher is None else ", the teacher left out"
+    said = [f"Bold: the best by a metric{apart}. Underlined: the second best. Equal as shown, marked alike."]
+    if any("alike" in standing.marks for standing in found):
+        said.append(f"{ALIKE}: not clearly different from the best. {_clearly(comparison)}")
+    return said
+
+
+def best_in_words(comparison: Comparison) -> list[str]:
+    """By each metric which models are best, and which are not clearly different from it; nothing for fewer than two."""
+    said: list[str] = []
+    for metric in comparison.metrics:
+        by_name = {line.name: line.standings[metric] for line in comparison.lines if metric in line.standings}
+        if not by_name:
+            continue
+        first = [name for name, standing in by_name.items() if standing.place == 1]
+        alike = [name for name, standing in by_name.items() if standing.is_alike and standing.place > 1]
+        more = f"; not clearly different: {', '.join(alike)}" if alike else ""
+        if len(by_name) > len(first) + len(alike):
+            more += "; the others are clearly worse" if alike or len(by_name) > len(first) + 1 else ", clearly"
+        said.append(f"Best by {comparison.shown_name(metric)}: {', '.join(first)}{more}.")
+    return [*said, _clearly(comparison)] if said else []
+
+
+def _clearly(comparison: Comparison) -> str:
+    found = [s for line in comparison.lines for s in line.standings.values() if s.to_best is not None]
+    seeds = " and over seeds" if any(s.to_best_by_seed is not None for s in found) else ""
+    many = "1 comparison" if len(found) == 1 else f"{len(found)} comparisons"
+    return f"Clearly: p (Holm, {many} with the best) below {LEVEL}, over queries{seeds}."
 
 
 def _costs(comparison: Comparison) -> Columns:

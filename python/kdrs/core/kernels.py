@@ -83,9 +83,9 @@ class Table:
         if self._asked is not None:
             self._asked(ids)
         if not self._supported:
-            counts = torch.diff(starts, append=starts.new_tensor([len(ids)]))
+            counts = torch.diff(starts, append=starts.new_full((1,), len(ids)))
             out = self.values.new_zeros(len(starts), self.values.shape[1])
-            return out.index_add(0, torch.repeat_interleave(counts), self._gathered(ids))
+            return out.index_add(0, torch.repeat_interleave(counts, output_size=len(ids)), self._gathered(ids))
         found: Tensor = _Sums.apply(self._token, ids, starts, self._shares)
         return found
 

@@ -34,7 +34,11 @@ class RowTable(nn.Embedding):
         return self.weight
 
     def forward(self, rows: Tensor) -> Tensor:
-        return F.embedding(rows, self.read(rows), self.padding_idx, sparse=True)
+        if self.padding_idx is None or rows.device.type == "cpu":
+            return F.embedding(rows, self.read(rows), self.padding_idx, sparse=True)
+        # torch would look for padding among the rows, and an accelerator be waited for
+        found = F.embedding(rows, self.read(rows), sparse=True)
+        return found * (rows != self.padding_idx).unsqueeze(-1)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies are up to date and owe nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ from kdrs.errors import ConfigError, MissingKnowledge, shown
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher
 from kdrs.training import losses
+from kdrs.training.devices import counts_of, numbers_of, to_device
 from kdrs.training.outline import is_outline
 from kdrs.training.queries import Batch, Epoch, Queries, Task
 from kdrs.training.view import View
@@ -96,10 +97,10 @@ class Entities:
         self.items, self.roles = batch.item_roles
         self.queries: Queries = task.queries(self.rows)
 
-    @cached_property
+    @property
     def both_roles(self) -> Tensor:
         """int64 [T]: places of the items that are positive and negative, ascending."""
-        return (self.roles > 1).nonzero().squeeze(1)
+        return self.batch.both_roles
 
     def of_student(self, view: View) -> Vectors:
         """Representations from the view of the batch."""
@@ -233,8 +234,8 @@ class BatchNeighbourhoods:
 
     def enrich(self, entities: Entities, vectors: Vectors) -> Vectors:
         items = entities.items
-        found = self._seen.pairs_of(entities.queries.users.cpu().numpy())
-        rows, ids = (torch.from_numpy(part).to(items.device, torch.int64) for part in found)
+        found = self._seen.pairs_of(numbers_of(entities.queries.users))
+        rows, ids = (to_device(part, items.device) for part in found)
         places = torch.searchsorted(items, ids).clamp_(max=items.shape[0] - 1)
         met = items[places] == ids
         rows, places = rows[met], places[met]
@@ -245,7 +246,7 @@ class BatchNeighbourhoods:
 
 def _met(own: Tensor, others: Tensor, rows: Tensor, places: Tensor) -> Tensor:
     """½ (own_r + mean of others_p over the pairs (r, p)) for each row r of ``own``; rows without pairs as they are."""
-    counts = torch.bincount(rows, minlength=own.shape[0]).unsqueeze(-1)
+    counts = counts_of(rows, own.shape[0]).unsqueeze(-1)
     sums = own.new_zeros(own.shape).index_add_(0, rows, others[places])
     return _halfway(own, sums / counts.clamp(min=1), counts.squeeze(-1) == 0)
 

@@ -56,6 +56,9 @@ class _Pairs(torch.autograd.Function):
     BLOCK_ROWS = 2048
     """Features made at a time, twice as many of half the size in bfloat16: 20 MB for the entities of a common batch."""
 
+    DEVICE_ROWS = 8192
+    """The same elsewhere than on the CPU, where they are made by a few large kernels."""
+
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, pairs: Tensor, bf16: bool) -> Tensor:
         ctx.save_for_backward(vectors)
@@ -99,6 +102,13 @@ class _Pairs(torch.autograd.Function):
         if bf16:
             columns = F.pad(columns.to(torch.bfloat16), (0, -columns.shape[1] % LANES))
         doubled = columns * 2
+        if vectors.device.type != "cpu":  # each row of the triangle by itself would be hundreds of small kernels
+            left, right = torch.triu_indices(dim, dim, 1, device=vectors.device)
+            for start in range(0, left.shape[0], _Pairs.DEVICE_ROWS):
+                rows = slice(start, min(start + _Pairs.DEVICE_ROWS, left.shape[0]))
+                block = columns[right[rows]] * doubled[left[rows]]
+                yield rows, F.pad(block, (0, 0, 0, -block.shape[0] % LANES)) if bf16 else block
+            return
         size = max(_Pairs.BLOCK_ROWS * (2 if bf16 else 1), dim - 1)
         block = columns.new_zeros(size + -size % LANES, columns.shape[1])
         start = filled = 0

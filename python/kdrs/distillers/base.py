@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from kdrs.errors import ConfigError, shown
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.model import ModelTeacher
+from kdrs.training.devices import host_of, known, to_device
 from kdrs.training.losses import ScoreLoss
 from kdrs.training.outline import OUTLINE, is_outline
 from kdrs.training.queries import Batch, Epoch, Task
@@ -140,6 +142,11 @@ def noise_on(device: torch.device) -> torch.Generator:
 
 def distinct(ids: Tensor, size: int) -> Tensor:
     """The distinct ids of any shape, ascending, int64 [M]; -1 is padding. ``size`` is how many ids there are."""
+    host = host_of(ids)
+    if host is not None:
+        found = np.unique(host)
+        found = found[np.searchsorted(found, 0) :]
+        return known(to_device(found, ids.device), found)
     ids = ids.reshape(-1)
     if size > 16 * ids.numel():
         ids = torch.unique(ids)

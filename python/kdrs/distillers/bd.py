@@ -18,6 +18,7 @@ from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, row_blocks
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training import losses
+from kdrs.training.devices import to_device
 from kdrs.training.outline import is_outline
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View, frozen
@@ -156,7 +157,7 @@ class BD(Distiller):
             self._refresh(epoch, student)
         self._drawn = self.pool[self._start + since * self._stride].long()
         self._all_drawn = bool((self._drawn >= 0).all())
-        self._negatives = None if samples is None else torch.from_numpy(samples).to(self.task.device).long()
+        self._negatives = None if samples is None else to_device(samples, self.task.device)
 
     def base_batch(self, batch: Batch) -> Batch:
         if batch.places is None:
@@ -269,7 +270,7 @@ class BD(Distiller):
             for block in (ours, theirs):
                 if self.config.mask == "multiply-sigmoid":
                     block.sigmoid_()
-                block[torch.from_numpy(within), torch.from_numpy(items).long()] = 0.0
+                block[to_device(within, block.device), to_device(items, block.device)] = 0.0
             rows = None
         return self._discrepancy(ours, theirs, rows, draws, epoch, block_seed)
 

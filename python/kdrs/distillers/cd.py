@@ -18,6 +18,7 @@ from kdrs.errors import ConfigError
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, owners_of
 from kdrs.training import losses
+from kdrs.training.devices import to_device
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
 
@@ -84,7 +85,7 @@ class CD(Distiller):
             nothing = np.full((self.task.n_queries, 1), -1, np.int32)
             seed = self.stream(epoch, "items")
             drawn = sampling.outside(self.task.seen, nothing, self.config.items, rows=self.task.owners, seed=seed)
-            return torch.from_numpy(drawn).long().to(self.task.device)
+            return to_device(drawn, self.task.device)
         if self.config.guide == "student":
             return None
         return self._sample(self.teacher.topk_blocks(self.config.pool) if self._pool is None else self._pool, epoch)
@@ -114,7 +115,7 @@ class CD(Distiller):
             weights = rank_weights((lists >= 0).sum(axis=1), lists.shape[1], unseen, self.config)
             own = stream(seed, part.start) if part.start else seed
             drawn.append(sampling.weighted(lists, weights, self.config.items, seed=own))
-        return torch.from_numpy(np.concatenate(drawn)).long().to(self.task.device)
+        return to_device(np.concatenate(drawn), self.task.device)
 
 
 def rank_weights(lengths: np.ndarray, width: int, unseen: np.ndarray, config: CDConfig) -> np.ndarray:

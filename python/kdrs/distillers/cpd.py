@@ -21,6 +21,7 @@ from kdrs.distillers.base import Distiller, count_alike, distinct, noise_on, onl
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, best_items, owners_of
 from kdrs.training import losses
+from kdrs.training.devices import counts_of, to_device
 from kdrs.training.outline import is_outline
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
@@ -250,7 +251,7 @@ class Penalty(nn.Module):
         elif self._pairs_on:
             second = uniform(1, "uniform", False) if config.pairs == "hybrid" else by_rank(1, "second")
             pairs = np.concatenate([by_rank(1, "first"), second], axis=1)
-        return Draws(*(None if d is None else torch.from_numpy(d).long().to(self.task.device) for d in (lists, pairs)))
+        return Draws(*(None if d is None else to_device(d, self.task.device) for d in (lists, pairs)))
 
     def items(self, batch: Batch) -> Tensor:
         """int64 [M]: the distinct items that the penalty of a batch looks at, ascending."""
@@ -308,7 +309,7 @@ class Penalty(nn.Module):
             places = torch.searchsorted(items, lists).clamp_(max=items.shape[0] - 1)
             pre, post = (torch.bmm(i[places], u.unsqueeze(-1)).squeeze(-1) for u, i in (before, after))  # [E, Q]
             times = torch.searchsorted(asked.ids, batch.queries.rows[batch.triples.rows])
-            times = torch.bincount(times, minlength=asked.ids.shape[0])
+            times = counts_of(times, asked.ids.shape[0])
             mask, tau = lists >= 0, config.list_temperature
             label = losses.masked_log_softmax(pre, mask, tau).exp()
             each = losses.soft_cross_entropy(label, post, mask, tau)

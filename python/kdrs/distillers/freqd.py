@@ -20,6 +20,7 @@ from kdrs.distillers._features import Kind, Projector, cosine_losses, vectors
 from kdrs.distillers.base import Distiller, distinct, noise_on, only, seeded
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, row_blocks
+from kdrs.training.devices import counts_of, host_of
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
 
@@ -117,7 +118,7 @@ class Graph:
     """A sparse matrix of which a few rows are asked for at a time."""
 
     def __init__(self, matrix: scipy.sparse.csr_array, device: torch.device):
-        self.size = matrix.shape[0]
+        self.size, self._lengths = matrix.shape[0], np.diff(matrix.indptr)
         self._indptr, self._columns, self._values = (
             torch.from_numpy(part).to(device)
             for part in (
@@ -129,9 +130,10 @@ class Graph:
 
     def rows(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Entries of rows int64 [X], row after row: where each row begins, int64 [X], columns int64 [E], values float32 [E]."""
-        first, lengths = self._indptr[ids], self._indptr[ids + 1] - self._indptr[ids]
+        first, lengths, host = self._indptr[ids], self._indptr[ids + 1] - self._indptr[ids], host_of(ids)
         starts = lengths.cumsum(0) - lengths
-        places = torch.repeat_interleave(first - starts, lengths)
+        count = None if host is None else int(self._lengths[host].sum())
+        places = torch.repeat_interleave(first - starts, lengths, output_size=count)
         places += torch.arange(places.shape[0], device=places.device)
         return starts, self._columns[places], self._values[places]
 
@@ -140,11 +142,12 @@ class Graph:
     ) -> LowPass:
         """The filter's rows of the distinct ``ids``, int64 [X]; each entry of the graph is kept with the probability ``keep``,
         by ``noise``, and scaled up by its inverse."""
-        starts, linked, values = self.rows(ids)
+        lengths = self._indptr[ids + 1] - self._indptr[ids]
+        _, linked, values = self.rows(ids)
         own = torch.arange(ids.shape[0], device=ids.device)
-        rows = torch.repeat_interleave(own, starts.diff(append=starts.new_tensor([linked.shape[0]])))
+        rows = torch.repeat_interleave(own, lengths, output_size=linked.shape[0])
         if keep < 1:
-            kept = torch.rand(values.shape, generator=noise, device=values.device) < keep
+            kept = (torch.rand(values.shape, generator=noise, device=values.device) < keep).nonzero().squeeze(1)
             rows, linked, values = rows[kept], linked[kept], values[kept] / keep
         if not strength:
             rows, linked, values = rows[:0], linked[:0], values[:0]
@@ -161,7 +164,7 @@ class Graph:
 
 def _csr(rows: Tensor, columns: Tensor, values: Tensor, n_rows: int, n_columns: int) -> Tensor:
     order = torch.argsort(rows, stable=True)
-    indptr = F.pad(torch.bincount(rows, minlength=n_rows).cumsum(0), (1, 0))
+    indptr = F.pad(counts_of(rows, n_rows).cumsum(0), (1, 0))
     return sparse_csr(indptr, columns[order], values[order], n_columns)
 
 

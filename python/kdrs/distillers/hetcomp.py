@@ -18,7 +18,8 @@ from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.settings import Settings
 from kdrs.teachers.base import Stage, Teacher
 from kdrs.training import losses
-from kdrs.training.queries import Batch, Epoch, Queries, Task
+from kdrs.training.devices import counts_of, numbers_of, to_device
+from kdrs.training.queries import Batch, Epoch, Queries, Task, Unique
 from kdrs.training.view import View
 
 LISTED = 100
@@ -102,7 +103,7 @@ class HetComp(Distiller):
     purpose = "compress an ensemble of different teachers, along their training trajectories, from easy to hard"
     reference = "Kang et al., Distillation from heterogeneous models for top-K recommendation, WWW 2023"
     needs = (
-        "saved stages (`train.stages_every`, or a folder of teacher files) of each teacher, and scores; one or several"
+        "saved stages of each teacher (`train.stages_every`, or a folder of teacher files), and scores; one or several"
     )
     default_weight = 1.0
 
@@ -164,8 +165,7 @@ class HetComp(Distiller):
             count = int(degrees[degrees > 0].min())
         # in order of rank, so that the sum is the same whichever teachers the ranks are of
         observed = np.exp(-np.sort(ranks, axis=0) / 10).sum(axis=0) if ranks else np.zeros(task.seen.n_pairs)
-        own = best_seen(task, observed, count)
-        self._observed = torch.from_numpy(own).long().to(device)  # [U, O]
+        self._observed = to_device(best_seen(task, observed, count), device)  # [U, O]
         self.register_buffer("v", torch.zeros(len(teachers), task.n_users, dtype=torch.int64))
         self.register_buffer("last", torch.full((len(teachers), task.n_users), -1.0, dtype=torch.float64))
         self.register_buffer("targets", torch.full((task.n_users, config.target), -1, dtype=torch.int32))
@@ -183,38 +183,42 @@ class HetComp(Distiller):
         if ended >= self.config.every and ended % self.config.every == 0 and not bool(self.fine.all()):
             self._advance(ended, student)
             self._build()
+        self._fine_host = self.fine.cpu().numpy()
         changed = not torch.equal(before, self.fine)
         self.restarts_patience = self.config.restart_patience and changed and bool(self.fine.all())
         if self.config.background is not None:
-            drawn = sampling.outside(
-                self.task.seen, self.targets.cpu().numpy(), self.config.background, seed=self.stream(epoch, "background"),
-                rows=np.arange(self.task.n_users),
-            )  # fmt: skip
-            self._drawn = torch.from_numpy(drawn).long().to(self.task.device)
+            rows, taken = np.arange(self.task.n_users), self.targets.cpu().numpy()
+            seed = self.stream(epoch, "background")
+            drawn = sampling.outside(self.task.seen, taken, self.config.background, seed=seed, rows=rows)
+            self._drawn = to_device(drawn, self.task.device)
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         unique = batch.unique_queries
         users = batch.queries.users[unique.first]
         counts = torch.ones_like(users, dtype=torch.float32)
         if not self.config.unique_queries:
-            counts = torch.bincount(batch.queries.rows, minlength=1)[unique.ids].float()
+            counts = counts_of(torch.searchsorted(unique.ids, batch.queries.rows), unique.ids.shape[0]).float()
         observed, targets = self._observed[users], self.targets[users].long()
         ids = torch.cat([observed, targets], dim=1)
         scores = student.pairs(unique.first.unsqueeze(1), ids.clamp(min=0)).clamp(-CLAMP, CLAMP)
         own, listed = scores.split([observed.shape[1], targets.shape[1]], dim=1)
         known, filled = observed >= 0, targets >= 0
         below = self._below(student, batch, unique.first, users, targets).unsqueeze(1)  # [E, 1]
-        fine = self.fine[users]
+        fine, coarse = self._by_stage(batch, unique, users)
         total = torch.zeros((), device=users.device)
-        coarse = ~fine
-        if not bool(fine.all()):
+        if coarse.numel():
             terms = torch.logaddexp(scores, below) - scores
             per_user = terms.masked_fill(~torch.cat([known, filled], dim=1), 0.0).sum(1)
             total = total + self.config.overall_weight * (per_user * counts)[coarse].sum()
-        if bool(fine.any()):
+        if fine.numel():
             per_user = self._order(own, known, listed, filled, below)
             total = total + self.config.fine_weight * (per_user * counts)[fine].sum()
         return total
+
+    def _by_stage(self, batch: Batch, unique: Unique, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Places of the users at their final states and of the others, int64."""
+        own = self._fine_host[numbers_of(batch.queries.users)[numbers_of(unique.first)]]
+        return to_device(np.flatnonzero(own), users.device), to_device(np.flatnonzero(~own), users.device)
 
     def _order(self, own: Tensor, known: Tensor, listed: Tensor, filled: Tensor, below: Tensor) -> Tensor:
         """L_R a user, float32 [E]."""
@@ -264,10 +268,8 @@ class HetComp(Distiller):
         rows = torch.arange(users.shape[0], device=users.device).repeat_interleave(counts)
         within = torch.arange(rows.shape[0], device=users.device) - (counts.cumsum(0) - counts)[rows]
         listed, places = (targets >= 0).nonzero(as_tuple=True)
-        return (
-            torch.cat([rows, listed]),
-            torch.cat([self._items[starts[rows] + within].long(), targets[listed, places]]),
-        )
+        items = torch.cat([self._items[starts[rows] + within].long(), targets[listed, places]])
+        return torch.cat([rows, listed]), items
 
     def _build(self) -> None:
         """Target lists of the present states, and who is at the final ones."""
@@ -280,6 +282,7 @@ class HetComp(Distiller):
             self.fine.fill_(bool(means.sum() >= (self.config.states - 1) * len(means)))
         else:
             self.fine.copy_(arrived if self.config.stage == "user" else arrived.all().expand_as(arrived))
+        self._fine_host = self.fine.cpu().numpy()
 
     def _advance(self, ended: int, student: Teacher) -> None:
         """One step of dynamic knowledge construction, after epoch ``ended``."""
@@ -419,9 +422,8 @@ def ranks_of_seen(teacher: Teacher, task: Task) -> np.ndarray:
     for start in range(0, seen.n_pairs, 1 << 18):
         part = slice(start, start + (1 << 18))
         users, within = np.unique(rows[part], return_inverse=True)
-        view = teacher.view(task.queries(torch.from_numpy(users).to(task.device)))
-        items = torch.from_numpy(seen.indices[part].astype(np.int64)).to(task.device)
-        scores[part] = view.pairs(torch.from_numpy(within).to(task.device), items).cpu().numpy()
+        asked, places, items = (to_device(ids, task.device) for ids in (users, within, seen.indices[part]))
+        scores[part] = teacher.view(task.queries(asked)).pairs(places, items).cpu().numpy()
     order = np.lexsort((seen.indices, -scores, rows))
     ranks = np.empty(seen.n_pairs, np.int64)
     ranks[order] = np.arange(seen.n_pairs) - seen.indptr[rows[order]]
@@ -459,9 +461,8 @@ def ensemble(
         keys = (np.arange(users.size)[:, None, None] * np.int64(2**31) + items)[known]
         importances = np.broadcast_to(weights, items.shape)
         if stable is not None:
-            importances = importances + np.stack(
-                [stable[m, states[m, users], users] for m in range(n_teachers)], axis=1
-            )
+            more = [stable[m, states[m, users], users] for m in range(n_teachers)]
+            importances = importances + np.stack(more, axis=1)
         values = importances[known]
         distinct, inverse = np.unique(keys, return_inverse=True)
         # each item's importances in ascending order: equal ones have equal sums, whichever teachers they are of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -17,6 +18,7 @@ from kdrs.distillers.base import Distiller, noise_on, only, seeded
 from kdrs.distillers.ftd import cosine_gap
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher
+from kdrs.training.devices import counts_of, to_device
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
 
@@ -106,10 +108,12 @@ class HTD(Distiller):
         """Entity level plus group level, from representations [E, d_T] and [E, d_S] and the groups [E]."""
         order = torch.argsort(groups, stable=True)
         target, source, groups = target[order], source[order], groups[order]
-        sizes = torch.unique_consecutive(groups, return_counts=True)[1]
+        # one look at the device for both: how many groups there are, and how large they are
+        counts = [n for n in counts_of(groups, 2 * self.config.groups).tolist() if n]
+        sizes = to_device(np.array(counts), groups.device)
         t, s = (F.normalize(vectors, dim=-1, eps=1e-12) for vectors in (target, source))
         total = self._group_level(target, source, t, s, sizes)
-        for rows in _runs(sizes.tolist()):
+        for rows in _runs(counts):
             if self.config.pairs == "all":
                 total = total + cosine_gap(target[rows], source[rows])
             else:

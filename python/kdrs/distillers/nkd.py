@@ -135,7 +135,7 @@ class NKD(Distiller):
         return 2 * (EDGE_KEEP if mixing == "graph" else a) * uniform
 
     def _uniform(self, shape: tuple[int, ...] | torch.Size) -> Tensor:
-        return torch.rand(shape, generator=self._noise, device=self._noise.device)
+        return torch.rand(shape, generator=self._noise, device=self.task.device)
 
 
 def nearest(table: Tensor, config: NKDConfig) -> Tensor:

@@ -17,6 +17,7 @@ from kdrs.distillers.base import Distiller, only
 from kdrs.errors import ConfigError
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, best_items
+from kdrs.training.devices import numbers_of, to_device
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
 
@@ -156,10 +157,12 @@ class RD(Distiller):
         """int32 [E, N]; -1 for users with nothing unseen."""
         if self._drawn is not None:
             return self._drawn[queries]
-        users = batch.queries.users[rows].cpu().numpy()
+        users = numbers_of(batch.queries.users)
+        if self.config.unique_queries:
+            users = users[numbers_of(rows)]
         seed = stream(self.seed, "samples", self._epoch.index, self._step)
         self._step += 1
-        return torch.from_numpy(self._sample(users, seed)).to(queries.device)
+        return to_device(self._sample(users, seed), queries.device).int()
 
     def _sample(self, users: np.ndarray, seed: int) -> np.ndarray:
         return sampling.negatives(self.task.seen, users, self.config.samples, seed=seed, exhausted="mask")

@@ -15,6 +15,7 @@ from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, owners_of
 from kdrs.training import losses
+from kdrs.training.devices import to_device
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
 
@@ -57,7 +58,7 @@ class ScoreMatching(Distiller):
         nothing = np.empty((task.n_queries, 0), np.int32)
         rows = owners_of(task, np.arange(task.n_queries))
         drawn = sampling.outside(task.seen, nothing, self.config.sampled, rows=rows, seed=self.stream(epoch, "items"))
-        return torch.from_numpy(drawn).long().to(task.device)
+        return to_device(drawn, task.device)
 
     def on_epoch_start(self, epoch: Epoch, samples: Tensor, student: Teacher) -> None:
         self._drawn = samples

@@ -15,6 +15,7 @@ from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, owners_of
 from kdrs.training import losses
+from kdrs.training.devices import to_device
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
 
@@ -79,11 +80,11 @@ class SLD(Distiller):
         config = self.config
         top = sampling.weighted(self.pool, self.weights, config.top, seed=self.stream(epoch, "top"), order="list")
         if config.label == "order":
-            return torch.from_numpy(top).long().to(self.task.device)
+            return to_device(top, self.task.device)
         rest = sampling.outside(
             self.task.seen, self.pool, config.rest, rows=self._owners, seed=self.stream(epoch, "rest")
         )
-        return torch.from_numpy(np.concatenate([top, rest], axis=1)).long().to(self.task.device)
+        return to_device(np.concatenate([top, rest], axis=1), self.task.device)
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
         self._ids = samples

@@ -17,6 +17,7 @@ from kdrs.data.interactions import Interactions
 from kdrs.distillers.base import Distiller, only
 from kdrs.settings import Settings
 from kdrs.teachers.base import Teacher, owners_of, row_blocks
+from kdrs.training.devices import counts_of, to_device
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
 
@@ -83,7 +84,7 @@ class UnKD(Distiller):
             places = draw_places(lengths, count, self.config.draw_temperature, rng)  # [Q, n, 2]
             rows = np.arange(lists.shape[0])[:, None, None]
             parts.append(np.where(places >= 0, lists[rows, np.maximum(places, 0)], -1))
-        return torch.from_numpy(np.concatenate(parts, axis=1)).long().to(self.task.device)
+        return to_device(np.concatenate(parts, axis=1), self.task.device)
 
     def on_epoch_start(self, epoch: Epoch, samples: Tensor, student: Teacher) -> None:
         self._pairs = samples
@@ -98,7 +99,7 @@ class UnKD(Distiller):
         if self.config.reduction == "paper":
             return losses.mean()
         losses = losses / present.sum(-1).clamp(min=1)
-        times = torch.bincount(torch.searchsorted(asked.ids, batch.queries.rows), minlength=asked.ids.shape[0])
+        times = counts_of(torch.searchsorted(asked.ids, batch.queries.rows), asked.ids.shape[0])
         total = (times * losses).sum()
         return total / len(batch.queries) if self.config.reduction == "mean" else total
 
@@ -153,7 +154,10 @@ def group_lists(teacher: Teacher, task: Task, group: np.ndarray, length: int) ->
     else:
         found = [
             ranking.topk_scores(
-                teacher.score_block(rows)[:, torch.from_numpy(group)], length, seen=seen, rows=owners_of(task, rows)
+                teacher.score_block(rows)[:, to_device(group, task.device)],
+                length,
+                seen=seen,
+                rows=owners_of(task, rows),
             ).items
             for rows in row_blocks(task.n_queries, task.n_items)
         ]

@@ -211,6 +211,8 @@ def _train_epoch(
                 for column, value in enumerate(value for part in parts for value in part):
                     history[step, column] = value
                 if on_pace is not None and step + 1 == paced:
+                    for device in _devices(learners):  # what is queued is not done yet
+                        torch.cuda.synchronize(device)
                     on_pace((time.perf_counter() - began) / paced)
     table = history.double().cpu()  # [batches, parts]
     if not torch.isfinite(table).all():

@@ -10,6 +10,7 @@ from kdrs.core.sampling import stream
 from kdrs.data.interactions import Interactions
 from kdrs.models._noise import uniform
 from kdrs.models.base import ModelConfig, Recommender
+from kdrs.training.devices import host_of
 from kdrs.training.queries import Epoch, Task
 
 
@@ -21,7 +22,7 @@ class Rows(nn.Module):
 
     def __init__(self, seen: Interactions, device: torch.device):
         super().__init__()
-        self.n_columns = seen.shape[1]
+        self.n_columns, self._degrees = seen.shape[1], seen.row_degrees
         self.register_buffer("indptr", torch.from_numpy(seen.indptr.copy()).to(device), persistent=False)
         self.register_buffer("columns", torch.from_numpy(seen.indices.copy()).to(device), persistent=False)
 
@@ -31,9 +32,10 @@ class Rows(nn.Module):
 
     def entries(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The entries of some rows, flat: places within ``rows`` and columns, int64 [P], and each row's start, int64 [R]."""
-        degrees = self.degrees(rows)
+        degrees, host = self.degrees(rows), host_of(rows)
         starts = degrees.cumsum(0) - degrees
-        places = torch.repeat_interleave(degrees)
+        count = None if host is None else int(self._degrees[host].sum())
+        places = torch.repeat_interleave(degrees, output_size=count)
         within = torch.arange(places.shape[0], device=rows.device) - starts[places]
         return places, self.columns[self.indptr[rows][places] + within].long(), starts
 

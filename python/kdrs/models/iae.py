@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdrs.data.interactions import Interactions
 from kdrs.models._variational import VariationalConfig, VariationalModel
+from kdrs.training.devices import unique_of
 from kdrs.training.lazy import Lazy
 from kdrs.training.losses import logsumexp_products
 from kdrs.training.queries import Batch, Queries, Task
@@ -77,7 +78,7 @@ class IAE(VariationalModel):
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         assert isinstance(view, ItemView)
-        return self.rows_loss(torch.unique(batch.positives), view.seed)
+        return self.rows_loss(unique_of(batch.positives)[0], view.seed)
 
 
 class ItemView:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from kdrs.models._graph import BipartiteGraph
 from kdrs.models.base import PairwiseConfig
 from kdrs.models.lightgcn import LightGCN
 from kdrs.training import losses
+from kdrs.training.devices import unique_of
 from kdrs.training.queries import Batch, Epoch, Task
 from kdrs.training.view import View
 
@@ -102,7 +102,7 @@ class SGL(LightGCN):
 
     def _contrast(self, first: Tensor, second: Tensor, ids: Tensor) -> Tensor:
         """-Σ log softmax of each id's own pair of vectors among all, ids with multiplicity."""
-        unique, counts = torch.unique(ids, return_counts=True)
+        unique, counts = unique_of(ids)
         own = F.embedding(unique, first) / self.config.temperature
         together = (own * F.embedding(unique, second)).sum(-1)
         return (counts * (losses.logsumexp_products(own, second) - together)).sum()

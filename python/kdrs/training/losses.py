@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdrs.core.kernels import RelaxedRanking, supported
+from kdrs.training.devices import counts_of
 
 
 def bpr(positive: Tensor, negative: Tensor, *, average: bool = False) -> Tensor:
@@ -303,7 +304,8 @@ class _HiddenPairs:
         self._across = -(-n_columns // width)
         tiles, order = torch.sort(rows // height * self._across + columns // width)
         self._rows, self._columns = rows[order] % height, columns[order] % width
-        self._ends = [0, *tiles.bincount(minlength=-(-n_rows // height) * self._across).cumsum(0).tolist()]
+        counts = counts_of(tiles, -(-n_rows // height) * self._across)
+        self._ends = [0, *counts.cumsum(0).tolist()]
 
     def within(self, down: int, across: int) -> tuple[Tensor, Tensor]:
         """Those of a tile, counted from its corner."""

@@ -343,7 +343,7 @@ class Adagrad:
                 self._sums[name] = torch.full_like(
                     parameter, self.initial * multiplicity**2, memory_format=torch.contiguous_format
                 )
-                self._steps[name] = torch.zeros((), device=parameter.device)
+                self._steps[name] = torch.zeros(())  # torch reads it in every step: an accelerator would be waited for
             if touching is not None and self.weight_decay:
                 gradient = torch.zeros_like(parameter).index_add_(0, *touching)
             if gradient is not None:
@@ -384,7 +384,7 @@ class Adagrad:
         for name, parameter in self.parameters.items():
             if f"{name}/sum" in tensors:
                 self._sums[name] = tensors[f"{name}/sum"].to(parameter.device, copy=True)
-                self._steps[name] = tensors[f"{name}/step"].to(parameter.device, copy=True)
+                self._steps[name] = tensors[f"{name}/step"].to("cpu", copy=True)
 
 
 def _multiplicities(given: Mapping[str, float] | None, parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:

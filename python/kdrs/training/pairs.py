@@ -12,6 +12,7 @@ from torch import Tensor
 from kdrs.core import sampling
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError
+from kdrs.training.devices import known, to_device
 from kdrs.training.queries import Batch, Epoch, Queries
 
 
@@ -162,9 +163,11 @@ class PairBatches:
         rows = self._order[part]
         negatives = self._negatives[part if self._ordered else rows]
         pairs = rows // self._per_pair if self._per_pair > 1 else rows
-        columns = (
-            torch.from_numpy(ids).to(self.device, torch.int64).split(self.batch_size)
-            for ids in (self._users[pairs], self._items[pairs], negatives, rows)
-        )
+        columns = (self._pieces(ids) for ids in (self._users[pairs], self._items[pairs], negatives, rows))
         for asked, positives, drawn, places in zip(*columns, strict=True):
             yield Batch(Queries(asked, asked, targets=positives), positives, drawn, places)
+
+    def _pieces(self, ids: np.ndarray) -> list[Tensor]:
+        """Of each batch, on the device: one copy for all."""
+        tensors = to_device(ids, self.device).split(self.batch_size)
+        return [known(t, ids[at * self.batch_size :][: len(t)]) for at, t in enumerate(tensors)]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kdrs.core import sampling
 from kdrs.data.interactions import Interactions
+from kdrs.training.devices import counts_of, host_of, known, to_device
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Batch:
         rows, positives = self.rows[0], self.positives
         if not self.negatives.numel():
             return Triples(rows, positives, positives.new_empty(positives.shape[0], 0))
-        counts = torch.bincount(self.rows[1], minlength=len(self.queries))
+        counts = counts_of(self.rows[1], len(self.queries))
         starts = counts.cumsum(0) - counts
         kept = counts[rows] > 0
         rows, positives = rows[kept], positives[kept]
@@ -117,6 +118,10 @@ class Batch:
     @cached_property
     def unique_queries(self) -> Unique:
         """The distinct query rows: U_B of the papers."""
+        host = host_of(self.queries.rows)
+        if host is not None:
+            distinct, first_rows = np.unique(host, return_index=True)
+            return Unique(*id_tensors(self.queries.rows.device, distinct, first_rows))
         ids, inverse = torch.unique(self.queries.rows, return_inverse=True)
         places = torch.arange(inverse.shape[0], device=ids.device)
         first = ids.new_full(ids.shape, inverse.shape[0]).scatter_reduce_(0, inverse, places, "amin")
@@ -128,9 +133,30 @@ class Batch:
 
         int64 [E] and float32 [E] of 1 or 2: I_B = P_B ∪ N_B of the papers, each role de-duplicated by itself.
         """
+        hosts = self._host_roles
+        if hosts is not None:
+            device = self.positives.device
+            return known(to_device(hosts[0], device), hosts[0]), to_device(hosts[1], device).to(torch.float32)
         positives, negatives = torch.unique(self.positives), torch.unique(self.negatives)
         ids, roles = torch.unique(torch.cat([positives, negatives]), return_counts=True)
         return ids, roles.to(torch.float32)
+
+    @cached_property
+    def both_roles(self) -> Tensor:
+        """int64 [T]: places of the items of ``item_roles`` that are positive and negative, ascending."""
+        hosts = self._host_roles
+        if hosts is not None:
+            return to_device(np.flatnonzero(hosts[1] > 1), self.positives.device)
+        return (self.item_roles[1] > 1).nonzero().squeeze(1)
+
+    @cached_property
+    def _host_roles(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """``item_roles`` where they are known without waiting for the device."""
+        positives, negatives = host_of(self.positives), host_of(self.negatives)
+        if positives is None or negatives is None:
+            return None
+        both = np.concatenate([np.unique(positives), np.unique(negatives)])
+        return np.unique(both, return_counts=True)
 
 
 @dataclass(frozen=True)
@@ -212,4 +238,5 @@ class Task(Protocol):
 
 
 def id_tensors(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
-    return [torch.from_numpy(array).to(device, torch.int64) for array in arrays]
+    """int64, on the device, which knows what the host knows of them (`kdrs.training.devices`)."""
+    return [known(to_device(array, device), array) for array in arrays]

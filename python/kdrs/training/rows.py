@@ -14,6 +14,7 @@ from torch import Tensor
 from kdrs.core import sampling
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError
+from kdrs.training.devices import numbers_of
 from kdrs.training.queries import Batch, Epoch, Queries, id_tensors
 
 
@@ -106,7 +107,7 @@ class UserTask(RowTask):
 
     def redrawn(self, batch: Batch, seed: int) -> Batch:
         """A batch of this task with other negatives, for a model that learns from the same users beside another one."""
-        rows, items = self._drawn(batch.queries.users.cpu().numpy(), seed)
+        rows, items = self._drawn(numbers_of(batch.queries.users), seed)
         negatives, at = id_tensors(self.device, items, rows)
         return replace(batch, negatives=negatives, rows=(batch.positive_rows, at))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from kdrs.core import sampling
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError
+from kdrs.training.devices import host_of, known, numbers_of
 from kdrs.training.queries import Batch, Epoch, Queries, Task, Triples, id_tensors
 
 
@@ -136,7 +137,9 @@ class SequenceTask:
         return self._after[1]
 
     def queries(self, rows: Tensor) -> Queries:
-        users = self._users[rows]
+        users, host = self._users[rows], host_of(rows)
+        if host is not None and self.owners is not None:
+            users = known(users, self.owners[host])
         return Queries(rows, users, self._history(users, self._ends[rows]))
 
     def ends(self, rows: Tensor) -> Tensor:
@@ -177,7 +180,7 @@ class SequenceTask:
 
     def redrawn(self, batch: Batch, seed: int) -> Batch:
         """A batch of this task with other negatives, for a model that learns from the same instances beside another one."""
-        owners = batch.queries.users[batch.positive_rows].cpu().numpy()
+        owners = numbers_of(batch.queries.users)[numbers_of(batch.positive_rows)]
         drawn = sampling.negatives(self.seen, owners, self.n_negatives, seed=seed, threads=self.threads)
         (negatives,) = id_tensors(self.device, drawn.reshape(-1) if self.flat else drawn)
         return replace(batch, negatives=negatives)
@@ -246,7 +249,7 @@ class SequenceBatches:
         )
 
     def _tensor(self, ids: NDArray[np.integer]) -> Tensor:
-        return torch.from_numpy(ids).to(self._task.device, torch.int64)
+        return id_tensors(self._task.device, ids)[0]
 
 
 def translated(queries: Queries, asked: Task, own: Task) -> Queries:

@@ -1,0 +1,76 @@
+"""A comparison as tables for a paper: LaTeX with booktabs, nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kdrs import __version__
+from kdrs.comparison.tables import tables_of
+from kdrs.escaping import latex
+
+if TYPE_CHECKING:
+    from kdrs.comparison.result import Comparison
+    from kdrs.comparison.tables import Table
+
+_MINUS = re.compile(r"(?<![\w.}])-(?=[\d.])")
+
+
+def latex_of(comparison: Comparison) -> str:
+    """One ``table`` for each table of the comparison, to be taken into a document by ``\\input``."""
+    head = (
+        f"% Written by kdrs {__version__}. In the preamble: \\usepackage{{booktabs}}\n"
+        "% Names with letters beyond Latin take LuaLaTeX or XeLaTeX.\n"
+    )
+    blocks = [_float(table) for table in tables_of(comparison)]
+    if comparison.warnings:
+        # as a comment: a paper has no place for them, but who copies the table should meet them
+        blocks.append("\n".join(f"% warning: {latex(warning)}" for warning in comparison.warnings))
+    return head + "\n" + "\n\n".join(blocks) + "\n"
+
+
+def _float(table: Table) -> str:
+    said = " ".join(map(latex, (f"{table.title[:1].upper()}{table.title[1:]}.", *table.key)))
+    notes = " ".join(map(latex, table.notes))
+    below = [rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}"] if notes else []
+    return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{said}}}", tabular(table), *below, r"\end{table}"])
+
+
+def tabular(table: Table) -> str:
+    """The table alone."""
+    tall = max(header.count("\n") for header in table.headers) + 1
+    heads = [([""] * tall + header.split("\n"))[-tall:] for header in table.headers]
+    align = "".join("l" if column < table.words else "r" for column in range(len(heads)))
+    rows = [
+        [
+            latex(cell) if column < table.words else _marked(_numbers(cell), table.marks.get((at, column), ()))
+            for column, cell in enumerate(row)
+        ]
+        for at, row in enumerate(table.rows)
+    ]
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{align}}}",
+            r"\toprule",
+            *(_row([latex(head[at]) for head in heads]) for at in range(tall)),
+            r"\midrule",
+            *map(_row, rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(cells).strip() + r" \\"
+
+
+def _numbers(cell: str) -> str:
+    """A cell whose minus signs are no hyphens."""
+    return _MINUS.sub("$-$", latex(cell.strip()))
+
+
+def _marked(cell: str, marks: Sequence[str]) -> str:
+    text = rf"\textbf{{{cell}}}" if "best" in marks else rf"\underline{{{cell}}}" if "second" in marks else cell
+    return rf"{text}$^{{\approx}}$" if "alike" in marks else text
