@@ -107,7 +107,11 @@ def page_of(made: Made) -> str:
 
 def _machine(origin: dict[str, Any]) -> str:
     told = {"torch": origin.get("torch"), "commit": str(origin.get("commit"))[:12]}
-    parts = [str(origin.get("processor", "?")), f"{origin.get('cores', '?')} cores", *(f"{k} {v}" for k, v in told.items())]
+    parts = [
+        str(origin.get("processor", "?")),
+        f"{origin.get('cores', '?')} cores",
+        *(f"{k} {v}" for k, v in told.items()),
+    ]
     return ", ".join(parts)
 
 
