@@ -242,10 +242,8 @@ def test_device_path(block_bytes):
     rows = rng.integers(0, 9, 40)
     for k in (0, 1, 30, 200, 210):
         expected = ranking.topk(q, x, k, seen=seen, rows=rows, bias=bias)
-        result = ranking.Ranking(
-            *ranking.topk_on_device(
-                torch.from_numpy(q), torch.from_numpy(x), k, seen=seen, rows=rows, bias=bias, block_bytes=block_bytes
-            )
+        result = ranking.topk_on_device(
+            torch.from_numpy(q), torch.from_numpy(x), k, seen=seen, rows=rows, bias=bias, block_bytes=block_bytes
         )
         assert np.array_equal(result.items.numpy(), expected.items)
         assert np.array_equal(result.scores.numpy(), expected.scores)

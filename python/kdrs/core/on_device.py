@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kdrs.core.sampling import Array
 
 
-def topk_on_device(
+def lists_on_device(
     queries: torch.Tensor,
     items: Array,
     k: int,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kdrs import _core
 from kdrs.core.codes import Codes, pair_scores, paired
-from kdrs.core.on_device import topk_on_device
+from kdrs.core.on_device import lists_on_device
 from kdrs.core.sampling import (
     array_of,
     check_room,
@@ -34,6 +34,8 @@ from kdrs.data.checks import check_lists
 from kdrs.errors import ConfigError, DataError, shown
 
 if TYPE_CHECKING:
+    import torch
+
     from kdrs.core.sampling import Array
 
 
@@ -96,7 +98,7 @@ def topk(
     if on_other_device(queries):
         q_there: Any = queries
         x_there: Any = items
-        return Ranking(*topk_on_device(q_there, x_there, k, seen=seen, rows=rows, bias=bias))
+        return topk_on_device(q_there, x_there, k, seen=seen, rows=rows, bias=bias)
     q, x, b = _factors(queries, items, bias)
     length = _length(k, len(q), len(x))
     out = _core.topk(q, x, b, _seen(seen), rows_of(rows), length, threads_of(threads), simd_path())
@@ -209,6 +211,20 @@ def scores(
         return _like(out, queries)
     q, x, b = _factors(queries, items, bias)
     return like(_core.listed_scores(q, x, b, wanted, threads_of(threads), simd_path()), queries)
+
+
+def topk_on_device(
+    queries: torch.Tensor,
+    items: Array,
+    k: int,
+    *,
+    seen: Any = None,
+    rows: Array | None = None,
+    bias: Array | None = None,
+    block_bytes: int = 2**28,
+) -> Ranking:
+    """:func:`topk` by torch, on the device of ``queries``; a block of scores takes at most ``block_bytes``."""
+    return Ranking(*lists_on_device(queries, items, k, seen=seen, rows=rows, bias=bias, block_bytes=block_bytes))
 
 
 def topk_scores(

@@ -62,7 +62,8 @@ class Recommend:
     def __call__(self, batch: Mapping[str, Any]) -> Columns:
         """Of columns by name (arrays or lists ``[rows]``; a frame has them too). Raises ``DataError`` for a column that is not
         there, and as `Student.recommend` does."""
-        found = self._found(self._column(batch, self.user), self.histories and self._column(batch, self.histories))
+        given = None if self.histories is None else self._column(batch, self.histories)
+        found = self._found(self._column(batch, self.user), given)
         return {name: _texts(values) if values.dtype == object else values for name, values in found.columns().items()}
 
     def arrow(self, batches: Iterable[Any]) -> Iterator[Any]:
@@ -97,7 +98,7 @@ class Recommend:
         return self.student.recommend(
             users,
             min(self.k, len(self.student.items)),
-            histories=histories or None,
+            histories=histories,
             seen=self.seen,
             unknown=self.unknown,
             threads=self.threads,
