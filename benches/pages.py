@@ -68,9 +68,11 @@ LINKS = {
         "trajectories", "ftd", "rd-caser", "hetcomp", "sasrec", "rce-kd", "bd", "unkd", "family-epochs",
     ],
     "What is the best student of so many bytes?": ["frontier", "frontier-citeulike", "frontier-ml-100k", "frontier-gowalla"],
-    "What does it cost?": ["costs", "costs-models", "costs-gowalla", "growth", "million", "epoch", "lazy-adam", "memory"],
+    "What does it cost?": [
+        "costs", "costs-models", "costs-gowalla", "growth", "million", "projection", "epoch", "lazy-adam", "memory",
+    ],
     "When does a run stop, and do verdicts agree with seeds?": ["stopping", "verdicts"],
-    "How fast is it?": ["core", "codes", "serving", "products", "plain-loops"],
+    "How fast is it?": ["core", "codes", "serving", "one-query", "products", "plain-loops"],
 }  # fmt: skip
 
 

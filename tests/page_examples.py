@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -386,3 +387,41 @@ def searched() -> Example:
     names = yield {}
     assert len(names["found"].trials["cd"]) == 2
     assert names["printed"].startswith("{'train.lr': ")
+
+
+class Frame:
+    """Of an engine, as far as the page asks: what is called, and with what."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*given: Any, **named: Any) -> Frame:
+            self.calls[name] = (given, named)
+            return self
+
+        return self if name in ("read", "write", "data") else call
+
+
+@example("docs/scale.md", "map_batches")
+def scale_ray() -> Example:
+    """With a stand-in: a cluster of two workers is in test_batches.py."""
+    data, frame = served(), Frame()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "ray", frame)  # type: ignore[arg-type]
+        yield {"path": Path("student.safetensors").absolute()}
+    (made,), options = frame.calls["map_batches"]
+    found = made(*options["fn_constructor_args"])({"user": list(data.users)[:3]})
+    assert len(found["item"]) == 60
+    assert set(options) == {"fn_constructor_args", "concurrency", "batch_size"}
+
+
+@example("docs/scale.md", "mapInArrow")
+def scale_spark() -> Example:
+    """With a stand-in: batches of Arrow are in test_batches.py."""
+    data, frame = served(), Frame()
+    names = yield {"path": Path("student.safetensors").absolute(), "spark": frame}
+    (function, schema), _ = frame.calls["mapInArrow"]
+    assert function == names["lists"].arrow
+    assert schema == kdrs.Recommend.SCHEMA
+    assert len(names["lists"]({"user": list(data.users)[:3]})["item"]) == 60

@@ -148,6 +148,12 @@ CASES = {
         names=("leave",),
     ),
     "JSON and more": Case((*TRAIN, "--json", "--verbose"), "leave --verbose out", (*TRAIN, "--json")),
+    "no run": Case(("eval",), "kdrs eval RUN", ("eval", "t")),
+    "a share without a file": Case(
+        ("eval", "t", "--share", "1/2"),
+        "name the file of the whole report",
+        ("eval", "t", "--share", "1/2", "--out", "r.json"),
+    ),
     "a part that is none": Case(
         ("eval", "t", "--part", "tset"), "did you mean 'test'", ("eval", "t", "--part", "test")
     ),

@@ -14,6 +14,7 @@ LAYERS = (
     ("escaping",),
     ("errors",),
     ("_files", "_documents", "_memory", "plugins", "settings"),
+    ("_parts",),
     ("data",),
     ("core",),
     ("compact",),

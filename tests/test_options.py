@@ -76,7 +76,7 @@ IMPOSSIBLE = {
     "--alone": "nowhere", "--k": 0, "--histories": "nowhere", "--items": "nowhere", "--exclude": "nowhere", "--unknown": "none",
     "--metric": "none", "--side": "none", "--item-names": "nowhere", "--budget": "9/1", "--bits": 5, "--users": "none",
     "--from": "none", "--user-ids": "nowhere", "--item-ids": "nowhere", "--missing": "none", "--items-alone": "nobody",
-    "--log": "nothing", "--jobs": 0, "--trials": 0, "--sampler": "none",
+    "--log": "nothing", "--jobs": 0, "--trials": 0, "--sampler": "none", "--share": "3/2",
     "--cold-items": "none", "--cold-users": "none", "--candidates": -1, "--id-order": "none",
 }  # fmt: skip
 FLAGS = {
@@ -132,6 +132,7 @@ PATHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "eval, two": (("eval",), ("{t}", "{s}")),
     "eval, one": (("eval",), ("{t}",)),
+    "eval, out": (("eval",), ("{t}", "--out", "e.json")),
     "report": (("report",), ("{t}", "{s}", "--out", "r")),
     "prepare": (("data", "prepare"), ("{clicks}", "--out", "p")),
     "prepare, dry": (("data", "prepare"), ("{clicks}", "--dry-run")),

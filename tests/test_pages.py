@@ -187,6 +187,7 @@ def stand_ins(page: str, data: Path) -> None:
         "docs/runs.md": [("runs/student", "10")],
         "docs/serving.md": [("runs/teacher", "64")],
         "docs/search.md": [("runs/teacher", "32")],
+        "docs/scale.md": [("runs/student", "10")],
     }
     for name, some in (("some", loaded.users[:5]), ("shop", loaded.items[:40]), ("sold", loaded.items[30:50])):
         Path(f"{name}.txt").write_text("".join(f"{one}\n" for one in some))

@@ -25,6 +25,7 @@ ORDERS = {
         ("call",),
         ("draws", "lists", "names", "networks", "products", "tables"),
         ("codes",),
+        ("catalogue",),
     ),
 }
 """Lowest first. A module uses what stands before it, and what belongs to itself."""

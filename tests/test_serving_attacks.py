@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -303,6 +304,8 @@ BAD_PARTS = {
     "other bytes": ("l.parquet", lambda place: place.write_bytes(b"garbage")),
     "cut Parquet": ("l.parquet", lambda place: place.write_bytes(place.read_bytes()[:-9])),
     "other columns": ("l.parquet", lambda place: pl.DataFrame({"a": [1]}).write_parquet(place)),
+    "a line less": ("l.csv", lambda place: place.write_bytes(place.read_bytes()[:-1].rpartition(b"\n")[0] + b"\n")),
+    "one digit": ("l.jsonl", lambda place: place.write_bytes(place.read_bytes().replace(b'"rank":5', b'"rank":4'))),
     "other types": (
         "l.parquet",
         lambda place: pl.read_parquet(place).with_columns(pl.col("score").cast(pl.Float64)).write_parquet(place),
@@ -323,9 +326,51 @@ def test_parts_that_are_none(odd, tmp_path, out, harm):
     stem, _, ending = out.partition(".")
     harm(tmp_path / f"{stem}.part-2-of-2.{ending}")
     error = fails(3, "recommend", "--merge", "--out", out)
-    assert "is no file of lists, or cut short" in error
+    assert "is damaged, cut short, or not the file that was written" in error or "is no file" in error
     assert f"--part 2/2 --out {out}" in error
     assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize("out", ["l.parquet", "l.csv", "l.jsonl"])
+def test_parts_of_other_students_and_options(odd, tmp_path, out):
+    """What was made otherwise is refused, and made again it fits."""
+    (tmp_path / "some.txt").write_text("7\n8\n")
+    (tmp_path / "pairs.csv").write_text("user,item\n7,7\n")
+    part = lambda number, *more, of="odd.safetensors": ok(
+        "recommend", of, "--k", 5, "--out", out, "--part", f"{number}/2", *more
+    )
+    part(1)
+    other = Student.load("odd.safetensors")
+    table = other.tables.items[np.arange(N_ITEMS)[::-1]]
+    Student(
+        Tables(table, other.tables.users, bias=other.tables.bias), other.items, other.users, seen=other.seen,
+        popular=other.popular, popular_counts=other.popular_counts,
+    ).save("other.safetensors")  # fmt: skip
+    for more, named in (
+        ((), "the student"), (("--k", 4), "--k is 5 and 4"), (("--seen", "none"), "--seen is data and none"),
+        (("--items", "some.txt"), "--items"), (("--exclude", "pairs.csv"), "--exclude"),
+        (("--seen", "pairs.csv"), "--seen"), (("--unknown", "skip"), "--unknown is popular and skip"),
+        (("--users", "some.txt", "--unknown", "popular"), "the users"),
+    ):  # fmt: skip
+        part(2, *more, of="odd.safetensors" if more else "other.safetensors")
+        error = fails(3, "recommend", "--merge", "--out", out)
+        assert f"parts 1 and 2 of 2 were not made alike: {named}" in error
+        assert not (tmp_path / out).exists()
+    part(2)
+    beside = tmp_path / f"{Path(out).stem}.part-2-of-2{Path(out).suffix}.json"
+    kept = beside.read_bytes()
+    for harm, message in (
+        (lambda: beside.unlink(), "what l.part-2-of-2"),
+        (lambda: beside.write_bytes(b"{"), "is damaged"),
+        (lambda: beside.write_bytes(b"[]"), "does not tell of part 2 of 2"),
+        (lambda: beside.write_bytes(kept.replace(b"2,", b"1,", 1)), "does not tell of part 2 of 2"),
+    ):
+        harm()
+        assert message in fails(3, "recommend", "--merge", "--out", out)
+        beside.write_bytes(kept)
+    ok("recommend", "--merge", "--out", out)
+    ok("recommend", "odd.safetensors", "--k", 5, "--out", f"whole{Path(out).suffix}")
+    assert (tmp_path / out).read_bytes() == (tmp_path / f"whole{Path(out).suffix}").read_bytes()
 
 
 def test_parts_without_lists(odd, tmp_path):

@@ -28,6 +28,7 @@ _PUBLIC = {
     "Queries": "kdrs.training.queries",
     "Report": "kdrs.evaluation.report",
     "RunConfig": "kdrs.runs.config",
+    "Recommend": "kdrs.student.batches",
     "Recommendations": "kdrs.student",
     "Selection": "kdrs.evaluation.protocols",
     "SequenceTask": "kdrs.training.sequences",
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from kdrs.runs.importing import import_teacher
     from kdrs.runs.opened import load_run
     from kdrs.student import Recommendations, Student
+    from kdrs.student.batches import Recommend
     from kdrs.studies.sweep import sweep
     from kdrs.teachers.file import FileTeacher
     from kdrs.teachers.model import ModelTeacher
@@ -102,11 +104,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch", "Codes", "Dataset", "DotView", "Entry", "Evaluator", "Factors", "FileTeacher", "Interactions", "ItemTask",
-    "Learner", "ModelTeacher", "Names", "PairTask", "Queries", "Recommendations", "Report", "RunConfig", "Selection",
-    "SequenceTask", "Student", "Term", "UserTask", "View", "__version__", "compare", "compare_runs", "compress", "data",
-    "distillers", "errors", "execute", "export", "fit", "import_teacher", "kernels", "load_run", "losses", "models",
-    "overlap", "popularity", "protocols", "ranking", "resolve", "sampling", "save_teacher", "scoring_seconds",
-    "significance", "sweep", "trackers",
+    "Learner", "ModelTeacher", "Names", "PairTask", "Queries", "Recommend", "Recommendations", "Report", "RunConfig",
+    "Selection", "SequenceTask", "Student", "Term", "UserTask", "View", "__version__", "compare", "compare_runs", "compress",
+    "data", "distillers", "errors", "execute", "export", "fit", "import_teacher", "kernels", "load_run", "losses", "models",
+    "overlap", "popularity", "protocols", "ranking", "resolve", "sampling", "save_teacher", "scoring_seconds", "significance",
+    "sweep", "trackers",
 ]  # fmt: skip
 
 

@@ -4,12 +4,14 @@ Arrays are C-contiguous, aligned and of exactly the stated dtype; results are ne
 ``kdrs.errors.DataError``; a result that the machine cannot hold is a ``MemoryError``. Lists are no longer than the catalogue.
 """
 
-from typing import TypeAlias
+from typing import TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "PackedCodes",
+    "PackedFactors",
     "adam_catch_up",
     "adam_catch_up_rows",
     "adam_step_rows",
@@ -66,6 +68,28 @@ _Ledger: TypeAlias = tuple[_Floats, _Ints, bool]
 _Step: TypeAlias = tuple[float, float, float]
 _Codes: TypeAlias = tuple[NDArray[np.uint8], _Floats, int, int]
 _Scorer: TypeAlias = _Floats | tuple[_Floats, _Floats] | tuple[_Floats, _Floats, _Floats]
+
+@final
+class PackedFactors:
+    """Items [I, D] and biases [I], which are read again by each call, packed."""
+
+    def __new__(cls, items: _Floats, bias: _Floats | None, threads: int, simd_path: str | None) -> PackedFactors: ...
+    def topk(
+        self, queries: _Floats, seen: _Seen | None, rows: _Rows | None, k: int, threads: int, simd_path: str | None
+    ) -> tuple[_Ints, _Floats]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+@final
+class PackedCodes:
+    """Items of codes and biases [I], packed."""
+
+    def __new__(cls, items: _Codes, bias: _Floats | None, threads: int, simd_path: str | None) -> PackedCodes: ...
+    def topk(
+        self, queries: _Codes, seen: _Seen | None, rows: _Rows | None, k: int, threads: int, simd_path: str | None
+    ) -> tuple[_Ints, _Floats]: ...
+    @property
+    def nbytes(self) -> int: ...
 
 def negatives(
     seen: _Seen, rows: NDArray[np.integer], n: int, seed: int, mask: bool, threads: int, simd_path: str | None

@@ -10,13 +10,22 @@ import typer
 
 from kdrs.cli.choices import PARTS, PROTOCOLS, TESTS, listed
 from kdrs.cli.options import CoreThreads, Document
-from kdrs.cli.output import messages, say, say_json, tell
+from kdrs.cli.output import aligned, messages, say, say_json, tell
+from kdrs.errors import ConfigError, MachineError, nearest, shown
+from kdrs.escaping import visible
 
 if TYPE_CHECKING:
     from kdrs.comparison.compare import Comparison
+    from kdrs.evaluation.report import Report
 
 Runs = Annotated[
     list[Path], typer.Argument(help="Run directories or teacher files; seed-N folders of one parent are one model.")
+]
+Some = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Run directories or teacher files; seed-N folders of one parent are one model.", show_default=False
+    ),
 ]
 Data = Annotated[
     str | None, typer.Option("--data", help="Prepared data set. (default: the first run's)", show_default=False)
@@ -54,6 +63,24 @@ Test = Annotated[
     str | None,
     typer.Option("--test", help=f"Paired test: {listed(TESTS)}. (default: randomisation)", show_default=False),
 ]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="File for the report of one run, .json, with the values of all queries beside it. (default: none)",
+        show_default=False,
+    ),
+]
+Share = Annotated[
+    str | None,
+    typer.Option(
+        "--share",
+        metavar="I/N",
+        help="This share of the queries alone, into a part beside --out. (default: 1/1)",
+        show_default=False,
+    ),
+]
+Merge = Annotated[bool, typer.Option("--merge", help="Join the parts that lie beside --out.")]
 ItemNames = Annotated[
     Path | None,
     typer.Option(
@@ -70,17 +97,90 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    runs: Runs, data: Data = None, protocol: ProtocolName = None, part: Part = "test", metrics: Metrics = None,
-    teacher: Teacher = None, baseline: Baseline = None, test: Test = None, threads: CoreThreads = None,
-    as_json: Document = False,
+    runs: Some = [],  # noqa: B006
+    data: Data = None, protocol: ProtocolName = None, part: Part = "test", metrics: Metrics = None,
+    teacher: Teacher = None, baseline: Baseline = None, test: Test = None, out: Out = None, share: Share = None,
+    merge: Merge = False, threads: CoreThreads = None, as_json: Document = False,
 ) -> None:  # fmt: skip
     """Evaluate finished runs anew and compare them: transfer ratio, quality, bytes, speed, paired tests."""
+    if out is not None or share is not None or merge:
+        others = {"--metrics": metrics, "--teacher": teacher, "--baseline": baseline, "--test": test}
+        if merge:
+            others |= {"--share": share, "--data": data, "--protocol": protocol}
+        _write(runs, out, share, merge, others, (data, protocol, part, threads), as_json)
+        return
+    if not runs:
+        raise ConfigError("no run is named", "kdrs eval RUN")
     compared = _compare(runs, data, protocol, part, metrics, teacher, baseline, test, threads)
     if as_json:
         _warn(compared)
         say_json(compared.to_json())
     else:
         compared.print()
+
+
+def _write(
+    runs: list[Path], out: Path | None, share: str | None, merge: bool, others: dict[str, Any],
+    options: tuple[str | None, str | None, str, int | None], as_json: bool,
+) -> None:  # fmt: skip
+    """The report of one run into a file, or a share of it, or shares joined."""
+    from kdrs._parts import describe, part_of, share_of
+    from kdrs.evaluation.portions import merge as join
+    from kdrs.evaluation.portions import portions_of
+
+    option = "--merge" if merge else "--share" if share is not None else "--out"
+    if out is None:
+        raise ConfigError(f"{option} without --out", "name the file of the whole report: parts lie beside it")
+    if idle := next((name for name, value in others.items() if value is not None), None):
+        doing = "joins parts as they are" if merge else "writes all metrics of one run"
+        raise ConfigError(f"{idle} is given with {option}, which {doing}", f"leave {idle} out")
+    if merge:
+        if runs:
+            raise ConfigError("--merge joins the parts of a file, and needs no run", "kdrs eval --merge --out FILE")
+        count, joined = join(out)
+        _say_report(out, joined, as_json, {"parts": count})
+        return
+    if len(runs) != 1:
+        raise ConfigError(
+            f"--out is the report of one run, and {len(runs)} are named", "name one, or compare several by kdrs report"
+        )
+    part_and_of = None if share is None else share_of(share, "--share")
+    data, protocol, part, threads = options
+    _check_name("--part", part, PARTS)
+    from kdrs.data import Dataset
+    from kdrs.runs.compared import measured
+
+    with messages():
+        dataset = None if data is None else Dataset.load(data)
+        portion, made_of = measured(
+            runs[0], part_and_of or (1, 1), dataset=dataset, protocol_name=protocol, part=part, threads=threads
+        )
+        if part_and_of is None:
+            report = portion.report()
+            report.save(out)
+            _say_report(out, report, as_json, {})
+            return
+        place = part_of(portions_of(out), *part_and_of)
+        portion.save(place)
+        describe(place, part_and_of, made_of)
+    if as_json:
+        say_json({"file": str(place), "queries": portion.rows.size})
+    else:
+        say(f"{visible(str(place))}: {portion.rows.size:,} queries")
+
+
+def _say_report(out: Path, report: Report, as_json: bool, more: dict[str, Any]) -> None:
+    if as_json:
+        say_json({"file": str(out), **more, **report.to_json()})
+        return
+    joined = f" of {more['parts']} parts" if more else ""
+    say(f"{visible(str(out))}: the report{joined}, {report.part}, {report.n:,} queries")
+    say(aligned({f"  {report.shown_name(name)}": f"{value:.4f}" for name, value in report.means().items()}))
+
+
+def _check_name(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise ConfigError(f"{option} is {shown(value)}", nearest(value, allowed))
 
 
 def report(
@@ -97,8 +197,6 @@ def report(
     and the second best underlined, and those that paired tests do not tell from the best with ≈.
     """
     from kdrs.comparison.compare import check_folder
-    from kdrs.errors import MachineError, shown
-    from kdrs.escaping import visible
 
     made = [place for place in (out, *out.parents) if not place.exists()]
     try:
@@ -146,15 +244,10 @@ def _compare(
     baseline: str | None, test: str | None, threads: int | None, *, page: bool = False, item_names: Path | None = None,
 ) -> Comparison:  # fmt: skip
     from kdrs.data import Dataset
-    from kdrs.errors import ConfigError, nearest, shown
     from kdrs.runs.compared import compare_runs
 
-    for option, value, allowed in (
-        ("--part", part, PARTS),
-        ("--test", test, TESTS),
-    ):
-        if value is not None and value not in allowed:
-            raise ConfigError(f"{option} is {shown(value)}", nearest(value, allowed))
+    _check_name("--part", part, PARTS)
+    _check_name("--test", test, TESTS)
     options: dict[str, Any] = {"protocol_name": protocol, "part": part, "teacher": teacher, "baseline": baseline}
     if metrics is not None:
         options["metrics"] = tuple(name.strip() for name in metrics.split(","))

@@ -203,7 +203,8 @@ def recommend(
 
     kdrs recommend student.safetensors --k 20 --out lists.parquet
     """
-    from kdrs.student.streams import check_ending, part_of, write
+    from kdrs._parts import describe, part_of, share_of
+    from kdrs.student.streams import check_ending, made_of, write
     from kdrs.student.streams import merge as join
 
     if merge:
@@ -228,7 +229,7 @@ def recommend(
         return
     if source is None:
         raise ConfigError("no student is named", "kdrs recommend STUDENT_OR_RUN --out FILE")
-    share = None if part is None else _share(part)
+    share = None if part is None else share_of(part, "--part")
     if share is not None and out is None:
         raise ConfigError("--part without --out", "name the whole file: the part lies beside it")
     if out is not None:
@@ -257,6 +258,12 @@ def recommend(
     place = out if share is None else part_of(out, *share)
     with messages():
         rows = write(place, asked)
+    if share is not None:
+        options = {
+            "--k": k, "--unknown": asked.unknown, "--seen": seen if seen in ("data", "none") else asked.seen,
+            "the users": asked.users, "--histories": asked.histories, "--items": asked.items, "--exclude": asked.exclude,
+        }  # fmt: skip
+        describe(place, share, made_of(student, options))
     told = {"short": asked.short, "popular": asked.popular, "skipped": asked.skipped}
     seconds = time.monotonic() - began
     if as_json:
@@ -324,11 +331,12 @@ class _Asked:
         self.users = list(self.histories)
 
     def __iter__(self) -> Iterator[Recommendations]:
-        part, of = self.share
+        from kdrs._parts import span_of
+
         if self.users is None and self.student.users is None:
             next(self.student.blocks())  # says what is missing
         total = len(self.users) if self.users is not None else len(self.student.users or ())
-        first, last = total * (part - 1) // of, total * part // of
+        first, last = span_of(self.share, total)
         for start in range(first, last, BLOCK):
             yield self._lists(start, min(last, start + BLOCK))
 
@@ -372,13 +380,6 @@ def _opened(source: Path, data: str | None, threads: int | None, *, fold_in: boo
 
     with messages():
         return student_of(source, seen=True, fold_in=fold_in, dataset=data, threads=threads)
-
-
-def _share(text: str) -> tuple[int, int]:
-    part, slash, of = text.partition("/")
-    if slash and part.isdecimal() and of.isdecimal() and len(of) < 10 and 1 <= int(part) <= int(of):
-        return int(part), int(of)
-    raise ConfigError(f"--part is {shown(text)}", "allowed: I/N, as 2/8, I from 1 to N")
 
 
 def _ids(path: Path, kind: str, *, distinct: bool = True) -> list[str]:

@@ -8,6 +8,7 @@ legend is Q queries, B a block of queries, I items, D dimension, K list length, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from kdrs import _core
 from kdrs.core.codes import Codes, pair_scores, paired
+from kdrs.core.on_device import lists_on_device
 from kdrs.core.sampling import (
     array_of,
     check_room,
@@ -36,6 +38,11 @@ if TYPE_CHECKING:
 
     from kdrs.core.sampling import Array
 
+
+MAX_DIM = (1 << 16) - 1
+"""Sums of products of bytes fit 32 bits up to here."""
+FEW = 8
+"""Queries up to which a packed catalogue is passed over for one at a time."""
 
 METRICS = ("hit", "recall", "precision", "ndcg", "mrr", "map")
 
@@ -98,6 +105,85 @@ def topk(
     return Ranking(*(like(part, queries) for part in out))
 
 
+class Catalogue:
+    """Items that are packed once and asked often: what :func:`topk` gives, byte for byte, sooner.
+
+    ``items`` is float ``[I, D]`` or :class:`kdrs.Codes`, ``bias`` float ``[I]`` or None. Arrays of float32 are read where they
+    lie, also by later calls: nobody may change them meanwhile. Beside them it takes ``nbytes``: about D + 13 bytes an item of
+    floats, the bytes of the table and 17 an item of codes.
+
+    One user's list is found by passing over a byte a number, and scoring exactly the few items that may be among the best.
+    Raises ``DataError`` as :func:`topk` does, of items when it is made. Tensors on another device than the CPU are kept, and
+    not packed.
+    """
+
+    def __init__(self, items: Array | Codes, *, bias: Array | None = None, threads: int | None = None):
+        self.items: Any = items
+        self.bias: Any = bias
+        self._packed: _core.PackedFactors | _core.PackedCodes | None = None
+        self._small = math.prod(np.shape(items)) < 1 << 21
+        if on_other_device(items):
+            return
+        self.bias = _bias(bias)
+        run = threads_of(threads), simd_path()
+        if isinstance(items, Codes):
+            self._packed = _core.PackedCodes(items.parts(), self.bias, *run)
+            return
+        self.items = array_of(items, "items", np.float32, 2)
+        if self.items.shape[1] <= MAX_DIM:
+            self._packed = _core.PackedFactors(self.items, self.bias, *run)
+
+    def topk(
+        self,
+        queries: Array | Codes,
+        k: int,
+        *,
+        seen: Any = None,
+        rows: Array | None = None,
+        threads: int | None = None,
+    ) -> Ranking:
+        """:func:`topk` of these items: lists ``[Q, min(k, I)]``."""
+        packed = self._packed
+        if packed is None or on_other_device(queries):
+            return topk(queries, self.items, k, seen=seen, rows=rows, bias=self.bias, threads=threads)
+        given: Any
+        if isinstance(self.items, Codes):
+            mine, _ = paired(queries, self.items)
+            if (
+                self.items.bits == mine.bits == 1 and len(mine) > FEW
+            ):  # words of signs are compared sooner than bytes multiplied
+                return topk(queries, self.items, k, seen=seen, rows=rows, bias=self.bias, threads=threads)
+            count, given = len(mine), mine.parts()
+        else:
+            if isinstance(queries, Codes):
+                paired(queries, self.items)  # says what to do
+            given = queries if _is_ready(queries) else array_of(queries, "queries", np.float32, 2)
+            if given.shape[1] != self.items.shape[1]:
+                raise DataError(
+                    f"queries have dim {given.shape[1]}, items {self.items.shape[1]}", "pass the factors of one model"
+                )
+            count = len(given)
+        length = _length(k, count, len(self.items))
+        # Of a few queries of a small catalogue no helper is worth waking, and one user's list waits for this.
+        alone = threads is None and self._small and count <= FEW
+        workers = 1 if alone else threads_of(threads)
+        out = packed.topk(given, _seen(seen), rows_of(rows), length, workers, simd_path())
+        return Ranking(*out) if given is queries else Ranking(*(_like(part, queries) for part in out))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes beside the items."""
+        return 0 if self._packed is None else self._packed.nbytes
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __repr__(self) -> str:
+        kind = f"{self.items.bits} bits" if isinstance(self.items, Codes) else "float32"
+        dim = self.items.shape[1]
+        return f"Catalogue({len(self):,} items, {dim} dimensions of {kind}, {self.nbytes:,} bytes packed)"
+
+
 def scores(
     queries: Array | Codes,
     items: Array | Codes,
@@ -138,59 +224,7 @@ def topk_on_device(
     block_bytes: int = 2**28,
 ) -> Ranking:
     """:func:`topk` by torch, on the device of ``queries``; a block of scores takes at most ``block_bytes``."""
-    import torch
-
-    device = queries.device
-    q, x = queries.detach().float(), _tensor(items, "items", 2).to(device).float()
-    b = None if bias is None else _tensor(bias, "bias", 1).to(device).float()
-    if q.ndim != 2 or x.ndim != 2 or q.shape[1] != x.shape[1]:
-        raise DataError(f"queries have shape {tuple(q.shape)}, items {tuple(x.shape)}; allowed: [Q, D], [I, D]")
-    if q.is_meta or x.is_meta:
-        raise DataError("tensors on the device 'meta' have no values", "give tensors with data")
-    n_items = x.shape[0]
-    if b is not None and b.shape != (n_items,):
-        raise DataError(f"bias has shape {tuple(b.shape)}; allowed: [{n_items}]")
-    for name, values in (("queries", q), ("items", x), ("bias", b)):
-        if values is None:
-            continue
-        finite = torch.isfinite(values if values.ndim == 2 else values[:, None]).all(1)
-        if not bool(finite.all()):
-            raise DataError(
-                f"{name}: row {int((~finite).nonzero()[0])} holds NaN or infinity",
-                "all values must be finite: look for a diverged model",
-            )
-    csr = None if seen is None else csr_of(seen)
-    if csr is not None and csr[2] != n_items:
-        raise DataError(f"`seen` has {csr[2]} items, the catalogue {n_items}")
-    which = np.arange(len(q)) if rows is None else array_of(rows, "rows", np.int64, 1)
-    if csr is not None and (len(which) != len(q) or (len(q) and not 0 <= which.min() <= which.max() < len(csr[0]) - 1)):
-        raise DataError(f"`seen` has {len(csr[0]) - 1} rows; rows= names others, or not one for each query")
-    taken = min(length_of(k, "k"), n_items)
-    ids = torch.full((len(q), taken), -1, dtype=torch.int32, device=device)
-    best = torch.full((len(q), taken), -torch.inf, device=device)
-    step = max(1, block_bytes // (4 * max(n_items, 1)))
-    for start in range(0, len(q), step) if taken else ():
-        scores = q[start : start + step] @ x.T
-        scores = scores if b is None else scores + b
-        if csr is not None:
-            lows, highs = csr[0][which[start : start + step]], csr[0][which[start : start + step] + 1]
-            lengths = highs - lows
-            offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            columns = torch.from_numpy(csr[1][np.repeat(lows, lengths) + offsets].astype(np.int64)).to(device)
-            scores[torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)).to(device), columns] = -torch.inf
-        values, places = scores.topk(taken, dim=1)
-        # torch.topk takes any of the items that tie for the last place: those rows are sorted in full, stably.
-        tied = ((scores >= values[:, -1:]).sum(1) > taken).nonzero().flatten()
-        if len(tied):
-            values[tied], places[tied] = (
-                part[:, :taken] for part in scores[tied].sort(dim=1, descending=True, stable=True)
-            )
-        places, order = places.sort(dim=1)
-        values, again = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-        places = places.gather(1, again).int()
-        ids[start : start + step, :taken] = places.masked_fill(values == -torch.inf, -1)
-        best[start : start + step, :taken] = values + 0.0  # -0.0 is 0
-    return Ranking(ids, best)
+    return Ranking(*lists_on_device(queries, items, k, seen=seen, rows=rows, bias=bias, block_bytes=block_bytes))
 
 
 def topk_scores(
@@ -373,6 +407,14 @@ def _factors(queries: Any, items: Any, bias: Array | None) -> tuple[Any, Any, An
     return q, x, _bias(bias)
 
 
+def _is_ready(values: Any) -> bool:
+    """Whether the core can read them as they are."""
+    if type(values) is not np.ndarray or values.dtype != np.float32 or values.ndim != 2:
+        return False
+    flags = values.flags
+    return flags.c_contiguous and flags.aligned
+
+
 def coded(queries: Any, items: Any) -> bool:
     return isinstance(queries, Codes) or isinstance(items, Codes)
 
@@ -390,15 +432,6 @@ def _length(k: int, rows: int, most: int) -> int:
     length = min(length_of(k, "k"), most)
     check_room(2 * rows * length)
     return length
-
-
-def _tensor(values: Any, name: str, ndim: int) -> torch.Tensor:
-    """Factors as a tensor without gradient, wherever they are."""
-    import torch
-
-    if isinstance(values, torch.Tensor):
-        return values.detach()
-    return torch.from_numpy(array_of(values, name, np.float32, ndim).copy())
 
 
 def _seen(seen: Any) -> Any:

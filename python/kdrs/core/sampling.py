@@ -9,6 +9,7 @@ order and width of number; they are copied where the core needs that, and never 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     Model: TypeAlias = Array | tuple[Array, Array] | tuple[Array, Array, Array | None]
 
 INT32_MAX = 2**31 - 1
+LARGE = 1 << 20
+"""Places of a SciPy matrix from which on its conversion takes longer than what one user waits for."""
+log = logging.getLogger("kdrs.core")
+_TOLD: set[str] = set()
 
 
 def stream(seed: int, *names: str | int) -> int:
@@ -290,9 +295,21 @@ def rows_of(rows: Any) -> NDArray[np.int64] | None:
 
 
 def csr_of(seen: Any) -> tuple[NDArray[np.int64], NDArray[np.int32], int]:
-    """``(indptr, indices, columns)`` of ``Interactions`` or a SciPy sparse matrix, which ``Interactions.from_csr`` checks."""
+    """``(indptr, indices, columns)`` of ``Interactions`` or a SciPy sparse matrix, which ``Interactions.from_csr`` checks.
+
+    A matrix may change between calls, so each call converts it anew. Of a large one that is told, once for each format.
+    """
     if isinstance(seen, Interactions):
         return plain(seen.indptr), plain(seen.indices), seen.shape[1]
+    kind = str(getattr(seen, "format", ""))
+    if kind and kind not in _TOLD and seen.nnz >= LARGE:
+        _TOLD.add(kind)
+        log.warning(
+            "a SciPy %s matrix of %s places is checked and converted on every call; pass kdrs.Interactions.from_csr(matrix), "
+            "made once, where there are many",
+            kind.upper(),
+            f"{seen.nnz:,}",
+        )
     seen = Interactions.from_csr(seen)
     return plain(seen.indptr), plain(seen.indices), seen.shape[1]
 
@@ -323,6 +340,8 @@ def check_room(entries: int) -> None:
 
     The core itself refuses what the system does not give; many systems promise more memory than there is.
     """
+    if entries < 1 << 20:  # no machine is that small, and one user's list waits for the answer
+        return
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize
     if 4 * entries > physical:
         raise MemoryError(f"the result takes {4 * entries:,} bytes; this machine has {physical:,}")

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdrs._parts import span_of
 from kdrs.core.ranking import Ranking
 from kdrs.data.checks import check_lists
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError, nearest, shown
 from kdrs.evaluation.ledger import Ledger
 from kdrs.evaluation.lists import checked_ks
+from kdrs.evaluation.portions import Portion
 from kdrs.evaluation.protocols import METRICS, Protocol
 from kdrs.evaluation.protocols import protocol as preset
 from kdrs.evaluation.report import Report
@@ -201,6 +203,34 @@ class Evaluator:
                 for name in names:
                     reports[name] = replace(reports[name], history=f"train+{self._name_of(self.earlier[name])}")
         return {name: reports[name] for name in wanted}
+
+    def portion(self, scorer: Any, part: str, share: tuple[int, int] = (1, 1)) -> Portion:
+        """What share (I, N) of a part's queries brings; joined (`kdrs.evaluation.portions`), the report of all to the last bit.
+
+        Queries are shared out one by one where their numbers are their own, else by the blocks that one machine asks for.
+        """
+        if part not in self.truths:
+            raise ConfigError(f"unknown part {shown(part)!r}", nearest(part, self.truths))
+        asked = self._at(scorer, part)
+        source = as_source(asked, self.n_queries, self.n_items, self.threads)
+        ledger = Ledger(self, part)
+        with no_grad():
+            blocks = list(self._blocks(source, ledger.rows))
+            if source.by_query:
+                first, last = span_of(share, ledger.rows.size)
+                blocks = list(self._blocks(source, ledger.rows[first:last]))
+            else:
+                ends = np.cumsum([0, *map(len, blocks)])
+                low, high = span_of(share, len(blocks))
+                first, last, blocks = int(ends[low]), int(ends[high]), blocks[low:high]
+            ledger.narrow(first, last)
+            for rows in blocks:
+                if self.candidates is not None:
+                    self._rank_candidates(source, rows, {part: ledger})
+                else:
+                    self._rank_all(source.block(rows), rows, {part: ledger})
+        made = ledger.portion()
+        return made if asked is scorer else replace(made, history=f"train+{self._name_of(self.earlier[part])}")
 
     def lists(self, scorer: Any, part: str, rows: NDArray[np.int64], k: int) -> NDArray[np.int32]:
         """int32 [B, k]: the best items of some queries [B], less what the mask hides from a part's lists; -1 pads the end. All

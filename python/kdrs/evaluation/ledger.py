@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from kdrs.core import ranking
 from kdrs.core.ranking import Ranking
-from kdrs.evaluation.measures import beyond_accuracy, rank_metrics
+from kdrs.evaluation.measures import rank_metrics
+from kdrs.evaluation.portions import Portion
 from kdrs.evaluation.report import Report
 
 if TYPE_CHECKING:
@@ -88,28 +89,31 @@ class Ledger:
             else:
                 np.add.at(counts, shown_items[shown_items >= 0], 1)
 
-    def report(self) -> Report:
+    def narrow(self, first: int, last: int) -> None:
+        """Leaves some of the queries that are kept, from one place to another: the others are somebody else's."""
+        self.rows = self.rows[first:last]
+        self.values = {name: values[first:last] for name, values in self.values.items()}
+
+    def portion(self) -> Portion:
         evaluator = self.evaluator
-        if evaluator.average == "all-queries":
-            for values in self.values.values():
-                values[np.isnan(values)] = 0.0
-        beyond: dict[str, float] = {}
-        popularity = evaluator.seen.column_degrees
-        for k, counts in zip(self.exposure, np.cumsum(list(self.exposure.values()), axis=0), strict=True):
-            beyond |= {f"{name}@{k}": v for name, v in beyond_accuracy(counts, popularity, evaluator.n_queries).items()}
         rules = {name: getattr(evaluator, name) for name in ("ties", "mask", "average", "formulas")}
         if evaluator.candidates is not None:
             del rules["mask"]
-        return Report(
+        return Portion(
             self.values,
             self.rows,
-            setting=evaluator.setting,
+            self.exposure,
+            evaluator.seen.column_degrees if self.exposure else np.zeros(0, np.int64),
             part=self.part,
+            setting=evaluator.setting,
             n_queries=evaluator.n_queries,
+            average=evaluator.average,
             rules=rules,
-            beyond=beyond,
-            tied=self.tied / self.rows.size if self.rows.size else None,
+            tied=self.tied,
         )
+
+    def report(self) -> Report:
+        return self.portion().report()
 
 
 def _means_of_runs(values: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:

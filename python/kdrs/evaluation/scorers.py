@@ -33,6 +33,8 @@ SHORT = 16
 class _Factors:
     """Scores are dot products, of floats or of codes: the fused kernels never hold a score block."""
 
+    by_query = True
+
     def __init__(self, factors: Sequence[Any], n_queries: int, n_items: int, threads: int | None):
         if len(factors) not in (2, 3):
             raise ConfigError(f"got {len(factors)} factor arrays; allowed: queries [Q, D], items [I, D] and a bias [I]")
@@ -121,6 +123,8 @@ class _FactorBlock:
 class _Blocks:
     """Scores come as blocks [B, I] and, where the scorer offers it, as pairs [B, C]."""
 
+    by_query = False
+
     def __init__(
         self, blocks: Callable[[Any], Any], pairs: Callable[[Any, Any], Any] | None, n_items: int, threads: int | None
     ):
@@ -171,6 +175,8 @@ class _ScoreBlock:
 
 class _Lists:
     """Ready lists: nothing is known of items that are not in them."""
+
+    by_query = True
 
     def __init__(self, lists: NDArray[np.int32], n_queries: int, n_items: int):
         if lists.shape[0] != n_queries:

@@ -10,19 +10,23 @@ from typing import Any
 
 import numpy as np
 
+from kdrs._parts import digest
 from kdrs.comparison.compare import Comparison, Entry, compare, scoring_seconds
 from kdrs.core.ranking import Ranking
 from kdrs.data import Dataset
 from kdrs.data.titles import read_titles
 from kdrs.errors import ArtefactError, ConfigError, DataError, shown
 from kdrs.evaluation.curves import doubts_of
+from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.lists import overlap
+from kdrs.evaluation.portions import Portion
 from kdrs.evaluation.protocols import Selection
 from kdrs.models.stored import StoredModel
 from kdrs.runs.background import background_of, traits_of
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
 from kdrs.runs.config import EvalSettings, RunConfig, config_of, resolve
 from kdrs.runs.directory import Run
+from kdrs.runs.files import file_digest
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import teachers_of
@@ -66,29 +70,7 @@ def compare_runs(
     file of the items' titles for it (`kdrs.data.titles.read_titles`).
     """
     paths = [Path(run) for run in runs]
-    places = [path.resolve() for path in paths]
-    for index, path in enumerate(paths):
-        if not path.exists():
-            raise ArtefactError(f"there is no run directory or teacher file {shown(str(path), PATH)}", "check the path")
-        if places[index] in places[:index]:
-            raise ConfigError(f"{shown(str(path), PATH)} is given twice", "name every run once")
-    folders = [path for path in paths if path.is_dir()]
-    if not folders and dataset is None:
-        raise ConfigError("no run directory is given, so the data set is unknown", "give the data set with --data")
-    configs = {path: config_of(Run.open(path)) for path in folders}
-    if dataset is None:
-        place = configs[folders[0]].data.path
-        if not os.path.lexists(place):
-            raise DataError(
-                f"the data set of {shown(str(folders[0]), PATH)} is not at {shown(place, PATH)}", "give it with --data"
-            )
-        dataset = Dataset.load(place)
-    reference = configs[folders[0]] if folders else resolve({"data": {"path": ""}, "model": {"name": "bpr"}})
-    if protocol_name is not None:
-        reference = reference.model_copy(update={"eval": EvalSettings(protocol=protocol_name)})
-    if threads is not None:
-        reference = reference.model_copy(update={"threads": threads})
-    evaluator = build_evaluator(reference, dataset)
+    configs, dataset, evaluator = _setting(paths, dataset, protocol_name, threads)
     titles = None if item_names is None else read_titles(item_names, dataset.items)
     taught_by = {place for path, config in configs.items() for place in teachers_of(config, path)}
     wanted = {Path(name).resolve() for name in (teacher,) if name is not None}
@@ -161,6 +143,61 @@ def compare_runs(
         compared,
         background=background_of(dataset, evaluator, part, ranked, compared.teacher, titles, several),
     )
+
+
+def measured(
+    run: str | Path,
+    share: tuple[int, int] = (1, 1),
+    *,
+    dataset: Dataset | None = None,
+    protocol_name: str | None = None,
+    part: str = "test",
+    threads: int | None = None,
+) -> tuple[Portion, dict[str, str]]:
+    """What share (I, N) of the queries of a held-out part brings for one run or teacher file, and what that follows from, for
+    shares to be told apart. Arguments and refusals are those of `compare_runs`."""
+    path = Path(run)
+    _, dataset, evaluator = _setting([path], dataset, protocol_name, threads)
+    scorer = _scorer(path, dataset)
+    weights = path / "model.safetensors" if path.is_dir() else path
+    rules = [
+        repr(getattr(evaluator, name)) for name in ("names", "ties", "mask", "average", "formulas", "leaks", "setting")
+    ]
+    return evaluator.portion(_lists_of(scorer) or scorer, part, share), {
+        "the run": file_digest(weights),
+        "the data set": dataset.fingerprint,
+        "the protocol": digest(rules),
+        "--part": part,
+    }
+
+
+def _setting(
+    paths: Sequence[Path], dataset: Dataset | None, protocol_name: str | None, threads: int | None
+) -> tuple[dict[Path, RunConfig], Dataset, Evaluator]:
+    """The options of runs, and the data set and the evaluator that all of them are measured with."""
+    places = [path.resolve() for path in paths]
+    for index, path in enumerate(paths):
+        if not path.exists():
+            raise ArtefactError(f"there is no run directory or teacher file {shown(str(path), PATH)}", "check the path")
+        if places[index] in places[:index]:
+            raise ConfigError(f"{shown(str(path), PATH)} is given twice", "name every run once")
+    folders = [path for path in paths if path.is_dir()]
+    if not folders and dataset is None:
+        raise ConfigError("no run directory is given, so the data set is unknown", "give the data set with --data")
+    configs = {path: config_of(Run.open(path)) for path in folders}
+    if dataset is None:
+        place = configs[folders[0]].data.path
+        if not os.path.lexists(place):
+            raise DataError(
+                f"the data set of {shown(str(folders[0]), PATH)} is not at {shown(place, PATH)}", "give it with --data"
+            )
+        dataset = Dataset.load(place)
+    reference = configs[folders[0]] if folders else resolve({"data": {"path": ""}, "model": {"name": "bpr"}})
+    if protocol_name is not None:
+        reference = reference.model_copy(update={"eval": EvalSettings(protocol=protocol_name)})
+    if threads is not None:
+        reference = reference.model_copy(update={"threads": threads})
+    return configs, dataset, build_evaluator(reference, dataset)
 
 
 def _seed_of(config: RunConfig | None) -> int:

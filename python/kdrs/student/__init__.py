@@ -2,6 +2,7 @@
 
 - `file`: the safetensors file ``kdrs-student/1``: tables, ids, optionally what users have seen, a card.
 - `student`: `Student`, which answers.
+- `batches`: `Recommend`, for engines that spread batches of users over processes.
 - `answers`: what it answers with.
 """
 

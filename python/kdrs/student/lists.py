@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,20 @@ _CELLS = 1 << 24
 
 
 def ranked(
-    tables: Tables, queries: Any, k: int, mask: Interactions | None, allowed: Allowed, threads: int | None
+    tables: Tables,
+    catalogue: Callable[[], ranking.Catalogue],
+    queries: Any,
+    k: int,
+    mask: Interactions | None,
+    allowed: Allowed,
+    threads: int | None,
 ) -> Ranking:
-    """Lists of exactly ``k`` places."""
+    """Lists of exactly ``k`` places. ``catalogue`` gives the packed items, of who asks for lists among all of them."""
     if isinstance(allowed, Interactions):
         return _own(tables, queries, k, mask, allowed, threads)
     if allowed is not None:
         return _among(tables, queries, k, mask, allowed, threads)
-    return filled(ranking.topk(queries, tables.items, k, seen=mask, bias=tables.bias, threads=threads), k)
+    return filled(catalogue().topk(queries, k, seen=mask, threads=threads), k)
 
 
 def _among(

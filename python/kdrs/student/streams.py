@@ -6,24 +6,24 @@ several machines and joined are the file that one machine makes.
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrs._files import replacing
-from kdrs.errors import ConfigError, DataError, quoted, shown
+from kdrs._parts import digest, parts_beside
+from kdrs.errors import ConfigError, quoted, shown
 from kdrs.student.answers import Recommendations
 
 if TYPE_CHECKING:
     import polars
 
+    from kdrs.student.student import Student
+
 ENDINGS = (".parquet", ".csv", ".jsonl")
 GROUP = 1 << 17
 """Rows of a row group."""
-_PART = re.compile(r"part-(\d+)-of-(\d+)")
 
 
 def check_ending(path: Path) -> None:
@@ -33,11 +33,6 @@ def check_ending(path: Path) -> None:
             f"{shown(str(path), 300)} is the file of lists, and its ending names no kind of file",
             f"allowed: {', '.join(ENDINGS)}",
         )
-
-
-def part_of(path: Path, part: int, of: int) -> Path:
-    """Where part ``part`` of ``of`` of a file goes: beside it."""
-    return path.with_name(f"{path.stem}.part-{part}-of-{of}{path.suffix}")
 
 
 def write(path: Path, lists: Iterable[Recommendations], *, by: str = "user") -> int:
@@ -58,45 +53,25 @@ def write(path: Path, lists: Iterable[Recommendations], *, by: str = "user") -> 
     return counted[0]
 
 
+def made_of(student: Student, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What lists follow from, for parts to be told apart: the student, and how it was asked (plain values)."""
+    large = (list, dict)
+    return {
+        "the student": student.fingerprint(),
+        **{name: digest(value) if isinstance(value, large) else value for name, value in options.items()},
+    }
+
+
 def merge(path: Path) -> tuple[int, int]:
     """Joins the parts of a file that lie beside it, in their order, and returns how many there were and the rows of Parquet
     files.
 
-    Parts stay. Raises ``DataError`` where one is missing, cut short or no such part, or where parts of several divisions lie
-    there. Whether they are of the same student is not known: a part holds lists alone.
+    Parts stay. Raises ``DataError`` where one is missing, cut short or no such part, where one was made of another student or
+    with other options than the first, and where parts of several divisions lie there.
     """
     check_ending(path)
-    pattern = re.compile(re.escape(path.stem) + r"\." + _PART.pattern + re.escape(path.suffix))
-    found: dict[tuple[int, int], Path] = {}
-    folder = path.parent
-    for one in folder.iterdir() if folder.is_dir() else ():
-        if match := pattern.fullmatch(one.name):
-            found[int(match[1]), int(match[2])] = one
-    counts = {of for _, of in found}
-    if not found:
-        raise DataError(
-            f"there are no parts of {shown(str(path), 300)}",
-            f"make them: kdrs recommend STUDENT --part 1/4 --out {quoted(path)}, and the others",
-        )
-    if len(counts) > 1:
-        raise DataError(
-            f"parts of {', '.join(map(str, sorted(counts)))} lie beside {shown(str(path), 300)}",
-            "leave those of one division",
-        )
-    (of,) = counts
-    missing = [part for part in range(1, of + 1) if (part, of) not in found]
-    if missing:
-        raise DataError(
-            f"part {missing[0]} of {of} is missing" + (f", and {len(missing) - 1} others" if len(missing) > 1 else ""),
-            f"make it: kdrs recommend STUDENT --part {missing[0]}/{of} --out {quoted(path)}",
-        )
-    parts = [found[part, of] for part in range(1, of + 1)]
-    for number, place in enumerate(parts, 1):
-        if not _is_part(place):
-            raise DataError(
-                f"{shown(str(place), 300)} is no file of lists, or cut short",
-                f"make it again: kdrs recommend STUDENT --part {number}/{of} --out {quoted(path)}",
-            )
+    parts = parts_beside(path, lambda part, of: f"kdrs recommend STUDENT --part {part}/{of} --out {quoted(path)}")
+    of = len(parts)
     if path.suffix == ".parquet":
         import polars as pl
 
@@ -127,25 +102,6 @@ def _schema(by: str) -> dict[str, Any]:
     import polars as pl
 
     return {by: pl.String, "item": pl.String, "score": pl.Float32, "rank": pl.Int32}
-
-
-def _is_part(path: Path) -> bool:
-    """Whether it begins and ends as `write` lets a file of users' lists begin and end."""
-    import polars as pl
-
-    if not path.is_file():
-        return False
-    if path.suffix == ".parquet":
-        try:
-            return dict(pl.scan_parquet(path, glob=False).collect_schema()) == _schema("user")
-        except pl.exceptions.PolarsError:
-            return False
-    with path.open("rb") as file:
-        head = file.readline()
-        file.seek(-min(1, path.stat().st_size), os.SEEK_END)
-        whole = file.read() in (b"\n", b"")
-    expected = b"user,item,score,rank\n" if path.suffix == ".csv" else b'{"user":'
-    return whole and (head.startswith(expected) or (not head and path.suffix == ".jsonl"))
 
 
 def _sink(path: Path, frames: Callable[[], Iterator[polars.DataFrame]], by: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -103,6 +104,22 @@ class Student:
 
     def save(self, path: str | Path) -> int:
         """Writes its file in one go; the bytes of the file. Raises ``MachineError`` where the disk does not take it."""
+        told = {"tables": self.tables.description(), "card": self.card}
+        texts = {key: write_json(value, indent=None).decode() for key, value in told.items()}
+        return file.write(Path(path), self._tensors(), {**texts, "readme": self.readme})
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits of all that its lists follow from: tables, ids, what was seen, popular items. The card is none
+        of it."""
+        found = hashlib.blake2b(write_json(self.tables.description(), indent=None), digest_size=16)
+        for name, tensor in sorted(self._tensors().items()):
+            array = np.asarray(tensor, order="C")
+            found.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            found.update(array.ravel().data.cast("B") if array.nbytes else b"")
+        return found.hexdigest()
+
+    def _tensors(self) -> dict[str, NDArray[Any]]:
+        """All that its file holds."""
         tensors = {**self.tables.tensors(), **self.items.tensors()}
         if self.users is not None:
             tensors |= self.users.tensors()
@@ -112,9 +129,7 @@ class Student:
                 tensors["seen_order"] = self.seen.order
         if self.popular.size:
             tensors |= {"popular": self.popular, "popular_counts": self.popular_counts}
-        told = {"tables": self.tables.description(), "card": self.card}
-        texts = {key: write_json(value, indent=None).decode() for key, value in told.items()}
-        return file.write(Path(path), tensors, {**texts, "readme": self.readme})
+        return tensors
 
     def _check(self) -> None:
         n_users, n_items = len(self.users or ()), len(self.items)
@@ -254,7 +269,7 @@ class Student:
                 else:
                     blocked.append(of_all)
         mask = mask_of(hidden, [part(one, kept) for one in blocked], len(kept), len(self.items))
-        found = ranked(self.tables, queries, k, mask, part(allowed, kept), threads)
+        found = ranked(self.tables, lambda: self._catalogue, queries, k, mask, part(allowed, kept), threads)
         if unknown == "popular" and len(kept) < len(names):
             left = np.flatnonzero(~good)
             own_mask = mask_of(None, [part(one, left) for one in blocked], len(left), len(self.items))
@@ -396,15 +411,22 @@ class Student:
             first = shown(str(asked_for[int(np.argmax(rows < 0))]))
             count = f"{int((rows < 0).sum()):,} of {len(rows):,}"
             raise DataError(f"{count} {names.kind}s are unknown, first {first}", "leave them out")
-        table = side if metric == "dot" else self._unit_items if side is self.tables.items else unit(side)
         itself = Interactions.from_pairs(np.arange(len(rows)), rows, len(rows), len(names))
         k = _count(k, names)
-        found = ranking.topk(table[rows], table, k, seen=itself, threads=threads)
+        if metric == "cosine" and side is self.tables.items:
+            found = self._unit_items.topk(self._unit_items.items[rows], k, seen=itself, threads=threads)
+        else:
+            table = side if metric == "dot" else unit(side)
+            found = ranking.topk(table[rows], table, k, seen=itself, threads=threads)
         return Recommendations(asked_for, *filled(found, k), names, by="of")
 
     @cached_property
-    def _unit_items(self) -> Items:
-        return unit(self.tables.items)
+    def _catalogue(self) -> ranking.Catalogue:
+        return ranking.Catalogue(self.tables.items, bias=self.tables.bias)
+
+    @cached_property
+    def _unit_items(self) -> ranking.Catalogue:
+        return ranking.Catalogue(unit(self.tables.items))
 
     def blocks(self, users: Sequence[Any] | None = None, size: int = 8192) -> Iterator[list[Any]]:
         """Its users, or those given, some at a time: what streams ask for."""

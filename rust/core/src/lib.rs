@@ -61,5 +61,7 @@ pub use relaxed::{relaxed_ranking, Relaxed};
 pub use simd::SimdPath;
 pub use tables::{catch_up, catch_up_rows, step_rows, AdamStep, Ledger, Table, Touched};
 pub use team::Team;
-pub use topk::{neighbours, neighbours_codes, topk, topk_codes, topk_scores, Distance, Ranking};
+pub use topk::{
+    neighbours, neighbours_codes, topk, topk_codes, topk_scores, Catalogue, CodeCatalogue, Distance, Ranking,
+};
 pub use weighted::{weighted, Order, Weights};

@@ -94,6 +94,11 @@ impl Best {
         }
     }
 
+    /// Keys below it can no longer matter.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
     /// Keys below `floor` cannot matter either.
     pub fn raise(&mut self, floor: u64) {
         self.floor = self.floor.max(floor);

@@ -9,12 +9,12 @@ use crate::call::{kernels, Call};
 use crate::lists::{flat, pair, ranking, same_lists, same_rows, Ranking, Ranks, Truth};
 
 /// data, scales, dim, bits
-type Codes<'py> = (PyReadonlyArray2<'py, u8>, PyReadonlyArray1<'py, f32>, usize, usize);
+pub(crate) type Codes<'py> = (PyReadonlyArray2<'py, u8>, PyReadonlyArray1<'py, f32>, usize, usize);
 
 /// data, scales
 type Rounded<'py> = (Bound<'py, PyArray2<u8>>, Bound<'py, PyArray1<f32>>);
 
-fn codes<'a>(call: &Call, given: &'a Codes) -> PyResult<core::Codes<'a>> {
+pub(crate) fn codes<'a>(call: &Call, given: &'a Codes) -> PyResult<core::Codes<'a>> {
     let (data, scales) = (given.0.as_slice()?, given.1.as_slice()?);
     let (dim, bits) = (given.2, given.3);
     call.run(|exec| core::Codes::new(exec, data, scales, dim, bits))

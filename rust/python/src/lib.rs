@@ -5,6 +5,7 @@
 
 mod args;
 mod call;
+mod catalogue;
 mod codes;
 mod draws;
 mod error;
@@ -34,6 +35,8 @@ fn simd_paths() -> Vec<&'static str> {
 
 #[pymodule]
 mod _core {
+    #[pymodule_export]
+    use super::catalogue::{PackedCodes, PackedFactors};
     #[pymodule_export]
     use super::codes::{
         candidate_ranks_codes, check_codes, code_sums, code_vectors, neighbours_codes, pack_codes, ranks_codes,

@@ -157,9 +157,9 @@ impl<'a> Codes<'a> {
         }
     }
 
-    /// The largest scale.
-    fn largest(&self) -> f32 {
-        self.scales.iter().copied().fold(0.0, f32::max)
+    /// What a coordinate is at most.
+    pub fn reach(&self) -> f64 {
+        f64::from(self.scales.iter().copied().fold(0.0, f32::max)) * f64::from(self.largest_level())
     }
 }
 
@@ -200,15 +200,17 @@ pub fn check_codes(queries: Codes, items: Codes, bias: Option<&[f32]>) -> Result
             largest = largest.max(bias.abs());
         }
     }
-    let (q, x) = (
-        f64::from(queries.largest()) * f64::from(queries.largest_level()),
-        f64::from(items.largest()) * f64::from(items.largest_level()),
-    );
+    check_code_scores(queries, items.reach(), largest)
+}
+
+/// Refuses queries whose scores would overflow with items of this [`Codes::reach`] and biases of this magnitude.
+pub fn check_code_scores(queries: Codes, items: f64, bias: f32) -> Result<(), Error> {
+    let reach = queries.reach();
     // The product of the scales alone is rounded to float32 too.
-    if q * x * queries.dim.max(1) as f64 + f64::from(largest) > f64::from(f32::MAX) / 2.0 {
+    if reach * items * queries.dim.max(1) as f64 + f64::from(bias) > f64::from(f32::MAX) / 2.0 {
         return Err(Error::Overflow {
-            queries: q as f32,
-            items: x as f32,
+            queries: reach as f32,
+            items: items as f32,
             dim: queries.dim,
         });
     }

@@ -14,7 +14,7 @@ pub struct Bytes<'a> {
     pub queries: Matrix<'a>,
     pub items: Matrix<'a>,
     pub bias: Option<&'a [f32]>,
-    pub panels: BytePanels,
+    pub panels: &'a BytePanels,
 }
 
 pub struct Scratch {
@@ -64,7 +64,7 @@ impl Kind for Bytes<'_> {
         scratch: &mut Scratch,
     ) -> Result<(), Error> {
         let Scratch { goals, bytes } = scratch;
-        let (simd, panels) = (call.exec.simd, &self.panels);
+        let (simd, panels) = (call.exec.simd, self.panels);
         goals.clear();
         let sampled = if guess < call.k { call.order.sampled } else { 0 };
         for (tile, ids) in bytes.tiles.iter_mut().zip(ids.chunks(ROWS)) {

@@ -62,7 +62,6 @@ fn select<'a>(
     if out.items.is_empty() {
         return Ok(out);
     }
-    let lengths = code_lengths(exec, items)?;
     let typical = match bias {
         None => 1.0,
         Some(_) => {
@@ -70,27 +69,35 @@ fn select<'a>(
             own.iter().map(|&length| f64::from(length)).sum::<f64>() as f32 / queries.rows() as f32
         }
     };
-    let reach = |item: usize| typical * lengths[item] + bias.map_or(0.0, |bias| bias[item]);
-    let mut order = Order::new(exec, items.rows(), out.k, reach)?;
-    // Within a panel the largest scale tells how large a sum must be.
-    order.lead(out.k, |id| items.scale(id as usize));
-    let order = &order;
-    let panels = CodePanels::pack(exec, items, &lengths, bias, Some(&order.ids), queries.bits)?;
-    search(
-        Call { exec, order, k: out.k },
-        &Coded { queries, panels },
-        seen,
-        &mut out,
-    )?;
+    let (order, panels) = &packed(exec, items, bias, typical, queries.bits)?;
+    let coded = Coded { queries, panels };
+    search(Call { exec, order, k: out.k }, &coded, seen, &mut out)?;
     Ok(out)
 }
 
-struct Coded<'a> {
-    queries: Codes<'a>,
-    panels: CodePanels,
+/// Items in the order of a search by queries of about this length and so many bits.
+pub fn packed(
+    exec: Exec,
+    items: Codes,
+    bias: Option<&[f32]>,
+    typical: f32,
+    query_bits: usize,
+) -> Result<(Order, CodePanels), Error> {
+    let lengths = code_lengths(exec, items)?;
+    let reach = |item: usize| typical * lengths[item] + bias.map_or(0.0, |bias| bias[item]);
+    let mut order = Order::new(exec, items.rows(), reach)?;
+    // Within a panel the largest scale tells how large a sum must be.
+    order.lead(|id| items.scale(id as usize));
+    let panels = CodePanels::pack(exec, items, &lengths, bias, Some(&order.ids), query_bits)?;
+    Ok((order, panels))
 }
 
-struct Scratch {
+pub struct Coded<'a> {
+    pub queries: Codes<'a>,
+    pub panels: &'a CodePanels,
+}
+
+pub struct Scratch {
     goals: Vec<Goals>,
     tiles: Vec<CodeTile>,
     scan: CodeScan,
@@ -137,11 +144,12 @@ impl Kind for Coded<'_> {
         seen: &impl Fn(usize) -> &'a [i32],
         scratch: &mut Scratch,
     ) -> Result<(), Error> {
-        let (simd, panels) = (call.exec.simd, &self.panels);
+        let (simd, panels) = (call.exec.simd, self.panels);
         let (first, sampled) = match guess < call.k {
             true => (call.order.first, call.order.sampled),
             false => (0, 0),
         };
+        let first_guess = call.order.first_guess(call.k);
         let inflate = 1.0 + rounding(panels.dim);
         scratch.goals.clear();
         for (tile, (packed, ids)) in scratch.tiles.iter_mut().zip(ids.chunks(ROWS)).enumerate() {
@@ -184,14 +192,14 @@ impl Kind for Coded<'_> {
         if sampled > 0 {
             // With four times as many lanes as are counted, few of the best share one.
             let lanes = &mut lanes[..tiles.len()];
-            let panels_kept = (4 * call.order.first_guess).div_ceil(COLUMNS).min(first);
+            let panels_kept = (4 * first_guess).div_ceil(COLUMNS).min(first);
             lanes.iter_mut().for_each(|lanes| lanes.clear(panels_kept));
             scan.sample(simd, tiles, panels, first, gone, lanes, scores);
             for (place, caught) in catches.iter_mut().enumerate() {
                 let (tile, row) = (place / ROWS, place % ROWS);
                 let best = lanes[tile].row(row).iter().flat_map(|line| &line.0);
                 let threshold = &mut goals[tile].thresholds[row];
-                *threshold = sieve.nth(simd, call.order.first_guess, best);
+                *threshold = sieve.nth(simd, first_guess, best);
                 simd.catch_sampled(&scores[tile * first..][..first], row, *threshold, caught);
             }
         }

@@ -6,11 +6,15 @@ mod codes;
 mod direct;
 mod floats;
 mod order;
+mod packed;
+mod packed_codes;
 mod search;
 mod sieve;
 
 pub use blocks::topk_scores;
 pub use codes::{neighbours_codes, topk_codes};
+pub use packed::Catalogue;
+pub use packed_codes::CodeCatalogue;
 
 use std::sync::atomic::AtomicU32;
 
@@ -123,7 +127,7 @@ fn select<'a>(
         Form::Dot => (square(queries.data) / queries.rows.max(1) as f64).sqrt() as f32,
         Form::Distance => 0.0,
     };
-    let order = &Order::new(exec, items.rows, out.k, |item| match form {
+    let order = &Order::new(exec, items.rows, |item| match form {
         Form::Dot => typical * length(square(items.row(item))) + bias.map_or(0.0, |b| b[item]),
         Form::Distance => 0.0,
     })?;
@@ -131,7 +135,7 @@ fn select<'a>(
     if form == Form::Dot && exec.simd.has_bytes() && BytePanels::fits(items.dim) && items.dim > 0 {
         let unit = (square(queries.data) / queries.data.len() as f64).sqrt() as f32;
         let unit = if unit.is_normal() { unit } else { 1.0 };
-        let panels = BytePanels::pack(exec, items, bias, &order.ids, unit)?;
+        let panels = &BytePanels::pack(exec, items, bias, &order.ids, unit)?;
         let bytes = Bytes {
             queries,
             items,

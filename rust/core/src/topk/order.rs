@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::exec::Exec;
+use crate::room::filled;
 use crate::score::COLUMNS;
 use crate::select::{item_of, rank_key};
 
@@ -13,11 +14,8 @@ pub struct Order {
     positions: Vec<i32>,
     /// Panels of the sample.
     pub sampled: usize,
-    /// How many of the best of the sample make the threshold; k if that is to be certain.
-    pub guess: usize,
-    /// Panels of the sample that are a sample themselves, and the guess by them; see [`Order::lead`].
+    /// Panels of the sample that are a sample themselves; see [`Order::lead`].
     pub first: usize,
-    pub first_guess: usize,
 }
 
 /// Items that are put in an order of their own together: a fiftieth of a catalogue of 25,000.
@@ -25,7 +23,7 @@ const BLOCK: usize = 16 * COLUMNS;
 
 impl Order {
     /// Of `n` items; `reach` tells about how high an item's scores go.
-    pub fn new(exec: Exec, n: usize, k: usize, reach: impl Fn(usize) -> f32 + Sync) -> Result<Self, Error> {
+    pub fn new(exec: Exec, n: usize, reach: impl Fn(usize) -> f32 + Sync) -> Result<Self, Error> {
         let mut keyed = vec![0u64; n];
         const STEP: usize = 1024;
         exec.each(
@@ -51,9 +49,7 @@ impl Order {
             ids: strided_first(&ids, sampled * COLUMNS),
             positions: vec![0; n],
             sampled,
-            guess: guess(k, sampled, n),
             first: 0,
-            first_guess: k,
         };
         order.place();
         Ok(order)
@@ -61,10 +57,9 @@ impl Order {
 
     /// Brings a quarter of the sample, strided itself, to its front. In blocks that keep their place, items are put in descending order
     /// of `key`, so that those of a panel are alike in it.
-    pub fn lead(&mut self, k: usize, key: impl Fn(i32) -> f32) {
+    pub fn lead(&mut self, key: impl Fn(i32) -> f32) {
         let sample = self.sampled * COLUMNS;
         self.first = self.sampled.div_ceil(4);
-        self.first_guess = guess(k, self.first, self.items());
         let first = self.first * COLUMNS;
         let ordered = strided_first(&self.ids[..sample], first);
         self.ids[..sample].copy_from_slice(&ordered);
@@ -80,6 +75,16 @@ impl Order {
             block.iter_mut().zip(keys).for_each(|(id, key)| *id = item_of(key));
         }
         self.place();
+    }
+
+    /// How many of the best of the sample make the threshold of lists of `k`; k if that is to be certain.
+    pub fn guess(&self, k: usize) -> usize {
+        guess(k, self.sampled, self.items())
+    }
+
+    /// The same of the first panels.
+    pub fn first_guess(&self, k: usize) -> usize {
+        guess(k, self.first, self.items())
     }
 
     fn place(&mut self) {
@@ -101,6 +106,19 @@ impl Order {
             item: i64::from(item),
             items: self.items(),
         })
+    }
+
+    /// A bit an item, those set that `query` has seen; empty if there are none. Refuses what is no item.
+    pub fn marked(&self, query: usize, seen: &[i32]) -> Result<Vec<u32>, Error> {
+        if seen.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut bits = filled(0u32, self.items().div_ceil(32), 1)?;
+        for &item in seen {
+            self.position(query, item)?;
+            bits[item as usize / 32] |= 1 << (item % 32);
+        }
+        Ok(bits)
     }
 }
 

@@ -92,7 +92,7 @@ pub fn search<'a>(
         |scratch, (task, (out_items, out_scores))| {
             let first = task * group * ROWS;
             let mut ids: Vec<usize> = (first..queries.min(first + group * ROWS)).collect();
-            let mut guess = order.guess;
+            let mut guess = order.guess(k);
             while !ids.is_empty() {
                 let mut again = Vec::new();
                 kind.scan(&call, guess, &ids, &seen, scratch)?;

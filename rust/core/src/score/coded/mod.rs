@@ -5,6 +5,7 @@
 //! signs against signs are words of 32 of them: the sum is the dimension less twice the differing bits.
 
 mod caught;
+mod one;
 mod panels;
 mod scan;
 mod scorer;
@@ -18,6 +19,7 @@ mod wide;
 mod tests;
 
 pub use caught::Caught;
+pub use one::{CodeQuery, OneScan};
 pub use panels::{code_length, code_lengths, CodePanels};
 pub use scan::{CodeScan, Relief};
 pub use scorer::CodeFactors;

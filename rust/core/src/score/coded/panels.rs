@@ -142,6 +142,12 @@ impl CodePanels {
         self.lengths.len()
     }
 
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        let floats = size_of_val(&*self.lengths) * 3;
+        size_of_val(&*self.lines) + size_of_val(&*self.scales) + size_of_val(&*self.bias) + floats
+    }
+
     /// Lines of a panel that has been opened.
     pub fn opened(&self) -> usize {
         self.count.next_multiple_of(8 / self.width) * (COLUMNS / LINE)

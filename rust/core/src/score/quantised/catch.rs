@@ -47,6 +47,17 @@ impl Catch {
         self.len = kept;
     }
 
+    /// Takes what another holds and may reach the threshold.
+    pub fn take_in(&mut self, other: &Catch, threshold: f32) {
+        self.widen(self.len + other.len);
+        for place in 0..other.len {
+            self.positions[self.len] = other.positions[place];
+            self.lows[self.len] = other.lows[place];
+            self.ups[self.len] = other.ups[place];
+            self.len += usize::from(other.ups[place] >= threshold);
+        }
+    }
+
     /// Whether it can take what a panel adds.
     #[inline(always)]
     pub fn has_room(&self) -> bool {

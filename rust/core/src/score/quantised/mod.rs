@@ -9,6 +9,7 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod catch;
+mod one;
 mod panels;
 mod sample;
 mod scan;
@@ -19,8 +20,9 @@ mod tile;
 mod tests;
 
 pub use catch::Catch;
+pub use one::ByteScan;
 pub use panels::BytePanels;
 pub use sample::Lanes;
 pub use scan::Net;
 pub use sums::Totals;
-pub use tile::ByteTile;
+pub use tile::{ByteQuery, ByteTile};

@@ -130,6 +130,11 @@ impl BytePanels {
     pub fn count(&self) -> usize {
         self.starts.len()
     }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.lines) + size_of_val(&*self.starts) + size_of_val(&*self.bounds)
+    }
 }
 
 /// 1 / scale such that `largest` becomes 127; capped so that the product of two stays finite.
