@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := runs/demo
+WHEEL  := target/wheel
 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
 CORE   := $(VENV)/.built
@@ -57,8 +58,13 @@ reproduce: setup  ## The long trainings behind docs/results (hours; can be inter
 	$(BIN)/python benches/comparison.py --runs runs/reproduce --out docs/results/methods.md
 	$(BIN)/python benches/pages.py
 
-wheel: setup  ## Build the wheel into dist/
-	$(BIN)/maturin build --release --out dist
+$(WHEEL)/bin/maturin: pyproject.toml
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python -m pip install --quiet 'maturin>=1.7,<2'
+	touch $@
+
+wheel: $(WHEEL)/bin/maturin  ## Build the wheel into dist/, and nothing else
+	$(WHEEL)/bin/maturin build --release --locked --out dist
 
 clean:  ## Remove what was built; data sets and runs stay
 	rm -rf $(VENV) target dist python/kdrs/_core*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

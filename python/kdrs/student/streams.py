@@ -47,7 +47,7 @@ def write(path: Path, lists: Iterable[Recommendations], *, by: str = "user") -> 
     counted = [0]
 
     def frames() -> Iterator[polars.DataFrame]:
-        import polars as pl
+        from kdrs._libraries import polars as pl
 
         for one in lists:
             frame = one.to_polars().with_columns(pl.col(by).cast(pl.String))
@@ -98,7 +98,7 @@ def merge(path: Path) -> tuple[int, int]:
                 f"make it again: kdrs recommend STUDENT --part {number}/{of} --out {quoted(path)}",
             )
     if path.suffix == ".parquet":
-        import polars as pl
+        from kdrs._libraries import polars as pl
 
         rows = 0
 
@@ -124,14 +124,14 @@ def merge(path: Path) -> tuple[int, int]:
 
 
 def _schema(by: str) -> dict[str, Any]:
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     return {by: pl.String, "item": pl.String, "score": pl.Float32, "rank": pl.Int32}
 
 
 def _is_part(path: Path) -> bool:
     """Whether it begins and ends as `write` lets a file of users' lists begin and end."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     if not path.is_file():
         return False
@@ -149,8 +149,9 @@ def _is_part(path: Path) -> bool:
 
 
 def _sink(path: Path, frames: Callable[[], Iterator[polars.DataFrame]], by: str) -> None:
-    import polars as pl
     from polars.io.plugins import register_io_source
+
+    from kdrs._libraries import polars as pl
 
     schema = _schema(by)
     failed: list[BaseException] = []
