@@ -11,7 +11,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'C
 CORE   := $(VENV)/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench reproduce wheel clean
+.PHONY: help setup demo test check bench reproduce wheel manylinux clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,11 @@ $(WHEEL)/bin/maturin: pyproject.toml
 
 wheel: $(WHEEL)/bin/maturin  ## Build the wheel into dist/, and nothing else
 	$(WHEEL)/bin/maturin build --release --locked --out dist
+
+manylinux: $(WHEEL)/bin/maturin  ## Build it for every Linux since glibc 2.17, with zig as linker (400 MB)
+	$(WHEEL)/bin/python -m pip install --quiet 'maturin[zig]>=1.7,<2'
+	PATH="$(CURDIR)/$(WHEEL)/bin:$$PATH" maturin build --release --locked --out dist \
+		--zig --target $$(uname -m)-unknown-linux-gnu --compatibility manylinux2014
 
 clean:  ## Remove what was built; data sets and runs stay
 	rm -rf $(VENV) target dist python/kdrs/_core*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
