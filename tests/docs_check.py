@@ -45,8 +45,11 @@ def project_files() -> list[Path]:
 
 def anchors(text: str) -> set[str]:
     """Names of headings as GitHub makes them."""
-    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(FENCE.sub("", text)))
-    return {heading.replace(" ", "-") for heading in plain}
+    return {slug(heading) for heading in HEADING.findall(FENCE.sub("", text))}
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def broken_links(path: Path, text: str) -> Iterator[str]:

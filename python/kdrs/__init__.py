@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Batch": "kdrs.training.queries",
@@ -113,11 +113,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    if name in _MODULES:
-        return import_module(_MODULES[name])
-    raise AttributeError(f"module 'kdrs' has no attribute {name!r}")
+    place = _PUBLIC.get(name) or _MODULES.get(name)
+    if place is None:
+        raise AttributeError(f"module 'kdrs' has no attribute {name!r}")
+    try:
+        module = import_module(place)
+    except ModuleNotFoundError as error:
+        from kdrs._libraries import missing
+
+        raise missing(error, f"kdrs.{name}") or error from None
+    return getattr(module, name) if name in _PUBLIC else module
 
 
 def __dir__() -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from kdrs._libraries import missing
 from kdrs.cli import catalogue, compress, data, doctor, evaluation, reproduce, running, serving, sweep, teacher
 from kdrs.cli.output import prepare_streams, say, tell
 from kdrs.errors import KdrsError, is_panic, shown
@@ -133,6 +134,8 @@ def _commands_with(option: str | None, context: Any) -> list[str]:
 
 def _explain(error: Exception) -> tuple[int, str, str | None]:
     """Exit code, cause and remedy of an error."""
+    if isinstance(error, ModuleNotFoundError):
+        error = missing(error, "this command") or error
     if isinstance(error, KdrsError):
         return error.exit_code, error.cause, error.remedy
     if isinstance(error, USAGE_ERROR):

@@ -26,9 +26,8 @@ def activated(values: Array, name: str) -> Array:
     if name == "tanh":
         return np.tanh(values)
     if name == "sigmoid":
-        from scipy.special import expit  # sets a filter of warnings when it is imported
-
-        return np.asarray(expit(values), np.float32)
+        with np.errstate(over="ignore", under="ignore"):  # 1 / (1 + inf) is the 0 that it should be
+            return np.asarray(1 / (1 + np.exp(-values.astype(np.float64))), np.float32)
     return np.maximum(values, np.float32(0)) if name == "relu" else values
 
 

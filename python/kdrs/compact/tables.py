@@ -7,17 +7,19 @@ does not have, is uint16 here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdrs.compact.encoders import Encoder, Items
 from kdrs.compact.parts import NETWORKS, encoder_of
+from kdrs.core import codes
 from kdrs.core.codes import MAX_DIM, Codes
 from kdrs.errors import DataError, KdrsError, shown
 
+BITS = (*codes.BITS, 32)
+"""Of a coordinate; 32 is float32."""
 Tensors = Mapping[str, NDArray[Any]]
 
 
@@ -71,7 +73,7 @@ class Tables(NamedTuple):
         """
         left = dict(tensors)
         try:
-            told = _Described.model_validate(dict(description))
+            told = _Described.of(dict(description))
             items = _side(left, "items", told.items, n_items, told.dim, copy)
             users = None if told.users is None else _side(left, "users", told.users, n_users, told.dim, copy)
             if told.users is not None and told.users.way != told.items.way:
@@ -99,9 +101,6 @@ class Tables(NamedTuple):
 
 
 def _cause(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        wrong = error.errors()[0]
-        return f"{'.'.join(map(str, wrong['loc'])) or 'the description'}: {wrong['msg']}"
     if isinstance(error, KdrsError):
         return error.cause
     return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
@@ -125,27 +124,55 @@ def short(side: Codes) -> Codes:
     return Codes.from_parts(side.data, scales, side.bits, side.shape[1], seed=side.seed)
 
 
-class _Table(BaseModel):
+class _Table(NamedTuple):
     """What a file says of a table."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    bits: Literal[1, 2, 3, 4, 8, 32]
-    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    bits: int
+    seed: int | None = None
 
     @property
     def way(self) -> tuple[bool, int | None]:
         """What must be the same on both sides of a product."""
         return self.bits == 32, self.seed
 
+    @classmethod
+    def of(cls, told: Any, name: str) -> _Table:
+        if not isinstance(told, dict):
+            raise DataError(f"{name} is {shown(told)}; allowed: bits and seed")
+        _only(told, cls._fields, f"{name}.")
+        bits, seed = told["bits"], told.get("seed")
+        if type(bits) is not int or bits not in BITS:
+            raise DataError(f"{name}.bits is {shown(bits)}; allowed: {', '.join(map(str, BITS))}")
+        if seed is not None and (type(seed) is not int or not 0 <= seed < 2**64):
+            raise DataError(f"{name}.seed is {shown(seed)}; allowed: 0 to 2^64 - 1")
+        return cls(bits, seed)
 
-class _Described(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    dim: Annotated[int, Field(ge=1, le=MAX_DIM)]
+class _Described(NamedTuple):
+    """What a file says of its tables, each value checked. By hand: a student file is opened where NumPy is all there is."""
+
+    dim: int
     items: _Table
     users: _Table | None = None
     encoder: str | None = None
+
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> _Described:
+        """Raises ``DataError`` for a value that is wrong or a key that is unknown, ``KeyError`` for one that is missing."""
+        _only(told, cls._fields)
+        dim, encoder = told["dim"], told.get("encoder")
+        if type(dim) is not int or not 1 <= dim <= MAX_DIM:
+            raise DataError(f"dim is {shown(dim)}; allowed: 1 to {MAX_DIM}")
+        if encoder is not None and not isinstance(encoder, str):
+            raise DataError(f"encoder is {shown(encoder)}; allowed: a name")
+        users = None if told.get("users") is None else _Table.of(told["users"], "users")
+        return cls(dim, _Table.of(told["items"], "items"), users, encoder)
+
+
+def _only(told: dict[str, Any], allowed: tuple[str, ...], where: str = "") -> None:
+    unknown = [key for key in told if key not in allowed]
+    if unknown:
+        raise DataError(f"unknown key {where}{shown(unknown[0])}; allowed: {', '.join(allowed)}")
 
 
 def _side(left: dict[str, NDArray[Any]], name: str, told: _Table, n: int, dim: int, copy: bool) -> Items:

@@ -104,7 +104,7 @@ class Names:
     def column(self) -> polars.Series:
         """All of them as a column of strings, made once: rows of it are gathered without a Python object each."""
         if self._column is None:
-            import polars
+            from kdrs._libraries import polars
 
             text, ends = self.data.tobytes(), self.ends.tolist()
             strings = (str(text[low:high], "utf-8") for low, high in pairwise(ends))

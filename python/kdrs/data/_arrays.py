@@ -105,7 +105,7 @@ def _from_matrix(
     options: Options,
 ) -> Table:
     """The stored places of a users x items matrix; ids are row and column numbers, values are ratings."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     head = unpacked(archive, members, ["format", "shape"], name)
     kind = head["format"].item()

@@ -92,7 +92,7 @@ def stated_moments(column: pl.Series, form: str) -> NDArray[np.int64]:
 
     Polars reads them where it and Python agree, Python alone otherwise.
     """
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     plain = checked_format(form)
     distinct = column.drop_nulls().unique(maintain_order=True)
@@ -116,7 +116,7 @@ NONE = np.iinfo(np.int64).min
 
 
 def _read(column: pl.Series, form: str) -> pl.Series:
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     zoned = "z" in re.findall(r"%#?(.)", form)
     with warnings.catch_warnings():
@@ -133,7 +133,7 @@ def _read(column: pl.Series, form: str) -> pl.Series:
 
 
 def _numbers(read: pl.Series) -> NDArray[np.int64]:
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     return read.cast(pl.Int64).fill_null(NONE).to_numpy()
 

@@ -92,7 +92,7 @@ def is_parquet(paths: Sequence[Path], folder: Path) -> bool:
 
 def read_parquet_parts(paths: Sequence[Path], folder: Path, options: Options) -> Table:
     """The wanted columns of Parquet parts, one after the other. ``DataError`` names a part with other columns or types."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     name = shown(str(folder))
     frames, records, first = [], [], None

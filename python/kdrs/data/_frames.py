@@ -51,7 +51,7 @@ def from_frame(frame: Any, options: Options) -> Table:
 
 def _opened(frame: Any) -> tuple[list[str], Callable[[int], pl.Series]]:
     """The names of a frame's columns, and a way to one of them."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     library = type(frame).__module__.partition(".")[0]
     if isinstance(frame, pl.LazyFrame):
@@ -74,7 +74,7 @@ def _opened(frame: Any) -> tuple[list[str], Callable[[int], pl.Series]]:
 
 def _column(values: Any) -> pl.Series:
     """A column of a dictionary."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     if isinstance(values, pl.Series):
         return values
@@ -111,7 +111,7 @@ def framed(
 
 def is_allowed(kind: pl.DataType, role: str) -> bool:
     """Whether a column of this type may hold ids, ratings or times; float ids are a matter of options."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     if kind in (pl.String, pl.Categorical, pl.Enum, pl.Null) or kind.is_integer() or kind.is_float():
         return True
@@ -133,7 +133,7 @@ def check_type(kind: pl.DataType, role: str, label: str, name: str) -> None:
 
 def checked_column(column: pl.Series, role: str, label: str, name: str, options: Options) -> pl.Series:
     """A column of an allowed type; ids as strings. Float ids are refused, unless the options say what to make of them."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     kind = column.dtype
     check_type(kind, role, label, name)

@@ -68,7 +68,7 @@ class _Tokens:
 
     def heads(self) -> pl.Series:
         """The first word of each line, null where a line is blank."""
-        import polars as pl
+        from kdrs._libraries import polars as pl
 
         places = pl.Series(np.minimum(self.starts, max(len(self.strings) - 1, 0)))
         heads = self.strings.gather(places)
@@ -76,7 +76,7 @@ class _Tokens:
 
     def counts_are_right(self) -> NDArray[np.bool_]:
         """Which lines begin with the number of words that follow."""
-        import polars as pl
+        from kdrs._libraries import polars as pl
 
         counts = self.heads().cast(pl.Int64, strict=False).fill_null(-1).to_numpy()
         return counts == self.lengths - 1
@@ -93,7 +93,7 @@ def read_user_lists(text: Text, options: Options) -> Table:
 
 
 def _lists(text: Text, options: Options, *, counted: bool) -> Table:
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     form = "counted-lists" if counted else "user-lists"
     tokens = _Tokens(text)

@@ -19,7 +19,7 @@ MOST_WHOLE = 2**53
 def numbers(column: pl.Series) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], bool]:
     """Values (int64 if all are whole, else float64; 0 where there is none), which are missing or unreadable, and
     whether those unreadable are numbers with blanks around them."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     missing = column.is_null()
     if column.dtype == pl.String:
@@ -44,7 +44,7 @@ def padded(text: str) -> bool:
 
 def ratings_of(column: pl.Series) -> tuple[NDArray[np.float64], list[tuple[NDArray[np.int64], str]]]:
     """float64 ``[rows]``, and the rows that hold no usable rating, with the reason."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     values, missing, unreadable, with_blanks = numbers(column)
     ratings = values.astype(np.float64)

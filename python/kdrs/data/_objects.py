@@ -20,7 +20,7 @@ class MixedTypes(TypeError):
 
 def array_series(array: NDArray[Any]) -> pl.Series:
     """A one-dimensional array. Raises ``MixedTypes`` for types that no column may have."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     kind, size = array.dtype.kind, array.dtype.itemsize
     if array.ndim != 1:
@@ -47,7 +47,7 @@ def array_series(array: NDArray[Any]) -> pl.Series:
 
 def pandas_series(column: Any) -> pl.Series:
     """A pandas column, without pyarrow unless the column is Arrow's. Raises ``MixedTypes`` as ``array_series``."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     kind = column.dtype
     if isinstance(kind, np.dtype):
@@ -72,7 +72,7 @@ def pandas_series(column: Any) -> pl.Series:
 
 def object_series(values: Sequence[Any]) -> pl.Series:
     """Python objects of one type, some of them perhaps missing. Raises ``MixedTypes`` for mixtures and other objects."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     present = [None if _is_missing(value) else value for value in values]
     kinds = {_kind(value): row for row, value in reversed(list(enumerate(present))) if value is not None}

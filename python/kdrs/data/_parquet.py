@@ -31,7 +31,7 @@ def read_parquet(path: str | os.PathLike[str], options: Options) -> Table:
 
 def parquet_schema(data: bytes, name: str) -> dict[str, pl.DataType]:
     """Names and types of the columns of a Parquet file."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     with guarded(f"{name} is no readable Parquet file"):
         check_parquet(data, (), name)
@@ -49,7 +49,7 @@ def wanted_columns(schema: dict[str, pl.DataType], name: str, options: Options) 
 
 def parquet_columns(data: bytes, columns: dict[str, str], name: str) -> pl.DataFrame:
     """The columns of some roles, and no others, once their stated sizes were found to fit."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     with guarded(f"{name} is no readable Parquet file"):
         check_parquet(data, columns.values(), name)

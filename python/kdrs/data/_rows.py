@@ -73,7 +73,7 @@ def refuse_or_count(source: Source, options: Options, bad: list[BadRow], n_bad: 
 
 def make_table(columns: dict[str, pl.Series], source: Source, options: Options, form: str, ordered: bool) -> Table:
     """The table of raw columns ("user", "item", and perhaps "rating" and "timestamp")."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     if options.strip:
         columns = {
@@ -148,7 +148,7 @@ def finished(table: Table, source: Source) -> Table:
 
 def string_codes(values: pl.Series) -> tuple[NDArray[np.int32], list[str]]:
     """int32 ``[n]`` codes of strings without nulls, and the distinct strings as they first appear."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     categories = values.cast(pl.Categorical)
     distinct = categories.unique(maintain_order=True)

@@ -6,15 +6,15 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdrs._documents import MOST_HEAD, DocumentError, parse_json, read_whole, write_json
 from kdrs._files import NewFolder
-from kdrs.data.checks import INT32_MAX, memory
+from kdrs._libraries import need
+from kdrs.data.checks import memory
 from kdrs.data.ids import Ids
 from kdrs.errors import DataError, MachineError, shown
 
@@ -24,77 +24,6 @@ FILES = (HEAD, ARRAYS, USERS, ITEMS)
 PREPARE_AGAIN = "prepare the data set again with kdrs data prepare, in a new folder"
 _MOST_HEADER = 2**20
 """Bytes of a safetensors file beside its arrays."""
-
-Count = Annotated[int, Field(ge=0, le=INT32_MAX)]
-Size = Annotated[int, Field(ge=0, lt=2**63)]
-Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-class _Part(BaseModel):
-    """A part of the head: nothing is converted, and an unknown key is refused."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class _Counts(_Part):
-    users: Count
-    items: Count
-    train: Size
-    valid: Size
-    test: Size
-
-
-class _Digests(_Part):
-    users: Digest
-    items: Digest
-
-
-class _File(_Part):
-    bytes: Size
-    sha256: Digest
-
-
-class _Split(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-
-    kind: Annotated[str, Field(min_length=1)]
-    last: Literal["test", "valid"] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
-
-
-class _Source(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-
-    file: str | None = None
-    bytes: Size | None = None
-    sha256: Digest | None = None
-
-
-class _Step(BaseModel):
-    """What was done; what is left of users, items and rows; facts of the step."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-
-    step: str
-    before: dict[str, Size] = {}
-    after: dict[str, Size] = {}
-
-
-class Head(_Part):
-    """``dataset.json``, whose own ``checksum`` is the SHA-256 of the rest."""
-
-    format: Literal["kdrs-dataset/1"]
-    name: str
-    fingerprint: Digest
-    counts: _Counts
-    digests: _Digests
-    files: dict[Literal["users.json", "items.json", "interactions.safetensors"], _File]
-    split: _Split
-    order: Annotated[str, Field(min_length=1)] | None
-    candidates: Count
-    sources: list[_Source]
-    options: dict[str, Any]
-    steps: list[_Step]
 
 
 @dataclass(frozen=True)
@@ -161,12 +90,12 @@ def read_head(folder: Path) -> dict[str, Any]:
         raise DataError(f"{name} has no checksum", PREPARE_AGAIN)
     if head.pop("checksum") != hashlib.sha256(canonical(head)).hexdigest():
         raise DataError(f"{name} was changed after it was written (its checksum differs)", PREPARE_AGAIN)
-    try:
-        Head.model_validate(head)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise DataError(f"{name}: {shown(key)} is wrong: {shown(problem['msg'], 200)}", PREPARE_AGAIN) from None
+    need("pydantic", "a prepared data set")
+    from kdrs.data._head import problem_of
+
+    problem = problem_of(head)
+    if problem is not None:
+        raise DataError(f"{name}: {problem}", PREPARE_AGAIN)
     missing = sorted({ARRAYS, USERS, ITEMS} - set(head["files"]))
     if missing:
         raise DataError(f"{name} does not list {missing[0]}", PREPARE_AGAIN)

@@ -153,7 +153,7 @@ class Text:
 
 def read_plain(data: bytes, separator: str, quoted: bool = False, columns: list[int] | None = None) -> pl.DataFrame:
     """Text columns of delimited ``data`` without a header, by Polars; of all columns, or of some places."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     # Polars unpacks what begins like a compressed file, as text may ("x" and a control character): so it begins otherwise.
     return pl.read_csv(

@@ -127,7 +127,7 @@ def _dates_of(
     column: pl.Series, options: Options, name: str
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_], str] | None:
     """Microseconds of dates, what is missing, what is unreadable, and the form; ``None`` if these are no dates."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     if column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
         _refuse_unit(options, name, f"dates by their type ({column.dtype})")

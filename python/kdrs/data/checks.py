@@ -6,6 +6,7 @@ Readers count and skip what a rule names; every other door refuses it. The words
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -161,10 +162,8 @@ def check_sparse(matrix: Any) -> None:
     Raises ``DataError`` for what is no SciPy sparse matrix or array of two dimensions, for row ends that are broken
     and for ids outside the shape.
     """
-    from scipy.sparse import issparse
-
-    sparse: bool = issparse(matrix)  # as a value: its type would narrow the matrix's
-    if not sparse:
+    scipy = sys.modules.get("scipy.sparse")  # nobody has a matrix of a module that was never imported
+    if scipy is None or not scipy.issparse(matrix):
         raise DataError(
             f"got {type(matrix).__name__}; allowed: a SciPy sparse matrix or array", "scipy.sparse.csr_array"
         )

@@ -114,7 +114,7 @@ class Interactions:
 
         All three arrays are the caller's own and may be written to; indices are int32 wherever they fit.
         """
-        import scipy.sparse
+        from kdrs._libraries import scipy
 
         fits = self.n_pairs <= INT32_MAX
         indptr = self.indptr.astype(np.int32 if fits else np.int64)

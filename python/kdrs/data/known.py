@@ -274,7 +274,7 @@ def cache_folder() -> Path:
     """Where fetched files are kept: KDRS_CACHE, else the user's cache folder."""
     if os.environ.get("KDRS_CACHE"):
         return Path(os.environ["KDRS_CACHE"])
-    import platformdirs
+    from kdrs._libraries import platformdirs
 
     return Path(platformdirs.user_cache_dir("kdrs"))
 

@@ -38,7 +38,7 @@ def read_frame(path: str | os.PathLike[str]) -> pl.DataFrame:
 
     Raises ``DataError`` for what cannot be read.
     """
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     name, form = shown(str(path), 300), FORMS.get(Path(path).suffix.lower(), "text")
     if form == "parquet":

@@ -70,7 +70,7 @@ def read_titles(path: str | os.PathLike[str], items: Ids) -> Titles:
 
     Raises ``DataError`` for a file that cannot be read, and for one that has no id of the data set.
     """
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     name = shown(str(path))
     with guarded(f"{name} cannot be read", f"give {_FORMS}"):
@@ -91,7 +91,7 @@ def read_titles(path: str | os.PathLike[str], items: Ids) -> Titles:
 
 def _read(path: str | os.PathLike[str], name: str) -> pl.DataFrame:
     """Columns ``id`` and ``title``, text."""
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     data, _ = read_bytes(path)
     if data.startswith(b"PAR1"):
@@ -118,7 +118,7 @@ def _columns(names: Sequence[str], name: str) -> tuple[str, str]:
 
 
 def _from_json(data: bytes, name: str) -> pl.DataFrame:
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     try:
         values = parse_json(data)

@@ -14,29 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kdrs._documents import read_json, read_whole
 from kdrs._files import write_bytes
+from kdrs._libraries import need
 from kdrs.errors import ArtefactError, ConfigError, nearest, shown
 
 SCHEMA = 1
-
-
-class _Head(BaseModel):
-    """What the JSON file of a report holds, as far as it is read again."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    values: list[str]
-    sha256: str
-    setting: str
-    part: str
-    n_queries: int
-    rules: dict[str, str]
-    beyond: dict[str, float]
-    tied: float | None
-    history: str = "train"
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +106,13 @@ class Report:
         if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
             found = stored.get("schema") if isinstance(stored, dict) else type(stored).__name__
             raise ArtefactError(f"{name} has schema {shown(found)}; this kdrs reads {SCHEMA}", remedy)
+        need("pydantic", "a stored report")
+        from kdrs.evaluation._head import head_of
+
         try:
-            head = _Head.model_validate(stored)
-        except ValidationError as problem:
-            first = problem.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise ArtefactError(f"{name} is damaged: {key} is {shown(first['input'])}", remedy) from None
+            head = head_of(stored)
+        except ValueError as problem:
+            raise ArtefactError(f"{name} is damaged: {problem}", remedy) from None
         content = read_whole(beside, remedy, most=2**34, kind=ArtefactError)
         if hashlib.sha256(content).hexdigest() != head.sha256:
             raise ArtefactError(f"{shown(str(beside), 300)} is damaged or belongs to another report", remedy)

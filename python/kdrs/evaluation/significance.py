@@ -244,7 +244,7 @@ def seed_test(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Differ
     if spread.sd == 0:
         p = 1.0 if spread.mean == 0 else 0.0
     else:
-        import scipy.stats
+        from kdrs._libraries import scipy
 
         p = float(scipy.stats.ttest_1samp(d, 0.0).pvalue)
     return Difference(spread.mean, spread.low, spread.high, p, d.size, "t over seeds", None, confidence)
@@ -262,7 +262,7 @@ def seed_spread(values: ArrayLike, *, confidence: float = 0.95) -> Spread:
     # Equal values have a mean that is off by rounding only, and then a deviation that is rounding alone.
     if np.ptp(x) == 0:
         return Spread(float(x[0]), 0.0, float(x[0]), float(x[0]), x.size)
-    import scipy.stats
+    from kdrs._libraries import scipy
 
     half = float(scipy.stats.t.ppf((1 + confidence) / 2, x.size - 1)) * sd / math.sqrt(x.size)
     return Spread(mean, sd, mean - half, mean + half, x.size)

@@ -75,7 +75,7 @@ class Recommendations:
 
     def to_polars(self) -> polars.DataFrame:
         """The long form as a frame. Who asked is a string where strings and integers asked together."""
-        import polars
+        from kdrs._libraries import polars
 
         listed = self.places >= 0
         ranks = np.broadcast_to(np.arange(1, self.places.shape[1] + 1, dtype=np.int32), self.places.shape)

@@ -202,7 +202,7 @@ def _unicode(names: Names) -> NDArray[np.str_]:
 
 
 def _parquet(place: Path, vectors: NDArray[np.float32], names: Names, bias: NDArray[np.float32] | None) -> None:
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     column = pl.Series("vector", vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])).cast(pl.List(pl.Float32))
     ids = names.take(np.arange(len(names))).tolist()
@@ -213,7 +213,7 @@ def _parquet(place: Path, vectors: NDArray[np.float32], names: Names, bias: NDAr
 
 
 def _word2vec(place: Path, vectors: NDArray[np.float32], names: Names) -> None:
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     ids = names.take(np.arange(len(names)))
     for value in ids:

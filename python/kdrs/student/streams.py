@@ -42,7 +42,7 @@ def write(path: Path, lists: Iterable[Recommendations], *, by: str = "user") -> 
     counted = [0]
 
     def frames() -> Iterator[polars.DataFrame]:
-        import polars as pl
+        from kdrs._libraries import polars as pl
 
         for one in lists:
             frame = one.to_polars().with_columns(pl.col(by).cast(pl.String))
@@ -73,7 +73,7 @@ def merge(path: Path) -> tuple[int, int]:
     parts = parts_beside(path, lambda part, of: f"kdrs recommend STUDENT --part {part}/{of} --out {quoted(path)}")
     of = len(parts)
     if path.suffix == ".parquet":
-        import polars as pl
+        from kdrs._libraries import polars as pl
 
         rows = 0
 
@@ -99,14 +99,15 @@ def merge(path: Path) -> tuple[int, int]:
 
 
 def _schema(by: str) -> dict[str, Any]:
-    import polars as pl
+    from kdrs._libraries import polars as pl
 
     return {by: pl.String, "item": pl.String, "score": pl.Float32, "rank": pl.Int32}
 
 
 def _sink(path: Path, frames: Callable[[], Iterator[polars.DataFrame]], by: str) -> None:
-    import polars as pl
     from polars.io.plugins import register_io_source
+
+    from kdrs._libraries import polars as pl
 
     schema = _schema(by)
     failed: list[BaseException] = []
