@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import json
 import posixpath
@@ -18,9 +19,9 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import kdrs
-from docs_check import LINK, slug
-from kdrs.cli import catalogue
+import kdrs  # noqa: E402
+from docs_check import LINK, slug  # noqa: E402
+from kdrs.cli import catalogue  # noqa: E402
 
 OUTSIDE = {
     "README.md": "index.md",
@@ -33,7 +34,10 @@ OUTSIDE = {
 GROUPS = {
     "Data": ("Dataset", "Interactions", "Names"),
     "Sampling and ranking": ("sampling", "ranking", "Codes"),
-    "Training": ("PairTask", "UserTask", "ItemTask", "SequenceTask", "Learner", "Term", "fit", "Queries", "Batch", "View", "DotView", "Factors"),
+    "Training": (
+        "PairTask", "UserTask", "ItemTask", "SequenceTask", "Learner", "Term", "fit", "Queries", "Batch", "View", "DotView",
+        "Factors",
+    ),
     "Teachers": ("ModelTeacher", "FileTeacher", "save_teacher", "import_teacher"),
     "Evaluation": ("Evaluator", "Report", "Selection", "protocols", "popularity", "overlap", "significance"),
     "Comparison": ("compare", "compare_runs", "Entry", "scoring_seconds"),
@@ -43,6 +47,8 @@ GROUPS = {
     "Parts for methods and models of your own": ("distillers", "models", "losses", "kernels", "trackers", "data"),
 }  # fmt: skip
 """Public names by page. Every name of ``kdrs.__all__`` stands in one."""
+MEMBERS = {"sampling": ("stream", "negatives", "weighted", "falling_weights", "outside", "discrepancy")}
+"""What is public of a module that holds helpers of other modules too."""
 ROOMS = ("distillers", "models", "trackers", "data")
 """Modules whose file gathers others: their text, and the names that they export."""
 
@@ -74,7 +80,9 @@ def _filled(nav: list[Any], made: dict[str, list[Any]]) -> list[Any]:
 
 
 def _pages_in(folder: str) -> list[str]:
-    return [f"{folder}/{path.name}" for path in sorted((ROOT / "docs" / folder).glob("*.md")) if path.name != "README.md"]
+    return [
+        f"{folder}/{path.name}" for path in sorted((ROOT / "docs" / folder).glob("*.md")) if path.name != "README.md"
+    ]
 
 
 def _notebooks() -> list[str]:
@@ -138,8 +146,6 @@ def _link(target: str, source: str, place: str) -> str:
         goal = path.removeprefix("docs/")
     elif path.endswith(".ipynb"):
         goal = f"notebooks/{Path(path).stem}.md"
-    elif (ROOT / path).is_dir():
-        goal = f"source/{path}.md"
     else:
         goal = f"source/{path}.md"
     return posixpath.relpath(goal, posixpath.dirname(place) or ".") + hash_ + anchor
@@ -220,12 +226,34 @@ def _text(cls: Any) -> str:
     parts = []
     for paragraph in inspect.cleandoc(cls.__doc__ or "").split("\n\n"):
         if any(line.startswith("    ") for line in paragraph.splitlines()):
-            lines = paragraph.splitlines()
-            body = [line.removeprefix("    ") for line in lines]
-            parts.append("``` { .text .equation .no-copy }\n" + "\n".join(body) + "\n```")
+            parts.append(equations(paragraph))
         else:
             parts.append(_plain(paragraph))
     return "\n\n".join(parts)
+
+
+def equations(block: str) -> str:
+    """Formulas in plain text, as HTML: a row each, equals signs below each other, indices low and exponents high."""
+    rows = []
+    for line in block.splitlines():
+        left, equals, right = re.match(r"\s{4}(?:(\S.{0,11}?)\s*(=|∝)\s)?(.*)", line).groups(default="")
+        cells = f"<td>{_set(left)}</td><td>{equals}</td><td>{_set(right.strip())}</td>"
+        if not left and not line.startswith("     "):  # a remark of its own
+            cells = f'<td colspan="3">{_set(right)}</td>'
+        rows.append(f"<tr>{cells}</tr>")
+    return f'<table class="equation">{"".join(rows)}</table>'
+
+
+SYMBOL = r"(?<!\w)((?:[A-Za-zα-ωΑ-Ωℓ]|cos|TA)[̂'⁰]*)"
+
+
+def _set(text: str) -> str:
+    text = html.escape(text, quote=False)
+    text = re.sub(rf"{SYMBOL}\^([A-Za-z](?=_)|-½|\(\d\)|\(l(?:\+1)?\))", r"\1<sup>\2</sup>", text)
+    text = re.sub(r"_\{([^}]*)\}", r"<sub>\1</sub>", text)
+    text = re.sub(rf"(?:{SYMBOL}|(?<=</sup>))_([\w·]+(?:=\d…?\w*)?)", r"\1<sub>\2</sub>", text)
+    text = re.sub(r"(?<=[\])₊])_(\w+)", r"<sub>\1</sub>", text)
+    return re.sub(r" {2,}", "&emsp;&emsp;", text)
 
 
 def _plain(text: str) -> str:
@@ -241,7 +269,12 @@ def _cell(text: str) -> str:
 
 
 def names_page() -> str:
-    lines = ["# Names", "", "Everything public is there after `import kdrs`. Nothing heavy is imported before it is used.", ""]
+    lines = [
+        "# Names",
+        "",
+        "Everything public is there after `import kdrs`. Nothing heavy is imported before it is used.",
+        "",
+    ]
     lines += ["| name | what it is |", "|---|---|"]
     for title, names in GROUPS.items():
         for name in names:
@@ -263,7 +296,10 @@ def reference_page(title: str, names: Iterable[str]) -> str:
             parts += [_room(name), ""]
             continue
         path = _path(name)
-        options = ["    options:", f"      heading: kdrs.{name}", f"      toc_label: kdrs.{name}"]
+        options = ["    options:"]
+        if name in MEMBERS:
+            options += ["      members:", *(f"        - {one}" for one in MEMBERS[name])]
+        options += [f"      heading: kdrs.{name}", f"      toc_label: kdrs.{name}"]
         parts += [f"::: {path}", *options, ""]
     return "\n".join(parts)
 
@@ -271,12 +307,15 @@ def reference_page(title: str, names: Iterable[str]) -> str:
 def _room(name: str) -> str:
     """A module that gathers others: what it says of itself, and its names."""
     module = getattr(kdrs, name)
-    exported = [one for one in module.__all__ if inspect.getdoc(getattr(module, one)) and inspect.isclass(getattr(module, one)) or inspect.isfunction(getattr(module, one))]
     rows = []
-    for one in exported:
+    for one in module.__all__:
+        if not callable(getattr(module, one)):
+            continue
         text = (inspect.getdoc(getattr(module, one)) or "").split("\n\n")[0].replace("\n", " ")
         rows.append(f"| `{one}` | {_cell(text)} |")
-    return "\n".join([f"## kdrs.{name}", "", inspect.getdoc(module) or "", "", "| name | what it is |", "|---|---|", *rows])
+    return "\n".join(
+        [f"## kdrs.{name}", "", inspect.getdoc(module) or "", "", "| name | what it is |", "|---|---|", *rows]
+    )
 
 
 # notebooks
@@ -286,6 +325,9 @@ def notebook_page(path: Path) -> str:
     lines = [f"<!-- {path.name} -->", ""]
     for cell in json.loads(path.read_text("utf-8"))["cells"]:
         text = "".join(cell["source"])
-        lines += [_moved(text, f"examples/notebooks/{path.name}", f"notebooks/{path.stem}.md") if cell["cell_type"] == "markdown" else fenced(text, "python"), ""]
+        if cell["cell_type"] == "markdown":
+            lines += [_moved(text, f"examples/notebooks/{path.name}", f"notebooks/{path.stem}.md"), ""]
+        else:
+            lines += [fenced(text, "python"), ""]
     lines += [f"The notebook: `examples/notebooks/{path.name}`.", ""]
     return "\n".join(lines)

@@ -60,6 +60,10 @@ class BDConfig(Settings):
 class BD(Distiller):
     """Bidirectional distillation (Kweon, Kang & Yu, WWW 2021): teacher and student, both trained before, go on together.
 
+        L_S = Σ_{(u,i) drawn} BCE(s_ui, σ(t_ui / τ))    w = tanh(max(ε_t (r_S - r_T), 0))
+        L_T = Σ_{(u,i) drawn} BCE(t_ui, σ(s_ui / τ))    w = exp(ε_e (r_T - r_S))
+        BCE(s, y) = -y log σ(s) - (1 - y) log(1 - σ(s))
+
     Each learns by binary cross-entropy, in scores, from the other's soft label σ(z / τ) on items drawn by rank discrepancy:
     the teacher on items that the student places higher, w = exp(ε_e (r_T - r_S)), the student on items that it underrates,
     w = tanh(max(ε_t (r_S - r_T), 0)); ranks count from 1 among unseen items. Ranks are taken every ``refresh`` epochs and

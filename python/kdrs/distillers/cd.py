@@ -46,6 +46,9 @@ class CDConfig(Settings):
 class CD(Distiller):
     """Collaborative distillation (Lee, Choi, Lee & Shim, ICDM 2019).
 
+        L    = -Σ_u Σ_{i∈D_u} [y_ui log σ(s_ui) + (1 - y_ui) log(1 - σ(s_ui))]
+        y_ui = σ((t_ui + T2) / T1)
+
     For each user of the batch, once: cross-entropy of the student's sigmoid(s) against the teacher's soft label
     sigmoid((t + T2) / T1), on unseen items drawn by their rank, without replacement, redrawn each epoch. Summed over items
     and users; items on lists whose entries the teacher weighs (`Teacher.confidence`) count by their weights.

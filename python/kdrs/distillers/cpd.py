@@ -72,6 +72,11 @@ class CPD(Distiller):
     """Feature distillation whose projectors keep the student's order: the intermediate layer's part of MKD (Zhu & Zhang, arXiv
     2311.04549v1, 2023), which version 2 of that paper, PCKD (TKDE 37(4), 2025), is about.
 
+        L = Σ_e w_e [1 - cos(h_T(e), F(h_S(e)))]
+            + α Σ_{(u,i,j)} max(0, -(b_ui - b_uj)(a_ui - a_uj))
+            + β Σ_rows -Σ_{i∈Q_u} softmax(a_u / τ)_i log softmax(b_u / τ)_i
+        a_ui = h_S(u) · h_S(i),  b_ui = F(h_S(u)) · F(h_S(i))
+
     ``Σ_e 1 - cos(h_T(e), F(h_S(e)))`` over the batch's distinct users, and items by half for each of their roles, plus a
     penalty that trains the projectors alone (the student's representations are constants in it). With pre-scores
     a_ui = h_u · h_i and post-scores b_ui = F(h_u) · F(h_i): α Σ max(0, -(b_ui - b_uj)(a_ui - a_uj)) over the batch's triples,

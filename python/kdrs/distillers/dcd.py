@@ -50,6 +50,12 @@ class DCDConfig(RRDConfig):
 class DCD(RRD):
     """Dual correction strategy (Lee & Kim, CIKM 2021): distil where the student is wrong.
 
+        L = ranking_weight · L_RKD + user_weight · L_UCD + item_weight · L_ICD
+        ℓ = Σ_{k∈under} [log(Σ_{m∈under, m≥k} exp s_m + Σ_{n∈over} exp s_n) - s_k]
+        P(k ∈ under) ∝ tanh(max(ε (r_S - r_T), 0))
+        P(n ∈ over)  ∝ tanh(max(ε (r_T - r_S), 0))
+        L_UCD = Σ_u ℓ over items,  L_ICD = Σ_i ℓ over users
+
     ``L_RKD + L_UCD + L_ICD``, by their weights. L_RKD is RRD. For each distinct user of the batch, L_UCD is the relaxed ranking
     loss of K items that the student underestimates, drawn without replacement by tanh(max(ε (r_S - r_T), 0)), in the teacher's
     order, above L items that it overestimates, drawn by tanh(max(ε (r_T - r_S), 0)). L_ICD is the same with the users ranked

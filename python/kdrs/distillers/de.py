@@ -14,6 +14,11 @@ from kdrs.training.queries import Task
 class DE(HintDistiller):
     """Distillation experts (Kang, Hwang, Kweon & Yu, "DE-RRD", CIKM 2020, section 3.1).
 
+        L    = Σ_{u∈U} ℓ(u) + ½ [Σ_{i∈P} ℓ(i) + Σ_{j∈N} ℓ(j)]
+        ℓ(e) = ‖h_T(e) - Σ_m q_m(e) E_m(h_S(e))‖²
+        q(e) = softmax((log softmax(v(h_T(e))) + Gumbel noise) / τ)
+        τ    = final_temperature^((epoch - schedule_lag) / schedule_epochs), from 1 down
+
     The teacher's representation of every user and item of the batch is reconstructed from the student's by a mixture of M
     small networks; a selection network on the teacher's representation mixes them, with Gumbel noise and a temperature that
     falls until each entity has one expert. ``ℓ(e) = ‖h_T(e) - Σ_m q_m E_m(h_S(e))‖²``, summed over coordinates, over

@@ -40,6 +40,10 @@ class DGKDConfig(HintConfig):
 class DGKD(Distiller):
     """Densely guided knowledge distillation (Son, Na, Choi & Hwang, ICCV 2021), on hidden representations.
 
+        L        = Σ_{src kept in this batch} λ_src Agg(ℓ_src)
+        Agg(ℓ)   = Σ_{u∈U} ℓ(u) + ½ [Σ_{i∈P} ℓ(i) + Σ_{j∈N} ℓ(j)]
+        ℓ_src(e) = ‖h_src(e) - Σ_m q_m(e) E_m(h_S(e))‖²,  or PHR's
+
     The student learns from the teacher and from all assistants at once. The first of the teachers is the teacher T, the
     others are the assistants, trained models that stay fixed: ``Σ_src λ_src Agg(ℓ(h_src, h_S))`` over the sources that the
     batch keeps, with DE's or PHR's loss (``hint``) and modules of its own for each source. In every batch ``n_drop`` sources

@@ -42,6 +42,10 @@ class FreqDConfig(Settings):
 class FreqD(Distiller):
     """Frequency-aware feature distillation (Zhu & Zhang, KDD 2025).
 
+        L = ℓ(U) + ½ [ℓ(P) + ℓ(N)]
+        ℓ = Σ_e [1 - cos((H T)_e, (H F(S))_e)]    or Σ_e ‖(H T)_e - (H F(S))_e‖²
+        H = (1 - a) I + a D^-½ A D^-½
+
     The error between the teacher's representations and the student's, projected, is weighed towards low frequencies by a graph
     filter H = (1 - a) I + a A: ``Σ_e 1 - cos((H T)_e, (H F(S))_e)``, or squared distances, over the batch's distinct users,
     plus half of that over its positives and half over its negatives. A links each user (item) with the K others that share most

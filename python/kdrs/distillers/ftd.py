@@ -19,6 +19,8 @@ from kdrs.training.view import View
 class FTD(Distiller):
     """Full topology distillation (Kang, Hwang, Kweon & Yu, "Topology distillation for recommender system", KDD 2021).
 
+        L = Σ_{a,b} (cos(h_T(a), h_T(b)) - cos(h_S(a), h_S(b)))²
+
     The student's space reproduces the cosines between all entities of the batch, unique users and unique items together:
     ``Σ_{a,b} (cos_T(a, b) - cos_S(a, b))²`` over all ordered pairs. For students of nearly the teacher's capacity; small
     ones do better with HTD.

@@ -80,6 +80,11 @@ class HetCompConfig(Settings):
 class HetComp(Distiller):
     """HetComp (Kang et al., Distillation from heterogeneous models for top-K recommendation, WWW 2023).
 
+        L   = overall_weight · L_O, then fine_weight · L_R
+        L_O = Σ_u Σ_{k ∈ observed ∪ target} [log(exp s_k + Σ_{j lower} exp s_j) - s_k]
+        L_R = RR(observed; lower) + RR(target; lower)
+        RR  = Σ_k [log(Σ_{m≥k} exp s_m + Σ_{j lower} exp s_j) - s_k]
+
     The student is fed an easy-to-hard sequence of rankings out of its teachers' training trajectories. For every user and
     teacher one state v counts; a user's target list is the first K unseen items by the sum over teachers of the items'
     importance exp(-ρ / 10) at those states. Every ``every`` epochs (from the one of that number on), v advances where the

@@ -16,6 +16,10 @@ from kdrs.training.queries import Task
 class HintRegression(HintDistiller):
     """Hint regression (Romero et al., "FitNets", ICLR 2015), between the representations of two recommenders.
 
+        L    = Σ_{u∈U} ℓ(u) + ½ [Σ_{i∈P} ℓ(i) + Σ_{j∈N} ℓ(j)]
+        ℓ(e) = ‖h_T(e) - (W h_S(e) + b)‖²
+        U, P, N: distinct users, positives and negatives of the batch
+
     A linear projector lifts the student's vector of an entity to the teacher's size, one for users and one for items:
     ``ℓ(e) = ‖h_T(e) - (W h_S(e) + b)‖²``, summed over coordinates, over unique users, and over unique items by
     ``item_share``. The baseline that DE and PHR are measured against: one mapping for all entities where they have many.

@@ -45,6 +45,11 @@ class HTDConfig(Settings):
 class HTD(Distiller):
     """Hierarchical topology distillation (Kang, Hwang, Kweon & Yu, "Topology distillation for recommender system", KDD 2021).
 
+        L       = γ (L_ent + L_grp) + (1 - γ) L_GA
+        L_ent   = Σ_{a,b of one group, cos_T > 0} (cos(h_T(a), h_T(b)) - cos(h_S(a), h_S(b)))²
+        L_grp   = Σ_{g,e} (cos(P^T_g, h_T(e)) - cos(P^S_g, h_S(e)))²
+        L_GA    = Σ_e ‖h_T(e) - Σ_g z_eg f_g(h_S(e))‖²
+
     Entities of the batch, unique users and unique items, belong to groups: ``argmax softmax(v(h_T))``, users' and items'
     groups apart. ``L = γ (entity level + group level) + (1 - γ) L_GA``:
 

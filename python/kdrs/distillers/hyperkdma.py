@@ -61,6 +61,12 @@ class HyperKDMA(Distiller):
     """Hypernetwork-based knowledge distillation with multiple assistants ("HyperKDMA: Distilling recommender systems via
     hypernetwork-based teacher assistants", manuscript without authors' names).
 
+        L      = teacher_weight · Agg(ℓ(h, h_S)) + assistant_weight · Agg(Σ_k g_k ℓ(h_k, h_S))
+        h_k    = Θ_k h,  Θ = reshape(W_P h + b_P)
+        g      = softmax(Θ_G h + c_G)
+        Agg(ℓ) = Σ_{u∈U} ℓ(u) + ½ [Σ_{i∈P} ℓ(i) + Σ_{j∈N} ℓ(j)]
+        d_k    = ⌊d_S + k (d_T - d_S) / (m + 1)⌋,  k = 1 … m
+
     For each entity a hypernetwork on the teacher's vector h writes the vectors of m assistants of sizes between student and
     teacher, ``h_k = Θ_k h`` with ``Θ = reshape(W_P h + b_P)`` (equations 13, 14), a gate weighs them, ``g = softmax(Θ_G h +
     c_G)`` (15), and the student learns from teacher and assistants at once (16, 17):

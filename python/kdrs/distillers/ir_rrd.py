@@ -32,6 +32,9 @@ class IRRRDConfig(RRDConfig):
 class IRRRD(RRD):
     """Item-side ranking regularised RRD (Kang, Hwang, Kweon & Yu, Information Sciences 580, 2021).
 
+        L = Σ_u ℓ(s_u·) + item_weight · Σ_i ℓ(s_·i)
+        ℓ = Σ_{k=1..K} [log(Σ_{m=k..K} exp s_m + Σ_{n∈N} exp s_n) - s_k]
+
     ``Σ_u ℓ_RRD(u) + item_weight · Σ_i ℓ_IR(i)``: RRD over the batch's users and, for every item that RRD drew for one of
     them, the same loss with users and items exchanged: P interesting users in the teacher's order, above N others. Items
     that nobody has seen in training have lists too.

@@ -27,6 +27,8 @@ class MKD(NKD):
     """Multi-layer knowledge distillation (Zhu & Zhang, arXiv 2311.04549v1, 2023): NKD on the input, CPD's penalty on the
     projectors, SLD on the output. **How the parts combine is a reconstruction**, and so is SLD.
 
+        L = L_NKD + α L_pair + β L_list + output_weight · L_SLD
+
     ``L_NKD + α Σ pairwise + β Σ listwise + output_weight · L_SLD``, NKD's projectors under CPD's penalty, which looks at
     representations that are not mixed. A weight of 0 switches its part off exactly. Not to be confused with the class ``MKD``
     of the authors' public code, which is RCE-KD.

@@ -47,6 +47,10 @@ class NKDConfig(Settings):
 class NKD(Distiller):
     """Neighbourhood knowledge distillation: the input layer's part of MKD (Zhu & Zhang, arXiv 2311.04549v1, 2023).
 
+        L   = Σ_e w_e [1 - cos(t_e, F(s_e))]    w_e: 1 for users, ½ for each role of an item
+        s_e = r ∘ h_S(e) + (1 - r) ∘ h_S(n)     r, r' ~ U(0, 2a), each element for itself
+        t_e = r' ∘ h_T(e) + (1 - r') ∘ h_T(n)   n: one of e's K nearest in the teacher's space
+
     ``Σ_e 1 - cos(t_e, F(s_e))`` over the batch's distinct users, and items by half for each of their roles: s_e and t_e mix
     an entity's representation with that of one of its K nearest neighbours in the teacher's space, the same neighbour for
     both, with shares drawn for each by itself. F is the mean of E networks Linear(d_S, d_T // 2)-ReLU-Linear(., d_T) with

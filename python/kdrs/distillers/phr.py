@@ -15,6 +15,11 @@ class PHR(HintDistiller):
     """Personalised hint regression (Kang, Lee, Kweon & Yu, Knowledge-Based Systems 239, 2022), as HyperKDMA restates it in
     its equations 9 to 12; the article itself was not available.
 
+        L    = Σ_{u∈U} ℓ(u) + ½ [Σ_{i∈P} ℓ(i) + Σ_{j∈N} ℓ(j)]
+        ℓ(e) = ‖h_T(e) - Θ_e h_S(e)‖²
+        Θ_e  = W2 relu(W1 v_e + b1) + b2,  of shape d_T x d_S
+        v_e  = ½ (h_T(e) + mean of h_T over e's neighbours)
+
     A personalisation network reads the teacher's vector of an entity, enriched by its neighbours' in the training data, and
     writes the matrix that lifts the student's vector into the teacher's space:
     ``v_e = ½ (h_T(e) + mean over neighbours of h_T)``, ``Θ_e = W2 relu(W1 v_e + b1) + b2`` of shape d_T x d_S,

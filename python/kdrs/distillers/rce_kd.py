@@ -55,6 +55,10 @@ class RCEKDConfig(Settings):
 class RCEKD(Distiller):
     """Rejuvenated cross-entropy (Zhu & Zhang, ICLR 2026).
 
+        L     = Σ_u (1 - γ_u) CE_u(Q_S) + γ_u CE_u(A ∪ (Q_T less Q_S))
+        CE(J) = -Σ_{i∈J} softmax(t_J / τ)_i log softmax(s_J / τ)_i
+        γ_u   = exp(-β |Q_T ∩ Q_S| / K)
+
     Cross-entropy of the student's softmax against the teacher's over a set J bounds a ranking measure only if J is closed: if
     it holds whatever the student ranks above a member. With Q_T and Q_S the top K of teacher and student and CE(J) =
     -Σ softmax(t_J / τ) log softmax(s_J / τ): ``Σ_u (1 - γ) CE(Q_S) + γ CE(A ∪ (Q_T less Q_S))``, γ = exp(-β |Q_T ∩ Q_S| / K).

@@ -50,6 +50,11 @@ class RDConfig(Settings):
 class RD(Distiller):
     """Ranking distillation (Tang & Wang, KDD 2018).
 
+        L   = -Σ_q Σ_{r=1..K} w_r log σ(s(q, π_r))
+        a_r = exp(-r / λ) / Σ_r' exp(-r' / λ)
+        b_r = tanh(max(μ (r̂_r - r), 0))
+        w_r = a_r in the warm-up, then a_r b_r / Σ_r' a_r' b_r'
+
     The teacher's best K unseen items π_1 … π_K are extra positives: ``L(q) = -Σ_r w_r log σ(s(q, π_r))``, summed over the
     rows of the batch, or averaged where the student's own loss is. ``w_r = a_r`` in the warm-up, then ``a_r b_r / Σ a b``:
 

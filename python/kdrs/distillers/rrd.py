@@ -38,6 +38,9 @@ class RRDConfig(Settings):
 class RRD(Distiller):
     """Relaxed ranking distillation (Kang, Hwang, Kweon & Yu, "DE-RRD", CIKM 2020, section 3.2).
 
+        L = Σ_u Σ_{k=1..K} [log(Σ_{m=k..K} exp s(u, π_m) + Σ_{j∈N_u} exp s(u, j)) - s(u, π_k)]
+        π: interesting items of u, the teacher's best first;  N_u: uninteresting ones
+
     For each user of the batch, once: the student's likelihood of ranking K interesting items in the teacher's order, all
     above L uninteresting ones whose inner order is free. Summed over users.
 

@@ -34,6 +34,10 @@ class ScoreMatching(Distiller):
     positive, its negatives and items drawn for its query. ``T² · KL(softmax(t / T) ‖ softmax(s / T))``, which a shift of a
     row's scores leaves as it is, or the mean over the row of (t - s)². Summed over the batch's rows.
 
+        L = T² Σ_rows Σ_{i∈J} p_i log(p_i / q_i)      p = softmax(t_J / T), q = softmax(s_J / T)
+        L = Σ_rows (1/|J|) Σ_{i∈J} (t_i - s_i)²        with measure = "mse"
+        J: the row's positive, its negatives, and items drawn for its query
+
     A baseline, not a published recommender's method: no authors' code to differ from.
     """
 

@@ -43,6 +43,9 @@ class SLDConfig(Settings):
 class SLD(Distiller):
     """Soft label distillation, **a reconstruction**: the output layer's part of MKD (Zhu & Zhang, arXiv 2311.04549v1, 2023).
 
+        L = -Σ_u Σ_{i∈J} y_i log softmax(s_J / τ)_i
+        y = η softmax(t_J / τ) + (1 - η) softmax(s⁰_J / τ)
+
     Of the published method only this could be checked: soft labels are built from the predictions of both teacher and
     student. Here, for each distinct user of the batch, over J = items of the teacher's pool and items outside it:
     ``-Σ_i y_i log softmax(s_J / τ)_i`` with y = η softmax(t_J / τ) + (1 - η) softmax(s⁰_J / τ), s⁰ the student's scores when

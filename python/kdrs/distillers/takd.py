@@ -14,6 +14,10 @@ from kdrs.training.queries import Task
 class TAKD(HintDistiller):
     """One stage of teacher-assistant distillation (Mirzadeh et al., AAAI 2020), on hidden representations.
 
+        T → TA_m → … → TA_1 → student, each stage
+        L    = Σ_{u∈U} ℓ(u) + ½ [Σ_{i∈P} ℓ(i) + Σ_{j∈N} ℓ(j)]
+        ℓ(e) = ‖h_before(e) - Σ_m q_m(e) E_m(h(e))‖²,  or PHR's
+
     Between teacher T and student stand recommenders of the student's kind, of the sizes of ``assistant_dims``; each is
     trained from scratch and distilled from the next larger one alone, frozen at its best validation epoch:
     T → TA_m → … → TA_1 → student. This term is one stage of that chain: its single teacher is the model before it, and its

@@ -42,6 +42,10 @@ class UnKDConfig(Settings):
 class UnKD(Distiller):
     """Unbiased knowledge distillation (Chen, Chen, Feng, Zhou & He, WSDM 2023).
 
+        L = Σ_rows (1/|P_u|) Σ_{(i,j)∈P_u} -log σ(s_ui - s_uj)
+        P_u: pairs within groups of like popularity, i above j in the teacher's ranking,
+        places drawn with p ∝ exp(-rank / μ)
+
     Items are parted by popularity into groups of about equal numbers of interactions. For each user and group, pairs of unseen
     items are drawn by the teacher's rank within the group, p ∝ exp(-rank / μ); the student should score the better one
     higher: ``Σ -log σ(s_ui+ - s_ui-)``. No teacher value enters but through the draws, so that whatever raises a whole group's

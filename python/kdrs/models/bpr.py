@@ -23,6 +23,9 @@ class BPRConfig(PairwiseConfig):
 class BPR(Recommender):
     """BPR-MF (Rendle et al., UAI 2009): s(u, i) = p_u · q_i, no biases.
 
+        s(u, i) = p_u · q_i
+        L       = Σ_{(u,i,j)} -log σ(s(u, i) - s(u, j))
+
     The loss is the **sum** of -log sigmoid(s_ui - s_uj) over the batch, as in the code of DE-RRD and HyperKDMA; L2 enters
     only through the optimizer's weight decay. The code computes log(sigmoid(x)), which overflows below -88; here softplus.
     """

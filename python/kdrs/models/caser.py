@@ -52,6 +52,9 @@ class CaserConfig(ModelConfig):
 class Caser(SequentialRecommender):
     """Convolutional sequence embedding (Tang & Wang, WSDM 2018): s(q, i) = w_i · [z; p_u] + b_i.
 
+        s(q, i) = w_i · [z; p_u] + b_i
+        L       = mean over instances of Σ_targets -log σ(s) + Σ_drawn -log(1 - σ(s))
+
     The vectors of the last L items are a matrix [L, d]. Vertical filters mix its rows, horizontal filters of each height
     slide over them and keep their largest value; a layer on all outputs gives z, joined by the user's vector p_u. Loss, an
     instance: softplus(-s) of the targets, softplus(s) of the drawn items; its **mean** over the batch.

@@ -33,6 +33,10 @@ class CDAE(RowModel):
     """CDAE (Wu et al., WSDM 2016), as in BD's notebook: ``z_u = σ(W_e · dropout(x_u) + b_e + v_u)``,
     ``s(u, i) = W_d[i] · z_u + b_d[i]``.
 
+        z_u     = σ(W_e · dropout(x_u) + b_e + v_u)
+        s(u, i) = W_d[i] · z_u + b_d[i]
+        L       = Σ_u [Σ_{i∈O_u} -log σ(s(u, i)) + Σ_{j drawn} -log(1 - σ(s(u, j)))]
+
     Trained on batches of users: the **sum** of the cross-entropy with logits over a user's items and over ``int(5 · |O_u|)``
     items drawn with replacement from the others, duplicates counting once, redrawn in every batch. User vectors start
     N(0, 1), the rest uniform within ±1/√fan-in. h(u) is z_u without dropout, in training too, h(i) is W_d[i]; scores in

@@ -36,6 +36,10 @@ class CMLConfig(ModelConfig):
 class CML(Recommender):
     """Collaborative metric learning (Hsieh et al., WWW 2017): users and items are points, the score falls with distance.
 
+        s(u, i) = -‖p_u - q_i‖²
+        L       = Σ_{(u,i)} ln(1 + I f) [d(u, i) - min_w d(u, j_w) + margin]₊ + covariance · Σ_{a≠b} Cov_ab²
+        d(u, i) = ‖p_u - q_i‖²
+
     ``collmetric``, the default: ``s = -‖p_u - q_i‖²``. Of W negatives a pair the nearest one counts:
     ``[d(u,i) - min_w d(u,j_w) + margin]₊ · ln(1 + I · f)``, f the share of negatives inside the margin, no gradient through
     it; summed over the batch, plus ``covariance · Σ_{a≠b} Cov_ab²`` over the dimensions of all users' and items' vectors.

@@ -32,6 +32,9 @@ class IAE(VariationalModel):
     """The item-side autoencoder among HetComp's teachers, after CCD's code: Mult-VAE's network and loss with users and items
     exchanged. Rows are items, a batch is a set of items, the softmax of an item runs over users.
 
+        s(u, i) = D_u · z_i + f_u - log Σ_v exp(D_v · z_i + f_v)
+        L       = mean over items of -Σ_u x'_ui log softmax_u(D z_i + f) + β ½ Σ(μ² + σ² - 2 log σ)
+
     ``s(u, i) = log p_i(u) = D_u · z_i + f_u - log Σ_v exp(D_v · z_i + f_v)``, or without the last part (``score``). CCD ranks
     by p itself, which is the same order; the logarithm keeps the values apart where p underflows and makes the model a dot
     product. h(i) is μ and h(u) is D_u; no source defines them.

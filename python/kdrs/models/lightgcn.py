@@ -36,6 +36,10 @@ class LightGCNConfig(PairwiseConfig):
 class LightGCN(Recommender):
     """LightGCN (He et al., SIGIR 2020): E^(l+1) = D^-1/2 A D^-1/2 E^(l) over the training graph, output the layers' mean.
 
+        E^(l+1) = D^-½ A D^-½ E^(l)
+        s(u, i) = e_u · e_i,  e = mean of E^(0) … E^(layers)
+        L       = Σ_{(u,i,j)} -log σ(s(u, i) - s(u, j))
+
     Defaults are those of the KDs benchmark: 3 layers, N(0, 0.1²), BPR **summed** over the batch, no explicit L2. For the
     setting of HyperKDMA's experiments use ``layers=1, init_std=0.01, reg=2e-4`` with weight decay 1e-3 (the preset
     hyperkdma-lightgcn), for the authors' own ``reduction="mean", reg=5e-5`` with ``train.draws = "users"``, batches of 2,048

@@ -31,6 +31,10 @@ class MultVAEConfig(VariationalConfig):
 class MultVAE(VariationalModel):
     """Mult-VAE (Liang et al., WWW 2018), in the form of CCD's code unless ``form`` says otherwise.
 
+        h    = tanh(E x' + e),  μ = W_μ h + c,  log σ = W_s h + c',  z = μ + ε σ
+        s(u) = D z + f
+        L    = mean over users of -Σ_i x'_ui log(softmax(s)_i + 1e-12) + β ½ Σ(μ² + σ² - 2 log σ)
+
     With x' the user's row brought to length 1: ``h = tanh(E x' + e)``, ``μ = W_μ h + c``, ``log σ = W_s h + c'``,
     ``z = μ + ε σ``, ``s(u, ·) = D z + f``. Loss, the mean over the batch's users: ``-Σ_i x'_ui log(softmax(s)_i + 1e-12) +
     β · ½ Σ(μ² + σ² - 2 log σ)``, β rising by 1 / 200,000 a step up to 0.2. Weights start Xavier-normal, biases N(0, 1).

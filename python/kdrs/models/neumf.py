@@ -38,6 +38,9 @@ class NeuMF(Recommender):
     """NeuMF (He et al., WWW 2017), as HyperKDMA's code has it:
     ``s(u, i) = w · [p_u ∘ q_i ; MLP([p'_u ; q'_i])] + b`` with tables p, q and p', q' of their own.
 
+        s(u, i) = w · [p_u ∘ q_i ; MLP([p'_u ; q'_i])] + b
+        L       = Σ_positives -log σ(s) + Σ_negatives -log(1 - σ(s))
+
     The loss is the **sum** of the cross-entropy with logits over positives and negatives. Biases start at 0, hidden weights
     Xavier-uniform, final ones uniform within ±√(6 / fan-in). The original's setting: 4 negatives, batches of 256, no decay,
     four layers.

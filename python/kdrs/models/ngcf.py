@@ -43,6 +43,10 @@ class NGCF(Recommender):
     ``E' = LeakyReLU(S W₁ + b₁ + (S ∘ E) W₂ + b₂)`` with ``S = Â E`` and slope 0.2, then dropout; the output puts E and every
     layer's rows, brought to length 1, side by side, and scores are inner products. All parameters start Xavier-uniform.
 
+        E^(l+1) = LeakyReLU(S W₁ + b₁ + (S ∘ E^(l)) W₂ + b₂),  S = Â E^(l)
+        s(u, i) = e_u · e_i,  e = [E^(0) ; E^(1)/‖·‖ ; …]
+        L       = Σ_{(u,i,j)} -log σ(s(u, i) - s(u, j)) + reg · ½‖·‖²
+
     The loss is BPR plus ``reg · ½‖·‖²`` of the final vectors, **summed** over the batch unless ``reduction`` says otherwise.
     With ``adjacency="symmetric"`` it is the paper's ``(L + I) E W₁ + (L E ∘ E) W₂``, biases kept.
 

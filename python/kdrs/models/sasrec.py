@@ -50,6 +50,9 @@ class SASRecConfig(ModelConfig):
 class SASRec(SequentialRecommender):
     """Self-attentive sequential recommendation (Kang & McAuley, ICDM 2018): s(q, i) = f_q · m_i, m the input item vectors.
 
+        s(q, i) = f_q · m_i
+        L       = Σ_positions [-log σ(s(q, next)) + Σ_negatives -log(1 - σ(s(q, j)))]
+
     f_q is the state after the last item: item vectors times sqrt(d) plus learned positions, then blocks of causal attention
     and of a two-layer network, each x + dropout(g(norm(x))), and a last norm. In training every position predicts the item
     that follows; a batch row is a whole user. **Summed** over positions.

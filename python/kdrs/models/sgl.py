@@ -40,6 +40,9 @@ class SGLConfig(PairwiseConfig):
 class SGL(LightGCN):
     """SGL (Wu et al., SIGIR 2021), as in the authors' PyTorch code: LightGCN and a contrast of two views of the graph.
 
+        L = Σ_{(u,i,j)} -log σ(s(u, i) - s(u, j)) + reg · ½‖·‖²
+            + ssl · Σ_u [log Σ_v exp(z'_u · z''_v / T) - z'_u · z''_u / T] + the same for positive items
+
     Each epoch draws two sub-graphs, normalised by their own degrees. The loss, all **sums** over the batch: BPR on the whole
     graph; ``ssl · Σ_u [log Σ_v exp(z'_u · z''_v / T) - z'_u · z''_u / T]`` with z', z'' the views' outputs of length 1, v over
     all users, and the same for the positive items; ``reg · ½‖·‖²``. Vectors start Xavier-uniform. Defaults are Yelp2018's;
