@@ -6,15 +6,16 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := runs/demo
 WHEEL  := target/wheel
+OLDEST := target/oldest
 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
 CORE   := $(VENV)/.built
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench reproduce wheel manylinux clean
+.PHONY: help setup demo test test-oldest coverage check bench reproduce docs wheel manylinux clean
 
 help:  ## Show the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdrs needs Python 3.11 or newer; this is " + sys.version)'
@@ -38,8 +39,29 @@ test: setup  ## Run all tests, Rust and Python
 	@# a short folder: messages cut long paths, and tests read them
 	folder=$$(mktemp -d) && $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --basetemp=$$folder && rm -rf $$folder
 
+$(WHEEL)/bin/uv: $(WHEEL)/bin/maturin
+	$(WHEEL)/bin/python -m pip install --quiet uv
+	touch $@
+
+test-oldest: $(WHEEL)/bin/uv $(RUST_SOURCES)  ## Run the quick tests on Python 3.11 with the oldest allowed versions
+	$(WHEEL)/bin/uv venv --quiet --allow-existing --python 3.11 $(OLDEST)
+	$(WHEEL)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -r pyproject.toml \
+		--extra plots --group test
+	rm -rf $(OLDEST)/dist && $(WHEEL)/bin/maturin build --release --locked --out $(OLDEST)/dist
+	$(WHEEL)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --reinstall $(OLDEST)/dist/*.whl
+	folder=$$(mktemp -d) && $(OLDEST)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow' \
+		--basetemp=$$folder && rm -rf $$folder
+
+coverage: setup  ## Measure which lines the tests run, of Python and of the Rust core
+	$(BIN)/python -m pip install --quiet --group coverage
+	folder=$$(mktemp -d) && $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --basetemp=$$folder --cov=kdrs \
+		--cov-report=term --cov-report=xml:target/coverage.xml && rm -rf $$folder
+	cargo llvm-cov --version >/dev/null || { echo "cargo install cargo-llvm-cov, for the figure of Rust" >&2; exit 1; }
+	cargo llvm-cov --release --package kdrs-core --summary-only
+
 check: setup  ## Lint, format, types, stubs, Rust lints, docs
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest kdrs._core --ignore-disjoint-bases
 	cargo fmt --check
@@ -57,6 +79,10 @@ reproduce: setup  ## The long trainings behind docs/results (hours; can be inter
 	$(BIN)/python benches/reproduce.py --only all
 	$(BIN)/python benches/comparison.py --runs runs/reproduce --out docs/results/methods.md
 	$(BIN)/python benches/pages.py
+
+docs: setup  ## Build the documentation site into target/site
+	$(BIN)/python -m pip install --quiet --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file website/mkdocs.yml
 
 $(WHEEL)/bin/maturin: pyproject.toml
 	$(PYTHON) -m venv $(WHEEL)

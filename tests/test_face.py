@@ -1,4 +1,4 @@
-"""What a visitor meets: versions that agree, a citation file, a promise of security, equations of every method, the site's pages."""
+"""What a visitor meets: one version, a citation file, a promise of security, equations of every method, the site's pages."""
 
 from __future__ import annotations
 

@@ -61,6 +61,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         "API": [{"Names": "api/index.md"}, *({title: f"api/{slug(title)}.md"} for title in GROUPS)],
         "TABLES": _pages_in("results"),
         "NOTES": _pages_in("results/notes"),
+        "NOTEBOOKS": _notebooks(),
     }
     config["nav"] = _filled(config["nav"], made)
     return config

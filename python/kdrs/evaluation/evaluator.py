@@ -76,10 +76,10 @@ class Evaluator:
 
     K past the catalogue gives shorter lists while the denominators keep K. Scores are compared as float32.
 
-    A scorer is one of: ``Factors`` or any (queries [Q, D], items [I, D]), with a bias [I] behind them or none, of arrays,
-    tensors or `kdrs.Codes`; an object with ``factors()``, ``score_block(rows) -> [B, I]`` and ``score_pairs(rows, ids [B, C]) -> [B, C]``; a callable
-    ``rows -> [B, I]``; ready lists (``Ranking`` or int [Q, K], -1 pads the end; full ranking only, items that are
-    masked are passed over).
+    A scorer is one of: ``Factors`` or any (queries [Q, D], items [I, D]), with a bias [I] behind them or none, of
+    arrays, tensors or `kdrs.Codes`; an object with ``factors()``, ``score_block(rows) -> [B, I]`` and
+    ``score_pairs(rows, ids [B, C]) -> [B, C]``; a callable ``rows -> [B, I]``; ready lists (``Ranking`` or int [Q,
+    K], -1 pads the end; full ranking only, items that are masked are passed over).
     """
 
     def __init__(
