@@ -112,6 +112,13 @@ def test_a_student_answers_as_everywhere(bits, encoded, tmp_path, monkeypatch, c
     assert len(found["lists"]) == 6
 
 
+def test_the_script_that_tries_wheels():
+    script = Path(__file__).with_name("slim_wheel.py")
+    done = alone(f"import runpy\nrunpy.run_path({str(script)!r}, run_name='__main__')")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"kdrs {kdrs.__version__} with NumPy ")
+
+
 CORE = """
 import numpy as np, kdrs
 rng = np.random.default_rng(0)
