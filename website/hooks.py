@@ -250,7 +250,7 @@ SYMBOL = r"(?<!\w)((?:[A-Za-zα-ωΑ-Ωℓ]|cos|TA)[̂'⁰]*)"
 
 def _set(text: str) -> str:
     text = html.escape(text, quote=False)
-    text = re.sub(rf"{SYMBOL}\^([A-Za-z](?=_)|-½|\(\d\)|\(l(?:\+1)?\))", r"\1<sup>\2</sup>", text)
+    text = re.sub(rf"{SYMBOL}\^([A-Za-z](?=_)|-½|\(\d\)|\(l(?:\+1)?\)|\(layers\))", r"\1<sup>\2</sup>", text)
     text = re.sub(r"_\{([^}]*)\}", r"<sub>\1</sub>", text)
     text = re.sub(rf"(?:{SYMBOL}|(?<=</sup>))_([\w·]+(?:=\d…?\w*)?)", r"\1<sub>\2</sub>", text)
     text = re.sub(r"(?<=[\])₊])_(\w+)", r"<sub>\1</sub>", text)

@@ -55,7 +55,7 @@ class RCEKDConfig(Settings):
 class RCEKD(Distiller):
     """Rejuvenated cross-entropy (Zhu & Zhang, ICLR 2026).
 
-        L     = Σ_u (1 - γ_u) CE_u(Q_S) + γ_u CE_u(A ∪ (Q_T less Q_S))
+        L     = Σ_u (1 - γ_u) CE(Q_S) + γ_u CE(A ∪ (Q_T less Q_S))
         CE(J) = -Σ_{i∈J} softmax(t_J / τ)_i log softmax(s_J / τ)_i
         γ_u   = exp(-β |Q_T ∩ Q_S| / K)
 
