@@ -49,8 +49,7 @@ class HetCompConfig(Settings):
     advance_if_receding: bool = True
     """Advance also where the student moves away from the next state (released code), so that every user arrives."""
     importance: Literal["exp", "ccd"] = "exp"
-    """Importance of rank ρ (from 0) in a permutation: exp(-ρ / 10), or (1 / (ρ + 1))^0.05. Items past the first 100 have
-    none, which for exp changes nothing."""
+    """Importance of rank ρ (from 0) in a permutation: exp(-ρ / 10), or (1 / (ρ + 1))^0.05. Items past the 100th have none."""
     consistency: int = Field(0, ge=0)
     """Add the stability exp(-s / 100) to each importance, s being the standard deviation of the item's rank over so many
     saved stages up to the state: ConCF's rule, which takes 5. 0: without."""
@@ -90,11 +89,8 @@ class HetComp(Distiller):
     teacher one state v counts; a user's target list is the first K unseen items by the sum over teachers of the items'
     importance exp(-ρ / 10) at those states. Every ``every`` epochs (from the one of that number on), v advances where the
     student's discrepancy D = 1 - NDCG@50 to the next state has fallen by the factor α · 0.995^(epoch / p) since v last moved
-    (dynamic knowledge construction). The loss goes from coarse to fine (adaptive knowledge transfer):
-
-    - until all states are final, overall relations: L_O = Σ_u Σ_k [log(exp s_k + Σ_{j lower} exp s_j) - s_k] over the observed
-      and target items k, against the unseen items j outside the target;
-    - after that, order: L_R = RR(observed; lower) + RR(target; lower), the relaxed ranking loss.
+    (dynamic knowledge construction). The loss goes from coarse to fine (adaptive knowledge transfer): L_O, of observed and
+    target items k against unseen items j outside the target, until all states are final; then L_R.
 
     Weighted 0.01 and 0.005 as in the code; there is no other base loss unless ``base``. Scores are held in [-40, 40].
     Only permutations of 100 items a state are kept, int32 [M, E, U, 100]; the sums over the catalogue are exact, a part of
@@ -107,9 +103,7 @@ class HetComp(Distiller):
     config: HetCompConfig
     purpose = "compress an ensemble of different teachers, along their training trajectories, from easy to hard"
     reference = "Kang et al., Distillation from heterogeneous models for top-K recommendation, WWW 2023"
-    needs = (
-        "saved stages of each teacher (`train.stages_every`, or a folder of teacher files), and scores; one or several"
-    )
+    needs = "saved stages of each teacher (`train.stages_every`, or a folder of teacher files), and scores; one or more"
     default_weight = 1.0
 
     v: Tensor
