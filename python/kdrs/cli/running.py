@@ -94,19 +94,16 @@ def distill(
     seeds: Seeds = None, jobs: Jobs = None, device: Device = None, threads: Threads = None, resume: Resume = False,
     dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
-    """Train a student with a teacher's help.
+    """Train a student with a teacher's help. Without a method and a size it is the recommended one, as --budget 1/16.
 
+    kdrs distill --data datasets/ml-100k --teacher runs/teacher --out runs/student
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --budget 1/20 --out runs/student
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --method rrd --model bpr --dim 20 --out runs/student
     """
     given = locals()
     terms: list[dict[str, Any]] = []
     if teacher and not method and budget is None:
-        raise ConfigError(
-            f"teacher {shown(teacher[0])!r} is given without a method",
-            "give one with --method, or a size: --budget 1/20; the teacher of a run file is changed by --set "
-            "distill.0.teacher=RUN",
-        )
+        budget = _recommended(given, teacher)
     if len(weight) not in (0, len(method)):
         raise ConfigError(
             f"got {len(weight)} weights for {len(method)} methods",
@@ -151,6 +148,24 @@ def resume(
     _state(values, given)
     with closed(run):
         _carry_out(values, run, None, None, True, False, as_json, quiet, verbose)
+
+
+def _recommended(given: dict[str, Any], teachers: list[str]) -> str:
+    """The budget of a command that states neither a method nor a size."""
+    from kdrs.runs.budget import RECOMMENDED
+
+    values = _values(given)
+    model = values.get("model", {})
+    stated = [key for key in ("dim", "bits", "users") if isinstance(model, dict) and key in model]
+    if values.get("distill") or stated:
+        why = f", and model.{stated[0]} is {shown(model[stated[0]])}" if stated else ""
+        raise ConfigError(
+            f"teacher {shown(teachers[0])!r} is given without a method{why}",
+            "give one with --method, or a size alone: --budget 1/20; the teacher of a run file is changed by --set "
+            "distill.0.teacher=RUN",
+        )
+    tell(f"no method and no size are given: as --budget {RECOMMENDED}")
+    return RECOMMENDED
 
 
 def _within(values: dict[str, Any], budget: str, teachers: list[str]) -> dict[str, Any]:
