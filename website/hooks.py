@@ -41,8 +41,8 @@ GROUPS = {
     "Teachers": ("ModelTeacher", "FileTeacher", "save_teacher", "import_teacher"),
     "Evaluation": ("Evaluator", "Report", "Selection", "protocols", "popularity", "overlap", "significance"),
     "Comparison": ("compare", "compare_runs", "Entry", "scoring_seconds"),
-    "Runs": ("RunConfig", "resolve", "execute", "load_run", "compress", "export"),
-    "Serving": ("Student", "Recommendations"),
+    "Runs": ("RunConfig", "resolve", "execute", "load_run", "compress", "export", "sweep"),
+    "Serving": ("Student", "Recommendations", "Recommend"),
     "Errors": ("errors",),
     "Parts for methods and models of your own": ("distillers", "models", "losses", "kernels", "trackers", "data"),
 }  # fmt: skip

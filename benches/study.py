@@ -1,0 +1,156 @@
+"""The record of docs/results/study.json: every method at its best, of what a recipe of studies has made so far.
+
+    kdrs reproduce examples/reproduce/study-ml-100k.toml --out reproduced/study
+    python benches/study.py --out reproduced/study --record docs/results/study.json
+
+An arm counts once all its trials and seeds are done; those that are not are named. Then `python benches/pages.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from kdrs.runs.compared import compare_runs
+
+METRIC = "ndcg@10"
+
+
+def arms_of(study: Path, asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Arms of a study whose trials and seeds are done: trials, validation of the default and the best, minutes, runs."""
+    found = {}
+    wanted = asked["sweep"].get("seeds", [])
+    for folder in sorted((study / "trials").glob("*/")):
+        records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+        runs = sorted((study / "best" / folder.name).glob("seed-*"))
+        done = [run for run in runs if json.loads((run / "STATUS.json").read_text()).get("status") == "finished"]
+        values = [record for record in records if record["value"] is not None]
+        if len(records) < asked["sweep"]["trials"] or len(done) < max(1, len(wanted)) or not values:
+            continue
+        best = max(values, key=lambda record: (record["value"], -record["number"]))
+        found[folder.name] = {
+            "default": records[0]["value"],
+            "best": best["value"],
+            "point": best["point"],
+            "minutes": sum(record["seconds"] for record in records) / 60,
+            "epochs": best["epochs"],
+            "seconds": best["seconds"],
+            "trials": len(records),
+            "runs": done,
+        }
+    return found
+
+
+def short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def record(out: Path) -> dict[str, Any]:
+    recipe = tomllib.loads((out / "recipe.toml").read_text())
+    arms: dict[str, dict[str, Any]] = {}
+    for name, asked in recipe["studies"].items():
+        if name != "teacher" and (out / "studies" / name / "trials").is_dir():
+            arms.update(arms_of(out / "studies" / name, asked))
+    asked = [
+        arm for name, study in recipe["studies"].items() for arm in study["sweep"].get("arms", {}) if name != "teacher"
+    ]
+    teacher = next((out / "studies/teacher/best/run").glob("seed-*"))
+    runs = [teacher, *(run for arm in arms.values() for run in arm["runs"])]
+    compared = compare_runs(runs, metrics=(METRIC, "recall@20"), teacher=str(teacher), time_scoring=False).to_json()
+    by_name = {run["name"]: run for run in compared["runs"]}
+    rows = [
+        row_of(name, arms.get(name), by_name["run" if name == "teacher" else name])
+        for name in ("teacher", *ordered(arms, by_name))
+    ]
+    origins = [json.loads((run / "env.json").read_text()) for run in runs]
+    left = [arm for arm in asked if arm not in arms]
+    reading = [
+        *recipe["about"],
+        "Test values are means over the seeds of the best point, ± standard deviation. Transfer ratio: 0 is the tuned student "
+        "alone in float32, 1 the teacher; paired bootstrap over queries and seeds, 95 %.",
+        "Minutes are those of all trials together, on one thread each, on a shared machine under load.",
+    ]
+    if left:
+        reading.append(f"Not done yet: {', '.join(left)}.")
+    return {
+        "title": "Each method at its best",
+        "question": "Which method is best where all are tuned alike?",
+        "answer": answer(arms, by_name),
+        "figures": [
+            {
+                "title": "MovieLens 100K, BPR 200 to a fiftieth",
+                "command": "`kdrs reproduce examples/reproduce/study-ml-100k.toml --out reproduced/study --jobs 2`, then "
+                "`python benches/study.py --out reproduced/study --record docs/results/study.json`",
+                "machine": "; ".join(sorted({f"{o['processor']}, {o['cores']} cores, torch {o['torch']}" for o in origins})),
+                "commit": ", ".join(sorted({str(o["commit"])[:12] for o in origins})),
+                "seed": "0 of trials; 0, 1, 2 of best points",
+                "reading": reading,
+                "columns": [
+                    "arm", "bytes", "NDCG@10", "Recall@20", "seeds", "transfer ratio", "valid, default", "valid, best",
+                    "best point", "minutes",
+                ],
+                "rows": rows,
+            }
+        ],
+    }  # fmt: skip
+
+
+def ordered(arms: dict[str, Any], by_name: dict[str, Any]) -> list[str]:
+    return sorted(arms, key=lambda name: -by_name[name]["metrics"][METRIC]["mean"])
+
+
+def row_of(name: str, arm: dict[str, Any] | None, run: dict[str, Any]) -> list[str]:
+    def mean(metric: str) -> str:
+        known = run["metrics"][metric]
+        return f"{known['mean']:.4f}" + (f" ± {known['sd']:.4f}" if known.get("sd") is not None else "")
+
+    ratio = (run.get("transfer_ratio") or {}).get(METRIC)
+    told = (
+        ""
+        if not ratio or ratio.get("ratio") is None
+        else f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+    )
+    cells = [name, f"{run['n_bytes']:,}", mean(METRIC), mean("recall@20"), str(len(run["seeds"]) or 1), told]
+    if arm is None:
+        return [*cells, "", "", "", ""]
+    point = ", ".join(
+        f"{key.removeprefix('train.').removeprefix('distill.0.')} {short(value)}" for key, value in arm["point"].items()
+    )
+    default = "failed" if arm["default"] is None else f"{arm['default']:.4f}"
+    return [*cells, default, f"{arm['best']:.4f}", point, f"{arm['minutes']:.0f}"]
+
+
+def answer(arms: dict[str, Any], by_name: dict[str, Any]) -> list[str]:
+    told = []
+    first = ordered(arms, by_name)
+    if first:
+        best = by_name[first[0]]["metrics"][METRIC]["mean"]
+        told.append(
+            f"Of {len(arms)} arms `{first[0]}` has the highest NDCG@10, {best:.4f}; the tuned teacher has "
+            f"{by_name['run']['metrics'][METRIC]['mean']:.4f}."
+        )
+    if "alone" in arms:
+        gain = arms["alone"]["best"] - (arms["alone"]["default"] or 0.0)
+        told.append(f"Tuning alone moves the student without a teacher by {gain:+.4f} on validation.")
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("reproduced/study"), help="folder of kdrs reproduce")
+    parser.add_argument("--record", type=Path, help="write the record there instead of a table")
+    options = parser.parse_args()
+    made = record(options.out)
+    if options.record:
+        options.record.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    else:
+        csv.writer(sys.stdout).writerows([made["figures"][0]["columns"], *made["figures"][0]["rows"]])
+
+
+if __name__ == "__main__":
+    main()
