@@ -17,7 +17,7 @@ from kdrs.core.ranking import Ranking
 from kdrs.data.checks import check_lists
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError, nearest, shown
-from kdrs.evaluation.ledger import Ledger
+from kdrs.evaluation.ledger import Ledger, Team
 from kdrs.evaluation.lists import checked_ks
 from kdrs.evaluation.portions import Portion
 from kdrs.evaluation.protocols import METRICS, Protocol
@@ -75,6 +75,7 @@ class Evaluator:
       ``after(pairs)`` (a model of sequences) knows besides ``seen`` when it is asked for the part.
     * ``beyond``: also take coverage, popularity, Gini and novelty of the lists (full ranking only).
     * ``threads``: for the kernels; ``block``: queries at once, by default as many as a few tens of megabytes hold.
+    * ``team``: processes that each measure some of the queries and then have the values of all, the same bytes as one process.
 
     K past the catalogue gives shorter lists while the denominators keep K. Scores are compared as float32.
 
@@ -101,6 +102,7 @@ class Evaluator:
         beyond: bool = True,
         threads: int | None = None,
         block: int | None = None,
+        team: Team | None = None,
     ):
         self.seen = as_interactions(seen, "seen")
         if not isinstance(truths, Mapping) or hasattr(truths, "tocoo"):  # SciPy's matrices of keys are mappings
@@ -127,7 +129,7 @@ class Evaluator:
         self.formulas = _one_of("formulas", formulas, FORMULAS)
         self.leaks = _one_of("leaks", leaks, LEAKS)
         self.beyond = beyond and self.candidates is None and self.mask != "train-zeroed"
-        self.threads, self.block = threads, block
+        self.threads, self.block, self.team = threads, block, team
         if block is not None and block < 1:
             raise ConfigError(f"block is {block}; allowed: 1 query or more at once")
         if self.ties == "list" and (self.candidates is not None or self.formulas != "standard"):
@@ -256,12 +258,19 @@ class Evaluator:
         ledgers = {name: Ledger(self, name) for name in parts}
         asked = np.logical_or.reduce([ledger.keeps for ledger in ledgers.values()]) if ledgers else np.zeros(0, bool)
         rows = np.flatnonzero(asked)
+        # what all processes must be asked for together is measured by each of them
+        team = None if getattr(scorer, "collective", False) else self.team
+        if team is not None:
+            rows = np.array_split(rows, team.size)[team.rank]
         with no_grad():
             for block_rows in self._blocks(source, rows):
                 if self.candidates is not None:
                     self._rank_candidates(source, block_rows, ledgers)
                 else:
                     self._rank_all(source.block(block_rows), block_rows, ledgers)
+        if team is not None:
+            for ledger in ledgers.values():
+                ledger.join(team.gather_arrays(ledger.arrays()))
         return {name: ledger.report() for name, ledger in ledgers.items()}
 
     def _names_of(self, metric: str) -> list[str]:

@@ -18,7 +18,9 @@ from kdrs.errors import ArtefactError, ConfigError, ScoreError, TrainingError, s
 from kdrs.evaluation.protocols import EarlyStopping, Selection
 from kdrs.fitting.checkpoint import Checkpoint, Journal
 from kdrs.fitting.learner import Learner
+from kdrs.training.processes import Group
 from kdrs.training.queries import Batch, Batches, Epoch, Task
+from kdrs.training.sharing import differing, share
 from kdrs.training.view import frozen
 
 Means = Mapping[str, float]
@@ -68,6 +70,7 @@ def fit(
     on_pace: Callable[[float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     resume: bool = False,
+    group: Group | None = None,
 ) -> Fit:
     """Trains the learners and leaves the first one's model with its best weights, or with the last ones (``keep``).
 
@@ -84,10 +87,16 @@ def fit(
 
     ``on_epoch`` gets each epoch's line, ``on_pace`` the seconds that a batch takes, once, after the first few.
 
+    In a ``group`` of processes each calls this with the same arguments, but for ``run``, which alone in the first one writes.
+    Batches are divided among them where the losses allow it (`Learner.join`), and all take the same steps: the models stay
+    equal, byte by byte. All stop where one is asked to.
+
     Raises ``TrainingError`` naming epoch, batch and users if a loss is not finite, epoch and user if a score is not.
     """
     learners = [learners] if isinstance(learners, Learner) else list(learners)
     selection = selection or Selection()
+    for learner in learners:
+        learner.join(group, alone=len(learners) == 1)
     if len({learner.name for learner in learners}) != len(learners):
         raise ConfigError(
             f"learners are named {[learner.name for learner in learners]}", "give every learner its own name"
@@ -113,6 +122,8 @@ def fit(
     result.epochs = start
 
     def save(epoch: int) -> None:
+        if group is not None:
+            _check_alike(learners, group, epoch)
         if run is not None:
             state = {f"{i}/{name}": t for i, learner in enumerate(learners) for name, t in learner.state().items()}
             meta = {"stopping": stopping.state(), "best_epoch": result.best_epoch}
@@ -135,7 +146,7 @@ def fit(
             draws = upcoming.result()
             index = draws.epoch.index
             upcoming = background.submit(draw, index + 1) if index + 1 < epochs else None
-            row: dict[str, Any] = {"epoch": index, **_train_epoch(learners, draws, seed, on_pace)}
+            row: dict[str, Any] = {"epoch": index, **_train_epoch(learners, draws, seed, on_pace, group)}
             on_pace = None
             if any(term.distiller.restarts_patience for term in first.terms):
                 stopping.restart()
@@ -164,9 +175,13 @@ def fit(
                     run.save_stage(index, first.model.state_dict())
             if on_epoch is not None:
                 on_epoch(row)
-            if not stop and should_stop is not None and should_stop():
+            asked = should_stop is not None and should_stop()
+            due = time.monotonic() - saved_at >= checkpoint_seconds
+            if group is not None:  # all do what one has to
+                asked, due = group.any(asked, due)
+            if not stop and asked:
                 stop, result.stopped = True, "interrupted"
-            if stop or time.monotonic() - saved_at >= checkpoint_seconds:
+            if stop or due:
                 save(index)
                 saved_at = time.monotonic()
             if stop:
@@ -189,7 +204,11 @@ class _Draws:
 
 
 def _train_epoch(
-    learners: Sequence[Learner], draws: _Draws, seed: int, on_pace: Callable[[float], None] | None = None
+    learners: Sequence[Learner],
+    draws: _Draws,
+    seed: int,
+    on_pace: Callable[[float], None] | None = None,
+    group: Group | None = None,
 ) -> dict[str, Any]:
     """Trains one epoch; means of the batch losses, in total and by part. ``on_pace`` gets the seconds that a batch takes."""
     epoch = draws.epoch
@@ -206,7 +225,10 @@ def _train_epoch(
                 ends.callback(learner.finish)
             paced = min(PACED, len(draws.batches))
             began = time.perf_counter()
+            divided = group is not None and all(learner.divides for learner in learners)
             for step, batch in enumerate(draws.batches):
+                if group is not None and divided:
+                    batch = share(batch, group)
                 parts = step_of(learners, batch)
                 for column, value in enumerate(value for part in parts for value in part):
                     history[step, column] = value
@@ -215,6 +237,8 @@ def _train_epoch(
                         torch.cuda.synchronize(device)
                     on_pace((time.perf_counter() - began) / paced)
     table = history.double().cpu()  # [batches, parts]
+    if group is not None and divided:
+        group.add_up(table)
     if not torch.isfinite(table).all():
         _raise_divergence(learners, draws, table)
     means, idle = iter(table.mean(dim=0).tolist()), iter((table == 0).all(dim=0).tolist())
@@ -244,6 +268,16 @@ def step_of(learners: Sequence[Learner], batch: Batch) -> list[list[Tensor | flo
     for learner in learners:
         learner.step()
     return [[value.detach() for value in own] for own in parts]
+
+
+def _check_alike(learners: Sequence[Learner], group: Group, epoch: int) -> None:
+    """Raises ``TrainingError`` where the processes' models are no longer the same."""
+    for learner in learners:
+        if (name := differing(learner.shared_state(), group)) is not None:
+            raise TrainingError(
+                f"the processes have different {shown(name)} after epoch {epoch}, which must be the same in all",
+                "give all of them the same versions, kind of processor and number of threads; the last checkpoint is untouched",
+            )
 
 
 def _raise_divergence(learners: Sequence[Learner], draws: _Draws, table: Tensor) -> None:

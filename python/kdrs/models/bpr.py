@@ -35,6 +35,7 @@ class BPR(Recommender):
     score_tables = ("users.weight", "items.weight")
     compactable = ("bits", "users")
     begins = True
+    splits = True
     user_table = "users"
     reference = "Rendle et al., BPR: Bayesian personalized ranking from implicit feedback, UAI 2009"
 

@@ -51,6 +51,7 @@ class LightGCN(Recommender):
     graph: Tensor
     compactable = ("bits", "users")
     begins = True
+    splits = True
     reference = "He et al., LightGCN: simplifying and powering graph convolution network for recommendation, SIGIR 2020"
 
     def __init__(self, config: Any, task: Task):

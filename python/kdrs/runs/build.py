@@ -19,16 +19,25 @@ from kdrs.models import ModelConfig, Recommender, model_class
 from kdrs.models.compact import check_compact, compact_class, is_compact
 from kdrs.runs.config import RunConfig
 from kdrs.training.outline import building, is_outline
+from kdrs.training.processes import current
 from kdrs.training.queries import Task
 
 MOST_STAGES = 100_000
 
 
 def device_of(name: str) -> torch.device:
-    """The device to compute on. Raises ``MachineError`` for a CUDA device that is not there."""
+    """The device to compute on; of several processes on a machine each has a CUDA device of its own. Raises ``MachineError``
+    for a CUDA device that is not there, ``ConfigError`` for one that several processes would share."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device, group = torch.device(name), current()
+    if device.type == "cuda" and group is not None:
+        if device.index is not None:
+            raise ConfigError(
+                f"device is {name!r} for {group.size} processes, of which each needs a device of its own",
+                "write --device cuda; CUDA_VISIBLE_DEVICES chooses among the machine's",
+            )
+        device = torch.device("cuda", group.local_rank)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise MachineError(
             f"device {name!r} is not available: {torch.cuda.device_count()} CUDA devices are seen", "use --device cpu"
@@ -154,7 +163,7 @@ def choose_selection(config: RunConfig, chosen: Protocol) -> Selection:
 
 
 def build_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
-    options: dict[str, Any] = {"threads": config.threads}
+    options: dict[str, Any] = {"threads": config.threads, "team": current()}
     if config.eval.ks is not None:
         options["ks"] = config.eval.ks
     return Evaluator.of(dataset, choose_protocol(config, dataset), **options)

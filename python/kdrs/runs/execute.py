@@ -37,6 +37,7 @@ from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.cost import plain_seconds, warn_if_dear
 from kdrs.runs.directory import Run
 from kdrs.runs.files import write_json
+from kdrs.runs.following import create, decided
 from kdrs.runs.learners import Planned, load_learners
 from kdrs.runs.parts import Part, check_teachers, expand
 from kdrs.runs.places import own_folder
@@ -46,6 +47,7 @@ from kdrs.runs.vouching import check_options
 from kdrs.runs.watching import check_trackers, watching
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.outline import OUTLINE
+from kdrs.training.processes import current, joined
 
 
 @dataclass
@@ -76,14 +78,19 @@ def execute(
     ``on_start`` gets what is known before the first epoch (sizes, teachers' own metrics, what selects), ``on_epoch`` each
     line of metrics.jsonl. Whatever is wrong with options, data, teachers and the directory is raised before training, that of
     parts included: where parts are still to be trained, all of it is built once with untrained models first.
+
+    Called in each of several processes that torchrun started, it is one run: the first of them writes, and it alone is told of
+    the start and of epochs. The others raise what it raises, and get the same outcome.
     """
     if config.compress is not None:
         raise ConfigError(
             f"this run was not trained, it was made from {shown(config.compress.teacher, PATH)}",
             f"make it anew: kdrs compress {quoted(config.compress.teacher)}, with the bits, dim and users of its config.toml",
         )
-    with _threads(config.threads):
-        return _execute(config, Path(out), resume, Hooks(on_start, on_epoch, should_stop))
+    with _threads(config.threads), joined() as group:
+        told = group is None or group.first
+        hooks = Hooks(on_start if told else None, on_epoch if told else None, should_stop)
+        return _execute(config, Path(out), resume, hooks)
 
 
 class Hooks(NamedTuple):
@@ -132,7 +139,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
     else:
         loaded = load_learners(inner, dataset, task)
     with (
-        Run.create(out, config.to_dict(), dataset, resume=resume, complete=completed) as run,
+        create(out, config.to_dict(), dataset, resume=resume, complete=completed) as run,
         _failure_noted(run),
         ExitStack() as watched,
     ):
@@ -148,14 +155,15 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
                 stacklevel=2,
             )
         measured = measure_teachers(teachers, evaluator, dataset, [str(part.place) for part in parts])
-        if measured:
+        if measured and run.writes:
             write_json(run.path / "teachers.json", {name: means_of(reports) for name, reports in measured.items()})
         if hooks.on_start is not None:
             known = summary_of(config, dataset, task, learner, measured)
             hooks.on_start({**known, "selects": selection.metrics if dataset.valid.n_pairs else ()})
         plain = plain_seconds(config, task) if learner.terms else 0.0
         selects = [f"valid/{name}" for name in selection.metrics] if dataset.valid.n_pairs else []
-        watch = watched.enter_context(watching(config.log, run, config.to_dict(), selects, resume))
+        trackers = config.log if run.writes else ()
+        watch = watched.enter_context(watching(trackers, run, config.to_dict(), selects, resume))
         outcome = fit(
             learners,
             task,
@@ -170,9 +178,10 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             checkpoint_seconds=config.train.checkpoint_seconds,
             stages=stage_epochs(config),
             on_epoch=watch.before(hooks.on_epoch),
-            on_pace=(lambda seconds: warn_if_dear(config, task, plain, seconds)) if plain else None,
+            on_pace=(lambda seconds: warn_if_dear(config, task, plain, seconds)) if plain and run.writes else None,
             should_stop=hooks.should_stop,
             resume=resume,
+            group=current(),
         )
         if outcome.stopped == "interrupted":
             run.set_status("interrupted", epochs=outcome.epochs)
@@ -300,7 +309,7 @@ def _carry_out_part(run: Run, part: Part, hooks: Hooks) -> Outcome | None:
         return None
     if part.place.parent == run.path.resolve() / "parts":
         own_folder(part.place.parent)
-    begun = (part.place / "config.toml").is_file()
+    begun = decided((part.place / "config.toml").is_file())
 
     def start(known: dict[str, Any]) -> None:
         if hooks.on_start is not None:

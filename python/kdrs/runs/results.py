@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -23,12 +24,14 @@ from kdrs.runs.card import write_card
 from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest, write_json
+from kdrs.runs.following import create, decided
 from kdrs.runs.places import own_folder
 from kdrs.runs.records import PATH
 from kdrs.teachers.audit import teacher_doubts
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.model import ModelTeacher
+from kdrs.training.processes import current
 from kdrs.training.queries import Task
 
 
@@ -89,6 +92,23 @@ def save_result(
     if isinstance(kept, StoredModel):
         metadata["tables"] = json.dumps(kept.description())
     run.save_model(kept.state_dict(), metadata)
+    done = partial(_save_rest, run, config, dataset, kept, outcome, reports, selection)
+    group = current()
+    if group is None:
+        done()
+    else:
+        group.on_first(done)
+
+
+def _save_rest(
+    run: Run,
+    config: RunConfig,
+    dataset: Dataset,
+    kept: nn.Module,
+    outcome: Fit,
+    reports: dict[str, Report],
+    selection: Selection,
+) -> None:
     save_reports(run, reports, outcome, selection)
     run.set_status(
         "finished",
@@ -108,8 +128,8 @@ def save_peer(run: Run, peer: Learner, config: RunConfig, dataset: Dataset, eval
     train = config.train.model_copy(update={"lr": peer.optimizer.lr, "weight_decay": peer.optimizer.weight_decay})
     own = config.model_copy(update={"model": theirs.model, "distill": (), "start": term.teacher[0], "train": train})
     place = own_folder(run.path / "peers") / peer.name
-    begun = (place / "config.toml").is_file()
-    with Run.create(place, own.to_dict(), dataset, resume=begun, complete=completed) as saved:
+    begun = decided((place / "config.toml").is_file())
+    with create(place, own.to_dict(), dataset, resume=begun, complete=completed) as saved:
         reports = evaluator(ModelTeacher(peer.model, peer.task))
         result = Fit(best_epoch=epoch, epochs=epoch + 1)
         save_result(saved, own, dataset, peer.model, result, reports, Selection())

@@ -67,6 +67,11 @@ class ModelTeacher(Scored):
         """Whether the model's own loss is a mean over the batch (`Recommender.averages`)."""
         return bool(trait(self.model, "averages"))
 
+    @property
+    def collective(self) -> bool:
+        """Whether all processes must ask it together (`Hooks.collective`)."""
+        return bool(trait(self.model, "collective"))
+
     def look(self, queries: Queries, view: View, scores: Callable[[Tensor], Tensor] | None = None) -> None:
         """Takes note of the forward pass of a step in training; ``scores`` of it come from there, if given."""
         self._pass = queries, view, scores

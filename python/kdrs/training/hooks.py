@@ -18,6 +18,11 @@ class Hooks:
 
     score_tables: ClassVar[tuple[str, str] | None] = None
     """Names of the two tables of which scores are products, see `kdrs.models.base.Recommender`."""
+    splits: bool = False
+    """Whether the loss of a batch of pairs is the sum of its rows' losses, or their mean where it ``averages``: processes may
+    then take some rows each. Counts only where the model's very class says so."""
+    collective: bool = False
+    """Whether each process holds a part of the model alone, so that all of them must ask it together."""
     is_plain_bpr: bool = False
     """Whether ``score_loss`` is BPR's and nothing else."""
 
