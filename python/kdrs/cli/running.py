@@ -303,8 +303,8 @@ def _carry_out(
 
     with (
         messages(),
+        joined() as group,  # before signals mean anything else: until all have met, one ends it at once
         stopping() as stopper,
-        joined() as group,
         nullcontext(out) if out is not None else _claimed(config, group) as out,
     ):
         if group is not None and group.restarts:  # torchrun begins anew: the run does not

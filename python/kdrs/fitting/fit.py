@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -95,8 +96,7 @@ def fit(
     """
     learners = [learners] if isinstance(learners, Learner) else list(learners)
     selection = selection or Selection()
-    for learner in learners:
-        learner.join(group, alone=len(learners) == 1)
+    divided = _join(learners, group)
     if len({learner.name for learner in learners}) != len(learners):
         raise ConfigError(
             f"learners are named {[learner.name for learner in learners]}", "give every learner its own name"
@@ -146,7 +146,7 @@ def fit(
             draws = upcoming.result()
             index = draws.epoch.index
             upcoming = background.submit(draw, index + 1) if index + 1 < epochs else None
-            row: dict[str, Any] = {"epoch": index, **_train_epoch(learners, draws, seed, on_pace, group)}
+            row: dict[str, Any] = {"epoch": index, **_train_epoch(learners, draws, seed, on_pace, divided)}
             on_pace = None
             if any(term.distiller.restarts_patience for term in first.terms):
                 stopping.restart()
@@ -208,9 +208,10 @@ def _train_epoch(
     draws: _Draws,
     seed: int,
     on_pace: Callable[[float], None] | None = None,
-    group: Group | None = None,
+    divided: Group | None = None,
 ) -> dict[str, Any]:
-    """Trains one epoch; means of the batch losses, in total and by part. ``on_pace`` gets the seconds that a batch takes."""
+    """Trains one epoch; means of the batch losses, in total and by part. ``on_pace`` gets the seconds that a batch takes. Batches
+    are ``divided`` among the processes of a group, if one is given."""
     epoch = draws.epoch
     with torch.random.fork_rng(devices=_devices(learners)), flushing_subnormals():
         torch.manual_seed(stream(seed, "torch", epoch.index) % 2**63)  # dropout and the like
@@ -225,10 +226,9 @@ def _train_epoch(
                 ends.callback(learner.finish)
             paced = min(PACED, len(draws.batches))
             began = time.perf_counter()
-            divided = group is not None and all(learner.divides for learner in learners)
             for step, batch in enumerate(draws.batches):
-                if group is not None and divided:
-                    batch = share(batch, group)
+                if divided is not None:
+                    batch = share(batch, divided)
                 parts = step_of(learners, batch)
                 for column, value in enumerate(value for part in parts for value in part):
                     history[step, column] = value
@@ -237,8 +237,8 @@ def _train_epoch(
                         torch.cuda.synchronize(device)
                     on_pace((time.perf_counter() - began) / paced)
     table = history.double().cpu()  # [batches, parts]
-    if group is not None and divided:
-        group.add_up(table)
+    if divided is not None:
+        divided.add_up(table)
     if not torch.isfinite(table).all():
         _raise_divergence(learners, draws, table)
     means, idle = iter(table.mean(dim=0).tolist()), iter((table == 0).all(dim=0).tolist())
@@ -268,6 +268,21 @@ def step_of(learners: Sequence[Learner], batch: Batch) -> list[list[Tensor | flo
     for learner in learners:
         learner.step()
     return [[value.detach() for value in own] for own in parts]
+
+
+def _join(learners: Sequence[Learner], group: Group | None) -> Group | None:
+    """Lets the learners join a group; the group, if batches are to be divided among its processes."""
+    for learner in learners:
+        learner.join(group, alone=len(learners) == 1)
+    if group is None or all(learner.divides for learner in learners):
+        return group
+    if not any(learner.by_columns for learner in learners):
+        warnings.warn(
+            "no batch is divided among the processes: what is trained here looks at whole batches (kdrs methods and models of "
+            "which docs/processes.md says so), and each process works them out; the evaluation is divided",
+            stacklevel=3,
+        )
+    return None
 
 
 def _check_alike(learners: Sequence[Learner], group: Group, epoch: int) -> None:

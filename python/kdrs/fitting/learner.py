@@ -92,7 +92,8 @@ class Learner:
         self._slopes: tuple[Tensor, Tensor, Tensor] | None = None
         self._idle: set[str] = set()
         self._group: Group | None = None
-        self._by_columns = False
+        self.by_columns = False
+        """Whether this process has columns of the model's tables alone."""
         self._divided: dict[str, bool] = {}
 
     def _find_row_tables(self, trained: Mapping[str, nn.Parameter]) -> dict[str, list[RowTable]]:
@@ -152,9 +153,9 @@ class Learner:
         that holds columns of its tables alone (`Hooks.collective`) gets every batch whole.
         """
         self._group = group
-        self._by_columns = group is not None and bool(trait(self.model, "collective"))
+        self.by_columns = group is not None and bool(trait(self.model, "collective"))
         self._divided = {}
-        if group is None or self._by_columns or not alone or self.task.flat:
+        if group is None or self.by_columns or not alone or self.task.flat:
             return
         # of the very classes: one that inherits may have another loss
         parts = {"base": self.model, **{term.name: term.distiller for term in self._active}}
@@ -169,11 +170,6 @@ class Learner:
     def divides(self) -> bool:
         """Whether a batch is divided among the processes."""
         return any(self._divided.values())
-
-    @property
-    def undivided(self) -> list[str]:
-        """Parts of the loss that each process works out for the whole batch."""
-        return [name for name in self.parts if not self._divided.get(name, False)]
 
     @property
     def _all_divided(self) -> bool:
@@ -293,7 +289,7 @@ class Learner:
         assert self._tables is not None
         assert isinstance(self.optimizer, Adam)
         scores = self.optimizer.scores(*self._tables, batch.queries.users, ids)
-        if self._by_columns and self._group is not None:  # each process has those of its coordinates
+        if self.by_columns and self._group is not None:  # each process has those of its coordinates
             self._group.add_up(scores)
         return scores
 
@@ -366,7 +362,7 @@ class Learner:
 
     def shared_state(self) -> dict[str, Tensor]:
         """Of ``state`` what every process of a group has alike."""
-        return {name: t for name, t in self.state().items() if not (self._by_columns and t.ndim == 2)}
+        return {name: t for name, t in self.state().items() if not (self.by_columns and t.ndim == 2)}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         for key, module in self._modules.items():
