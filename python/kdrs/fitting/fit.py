@@ -19,6 +19,7 @@ from kdrs.errors import ArtefactError, ConfigError, ScoreError, TrainingError, s
 from kdrs.evaluation.protocols import EarlyStopping, Selection
 from kdrs.fitting.checkpoint import Checkpoint, Journal
 from kdrs.fitting.learner import Learner
+from kdrs.training.hooks import stored
 from kdrs.training.processes import Group
 from kdrs.training.queries import Batch, Batches, Epoch, Task
 from kdrs.training.sharing import differing, share
@@ -112,7 +113,7 @@ def fit(
         for index, learner in enumerate(learners):
             prefix = f"{index}/"
             learner.load_state({k.removeprefix(prefix): t for k, t in checkpoint.state.items() if k.startswith(prefix)})
-        best = checkpoint.best if evaluate is not None else None
+        best = dict(checkpoint.best) if evaluate is not None else None
         check_fits(first.model, checkpoint.best)
         stopping = EarlyStopping.from_state(selection, checkpoint.meta["stopping"])
         result.best_epoch = checkpoint.meta["best_epoch"]
@@ -125,10 +126,10 @@ def fit(
         if group is not None:
             _check_alike(learners, group, epoch)
         if run is not None:
-            state = {f"{i}/{name}": t for i, learner in enumerate(learners) for name, t in learner.state().items()}
+            state = {f"{i}/{name}": t for i, learner in enumerate(learners) for name, t in learner.stored().items()}
             meta = {"stopping": stopping.state(), "best_epoch": result.best_epoch}
             kept = first.model.state_dict() if best is None else best
-            run.save_checkpoint(Checkpoint(epoch, state, kept, meta))
+            run.save_checkpoint(Checkpoint(epoch, state, stored(first.model, kept), meta))
 
     def draw(index: int) -> _Draws:
         epoch = Epoch(index, seed, epochs)
@@ -172,7 +173,7 @@ def fit(
             if run is not None:
                 run.log(_finite(row))
                 if index in stages:
-                    run.save_stage(index, first.model.state_dict())
+                    run.save_stage(index, stored(first.model, first.model.state_dict()))
             if on_epoch is not None:
                 on_epoch(row)
             asked = should_stop is not None and should_stop()
@@ -210,8 +211,8 @@ def _train_epoch(
     on_pace: Callable[[float], None] | None = None,
     divided: Group | None = None,
 ) -> dict[str, Any]:
-    """Trains one epoch; means of the batch losses, in total and by part. ``on_pace`` gets the seconds that a batch takes. Batches
-    are ``divided`` among the processes of a group, if one is given."""
+    """Trains one epoch; means of the batch losses, in total and by part. ``on_pace`` gets the seconds that a batch takes.
+    Batches are ``divided`` among the processes of a group, if one is given."""
     epoch = draws.epoch
     with torch.random.fork_rng(devices=_devices(learners)), flushing_subnormals():
         torch.manual_seed(stream(seed, "torch", epoch.index) % 2**63)  # dropout and the like

@@ -15,6 +15,7 @@ from kdrs.core.tables import RowTable
 from kdrs.distillers.base import Distiller
 from kdrs.errors import ArtefactError, ConfigError, shown
 from kdrs.teachers.model import ModelTeacher
+from kdrs.training.columns import Columns, spread
 from kdrs.training.hooks import hook, trait
 from kdrs.training.losses import ScoreLoss
 from kdrs.training.optim import Adam, make_optimizer
@@ -360,9 +361,27 @@ class Learner:
         }
         return {**tensors, **{f"optimizer/{name}": t for name, t in self.optimizer.state().items()}}
 
+    def stored(self) -> Mapping[str, Any]:
+        """``state`` as it is stored: tables of which this process has some columns alone are brought together."""
+        tensors = self.state()
+        held: Columns | None = getattr(self.model, "held", None)
+        return tensors if held is None else spread(tensors, list(self.columns), held)
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        """Of a model that has some columns of its tables alone, these: by the names of ``state``, as `fit` stores it, and of
+        the weights by themselves."""
+        held: Columns | None = getattr(self.model, "held", None)
+        if held is None:
+            return {}
+        tables: Sequence[str] = self.model.spread  # type: ignore[assignment]
+        parts = [f"optimizer/model.{name}/{part}" for name in tables for part in self.optimizer.STATE]
+        own = [*(f"model.{name}" for name in tables), *parts]
+        return dict.fromkeys([*tables, *own, *(f"0/{name}" for name in own)], held.own)
+
     def shared_state(self) -> dict[str, Tensor]:
         """Of ``state`` what every process of a group has alike."""
-        return {name: t for name, t in self.state().items() if not (self.by_columns and t.ndim == 2)}
+        return {name: t for name, t in self.stored().items() if isinstance(t, Tensor)}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         for key, module in self._modules.items():

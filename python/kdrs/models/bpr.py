@@ -36,6 +36,7 @@ class BPR(Recommender):
     compactable = ("bits", "users")
     begins = True
     splits = True
+    shards = True
     user_table = "users"
     reference = "Rendle et al., BPR: Bayesian personalized ranking from implicit feedback, UAI 2009"
 

@@ -11,13 +11,16 @@ from kdrs._memory import memory_limit
 from kdrs.core.sampling import stream
 from kdrs.data import Dataset
 from kdrs.data.dataset import empty
+from kdrs.distillers import distiller_class
 from kdrs.distillers.base import seeded
 from kdrs.errors import ConfigError, MachineError
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Plateau, Protocol, Selection, protocol
 from kdrs.models import ModelConfig, Recommender, model_class
 from kdrs.models.compact import check_compact, compact_class, is_compact
+from kdrs.models.sharded import check_sharded, sharded_class
 from kdrs.runs.config import RunConfig
+from kdrs.training.columns import Columns
 from kdrs.training.outline import building, is_outline
 from kdrs.training.processes import current
 from kdrs.training.queries import Task
@@ -84,7 +87,9 @@ def memory_of(config: RunConfig, dataset: Dataset, task: Task, evaluator: Evalua
 def check_memory(config: RunConfig, dataset: Dataset, task: Task, evaluator: Evaluator) -> None:
     """Raises ``MachineError`` where the least that a run takes is more than this process may have."""
     # a table of all items, its gradient or copy, and two moments: the least of any model
-    needed = memory_of(config, dataset, task, evaluator) + 4 * 4 * dataset.n_items * int(config.model["dim"])
+    columns = columns_of(config)
+    dim = int(config.model["dim"]) if columns is None else columns.width
+    needed = memory_of(config, dataset, task, evaluator) + 4 * 4 * dataset.n_items * dim
     check_room(needed, "the run takes", "lower model.dim, train.negatives, the K of eval.ks or the method's pool")
 
 
@@ -98,8 +103,33 @@ def check_room(needed: int, what: str, remedy: str) -> None:
         )
 
 
-def build_model(config: RunConfig, task: Task) -> Recommender:
-    """The run's model with its seeded initial weights, on the task's device; for an outline its parameters' shapes."""
+def columns_of(config: RunConfig) -> Columns | None:
+    """The columns of the run's model that this process holds; None where it holds the whole."""
+    group = current()
+    if group is None or config.train.shard != "columns":
+        return None
+    cls, options = model_of(config)
+    return Columns(group, cls.size_of(options))
+
+
+def check_shards(config: RunConfig) -> None:
+    """Raises ``ConfigError`` for a run that asks for columns of a model that has none, or with a method that trains another
+    model along."""
+    if config.train.shard != "columns":
+        return
+    check_sharded(config.model["name"], *model_of(config))
+    for term in config.distill:
+        if distiller_class(term.method).mutual:
+            raise ConfigError(
+                f'train.shard is "columns", and {term.method} trains its teacher along, which is held whole',
+                "leave train.shard out, or take another method",
+            )
+    columns_of(config)  # that there are enough of them
+
+
+def build_model(config: RunConfig, task: Task, columns: Columns | None = None) -> Recommender:
+    """The run's model with its seeded initial weights, on the task's device; for an outline its parameters' shapes. Of
+    ``columns`` a model that has these alone."""
     cls, options = model_of(config)
     check_compact(config.model["name"], cls, options)
     if is_compact(options):
@@ -109,7 +139,13 @@ def build_model(config: RunConfig, task: Task) -> Recommender:
         bare.seen = empty(task.seen.shape)  # graphs and rows of training pairs are no parameters
         with building(task):
             return cls(options, bare).to(task.device)
-    check_room(4 * task.n_items * options.dim, "the model's table of items takes", "lower model.dim")
+    if columns is not None:
+        cls = sharded_class(cls, columns)
+    check_room(
+        4 * task.n_items * (options.dim if columns is None else columns.width),
+        "the model's table of items takes",
+        "lower model.dim",
+    )
     with seeded(stream(config.train.seed, "init")):
         return cls(options, task).to(task.device)
 

@@ -27,6 +27,7 @@ from kdrs.runs.build import (
     check_measured,
     check_memory,
     check_room,
+    check_shards,
     choose_protocol,
     choose_selection,
     device_of,
@@ -42,7 +43,7 @@ from kdrs.runs.learners import Planned, load_learners
 from kdrs.runs.parts import Part, check_teachers, expand
 from kdrs.runs.places import own_folder
 from kdrs.runs.records import PATH
-from kdrs.runs.results import means_of, measure_teachers, save_peer, save_result, summary_of
+from kdrs.runs.results import means_of, measure_teachers, parameters_of, save_peer, save_result, summary_of
 from kdrs.runs.vouching import check_options
 from kdrs.runs.watching import check_trackers, watching
 from kdrs.teachers.model import ModelTeacher
@@ -117,6 +118,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
     parts, inner = expand(config, out)
     check_teachers(inner, out)
     stage_epochs(config)  # that there are not too many
+    check_shards(inner)
     _check_core(config)
     check_trackers(config.log)
     dataset = Dataset.load(config.data.path)
@@ -160,6 +162,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
         if hooks.on_start is not None:
             known = summary_of(config, dataset, task, learner, measured)
             hooks.on_start({**known, "selects": selection.metrics if dataset.valid.n_pairs else ()})
+        run.checkpoints.columns = learner.columns
         plain = plain_seconds(config, task) if learner.terms else 0.0
         selects = [f"valid/{name}" for name in selection.metrics] if dataset.valid.n_pairs else []
         trackers = config.log if run.writes else ()
@@ -328,6 +331,7 @@ def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
     """
     parts, inner = expand(config, Path(out))
     check_teachers(inner, Path(out))
+    check_shards(inner)
     _check_core(config)
     check_trackers(config.log)
     device = device_of(config.device)
@@ -335,7 +339,7 @@ def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
     evaluator = build_evaluator(config, dataset)
     learners = rehearse(config, Path(out), dataset, evaluator, device=OUTLINE)
     task = learners[0].task
-    n_parameters = sum(parameter.numel() for parameter in learners[0].model.parameters())
+    n_parameters = parameters_of(learners[0].model)
     trained = sum(p.numel() for learner in learners for p in learner.optimizer.parameters.values())
     own_memory = memory_of(inner, dataset, task, evaluator)
     # weights are made here even for another device, and every optimizer keeps a number of its own beside each

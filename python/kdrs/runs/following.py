@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from kdrs.fitting.checkpoint import Checkpoint
 from kdrs.runs.directory import Run
 from kdrs.runs.vouching import Complete, Options
+from kdrs.training.columns import drain
 from kdrs.training.processes import current
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from kdrs.data import Dataset
 
 
@@ -29,11 +28,15 @@ class Following(Run):
     def keep_rows(self, until_epoch: int) -> list[dict[str, Any]]:
         return self.metrics.rows()[: until_epoch + 1] if until_epoch >= 0 else []
 
-    def save_model(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None: ...
+    def save_model(self, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+        drain(tensors)
 
-    def save_stage(self, epoch: int, tensors: Mapping[str, Tensor]) -> None: ...
+    def save_stage(self, epoch: int, tensors: Mapping[str, Any]) -> None:
+        drain(tensors)
 
-    def save_checkpoint(self, checkpoint: Checkpoint) -> None: ...
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        drain(checkpoint.state)
+        drain(checkpoint.best)
 
 
 def create(path: str | Path, config: Options, dataset: Dataset, *, resume: bool, complete: Complete) -> Run:

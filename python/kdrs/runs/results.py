@@ -31,6 +31,7 @@ from kdrs.teachers.audit import teacher_doubts
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.model import ModelTeacher
+from kdrs.training.hooks import stored
 from kdrs.training.processes import current
 from kdrs.training.queries import Task
 
@@ -91,7 +92,7 @@ def save_result(
     kept = model.stored() if isinstance(model, Compact) else model
     if isinstance(kept, StoredModel):
         metadata["tables"] = json.dumps(kept.description())
-    run.save_model(kept.state_dict(), metadata)
+    run.save_model(stored(kept, kept.state_dict()), metadata)
     done = partial(_save_rest, run, config, dataset, kept, outcome, reports, selection)
     group = current()
     if group is None:
@@ -178,6 +179,12 @@ def means_of(reports: dict[str, Report]) -> dict[str, dict[str, float]]:
     }
 
 
+def parameters_of(model: nn.Module) -> int:
+    """Trained numbers of a model, those of its columns that other processes hold among them."""
+    whole: int | None = getattr(model, "n_parameters", None)
+    return sum(parameter.numel() for parameter in model.parameters()) if whole is None else whole
+
+
 def summary_of(
     config: RunConfig,
     dataset: Dataset,
@@ -185,7 +192,7 @@ def summary_of(
     learner: Learner,
     measured: dict[str, dict[str, Report]],
 ) -> dict[str, Any]:
-    n_parameters = sum(parameter.numel() for parameter in learner.model.parameters())
+    n_parameters = parameters_of(learner.model)
     return {
         "data": dataset.name,
         "users": dataset.n_users,
