@@ -293,29 +293,27 @@ def left(run: Path) -> tuple[bytes, list[dict[str, Any]]]:
     return (run / "model.safetensors").read_bytes(), rows
 
 
-MOMENTS = (1, 3, 9, 16, 22, 27, 33, 38, 41, 44)
-"""Collectives before which a process kills itself, each in the session that the one before left: while a run is begun, within
-epochs, in evaluations, while a checkpoint is agreed on."""
+MOMENTS = {"none": (1, 3, 12, 19, 30), "columns": (2, 5, 9, 13, 17)}
+"""Collectives before which a process kills itself, each in the session that goes on from the one before: while a run is begun,
+within epochs, in evaluations, while a checkpoint is written."""
 
 
-@pytest.mark.parametrize("shard", ["none", "columns"])
+@pytest.mark.parametrize("shard", list(MOMENTS))
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(
     together: Pairs, toy_path: Path, tmp_path: Path, shard: str
 ):
-    """Five moments each way of sharing."""
+    """Ten moments, five each way of sharing."""
     whole = together.run(**command(toy_path, tmp_path / "whole", shard=shard))
     assert whole.codes == [0, 0], whole.err
-    out, killed = tmp_path / "out", 0
-    for at in MOMENTS[0 if shard == "none" else 1 :: 2]:
-        rank = killed % 2
+    out = tmp_path / "out"
+    for count, at in enumerate(MOMENTS[shard]):
+        rank = count % 2
         ended = together.run(**command(toy_path, out, shard=shard), kill={"rank": rank, "at": at})
         assert ended.codes[rank] == -signal.SIGKILL, (at, ended)
         assert ended.codes[1 - rank] == 5, (at, ended)
         assert ended.err[1 - rank].count("error:") == 1
         assert "lost another one" in ended.err[1 - rank]
-        assert ended.seconds < 30
-        killed += 1
-    assert killed == 5
+        assert ended.seconds < 60
     ended = together.run(**command(toy_path, out, shard=shard))
     assert ended.codes == [0, 0], ended.err
     assert left(out) == left(tmp_path / "whole")

@@ -1,8 +1,8 @@
 """Processes that do one thing together, for the tests: children of one process that has loaded torch once.
 
-As a program it reads jobs as lines of JSON and answers each with the children's exit codes. A job is a command of kdrs (``argv``) or
-a function of this file (``call``, with ``arguments``); ``kill`` and ``stop`` name a rank and the number of a collective before
-which it kills itself, or sends itself SIGTERM.
+As a program it reads jobs as lines of JSON and answers each with the children's exit codes. A job is a command of kdrs
+(``argv``) or a function of this file (``call``, with ``arguments``); ``kill`` and ``stop`` name a rank and the number of a
+collective before which it kills itself, or sends itself SIGTERM.
 """
 
 from __future__ import annotations
@@ -221,6 +221,7 @@ def evaluate(toy: str, told: str) -> None:
 def words(told: str) -> None:
     """What the collectives of a group do, of three processes."""
     import numpy as np
+    import pytest
     import torch
 
     from kdrs.errors import DataError
@@ -241,14 +242,9 @@ def words(told: str) -> None:
         def refuse() -> None:
             raise DataError("no", "try")
 
-        try:
+        with pytest.raises(DataError, match="no\ntry") as caught:
             group.on_first(refuse)
-        except DataError as error:
-            assert (error.cause, error.remedy) == ("no", "try")
-            assert getattr(error, "speaks", True) == group.first
-            del error
-        else:
-            raise AssertionError
+        assert getattr(caught.value, "speaks", True) == group.first
         columns = Columns(group, 7)
         whole = torch.arange(21.0).view(3, 7)
         assert torch.equal(side_by_side(whole[:, columns.own].contiguous(), columns), whole)

@@ -36,7 +36,7 @@ T = TypeVar("T")
 TIMEOUT = "KDRS_PROCESS_TIMEOUT"
 """Environment variable: seconds that a process waits for the others before it gives them up."""
 PATIENCE = 1800.0
-NOTICE = 2.0
+NOTICE = 1.0
 """Seconds in which a process that failed has said so before its connections close."""
 _ERRORS = {
     cls.__name__: cls
