@@ -18,7 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdrs._launch import launched
-from kdrs.data import Dataset
+from kdrs.core import ranking
+from kdrs.core.tiles import topk as topk_of_tiles
+from kdrs.data import Dataset, Interactions
 from kdrs.errors import ConfigError
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.models import BPR
@@ -101,6 +103,8 @@ def trained(together: Pairs, toy_path: Path, teacher: Path, tmp_path_factory: py
     jobs = {f"divided-{name}": values(toy_path, **dict(own)) for name, own in everything.items()}
     jobs |= {f"again-{name}": jobs[f"divided-{name}"] for name in ("cd", "both", "ftd")}
     jobs |= {f"columns-{name}": values(toy_path, shard="columns", **dict(own)) for name, own in shared.items()}
+    ranked = {"method": "cd", "teacher": str(teacher), "pool": 30, "items": 8}  # by the student's own lists
+    jobs["columns-ranked"] = values(toy_path, shard="columns", distill=[ranked], eval={"protocol": "default"})
     told = folder / "told.json"
     named = [(job, str(folder / name)) for name, job in jobs.items()]
     ended = together.run(call="train", arguments=[named, str(told)])
@@ -168,6 +172,10 @@ def test_a_run_of_columns_is_a_run(trained, name: str):
     assert factors.queries.shape == (run.dataset.n_users, 5)
     again = Evaluator.of(run.dataset)(run.teacher())["test"]
     assert again.means() == pytest.approx(run.report()["test"].means(), abs=1e-6)
+    ranked = load_run(trained["folder"] / "columns-ranked")  # whole vectors, a few at a time: to the byte
+    again = Evaluator.of(ranked.dataset, "default")(ranked.teacher())["test"]
+    for metric, own in ranked.report()["test"].values.items():
+        assert own.tobytes() == again.values[metric].tobytes()
     alone = Run.open(trained["folder"] / f"alone-{name}").checkpoints.load()
     ours = run.run.checkpoints.load()
     assert ours is not None
@@ -360,6 +368,21 @@ def test_torchrun(toy_path: Path, tmp_path: Path):
 
 
 # --- shares -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 12), st.integers(1, 30), st.integers(1, 9), st.integers(1, 40), st.integers(0, 9))
+def test_lists_of_tiles_are_lists_of_the_whole(rows: int, items: int, size: int, k: int, seed: int):
+    """Ties go to the lower id whichever tiles they lie in; what is seen is left out; -1 pads."""
+    rng = np.random.default_rng(seed)
+    queries, catalogue = (rng.integers(-2, 3, (n, 3)).astype(np.float32) for n in (rows, items))
+    held = np.nonzero(rng.random((rows + 2, items)) < 0.3)
+    seen = Interactions.from_pairs(*held, rows + 2, items)
+    asked = np.sort(rng.choice(rows + 2, rows, replace=False))
+    tiles = ((start, catalogue[start : start + size]) for start in range(0, items, size))
+    found = topk_of_tiles(queries, tiles, min(k, items), seen=seen, rows=asked)
+    whole = ranking.topk(queries, catalogue, min(k, items), seen=seen, rows=asked)
+    assert found.items.tolist() == whole.items.tolist()
+    assert found.scores.tolist() == whole.scores.tolist()
 
 
 class Seat:

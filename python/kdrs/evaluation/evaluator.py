@@ -27,6 +27,7 @@ from kdrs.evaluation.scorers import (
     SHORT,
     Block,
     Source,
+    Tiled,
     as_interactions,
     as_numpy,
     as_source,
@@ -254,14 +255,22 @@ class Evaluator:
         return next((name for name, part in self.truths.items() if part is pairs), "earlier")
 
     def _measure(self, scorer: Any, parts: Sequence[str]) -> dict[str, Report]:
-        source = as_source(scorer, self.n_queries, self.n_items, self.threads)
         ledgers = {name: Ledger(self, name) for name in parts}
         asked = np.logical_or.reduce([ledger.keeps for ledger in ledgers.values()]) if ledgers else np.zeros(0, bool)
         rows = np.flatnonzero(asked)
-        # what all processes must be asked for together is measured by each of them
-        team = None if getattr(scorer, "collective", False) else self.team
+        team, tiles = self.team, None
+        if getattr(scorer, "collective", False):
+            tiles = self._tiles(scorer)
+            team = team if tiles is not None else None  # what all must be asked for together each of them measures
+        if tiles is not None and team is not None:
+            with no_grad():
+                self._rank_tiles(Tiled(tiles, team.rank, self.threads), np.array_split(rows, team.size), ledgers)
+            for ledger in ledgers.values():
+                ledger.join(team.gather_arrays(ledger.arrays()))
+            return {name: ledger.report() for name, ledger in ledgers.items()}
         if team is not None:
             rows = np.array_split(rows, team.size)[team.rank]
+        source = as_source(scorer, self.n_queries, self.n_items, self.threads)
         with no_grad():
             for block_rows in self._blocks(source, rows):
                 if self.candidates is not None:
@@ -272,6 +281,21 @@ class Evaluator:
             for ledger in ledgers.values():
                 ledger.join(team.gather_arrays(ledger.arrays()))
         return {name: ledger.report() for name, ledger in ledgers.items()}
+
+    def _tiles(self, scorer: Any) -> Any:
+        """What brings the scorer's vectors together, where lists are all that is asked of it."""
+        return scorer.tiles() if self.team is not None and self.candidates is None and self.ties == "list" else None
+
+    def _rank_tiles(self, source: Tiled, shares: Sequence[NDArray[np.int64]], ledgers: dict[str, Ledger]) -> None:
+        """Each process its share of the queries, all of them in step."""
+        size = self.block or source.queries_a_block(min(max(self.ks), self.n_items) + SHORT, pairs=False)
+        for start in range(0, max(len(share) for share in shares), size):
+            parts = [share[start : start + size] for share in shares]
+            block, rows = source.block(parts), parts[source.rank]
+            if rows.size:
+                self._rank_all(block, rows, ledgers)
+            else:  # its vectors are asked for all the same
+                self._lists(block, rows, list(ledgers))
 
     def _names_of(self, metric: str) -> list[str]:
         if self.formulas == "caser" and metric == "map":

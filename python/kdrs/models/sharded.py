@@ -10,7 +10,7 @@ from torch import Tensor
 from kdrs.errors import ConfigError
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.compact import is_compact
-from kdrs.training.columns import Columns, ColumnView, Spread, spread
+from kdrs.training.columns import Columns, ColumnView, Spread, Tiles, spread
 from kdrs.training.queries import Queries, Task
 from kdrs.training.view import DotView, View
 
@@ -38,6 +38,12 @@ class Sharded(Recommender):
 
     def factors(self) -> None:
         return None
+
+    def tiles(self) -> Tiles:
+        """What brings the factors together, a few at a time."""
+        own = super().factors()  # of the model's own class
+        assert own is not None
+        return Tiles(own, self.held)
 
     def begin_with(self, users: Tensor, items: Tensor) -> None:
         super().begin_with(users[:, self.held.own], items[:, self.held.own])

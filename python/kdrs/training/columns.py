@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -21,7 +23,7 @@ from kdrs.errors import ConfigError
 from kdrs.training.lazy import Lazy
 from kdrs.training.processes import Group
 from kdrs.training.queries import Queries
-from kdrs.training.view import DotView
+from kdrs.training.view import DotView, Factors
 
 BLOCK_FLOATS = 1 << 22
 """Numbers of a table that are drawn, or brought together, at a time; a multiple of 16 whatever the dimension."""
@@ -185,6 +187,33 @@ class Spread:
         size = max(1, BLOCK_FLOATS // self.columns.dim)
         for part in self.own.split(size):
             yield side_by_side(part, self.columns).cpu()
+
+
+class Tiles:
+    """Vectors whose products are a model's scores, of which each process has some coordinates: whole ones a few at a time."""
+
+    def __init__(self, own: Factors, columns: Columns):
+        self._own, self._columns = own, columns
+        self.shape = own.queries.shape[0], own.items.shape[0]
+
+    def queries(self, shares: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """float32 [B, D]: vectors of the rows of this process's share [B]; ``shares`` are those of all of them. One share alone
+        is everybody's."""
+        rows = torch.from_numpy(np.concatenate(shares)).to(self._own.queries.device)
+        whole = side_by_side(self._own.queries[rows], self._columns).cpu().numpy()
+        if len(shares) == 1:
+            return whole
+        ends = np.cumsum([len(share) for share in shares])
+        rank = self._columns.group.rank
+        return np.ascontiguousarray(whole[ends[rank] - len(shares[rank]) : ends[rank]])
+
+    def items(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """All items' vectors, float32 [T, D] at a time, with the first id of each tile. All processes go through them
+        together."""
+        size = max(1, BLOCK_FLOATS // self._columns.dim)
+        for start in range(0, self.shape[1], size):
+            part = self._own.items[start : start + size]
+            yield start, np.ascontiguousarray(side_by_side(part, self._columns).cpu().numpy())
 
 
 def spread(tensors: Mapping[str, Tensor], names: Sequence[str], columns: Columns) -> dict[str, Tensor | Spread]:

@@ -40,6 +40,10 @@ class Hooks:
     def after_step(self) -> None:
         """Called after every optimizer step, for constraints on the parameters."""
 
+    def tiles(self) -> Any:
+        """Of a ``collective`` model, what brings its factors together (`kdrs.training.columns.Tiles`)."""
+        return None
+
     def whole(self, weights: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """The model's weights as they are stored: of tables of which this process has a part, what brings them together."""
         return weights
