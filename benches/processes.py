@@ -169,7 +169,9 @@ def main() -> None:
     parser.add_argument("data", nargs="+", help="prepared data sets")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--record", type=Path, help="rows of this record of docs/results are written anew")
+    parser.add_argument(
+        "--record", type=Path, help="these data sets' rows of this record of docs/results are written anew"
+    )
     options = parser.parse_args()
     rows = [row for data in options.data for row in measure(data, options)]
     if options.record is None:
@@ -180,6 +182,9 @@ def main() -> None:
     from measure import machine
 
     record = json.loads(options.record.read_text()) if options.record.is_file() else {}
+    kept = record.get("figures", [])
+    done = {Path(data).name for data in options.data}
+    rows = [row for figure in kept for row in figure["rows"] if row[0] not in done] + rows
     of = machine()
     names = " ".join(f"datasets/{Path(data).name}" for data in options.data)
     figure = {
@@ -188,7 +193,7 @@ def main() -> None:
         "machine": f"{of['processor']}, {of['processors']} virtual cores; torch {torch.__version__.partition('+')[0]}; "
         f"other work beside it (load {of['load']:.0f}), {time.strftime('%-d %B %Y')}",
         "commit": of["commit"],
-        "reading": record.get("figures", [{}])[0].get("reading", []),
+        "reading": kept[0]["reading"] if kept else [],
         "columns": COLUMNS,
         "rows": rows,
     }

@@ -28,6 +28,7 @@ from kdrs.runs.config import resolve
 from kdrs.runs.directory import Run
 from kdrs.runs.execute import execute
 from kdrs.runs.opened import load_run
+from kdrs.training import processes
 from kdrs.training.pairs import PairTask
 from kdrs.training.queries import Epoch
 from kdrs.training.sharing import Part, share
@@ -55,7 +56,7 @@ def values(toy_path: Path, *, dim: int = 5, shard: str = "none", **options: Any)
     model = {"name": "bpr", "dim": dim, **options.pop("model", {})}
     train = {"epochs": EPOCHS, "batch_size": 64, "lr": 1e-2, "checkpoint_seconds": 0, "shard": shard}
     train |= options.pop("train", {})
-    return {"data": {"path": str(toy_path)}, "model": model, "train": train, "device": "cpu", "threads": 1, **options}
+    return {"data": {"path": str(toy_path)}, "device": "cpu", "threads": 1, **options, "model": model, "train": train}
 
 
 def cases(teacher: Path) -> dict[str, dict[str, Any]]:
@@ -237,6 +238,7 @@ def test_a_group_of_three(together: Pairs, tmp_path: Path):
 
 def test_refused_before_anything_is_done(together: Pairs, toy_path: Path, teacher: Path, tmp_path: Path):
     bad = {
+        "each needs a device of its own": {"device": "cuda:0"},
         "mixes the coordinates": {"model": {"name": "sgl"}},
         "few bits": {"model": {"bits": 2}},
         "trains its teacher along": {"distill": [{"method": "bd", "teacher": str(teacher)}]},
@@ -261,6 +263,35 @@ def test_other_commands_are_one_process(together: Pairs):
     assert ended.codes == [2, 2]
     assert ended.err[0].startswith("error: kdrs models is started as 2 processes")
     assert ended.err[1] == ""
+
+
+def test_seeds_and_jobs(together: Pairs, toy_path: Path, tmp_path: Path):
+    """Seeds go one after the other, each by all processes; jobs of one's own beside them are refused."""
+    options = [
+        "--data",
+        toy_path,
+        "--model",
+        "bpr",
+        "--dim",
+        4,
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+        "--seeds",
+        "0,1",
+        "--quiet",
+    ]
+    argv = [str(word) for word in ["train", *options, "--out", tmp_path / "seeds"]]
+    ended = together.run(argv=argv)
+    assert ended.codes == [0, 0], ended.err
+    assert ended.out[0].count("seeds 0, 1") == 1
+    assert ended.out[1] == ""
+    assert {load_run(tmp_path / "seeds" / f"seed-{seed}").config.train.seed for seed in (0, 1)} == {0, 1}
+    ended = together.run(argv=[*argv[:-1], str(tmp_path / "no"), "--jobs", "2"])
+    assert ended.codes == [2, 2]
+    assert "2 jobs are asked for in each of 2 processes" in ended.err[0]
+    assert not (tmp_path / "no").exists()
 
 
 def test_one_error_is_told_once(together: Pairs, tmp_path: Path):
@@ -325,6 +356,22 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(
     ended = together.run(**command(toy_path, out, shard=shard))
     assert ended.codes == [0, 0], ended.err
     assert left(out) == left(tmp_path / "whole")
+
+
+def test_a_process_that_does_not_answer_is_given_up(together: Pairs, toy_path: Path, tmp_path: Path):
+    job = command(toy_path, tmp_path / "out")
+    job["environment"]["KDRS_PROCESS_TIMEOUT"] = "8"
+    ended = together.run(**job, hang={"rank": 0, "at": 14})
+    assert ended.codes == [-signal.SIGKILL, 5], ended.err
+    assert "did not answer in time" in ended.err[1]
+    assert together.run(**command(toy_path, tmp_path / "out")).codes == [0, 0]
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-3", "nan", "inf"])
+def test_patience_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch, text: str):
+    monkeypatch.setenv("KDRS_PROCESS_TIMEOUT", text)
+    with pytest.raises(ConfigError, match=f"KDRS_PROCESS_TIMEOUT is {text}"):
+        processes._patience()
 
 
 def test_a_request_to_stop_reaches_all(together: Pairs, toy_path: Path, tmp_path: Path):

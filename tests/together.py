@@ -1,8 +1,8 @@
 """Processes that do one thing together, for the tests: children of one process that has loaded torch once.
 
 As a program it reads jobs as lines of JSON and answers each with the children's exit codes. A job is a command of kdrs
-(``argv``) or a function of this file (``call``, with ``arguments``); ``kill`` and ``stop`` name a rank and the number of a
-collective before which it kills itself, or sends itself SIGTERM.
+(``argv``) or a function of this file (``call``, with ``arguments``); ``kill``, ``stop`` and ``hang`` name a rank and the number
+of a collective before which it kills itself, sends itself SIGTERM, or does nothing more until all others have ended.
 """
 
 from __future__ import annotations
@@ -93,12 +93,16 @@ def main() -> None:
         size, port = job.get("size", 2), free_port()
         children = [_forked(job, rank, size, port) for rank in range(size)]
         codes: list[int | None] = [None] * size
+        hung = job.get("hang", {}).get("rank")
         while None in codes and time.monotonic() - began < PATIENCE:
             for rank, child in enumerate(children):
                 if codes[rank] is None:
                     done, status = os.waitpid(child, os.WNOHANG)
                     if done:
                         codes[rank] = os.waitstatus_to_exitcode(status)
+            if hung is not None and all(code is not None for rank, code in enumerate(codes) if rank != hung):
+                os.kill(children[hung], signal.SIGKILL)
+                hung = None
             time.sleep(0.005)
         for rank, child in enumerate(children):
             if codes[rank] is None:
@@ -127,7 +131,7 @@ def _forked(job: dict[str, Any], rank: int, size: int, port: int) -> int:
         if size > 1:
             os.environ.update({name: str(value) for name, value in known.items()})
         os.environ.update(job.get("environment", {}))
-        for kind, number in (("kill", signal.SIGKILL), ("stop", signal.SIGTERM)):
+        for kind, number in (("kill", signal.SIGKILL), ("stop", signal.SIGTERM), ("hang", signal.SIGSTOP)):
             if kind in job and job[kind]["rank"] == rank:
                 _at(job[kind]["at"], number)
         if "argv" in job:

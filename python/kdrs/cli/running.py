@@ -308,7 +308,7 @@ def _carry_out(
         nullcontext(out) if out is not None else _claimed(config, group) as out,
     ):
         if group is not None and group.restarts:  # torchrun begins anew: the run does not
-            resume = resume or (out / "config.toml").is_file()
+            resume = resume or numbers is not None or (out / "config.toml").is_file()
         with Progress(config.train.epochs, quiet or not (group is None or group.first)) as show:
             hooks: dict[str, Any] = {"on_start": show.start, "on_epoch": show.epoch, "should_stop": stopper.asked}
             if numbers is None:

@@ -29,17 +29,12 @@ MOST_STAGES = 100_000
 
 
 def device_of(name: str) -> torch.device:
-    """The device to compute on; of several processes on a machine each has a CUDA device of its own. Raises ``MachineError``
-    for a CUDA device that is not there, ``ConfigError`` for one that several processes would share."""
+    """The device to compute on; of several processes on a machine each has the CUDA device of its number. Raises
+    ``MachineError`` for a CUDA device that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device, group = torch.device(name), current()
     if device.type == "cuda" and group is not None:
-        if device.index is not None:
-            raise ConfigError(
-                f"device is {name!r} for {group.size} processes, of which each needs a device of its own",
-                "write --device cuda; CUDA_VISIBLE_DEVICES chooses among the machine's",
-            )
         device = torch.device("cuda", group.local_rank)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise MachineError(
@@ -114,7 +109,13 @@ def columns_of(config: RunConfig) -> Columns | None:
 
 def check_shards(config: RunConfig) -> None:
     """Raises ``ConfigError`` for a run that asks for columns of a model that has none, or with a method that trains another
-    model along."""
+    model along, and for one device that several processes would share."""
+    group = current()
+    if group is not None and ":" in config.device:
+        raise ConfigError(
+            f"device is {config.device!r} for {group.size} processes, of which each needs a device of its own",
+            "write --device cuda; CUDA_VISIBLE_DEVICES chooses among the machine's",
+        )
     if config.train.shard != "columns":
         return
     check_sharded(config.model["name"], *model_of(config))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kdrs._launch import launched
 from kdrs.errors import ConfigError, TrainingError, is_panic, shown
 from kdrs.evaluation.report import Report
 from kdrs.runs.config import RunConfig, with_seed
@@ -53,6 +54,11 @@ def execute_seeds(
     """
     check_seeds(seeds)
     if jobs > 1:
+        if (launch := launched()) is not None:
+            raise ConfigError(
+                f"{jobs} jobs are asked for in each of {launch.size} processes",
+                "leave --jobs out, or call it without torchrun",
+            )
         return _side_by_side(seeds, config, Path(out), resume, jobs, should_stop or (lambda: False))
     with joined():
         return _each(seeds, config, Path(out), resume, on_start, on_epoch, should_stop)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -159,10 +160,14 @@ class Group:
         """Lets the others know of an error that ends this process. It ``speaks`` where it is the first of a group."""
         if hasattr(error, "speaks"):
             return
-        with suppress(RuntimeError):
-            error.speaks = self._store.add("errors", 1) == 1  # type: ignore[attr-defined]
-            if error.speaks:  # type: ignore[attr-defined]
+
+        def announced() -> bool:
+            first = self._store.add("errors", 1) == 1
+            if first:
                 self._store.set("error", json.dumps(_in_words(error)))
+            return first
+
+        error.speaks = _in_time(announced, True)  # type: ignore[attr-defined]
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
@@ -173,14 +178,16 @@ class Group:
             raise self._lost(error) from error
 
     def _lost(self, error: RuntimeError) -> LostProcess:
-        known = None
-        with suppress(RuntimeError):
+
+        def told() -> Any:
             until = time.monotonic() + NOTICE
-            while known is None and time.monotonic() < until:
+            while time.monotonic() < until:
                 if self._store.check(["error"]):
-                    known = json.loads(self._store.get("error"))
-                else:
-                    time.sleep(0.05)
+                    return json.loads(self._store.get("error"))
+                time.sleep(0.05)
+            return None
+
+        known = _in_time(told, None)
         said = str(error)
         waited = "imeout" in said or "imed out" in said
         lost = LostProcess(
@@ -192,8 +199,7 @@ class Group:
         if known is not None:
             lost.speaks, lost.exit_code = False, int(known["code"])
         else:
-            with suppress(RuntimeError):
-                lost.speaks = self._store.add("lost", 1) == 1
+            lost.speaks = _in_time(lambda: self._store.add("lost", 1) == 1, True)
         return lost
 
     def _count(self, n_bytes: int) -> None:
@@ -258,6 +264,21 @@ def _join(launch: Launch) -> Group:
             "check torchrun's --rdzv-endpoint and the network between the machines (GLOO_SOCKET_IFNAME names the interface)",
         ) from error
     return Group(launch, dist.PrefixStore("kdrs", store))
+
+
+def _in_time(ask: Callable[[], T], otherwise: T) -> T:
+    """What the processes' store answers, or ``otherwise`` where it does not: torch waits for ever for one whose host stands
+    still."""
+    found: list[T] = []
+
+    def call() -> None:
+        with suppress(RuntimeError):
+            found.append(ask())
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(2 * NOTICE)
+    return found[0] if found else otherwise
 
 
 def _patience() -> float:

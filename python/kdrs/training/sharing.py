@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from kdrs.training.processes import Group
 from kdrs.training.queries import Batch
 
+SUMMED = 1 << 20
+"""Numbers that are summed up at a time."""
 FEWEST = 2
 """Distinct queries and items for each process; smaller batches are not divided, the first process takes them whole."""
 
@@ -159,14 +161,18 @@ def _gather_rows(tables: Sequence[tuple[nn.Parameter, list[int]]], group: Group)
 @torch.no_grad()
 def differing(tensors: Mapping[str, Tensor], group: Group) -> str | None:
     """The first of these tensors that is not the same bytes in all processes."""
-    sums = []
-    for tensor in tensors.values():
-        flat = tensor.detach().contiguous().reshape(-1)
-        words = flat.view(torch.int32) if flat.element_size() in (4, 8) and flat.numel() else flat.to(torch.int64)
-        places = torch.arange(words.numel(), device=words.device) % 65521 + 1
-        sums.append((words.long() * places).sum().cpu())
+    sums = [_sum_of(tensor.detach()) for tensor in tensors.values()]
     if not sums:
         return None
     found = group.gather(torch.stack(sums))
     alike = (found == found[0]).all(dim=0).tolist()
     return next((name for name, same in zip(tensors, alike, strict=True) if not same), None)
+
+
+def _sum_of(tensor: Tensor) -> Tensor:
+    """A number that other bytes would hardly give, int64 on the CPU."""
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    for part in tensor.contiguous().reshape(-1).split(SUMMED):
+        words = part.view(torch.int32) if part.element_size() in (4, 8) else part.to(torch.int64)
+        total = total * 31 + (words.long() * torch.arange(1, len(words) + 1, device=words.device)).sum()
+    return total.cpu()
