@@ -21,6 +21,7 @@ from kdrs._launch import launched
 from kdrs.core import ranking
 from kdrs.core.tiles import topk as topk_of_tiles
 from kdrs.data import Dataset, Interactions
+from kdrs.distillers import DISTILLERS
 from kdrs.errors import ConfigError
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.models import BPR
@@ -299,6 +300,38 @@ def test_one_error_is_told_once(together: Pairs, tmp_path: Path):
     ended = together.run(argv=argv)
     assert ended.codes == [3, 3], ended.err
     assert "".join(ended.err).count("error:") == 1
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cd": {"pool": 20, "items": 5},
+    "rrd": {"pool": 10, "interesting": 4, "uninteresting": 4},
+    "hetcomp": {"target": 8, "states": 2},
+    "unkd": {"pool": 10, "pairs": 8},
+}
+
+
+def test_every_method_both_ways(together: Pairs, tmp_path: Path):
+    """The losses of an epoch are those of one process, whatever a method looks at."""
+    path = toy().save(tmp_path / "toy")
+    run = values(path, dim=8, train={"epochs": 3, "stages_every": 1})
+    execute(resolve(run), tmp_path / "teacher")
+    jobs: dict[tuple[str, str], dict[str, Any]] = {}
+    for method, cls in DISTILLERS.items():
+        term = {"method": method, "teacher": str(tmp_path / "teacher"), **OPTIONS.get(method, {})}
+        term |= {} if cls.chain is None else {"chain": 0}
+        term |= {"experts": 1} if method == "de" else {}
+        for shard in ("none", "columns"):
+            jobs[method, shard] = values(path, shard=shard, distill=[term], train={"epochs": 1})
+    both = [key for key in jobs if not (DISTILLERS[key[0]].mutual and key[1] == "columns")]
+    named = [(jobs[key], str(tmp_path / "-".join(key))) for key in both]
+    ended = together.run(call="train", arguments=[named, str(tmp_path / "told")])
+    assert ended.codes == [0, 0], ended.err
+    assert not [found for found in json.loads((tmp_path / "told").read_text()) if "error" in found]
+    for method in DISTILLERS:
+        execute(resolve(jobs[method, "none"]), tmp_path / method)
+    for method, shard in both:
+        alone = losses(tmp_path / method)
+        assert losses(tmp_path / f"{method}-{shard}") == pytest.approx(alone, rel=1e-5), (method, shard)
 
 
 # --- ends ---------------------------------------------------------------------------------------------------------------
