@@ -291,7 +291,7 @@ def test_seeds_and_jobs(together: Pairs, toy_path: Path, tmp_path: Path):
     assert {load_run(tmp_path / "seeds" / f"seed-{seed}").config.train.seed for seed in (0, 1)} == {0, 1}
     ended = together.run(argv=[*argv[:-1], str(tmp_path / "no"), "--jobs", "2"])
     assert ended.codes == [2, 2]
-    assert "2 jobs are asked for in each of 2 processes" in ended.err[0]
+    assert "2 jobs are asked for in each of 2 processes" in "".join(ended.err)
     assert not (tmp_path / "no").exists()
 
 
