@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from kdrs.runs.directory import Run
 from kdrs.runs.execute import execute
 from kdrs.runs.opened import load_run
 from kdrs.training import processes
+from kdrs.training.columns import Columns, ColumnView
 from kdrs.training.pairs import PairTask
 from kdrs.training.queries import Epoch
 from kdrs.training.sharing import Part, share
@@ -495,6 +498,21 @@ def test_shares_make_the_whole(rows: int, size: int, seed: int, negatives: int):
         total = sum(model.loss(model(part.queries), part) for part in parts if not part.idle)
         assert float(total) == pytest.approx(float(model.loss(model(batch.queries), batch)), rel=1e-5)
     assert sum(part.share for part in parts) == pytest.approx(1)
+
+
+def test_a_view_of_columns_goes_with_its_step():
+    """Without the collector of cycles: what it holds is as large as the model."""
+    task = PairTask(toy().train, batch_size=8)
+    queries = task.queries(torch.arange(4))
+    gc.disable()
+    try:
+        view = ColumnView(BPR(BPR.Config(dim=3), task)(queries), queries, Columns(Seat(0, 2), 6))  # type: ignore[arg-type]
+        other = view.at(queries)
+        gone = [weakref.ref(view), weakref.ref(other)]
+        del view, other
+        assert [ref() for ref in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 def toy() -> Dataset:

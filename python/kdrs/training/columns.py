@@ -142,7 +142,8 @@ class ColumnView(DotView):
 
     def __init__(self, own: DotView, queries: Queries, columns: Columns):
         super().__init__(queries, own._encode, own._item_rows, own._item_table, own._bias, own._represent)
-        self._columns, self._whole = columns, Lazy(lambda: columns.gather(self._queries()))
+        of_own = self._queries  # not of self: a view goes with the step that it belongs to
+        self._columns, self._whole = columns, Lazy(lambda: columns.gather(of_own()))
 
     @property
     def queries(self) -> Tensor:
