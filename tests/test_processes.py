@@ -403,6 +403,24 @@ def test_a_process_that_does_not_answer_is_given_up(together: Pairs, toy_path: P
     assert together.run(**command(toy_path, tmp_path / "out")).codes == [0, 0]
 
 
+def test_a_program_with_a_group_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch):
+    for name, value in (
+        ("RANK", 1),
+        ("LOCAL_RANK", 1),
+        ("WORLD_SIZE", 2),
+        ("MASTER_ADDR", "localhost"),
+        ("MASTER_PORT", 1),
+    ):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(ConfigError, match="has called torch.distributed.init_process_group itself"), processes.joined():
+        pass
+    assert processes.current() is None
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with processes.joined() as group:
+        assert group is None
+
+
 @pytest.mark.parametrize("text", ["soon", "0", "-3", "nan", "inf"])
 def test_patience_is_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch, text: str):
     monkeypatch.setenv("KDRS_PROCESS_TIMEOUT", text)

@@ -235,6 +235,8 @@ def words(told: str) -> None:
 
     with joined() as group:
         assert group is not None
+        with joined() as inner:
+            assert inner is group
         rank, size = group.rank, group.size
         assert group.any(rank == 1, False) == [True, False]
         assert group.told("héllo" if group.first else None) == "héllo"

@@ -89,7 +89,8 @@ class Group:
         self._count(tensor.nbytes * (self.size - 1))
         out = tensor.new_empty(self.size, *tensor.shape)
         with self._watching():
-            dist.all_gather_into_tensor(out.view(-1), tensor.view(-1))
+            # into parts of one tensor: older gloo has no all_gather_into_tensor
+            dist.all_gather(list(out.view(self.size, -1).unbind()), tensor.view(-1))
         return out
 
     def gather_parts(self, tensor: Tensor, counts: Sequence[int]) -> Tensor:
@@ -220,7 +221,7 @@ def joined() -> Iterator[Group | None]:
     """Joins the processes that torchrun started, for as long as the block lasts; None for a process that runs by itself. Within
     a group it is that group.
 
-    Raises ``MachineError`` where the others cannot be reached.
+    Raises ``MachineError`` where the others cannot be reached, ``ConfigError`` where the program has a process group already.
     """
     launch = launched()
     if _current or launch is None:
@@ -248,6 +249,11 @@ def _join(launch: Launch) -> Group:
 
     if not dist.is_available():
         raise MachineError("this torch has no torch.distributed", "install one that has, or run one process")
+    if dist.is_initialized():
+        raise ConfigError(
+            "this program has called torch.distributed.init_process_group itself",
+            "let kdrs do it: call kdrs.execute before it; or unset WORLD_SIZE in the process that is to run alone",
+        )
     timeout = timedelta(seconds=_patience())
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=timeout)))
