@@ -413,7 +413,7 @@ def test_a_program_with_a_group_of_its_own_is_told(monkeypatch: pytest.MonkeyPat
     ):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    with pytest.raises(ConfigError, match="has called torch.distributed.init_process_group itself"), processes.joined():
+    with pytest.raises(ConfigError, match=r"has called torch\.distributed"), processes.joined():
         pass
     assert processes.current() is None
     monkeypatch.setenv("WORLD_SIZE", "1")
