@@ -72,7 +72,7 @@ LINKS = {
         "costs", "costs-models", "costs-gowalla", "growth", "million", "projection", "epoch", "lazy-adam", "memory",
     ],
     "When does a run stop, and do verdicts agree with seeds?": ["stopping", "verdicts"],
-    "How fast is it?": ["core", "codes", "serving", "one-query", "products", "plain-loops"],
+    "How fast is it?": ["core", "codes", "serving", "one-query", "products", "plain-loops", "processes"],
 }  # fmt: skip
 
 

@@ -76,6 +76,7 @@ def command_lines(text: str) -> Iterator[str]:
             line = line.strip().removeprefix("$ ")
             if language == "console" and not block.lstrip().startswith("$"):
                 continue
+            line = re.sub(r"^((?:\w+=\S+ )*)torchrun .*?-m (?=kdrs )", r"\1", line)  # one process stands in for several
             if re.match(r"(\w+=\S+ )*kdrs( |$)", line):
                 yield line
 

@@ -468,6 +468,12 @@ CASES = {
         write("new/seed-1", "in the way"),
         delete("new/seed-1"),
     ),
+    "columns with a teacher that is trained along": Case(
+        ("distill", *TRAIN[1:], "--teacher", "t", "--method", "bd", "--set", "train.shard=columns"),
+        "trains its teacher along",
+        ("distill", *TRAIN[1:], "--teacher", "t", "--method", "bd"),
+        names=("leave train.shard out",),
+    ),
     "patience without validation": Case(
         ("train", "--data", "no-valid", *TRAIN[3:], "--patience", "2"),
         "leave it out",

@@ -13,7 +13,7 @@ ROOT = Path(kdrs.__file__).parent
 LAYERS = (
     ("escaping",),
     ("errors",),
-    ("_files", "_documents", "_libraries", "_memory", "plugins", "settings"),
+    ("_files", "_documents", "_launch", "_libraries", "_memory", "plugins", "settings"),
     ("_parts",),
     ("data",),
     ("core",),

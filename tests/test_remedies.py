@@ -110,6 +110,8 @@ def test_a_remedy_helps(place, tmp_path, monkeypatch, watched, name):
 
 ELSEWHERE = {
     ("studies/points.py", "_estimated"): "a study of an estimator that is not installed: test_sweep.py",
+    ("cli/__init__.py", "_root"): "several processes: test_processes.py",
+    ("runs/seeds.py", "execute_seeds"): "several processes: test_processes.py",
     ("runs/build.py", "device_of"): "a machine without the device: test_faults.py",
     ("runs/directory.py", "stages"): "files among a run's stages: test_runs.py",
     ("runs/directory.py", "load_stage"): "damaged stages: test_runs.py",

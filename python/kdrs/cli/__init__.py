@@ -11,10 +11,11 @@ from typing import Any
 
 import typer
 
+from kdrs._launch import launched
 from kdrs._libraries import missing
 from kdrs.cli import catalogue, compress, data, doctor, evaluation, reproduce, running, serving, sweep, teacher
-from kdrs.cli.output import prepare_streams, say, tell
-from kdrs.errors import KdrsError, is_panic, shown
+from kdrs.cli.output import mute, prepare_streams, say, tell
+from kdrs.errors import ConfigError, KdrsError, is_panic, shown
 from kdrs.plugins import blamed, look_in
 
 # Before torch is loaded. Its workers would spin for milliseconds after each of its calls, on the processors that the core's
@@ -46,13 +47,24 @@ def _version(asked: bool) -> None:
         raise typer.Exit()
 
 
+TOGETHER = ("train", "distill", "resume", "eval")
+"""Commands that several processes carry out as one."""
+
+
 @app.callback()
 def _root(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
 ) -> None:
     if debug:
         os.environ["KDRS_DEBUG"] = "1"
+    launch, command = launched(), context.invoked_subcommand
+    if launch is not None and command not in TOGETHER:
+        raise ConfigError(
+            f"kdrs {command} is started as {launch.size} processes, and is one",
+            f"call it without torchrun; with it go: {', '.join(TOGETHER)}",
+        )
 
 
 app.add_typer(data.app, name="data")
@@ -92,6 +104,9 @@ OWN = "it comes from code of your own: kdrs --debug ... for the traceback"
 def main() -> None:
     """Entry point of ``kdrs``: turns errors into two lines on stderr and the documented exit codes."""
     prepare_streams()
+    launch = launched()
+    speaks = launch is None or launch.first
+    mute(not speaks)
     with suppress(OSError):  # a folder that was deleted
         look_in(os.getcwd())
     try:
@@ -104,6 +119,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
+        mute(not getattr(error, "speaks", speaks))
         if os.environ.get("KDRS_DEBUG"):
             raise
         code, cause, remedy = _explain(error)

@@ -251,7 +251,9 @@ def _compare(
     options: dict[str, Any] = {"protocol_name": protocol, "part": part, "teacher": teacher, "baseline": baseline}
     if metrics is not None:
         options["metrics"] = tuple(name.strip() for name in metrics.split(","))
-    with messages():
+    from kdrs.training.processes import joined
+
+    with messages(), joined():
         dataset = None if data is None else Dataset.load(data)
         return compare_runs(
             runs, dataset=dataset, test=test, threads=threads, page=page, item_names=item_names, **options

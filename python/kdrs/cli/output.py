@@ -47,9 +47,18 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="kdrs-plain")
 
 
+_muted = False
+
+
+def mute(muted: bool = True) -> None:
+    """Of several processes that do one thing, one speaks."""
+    global _muted
+    _muted = muted
+
+
 def _write(stream: TextIO | None, text: str) -> None:
     # not by click's echo, which takes a terminal of ASCII for one of UTF-8
-    if stream is not None:
+    if stream is not None and not _muted:
         stream.write(text)
         stream.flush()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,10 +53,11 @@ from kdrs.escaping import toml_text, visible
 from kdrs.plugins import closed, label
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from kdrs.runs.config import RunConfig
     from kdrs.runs.execute import Outcome
+    from kdrs.training.processes import Group
 
 
 def register(app: typer.Typer) -> None:
@@ -297,15 +298,18 @@ def _carry_out(
             _print_plan(config, out or _default_place(config), numbers, as_json)
         return
     from kdrs.runs.execute import execute
-    from kdrs.runs.places import claimed
     from kdrs.runs.seeds import execute_seeds
+    from kdrs.training.processes import joined
 
     with (
         messages(),
-        nullcontext(out) if out is not None else claimed(_default_place(config)) as out,
+        joined() as group,  # before signals mean anything else: until all have met, one ends it at once
         stopping() as stopper,
+        nullcontext(out) if out is not None else _claimed(config, group) as out,
     ):
-        with Progress(config.train.epochs, quiet) as show:
+        if group is not None and group.restarts:  # torchrun begins anew: the run does not
+            resume = resume or numbers is not None or (out / "config.toml").is_file()
+        with Progress(config.train.epochs, quiet or not (group is None or group.first)) as show:
             hooks: dict[str, Any] = {"on_start": show.start, "on_epoch": show.epoch, "should_stop": stopper.asked}
             if numbers is None:
                 outcome = execute(config, out, resume=resume, **hooks)
@@ -315,6 +319,20 @@ def _carry_out(
             _finish(outcome, show.selects, stopper, as_json, verbose)
         else:
             _finish_seeds(numbers, results, config, out, show.selects, stopper, as_json, verbose)
+
+
+@contextmanager
+def _claimed(config: RunConfig, group: Group | None) -> Iterator[Path]:
+    """A folder for a run whose place is not said, the same in all processes."""
+    from kdrs.runs.places import claimed
+
+    if group is not None and not group.first:
+        yield Path(group.told(None))
+        return
+    with claimed(_default_place(config)) as place:
+        if group is not None:
+            group.told(str(place))
+        yield place
 
 
 def _default_place(config: RunConfig) -> Path:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import typer
 
+from kdrs._launch import launched
+
 
 class Stopper:
     """Counts requests to stop: the first ends the run after the epoch in hand, the second at once."""
@@ -28,6 +30,8 @@ class Stopper:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
+        if (launch := launched()) is not None and not launch.first:
+            return
         # not through sys.stderr: the signal may have come in the middle of a write to it
         os.write(2, b"stopping after this epoch; once more to stop at once (the last checkpoint stays)\n")
 

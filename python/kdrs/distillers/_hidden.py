@@ -298,7 +298,7 @@ class HintDistiller(Distiller):
             self.add_module(name, module)
 
     def on_epoch_start(self, epoch: Epoch, samples: Any, student: Teacher) -> None:
-        self._hint.hint.start(epoch, self.stream(epoch, "noise"))
+        self._hint.hint.start(epoch, self.noise_stream(epoch))
 
     def loss(self, student: View, batch: Batch) -> Tensor:
         entities = Entities(batch, self.task, self._hint.teacher.sides)

@@ -72,9 +72,16 @@ class Distiller(nn.Module):
     mutual: ClassVar[bool] = False
     """The teacher is trained along with the student: ``counterpart`` is its term."""
 
+    splits: bool = False
+    """Whether the loss of a batch of pairs is a sum over its rows, its ``unique_queries`` or its ``item_roles``: processes may
+    then take some of each. A loss that looks at several of them together, or that finds the batch's entities in another way,
+    is worked out by every process for the whole batch. Counts only where the method's very class says so."""
+
     def __init__(self, config: Settings, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__()
         self.config, self.task, self.seed = config, task, seed
+        self.part = 0
+        """Number of the share of each batch that it gets, where it ``splits``: seeds ``noise_stream``."""
 
     @property
     def outlined(self) -> bool:
@@ -118,6 +125,10 @@ class Distiller(nn.Module):
     def stream(self, epoch: Epoch, name: str) -> int:
         """A seed for one use in one epoch, of this term alone."""
         return stream(self.seed, name, epoch.index)
+
+    def noise_stream(self, epoch: Epoch) -> int:
+        """A seed for the noise within the losses of an epoch, another one for each share of a batch."""
+        return stream(self.seed, "noise", *(("part", self.part) if self.part else ()), epoch.index)
 
 
 def only(teachers: Sequence[T]) -> T:

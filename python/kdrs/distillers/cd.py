@@ -66,6 +66,7 @@ class CD(Distiller):
     reference = "Lee, Choi, Lee & Shim, Collaborative distillation for top-N recommendation, ICDM 2019"
     needs = "scores of any item"
     default_weight = 0.5
+    splits = True
 
     def __init__(self, config: CDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)

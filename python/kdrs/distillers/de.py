@@ -36,6 +36,7 @@ class DE(HintDistiller):
     reference = "Kang, Hwang, Kweon & Yu, DE-RRD: a knowledge distillation framework for recommender system, CIKM 2020"
     needs = "user and item representations"
     default_weight = 1e-2
+    splits = True
 
     def __init__(self, config: ExpertConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)

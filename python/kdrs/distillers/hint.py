@@ -35,6 +35,7 @@ class HintRegression(HintDistiller):
     reference = "Romero et al., FitNets: hints for thin deep nets, ICLR 2015"
     needs = "user and item representations"
     default_weight = 1e-2
+    splits = True
 
     def __init__(self, config: EntityConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)

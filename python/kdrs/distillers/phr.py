@@ -42,6 +42,10 @@ class PHR(HintDistiller):
     needs = "user and item representations"
     default_weight = 1e-2
 
+    @property
+    def splits(self) -> bool:  # type: ignore[override]
+        return self.config.enrich != "batch"
+
     def __init__(
         self, config: PersonalConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0
     ):

@@ -59,6 +59,7 @@ class RRD(Distiller):
     reference = "Kang, Hwang, Kweon & Yu, DE-RRD: a knowledge distillation framework for recommender system, CIKM 2020"
     needs = "a ranking of at least `pool` items a query"
     default_weight = 1e-3
+    splits = True
 
     def __init__(self, config: RRDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)

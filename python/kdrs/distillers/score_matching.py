@@ -48,6 +48,7 @@ class ScoreMatching(Distiller):
     reference = "Hinton, Vinyals & Dean, Distilling the knowledge in a neural network, arXiv 1503.02531, 2015"
     needs = "scores of any item"
     default_weight = 1.0
+    splits = True
 
     def __init__(
         self, config: ScoreMatchingConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0

@@ -63,6 +63,7 @@ class SLD(Distiller):
     )
     needs = "scores of any item"
     default_weight = 1e-3
+    splits = True
 
     def __init__(self, config: SLDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__(config, teachers, task, student_dim, seed)

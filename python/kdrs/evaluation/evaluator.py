@@ -17,7 +17,7 @@ from kdrs.core.ranking import Ranking
 from kdrs.data.checks import check_lists
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError, nearest, shown
-from kdrs.evaluation.ledger import Ledger
+from kdrs.evaluation.ledger import Ledger, Team
 from kdrs.evaluation.lists import checked_ks
 from kdrs.evaluation.portions import Portion
 from kdrs.evaluation.protocols import METRICS, Protocol
@@ -27,6 +27,7 @@ from kdrs.evaluation.scorers import (
     SHORT,
     Block,
     Source,
+    Tiled,
     as_interactions,
     as_numpy,
     as_source,
@@ -75,6 +76,7 @@ class Evaluator:
       ``after(pairs)`` (a model of sequences) knows besides ``seen`` when it is asked for the part.
     * ``beyond``: also take coverage, popularity, Gini and novelty of the lists (full ranking only).
     * ``threads``: for the kernels; ``block``: queries at once, by default as many as a few tens of megabytes hold.
+    * ``team``: processes that each measure some of the queries and then have the values of all, the same bytes as one process.
 
     K past the catalogue gives shorter lists while the denominators keep K. Scores are compared as float32.
 
@@ -101,6 +103,7 @@ class Evaluator:
         beyond: bool = True,
         threads: int | None = None,
         block: int | None = None,
+        team: Team | None = None,
     ):
         self.seen = as_interactions(seen, "seen")
         if not isinstance(truths, Mapping) or hasattr(truths, "tocoo"):  # SciPy's matrices of keys are mappings
@@ -127,7 +130,7 @@ class Evaluator:
         self.formulas = _one_of("formulas", formulas, FORMULAS)
         self.leaks = _one_of("leaks", leaks, LEAKS)
         self.beyond = beyond and self.candidates is None and self.mask != "train-zeroed"
-        self.threads, self.block = threads, block
+        self.threads, self.block, self.team = threads, block, team
         if block is not None and block < 1:
             raise ConfigError(f"block is {block}; allowed: 1 query or more at once")
         if self.ties == "list" and (self.candidates is not None or self.formulas != "standard"):
@@ -252,17 +255,47 @@ class Evaluator:
         return next((name for name, part in self.truths.items() if part is pairs), "earlier")
 
     def _measure(self, scorer: Any, parts: Sequence[str]) -> dict[str, Report]:
-        source = as_source(scorer, self.n_queries, self.n_items, self.threads)
         ledgers = {name: Ledger(self, name) for name in parts}
         asked = np.logical_or.reduce([ledger.keeps for ledger in ledgers.values()]) if ledgers else np.zeros(0, bool)
         rows = np.flatnonzero(asked)
+        team, tiles = self.team, None
+        if getattr(scorer, "collective", False):
+            tiles = self._tiles(scorer)
+            team = team if tiles is not None else None  # what all must be asked for together each of them measures
+        if tiles is not None and team is not None:
+            with no_grad():
+                self._rank_tiles(Tiled(tiles, team.rank, self.threads), np.array_split(rows, team.size), ledgers)
+            for ledger in ledgers.values():
+                ledger.join(team.gather_arrays(ledger.arrays()))
+            return {name: ledger.report() for name, ledger in ledgers.items()}
+        if team is not None:
+            rows = np.array_split(rows, team.size)[team.rank]
+        source = as_source(scorer, self.n_queries, self.n_items, self.threads)
         with no_grad():
             for block_rows in self._blocks(source, rows):
                 if self.candidates is not None:
                     self._rank_candidates(source, block_rows, ledgers)
                 else:
                     self._rank_all(source.block(block_rows), block_rows, ledgers)
+        if team is not None:
+            for ledger in ledgers.values():
+                ledger.join(team.gather_arrays(ledger.arrays()))
         return {name: ledger.report() for name, ledger in ledgers.items()}
+
+    def _tiles(self, scorer: Any) -> Any:
+        """What brings the scorer's vectors together, where lists are all that is asked of it."""
+        return scorer.tiles() if self.team is not None and self.candidates is None and self.ties == "list" else None
+
+    def _rank_tiles(self, source: Tiled, shares: Sequence[NDArray[np.int64]], ledgers: dict[str, Ledger]) -> None:
+        """Each process its share of the queries, all of them in step."""
+        size = self.block or source.queries_a_block(min(max(self.ks), self.n_items) + SHORT, pairs=False)
+        for start in range(0, max(len(share) for share in shares), size):
+            parts = [share[start : start + size] for share in shares]
+            block, rows = source.block(parts), parts[source.rank]
+            if rows.size:
+                self._rank_all(block, rows, ledgers)
+            else:  # its vectors are asked for all the same
+                self._lists(block, rows, list(ledgers))
 
     def _names_of(self, metric: str) -> list[str]:
         if self.formulas == "caser" and metric == "map":

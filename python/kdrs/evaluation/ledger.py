@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,16 @@ from kdrs.evaluation.report import Report
 
 if TYPE_CHECKING:
     from kdrs.evaluation.evaluator import Evaluator
+
+
+class Team(Protocol):
+    """Processes that measure together."""
+
+    rank: int
+    size: int
+
+    def gather_arrays(self, arrays: Sequence[NDArray[Any]]) -> list[list[NDArray[Any]]]:
+        """Each process's arrays, in order of rank: as many, and of the same types, in each; lengths [n] may differ."""
 
 
 class Ledger:
@@ -88,6 +98,21 @@ class Ledger:
                 counts += np.bincount(shown_items + 1, minlength=counts.size + 1)[1:]  # padding is -1
             else:
                 np.add.at(counts, shown_items[shown_items >= 0], 1)
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """What was collected: values by metric, ties, exposures by K."""
+        values = [values[: self.filled] for values in self.values.values()]
+        return [*values, np.array([self.tied], np.int64), *self.exposure.values()]
+
+    def join(self, parts: Sequence[Sequence[NDArray[Any]]]) -> None:
+        """Takes what several ledgers of this part collected, each of some queries, in query order (``arrays`` of each)."""
+        columns = [list(column) for column in zip(*parts, strict=True)]
+        count = len(self.values)
+        for name, column in zip(self.values, columns, strict=False):
+            self.values[name] = np.concatenate(column)
+        self.filled, self.tied = self.rows.size, int(np.sum(columns[count]))
+        for k, column in zip(self.exposure, columns[count + 1 :], strict=True):
+            self.exposure[k] = np.sum(column, axis=0)
 
     def narrow(self, first: int, last: int) -> None:
         """Leaves some of the queries that are kept, from one place to another: the others are somebody else's."""

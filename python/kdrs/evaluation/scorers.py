@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from kdrs.core import ranking
 from kdrs.core.codes import pair_scores, paired
 from kdrs.core.ranking import Ranking
+from kdrs.core.tiles import topk as topk_of_tiles
 from kdrs.data.checks import check_lists
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError, ScoreError
@@ -120,6 +121,38 @@ class _FactorBlock:
         return as_numpy(scores)
 
 
+class Tiled:
+    """Factors of which each process has some coordinates. Each ranks its share of the queries; whole vectors come a few at a
+    time."""
+
+    def __init__(self, tiles: Any, rank: int, threads: int | None):
+        self.tiles, self.rank, self.threads = tiles, rank, threads
+
+    def queries_a_block(self, width: int, *, pairs: bool) -> int:
+        return max(1, LISTS // width)
+
+    def block(self, shares: Sequence[NDArray[np.int64]]) -> _TiledBlock:
+        """Of the rows of this process's share; ``shares`` are those of all processes, which ask together."""
+        return _TiledBlock(self, self.tiles.queries(shares), shares[self.rank])
+
+
+class _TiledBlock:
+    is_list = False
+
+    def __init__(self, source: Tiled, queries: NDArray[np.float32], rows: NDArray[np.int64]):
+        self.source, self.queries, self.rows = source, queries, rows
+
+    def topk(self, k: int, seen: Interactions) -> Ranking:
+        tiles, threads = self.source.tiles.items(), self.source.threads
+        return topk_of_tiles(self.queries, tiles, k, seen=seen, rows=self.rows, threads=threads)
+
+    def ranks(self, *_: Any) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        raise TypeError("a tile has no ranks: lists alone are made")
+
+    def pair_scores(self, *_: Any) -> NDArray[np.float32]:
+        raise TypeError("a tile has no scores of pairs: lists alone are made")
+
+
 class _Blocks:
     """Scores come as blocks [B, I] and, where the scorer offers it, as pairs [B, C]."""
 
@@ -218,7 +251,7 @@ class _ListBlock:
 
 
 Source = _Factors | _Blocks | _Lists
-Block = _FactorBlock | _ScoreBlock | _ListBlock
+Block = _FactorBlock | _ScoreBlock | _ListBlock | _TiledBlock
 
 
 def as_source(scorer: Any, n_queries: int, n_items: int, threads: int | None) -> Source:

@@ -14,8 +14,9 @@ class Checkpoint:
     """A training as it stood after an epoch."""
 
     epoch: int
-    state: dict[str, Tensor]
-    best: dict[str, Tensor]
+    state: Mapping[str, Any]
+    """Tensors by name; of tables that are divided by columns what brings them together (`kdrs.training.columns.Spread`)."""
+    best: Mapping[str, Any]
     meta: dict[str, Any]
 
 

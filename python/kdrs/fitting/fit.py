@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,10 @@ from kdrs.errors import ArtefactError, ConfigError, ScoreError, TrainingError, s
 from kdrs.evaluation.protocols import EarlyStopping, Selection
 from kdrs.fitting.checkpoint import Checkpoint, Journal
 from kdrs.fitting.learner import Learner
+from kdrs.training.hooks import stored
+from kdrs.training.processes import Group
 from kdrs.training.queries import Batch, Batches, Epoch, Task
+from kdrs.training.sharing import differing, share
 from kdrs.training.view import frozen
 
 Means = Mapping[str, float]
@@ -68,6 +72,7 @@ def fit(
     on_pace: Callable[[float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     resume: bool = False,
+    group: Group | None = None,
 ) -> Fit:
     """Trains the learners and leaves the first one's model with its best weights, or with the last ones (``keep``).
 
@@ -84,10 +89,15 @@ def fit(
 
     ``on_epoch`` gets each epoch's line, ``on_pace`` the seconds that a batch takes, once, after the first few.
 
+    In a ``group`` of processes each calls this with the same arguments, but for ``run``, which alone in the first one writes.
+    Batches are divided among them where the losses allow it (`Learner.join`), and all take the same steps: the models stay
+    equal, byte by byte. All stop where one is asked to.
+
     Raises ``TrainingError`` naming epoch, batch and users if a loss is not finite, epoch and user if a score is not.
     """
     learners = [learners] if isinstance(learners, Learner) else list(learners)
     selection = selection or Selection()
+    divided = _join(learners, group)
     if len({learner.name for learner in learners}) != len(learners):
         raise ConfigError(
             f"learners are named {[learner.name for learner in learners]}", "give every learner its own name"
@@ -103,7 +113,7 @@ def fit(
         for index, learner in enumerate(learners):
             prefix = f"{index}/"
             learner.load_state({k.removeprefix(prefix): t for k, t in checkpoint.state.items() if k.startswith(prefix)})
-        best = checkpoint.best if evaluate is not None else None
+        best = dict(checkpoint.best) if evaluate is not None else None
         check_fits(first.model, checkpoint.best)
         stopping = EarlyStopping.from_state(selection, checkpoint.meta["stopping"])
         result.best_epoch = checkpoint.meta["best_epoch"]
@@ -113,11 +123,13 @@ def fit(
     result.epochs = start
 
     def save(epoch: int) -> None:
+        if group is not None:
+            _check_alike(learners, group, epoch)
         if run is not None:
-            state = {f"{i}/{name}": t for i, learner in enumerate(learners) for name, t in learner.state().items()}
+            state = {f"{i}/{name}": t for i, learner in enumerate(learners) for name, t in learner.stored().items()}
             meta = {"stopping": stopping.state(), "best_epoch": result.best_epoch}
             kept = first.model.state_dict() if best is None else best
-            run.save_checkpoint(Checkpoint(epoch, state, kept, meta))
+            run.save_checkpoint(Checkpoint(epoch, state, stored(first.model, kept), meta))
 
     def draw(index: int) -> _Draws:
         epoch = Epoch(index, seed, epochs)
@@ -135,7 +147,7 @@ def fit(
             draws = upcoming.result()
             index = draws.epoch.index
             upcoming = background.submit(draw, index + 1) if index + 1 < epochs else None
-            row: dict[str, Any] = {"epoch": index, **_train_epoch(learners, draws, seed, on_pace)}
+            row: dict[str, Any] = {"epoch": index, **_train_epoch(learners, draws, seed, on_pace, divided)}
             on_pace = None
             if any(term.distiller.restarts_patience for term in first.terms):
                 stopping.restart()
@@ -161,12 +173,16 @@ def fit(
             if run is not None:
                 run.log(_finite(row))
                 if index in stages:
-                    run.save_stage(index, first.model.state_dict())
+                    run.save_stage(index, stored(first.model, first.model.state_dict()))
             if on_epoch is not None:
                 on_epoch(row)
-            if not stop and should_stop is not None and should_stop():
+            asked = should_stop is not None and should_stop()
+            due = time.monotonic() - saved_at >= checkpoint_seconds
+            if group is not None:  # all do what one has to
+                asked, due = group.any(asked, due)
+            if not stop and asked:
                 stop, result.stopped = True, "interrupted"
-            if stop or time.monotonic() - saved_at >= checkpoint_seconds:
+            if stop or due:
                 save(index)
                 saved_at = time.monotonic()
             if stop:
@@ -189,9 +205,14 @@ class _Draws:
 
 
 def _train_epoch(
-    learners: Sequence[Learner], draws: _Draws, seed: int, on_pace: Callable[[float], None] | None = None
+    learners: Sequence[Learner],
+    draws: _Draws,
+    seed: int,
+    on_pace: Callable[[float], None] | None = None,
+    divided: Group | None = None,
 ) -> dict[str, Any]:
-    """Trains one epoch; means of the batch losses, in total and by part. ``on_pace`` gets the seconds that a batch takes."""
+    """Trains one epoch; means of the batch losses, in total and by part. ``on_pace`` gets the seconds that a batch takes.
+    Batches are ``divided`` among the processes of a group, if one is given."""
     epoch = draws.epoch
     with torch.random.fork_rng(devices=_devices(learners)), flushing_subnormals():
         torch.manual_seed(stream(seed, "torch", epoch.index) % 2**63)  # dropout and the like
@@ -207,6 +228,8 @@ def _train_epoch(
             paced = min(PACED, len(draws.batches))
             began = time.perf_counter()
             for step, batch in enumerate(draws.batches):
+                if divided is not None:
+                    batch = share(batch, divided)
                 parts = step_of(learners, batch)
                 for column, value in enumerate(value for part in parts for value in part):
                     history[step, column] = value
@@ -215,6 +238,8 @@ def _train_epoch(
                         torch.cuda.synchronize(device)
                     on_pace((time.perf_counter() - began) / paced)
     table = history.double().cpu()  # [batches, parts]
+    if divided is not None:
+        divided.add_up(table)
     if not torch.isfinite(table).all():
         _raise_divergence(learners, draws, table)
     means, idle = iter(table.mean(dim=0).tolist()), iter((table == 0).all(dim=0).tolist())
@@ -244,6 +269,31 @@ def step_of(learners: Sequence[Learner], batch: Batch) -> list[list[Tensor | flo
     for learner in learners:
         learner.step()
     return [[value.detach() for value in own] for own in parts]
+
+
+def _join(learners: Sequence[Learner], group: Group | None) -> Group | None:
+    """Lets the learners join a group; the group, if batches are to be divided among its processes."""
+    for learner in learners:
+        learner.join(group, alone=len(learners) == 1)
+    if group is None or all(learner.divides for learner in learners):
+        return group
+    if not any(learner.by_columns for learner in learners):
+        warnings.warn(
+            "no batch is divided among the processes: what is trained here looks at whole batches (kdrs methods and models of "
+            "which docs/processes.md says so), and each process works them out; the evaluation is divided",
+            stacklevel=3,
+        )
+    return None
+
+
+def _check_alike(learners: Sequence[Learner], group: Group, epoch: int) -> None:
+    """Raises ``TrainingError`` where the processes' models are no longer the same."""
+    for learner in learners:
+        if (name := differing(learner.shared_state(), group)) is not None:
+            raise TrainingError(
+                f"the processes have different {shown(name)} after epoch {epoch}, which must be the same in all",
+                "give all of them the same versions, kind of processor and number of threads; the last checkpoint is untouched",
+            )
 
 
 def _raise_divergence(learners: Sequence[Learner], draws: _Draws, table: Tensor) -> None:

@@ -15,10 +15,13 @@ from kdrs.core.tables import RowTable
 from kdrs.distillers.base import Distiller
 from kdrs.errors import ArtefactError, ConfigError, shown
 from kdrs.teachers.model import ModelTeacher
+from kdrs.training.columns import Columns, spread
 from kdrs.training.hooks import hook, trait
 from kdrs.training.losses import ScoreLoss
 from kdrs.training.optim import Adam, make_optimizer
+from kdrs.training.processes import Group
 from kdrs.training.queries import Batch, Epoch, Task
+from kdrs.training.sharing import Part, exchange
 from kdrs.training.view import View
 
 
@@ -89,6 +92,10 @@ class Learner:
         self._is_plain_bpr = self._tables is not None and len(told) == 1 and plain
         self._slopes: tuple[Tensor, Tensor, Tensor] | None = None
         self._idle: set[str] = set()
+        self._group: Group | None = None
+        self.by_columns = False
+        """Whether this process has columns of the model's tables alone."""
+        self._divided: dict[str, bool] = {}
 
     def _find_row_tables(self, trained: Mapping[str, nn.Parameter]) -> dict[str, list[RowTable]]:
         """The model's parameters that row tables alone hold, each with its tables; none if the model has an ``after_step``
@@ -139,6 +146,36 @@ class Learner:
                 found.append(learner)
         return found
 
+    def join(self, group: Group | None, *, alone: bool) -> None:
+        """Trains with the other processes of a group from now on; by itself for None. ``alone``: no peer trains beside it.
+
+        Afterwards ``divides`` says whether the processes are to get a share of each batch each. They are where its loss, or a
+        part of it, is a sum over the batch's rows or entities; parts that are not are worked out by all of them alike. A model
+        that holds columns of its tables alone (`Hooks.collective`) gets every batch whole.
+        """
+        self._group = group
+        self.by_columns = group is not None and bool(trait(self.model, "collective"))
+        self._divided = {}
+        if group is None or self.by_columns or not alone or self.task.flat:
+            return
+        # of the very classes: one that inherits may have another loss
+        parts = {"base": self.model, **{term.name: term.distiller for term in self._active}}
+        self._divided = {name: "splits" in vars(type(own)) and bool(own.splits) for name, own in parts.items()}
+        self._divided["base"] &= self.base is None or self.base == getattr(self.model, "loss", None)
+        for term in self._active:
+            term.distiller.part = group.rank if self._divided[term.name] else 0
+        if not self._all_divided:
+            self._tables = None
+
+    @property
+    def divides(self) -> bool:
+        """Whether a batch is divided among the processes."""
+        return any(self._divided.values())
+
+    @property
+    def _all_divided(self) -> bool:
+        return all(self._divided.values())
+
     def start(self, epoch: Epoch, samples: Sequence[Any]) -> None:
         """Begins an epoch with the samples that were drawn for its terms.
 
@@ -161,22 +198,45 @@ class Learner:
     def look(self, batch: Batch) -> None:
         """The step's forward pass, which peers read too: every learner looks before any loss is taken."""
         if self._tables is None:
-            self.knowledge.look(batch.queries, self.model(batch.queries))
+            asked = self._asked(batch).queries
+            self.knowledge.look(asked, self.model(asked))
         elif self._active:
             self.knowledge.look(batch.queries, self.model(batch.queries), partial(self._scores, batch))
 
+    def _asked(self, batch: Batch) -> Batch:
+        """What the model is asked for: a process's share, or the whole batch, where a part of the loss needs it."""
+        return batch.whole if isinstance(batch, Part) and not self._all_divided else batch
+
     def losses(self, batch: Batch) -> list[Tensor]:
-        """The parts of the loss of a batch, weights applied: base first (0 where there is none), then the terms."""
+        """The parts of the loss of a batch, weights applied: base first (0 where there is none), then the terms. Of a share of
+        a batch, what it adds to them."""
         self._slopes = None
-        view = self.knowledge.looked_at(batch.queries)
+        asked = self._asked(batch)
+        view = self.knowledge.looked_at(asked.queries)
         if view is None:
-            view = self.model(batch.queries)
-            self.knowledge.look(batch.queries, view)
+            view = self.model(asked.queries)
+            self.knowledge.look(asked.queries, view)
+        if not isinstance(batch, Part):
+            return [self._base_loss(view, batch), *(self._weighed_loss(term, view, batch) for term in self._active)]
+        assert self._group is not None
+        own = view if asked is batch else view.at(batch.queries)
+        losses: dict[str, Callable[[View, Batch], Tensor]] = {"base": self._base_loss}
+        losses |= {term.name: partial(self._weighed_loss, term) for term in self._active}
+        found = []
+        for name, loss in losses.items():
+            if not self._divided[name]:
+                found.append(loss(view, batch.whole) / self._group.size)  # all work it out: a share each
+            elif batch.idle:
+                found.append(torch.zeros((), device=batch.queries.rows.device))
+            else:
+                averages = name == "base" and bool(trait(self.model, "averages"))
+                found.append(loss(own, batch) * (batch.share if averages else 1.0))
+        return found
+
+    def _base_loss(self, view: View, batch: Batch) -> Tensor:
         if self.base is None:
-            base = torch.zeros((), device=batch.queries.rows.device)
-        else:
-            base = self.base(view, self._own_batch(batch))
-        return [base, *(self._weighed_loss(term, view, batch) for term in self._active)]
+            return torch.zeros((), device=batch.queries.rows.device)
+        return self.base(view, self._own_batch(batch))
 
     def _weighed_loss(self, term: Term, view: View, batch: Batch) -> Tensor:
         if self._on_term is not None:
@@ -202,8 +262,17 @@ class Learner:
         scores = self._scores(batch, ids).split([part.ids.shape[1] for part in parts], dim=1)
         with torch.no_grad():
             found, slopes = zip(*(part.of(own) for part, own in zip(parts, scores, strict=True)), strict=True)
-            self._slopes = batch.queries.users, ids, torch.cat(slopes, dim=1)
+            self._slopes = self._of_all(batch, ids, torch.cat(slopes, dim=1))
         return list(found)
+
+    def _of_all(self, batch: Batch, ids: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Users, items and slopes of the whole batch. The first two each process knows; slopes of its rows it is told."""
+        if not isinstance(batch, Part):
+            return batch.queries.users, ids, slopes
+        assert self._group is not None
+        (known,) = self._score_losses(batch.whole)  # type: ignore[misc]  # of the model alone: see join
+        slopes = self._group.gather_parts(slopes, batch.counts)
+        return batch.whole.queries.users[batch.order], known.ids[batch.order], slopes
 
     @torch.no_grad()
     def _score_losses(self, batch: Batch) -> list[ScoreLoss] | None:
@@ -220,18 +289,25 @@ class Learner:
         """Of a batch's queries, without gradient."""
         assert self._tables is not None
         assert isinstance(self.optimizer, Adam)
-        return self.optimizer.scores(*self._tables, batch.queries.users, ids)
+        scores = self.optimizer.scores(*self._tables, batch.queries.users, ids)
+        if self.by_columns and self._group is not None:  # each process has those of its coordinates
+            self._group.add_up(scores)
+        return scores
 
     def backward(self, parts: Sequence[Tensor]) -> None:
         """Leaves the gradients of what ``forward`` returned with the optimizer."""
         self.optimizer.zero_grad()
         if self._slopes is None:
-            (parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum()).backward()
+            total = parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum()
+            if total.requires_grad or not self.divides:  # an idle share has nothing to add
+                total.backward()
 
     def step(self) -> None:
         self.knowledge.look_away()
         slopes, self._slopes = self._slopes, None
         if slopes is None:
+            if self.divides and self._group is not None:
+                exchange(self.optimizer.parameters, self._group)
             self.optimizer.step()
         else:
             assert self._tables is not None
@@ -243,7 +319,7 @@ class Learner:
     def step_alone(self, batch: Batch) -> list[Tensor | float] | None:
         """A whole step at once, for a learner that trains by itself; None where there is no such way. The model is up to date
         after ``finish``."""
-        if self._tables is None or not self._is_plain_bpr:
+        if self._tables is None or not self._is_plain_bpr or self._group is not None:
             return None
         assert isinstance(self.optimizer, Adam)
         queries = batch.queries
@@ -284,6 +360,28 @@ class Learner:
             f"{key}.{name}": t for key, module in self._modules.items() for name, t in module.state_dict().items()
         }
         return {**tensors, **{f"optimizer/{name}": t for name, t in self.optimizer.state().items()}}
+
+    def stored(self) -> Mapping[str, Any]:
+        """``state`` as it is stored: tables of which this process has some columns alone are brought together."""
+        tensors = self.state()
+        held: Columns | None = getattr(self.model, "held", None)
+        return tensors if held is None else spread(tensors, list(self.columns), held)
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        """Of a model that has some columns of its tables alone, these: by the names of ``state``, as `fit` stores it, and of
+        the weights by themselves."""
+        held: Columns | None = getattr(self.model, "held", None)
+        if held is None:
+            return {}
+        tables: Sequence[str] = self.model.spread  # type: ignore[assignment]
+        parts = [f"optimizer/model.{name}/{part}" for name in tables for part in self.optimizer.STATE]
+        own = [*(f"model.{name}" for name in tables), *parts]
+        return dict.fromkeys([*tables, *own, *(f"0/{name}" for name in own)], held.own)
+
+    def shared_state(self) -> dict[str, Tensor]:
+        """Of ``state`` what every process of a group has alike."""
+        return {name: t for name, t in self.stored().items() if isinstance(t, Tensor)}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         for key, module in self._modules.items():

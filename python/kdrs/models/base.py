@@ -64,6 +64,9 @@ class Recommender(Hooks, nn.Module):
     why_not_compact: ClassVar[str] = "has no vectors whose products are its scores"
     begins: ClassVar[bool] = False
     """Whether it may start from a teacher's vectors (``begin_with``)."""
+    shards: ClassVar[bool] = False
+    """Whether a coordinate of its vectors comes from the same coordinate of its tables alone, and its scores are products of
+    vectors: processes may then hold some columns each (`kdrs.models.sharded`). Counts only where the very class says so."""
     user_table: ClassVar[str | None] = None
     """The attribute that holds nothing but the users' vectors, which a model of encoded users does without."""
     dim: int

@@ -35,6 +35,8 @@ class BPR(Recommender):
     score_tables = ("users.weight", "items.weight")
     compactable = ("bits", "users")
     begins = True
+    splits = True
+    shards = True
     user_table = "users"
     reference = "Rendle et al., BPR: Bayesian personalized ranking from implicit feedback, UAI 2009"
 

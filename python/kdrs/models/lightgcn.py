@@ -51,6 +51,8 @@ class LightGCN(Recommender):
     graph: Tensor
     compactable = ("bits", "users")
     begins = True
+    splits = True
+    shards = True
     reference = "He et al., LightGCN: simplifying and powering graph convolution network for recommendation, SIGIR 2020"
 
     def __init__(self, config: Any, task: Task):
@@ -108,7 +110,8 @@ class LightGCN(Recommender):
         scores = view.scores(torch.cat([batch.positives.unsqueeze(1), batch.negatives], dim=1))  # [B, 1 + N]
         loss = losses.bpr(scores[:, :1], scores[:, 1:], average=self.config.average)
         if self.reg:
-            loss = loss + self.reg * self._squared(batch)
+            squared = self._squared(batch)
+            loss = loss + self.reg * (view.summed(squared) if isinstance(view, DotView) else squared)
         return loss / len(batch.queries) if self.averages else loss
 
     def _squared(self, batch: Batch) -> Tensor:

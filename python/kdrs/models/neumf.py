@@ -53,6 +53,7 @@ class NeuMF(Recommender):
     """
 
     Config = NeuMFConfig
+    splits = True
     reference = "He et al., Neural collaborative filtering, WWW 2017"
 
     def __init__(self, config: NeuMFConfig, task: Task):

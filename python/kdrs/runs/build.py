@@ -11,24 +11,31 @@ from kdrs._memory import memory_limit
 from kdrs.core.sampling import stream
 from kdrs.data import Dataset
 from kdrs.data.dataset import empty
+from kdrs.distillers import distiller_class
 from kdrs.distillers.base import seeded
 from kdrs.errors import ConfigError, MachineError
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Plateau, Protocol, Selection, protocol
 from kdrs.models import ModelConfig, Recommender, model_class
 from kdrs.models.compact import check_compact, compact_class, is_compact
+from kdrs.models.sharded import check_sharded, sharded_class
 from kdrs.runs.config import RunConfig
+from kdrs.training.columns import Columns
 from kdrs.training.outline import building, is_outline
+from kdrs.training.processes import current
 from kdrs.training.queries import Task
 
 MOST_STAGES = 100_000
 
 
 def device_of(name: str) -> torch.device:
-    """The device to compute on. Raises ``MachineError`` for a CUDA device that is not there."""
+    """The device to compute on; of several processes on a machine each has the CUDA device of its number. Raises
+    ``MachineError`` for a CUDA device that is not there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device, group = torch.device(name), current()
+    if device.type == "cuda" and group is not None:
+        device = torch.device("cuda", group.local_rank)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise MachineError(
             f"device {name!r} is not available: {torch.cuda.device_count()} CUDA devices are seen", "use --device cpu"
@@ -75,7 +82,9 @@ def memory_of(config: RunConfig, dataset: Dataset, task: Task, evaluator: Evalua
 def check_memory(config: RunConfig, dataset: Dataset, task: Task, evaluator: Evaluator) -> None:
     """Raises ``MachineError`` where the least that a run takes is more than this process may have."""
     # a table of all items, its gradient or copy, and two moments: the least of any model
-    needed = memory_of(config, dataset, task, evaluator) + 4 * 4 * dataset.n_items * int(config.model["dim"])
+    columns = columns_of(config)
+    dim = int(config.model["dim"]) if columns is None else columns.width
+    needed = memory_of(config, dataset, task, evaluator) + 4 * 4 * dataset.n_items * dim
     check_room(needed, "the run takes", "lower model.dim, train.negatives, the K of eval.ks or the method's pool")
 
 
@@ -89,8 +98,39 @@ def check_room(needed: int, what: str, remedy: str) -> None:
         )
 
 
-def build_model(config: RunConfig, task: Task) -> Recommender:
-    """The run's model with its seeded initial weights, on the task's device; for an outline its parameters' shapes."""
+def columns_of(config: RunConfig) -> Columns | None:
+    """The columns of the run's model that this process holds; None where it holds the whole."""
+    group = current()
+    if group is None or config.train.shard != "columns":
+        return None
+    cls, options = model_of(config)
+    return Columns(group, cls.size_of(options))
+
+
+def check_shards(config: RunConfig) -> None:
+    """Raises ``ConfigError`` for a run that asks for columns of a model that has none, or with a method that trains another
+    model along, and for one device that several processes would share."""
+    group = current()
+    if group is not None and ":" in config.device:
+        raise ConfigError(
+            f"device is {config.device!r} for {group.size} processes, of which each needs a device of its own",
+            "write --device cuda; CUDA_VISIBLE_DEVICES chooses among the machine's",
+        )
+    if config.train.shard != "columns":
+        return
+    check_sharded(config.model["name"], *model_of(config))
+    for term in config.distill:
+        if distiller_class(term.method).mutual:
+            raise ConfigError(
+                f'train.shard is "columns", and {term.method} trains its teacher along, which is held whole',
+                "leave train.shard out, or take another method",
+            )
+    columns_of(config)  # that there are enough of them
+
+
+def build_model(config: RunConfig, task: Task, columns: Columns | None = None) -> Recommender:
+    """The run's model with its seeded initial weights, on the task's device; for an outline its parameters' shapes. Of
+    ``columns`` a model that has these alone."""
     cls, options = model_of(config)
     check_compact(config.model["name"], cls, options)
     if is_compact(options):
@@ -100,7 +140,13 @@ def build_model(config: RunConfig, task: Task) -> Recommender:
         bare.seen = empty(task.seen.shape)  # graphs and rows of training pairs are no parameters
         with building(task):
             return cls(options, bare).to(task.device)
-    check_room(4 * task.n_items * options.dim, "the model's table of items takes", "lower model.dim")
+    if columns is not None:
+        cls = sharded_class(cls, columns)
+    check_room(
+        4 * task.n_items * (options.dim if columns is None else columns.width),
+        "the model's table of items takes",
+        "lower model.dim",
+    )
     with seeded(stream(config.train.seed, "init")):
         return cls(options, task).to(task.device)
 
@@ -154,7 +200,7 @@ def choose_selection(config: RunConfig, chosen: Protocol) -> Selection:
 
 
 def build_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
-    options: dict[str, Any] = {"threads": config.threads}
+    options: dict[str, Any] = {"threads": config.threads, "team": current()}
     if config.eval.ks is not None:
         options["ks"] = config.eval.ks
     return Evaluator.of(dataset, choose_protocol(config, dataset), **options)

@@ -39,6 +39,8 @@ class Checkpoints:
     def __init__(self, folder: Path, metrics: MetricsFile):
         self.folder, self.metrics = folder, metrics
         self._unusable: set[str] = set()
+        self.columns: dict[str, slice] = {}
+        """Of tables of which this process holds some columns: these alone are read."""
 
     def save(self, checkpoint: Checkpoint, options: dict[str, Any] | None = None) -> None:
         """Stores what a resume needs. The former checkpoint stays until this one is complete, and one longer."""
@@ -120,7 +122,7 @@ class Checkpoints:
     def _load_part(self, record: CheckpointFile) -> dict[str, Tensor]:
         path = self.folder / record.name
         self._check_part(path, record)
-        return read_run_tensors(path)[0]
+        return read_run_tensors(path, columns=self.columns)[0]
 
     @staticmethod
     def _check_part(path: Path, record: CheckpointFile) -> None:

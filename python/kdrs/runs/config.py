@@ -49,6 +49,9 @@ class TrainSettings(Settings):
     """Learning rate."""
     weight_decay: float = Field(1e-3, ge=0)
     """L2 weight, coupled (inside the optimizer's gradient)."""
+    shard: Literal["none", "columns"] = "none"
+    """What each of several processes (torchrun) holds: the whole model, batches divided; or some ``columns`` of its tables and
+    of their moments, for tables larger than one machine (bpr, lightgcn). One process holds everything."""
     optimizer: Literal["adam", "lazy-adam", "adagrad"] = "adam"
     """``adam`` steps every row of every table in each iteration, as the papers do; ``lazy-adam`` the touched rows only,
     which then make up for what they missed by an estimate; ``adagrad`` with accumulators from 0.1 on, for CML."""

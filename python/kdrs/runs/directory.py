@@ -57,6 +57,9 @@ HEAD = ("STATUS.json", "env.json", "data.json", "ids/users.json", "ids/items.jso
 class Run:
     """A run directory. ``Run.create`` starts or resumes one and holds its lock; ``Run.open`` only reads."""
 
+    writes = True
+    """Whether this process writes it: of several that train a run, the first alone."""
+
     def __init__(self, path: Path):
         self.path = path
         self.metrics = MetricsFile(path / "metrics.jsonl")

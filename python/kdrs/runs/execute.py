@@ -27,6 +27,7 @@ from kdrs.runs.build import (
     check_measured,
     check_memory,
     check_room,
+    check_shards,
     choose_protocol,
     choose_selection,
     device_of,
@@ -37,15 +38,17 @@ from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.cost import plain_seconds, warn_if_dear
 from kdrs.runs.directory import Run
 from kdrs.runs.files import write_json
+from kdrs.runs.following import create, decided
 from kdrs.runs.learners import Planned, load_learners
 from kdrs.runs.parts import Part, check_teachers, expand
 from kdrs.runs.places import own_folder
 from kdrs.runs.records import PATH
-from kdrs.runs.results import means_of, measure_teachers, save_peer, save_result, summary_of
+from kdrs.runs.results import means_of, measure_teachers, parameters_of, save_peer, save_result, summary_of
 from kdrs.runs.vouching import check_options
 from kdrs.runs.watching import check_trackers, watching
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.outline import OUTLINE
+from kdrs.training.processes import current, joined
 
 
 @dataclass
@@ -76,14 +79,19 @@ def execute(
     ``on_start`` gets what is known before the first epoch (sizes, teachers' own metrics, what selects), ``on_epoch`` each
     line of metrics.jsonl. Whatever is wrong with options, data, teachers and the directory is raised before training, that of
     parts included: where parts are still to be trained, all of it is built once with untrained models first.
+
+    Called in each of several processes that torchrun started, it is one run: the first of them writes, and it alone is told of
+    the start and of epochs. The others raise what it raises, and get the same outcome.
     """
     if config.compress is not None:
         raise ConfigError(
             f"this run was not trained, it was made from {shown(config.compress.teacher, PATH)}",
             f"make it anew: kdrs compress {quoted(config.compress.teacher)}, with the bits, dim and users of its config.toml",
         )
-    with _threads(config.threads):
-        return _execute(config, Path(out), resume, Hooks(on_start, on_epoch, should_stop))
+    with _threads(config.threads), joined() as group:
+        told = group is None or group.first
+        hooks = Hooks(on_start if told else None, on_epoch if told else None, should_stop)
+        return _execute(config, Path(out), resume, hooks)
 
 
 class Hooks(NamedTuple):
@@ -110,6 +118,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
     parts, inner = expand(config, out)
     check_teachers(inner, out)
     stage_epochs(config)  # that there are not too many
+    check_shards(inner)
     _check_core(config)
     check_trackers(config.log)
     dataset = Dataset.load(config.data.path)
@@ -132,7 +141,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
     else:
         loaded = load_learners(inner, dataset, task)
     with (
-        Run.create(out, config.to_dict(), dataset, resume=resume, complete=completed) as run,
+        create(out, config.to_dict(), dataset, resume=resume, complete=completed) as run,
         _failure_noted(run),
         ExitStack() as watched,
     ):
@@ -148,14 +157,16 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
                 stacklevel=2,
             )
         measured = measure_teachers(teachers, evaluator, dataset, [str(part.place) for part in parts])
-        if measured:
+        if measured and run.writes:
             write_json(run.path / "teachers.json", {name: means_of(reports) for name, reports in measured.items()})
         if hooks.on_start is not None:
             known = summary_of(config, dataset, task, learner, measured)
             hooks.on_start({**known, "selects": selection.metrics if dataset.valid.n_pairs else ()})
+        run.checkpoints.columns = learner.columns
         plain = plain_seconds(config, task) if learner.terms else 0.0
         selects = [f"valid/{name}" for name in selection.metrics] if dataset.valid.n_pairs else []
-        watch = watched.enter_context(watching(config.log, run, config.to_dict(), selects, resume))
+        trackers = config.log if run.writes else ()
+        watch = watched.enter_context(watching(trackers, run, config.to_dict(), selects, resume))
         outcome = fit(
             learners,
             task,
@@ -170,9 +181,10 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             checkpoint_seconds=config.train.checkpoint_seconds,
             stages=stage_epochs(config),
             on_epoch=watch.before(hooks.on_epoch),
-            on_pace=(lambda seconds: warn_if_dear(config, task, plain, seconds)) if plain else None,
+            on_pace=(lambda seconds: warn_if_dear(config, task, plain, seconds)) if plain and run.writes else None,
             should_stop=hooks.should_stop,
             resume=resume,
+            group=current(),
         )
         if outcome.stopped == "interrupted":
             run.set_status("interrupted", epochs=outcome.epochs)
@@ -300,7 +312,7 @@ def _carry_out_part(run: Run, part: Part, hooks: Hooks) -> Outcome | None:
         return None
     if part.place.parent == run.path.resolve() / "parts":
         own_folder(part.place.parent)
-    begun = (part.place / "config.toml").is_file()
+    begun = decided((part.place / "config.toml").is_file())
 
     def start(known: dict[str, Any]) -> None:
         if hooks.on_start is not None:
@@ -319,6 +331,7 @@ def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
     """
     parts, inner = expand(config, Path(out))
     check_teachers(inner, Path(out))
+    check_shards(inner)
     _check_core(config)
     check_trackers(config.log)
     device = device_of(config.device)
@@ -326,7 +339,7 @@ def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
     evaluator = build_evaluator(config, dataset)
     learners = rehearse(config, Path(out), dataset, evaluator, device=OUTLINE)
     task = learners[0].task
-    n_parameters = sum(parameter.numel() for parameter in learners[0].model.parameters())
+    n_parameters = parameters_of(learners[0].model)
     trained = sum(p.numel() for learner in learners for p in learner.optimizer.parameters.values())
     own_memory = memory_of(inner, dataset, task, evaluator)
     # weights are made here even for another device, and every optimizer keeps a number of its own beside each

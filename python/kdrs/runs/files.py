@@ -12,6 +12,7 @@ from kdrs._files import allow_as_usual, replacing, write_bytes
 from kdrs.errors import ArtefactError, shown
 from kdrs.runs.records import PATH, RESTORE, dumps, parse_metadata
 from kdrs.teachers.file import read_head, read_safetensors
+from kdrs.training.columns import Spread, in_order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,15 +22,44 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, dumps(value))
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
     """Writes tensors. The metadata go under one key: safetensors writes several in an order that changes from run to run."""
-    from safetensors.torch import save_file
-
     one = {"kdrs": json.dumps(dict(metadata), sort_keys=True)}
-    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    needed = sum(tensor.nbytes for tensor in tensors.values())
     with replacing(path, needed=needed) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata=one)
+        if any(isinstance(tensor, Spread) for tensor in tensors.values()):
+            _write_by_blocks(temporary, tensors, one)
+        else:
+            from safetensors.torch import save_file
+
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata=one)
         allow_as_usual(temporary)
+
+
+TYPES = {
+    "torch.float32": "F32",
+    "torch.float64": "F64",
+    "torch.int64": "I64",
+    "torch.int32": "I32",
+    "torch.bool": "BOOL",
+}
+
+
+def _write_by_blocks(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """As safetensors writes them, but tables that are divided by columns a block of rows at a time."""
+    names, head, end = in_order(tensors), {"__metadata__": dict(metadata)}, 0
+    for name in names:
+        tensor = tensors[name]
+        start, end = end, end + tensor.nbytes
+        head[name] = {"dtype": TYPES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [start, end]}  # type: ignore[dict-item]
+    text = json.dumps(head, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            tensor = tensors[name]
+            for block in tensor.blocks() if isinstance(tensor, Spread) else [tensor.detach().cpu()]:
+                file.write(block.contiguous().numpy().tobytes())
 
 
 def file_digest(path: Path) -> str:
@@ -38,11 +68,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_run_tensors(path: Path, *, head: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file that a run wrote; of its ``head`` alone tensors without values. Raises ``ArtefactError``
-    for any other file."""
+def read_run_tensors(
+    path: Path, *, head: bool = False, columns: Mapping[str, slice] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file that a run wrote; of its ``head`` alone tensors without values, of those in ``columns``
+    these alone. Raises ``ArtefactError`` for any other file."""
     try:
-        tensors, metadata = read_head(path) if head else read_safetensors(path)
+        tensors, metadata = read_head(path) if head else read_safetensors(path, columns)
     except ArtefactError as error:
         raise ArtefactError(error.cause, RESTORE) from error
     return tensors, parse_metadata(metadata.get("kdrs"), shown(str(path), PATH))

@@ -14,7 +14,7 @@ from kdrs.distillers import distiller_class
 from kdrs.errors import ConfigError, shown
 from kdrs.fitting.learner import Learner, Term
 from kdrs.models.compact import Compact
-from kdrs.runs.build import build_model, stage_epochs
+from kdrs.runs.build import build_model, columns_of, stage_epochs
 from kdrs.runs.config import RunConfig, TermSettings
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.start import start_model
@@ -74,7 +74,7 @@ def build_learner(
     """The run's model, terms and optimizer, ready to fit."""
     if teachers is None:
         teachers = load_teachers(config, dataset, task, planned)
-    model = build_model(config, task)
+    model = build_model(config, task, columns_of(config))
     if config.start is not None:
         start_model(model, config, dataset, task, teachers, planned)
     terms = []

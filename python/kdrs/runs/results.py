@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -23,12 +24,15 @@ from kdrs.runs.card import write_card
 from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest, write_json
+from kdrs.runs.following import create, decided
 from kdrs.runs.places import own_folder
 from kdrs.runs.records import PATH
 from kdrs.teachers.audit import teacher_doubts
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.model import ModelTeacher
+from kdrs.training.hooks import stored
+from kdrs.training.processes import current
 from kdrs.training.queries import Task
 
 
@@ -88,7 +92,24 @@ def save_result(
     kept = model.stored() if isinstance(model, Compact) else model
     if isinstance(kept, StoredModel):
         metadata["tables"] = json.dumps(kept.description())
-    run.save_model(kept.state_dict(), metadata)
+    run.save_model(stored(kept, kept.state_dict()), metadata)
+    done = partial(_save_rest, run, config, dataset, kept, outcome, reports, selection)
+    group = current()
+    if group is None:
+        done()
+    else:
+        group.on_first(done)
+
+
+def _save_rest(
+    run: Run,
+    config: RunConfig,
+    dataset: Dataset,
+    kept: nn.Module,
+    outcome: Fit,
+    reports: dict[str, Report],
+    selection: Selection,
+) -> None:
     save_reports(run, reports, outcome, selection)
     run.set_status(
         "finished",
@@ -108,8 +129,8 @@ def save_peer(run: Run, peer: Learner, config: RunConfig, dataset: Dataset, eval
     train = config.train.model_copy(update={"lr": peer.optimizer.lr, "weight_decay": peer.optimizer.weight_decay})
     own = config.model_copy(update={"model": theirs.model, "distill": (), "start": term.teacher[0], "train": train})
     place = own_folder(run.path / "peers") / peer.name
-    begun = (place / "config.toml").is_file()
-    with Run.create(place, own.to_dict(), dataset, resume=begun, complete=completed) as saved:
+    begun = decided((place / "config.toml").is_file())
+    with create(place, own.to_dict(), dataset, resume=begun, complete=completed) as saved:
         reports = evaluator(ModelTeacher(peer.model, peer.task))
         result = Fit(best_epoch=epoch, epochs=epoch + 1)
         save_result(saved, own, dataset, peer.model, result, reports, Selection())
@@ -158,6 +179,12 @@ def means_of(reports: dict[str, Report]) -> dict[str, dict[str, float]]:
     }
 
 
+def parameters_of(model: nn.Module) -> int:
+    """Trained numbers of a model, those of its columns that other processes hold among them."""
+    whole: int | None = getattr(model, "n_parameters", None)
+    return sum(parameter.numel() for parameter in model.parameters()) if whole is None else whole
+
+
 def summary_of(
     config: RunConfig,
     dataset: Dataset,
@@ -165,7 +192,7 @@ def summary_of(
     learner: Learner,
     measured: dict[str, dict[str, Report]],
 ) -> dict[str, Any]:
-    n_parameters = sum(parameter.numel() for parameter in learner.model.parameters())
+    n_parameters = parameters_of(learner.model)
     return {
         "data": dataset.name,
         "users": dataset.n_users,

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from kdrs._launch import launched
 from kdrs.errors import ConfigError, TrainingError, is_panic, shown
 from kdrs.evaluation.report import Report
 from kdrs.runs.config import RunConfig, with_seed
 from kdrs.runs.directory import Run
 from kdrs.runs.execute import execute, is_done
+from kdrs.runs.following import decided
 from kdrs.runs.pool import opened
 from kdrs.runs.results import load_reports
+from kdrs.training.processes import current, joined
 
 MOST_SEEDS = 10_000
 
@@ -51,13 +54,31 @@ def execute_seeds(
     """
     check_seeds(seeds)
     if jobs > 1:
+        if (launch := launched()) is not None:
+            raise ConfigError(
+                f"{jobs} jobs are asked for in each of {launch.size} processes",
+                "leave --jobs out, or call it without torchrun",
+            )
         return _side_by_side(seeds, config, Path(out), resume, jobs, should_stop or (lambda: False))
+    with joined():
+        return _each(seeds, config, Path(out), resume, on_start, on_epoch, should_stop)
+
+
+def _each(
+    seeds: Sequence[int],
+    config: RunConfig,
+    out: Path,
+    resume: bool,
+    on_start: Callable[[dict[str, Any]], None] | None,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> dict[int, dict[str, Report] | Exception]:
     results: dict[int, dict[str, Report] | Exception] = {}
     for seed in seeds:
-        place = Path(out) / f"seed-{seed}"
+        place = out / f"seed-{seed}"
         own = with_seed(config, seed)
         try:
-            begun = resume and (place / "config.toml").is_file()
+            begun = decided(resume and (place / "config.toml").is_file())
             if begun and is_done(own, place):
                 results[seed] = load_reports(Run.open(place))
                 continue
@@ -65,12 +86,14 @@ def execute_seeds(
             if outcome.fit.stopped != "interrupted":
                 results[seed] = outcome.reports
         except Exception as error:
+            if current() is not None:  # the others may be in the middle of this seed
+                raise
             results[seed] = error
         except BaseException as error:
             if not is_panic(error):
                 raise
             results[seed] = TrainingError(f"internal: the core panicked: {shown(str(error), 500)}")
-        if should_stop is not None and should_stop():
+        if should_stop is not None and decided(should_stop()):
             break
     return results
 

@@ -17,7 +17,7 @@ from kdrs.runs.values import flat, is_path, same_name, same_places, without_none
 Options = dict[str, Any]
 Complete = Callable[[Options], Options]
 """Gives stored options the defaults of those that are younger than the run (`kdrs.runs.config.completed`)."""
-MAY_CHANGE = {"train.epochs", "train.checkpoint_seconds", "train.patience", "device", "threads", "log"}
+MAY_CHANGE = {"train.epochs", "train.checkpoint_seconds", "train.patience", "train.shard", "device", "threads", "log"}
 """Options that a resumed run may state differently."""
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdrs.core import ranking
 from kdrs.core.ranking import Ranking
+from kdrs.core.tiles import topk as topk_of_tiles
 from kdrs.data.interactions import Interactions
 from kdrs.teachers.confidence import Confidence
 from kdrs.training.queries import Queries, Task
@@ -108,6 +109,10 @@ class Scored:
     def factors(self) -> Factors | None:
         raise NotImplementedError
 
+    def tiles(self) -> Any:
+        """Of a model that several processes hold, what brings its factors together (`kdrs.training.columns.Tiles`)."""
+        return None
+
     def view(self, queries: Queries) -> View:
         raise NotImplementedError
 
@@ -147,14 +152,17 @@ class Scored:
     def topk_blocks(self, k: int, *, keep_seen: bool = False) -> Iterator[tuple[slice, Ranking]]:
         task, k = self.asked, min(k, self.asked.n_items)
         seen, factors = None if keep_seen else task.seen, self.factors()
-        for part in self._blocks(k, factors is not None):
+        tiles = None if factors is not None else self.tiles()
+        for part in self._blocks(k, factors is not None or tiles is not None):
             rows = np.arange(part.start, part.stop)
             users = owners_of(task, rows)
             places = None
             if task.owners is not None and self._ranks_users:  # each user once, though it has many queries
                 users, places = np.unique(users, return_inverse=True)
                 rows = users
-            if factors is None:
+            if tiles is not None and self._ranks_users:
+                ranked = topk_of_tiles(tiles.queries([users]), tiles.items(), k, seen=seen, rows=users)
+            elif factors is None:
                 ranked = ranking.topk_scores(self.score_block(rows), k, seen=seen, rows=users)
             else:
                 queries, items, bias = factors

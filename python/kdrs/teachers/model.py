@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -66,6 +67,19 @@ class ModelTeacher(Scored):
     def averages(self) -> bool:
         """Whether the model's own loss is a mean over the batch (`Recommender.averages`)."""
         return bool(trait(self.model, "averages"))
+
+    @property
+    def collective(self) -> bool:
+        """Whether all processes must ask it together (`Hooks.collective`)."""
+        return bool(trait(self.model, "collective"))
+
+    def tiles(self) -> Any:
+        """Its factors, a few at a time, where no process has all of them; else None."""
+        found = hook(self.model, "tiles")
+        if found is None:
+            return None
+        with frozen(self.model):
+            return found()
 
     def look(self, queries: Queries, view: View, scores: Callable[[Tensor], Tensor] | None = None) -> None:
         """Takes note of the forward pass of a step in training; ``scores`` of it come from there, if given."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,18 @@ from kdrs.teachers.foreign import refuse_foreign
 from kdrs.training.outline import OUTLINE
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; ``ArtefactError`` for anything else, which is never unpickled."""
-    return _opened(path, lambda file, key: file.get_tensor(key))
+def read_safetensors(
+    path: Path, columns: Mapping[str, slice] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file, of those in ``columns`` these alone; ``ArtefactError`` for anything else,
+    which is never unpickled."""
+
+    def read(file: Any, key: str) -> Tensor:
+        if columns and key in columns and len((part := file.get_slice(key)).get_shape()) == 2:
+            return part[:, columns[key]]
+        return file.get_tensor(key)
+
+    return _opened(path, read)
 
 
 def read_head(path: Path, whole: Collection[str] = ()) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from kdrs.compact.encoders import Encoder
@@ -18,6 +18,11 @@ class Hooks:
 
     score_tables: ClassVar[tuple[str, str] | None] = None
     """Names of the two tables of which scores are products, see `kdrs.models.base.Recommender`."""
+    splits: bool = False
+    """Whether the loss of a batch of pairs is the sum of its rows' losses, or their mean where it ``averages``: processes may
+    then take some rows each. Counts only where the model's very class says so."""
+    collective: bool = False
+    """Whether each process holds a part of the model alone, so that all of them must ask it together."""
     is_plain_bpr: bool = False
     """Whether ``score_loss`` is BPR's and nothing else."""
 
@@ -34,6 +39,14 @@ class Hooks:
 
     def after_step(self) -> None:
         """Called after every optimizer step, for constraints on the parameters."""
+
+    def tiles(self) -> Any:
+        """Of a ``collective`` model, what brings its factors together (`kdrs.training.columns.Tiles`)."""
+        return None
+
+    def whole(self, weights: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """The model's weights as they are stored: of tables of which this process has a part, what brings them together."""
+        return weights
 
     def factors_of(self, task: Any) -> Factors | None:
         """``factors`` of a model of sequences for the users of another task than its own."""
@@ -57,3 +70,9 @@ def hook(model: nn.Module, name: str) -> Callable[..., Any] | None:
 def trait(model: nn.Module, name: str) -> Any:
     """The model's attribute of that name in `Hooks`, or its default."""
     return getattr(model, name, False if name == "averages" else getattr(Hooks, name))
+
+
+def stored(model: nn.Module, weights: Mapping[str, Tensor]) -> Mapping[str, Any]:
+    """A model's weights as they are stored (`Hooks.whole`)."""
+    whole = hook(model, "whole")
+    return weights if whole is None else dict(whole(weights))

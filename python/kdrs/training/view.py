@@ -160,6 +160,10 @@ class DotView:
             catalogue = source.weight if isinstance(source, nn.Embedding) else source()
         return Factors(self._scored(), catalogue, self._bias)
 
+    def summed(self, values: Tensor) -> Tensor:
+        """A sum over the coordinates that are here, over all of them."""
+        return values
+
     def at(self, queries: Queries) -> DotView:
         view = DotView(queries, self._encode, self._item_rows, self._item_table, self._bias, self._represent)
         view._table = self._table
