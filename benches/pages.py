@@ -202,12 +202,11 @@ def first_page(folder: Path) -> str:
         "",
         "## How to read it",
         "",
-        f"- **H@5 gained**: over the student alone. `?`: below {CLEAR}, two standard errors, from one seed: says little.",
+        f"- **H@5 gained**: over the student alone. `?`: below {CLEAR}, two standard errors, from one seed.",
         "- **of the way**: (method - alone) / (teacher - alone), the transfer ratio. 1 is the teacher's quality.",
-        "- **R@10 gained**: the same over the whole catalogue, one seed, where measured ([depth](depth.md)). The two can "
-        "disagree: see `unkd`.",
+        "- **R@10 gained**: over the whole catalogue, one seed ([depth](depth.md)). The two can disagree: `unkd`.",
         "- **epoch**: as times of plain training, 200 -> 20, undisturbed ([costs](costs.md)); `dgkd` with two assistants.",
-        "- **minutes**: epochs times seconds of the runs themselves, on shared machines, two cores; assistants not counted "
+        "- **minutes**: on shared machines, two cores, assistants not counted "
         f"({two_digits(_minutes(large['finished']['student']))} for the student alone).",
         "- **teacher has**: vectors, scores, a ranking, or states of its training ([methods](../methods.md#methods)).",
     ]
