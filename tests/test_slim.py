@@ -33,8 +33,8 @@ sys.meta_path.insert(0, Only())
 sys.path.insert(0, PACKAGE)
 """
 SLIM = {
-    "Codes", "Dataset", "Evaluator", "Interactions", "Names", "Recommendations", "Report", "Selection", "Student", "data",
-    "errors", "overlap", "popularity", "protocols", "ranking", "sampling", "significance", "compare", "Entry",
+    "Codes", "Dataset", "Evaluator", "Interactions", "Names", "Recommend", "Recommendations", "Report", "Selection", "Student",
+    "data", "errors", "overlap", "popularity", "protocols", "ranking", "sampling", "significance", "compare", "Entry",
     "scoring_seconds", "trackers",
 }  # fmt: skip
 """Names of kdrs that are there."""

@@ -246,7 +246,7 @@ def test_more_trials_begin_where_it_ended(whole: Found, place: Path) -> None:
         assert Run.open(seed).config["train"]["lr"] == more.best(arm).point["train.lr"]  # type: ignore[union-attr]
 
 
-def test_a_trial_that_cannot_train_is_no_end(place: Path) -> None:
+def test_fault_72_a_trial_that_cannot_train_is_no_end(place: Path) -> None:
     given = values(place, trials=5, space={"train.lr": {"low": 0.01, "high": 1e38, "log": True}})
     found = study_of(given, place / "failing")
     failed = [t for trials in found.trials.values() for t in trials if t.value is None]
