@@ -69,7 +69,7 @@ LINKS = {
     ],
     "What is the best student of so many bytes?": ["frontier", "frontier-citeulike", "frontier-ml-100k", "frontier-gowalla"],
     "What does it cost?": [
-        "costs", "costs-models", "costs-gowalla", "growth", "million", "projection", "epoch", "lazy-adam", "memory",
+        "costs", "costs-models", "costs-gowalla", "growth", "million", "far", "projection", "epoch", "lazy-adam", "memory",
     ],
     "When does a run stop, and do verdicts agree with seeds?": ["stopping", "verdicts"],
     "How fast is it?": ["core", "codes", "serving", "one-query", "products", "plain-loops", "processes"],
