@@ -1,8 +1,9 @@
 """Processes that do one thing together, for the tests: children of one process that has loaded torch once.
 
 As a program it reads jobs as lines of JSON and answers each with the children's exit codes. A job is a command of kdrs
-(``argv``) or a function of this file (``call``, with ``arguments``); ``kill``, ``stop`` and ``hang`` name a rank and the number
-of a collective before which it kills itself, sends itself SIGTERM, or does nothing more until all others have ended.
+(``argv``, or ``argvs`` by rank) or a function of this file (``call``, with ``arguments``); ``kill``, ``stop`` and ``hang`` name
+a rank and the number of a collective before which it kills itself, sends itself SIGTERM, or does nothing more until all others
+have ended.
 """
 
 from __future__ import annotations
@@ -134,10 +135,10 @@ def _forked(job: dict[str, Any], rank: int, size: int, port: int) -> int:
         for kind, number in (("kill", signal.SIGKILL), ("stop", signal.SIGTERM), ("hang", signal.SIGSTOP)):
             if kind in job and job[kind]["rank"] == rank:
                 _at(job[kind]["at"], number)
-        if "argv" in job:
+        if "argv" in job or "argvs" in job:
             from kdrs.cli import main as kdrs
 
-            sys.argv = ["kdrs", *job["argv"]]
+            sys.argv = ["kdrs", *(job["argvs"][rank] if "argvs" in job else job["argv"])]
             kdrs()
         else:
             globals()[job["call"]](*job["arguments"])

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdrs._launch import launched
 from kdrs.cli.choices import PARTS, PROTOCOLS, TESTS, listed
 from kdrs.cli.options import CoreThreads, Document
-from kdrs.cli.output import aligned, messages, say, say_json, tell
+from kdrs.cli.output import aligned, messages, results, say, say_json, tell
 from kdrs.errors import ConfigError, MachineError, nearest, shown
 from kdrs.escaping import visible
 
@@ -116,7 +117,7 @@ def evaluate(
         _warn(compared)
         say_json(compared.to_json())
     else:
-        compared.print()
+        compared.print(results())
 
 
 def _write(
@@ -137,8 +138,9 @@ def _write(
     if merge:
         if runs:
             raise ConfigError("--merge joins the parts of a file, and needs no run", "kdrs eval --merge --out FILE")
-        count, joined = join(out)
-        _say_report(out, joined, as_json, {"parts": count})
+        if (launch := launched()) is None or launch.first:  # each part is read once
+            count, whole = join(out)
+            _say_report(out, whole, as_json, {"parts": count})
         return
     if len(runs) != 1:
         raise ConfigError(
@@ -149,21 +151,31 @@ def _write(
     _check_name("--part", part, PARTS)
     from kdrs.data import Dataset
     from kdrs.runs.compared import measured
+    from kdrs.training.processes import joined
 
-    with messages():
+    said = {"command": "eval --out", "run": str(runs[0]), "--out": out, "--share": share, "--part": part}
+    with messages(), joined({**said, "--protocol": protocol, "--threads": threads}) as group:
         dataset = None if data is None else Dataset.load(data)
         portion, made_of = measured(
             runs[0], part_and_of or (1, 1), dataset=dataset, protocol_name=protocol, part=part, threads=threads
         )
-        if part_and_of is None:
-            report = portion.report()
-            report.save(out)
-            _say_report(out, report, as_json, {})
-            return
-        place = part_of(portions_of(out), *part_and_of)
-        portion.save(place)
-        describe(place, part_and_of, made_of)
-    if as_json:
+        place = out if part_and_of is None else part_of(portions_of(out), *part_and_of)
+        report = portion.report() if part_and_of is None else None
+
+        def write() -> None:
+            if report is not None:
+                report.save(place)
+            elif part_and_of is not None:
+                portion.save(place)
+                describe(place, part_and_of, made_of)
+
+        if group is None:
+            write()
+        else:
+            group.on_first(write)
+    if report is not None:
+        _say_report(out, report, as_json, {})
+    elif as_json:
         say_json({"file": str(place), "queries": portion.rows.size})
     else:
         say(f"{visible(str(place))}: {portion.rows.size:,} queries")
@@ -253,7 +265,8 @@ def _compare(
         options["metrics"] = tuple(name.strip() for name in metrics.split(","))
     from kdrs.training.processes import joined
 
-    with messages(), joined():
+    said = {"command": "eval", "runs": [str(run) for run in runs], **options, "test": test, "threads": threads}
+    with messages(), joined(said):
         dataset = None if data is None else Dataset.load(data)
         return compare_runs(
             runs, dataset=dataset, test=test, threads=threads, page=page, item_names=item_names, **options

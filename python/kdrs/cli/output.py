@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import shutil
 import sys
 import textwrap
@@ -66,6 +67,11 @@ def _write(stream: TextIO | None, text: str) -> None:
 def say(text: str = "", *, end: str = "\n") -> None:
     """A result, on stdout. Its line breaks are the program's own; whatever else is unseen is escaped."""
     _write(sys.stdout, visible_lines(text) + end)
+
+
+def results() -> TextIO:
+    """Where a result goes that writes itself: stdout, unless another process speaks."""
+    return io.StringIO() if _muted or sys.stdout is None else sys.stdout
 
 
 def say_json(document: dict[str, Any]) -> None:

@@ -301,9 +301,10 @@ def _carry_out(
     from kdrs.runs.seeds import execute_seeds
     from kdrs.training.processes import joined
 
+    said = {"command": "train", "--out": out, "--seeds": seeds, "--resume": resume}
     with (
         messages(),
-        joined() as group,  # before signals mean anything else: until all have met, one ends it at once
+        joined(said) as group,  # before signals mean anything else: until all have met, one ends it at once
         stopping() as stopper,
         nullcontext(out) if out is not None else _claimed(config, group) as out,
     ):

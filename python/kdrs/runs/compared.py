@@ -37,6 +37,7 @@ from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.pairs import PairTask
+from kdrs.training.processes import current
 
 DISAGREES = (
     "no run's lists agree with its lists for the same user more than with those for another user: are its ids in the data "
@@ -197,6 +198,8 @@ def _setting(
         reference = reference.model_copy(update={"eval": EvalSettings(protocol=protocol_name)})
     if threads is not None:
         reference = reference.model_copy(update={"threads": threads})
+    if (group := current()) is not None:
+        group.agree({"data": {"fingerprint": dataset.fingerprint}, "eval": reference.to_dict()["eval"]})
     return configs, dataset, build_evaluator(reference, dataset)
 
 

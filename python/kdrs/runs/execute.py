@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from kdrs import __version__
 from kdrs.core.sampling import simd_path, threads_of
 from kdrs.data import Dataset
 from kdrs.errors import ConfigError, KdrsError, MachineError, quoted, shown
@@ -122,6 +123,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
     _check_core(config)
     check_trackers(config.log)
     dataset = Dataset.load(config.data.path)
+    _agree(config, dataset, resume)
     if dataset.n_cold_users:
         warnings.warn(
             f"{dataset.n_cold_users:,} users of the held-out parts have no training pair, and nothing is learnt about them: "
@@ -201,6 +203,14 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
         save_result(run, config, dataset, learner.model, outcome, reports, selection)
         watch.final(outcome, reports)
         return Outcome(run, outcome, reports, measured)
+
+
+def _agree(config: RunConfig, dataset: Dataset, resume: bool) -> None:
+    """Raises ``ConfigError`` where other processes of the run have other options or another data set."""
+    if (group := current()) is not None:
+        options = config.to_dict()
+        options["data"] = {"fingerprint": dataset.fingerprint}  # its path may be another on another machine
+        group.agree({**options, "resume": resume, "version": __version__})
 
 
 def _check_core(config: RunConfig) -> None:

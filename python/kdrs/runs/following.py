@@ -48,6 +48,7 @@ def create(path: str | Path, config: Options, dataset: Dataset, *, resume: bool,
     group = current()
     if group is None:
         return begin()
+    group.any(False)  # nothing is made before all are as far: one of them may have been refused
     run = group.on_first(begin)
     return Following(Path(path)) if run is None else run
 

@@ -6,6 +6,7 @@ CUDA devices by NCCL. A process that is alone has no group (`current` is None), 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -155,6 +156,28 @@ class Group:
         self.told("{}")
         return result
 
+    def agree(self, said: Mapping[str, Any]) -> None:
+        """Raises ``ConfigError`` in all processes where one says something else than the others: plain values, by name.
+
+        What they do next must fit together, or gloo ends them without a word; what is exchanged here is of one size.
+        """
+        text = json.dumps(said, sort_keys=True, default=str).encode()
+        digest = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), np.int64)
+        found = self.gather(torch.from_numpy(digest.copy()))
+        same = (found == found[0]).all(dim=1).tolist()
+        if all(same):
+            return
+        other = same.index(False)
+        told = json.dumps(said, default=str).encode()  # in the order in which it is said
+        texts = self.gather_arrays([np.frombuffer(told, np.uint8)])
+        ours, theirs = (dict(_flat(json.loads(texts[rank][0].tobytes()))) for rank in (0, other))
+        name = next(name for name in [*ours, *theirs] if ours.get(name) != theirs.get(name))
+        raise ConfigError(
+            f"the processes were not started alike: {shown(name)} is {_word(ours, name)} in process 0 and "
+            f"{_word(theirs, name)} in process {other}",
+            "start all with the same command, the same version of kdrs and the same data set",
+        )
+
     # --- ends ---------------------------------------------------------------------------------------------------------
 
     def announce(self, error: BaseException) -> None:
@@ -169,6 +192,17 @@ class Group:
             return first
 
         error.speaks = _in_time(announced, True)  # type: ignore[attr-defined]
+
+    def take_leave(self) -> None:
+        """After an error. The first, which may host the store, goes last: the others ask it who speaks."""
+
+        def wait() -> None:
+            until, heard = time.monotonic() + NOTICE, self._store.add("left", 1)
+            while self.first and heard < self.size and time.monotonic() < until:
+                time.sleep(0.02)
+                heard = self._store.add("left", 0)
+
+        _in_time(wait, None)
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
@@ -217,11 +251,12 @@ def current() -> Group | None:
 
 
 @contextmanager
-def joined() -> Iterator[Group | None]:
+def joined(said: Mapping[str, Any] | None = None) -> Iterator[Group | None]:
     """Joins the processes that torchrun started, for as long as the block lasts; None for a process that runs by itself. Within
-    a group it is that group.
+    a group it is that group. ``said`` is what all of them must be about to do (`Group.agree`).
 
-    Raises ``MachineError`` where the others cannot be reached, ``ConfigError`` where the program has a process group already.
+    Raises ``MachineError`` where the others cannot be reached, ``ConfigError`` where the program has a process group already,
+    and where the others do something else.
     """
     launch = launched()
     if _current or launch is None:
@@ -232,10 +267,13 @@ def joined() -> Iterator[Group | None]:
     import torch.distributed as dist
 
     try:
+        if said is not None:
+            group.agree(said)
         yield group
         group.any(False)  # who hosts the store must not go before the others have read it
     except BaseException as error:
         group.announce(error)
+        group.take_leave()
         raise
     finally:
         _current.clear()
@@ -285,6 +323,18 @@ def _in_time(ask: Callable[[], T], otherwise: T) -> T:
     thread.start()
     thread.join(2 * NOTICE)
     return found[0] if found else otherwise
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _word(values: Mapping[str, Any], name: str) -> str:
+    return shown(str(values[name]), 100) if name in values else "not said"
 
 
 def _patience() -> float:
