@@ -374,7 +374,7 @@ within epochs, in evaluations, while a checkpoint is written."""
 
 
 @pytest.mark.parametrize("shard", list(MOMENTS))
-def test_a_killed_process_ends_the_others_and_the_run_goes_on(
+def test_fault_73_a_killed_process_ends_the_others_and_the_run_goes_on(
     together: Pairs, toy_path: Path, tmp_path: Path, shard: str
 ):
     """Ten moments, five each way of sharing."""

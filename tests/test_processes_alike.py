@@ -53,7 +53,7 @@ def test_other_options_are_told(together: Pairs, toy_path: Path, tmp_path: Path,
     assert not (tmp_path / "out").exists()
 
 
-def test_another_data_set_or_command_is_told(together: Pairs, toy_path: Path, tmp_path: Path, run: Path):
+def test_fault_73_another_data_set_or_command_is_told(together: Pairs, toy_path: Path, tmp_path: Path, run: Path):
     other = toy_dataset(20, 30, candidates=None).save(tmp_path / "other")
     argv = command(toy_path, tmp_path / "out")
     jobs = {
