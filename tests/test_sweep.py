@@ -211,6 +211,44 @@ def test_killed_with_processes_of_its_own_it_ends_as_a_whole_one(whole: Found, p
     assert told(study_of(values(place), place / "killed", resume=True, jobs=2)) == told(whole)
 
 
+@pytest.mark.slow
+def test_ctrl_c_while_processes_begin_is_heard_as_ever(whole: Found, place: Path) -> None:
+    file = place / "early.toml"
+    from kdrs.runs.values import to_toml
+
+    file.write_bytes(to_toml(values(place)))
+    command = [sys.executable, "-m", "kdrs", "sweep", str(file), "--out", str(place / "early"), "--jobs", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (place / "early" / "study.toml").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.3)  # the processes import now
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    _, error = process.communicate(timeout=180)
+    assert process.returncode == 130, error
+    assert b"Traceback" not in error
+    assert b"go on with the same command" in error
+    assert told(study_of(values(place), place / "early", resume=True)) == told(whole)
+
+
+def test_a_trial_that_another_process_began_is_no_failure(
+    whole: Found, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other ends it after this one has looked, and before it begins."""
+    from kdrs.runs.pool import Pool
+
+    original, pending = Pool.start, [True]
+
+    def late(self: Pool, name: Any, config: Any, out: Path, resume: bool) -> None:
+        if pending:
+            pending.clear()
+            execute(config, out)
+        original(self, name, config, out, resume)
+
+    monkeypatch.setattr(Pool, "start", late)
+    assert told(study_of(values(place), place / "raced")) == told(whole)
+
+
 def _alive(group: int) -> bool:
     try:
         os.killpg(group, 0)

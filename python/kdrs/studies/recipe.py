@@ -212,7 +212,7 @@ class _Work:
                         break
                     begun.add(place)
                     self.made.begun.setdefault(entry.name, []).append(place)
-                    pool.start((entry, seed), config, place, (place / "config.toml").is_file())
+                    pool.start((entry, seed), config, place, True)  # begun ones go on
                     if jobs == 1:
                         break
                 else:

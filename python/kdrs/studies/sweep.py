@@ -169,7 +169,7 @@ class _Work:
                     self._note(job, Ended("before"))
                     break  # it may have been the last of its batch
                 begun.add(job.place)
-                pool.start(job, job.config, job.place, (job.place / "config.toml").is_file())
+                pool.start(job, job.config, job.place, True)  # another process may have begun or ended it just now
                 if pool.jobs == 1:
                     break
             else:
