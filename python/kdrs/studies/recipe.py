@@ -29,7 +29,7 @@ from kdrs.runs.pool import check_jobs, opened
 from kdrs.runs.seeds import check_seeds
 from kdrs.runs.values import FROM_TEACHER, to_toml
 from kdrs.settings import Settings
-from kdrs.studies.plan import merged, parse_study
+from kdrs.studies.plan import check_name, merged, parse_study
 from kdrs.studies.points import has_optuna
 from kdrs.studies.sweep import Found, begin, carry_out
 from kdrs.studies.trials import Trial
@@ -118,8 +118,7 @@ def read_recipe(file: str | Path, out: str | Path) -> Recipe:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{shown(name)} is a run and a study", "give one of them another name")
-        if not name or not all((c.isalnum() and c.isascii()) or c in "_.+-" for c in name) or not name[0].isalnum():
-            raise ConfigError(f"a run or study is called {shown(name)}", "allowed: letters, digits, _ . + -")
+        check_name("a run or study", name)
     if not names:
         raise ConfigError("the recipe has no runs and no studies", "write [runs.NAME] or [studies.NAME]")
     begun = _check_folder(values, out)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +17,7 @@ from kdrs._documents import read_toml
 from kdrs._files import unwritable, write_bytes
 from kdrs.errors import ArtefactError, ConfigError, InUse, KdrsError, ScoreError, TrainingError, shown
 from kdrs.runs.config import RunConfig, read_run_file, with_seed
-from kdrs.runs.directory import Run
+from kdrs.runs.directory import Run, holds_run
 from kdrs.runs.execute import is_done
 from kdrs.runs.pool import Ended, Pool, check_jobs, opened
 from kdrs.runs.values import to_toml, with_paths
@@ -233,7 +235,7 @@ class _Work:
         config = arm.at(best.point)
         folder = self.out / "best" / arm.name
         self._keep_best(arm, best, config, folder)
-        for seed in self.study.settings.seeds:
+        for seed in dict.fromkeys((config.train.seed, *self.study.settings.seeds)):
             if seed not in self._seeds[arm.name] and f"{arm.name}, seed {seed}" not in self.failed:
                 yield _Job(arm, seed, None, with_seed(config, seed), folder / f"seed-{seed}")
 
@@ -248,25 +250,28 @@ class _Work:
             if folder.exists() and (not file.exists() or file.read_bytes() != told):
                 former = self.out / "former"
                 former.mkdir(exist_ok=True)
-                count = sum(1 for _ in former.glob(f"{arm.name}-*"))
-                folder.rename(former / f"{arm.name}-{count + 1}")
+                free = (former / f"{arm.name}-{n}" for n in itertools.count(1))
+                folder.rename(next(place for place in free if not place.exists()))
             file.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(file, told)
-            place = folder / f"seed-{seed}"
+            place, trained = folder / f"seed-{seed}", place_of(self.out, arm.name, best.number)
             if not place.exists():
+                if not holds_run(trained):
+                    return  # it was taken away, and is trained anew
                 folder.mkdir(exist_ok=True)
-                new = folder / f".seed-{seed}.{os.getpid()}.tmp"
-                shutil.rmtree(new, ignore_errors=True)
-                shutil.copytree(place_of(self.out, arm.name, best.number), new)
-                try:
-                    new.rename(place)
-                except OSError:  # another process was first
-                    shutil.rmtree(new, ignore_errors=True)
-                    if not place.exists():
-                        raise
+                with tempfile.TemporaryDirectory(prefix=f".seed-{seed}.", suffix=".tmp", dir=folder) as new:
+                    shutil.copytree(trained, Path(new) / "run")
+                    try:
+                        (Path(new) / "run").rename(place)
+                    except OSError:  # another process was first
+                        if not place.exists():
+                            raise
         except OSError as error:
-            raise unwritable(folder, error) from error
-        self._seeds[arm.name].add(seed)
+            # of a tree that could not be copied Python lists every file
+            first = error.args[0][0][2] if isinstance(error, shutil.Error) else None
+            raise unwritable(folder, error if first is None else OSError(str(first))) from error
+        if is_done(config, place):
+            self._seeds[arm.name].add(seed)
 
     def _note(self, job: _Job, how: Ended) -> None:
         """What a run's end means for the study. Raises what is no fault of the point."""
