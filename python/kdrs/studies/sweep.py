@@ -156,6 +156,8 @@ class _Work:
         self.ended: dict[str, dict[int, Trial]] = {arm.name: {} for arm in study.arms}
         self.failed: dict[str, KdrsError] = {}
         self.interrupted = False
+        self._whole = dict.fromkeys(self.ended, 0)
+        """By arm, where the first batch begins that has not ended."""
         self._drawn: dict[tuple[str, int], list[dict[str, Any]]] = {}
         self._seeds: dict[str, set[int]] = {arm.name: set() for arm in study.arms}
         self._said: set[str] = set()
@@ -164,8 +166,15 @@ class _Work:
         hidden: dict[Path, float] = {}  # what others work on, and when to look again
         begun: set[Path] = set()
         while True:
-            left = [] if asked() else [job for job in self._left() if job.place not in begun]
-            ready = [job for job in left if hidden.get(job.place, 0.0) <= time.monotonic()]
+            left = False
+            ready: list[_Job] = []  # no more than can begin: a batch may have a thousand
+            for job in () if asked() else self._left():
+                if job.place not in begun:
+                    left = True
+                    if hidden.get(job.place, 0.0) <= time.monotonic():
+                        ready.append(job)
+                if left and len(ready) >= pool.free:
+                    break
             for job in ready[: pool.free]:
                 if (job.place / "config.toml").is_file() and is_done(job.config, job.place):
                     self._note(job, Ended("before"))
@@ -201,7 +210,7 @@ class _Work:
     def _left_of(self, arm: Arm) -> Iterator[_Job]:
         settings, ended = self.study.settings, self.ended[arm.name]
         n_trials = settings.trials if arm.space else 1
-        for first in range(0, n_trials, settings.batch):
+        for first in range(self._whole[arm.name], n_trials, settings.batch):
             drawn = self._points(arm, first)
             for offset, point in enumerate(drawn[: n_trials - first]):
                 number = first + offset
@@ -219,6 +228,7 @@ class _Work:
                 yield _Job(arm, number, point, config, place_of(self.out, arm.name, number))
             if not all(number in ended for number in range(first, min(first + settings.batch, n_trials))):
                 return
+            self._whole[arm.name] = first + settings.batch
         best = best_of(list(ended.values()))
         if best is not None:
             yield from self._left_of_best(arm, best)
