@@ -191,7 +191,35 @@ def test_wrong_recipes_are_refused(place: Path, tmp_path: Path) -> None:
     assert "studies.a: the study searches nothing" in refused(studies={"a": {"sweep": {}}})
     assert "letters, digits" in refused(runs={"a b": {}})
     assert "[runs]" in refused(runs=3)
+    learns = [{"method": "cd", "teacher": "s"}]
+    assert "studies.s is 3" in refused(runs={"a": {"distill": learns}}, studies={"s": 3})
+    assert "studies.s.sweep is 3" in refused(runs={"a": {"distill": learns}}, studies={"s": {"sweep": 3}})
+    assert "studies.s.train is 3" in refused(runs={"a": {"distill": learns}}, studies={"s": {"train": 3}})
+    assert "studies.s.sweep.arms is []" in refused(studies={"s": {"sweep": {"arms": []}}})
+    assert "runs.a.teachers is 3" in refused(runs={"a": {"teachers": 3}})
+    assert "data set is not named" in refused(data={"path": 3})
+    assert "data set is not named" in refused(data={"path": str(place / "toy"), "known": "ml-100k"})
+    assert "none" in refused(3, data={"path": str(tmp_path / "none")})
+    assert "unknown preset" in refused(data={"known": "ml-100k", "choices": {"preset": ["x"]}})
     assert "check the path" in fails(2, "reproduce", tmp_path / "none.toml", "--out", tmp_path / "out")
+
+
+def test_runs_that_wait_for_each_other_are_refused(place: Path, tmp_path: Path) -> None:
+    def from_(name: str) -> dict[str, Any]:
+        return {"distill": [{"method": "cd", "teacher": name, "pool": 20, **FEW}]}
+
+    for runs in ({"a": from_("a")}, {"a": from_("b"), "b": from_("c"), "c": from_("a"), "good": {}}):
+        file = written(tmp_path / "r.toml", values(place, runs=runs, studies={}))
+        error = fails(2, "reproduce", file, "--out", tmp_path / "out")
+        assert "wait for each other: a after" in error
+        assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_beginning_left_is_in_nobodys_way(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / ".data.0123456789ab.tmp").mkdir(parents=True)
+    (tmp_path / "out" / ".recipe.toml.0123456789ab.tmp").touch()
+    file = written(tmp_path / "r.toml", values(place, studies={}, runs={"one": {}}))
+    ok("reproduce", file, "--out", tmp_path / "out", "--dry-run")
 
 
 def test_a_folder_belongs_to_one_recipe(whole: Path, place: Path, tmp_path: Path) -> None:

@@ -127,7 +127,9 @@ def test_a_key_draws_the_same_whatever_else_is_searched() -> None:
         ({"low": 0, "high": 1, "log": True}, "begins at 0"), ({"low": 1, "high": 2, "log": "yes"}, "x.log"),
         ({"low": 1, "high": 9, "step": 0}, "x.step"), ({"low": 1, "high": 9, "step": 20}, "x.step"),
         ({"low": 1, "high": 9, "log": True, "step": 2}, "has a step"), ({"low": True, "high": 9}, "x.low"),
-        ({"low": 1, "high": math.inf}, "x.high"), ({"low": 1, "high": 2, "steps": 1}, "unknown key 'x.steps'"),
+        ({"low": 1, "high": math.inf}, "x.high"), ({"low": 1, "high": 10**400}, "x.high"),
+        ({"low": -1e308, "high": 1e308}, "x.low"),
+        ({"low": 0.0, "high": 1.0, "step": 1e-320}, "x.step"), ({"low": 1, "high": 2, "steps": 1}, "unknown key 'x.steps'"),
     ],
 )  # fmt: skip
 def test_wrong_ranges_are_named(value: Any, cause: str) -> None:
@@ -357,11 +359,25 @@ def test_wrong_files_are_refused(place: Path, tmp_path: Path) -> None:
     assert "searches nothing" in refused(space={})
     assert "unknown key 'sweep.trails'" in refused(trails=3)
     assert "sweep.trials is 0" in refused(trials=0)
-    assert "seed twice" in refused(seeds=[1, 1])
+    assert "sweep.seeds: a seed is given twice" in refused(seeds=[1, 1])
+    assert "sweep.seeds: seed is -1" in refused(seeds=[-1])
+    assert "train.lr is searched twice" in refused(space={"train.lr": [0.1], "train": {"lr": [0.2]}})
+    assert "low is missing" in refused(space={"train.lr": {}, "model.dim": [2, 3]})
+    assert "arm alone searches data.path" in refused(space={"data.path": [str(place / "toy")]})
+    assert "arm alone searches eval.ks" in refused(space={"eval.ks": [[5], [10]]})
     assert "sweep.arms must be tables" in refused(arms=[])
     assert "arm is called" in refused(arms={"a/b": {}})
     assert "different metrics" in refused(arms={"a": {}, "b": {"train": {"select": ["recall@10"]}}})
     assert "a text such as '1/20'" in refused(arms={"a": {"budget": 20}})
+    assert "arm is called a.toml" in refused(arms={"a": {}, "a.toml": {}})
+    assert "arm is called aaa" in refused(arms={"a" * 101: {}})
+    assert "two arms are called a and A" in refused(arms={"a": {}, "A": {}})
+    for wrong in ({"distill": 3}, {"distill": ["cd"]}, {"model": 3}, {"train": 3}):
+        assert f"sweep.arms.a: {next(iter(wrong))}" in refused(arms={"a": {"budget": "1/3", **wrong}})
+    assert "has 0 teachers" in refused(arms={"a": {"budget": "1/3", "distill": [{"method": "cd", "teacher": 3}]}})
+    given = {**values(place), "distill": 3}
+    (tmp_path / "terms.toml").write_bytes(to_toml(given))
+    assert "distill must be a list" in fails(2, "sweep", tmp_path / "terms.toml", "--out", tmp_path / "out")
     file = tmp_path / "plain.toml"
     file.write_bytes(to_toml(base(place)))
     assert "the file has no table [sweep]" in fails(2, "sweep", file, "--out", tmp_path / "out")

@@ -82,7 +82,8 @@ class Pool:
             future.set_result(carry(config, place, resume, self._should_stop))
         else:
             try:
-                future = self._executor.submit(_in_child, config, place, resume)
+                with _signals_held():  # a process may begin now, and knows of no signals until `_begin`
+                    future = self._executor.submit(_in_child, config, place, resume)
             except BrokenProcessPool:
                 raise _killed() from None
         self._begun[future] = name
@@ -130,6 +131,21 @@ def opened(jobs: int, should_stop: Callable[[], bool] | None) -> Iterator[Pool]:
             raise
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait meanwhile. A process that begins inside inherits that, and so they do not end it while it
+    imports; this one gets them at the end."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _stopped: Any = None
 
 
@@ -137,8 +153,10 @@ def _begin(stop: Any, end: Any, folders: tuple[str, ...]) -> None:
     """In a new process: Ctrl-C is for the one that began it, and without that it ends."""
     global _stopped
     _stopped = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     plugins.look_in(*folders)
     parent = parent_process()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from kdrs.evaluation.protocols import Selection
 from kdrs.runs.budget import chosen
 from kdrs.runs.build import build_evaluator, check_measured, choose_protocol, choose_selection
 from kdrs.runs.config import RunConfig, put, resolve
+from kdrs.runs.seeds import check_seeds
 from kdrs.runs.values import flat
 from kdrs.settings import Settings
 from kdrs.studies.space import Range, parse_range
 
+_NAME = frozenset(string.ascii_letters + string.digits + "_.+-")
+_MOST_NAME = 100
 ALONE = "alone"
 """The arm without a teacher that is added to a study of distillation."""
 
@@ -105,8 +109,11 @@ def parse_study(values: Mapping[str, Any], *, sampler: str) -> Study:
             nearest(unknown[0], {*SweepSettings.model_fields, "space", "arms"}),
         )
     settings = SweepSettings.parse(own, "sweep")
-    if len(set(settings.seeds)) < len(settings.seeds):
-        raise ConfigError("sweep.seeds names a seed twice", "give each once")
+    if settings.seeds:
+        try:
+            check_seeds(settings.seeds)
+        except ConfigError as error:
+            raise ConfigError(f"sweep.seeds: {error.cause}", error.remedy) from error
     settings = settings.model_copy(update={"sampler": sampler}) if settings.sampler == "auto" else settings
     shared = _space(table.get("space", {}), "sweep.space")
     declared = table.get("arms")
@@ -122,6 +129,11 @@ def parse_study(values: Mapping[str, Any], *, sampler: str) -> Study:
         )
     for arm in arms:
         _check(arm)
+    names: dict[str, str] = {}
+    for name in (arm.name for arm in arms):
+        other = names.setdefault(name.lower(), name)  # some file systems take them for one
+        if other is not name:
+            raise ConfigError(f"two arms are called {other} and {name}", "give one of them another name")
     metrics = {arm.metric for arm in arms}
     if len(metrics) > 1:
         raise ConfigError(
@@ -135,8 +147,11 @@ def _usual(run: dict[str, Any], space: dict[str, Range], alone: bool) -> list[Ar
     terms = run.get("distill")
     if not terms:
         return [_arm("run", run, space)]
-    name = "+".join(str(term.get("name", term.get("method"))) for term in terms if isinstance(term, Mapping))
-    arms = [_arm(name or "run", run, space)]
+    resolve(run)  # says of wrong terms what is wrong
+    told = "+".join(str(term.get("name", term.get("method"))) for term in terms)
+    # a class of somebody's own is called package:Class
+    name = "".join(c if c in _NAME else "-" for c in told).lstrip("_.+-")[:_MOST_NAME]
+    arms = [_arm(name if name and name != ALONE and not name.endswith(".toml") else "run", run, space)]
     if alone:
         bare = {key: value for key, value in run.items() if key not in ("distill", "start", "teachers")}
         arms.insert(0, _arm(ALONE, bare, _without_methods(space)))
@@ -150,7 +165,13 @@ def _declared(name: str, arm: Mapping[str, Any], run: dict[str, Any], shared: di
     space = shared if values.get("distill") else _without_methods(shared)
     space = {**space, **_space(arm.get("space", {}), f"{where}.space")}
     if "budget" in arm:
-        named = [one for term in values.get("distill", []) for one in _listed(term.get("teacher", []))]
+        terms = values.get("distill", [])
+        if not isinstance(terms, list) or not all(isinstance(term, Mapping) for term in terms):
+            raise ConfigError(f"{where}: distill must be a list of tables", "write each term as [[distill]]")
+        for key in ("model", "train"):
+            if not isinstance(values.get(key, {}), Mapping):
+                raise ConfigError(f"{where}: {key} is {shown(values[key])}", f"write it as a table: [{key}]")
+        named = [one for term in terms for one in _listed(term.get("teacher", []))]
         if not isinstance(arm["budget"], str) or not named:
             raise ConfigError(
                 f"{where}.budget is {shown(arm['budget'])}, and its run has {len(named)} teachers",
@@ -164,8 +185,7 @@ def _declared(name: str, arm: Mapping[str, Any], run: dict[str, Any], shared: di
 
 
 def _arm(name: str, values: dict[str, Any], space: dict[str, Range]) -> Arm:
-    if not name or not all((c.isalnum() and c.isascii()) or c in "_.+-" for c in name) or not name[0].isalnum():
-        raise ConfigError(f"arm is called {shown(name)}", "allowed: letters, digits, _ . + -")
+    check_name("arm", name)
     config = resolve(values)
     dataset = Dataset.load(config.data.path)
     selection = choose_selection(config, choose_protocol(config, dataset))
@@ -178,9 +198,22 @@ def _arm(name: str, values: dict[str, Any], space: dict[str, Range]) -> Arm:
     return Arm(name, values, space, selection)
 
 
+def check_name(kind: str, name: str) -> None:
+    """Raises ``ConfigError`` for a name that is no good folder, and for one of a file beside such folders: best/NAME.toml."""
+    good = name and name[0] not in "_.+-" and name[-1] != "." and set(name) <= _NAME and len(name) <= _MOST_NAME
+    if not good or name.lower().endswith(".toml"):
+        allowed = f"allowed: letters, digits, _ . + -, at most {_MOST_NAME} of them, no .toml at the end"
+        raise ConfigError(f"{kind} is called {shown(name)}", allowed)
+
+
 def _check(arm: Arm) -> None:
     """Raises for a default or an end of a range that no run can have, naming the arm and the key."""
     for key, span in arm.space.items():
+        if key.partition(".")[0] in ("data", "eval"):
+            raise ConfigError(
+                f"arm {arm.name} searches {shown(key)}, and values of other data or another protocol say nothing of each other",
+                "state it in the file, and begin a study of each",
+            )
         for value in span.ends():
             try:
                 arm.at({key: value})
@@ -200,8 +233,12 @@ def _keys(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Keys with dots, whether written so or as tables."""
     found: dict[str, Any] = {}
     for key, value in table.items():
-        is_range = not isinstance(value, Mapping) or bool({"low", "high"} & set(value))
-        found.update({f"{prefix}{key}": value} if is_range else _keys(value, f"{prefix}{key}."))
+        # an empty table is a range that lacks its ends
+        is_range = not isinstance(value, Mapping) or not value or bool({"low", "high"} & set(value))
+        for name, span in ({f"{prefix}{key}": value} if is_range else _keys(value, f"{prefix}{key}.")).items():
+            if name in found:
+                raise ConfigError(f"{shown(name)} is searched twice", "write it once, by dots or in a table")
+            found[name] = span
     return found
 
 
@@ -219,4 +256,4 @@ def merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _listed(names: Any) -> Sequence[str]:
-    return [names] if isinstance(names, str) else list(names)
+    return [one for one in (names if isinstance(names, list) else [names]) if isinstance(one, str)]

@@ -29,7 +29,7 @@ from kdrs.runs.pool import check_jobs, opened
 from kdrs.runs.seeds import check_seeds
 from kdrs.runs.values import FROM_TEACHER, to_toml
 from kdrs.settings import Settings
-from kdrs.studies.plan import merged, parse_study
+from kdrs.studies.plan import check_name, merged, parse_study
 from kdrs.studies.points import has_optuna
 from kdrs.studies.sweep import Found, begin, carry_out
 from kdrs.studies.trials import Trial
@@ -118,17 +118,36 @@ def read_recipe(file: str | Path, out: str | Path) -> Recipe:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{shown(name)} is a run and a study", "give one of them another name")
-        if not name or not all((c.isalnum() and c.isascii()) or c in "_.+-" for c in name) or not name[0].isalnum():
-            raise ConfigError(f"a run or study is called {shown(name)}", "allowed: letters, digits, _ . + -")
+        check_name("a run or study", name)
     if not names:
         raise ConfigError("the recipe has no runs and no studies", "write [runs.NAME] or [studies.NAME]")
+    for kind in ("runs", "studies"):
+        for name in tables[kind]:
+            own = _table(tables[kind], name, f"{kind}.{name}")
+            for key in ("model", "train", "sweep"):
+                _table(own, key, f"{kind}.{name}.{key}")
+            _table(_table(own, "sweep"), "arms", f"{kind}.{name}.sweep.arms")
     begun = _check_folder(values, out)
     shared = merged(tables["run"], {"data": {"path": str(_data_of(tables["data"], out, begun))}})
     places = _Places(out, tables, shared)
     runs = tuple(_entry(name, table, shared, places) for name, table in tables["runs"].items())
     studies = {name: _study(name, table, shared, places) for name, table in tables["studies"].items()}
+    _check_order({**{run.name: run.after for run in runs}, **{name: after for name, (_, after) in studies.items()}})
     write_bytes(out / HEAD, to_toml(values), make_folder=True)  # once all of it is right
     return Recipe(head.title, head.about, head.metrics, runs, studies)
+
+
+def _check_order(after: Mapping[str, frozenset[str]]) -> None:
+    """Raises ``ConfigError`` for runs and studies that wait for each other."""
+    done: set[str] = set()
+    while ready := {name for name, first in after.items() if name not in done and first <= done}:
+        done |= ready
+    left = [name for name in after if name not in done]
+    if left:
+        first = shown(", ".join(f"{name} after {', '.join(sorted(after[name] - done))}" for name in left))
+        raise ConfigError(
+            f"some would wait for each other: {first}", "let none learn from what needs it, or from itself"
+        )
 
 
 def reproduce(
@@ -212,7 +231,7 @@ class _Work:
                         break
                     begun.add(place)
                     self.made.begun.setdefault(entry.name, []).append(place)
-                    pool.start((entry, seed), config, place, (place / "config.toml").is_file())
+                    pool.start((entry, seed), config, place, True)  # begun ones go on
                     if jobs == 1:
                         break
                 else:
@@ -275,15 +294,12 @@ class _Places:
 
 def _entry(name: str, table: Any, shared: Mapping[str, Any], places: _Places) -> Entry:
     where = f"runs.{name}"
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where} is {shown(table)}", f"write it as a table: [{where}]")
     own = _Entry.parse({key: value for key, value in table.items() if key in _Entry.model_fields}, where)
     check_seeds(own.seeds)
     values = {key: value for key, value in table.items() if key not in _Entry.model_fields}
     base = {} if own.preset is None else read_run_file(Path(own.preset))
     run, after = places.placed(merged(merged(base, shared), values))
-    for part in run.get("teachers", {}):
-        after.discard(part)
+    after -= set(_table(run, "teachers", f"{where}.teachers"))
     try:
         config = resolve(run)
     except ConfigError as error:
@@ -293,10 +309,8 @@ def _entry(name: str, table: Any, shared: Mapping[str, Any], places: _Places) ->
 
 def _study(name: str, table: Any, shared: Mapping[str, Any], places: _Places) -> tuple[dict[str, Any], frozenset[str]]:
     where = f"studies.{name}"
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where} is {shown(table)}", f"write it as a table: [{where}]")
     values, after = places.placed(merged(shared, table))
-    arms = values.get("sweep", {}).get("arms", {}) if isinstance(values.get("sweep"), Mapping) else {}
+    arms = values.get("sweep", {}).get("arms", {})
     if not any(isinstance(arm, Mapping) and "budget" in arm for arm in arms.values()):  # which asks its teacher
         try:
             parse_study(values, sampler="tpe" if has_optuna() else "random")
@@ -307,8 +321,10 @@ def _study(name: str, table: Any, shared: Mapping[str, Any], places: _Places) ->
 
 def _data_of(table: Mapping[str, Any], out: Path, begun: bool) -> Path:
     """The recipe's data set: at its path, or prepared in ``out/data``, once."""
-    if "path" in table:
-        return Path(os.path.abspath(str(table["path"])))
+    if set(table) == {"path"} and isinstance(table["path"], str):
+        place = Path(os.path.abspath(table["path"]))
+        Dataset.load(place)
+        return place
     if set(table) - {"known", "choices"} or "known" not in table:
         raise ConfigError(
             "the recipe's data set is not named", 'write [data] with known = "ml-100k", or path = "datasets/mine"'
@@ -318,7 +334,7 @@ def _data_of(table: Mapping[str, Any], out: Path, begun: bool) -> Path:
         data = known(str(table["known"]))
         choices = deepcopy(dict(_table(table, "choices")))
         preset = choices.pop("preset", None)
-        if preset is not None and preset not in PRESETS:
+        if preset is not None and str(preset) not in PRESETS:
             raise ConfigError(f"unknown preset {shown(preset)}", nearest(str(preset), PRESETS))
         for key in choices:
             if key not in (allowed := [*data.recipe.__dataclass_fields__, *data.recipe.read.__dataclass_fields__]):
@@ -344,9 +360,14 @@ def _check_folder(values: Mapping[str, Any], out: Path) -> bool:
                 "name another folder with --out, or give that recipe",
             )
         return True
-    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {"data"}):
+    if out.exists() and (not out.is_dir() or any(not _is_left(path.name) for path in out.iterdir())):
         raise ConfigError(f"{shown(str(out), 300)} exists and is of no recipe", "name another folder with --out")
     return False
+
+
+def _is_left(name: str) -> bool:
+    """Whether that is all that a recipe that never began may have left: its data set, and what writing was killed at."""
+    return name == "data" or (name.startswith((".data.", f".{HEAD}.")) and name.endswith(".tmp"))
 
 
 def _what(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -354,8 +375,9 @@ def _what(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: values.get(key) for key in ("data", "run")}
 
 
-def _table(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _table(values: Mapping[str, Any], key: str, told: str | None = None) -> Mapping[str, Any]:
     table = values.get(key, {})
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{key} is {shown(table)}", f"write it as a table: [{key}]")
+        told = key if told is None else told
+        raise ConfigError(f"{told} is {shown(table)}", f"write it as a table: [{told}]")
     return table

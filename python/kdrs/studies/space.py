@@ -14,6 +14,10 @@ from kdrs.errors import ConfigError, nearest, shown
 
 FORM = "write a list of values, [0.1, 1.0], or a range, { low = 1e-4, high = 1e-2, log = true }"
 _KEYS = ("low", "high", "log", "step")
+_MOST = 1e300
+"""The ends of a range: their difference must be a number too."""
+_MOST_STEPS = 10**9
+"""What floats still count exactly, whatever the range begins at."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,8 @@ def parse_range(value: Any, where: str) -> Range:
             raise ConfigError(f"{where}.{key} is missing", FORM)
     for key in ("low", "high", "step"):
         number = value.get(key, 1)
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-            raise ConfigError(f"{where}.{key} is {shown(number)}", "allowed: a number")
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= _MOST:
+            raise ConfigError(f"{where}.{key} is {shown(number)}", f"allowed: a number, -{_MOST:g} to {_MOST:g}")
     span = Span(value["low"], value["high"], value.get("log", False), value.get("step"))
     if not span.low < span.high:
         raise ConfigError(f"{where} goes from {span.low} to {span.high}", "low must be below high")
@@ -119,6 +123,11 @@ def parse_range(value: Any, where: str) -> Range:
         raise ConfigError(f"{where} is logarithmic and {why}", "low must be above 0, and step left out")
     if span.step is not None and not 0 < span.step <= span.high - span.low:
         raise ConfigError(f"{where}.step is {span.step}", "allowed: above 0, and at most high - low")
+    if span.step is not None and (span.high - span.low) / span.step > _MOST_STEPS:
+        raise ConfigError(
+            f"{where}.step is {span.step}, and more than {_MOST_STEPS:,} of them fit",
+            "leave it out, or take a longer one",
+        )
     return span
 
 

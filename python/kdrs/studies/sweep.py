@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +17,7 @@ from kdrs._documents import read_toml
 from kdrs._files import unwritable, write_bytes
 from kdrs.errors import ArtefactError, ConfigError, InUse, KdrsError, ScoreError, TrainingError, shown
 from kdrs.runs.config import RunConfig, read_run_file, with_seed
-from kdrs.runs.directory import Run
+from kdrs.runs.directory import Run, holds_run
 from kdrs.runs.execute import is_done
 from kdrs.runs.pool import Ended, Pool, check_jobs, opened
 from kdrs.runs.values import to_toml, with_paths
@@ -154,6 +156,8 @@ class _Work:
         self.ended: dict[str, dict[int, Trial]] = {arm.name: {} for arm in study.arms}
         self.failed: dict[str, KdrsError] = {}
         self.interrupted = False
+        self._whole = dict.fromkeys(self.ended, 0)
+        """By arm, where the first batch begins that has not ended."""
         self._drawn: dict[tuple[str, int], list[dict[str, Any]]] = {}
         self._seeds: dict[str, set[int]] = {arm.name: set() for arm in study.arms}
         self._said: set[str] = set()
@@ -162,14 +166,21 @@ class _Work:
         hidden: dict[Path, float] = {}  # what others work on, and when to look again
         begun: set[Path] = set()
         while True:
-            left = [] if asked() else [job for job in self._left() if job.place not in begun]
-            ready = [job for job in left if hidden.get(job.place, 0.0) <= time.monotonic()]
+            left = False
+            ready: list[_Job] = []  # no more than can begin: a batch may have a thousand
+            for job in () if asked() else self._left():
+                if job.place not in begun:
+                    left = True
+                    if hidden.get(job.place, 0.0) <= time.monotonic():
+                        ready.append(job)
+                if left and len(ready) >= pool.free:
+                    break
             for job in ready[: pool.free]:
                 if (job.place / "config.toml").is_file() and is_done(job.config, job.place):
                     self._note(job, Ended("before"))
                     break  # it may have been the last of its batch
                 begun.add(job.place)
-                pool.start(job, job.config, job.place, (job.place / "config.toml").is_file())
+                pool.start(job, job.config, job.place, True)  # another process may have begun or ended it just now
                 if pool.jobs == 1:
                     break
             else:
@@ -199,7 +210,7 @@ class _Work:
     def _left_of(self, arm: Arm) -> Iterator[_Job]:
         settings, ended = self.study.settings, self.ended[arm.name]
         n_trials = settings.trials if arm.space else 1
-        for first in range(0, n_trials, settings.batch):
+        for first in range(self._whole[arm.name], n_trials, settings.batch):
             drawn = self._points(arm, first)
             for offset, point in enumerate(drawn[: n_trials - first]):
                 number = first + offset
@@ -217,6 +228,7 @@ class _Work:
                 yield _Job(arm, number, point, config, place_of(self.out, arm.name, number))
             if not all(number in ended for number in range(first, min(first + settings.batch, n_trials))):
                 return
+            self._whole[arm.name] = first + settings.batch
         best = best_of(list(ended.values()))
         if best is not None:
             yield from self._left_of_best(arm, best)
@@ -233,7 +245,7 @@ class _Work:
         config = arm.at(best.point)
         folder = self.out / "best" / arm.name
         self._keep_best(arm, best, config, folder)
-        for seed in self.study.settings.seeds:
+        for seed in dict.fromkeys((config.train.seed, *self.study.settings.seeds)):
             if seed not in self._seeds[arm.name] and f"{arm.name}, seed {seed}" not in self.failed:
                 yield _Job(arm, seed, None, with_seed(config, seed), folder / f"seed-{seed}")
 
@@ -248,25 +260,28 @@ class _Work:
             if folder.exists() and (not file.exists() or file.read_bytes() != told):
                 former = self.out / "former"
                 former.mkdir(exist_ok=True)
-                count = sum(1 for _ in former.glob(f"{arm.name}-*"))
-                folder.rename(former / f"{arm.name}-{count + 1}")
+                free = (former / f"{arm.name}-{n}" for n in itertools.count(1))
+                folder.rename(next(place for place in free if not place.exists()))
             file.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(file, told)
-            place = folder / f"seed-{seed}"
+            place, trained = folder / f"seed-{seed}", place_of(self.out, arm.name, best.number)
             if not place.exists():
+                if not holds_run(trained):
+                    return  # it was taken away, and is trained anew
                 folder.mkdir(exist_ok=True)
-                new = folder / f".seed-{seed}.{os.getpid()}.tmp"
-                shutil.rmtree(new, ignore_errors=True)
-                shutil.copytree(place_of(self.out, arm.name, best.number), new)
-                try:
-                    new.rename(place)
-                except OSError:  # another process was first
-                    shutil.rmtree(new, ignore_errors=True)
-                    if not place.exists():
-                        raise
+                with tempfile.TemporaryDirectory(prefix=f".seed-{seed}.", suffix=".tmp", dir=folder) as new:
+                    shutil.copytree(trained, Path(new) / "run")
+                    try:
+                        (Path(new) / "run").rename(place)
+                    except OSError:  # another process was first
+                        if not place.exists():
+                            raise
         except OSError as error:
-            raise unwritable(folder, error) from error
-        self._seeds[arm.name].add(seed)
+            # of a tree that could not be copied Python lists every file
+            first = error.args[0][0][2] if isinstance(error, shutil.Error) else None
+            raise unwritable(folder, error if first is None else OSError(str(first))) from error
+        if is_done(config, place):
+            self._seeds[arm.name].add(seed)
 
     def _note(self, job: _Job, how: Ended) -> None:
         """What a run's end means for the study. Raises what is no fault of the point."""

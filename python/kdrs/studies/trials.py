@@ -56,14 +56,28 @@ def read_trial(out: Path, arm: Arm, number: int, point: Mapping[str, Any]) -> Tr
     name = shown(str(path), 300)
     try:
         trial = Trial(**{key: value for key, value in values.items() if key != "schema"})
-        good = isinstance(trial.point, dict) and (trial.value is None or isinstance(trial.value, float))
+        good = _is_sound(trial)
     except (TypeError, AttributeError):
         good = False
     if not good:
         raise ArtefactError(f"{name} is no record of a trial", REMEDY)
+    if (trial.arm, trial.number) != (arm.name, number):
+        raise ArtefactError(f"{name} is the record of trial {trial.number} of {shown(trial.arm)}", REMEDY)
     if trial.point != dict(point):
         raise ArtefactError(f"{name} has the point {shown(trial.point)}, not {shown(dict(point))}", REMEDY)
     return trial
+
+
+def _is_sound(trial: Trial) -> bool:
+    counts = (trial.number, trial.epochs)
+    return (
+        isinstance(trial.arm, str)
+        and isinstance(trial.point, dict)
+        and all(isinstance(count, int) and not isinstance(count, bool) for count in counts)
+        and isinstance(trial.seconds, (int, float))
+        and (isinstance(trial.value, float) if trial.error is None else trial.value is None)
+        and (trial.error is None or isinstance(trial.error, str))
+    )
 
 
 def write_trial(out: Path, trial: Trial) -> None:

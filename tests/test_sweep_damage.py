@@ -1,0 +1,127 @@
+"""Studies in trouble: names that collide, records and runs changed by hand, processes that get in each other's way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdrs.errors import ArtefactError
+from kdrs.runs.directory import Run
+from kdrs.runs.execute import execute
+from kdrs.studies.plan import parse_study
+from kdrs.studies.sweep import Found, begin
+from test_sweep import place, study_of, told, values, whole
+
+__all__ = ["place", "whole"]
+pytestmark = pytest.mark.filterwarnings("ignore:.*(rising when|an epoch takes)")
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_processes_begin_is_heard_as_ever(whole: Found, place: Path) -> None:
+    file = place / "early.toml"
+    from kdrs.runs.values import to_toml
+
+    file.write_bytes(to_toml(values(place)))
+    command = [sys.executable, "-m", "kdrs", "sweep", str(file), "--out", str(place / "early"), "--jobs", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (place / "early" / "study.toml").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.3)  # the processes import now
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    _, error = process.communicate(timeout=180)
+    assert process.returncode == 130, error
+    assert b"Traceback" not in error
+    assert b"go on with the same command" in error
+    assert told(study_of(values(place), place / "early", resume=True)) == told(whole)
+
+
+def test_a_trial_that_another_process_began_is_no_failure(
+    whole: Found, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other ends it after this one has looked, and before it begins."""
+    from kdrs.runs.pool import Pool
+
+    original, pending = Pool.start, [True]
+
+    def late(self: Pool, name: Any, config: Any, out: Path, resume: bool) -> None:
+        if pending:
+            pending.clear()
+            execute(config, out)
+        original(self, name, config, out, resume)
+
+    monkeypatch.setattr(Pool, "start", late)
+    assert told(study_of(values(place), place / "raced")) == told(whole)
+
+
+@pytest.mark.parametrize(("name", "arm"), [("alone", "run"), ("mine", "mine")])
+def test_the_arm_of_a_run_is_never_the_one_alone(place: Path, name: str, arm: str) -> None:
+    given = values(place)
+    given["distill"][0]["name"] = name
+    assert [one.name for one in parse_study(given, sampler="random").arms] == ["alone", arm]
+
+
+def test_a_best_trial_whose_run_was_taken_away_is_trained_anew(whole: Found, place: Path) -> None:
+    out = place / "thrown"
+    study_of(values(place), out)
+    shutil.rmtree(out / "best")
+    shutil.rmtree(out / "trials" / "rrd" / f"{whole.best('rrd').number:04d}")  # type: ignore[union-attr]
+    again = study_of(values(place, seeds=[0, 1]), out, resume=True)
+    assert told(again) == told(whole)
+    for path in again.runs["rrd"]:
+        other = whole.out / "best" / "rrd" / path.name
+        assert (path / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_former_runs_are_kept_whatever_is_there(place: Path) -> None:
+    out = place / "formers"
+    study_of(values(place), out)
+    for taken in ("rrd-1", "rrd-3"):
+        (out / "former" / taken).mkdir(parents=True)
+        (out / "former" / taken / "mine.txt").write_text("mine")
+    (out / "best" / "rrd.toml").write_text("# of a point that is no longer the best\n")
+    found = study_of(values(place), out, resume=True)
+    assert Run.open(out / "former" / "rrd-2" / "seed-0").status()["status"] == "finished"
+    assert found.runs["rrd"][0].is_dir()
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [
+        ({"number": 3}, "the record of trial 3"), ({"arm": "rrd"}, "of rrd"),
+        ({"seconds": "x"}, "no record"), ({"value": None}, "no record"),
+        ({"epochs": 1.5}, "no record"), ({"point": {}}, "has the point"),
+        ({"value": "0.5"}, "no record"), ({"other": 1}, "no record"),
+    ],
+)  # fmt: skip
+def test_a_record_that_is_not_its_own_is_refused(
+    place: Path, tmp_path: Path, changed: dict[str, Any], cause: str
+) -> None:
+    given = values(place, trials=1, batch=1)
+    begin(given, tmp_path / "s")
+    study = parse_study(given, sampler="random")
+    arm = study.arms[0]
+    record = {
+        "arm": arm.name,
+        "number": 0,
+        "point": arm.default(),
+        "value": 0.5,
+        "epochs": 2,
+        "seconds": 1.0,
+        "error": None,
+    }
+    file = tmp_path / "s" / "trials" / arm.name / "0000.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"schema": 1, **record, **changed}))
+    with pytest.raises(ArtefactError, match=cause):
+        study_of(given, tmp_path / "s", resume=True)
