@@ -90,6 +90,9 @@ CASES = {
     "an arm's budget without a teacher": mended(SPACE + "[sweep.arms.a]\nbudget = '1/2'\n", "with a teacher"),
     "no validation to choose by": mended(SPACE, "kdrs data prepare", run=FILE.replace("'d'", "'no-valid'")),
     "a study that is there": Case(SWEEP, "by --resume", (*SWEEP, "--resume"), begun),
+    "a study that is longer": Case(
+        (*SWEEP, "--resume", "--trials", "1"), "--trials 2", (*SWEEP, "--resume", "--trials", "2"), begun
+    ),
     "another study": Case(
         (*SWEEP, "--resume"), "name another folder", ("sweep", "study.toml", "--out", "new"),
         both(begun, study(run=FILE.replace("dim = 2", "dim = 3"))), names=("folder",),

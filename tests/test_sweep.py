@@ -240,6 +240,8 @@ def test_two_workers_share_a_study(whole: Found, place: Path) -> None:
 def test_more_trials_begin_where_it_ended(whole: Found, place: Path) -> None:
     out = place / "longer"
     first = study_of(values(place), out)
+    with pytest.raises(ConfigError, match=r"has 5 trials an arm, 3 are asked for\n.*--trials 5"):
+        begin(values(place, trials=3), out, resume=True)
     more = study_of(values(place, trials=8), out, resume=True)
     for arm, trials in told(first).items():
         assert told(more)[arm][:5] == trials

@@ -173,9 +173,16 @@ def _in_child(config: RunConfig, place: Path, resume: bool) -> Ended:
     ended = carry(config, place, resume, _stopped.is_set)
     if ended.error is None or isinstance(ended.error, KdrsError):
         return ended
-    # whatever else it is may not survive the way between processes
+    # whatever else it is may not survive the way between processes; it is no fault of the run's options
+    said = shown(f"{type(ended.error).__name__}: {ended.error}", 500)
+    if isinstance(ended.error, (MemoryError, OSError)):
+        return Ended(
+            ended.stopped, MachineError(said, "fewer --jobs, a smaller batch or model, or more space"), ended.warnings
+        )
     return Ended(
-        ended.stopped, TrainingError(shown(f"{type(ended.error).__name__}: {ended.error}", 500)), ended.warnings
+        ended.stopped,
+        KdrsError(f"internal: {said}", "one job alone shows the traceback: kdrs --debug ..."),
+        ended.warnings,
     )
 
 

@@ -81,8 +81,8 @@ class Study:
     arms: tuple[Arm, ...]
 
     def plain(self) -> dict[str, Any]:
-        """Plain values that tell studies apart; how many trials and seeds there are may change."""
-        told = self.settings.model_dump(include={"seed", "sampler", "batch"})
+        """Plain values that tell studies apart. Trials may become more, and seeds of best points may change."""
+        told = self.settings.model_dump(include={"seed", "sampler", "batch", "trials"})
         arms = {
             arm.name: {"run": arm.values, "space": {key: span.plain() for key, span in arm.space.items()}}
             for arm in self.arms

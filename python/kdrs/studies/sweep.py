@@ -69,13 +69,18 @@ def begin(values: Mapping[str, Any], out: str | Path, *, resume: bool = False) -
     study = parse_study(values, sampler=sampler)
     told = plain_of(study)
     if before is not None:
-        other = _difference(before, told)
+        asked, known = study.settings.trials, before.get("trials", 0)
+        if isinstance(known, int) and asked < known:
+            raise ConfigError(
+                f"{name} has {known} trials an arm, {asked} are asked for", f"ask for as many or more: --trials {known}"
+            )
+        other = _difference({**before, "trials": asked}, told)
         if other is not None:
             raise ConfigError(
                 f"{name} holds a study of another {other}",
                 "give the file that it was begun with, or name another folder",
             )
-    else:
+    if before != told:  # new, or longer
         write_bytes(head, to_toml(told), make_folder=True)
     return study
 
