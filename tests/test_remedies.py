@@ -109,6 +109,8 @@ def test_a_remedy_helps(place, tmp_path, monkeypatch, watched, name):
 # --- none is left out -----------------------------------------------------------------------------------------------
 
 ELSEWHERE = {
+    ("studies/plan.py", "_keys"): "a key that is searched twice: test_sweep.py",
+    ("studies/recipe.py", "_check_order"): "runs that wait for each other: test_reproduce.py",
     ("studies/points.py", "_estimated"): "a study of an estimator that is not installed: test_sweep.py",
     ("cli/__init__.py", "_root"): "several processes: test_processes.py",
     ("runs/seeds.py", "execute_seeds"): "several processes: test_processes.py",

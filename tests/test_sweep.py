@@ -210,7 +210,7 @@ def test_killed_with_processes_of_its_own_it_ends_as_a_whole_one(whole: Found, p
     while _alive(process.pid) and time.monotonic() < deadline:  # processes that lost the one that began them end too
         time.sleep(0.1)
     assert not _alive(process.pid)
-    assert told(study_of(values(place), place / "killed", resume=True, jobs=2)) == told(whole)
+    assert told(study_of(values(place), place / "killed", resume=True)) == told(whole)
 
 
 def _alive(group: int) -> bool:

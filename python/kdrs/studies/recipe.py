@@ -25,7 +25,7 @@ from kdrs.data.prepare import Recipe as DataRecipe
 from kdrs.errors import ConfigError, KdrsError, TrainingError, nearest, shown
 from kdrs.runs.config import RunConfig, read_run_file, resolve, with_seed
 from kdrs.runs.execute import is_done
-from kdrs.runs.pool import check_jobs, opened
+from kdrs.runs.pool import Pool, check_jobs, opened
 from kdrs.runs.seeds import check_seeds
 from kdrs.runs.values import FROM_TEACHER, to_toml
 from kdrs.settings import Settings
@@ -166,19 +166,21 @@ def reproduce(
     check_jobs(jobs)
     asked = should_stop or (lambda: False)
     work = _Work(recipe, Path(out), on_run)
-    while not asked():
-        work.runs(jobs, asked)
-        name = next(work.ready_studies(), None)
-        if name is None or asked():
-            break
-        study = begin(recipe.studies[name][0], Path(out) / "studies" / name, resume=True)
-        heard = None if on_trial is None else (lambda trial, of=name: on_trial(of, trial))
-        found = carry_out(study, Path(out) / "studies" / name, jobs=jobs, on_trial=heard, should_stop=asked)
-        work.made.interrupted |= found.interrupted
-        if not found.interrupted:
-            work.made.studies[name] = found
-            for arm, error in _lost(found):
-                work.made.failed[f"{name}, {arm}"] = error
+    with opened(jobs, asked) as pool:  # its processes load what they need once
+        while not asked():
+            work.runs(pool, asked)
+            name = next(work.ready_studies(), None)
+            if name is None or asked():
+                break
+            place = Path(out) / "studies" / name
+            study = begin(recipe.studies[name][0], place, resume=True)
+            heard = None if on_trial is None else (lambda trial, of=name: on_trial(of, trial))
+            found = carry_out(study, place, jobs=jobs, on_trial=heard, should_stop=asked, pool=pool)
+            work.made.interrupted |= found.interrupted
+            if not found.interrupted:
+                work.made.studies[name] = found
+                for arm, error in _lost(found):
+                    work.made.failed[f"{name}, {arm}"] = error
     work.made.interrupted |= asked()
     return work.made
 
@@ -218,38 +220,37 @@ class _Work:
                 if not known and f"{entry.name}, seed {seed}" not in self.made.failed and entry.after <= finished:
                     yield entry, seed
 
-    def runs(self, jobs: int, asked: Callable[[], bool]) -> None:
+    def runs(self, pool: Pool, asked: Callable[[], bool]) -> None:
         """All runs that can be had now."""
         begun: set[Path] = set()
-        with opened(jobs, asked) as pool:
-            while True:
-                waiting = [] if asked() else [one for one in self.left() if one[0].place(self.out, one[1]) not in begun]
-                for entry, seed in waiting[: pool.free]:
-                    place, config = entry.place(self.out, seed), with_seed(entry.config, seed)
-                    if is_done(config, place):
-                        self._done(entry, seed, "was finished")
-                        break
-                    begun.add(place)
-                    self.made.begun.setdefault(entry.name, []).append(place)
-                    pool.start((entry, seed), config, place, True)  # begun ones go on
-                    if jobs == 1:
-                        break
+        while True:
+            waiting = [] if asked() else [one for one in self.left() if one[0].place(self.out, one[1]) not in begun]
+            for entry, seed in waiting[: pool.free]:
+                place, config = entry.place(self.out, seed), with_seed(entry.config, seed)
+                if is_done(config, place):
+                    self._done(entry, seed, "was finished")
+                    break
+                begun.add(place)
+                self.made.begun.setdefault(entry.name, []).append(place)
+                pool.start((entry, seed), config, place, True)  # begun ones go on
+                if pool.jobs == 1:
+                    break
+            else:
+                if not begun:
+                    return
+            for (entry, seed), how in pool.next_ended(1.0):
+                begun.discard(entry.place(self.out, seed))
+                for warning in how.warnings:
+                    warnings.warn(f"{entry.name}: {warning}", stacklevel=2)
+                if how.error is not None:
+                    if not isinstance(how.error, KdrsError):
+                        raise how.error
+                    self.made.failed[f"{entry.name}, seed {seed}"] = how.error
+                    self._say(entry, seed, f"failed: {how.error.cause}")
+                elif how.stopped == "interrupted":
+                    self.made.interrupted = True
                 else:
-                    if not begun:
-                        return
-                for (entry, seed), how in pool.next_ended(1.0):
-                    begun.discard(entry.place(self.out, seed))
-                    for warning in how.warnings:
-                        warnings.warn(f"{entry.name}: {warning}", stacklevel=2)
-                    if how.error is not None:
-                        if not isinstance(how.error, KdrsError):
-                            raise how.error
-                        self.made.failed[f"{entry.name}, seed {seed}"] = how.error
-                        self._say(entry, seed, f"failed: {how.error.cause}")
-                    elif how.stopped == "interrupted":
-                        self.made.interrupted = True
-                    else:
-                        self._done(entry, seed, f"finished by {how.stopped}")
+                    self._done(entry, seed, f"finished by {how.stopped}")
 
     def _done(self, entry: Entry, seed: int, how: str) -> None:
         self.made.done.setdefault(entry.name, []).append(entry.place(self.out, seed))

@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,17 +119,19 @@ def carry_out(
     on_trial: Callable[[Trial], None] | None = None,
     on_seed: Callable[[str, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    pool: Pool | None = None,
 ) -> Found:
     """Trains what is left of a study that has begun, ``jobs`` runs at a time, and writes ``trials.csv``.
 
     Other processes may work on the same folder: each trial is trained by one of them, and all end with the same study. Once
-    ``should_stop`` says so, runs in hand end after their epoch and can be gone on with.
+    ``should_stop`` says so, runs in hand end after their epoch and can be gone on with. A ``pool`` that is open already is
+    used, of as many jobs.
     """
     check_jobs(jobs)
     asked = should_stop or (lambda: False)
     work = _Work(study, Path(out), on_trial, on_seed)
-    with opened(jobs, asked) as pool:
-        work.all(pool, asked)
+    with opened(jobs, asked) if pool is None else nullcontext(pool) as own:
+        work.all(own, asked)
     trials = {name: [ended[n] for n in sorted(ended)] for name, ended in work.ended.items()}
     write_table(Path(out), [trial for ended in trials.values() for trial in ended])
     if study.settings.sampler == "tpe" and not work.interrupted:
