@@ -96,7 +96,6 @@ class Made:
     recipe: Recipe
     done: dict[str, list[Path]] = field(default_factory=dict)
     """Finished runs by name."""
-    begun: dict[str, list[Path]] = field(default_factory=dict)
     failed: dict[str, KdrsError] = field(default_factory=dict)
     studies: dict[str, Found] = field(default_factory=dict)
     interrupted: bool = False
@@ -231,7 +230,6 @@ class _Work:
                     self._done(entry, seed, "was finished")
                     break
                 begun.add(place)
-                self.made.begun.setdefault(entry.name, []).append(place)
                 pool.start((entry, seed), config, place, True)  # begun ones go on
                 if pool.jobs == 1:
                     break
