@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,10 @@ from typing import Any
 import comparison
 import trajectories
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "results"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "results"
+IN_PACKAGE = ROOT / "python" / "kdrs" / "distillers" / "measured.json"
+"""What `kdrs methods` prints."""
 CLEAR = 0.014
 """Two standard errors of H@5 on CiteULike's 5,219 users: a smaller gain of one seed is marked."""
 
@@ -161,14 +165,54 @@ COLUMNS = [
 ]
 
 
-def first_page(folder: Path) -> str:
-    """Which method when: from the records of methods, family, costs and depth."""
-    records = {
-        name: json.loads((folder / f"{name}.json").read_text("utf-8")) for names in LINKS.values() for name in names
-    }
+def records_of(folder: Path) -> dict[str, Any]:
+    return {name: json.loads((folder / f"{name}.json").read_text("utf-8")) for names in LINKS.values() for name in names}
+
+
+def costs_of(records: dict[str, Any]) -> dict[str, float]:
+    """Seconds of an epoch by case; ``alone`` is plain training."""
     steps = records["costs"]["figures"][0]
     place = steps["columns"].index("epoch s")
-    costs = {row[0]: float(row[place]) for row in steps["rows"]}
+    return {row[0]: float(row[place]) for row in steps["rows"]}
+
+
+SETTINGS = {
+    "tuned": "MovieLens 100K 8:1:1, all items ranked, BPR 200 -> 4, each tuned by eight trials, NDCG@10",
+    "default": "CiteULike leave-one-out, 499 candidates, BPR 200 -> 20, default settings, H@5",
+    "chains": "as default, BPR 100 -> 10, four assistants",
+}
+
+
+def measured(folder: Path) -> str:
+    """What is known of each method, for `kdrs methods`: transfer ratios by setting, cost, what it is for."""
+    records = records_of(folder)
+    costs = costs_of(records)
+    found: dict[str, dict[str, Any]] = {}
+    for setting, record in (("default", records["methods"]), ("chains", records["family"])):
+        ends = record["finished"]
+        alone, teacher = ends["student"]["hit@5"], ends["teacher"]["hit@5"]
+        for name in _methods():
+            if name in ends:
+                ratio = round((ends[name]["hit@5"] - alone) / (teacher - alone), 2)
+                found.setdefault(name, {"ratios": {}})["ratios"][setting] = ratio
+    study = records["study"]["figures"][0]
+    place = study["columns"].index("transfer ratio")
+    for row in study["rows"]:
+        if row[0] in _methods() and row[place]:
+            found.setdefault(row[0], {"ratios": {}})["ratios"]["tuned"] = float(row[place].split()[0])
+    for name, known in found.items():
+        without_links = re.sub(r"\[[^]]*\]\([^)]*\)", "", WHEN[name])
+        known["when"] = re.sub(r"\s*\([\s,]*\)", "", without_links).replace("*", "").replace("`", "")
+        if name in costs:
+            known["epoch"] = float(f"{costs[name] / costs['alone']:.1e}")
+    asked = {"settings": SETTINGS, "methods": dict(sorted(found.items()))}
+    return json.dumps(asked, indent=1, ensure_ascii=False) + "\n"
+
+
+def first_page(folder: Path) -> str:
+    """Which method when: from the records of methods, family, costs and depth."""
+    records = records_of(folder)
+    costs = costs_of(records)
     kept = records["depth"]["figures"][0]
     recall = {row[0]: float(row[kept["columns"].index("Recall@10")]) for row in kept["rows"]}
     large, small = records["methods"], records["family"]
@@ -232,8 +276,8 @@ def _minutes(end: dict[str, Any]) -> float:
 
 
 def pages(folder: Path = FOLDER) -> dict[Path, str]:
-    """Every page of docs/results and what it must be."""
-    found = {folder / "README.md": first_page(folder)}
+    """Every page of docs/results, the package's own record, and what each must be."""
+    found = {folder / "README.md": first_page(folder), IN_PACKAGE: measured(folder)}
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text("utf-8"))
         if "sizes" in record:
@@ -257,7 +301,7 @@ def main() -> int:
         differing += 1
         if not options.check:
             path.write_text(text, "utf-8")
-        print(path.relative_to(FOLDER.parents[1]), "differs" if options.check else "written")
+        print(path.relative_to(ROOT), "differs" if options.check else "written")
     return int(options.check and differing > 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -119,11 +120,40 @@ def _methods(context: typer.Context, as_json: Json = False) -> None:
 
 @methods.command("list")
 def list_methods(as_json: Json = False) -> None:
-    """All distillation methods, those of installed packages included."""
+    """All distillation methods, the best first, with what was measured of each; then those of installed packages."""
     from kdrs.distillers import DISTILLERS, KIND
+    from kdrs.distillers.measured import measured, settings
     from kdrs.plugins import descriptions
 
-    _print_list({name: cls.purpose for name, cls in DISTILLERS.items()} | descriptions(KIND), as_json)
+    known = measured()
+    purposes = {name: cls.purpose for name, cls in DISTILLERS.items()} | descriptions(KIND)
+    if as_json:
+        figures = {name: asdict(one) for name, one in known.items()}
+        say_json({"entries": purposes, "measured": figures, "settings": settings()})
+        return
+    columns = ["tuned", "default", "epoch"]
+    rows = {"": "".join(f"{title:>9}" for title in columns) + "  take it when"}
+    for name, one in known.items():
+        default, mark = one.ratios.get("default"), " "
+        if default is None:
+            default, mark = one.ratios.get("chains"), "*"
+        epoch = "" if one.epoch is None else f"{one.epoch:,.0f} x" if one.epoch >= 10 else f"{one.epoch:.2g} x"
+        cells = [_ratio(one.ratios.get("tuned")), _ratio(default) + mark, epoch]
+        rows[name] = "".join(f"{cell:>9}" for cell in cells) + f"  {one.when}"
+    rows |= {name: " " * 9 * len(columns) + f"  {text}" for name, text in purposes.items() if name not in known}
+    say(aligned(rows))
+    told = settings()
+    say(
+        "\ntuned, default: the transfer ratio. 0 is the student alone, 1 its teacher.\n"
+        f"tuned: {told['tuned']}\ndefault: {told['default']}\n*: {told['chains']}\n"
+        "epoch: its time, as times of plain training\n"
+        "kdrs methods show NAME: what it does, what a teacher must have, options. "
+        "Nothing to choose: kdrs distill without --method."
+    )
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 @methods.command("show")
