@@ -22,11 +22,12 @@ $(STAMP): pyproject.toml
 	@command -v cargo >/dev/null || { echo "kdrs needs a Rust toolchain: cargo is not on the PATH" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --group test --group dev
+	$(BIN)/python -m pip install --quiet --no-compile --group test --group dev
 	touch $@
 
 $(CORE): $(STAMP) $(RUST_SOURCES) pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[plots]'
+	@# what is imported is compiled then; torch alone has thousands of modules that never are
+	@$(MEANWHILE) $(BIN)/python -m pip install --quiet --no-compile --editable '.[plots]'; code=$$?; wait; exit $$code
 	touch $@
 
 setup: $(CORE)  ## Make .venv and build kdrs into it, in release mode
@@ -34,6 +35,7 @@ setup: $(CORE)  ## Make .venv and build kdrs into it, in release mode
 demo: setup  ## Fetch MovieLens 100K, train a teacher, distil students, print and draw the comparison
 	$(BIN)/python examples/demo.py --out $(DEMO)
 
+test: MEANWHILE = cargo test --release --quiet --package kdrs-core --no-run &
 test: setup  ## Run all tests, Rust and Python
 	cargo test --release --quiet --package kdrs-core
 	@# a short folder: messages cut long paths, and tests read them

@@ -356,7 +356,7 @@ def test_kill_at_random_moments(toy_path, teacher, tmp_path, verb):
     trained alone takes another way through its steps, and a shorter one."""
     import tomli_w
 
-    wanted = int(os.environ.get("KDRS_KILLS", 4))
+    wanted = int(os.environ.get("KDRS_KILLS", 2))
     epochs = max(40, 15 * wanted) if verb == "distill" else 60 * wanted
     settings = {"epochs": epochs, "patience": epochs}
     values = distilled(toy_path, teacher, **settings) if verb == "distill" else run_values(toy_path, **settings)
