@@ -259,6 +259,27 @@ def test_options_win_over_set_and_set_over_the_file(place, tmp_path):
     assert given["train"]["patience"] == 2
 
 
+def test_methods_are_listed_by_what_was_measured():
+    """The tuned ones first, by their transfer ratios; every method once, also one that nobody measured."""
+    document = ok("methods", "--json").document
+    lines = ok("methods", "list").out.splitlines()
+    end = lines.index("")
+    listed = [line.split()[0] for line in lines[1:end]]
+    assert sorted(listed) == sorted(DISTILLERS)
+    figures = document["measured"]
+    assert set(figures) <= set(DISTILLERS)
+    ratios = [figures[name]["ratios"].get("tuned") for name in listed if name in figures]
+    tuned = [ratio for ratio in ratios if ratio is not None]
+    assert tuned
+    assert ratios[: len(tuned)] == sorted(tuned, reverse=True)
+    for name, line in zip(listed, lines[1:end], strict=True):
+        assert line.endswith(figures[name]["when"] if name in figures else document["entries"][name])
+        for setting, ratio in figures.get(name, {"ratios": {}})["ratios"].items():
+            assert f"{ratio:.2f}" in line or (setting == "chains" and "default" in figures[name]["ratios"])
+    for text in document["settings"].values():
+        assert text in ok("methods").out
+
+
 def test_catalogues():
     assert set(ok("models", "--json").document["entries"]) == set(MODELS)
     assert set(ok("methods", "list", "--json").document["entries"]) == set(DISTILLERS)
@@ -266,7 +287,6 @@ def test_catalogues():
         entry = ok("methods", "show", name, "--json").document
         assert entry["reference"]
         assert all(option["meaning"] for option in entry["options"].values()), name
-        assert name in ok("methods").out
     for name in MODELS:
         options = ok("models", "show", name, "--json").document["options"]
         assert options["dim"]["default"] in (64, 128)
