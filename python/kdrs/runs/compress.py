@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import numpy as np
-import torch
 
-from kdrs.compact.encoders import RidgeEncoder, SumEncoder, history_sums
+from kdrs.compact.encoders import SumEncoder, history_sums
 from kdrs.core.codes import BITS, Codes
 from kdrs.data import Dataset
 from kdrs.errors import ConfigError, MissingKnowledge, shown
@@ -20,11 +18,12 @@ from kdrs.evaluation.protocols import Selection
 from kdrs.evaluation.report import Report
 from kdrs.fitting.fit import Fit
 from kdrs.models import MODELS
-from kdrs.models.stored import Side, StoredModel
+from kdrs.models.stored import StoredModel
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
 from kdrs.runs.compared import size_of
 from kdrs.runs.config import RunConfig, completed, resolve
 from kdrs.runs.directory import Run, check_free
+from kdrs.runs.encoded import POWERS, REGS, bias_tensor, candidates, side_of
 from kdrs.runs.forms import Budget, Form, forms_of, usual
 from kdrs.runs.results import save_result
 from kdrs.runs.source import Source
@@ -35,12 +34,6 @@ from kdrs.training.queries import Task
 
 Users = Literal["auto", "table", "encoded", "sum", "ridge"]
 USERS: tuple[Users, ...] = ("auto", "table", "encoded", "sum", "ridge")
-POWERS = (0.5, 1.0, 0.0)
-REGS = (0.01, 0.001, 0.03)
-"""Of the sum: what its Gram matrix's diagonal is raised by, as a share of its mean."""
-ALPHAS = (0.1, 0.03, 0.3)
-RIDGE_REGS = (1.0, 0.3, 3.0, 10.0)
-"""Of ridge regression a user, likewise. The first of each is taken where there is no validation part to choose by."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +119,7 @@ def compress(
             raise ConfigError(f"{wanted}, and there is no data set", "give one: dataset=")
         own, items, bias = given.vectors(dim)
         task = cast("Task", None)
-        model = StoredModel(_side(items, bits), users=_side(own, bits), bias=_tensor(bias), task=task)
+        model = StoredModel(side_of(items, bits), users=side_of(own, bits), bias=bias_tensor(bias), task=task)
         return Compressed(model, model.nbytes, time.monotonic() - began, bits, "table")
     config, data = given.config(protocol_name, threads), given.dataset
     evaluator = build_evaluator(config, data)
@@ -144,7 +137,9 @@ def compress(
 
     measure = value if data.valid.n_pairs else None
     tried, best = [], None
-    for one in candidates(users, own, _side(items, bits), bits, bias, task, measure):  # held one by one: each has users
+    for one in candidates(
+        users, own, side_of(items, bits), bits, bias, task, measure
+    ):  # held one by one: each has users
         tried.append({"users": one.users, "how": one.name, selects: one.value})
         if best is None or one.value > best.value:
             best = one
@@ -198,7 +193,7 @@ def best_form(teacher: Teacher, data: Dataset, budget: Budget, config: RunConfig
 
     def value(form: Form) -> float:
         own, items = vectors_of(teacher, form.dim)
-        side = _side(items, form.bits)
+        side = side_of(items, form.bits)
         assert isinstance(side, Codes)
         sums = history_sums(task.seen, side, POWERS[0])
         encoder = SumEncoder.fit(side.rotate(own), sums, POWERS[0], REGS[0]).rounded()
@@ -207,95 +202,6 @@ def best_form(teacher: Teacher, data: Dataset, budget: Budget, config: RunConfig
         return found * TRAINED.get(form.bits, 1.0) if trained else found
 
     return max(forms, key=value)
-
-
-def _side(vectors: np.ndarray, bits: int) -> Side:
-    return torch.from_numpy(np.ascontiguousarray(vectors, np.float32)) if bits == 32 else Codes.of(vectors, bits)
-
-
-def _tensor(bias: np.ndarray | None) -> torch.Tensor | None:
-    return None if bias is None else torch.from_numpy(np.array(bias, np.float32))
-
-
-class _Candidate(NamedTuple):
-    """A way to have users."""
-
-    name: str
-    model: StoredModel
-    value: float = 0.0
-    """On validation, where there is any."""
-
-    @property
-    def users(self) -> str:
-        return self.name.partition(" ")[0]
-
-
-Measure = Callable[[StoredModel], float]
-
-
-def candidates(
-    users: str,
-    own: np.ndarray,
-    items: Side,
-    bits: int,
-    bias: np.ndarray | None,
-    task: Task,
-    measure: Measure | None,
-) -> Iterator[_Candidate]:
-    """Ways to have users. Constants of encoders are chosen by ``measure``, one after the other; without it the first of each
-    are taken."""
-
-    def model(**parts: Any) -> StoredModel:
-        return StoredModel(items, bias=_tensor(bias), task=task, **parts)
-
-    if users == "table" or (users == "auto" and measure is not None):
-        table = model(users=_side(own, bits))
-        yield _Candidate("table", table, 0.0 if measure is None else measure(table))
-    plain = items if isinstance(items, Codes) else items.numpy()
-    goal = items.rotate(own) if isinstance(items, Codes) else own
-    if users in ("auto", "encoded", "sum"):
-        sums: dict[float, np.ndarray] = {}
-
-        def fitted(power: float, reg: float) -> StoredModel:
-            if power not in sums:
-                sums[power] = history_sums(task.seen, plain, power)
-            found = SumEncoder.fit(goal, sums[power], power, reg)
-            return model(encoder=found if bits == 32 else found.rounded())
-
-        yield from _searched("sum", fitted, ("power", POWERS), ("reg", REGS), measure)
-    if users == "ridge" or (users in ("auto", "encoded") and measure is not None):
-
-        def ridge(alpha: float, reg: float) -> StoredModel:
-            return model(encoder=RidgeEncoder(alpha, reg))
-
-        yield from _searched("ridge", ridge, ("alpha", ALPHAS), ("reg", RIDGE_REGS), measure)
-
-
-def _searched(
-    kind: str,
-    make: Callable[[float, float], StoredModel],
-    first: tuple[str, tuple[float, ...]],
-    second: tuple[str, tuple[float, ...]],
-    measure: Measure | None,
-) -> Iterator[_Candidate]:
-    """Encoders of a kind: the first constant's values, then, with the best of them, the second's."""
-    (one, ones), (other, others) = first, second
-
-    def built(a: float, b: float) -> _Candidate:
-        model = make(a, b)
-        return _Candidate(f"{kind} {one}={a:g} {other}={b:g}", model, 0.0 if measure is None else measure(model))
-
-    if measure is None:
-        yield built(ones[0], others[0])
-        return
-    values: dict[float, float] = {}
-    for a in ones:
-        made = built(a, others[0])
-        values[a] = made.value
-        yield made
-    best = max(values, key=lambda a: values[a])
-    for b in others[1:]:
-        yield built(best, b)
 
 
 def _saved(result: Compressed, given: Source, config: RunConfig, bits: int, out: Path, how: str) -> Compressed:

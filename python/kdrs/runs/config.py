@@ -101,6 +101,9 @@ class TermSettings(Settings):
     chain: Annotated[int, Field(ge=0, le=1000)] | tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Assistants between teacher and student that the run trains first, each a part of its own: how many (sizes evenly
     spaced), or their sizes, largest first. None of methods that use none."""
+    teacher_users: Literal["own", "encoded"] = "own"
+    """Whose vectors of users the teacher's lists and scores come from: its own, or, where these rank worse on validation, a sum
+    or a ridge regression over each user's training items, as `kdrs compress` has them. Its scores must be products."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The method's own options, checked by its Config."""
 
@@ -115,7 +118,8 @@ class TermSettings(Settings):
         """Plain values, in the form of a run file."""
         chain = {"chain": list(self.chain) if isinstance(self.chain, tuple) else self.chain}
         own = {"method": self.method, "name": self.name, "teacher": list(self.teacher), "weight": self.weight}
-        return {**own, **({} if self.chain is None else chain), **self.options}
+        users = {} if self.teacher_users == "own" else {"teacher_users": self.teacher_users}
+        return {**own, **users, **({} if self.chain is None else chain), **self.options}
 
 
 class PartSettings(Settings):
@@ -405,6 +409,12 @@ def _terms(terms: Any, place: str, opened: bool) -> tuple[TermSettings, ...]:
         named["teacher"] = (teacher,) if isinstance(teacher, str) else teacher
         named.setdefault("weight", cls.default_weight)
         named.setdefault("name", label(method))
+        if cls.mutual and named.get("teacher_users", "own") != "own":
+            raise ConfigError(
+                f"{where}.teacher_users is {shown(named['teacher_users'])}; {method} trains its teacher on, whose users have a "
+                "table",
+                "leave it out",
+            )
         if cls.chain is None and named.pop("chain", None):
             raise ConfigError(f"{where}.chain is {term['chain']}; {method} uses no assistants", "leave it out")
         if cls.chain is not None:

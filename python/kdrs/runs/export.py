@@ -26,8 +26,8 @@ from kdrs.models.stored import StoredModel
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
 from kdrs.runs.card import card_of
 from kdrs.runs.compared import compare_runs
-from kdrs.runs.compress import candidates
 from kdrs.runs.config import RunConfig
+from kdrs.runs.encoded import candidates
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import teachers_of
 from kdrs.runs.records import PATH

@@ -16,6 +16,7 @@ from kdrs.fitting.learner import Learner, Term
 from kdrs.models.compact import Compact
 from kdrs.runs.build import build_model, columns_of, stage_epochs
 from kdrs.runs.config import RunConfig, TermSettings
+from kdrs.runs.encoded import with_encoded_users
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.start import start_model
 from kdrs.teachers.base import Stage, Teacher
@@ -82,6 +83,8 @@ def build_learner(
         known = teachers
         if distiller_class(settings.method).mutual:  # a copy of its own, to be trained on
             known = {name: load_teacher(name, dataset, task, live=True, planned=planned) for name in settings.teacher}
+        elif settings.teacher_users == "encoded":
+            known = {name: with_encoded_users(teachers[name], dataset, config) for name in settings.teacher}
         terms.append(build_term(settings, known, task, model.dim, config.train.seed))
     replaced = any(term.weight and term.distiller.replaces_base for term in terms)
     return Learner(
