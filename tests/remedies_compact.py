@@ -97,6 +97,17 @@ CASES |= {
     ),
 }
 CASES |= {
+    "users of a teacher that is no product": Case(
+        (*WITHIN[:-1], "neumf", "--model", "bpr", "--dim", "2", "--method", "rrd", "--set", "distill.0.teacher_users=encoded"),
+        "leave teacher_users out",
+        (*WITHIN[:-1], "neumf", "--model", "bpr", "--dim", "2", "--method", "rrd"),
+        neumf,
+    ),
+    "encoded users of a teacher that is trained on": Case(
+        (*WITHIN, "--model", "bpr", "--dim", "2", "--method", "bd", "--set", "distill.0.teacher_users=encoded"),
+        "leave it out",
+        (*WITHIN, "--model", "bpr", "--dim", "2", "--method", "bd"),
+    ),
     "a file of a run": Case(("compress", "t/model.safetensors", "--out", "small"), "name the run: kdrs compress t"),
     "a budget that starts elsewhere": Case(
         (*WITHIN, "--budget", "1/2", "--start", "t"), "leave one of the two out", (*WITHIN, "--budget", "1/2")

@@ -32,9 +32,11 @@ def training_of(bits: int) -> dict[str, Any]:
     return {"lr": 2e-3 if bits == 1 else 1e-3, "weight_decay": 0.0, "epochs": EPOCHS}
 
 
-def method_of(bits: int) -> dict[str, Any]:
-    """The term that was best on validation."""
-    return {"method": "cd", "weight": 0.1 if bits == 1 else 0.5}
+def method_of(teacher: Teacher) -> dict[str, Any]:
+    """The term that was best on validation: the teacher's lists, of users that are a function of their items where its scores
+    are products."""
+    users = {} if teacher.factors() is None else {"teacher_users": "encoded"}
+    return {"method": "rrd", "weight": 0.03, **users}
 
 
 def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
         {"data": {"path": values["data"]["path"]}, "model": {"name": "bpr"}, "eval": values.get("eval", {})}
     )
     form = best_form(teacher, dataset, told, config, trained=True)
-    terms = terms or [{**method_of(form.bits), "teacher": reference}]
+    terms = terms or [{**method_of(teacher), "teacher": reference}]
     return {
         **values,
         "model": {**model, "name": name, "dim": form.dim, "bits": form.bits, "users": "encoded"},
