@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdrs._launch import Launch, launched
+from kdrs._launch import Launch, check_launched, launched
 from kdrs.errors import (
     ArtefactError,
     ConfigError,
@@ -256,8 +256,10 @@ def joined(said: Mapping[str, Any] | None = None) -> Iterator[Group | None]:
     a group it is that group. ``said`` is what all of them must be about to do (`Group.agree`).
 
     Raises ``MachineError`` where the others cannot be reached, ``ConfigError`` where the program has a process group already,
-    and where the others do something else.
+    where the others do something else, and for one of several that was not told all that it must know.
     """
+    if not _current:
+        check_launched()
     launch = launched()
     if _current or launch is None:
         yield current()
