@@ -7,6 +7,7 @@ import string
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,10 +17,12 @@ from kdrs.errors import ConfigError, KdrsError, nearest, shown
 from kdrs.evaluation.protocols import Selection
 from kdrs.runs.budget import chosen
 from kdrs.runs.build import build_evaluator, check_measured, choose_protocol, choose_selection
+from kdrs.runs.compared import check_comparable
 from kdrs.runs.config import RunConfig, put, resolve
+from kdrs.runs.directory import holds_run
 from kdrs.runs.learners import Planned
 from kdrs.runs.seeds import check_seeds
-from kdrs.runs.values import flat, with_paths
+from kdrs.runs.values import flat, is_path, with_paths
 from kdrs.settings import Settings
 from kdrs.studies.space import Choices, Range, parse_range
 
@@ -135,6 +138,8 @@ def parse_study(values: Mapping[str, Any], *, sampler: str, planned: Mapping[str
         )
     for arm in arms:
         _check(arm)
+    if planned is None:
+        _check_teachers(arms)
     names: dict[str, str] = {}
     for name in (arm.name for arm in arms):
         other = names.setdefault(name.lower(), name)  # some file systems take them for one
@@ -251,6 +256,23 @@ def _check(arm: Arm) -> None:
                 raise type(error)(
                     f"arm {arm.name}, {shown(key)} = {shown(value)}: {error.cause}", error.remedy
                 ) from error
+
+
+def shown_teachers(config: RunConfig) -> list[Path]:
+    """The teachers that a study's report shows beside a run: runs and files, no parts and no folders of stages."""
+    names = dict.fromkeys(name for term in config.distill for name in term.teacher if name not in config.teachers)
+    return [path for path in map(Path, names) if path.is_file() or holds_run(path)]
+
+
+def _check_teachers(arms: Sequence[Arm]) -> None:
+    """Raises ``ArtefactError`` for teachers that the report could not show, once all trials were trained."""
+    known: dict[Path, str] = {}
+    for arm in arms:
+        searched = [{key: value} for key, span in arm.space.items() if is_path(key) for value in span.ends()]
+        for config in map(arm.at, [{}, *searched]):
+            known.update(dict.fromkeys(shown_teachers(config), config.data.path))
+    for path, data in known.items():
+        check_comparable(path, Dataset.load(data))
 
 
 def _space(table: Any, where: str) -> dict[str, Range]:
