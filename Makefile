@@ -7,6 +7,7 @@ STAMP  := $(VENV)/.installed
 DEMO   := runs/demo
 WHEEL  := target/wheel
 OLDEST := target/oldest
+GPU    := runs/gpu
 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
 CORE   := $(VENV)/.built
@@ -75,8 +76,12 @@ bench: setup  ## Measure speed against the peers, as ratios
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benches/run.py
 
-gpu: setup  ## What there is to see on a GPU, in ten minutes: tests, steps, epochs, evaluation, a training (runs/gpu)
-	$(BIN)/python benches/gpu.py
+gpu:  ## What there is to see on a GPU, in ten minutes: tests, steps, epochs, evaluation, a training (runs/gpu)
+	@# a machine without Rust takes the wheels of `python benches/gpu.py --prepare`, beside the PyTorch of its python3
+	if ! command -v cargo >/dev/null && test -d $(GPU)/wheels; then \
+		$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target $(GPU)/site $(GPU)/wheels/*.whl && \
+		PYTHONPATH=$(GPU)/site $(PYTHON) benches/gpu.py $(GPU_FLAGS); \
+	else $(MAKE) setup && $(BIN)/python benches/gpu.py $(GPU_FLAGS); fi
 
 reproduce: setup  ## The long trainings behind docs/results (hours; can be interrupted and resumed)
 	$(BIN)/python benches/reproduce.py --only student,rrd,de,de+rrd --seeds 0,1,2

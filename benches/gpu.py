@@ -1,6 +1,6 @@
 """What there is to see on a GPU, in one short visit: tests, steps and epochs beside the CPU, the evaluator, a whole training.
 
-    python benches/gpu.py --prepare                       before, without a GPU: data set, teacher, wheel
+    python benches/gpu.py --prepare [--python 3.12]       before, without a GPU: data set, teacher, wheels
     python benches/gpu.py [--device cuda] [--minutes 10]  the visit
     python benches/gpu.py --device cpu --quick            the same program without a GPU, in a minute or two
 
@@ -12,7 +12,10 @@ Each figure is a file of its own in ``--out``/figures, written when it is known,
 again: a kill loses nothing. The same command goes on where it was stopped; ``--again`` forgets former figures. A case that
 fails or takes longer than its share is noted, and the next one begins: each runs in a process of its own.
 
-Needs CiteULike in the folder that KDRS_DATA names; steps take made-up pairs of its size where it is absent.
+What was prepared lies in ``--out``: data, teacher, and wheels of kdrs and of what it and the tests need. With them the visit
+needs PyTorch, NumPy and this checkout: no network, no Rust, no data sets (``make gpu`` installs the wheels where there is no
+cargo). Without them it needs CiteULike in the folder that KDRS_DATA names; steps take made-up pairs of its size where it is
+absent.
 """
 
 from __future__ import annotations
@@ -20,13 +23,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -112,7 +118,7 @@ class Visit:
                 self.figures.add(f"{case}-left", {"note": "no time was left for it"})
                 continue
             (self.figures.place / f"{case}-left.json").unlink(missing_ok=True)
-            own = ["--case", case, "--device", self.options.device, "--out", str(self.out)]
+            own = ["--case", case, "--device", self.options.device, "--out", str(self.out)]  # and what was prepared
             command = [sys.executable, str(HERE), *own, *(["--quick"] if self.options.quick else [])]
             log = self.out / f"{case}.log"
             code = run(command, limit, log)
@@ -186,6 +192,54 @@ def prepared(out: Path, options: argparse.Namespace) -> tuple[Path, Path]:
     return data, teacher
 
 
+def wheels(place: Path, python: str, has: list[str]) -> None:
+    """Wheels of kdrs and of what it and the tests need, for that Python on Linux of this processor, but for what the machine
+    ``has``."""
+    shutil.rmtree(place, ignore_errors=True)
+    build = [sys.executable, "-m", "maturin", "build", "--release", "--out", str(place)]
+    subprocess.run(build, check=True)
+    needed: dict[str, str] = {}
+    there: dict[str, str] = {}
+    for name in has:
+        closure(name, there)
+    for name in ("kdrs", "pytest", "pytest-xdist", "hypothesis"):
+        closure(name, needed)
+    pins = [f"{name}=={version}" for name, version in sorted(needed.items()) if name not in {*there, "kdrs"}]
+    machine = platform.machine()
+    platforms = [f"manylinux_2_{minor}_{machine}" for minor in (17, 24, 27, 28)] + [f"manylinux2014_{machine}", "any"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(place),
+    ]
+    target = ["--python-version", python, "--implementation", "cp", *(f"--platform={name}" for name in platforms)]
+    subprocess.run([*command, *target, *pins], check=True)
+
+
+def closure(name: str, found: dict[str, str]) -> None:
+    """Adds an installed package and all that it needs here, with versions; extras are left out."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    name = canonicalize_name(name)
+    if name in found:
+        return
+    try:
+        found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:  # for another system
+        return
+    for line in metadata.requires(name) or []:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            closure(requirement.name, found)
+
+
 def kdrs(*arguments: str) -> list[str]:
     """The command line, as a command; printed."""
     print("$ kdrs", shlex.join(arguments), flush=True)
@@ -256,18 +310,21 @@ def main() -> None:
     parser.add_argument("--only", default="tests,steps,epochs,evaluator,hyperkdma", help="stages, in their order")
     parser.add_argument("--again", action="store_true", help="measure again what has been")
     parser.add_argument("--prepare", action="store_true", help="make data set, teacher and wheel, and measure nothing")
+    parser.add_argument("--python", default=f"3.{sys.version_info[1]}", help="of the machine that is prepared for")
+    parser.add_argument("--has", default="torch,numpy", help="packages that it has, with all that they need")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
-        run_case(options.case, options.device, options.quick, Figures(options.out / "figures"))
+        run_case(options.case, options.device, options.quick, Figures(options.out / "figures"), options.out / "data")
         return
     options.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what runs is ended too
     if options.prepare:
         options.device = "cpu"
-        prepared(options.out, options)
-        wheel = [sys.executable, "-m", "maturin", "build", "--release", "--out", str(options.out / "wheel")]
-        subprocess.run(wheel, check=True)
+        data, teacher = prepared(options.out, options)
+        shutil.rmtree(teacher / "checkpoint", ignore_errors=True)  # three quarters of what would travel; it has ended
+        wheels(options.out / "wheels", options.python, options.has.split(","))
+        print(f"\nprepared: {data}, {teacher}, {options.out / 'wheels'}")
         return
     if options.again:
         for path in (options.out / "figures").glob("*.json"):

@@ -72,6 +72,23 @@ def _cell(value: Any) -> str:
 # --- what is measured -----------------------------------------------------------------------------------------------
 
 
+PREPARED: list[Path] = []
+"""The data set that `gpu.py --prepare` left, if any."""
+
+
+def train_pairs(quick: bool) -> Any:
+    """The training pairs that are stepped through: few made-up ones, those that were prepared, or CiteULike's."""
+    from measure import citeulike, made_up
+
+    if quick:
+        return made_up(300, 500, 8000)
+    if PREPARED:
+        from kdrs.data import Dataset
+
+        return Dataset.load(PREPARED[0]).train
+    return citeulike()
+
+
 def learners_of(case: str, device: str, quick: bool, options: dict[str, Any] | None = None) -> tuple[list[Any], Any]:
     """The learners of a model, or of a method on BPR, and their task; the same weights on every device."""
     import torch
@@ -80,9 +97,8 @@ def learners_of(case: str, device: str, quick: bool, options: dict[str, Any] | N
     from kdrs.fitting.learner import Learner, Term
     from kdrs.models import MODELS as classes
     from kdrs.teachers.model import ModelTeacher
-    from measure import citeulike, made_up
 
-    train = made_up(300, 500, 8000) if quick else citeulike()
+    train = train_pairs(quick)
     cls = classes[case if case in MODELS else "bpr"]
 
     def made(dim: int, task: Any = None) -> Any:
@@ -207,9 +223,8 @@ def evaluator(device: str, quick: bool) -> dict[str, Any]:
 
     from kdrs.data.interactions import Interactions
     from kdrs.evaluation.evaluator import Evaluator
-    from measure import citeulike, made_up
 
-    train = made_up(300, 500, 8000) if quick else citeulike()
+    train = train_pairs(quick)
     rng = np.random.default_rng(0)
     n_users, n_items = train.shape
     held = rng.integers(0, n_items, n_users)
@@ -234,9 +249,11 @@ def evaluator(device: str, quick: bool) -> dict[str, Any]:
     return found
 
 
-def run_case(name: str, device: str, quick: bool, figures: Figures) -> None:
-    """All figures of a case; those that are there already are left."""
+def run_case(name: str, device: str, quick: bool, figures: Figures, data: Path | None = None) -> None:
+    """All figures of a case; those that are there already are left. ``data`` is a prepared data set that may be there."""
     import torch
+
+    PREPARED[:] = [data] if data is not None and (data / "dataset.json").is_file() else []
 
     kind, _, case = name.partition("-")
     if quick:  # tiny sizes: threads would wait for each other

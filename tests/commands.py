@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from kdrs.cli import main
 
@@ -47,6 +48,14 @@ def kdrs(*arguments: object) -> Result:
     code = leaving.value.code
     assert isinstance(code, int)
     return Result(code, out.getvalue(), err.getvalue())
+
+
+def runner() -> CliRunner:
+    """Typer's own way to call a command, stdout and stderr apart in every version: click before 8.2 mixes them unless told."""
+    try:
+        return CliRunner(mix_stderr=False)
+    except TypeError:
+        return CliRunner()
 
 
 def ok(*arguments: object) -> Result:

@@ -171,7 +171,9 @@ def npz(rng: random.Random) -> bytes:
 
     out = io.BytesIO()
     if rng.random() < 0.5:
-        matrix = scipy.sparse.random_array((12, 20), density=0.3, rng=np.random.default_rng(rng.randint(0, 9**9)))
+        matrix = scipy.sparse.random_array(
+            (12, 20), density=0.3, random_state=np.random.default_rng(rng.randint(0, 9**9))
+        )
         scipy.sparse.save_npz(
             out, getattr(matrix, rng.choice(["tocsr", "tocsc", "tocoo"]))(), compressed=rng.random() < 0.5
         )

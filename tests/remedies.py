@@ -89,7 +89,7 @@ TERM = "[[distill]]\nmethod = 'rrd'\nteacher = 't'\n"
 
 CASES = {
     # the command line
-    "a misspelt command": Case(("trian", *TRAIN[1:]), "Did you mean 'train'", TRAIN),
+    "a misspelt command": Case(("trian", *TRAIN[1:]), "did you mean 'train'", TRAIN),
     "an option of another command": Case((*TRAIN, "--method", "rrd", "--teacher", "t"), "or use kdrs distill", TAUGHT),
     "no data set": Case(TRAIN[:1] + TRAIN[3:], "give one with --data", TRAIN),
     "a data set that is no table": Case((*TRAIN, "--set", "data=3"), "leave --set data=... out", TRAIN),

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse
-from typer.testing import CliRunner
 
+from commands import runner
 from kdrs.cli.data import app
 from kdrs.data import Dataset, Options, Recipe, from_frame, prepare, read
 from kdrs.data._options import READS
@@ -407,18 +407,17 @@ def test_reader_options_with_a_table_are_refused(tmp_path):
 
 
 def test_the_command_line_refuses_and_describes(tmp_path):
-    runner = CliRunner()
     path = write(tmp_path, "checkins.tsv", CHECKINS)
     flags = ["--no-header", "--user", "0", "--item", "4", "--timestamp", "1"]
-    facts = json.loads(runner.invoke(app, ["describe", str(path), *flags, "--json"], catch_exceptions=False).stdout)
+    facts = json.loads(runner().invoke(app, ["describe", str(path), *flags, "--json"], catch_exceptions=False).stdout)
     assert (facts["users"], facts["items"]) == (2, 2)
     assert facts["steps"][0]["columns"] == {"user": 0, "item": 4, "timestamp": 1}
     lists = write(tmp_path, "users.dat", "1 5\n")
     with pytest.raises(ConfigError, match=r"separator @ with .*users.dat"):
-        runner.invoke(
+        runner().invoke(
             app, ["describe", str(lists), "--format", "counted-lists", "--separator", "@"], catch_exceptions=False
         )
     rows = "".join(f"{u},{i}\n" for u in range(4) for i in range(6))
     prepare(write(tmp_path, "b.csv", "user,item\n" + rows)).save(tmp_path / "d")
     with pytest.raises(ConfigError, match=r"user with .* prepared already"):
-        runner.invoke(app, ["describe", str(tmp_path / "d"), "--user", "0"], catch_exceptions=False)
+        runner().invoke(app, ["describe", str(tmp_path / "d"), "--user", "0"], catch_exceptions=False)

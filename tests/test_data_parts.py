@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from typer.testing import CliRunner
 
+from commands import runner
 from kdrs.cli.data import app
 from kdrs.data import read
 from kdrs.errors import ConfigError, DataError
@@ -48,7 +48,7 @@ def test_what_spark_writes(tmp_path):
 def test_prepare_and_describe_take_a_folder(tmp_path):
     folder = shutil.copytree(SPARK, tmp_path / "ratings.parquet")
     for command in (["prepare", str(folder), "--dry-run"], ["describe", str(folder)]):
-        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        result = runner().invoke(app, command, catch_exceptions=False)
         assert result.exit_code == 0
         assert "48" in result.stdout
 
@@ -97,7 +97,7 @@ def test_hive_partitions_are_refused(tmp_path):
     (tmp_path / "d" / "user=3").mkdir()
     for invoke in (
         lambda: read(tmp_path / "d"),
-        lambda: CliRunner().invoke(app, ["prepare", str(tmp_path / "d"), "--dry-run"], catch_exceptions=False),
+        lambda: runner().invoke(app, ["prepare", str(tmp_path / "d"), "--dry-run"], catch_exceptions=False),
     ):
         with pytest.raises(DataError, match=r"is a directory with partitions inside: user=3") as caught:
             invoke()
@@ -171,5 +171,5 @@ def test_other_folders_are_no_table(tmp_path):
 def test_ready_made_parts_stay_ready_made_parts(tmp_path):
     for part, rows in (("train", "1,2\n1,3\n2,2\n"), ("test", "1,4\n2,3\n")):
         text(tmp_path / "d", f"{part}.csv", "user,item\n" + rows)
-    result = CliRunner().invoke(app, ["prepare", str(tmp_path / "d"), "--dry-run", "--json"], catch_exceptions=False)
+    result = runner().invoke(app, ["prepare", str(tmp_path / "d"), "--dry-run", "--json"], catch_exceptions=False)
     assert '"kind": "given"' in result.stdout

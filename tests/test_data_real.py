@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
+from commands import runner
 from kdrs.cli.data import app
 from kdrs.data import KNOWN, PRESETS, Options, Recipe, fetch, prepare, read
 from kdrs.training.pairs import PairTask
@@ -134,7 +134,7 @@ def test_gowalla_as_given(here):
 
 def test_movielens_by_name(here, tmp_path):
     path_of(here, "ml-100k", "ml-100k.inter")
-    result = CliRunner().invoke(app, ["prepare", "ml-100k", "--out", str(tmp_path / "ml"), "--json"])
+    result = runner().invoke(app, ["prepare", "ml-100k", "--out", str(tmp_path / "ml"), "--json"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert (document["users"], document["items"], document["pairs"]["all"]) == (938, 1008, 54413)

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import scipy.sparse as sp
 
+from commands import runner
 from kdrs import Evaluator, Interactions
 from kdrs.core import ranking, sampling
 from kdrs.data import Dataset, Recipe, Table, from_frame, prepare, read
@@ -256,14 +257,12 @@ def test_irspack_takes_a_data_set_as_it_is():
 
 
 def test_names_and_steps_of_a_data_set_do_not_drive_the_terminal(tmp_path):
-    from typer.testing import CliRunner
-
     from kdrs.cli import app
 
     steps = ({"step": "a\x1b[31m", "\x1b]0;x\x07": "\x1b"},)
     data = Dataset.from_interactions(MANY, name="\x1b[31mRED\n", split={"kind": "\x1b", "x": "\u202e"}, steps=steps)
     data.save(tmp_path / "d")
-    result = CliRunner().invoke(app, ["data", "describe", str(tmp_path / "d")])
+    result = runner().invoke(app, ["data", "describe", str(tmp_path / "d")])
     assert result.exit_code == 0
     assert all(line.isprintable() for line in result.output.splitlines())
     assert "\\x1b[31mRED\\n" in result.output

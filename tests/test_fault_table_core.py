@@ -261,7 +261,7 @@ def test_fault_27_scores_of_half_precision_vectors_are_summed_in_float32(dtype):
 
 def test_fault_27_overflow_is_told_as_scores_that_are_not_finite(toy):
     scores = torch.zeros(50, 80, dtype=torch.float16)
-    scores[6, 11] = 70_000  # inf in float16
+    scores[6, 11] = torch.tensor(70_000.0)  # inf in float16
     with pytest.raises(DataError, match="the score of user 6 for item 11 is inf") as caught:
         Evaluator(toy.train, toy.test)(lambda rows: scores[rows])
     assert "float16 overflow" in str(caught.value.remedy)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from commands import runner
 from kdrs import _files
 from kdrs.data import Dataset, Recipe, Table, prepare
 from kdrs.errors import DataError, KdrsError, MachineError
@@ -218,8 +219,6 @@ def test_killed_at_every_step_the_old_or_the_new_one_stands_there(old, new, tmp_
 
 @pytest.mark.parametrize("command", ["describe", "prepare", "prepare --overwrite", "train"])
 def test_what_was_moved_away_is_put_back_by_any_command(old, tmp_path, command):
-    from typer.testing import CliRunner
-
     from kdrs.cli import app
 
     old.save(tmp_path / "d").rename(tmp_path / ".d.0123456789ab.old")
@@ -232,7 +231,7 @@ def test_what_was_moved_away_is_put_back_by_any_command(old, tmp_path, command):
         "prepare --overwrite": ["data", "prepare", str(tmp_path / "a.csv"), "--out", place, "--overwrite"],
         "train": ["train", "--data", place, "--model", "bpr", "--dim", "2", "--dry-run"],
     }
-    result = CliRunner().invoke(app, arguments[command])
+    result = runner().invoke(app, arguments[command])
     assert sorted(os.listdir(tmp_path)) == ["a.csv", "d"]
     assert (Dataset.load(place).fingerprint == old.fingerprint) == (command != "prepare --overwrite")
     assert (result.exception is None) == (command != "prepare")  # it stands there already

@@ -67,3 +67,29 @@ def test_what_takes_too_long_is_stopped_and_noted(tmp_path):
 def test_pages_hold_no_column_of_others(figures):
     figures.add("machine", {"gpu": "A|B\nC"})
     assert "A\\|B C" in (figures.place / "gpu.md").read_text("utf-8")
+
+
+def test_what_travels_along_is_what_a_machine_with_torch_lacks():
+    there: dict[str, str] = {}
+    needed: dict[str, str] = {}
+    gpu.closure("torch", there)
+    gpu.closure("pydantic", needed)
+    gpu.closure("Pytest_XDist", needed)
+    gpu.closure("no-such-package", needed)
+    assert "typing-extensions" in there
+    assert {"pydantic", "pydantic-core", "pytest-xdist", "pytest"} <= needed.keys()
+    assert "no-such-package" not in needed
+    assert "psutil" not in needed, "of an extra"
+
+
+def test_steps_are_of_the_data_set_that_was_prepared(figures, toy, tmp_path, monkeypatch):
+    toy.save(tmp_path / "data")
+    monkeypatch.setattr(gpu_cases, "PREPARED", [])
+    threads = torch.get_num_threads()
+    try:
+        gpu_cases.run_case("evaluator", "cpu", True, figures, tmp_path / "data")
+        assert gpu_cases.train_pairs(quick=False).shape == toy.train.shape
+        gpu_cases.run_case("evaluator", "cpu", True, figures, tmp_path / "none")
+        assert gpu_cases.PREPARED == []
+    finally:
+        torch.set_num_threads(threads)

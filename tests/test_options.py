@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 import typer
+from typer.models import ArgumentInfo
 
 from commands import FAST, fails, kdrs, listing, ok, write_clicks
 from kdrs.cli import app, choices
@@ -36,6 +38,21 @@ def options(*path: str) -> dict[str, Any]:
         for parameter in COMMANDS[path].params
         if parameter.param_type_name == "option" and "--help" not in parameter.opts
     }
+
+
+def test_arguments_of_any_number_have_no_list_as_default():
+    """click before 8.2, which the oldest allowed typer brings along, refuses the whole command line for one."""
+    found = 0
+    for path, command in COMMANDS.items():
+        if command.callback is None:
+            continue
+        call = inspect.unwrap(command.callback)
+        for name, told in get_type_hints(call, include_extras=True).items():
+            own = getattr(told, "__metadata__", ())
+            if any(isinstance(one, ArgumentInfo) for one in own) and "list[" in str(told):
+                found += 1
+                assert inspect.signature(call).parameters[name].default in (None, inspect.Parameter.empty), (path, name)
+    assert found
 
 
 @pytest.fixture(scope="module")

@@ -390,9 +390,9 @@ def test_parameters_of_an_outline_and_of_its_batches(toy_path, tmp_path):
 def test_an_outline_does_without_torchs_compiler(toy_path, tmp_path):
     """Loading it takes longer than all else."""
     program = (
-        "import sys; from kdrs.runs.config import resolve; from kdrs.runs.execute import plan\n"
+        "import sys; from kdrs.runs.config import resolve; from kdrs.runs.execute import plan; before = set(sys.modules)\n"
         "for values in {!r}: plan(resolve(values), {!r})\n"
-        "print([name for name in ('torch._dynamo', 'torch._inductor') if name in sys.modules])"
+        "print([name for name in sys.modules if name not in before and name.startswith(('torch._dynamo', 'torch._inductor'))])"
     )
     models = [values(toy_path, model={"name": name, "dim": 4, **SMALL_MODELS.get(name, {})}) for name in MODELS]
     part = {"big": {"model": {"name": "bpr", "dim": 16}, "train": {"epochs": 4, "stages_every": 1}}}

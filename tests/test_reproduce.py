@@ -168,6 +168,8 @@ def test_a_data_set_is_prepared_as_stated(place: Path, data_folder: Path, monkey
 
 def test_wrong_recipes_are_refused(place: Path, tmp_path: Path) -> None:
     def refused(code: int = 2, **changed: Any) -> str:
+        if "studies" in changed:  # which runs learn from, unless others are given
+            changed = {"runs": {"one": {}}, **changed}
         error = fails(
             code, "reproduce", written(tmp_path / "r.toml", values(place, **changed)), "--out", tmp_path / "out"
         )
@@ -191,6 +193,9 @@ def test_wrong_recipes_are_refused(place: Path, tmp_path: Path) -> None:
     assert "studies.a: the study searches nothing" in refused(studies={"a": {"sweep": {}}})
     assert "letters, digits" in refused(runs={"a b": {}})
     assert "[runs]" in refused(runs=3)
+    assert "runs.taught: teacher tuned is no run and no study of the recipe" in refused(
+        runs=values(place)["runs"], studies={}
+    )
     learns = [{"method": "cd", "teacher": "s"}]
     assert "studies.s is 3" in refused(runs={"a": {"distill": learns}}, studies={"s": 3})
     assert "studies.s.sweep is 3" in refused(runs={"a": {"distill": learns}}, studies={"s": {"sweep": 3}})
@@ -202,6 +207,114 @@ def test_wrong_recipes_are_refused(place: Path, tmp_path: Path) -> None:
     assert "none" in refused(3, data={"path": str(tmp_path / "none")})
     assert "unknown preset" in refused(data={"known": "ml-100k", "choices": {"preset": ["x"]}})
     assert "check the path" in fails(2, "reproduce", tmp_path / "none.toml", "--out", tmp_path / "out")
+
+
+def test_metrics_that_nothing_measures_are_refused_before_anything_is_trained(place: Path, tmp_path: Path) -> None:
+    """They were an empty column, or the end of the comparison once all was trained."""
+
+    def refused(**changed: Any) -> str:
+        file = written(tmp_path / "r.toml", values(place, **changed))
+        error = fails(2, "reproduce", file, "--out", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        return error
+
+    assert "runs.big: metrics names ndgc@10, which is not evaluated" in refused(metrics=["ndgc@10"])
+    assert "take some of: hit@5, hit@10" in refused(metrics=["ndcg@10", "ndcg@7"])
+    assert "runs.one: metrics names" in refused(metrics=["auc"], runs={"one": {}}, studies={})
+    assert "studies.tuned: metrics names" in refused(
+        metrics=["auc"], runs={}, studies={"tuned": values(place)["studies"]["tuned"]}
+    )
+    assert "runs.one: printed names ndcg@99" in refused(runs={"one": {"printed": {"ndcg@99": 0.1}}}, studies={})
+    assert "runs.b: metrics names hit@5" in refused(runs={"a": {}, "b": {"eval": {"ks": [10]}}}, studies={})
+    assert "selected by ndcg@99" in refused(runs={"a": {}, "b": {"train": {"select": ["ndcg@99"]}}}, studies={})
+
+
+def budgeted(place: Path, teacher: str = "big", **arm: Any) -> dict[str, Any]:
+    """A recipe with a study of an arm that has so many bytes, and a run that learns from its best."""
+    own = {
+        "budget": "1/4",
+        "distill": [{"method": "cd", "teacher": teacher, "pool": 20, **FEW}],
+        "train": {"epochs": 2},
+        "space": {"distill.0.weight": [0.1, 0.5]},
+        **arm,
+    }
+    runs = {
+        "big": {"model": {"dim": 12}},
+        "pupil": {"distill": [{"method": "rrd", "teacher": "small", "pool": 20, "interesting": 4, "uninteresting": 4}]},
+    }
+    small = {"sweep": {"trials": 2, "sampler": "random", "arms": {"coded": own}}}
+    return values(place, runs=runs, studies={"small": small})
+
+
+def test_arms_of_a_budget_are_checked_before_their_teacher_is_trained(place: Path, tmp_path: Path) -> None:
+    def refused(code: int = 2, **arm: Any) -> str:
+        error = fails(
+            code,
+            "reproduce",
+            written(tmp_path / "r.toml", budgeted(place, **arm)),
+            "--out",
+            tmp_path / "out",
+            "--dry-run",
+        )
+        assert not (tmp_path / "out").exists()
+        return error
+
+    assert "budget is 1/0" in refused(budget="1/0")
+    assert "the smallest student has" in refused(budget="1B")
+    assert "start is here, and --budget" in refused(start="here")
+    assert "--budget with neumf" in refused(model={"name": "neumf"})
+    assert "distill.0.weight = -1" in refused(space={"distill.0.weight": [0.1, -1]})
+    assert "unknown key 'distill.0.pol'" in refused(space={"distill.0.pol": [5, 10]})
+    assert "no file nobody" in refused(4, teacher="nobody")
+
+
+def test_a_recipe_with_a_budget_is_carried_out(place: Path, tmp_path: Path) -> None:
+    file, out = written(tmp_path / "r.toml", budgeted(place)), tmp_path / "out"
+    ok("reproduce", file, "--out", out, "--dry-run")
+    made = reproduce(read_recipe(file, out), out)
+    assert not made.failed, made.failed
+    pupil = Run.open(out / "runs/pupil/seed-0").config
+    best = out / "studies/small/best/coded/seed-0"
+    assert Path(pupil["distill"][0]["teacher"][0]).samefile(best)
+    assert Run.open(best).config["model"]["users"] == "encoded"
+
+
+def test_runs_that_could_not_be_built_are_refused_before_others_are_trained(place: Path, tmp_path: Path) -> None:
+    """Against runs that are still to be trained, too."""
+
+    def refused(code: int, **runs: Any) -> str:
+        file = written(tmp_path / "r.toml", values(place, studies={}, runs=runs))
+        error = fails(code, "reproduce", file, "--out", tmp_path / "out", "--dry-run")
+        assert not (tmp_path / "out").exists()
+        return error
+
+    big = {"model": {"dim": 12}}
+    assert "runs.b: start" in refused(4, big=big, b={"start": "big"})
+    chain = {"distill": [{"method": "takd", "teacher": "big", "chain": [40]}]}
+    assert "runs.b: " in refused(2, big=big, b=chain)
+
+
+def test_a_searched_teacher_is_a_run_of_the_recipe(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distill = [{"method": "cd", "teacher": "big", "pool": 20, **FEW}]
+    space = {"distill.0.teacher": ["big", "wide"]}
+    study = {"distill": distill, "sweep": {"trials": 3, "sampler": "random", "alone": False, "space": space}}
+    given = values(
+        place, runs={"big": {"model": {"dim": 12}}, "wide": {"model": {"dim": 16}}}, studies={"which": study}
+    )
+    file = written(tmp_path / "r.toml", given)
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    calls = iter(range(10**9))
+    assert reproduce(read_recipe(file, "out"), "out", should_stop=lambda: next(calls) > 25).interrupted
+    monkeypatch.chdir(tmp_path)  # and gone on with from another folder
+    made = reproduce(read_recipe(file, "a/out"), "a/out")
+    assert not made.failed, made.failed
+    trials = made.studies["which"].trials["cd"]
+    assert all(trial.error is None for trial in trials)
+    taught = {Path(trial.point["distill.0.teacher"]) for trial in trials}
+    assert taught <= {tmp_path / "a/out/runs" / name / "seed-0" for name in ("big", "wide")}
 
 
 def test_runs_that_wait_for_each_other_are_refused(place: Path, tmp_path: Path) -> None:

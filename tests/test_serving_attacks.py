@@ -408,7 +408,14 @@ def test_files_of_items(odd, tmp_path):
 # --- the disk -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["No space left on device (os error 28)", "disk: IO error: gone (os error 28), sorry"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No space left on device (os error 28)",
+        "disk: IO error: gone (os error 28), sorry",
+        'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space" })',
+    ],
+)
 def test_an_error_of_the_disk_without_a_number(text):
     for kind in (OSError, pl.exceptions.ComputeError):
         with pytest.raises(OSError) as caught, disk_errors():

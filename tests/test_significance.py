@@ -81,7 +81,7 @@ def test_bootstrap_interval_agrees_with_scipy():
     rng = np.random.default_rng(0)
     d = rng.normal(0.05, 0.3, 400)
     expected = scipy.stats.bootstrap(
-        (d,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
+        (d,), np.mean, n_resamples=4000, method="percentile", random_state=np.random.default_rng(1)
     ).confidence_interval
     found = paired_test(d, np.zeros(400), resamples=4000)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.004)

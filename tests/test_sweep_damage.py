@@ -125,3 +125,47 @@ def test_a_record_that_is_not_its_own_is_refused(
     file.write_text(json.dumps({"schema": 1, **record, **changed}))
     with pytest.raises(ArtefactError, match=cause):
         study_of(given, tmp_path / "s", resume=True)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "model.safetensors"])
+def test_a_damaged_teacher_is_found_before_anything_is_trained(place: Path, tmp_path: Path, name: str) -> None:
+    """Its report would else fail once all is trained."""
+    given = values(place)
+    (teacher,) = {term["teacher"] for term in given["distill"]}
+    copy = shutil.copytree(teacher, tmp_path / "teacher")
+    with (copy / name).open("r+b") as file:
+        file.seek(40)
+        file.write(b"\0{nothing}")
+    searched = values(place)
+    searched["sweep"]["space"]["distill.0.teacher"] = [str(teacher), str(copy)]
+    given["distill"][0]["teacher"] = str(copy)
+    for one in (given, searched):
+        for check in (lambda v=one: parse_study(v, sampler="random"), lambda v=one: begin(v, tmp_path / "out")):
+            with pytest.raises(ArtefactError, match="teacher"):
+                check()
+        assert not (tmp_path / "out").exists()
+
+
+def test_paths_of_a_study_hold_from_any_folder(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = values(place)
+    (teacher,) = {term["teacher"] for term in given["distill"]}
+    monkeypatch.chdir(place)
+    near = os.path.relpath(teacher)
+    given["distill"][0]["teacher"] = near
+    given["sweep"]["space"]["distill.0.teacher"] = [near]
+    arm = parse_study(given, sampler="random").arms[-1]
+    assert arm.default()["distill.0.teacher"] == str(teacher)
+    monkeypatch.chdir(tmp_path)
+    for point in ({}, arm.default()):
+        assert [Path(one) for one in arm.at(point).distill[0].teacher] == [Path(teacher)]
+
+
+def test_a_folder_of_stages_is_no_line_of_the_report(place: Path, tmp_path: Path) -> None:
+    from kdrs.runs.config import resolve
+    from kdrs.studies.plan import shown_teachers
+
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "0.safetensors").touch()
+    run = {key: value for key, value in values(place).items() if key != "sweep"}
+    run["distill"] = [{**run["distill"][0], "teacher": str(tmp_path / "stages")}]
+    assert shown_teachers(resolve(run)) == []

@@ -110,9 +110,9 @@ def disk_errors() -> Iterator[None]:
         theirs = kind.__module__.partition(".")[0] in ("safetensors", "safetensors_rust", "polars")
         if not theirs and not (isinstance(error, OSError) and error.errno is None):
             raise
-        code = re.search(r"os error (\d+)", text)
-        if code:
-            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+        if code := re.search(r"os error (\d+)|Os \{ code: (\d+)", text):  # the second: safetensors before 0.5
+            number = int(code[1] or code[2])
+            raise OSError(number, os.strerror(number)) from error
         if kind.__name__ == "SafetensorError" and re.search(r"I/O|IoError|write", text):
             raise OSError(text) from error
         raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from kdrs.errors import ConfigError, shown
+
 NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets for each of its processes."""
 
@@ -36,3 +38,25 @@ def launched() -> Launch | None:
         return None
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return Launch(rank, size, local, int(restarts) if restarts.isdecimal() else 0)
+
+
+def check_launched() -> None:
+    """Raises ``ConfigError`` where the environment says that this is one of several processes, and not all that each must know:
+    it would do by itself what all of them were started for, once in each."""
+    values = {name: os.environ.get(name, "") for name in NEEDED}
+    said = {
+        name: values[name] for name, alone in (("WORLD_SIZE", "1"), ("RANK", "0")) if values[name] not in ("", alone)
+    }
+    if values["WORLD_SIZE"] == "1" or not said or launched() is not None:
+        return
+    told = " and ".join(f"{name}={shown(value)}" for name, value in said.items())
+    missing = [name for name, value in values.items() if not value]
+    what = (
+        f"{', '.join(missing)} not set"
+        if missing
+        else f"LOCAL_RANK={shown(values['LOCAL_RANK'])}: they do not go together"
+    )
+    raise ConfigError(
+        f"the environment says that several processes were started ({told}), with {what}",
+        "start them by torchrun, which sets all of it; to run this one by itself: env -u WORLD_SIZE -u RANK kdrs ...",
+    )

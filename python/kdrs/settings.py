@@ -15,7 +15,12 @@ class Settings(BaseModel):
 
     # strict: without it `epochs = true` is 1 epoch and `lr = "1"` a number
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),  # pydantic before 2.10 warns of every option called model_something
     )
 
     @model_validator(mode="before")

@@ -15,7 +15,7 @@ from kdrs._launch import launched
 from kdrs._libraries import missing
 from kdrs.cli import catalogue, compress, data, doctor, evaluation, reproduce, running, serving, sweep, teacher
 from kdrs.cli.output import mute, prepare_streams, say, tell
-from kdrs.errors import ConfigError, KdrsError, is_panic, shown
+from kdrs.errors import ConfigError, KdrsError, is_panic, nearest, shown
 from kdrs.plugins import blamed, look_in
 
 # Before torch is loaded. Its workers would spin for milliseconds after each of its calls, on the processors that the core's
@@ -148,6 +148,10 @@ def _commands_with(option: str | None, context: Any) -> list[str]:
     return [f"{group.command_path} {name}" for name, command in group.command.commands.items() if takes(command)]
 
 
+def _commands_in(context: Any) -> list[str]:
+    return [] if context is None else list(getattr(context.command, "commands", ()))
+
+
 def _explain(error: Exception) -> tuple[int, str, str | None]:
     """Exit code, cause and remedy of an error."""
     if isinstance(error, ModuleNotFoundError):
@@ -159,7 +163,10 @@ def _explain(error: Exception) -> tuple[int, str, str | None]:
         where = "kdrs" if context is None else context.command_path
         if others := _commands_with(option := getattr(error, "option_name", None), context):
             return 2, f"No such option: {option}", f"leave it out, or use {' or '.join(others)}"
-        return 2, error.format_message().strip().rstrip("."), f"{where} --help"  # type: ignore[attr-defined]
+        message = error.format_message().strip().rstrip(".")  # type: ignore[attr-defined]
+        if wrong := re.match("No such command '(.+?)'", message):  # younger typers alone say which is near
+            return 2, f"No such command {shown(wrong[1])}", nearest(wrong[1], _commands_in(context))
+        return 2, message, f"{where} --help"
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error))
     ):

@@ -23,7 +23,7 @@ Runs = Annotated[
     list[Path], typer.Argument(help="Run directories or teacher files; seed-N folders of one parent are one model.")
 ]
 Some = Annotated[
-    list[Path],
+    list[Path] | None,
     typer.Argument(
         help="Run directories or teacher files; seed-N folders of one parent are one model.", show_default=False
     ),
@@ -98,12 +98,13 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    runs: Some = [],  # noqa: B006
+    runs: Some = None,  # no list: click before 8.2 refuses a default of so many arguments
     data: Data = None, protocol: ProtocolName = None, part: Part = "test", metrics: Metrics = None,
     teacher: Teacher = None, baseline: Baseline = None, test: Test = None, out: Out = None, share: Share = None,
     merge: Merge = False, threads: CoreThreads = None, as_json: Document = False,
 ) -> None:  # fmt: skip
     """Evaluate finished runs anew and compare them: transfer ratio, quality, bytes, speed, paired tests."""
+    runs = runs or []
     if out is not None or share is not None or merge:
         others = {"--metrics": metrics, "--teacher": teacher, "--baseline": baseline, "--test": test}
         if merge:

@@ -6,7 +6,6 @@ What it chooses was best on validation: docs/results/frontier.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from kdrs.data import Dataset
@@ -15,9 +14,10 @@ from kdrs.models import MODELS, model_class
 from kdrs.runs.compress import best_form
 from kdrs.runs.config import resolve
 from kdrs.runs.forms import Budget
-from kdrs.runs.learners import load_teacher
+from kdrs.runs.learners import Planned, load_teacher
 from kdrs.runs.values import FROM_TEACHER
 from kdrs.teachers.file import FileTeacher
+from kdrs.training.outline import OUTLINE
 from kdrs.training.pairs import PairTask
 
 RECOMMENDED = "1/16"
@@ -39,12 +39,19 @@ def method_of(teacher: Teacher) -> dict[str, Any]:
     return {"method": "rrd", "weight": 0.03, **users}
 
 
-def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[str, Any]:
+def chosen(
+    values: Mapping[str, Any],
+    budget: str,
+    teachers: list[str],
+    *,
+    planned: Mapping[str, Planned] | None = None,
+) -> dict[str, Any]:
     """A run's plain values with what the budget chooses: model, start, method, training. What ``values`` state already wins,
     but for the model's size.
 
     The form is the one of those that fit whose compressed teacher is best on validation, with what training is expected to add
-    (`kdrs.runs.compress.best_form`).
+    (`kdrs.runs.compress.best_form`). Where runs are ``planned``, by their directories, nothing is compressed: the form is the
+    usual one that fits.
 
     Raises ``ConfigError`` for sizes that are stated beside the budget, for several teachers, and for a model without a
     compact form; ``MissingKnowledge`` for a teacher of lists alone.
@@ -73,7 +80,8 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
         )
     (reference,) = set(teachers)
     dataset = Dataset.load(values["data"]["path"])
-    teacher = load_teacher(Path(reference), dataset, PairTask(dataset.train))
+    task = PairTask(dataset.train, device="cpu" if planned is None else OUTLINE)
+    teacher = load_teacher(reference, dataset, task, planned=planned)
     if isinstance(teacher, FileTeacher) and teacher.factors() is None:
         if "users" not in teacher.sides:
             teacher.check_scores()  # says what it lacks
@@ -89,7 +97,7 @@ def chosen(values: Mapping[str, Any], budget: str, teachers: list[str]) -> dict[
     config = resolve(
         {"data": {"path": values["data"]["path"]}, "model": {"name": "bpr"}, "eval": values.get("eval", {})}
     )
-    form = best_form(teacher, dataset, told, config, trained=True)
+    form = best_form(teacher, dataset, told, config, trained=True, measured=planned is None)
     terms = terms or [{**method_of(teacher), "teacher": reference}]
     return {
         **values,

@@ -146,6 +146,16 @@ def compare_runs(
     )
 
 
+def check_comparable(path: str | Path, dataset: Dataset) -> None:
+    """Raises what `compare_runs` would raise of a run or a teacher file by itself: damaged, unfinished, of other data."""
+    path = Path(path)
+    _scorer(path, dataset)
+    if path.is_dir():
+        run = Run.open(path)
+        config_of(run)
+        run.rows()
+
+
 def measured(
     run: str | Path,
     share: tuple[int, int] = (1, 1),

@@ -173,12 +173,20 @@ TRAINED = {1: 1.1, 2: 1.05}
 docs/results/notes/frontier.md."""
 
 
-def best_form(teacher: Teacher, data: Dataset, budget: Budget, config: RunConfig, *, trained: bool = False) -> Form:
+def best_form(
+    teacher: Teacher,
+    data: Dataset,
+    budget: Budget,
+    config: RunConfig,
+    *,
+    trained: bool = False,
+    measured: bool = True,
+) -> Form:
     """Of the forms that fit a budget the one whose compressed teacher is best on the validation part, users as sums; without
-    such a part the usual one. Biases are a coordinate. Of a student that is to be ``trained`` fewer bits are expected to gain
-    more."""
+    such a part, and where nothing is to be ``measured``, the usual one. Biases are a coordinate. Of a student that is to be
+    ``trained`` fewer bits are expected to gain more."""
     _, n_bytes, _ = size_of(teacher, data)
-    factors = teacher.factors()
+    factors = teacher.factors() if measured else None
     dim = teacher.dim if factors is None else int(factors.items.shape[1]) + (factors.bias is not None)
     if n_bytes is None:
         raise MissingKnowledge(
@@ -186,7 +194,7 @@ def best_form(teacher: Teacher, data: Dataset, budget: Budget, config: RunConfig
             "say how many the student may have: 40B an item, or 2MB in all",
         )
     forms = forms_of(budget, n_bytes, dim, data.n_items)
-    if not data.valid.n_pairs or len(forms) == 1:
+    if not measured or not data.valid.n_pairs or len(forms) == 1:
         return usual(forms, dim)
     evaluator, task = build_evaluator(config, data), PairTask(data.train)
     selects = choose_selection(config, choose_protocol(config, data)).metrics[0]

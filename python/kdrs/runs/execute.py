@@ -332,6 +332,20 @@ def _carry_out_part(run: Run, part: Part, hooks: Hooks) -> Outcome | None:
     return execute(part.config, part.place, resume=begun, **own._asdict())
 
 
+def outlined(
+    config: RunConfig, out: Path, dataset: Dataset, evaluator: Evaluator, planned: dict[str, Planned] | None = None
+) -> list[Learner]:
+    """The learners of a run as an outline of it (`kdrs.training.outline.OUTLINE`). It may learn from runs that are ``planned``,
+    by their directories. Raises as `plan` does."""
+    _, inner = expand(config, out, {place: run.config.model for place, run in (planned or {}).items()})
+    check_teachers(inner, out)
+    check_shards(inner)
+    _check_core(config)
+    check_trackers(config.log)
+    device_of(config.device)
+    return rehearse(config, out, dataset, evaluator, planned, device=OUTLINE)
+
+
 def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
     """What a run would be: its parts, sizes and memory, from an outline of all of it (`kdrs.training.outline.OUTLINE`).
 
@@ -339,16 +353,11 @@ def plan(config: RunConfig, out: str | Path) -> dict[str, Any]:
     it takes does not grow with models and lists. Raises what `execute` raises before training, but for what only values show:
     weights and lists that are damaged.
     """
-    parts, inner = expand(config, Path(out))
-    check_teachers(inner, Path(out))
-    check_shards(inner)
-    _check_core(config)
-    check_trackers(config.log)
-    device = device_of(config.device)
     dataset = Dataset.load(config.data.path)
     evaluator = build_evaluator(config, dataset)
-    learners = rehearse(config, Path(out), dataset, evaluator, device=OUTLINE)
-    task = learners[0].task
+    parts, inner = expand(config, Path(out))
+    learners = outlined(config, Path(out), dataset, evaluator)
+    device, task = device_of(config.device), learners[0].task
     n_parameters = parameters_of(learners[0].model)
     trained = sum(p.numel() for learner in learners for p in learner.optimizer.parameters.values())
     own_memory = memory_of(inner, dataset, task, evaluator)

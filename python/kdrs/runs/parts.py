@@ -47,7 +47,7 @@ def expand(
             raise ConfigError(
                 f"{user} needs part {shown(reference, 300)}, which is declared after it", "declare it before"
             )
-        if config.teachers and reference not in places and not Path(reference).exists():
+        if config.teachers and not ({reference} & {*places, *sizes} or Path(reference).exists()):
             raise ConfigError(
                 f"{user} needs {shown(reference, 300)}, which is neither a part nor a path", nearest(reference, places)
             )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrs import plugins
+from kdrs._launch import check_launched
 from kdrs.errors import ConfigError, KdrsError, MachineError, TrainingError, is_panic, shown
 from kdrs.runs.config import RunConfig
 from kdrs.runs.execute import execute
@@ -35,7 +36,9 @@ class Ended:
 
 
 def check_jobs(jobs: int) -> None:
-    """Raises ``ConfigError`` for a number of processes that cannot be had."""
+    """Raises ``ConfigError`` for a number of processes that cannot be had, and in one of several that was not told all that it
+    must know: else every run would say so."""
+    check_launched()
     if not 1 <= jobs <= MOST_JOBS:
         raise ConfigError(f"--jobs is {jobs}", f"allowed: 1 to {MOST_JOBS}")
 

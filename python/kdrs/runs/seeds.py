@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kdrs._launch import launched
+from kdrs._launch import check_launched, launched
 from kdrs.errors import ConfigError, TrainingError, is_panic, shown
 from kdrs.evaluation.report import Report
 from kdrs.runs.config import RunConfig, with_seed
@@ -53,6 +53,7 @@ def execute_seeds(
     before the first for seeds that a run cannot have.
     """
     check_seeds(seeds)
+    check_launched()
     if jobs > 1:
         if (launch := launched()) is not None:
             raise ConfigError(

@@ -9,9 +9,10 @@ import numpy as np
 
 from kdrs.comparison.tables import Table
 from kdrs.runs.compared import compare_runs
+from kdrs.runs.config import config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.results import load_reports
-from kdrs.runs.values import flat
+from kdrs.studies.plan import shown_teachers
 from kdrs.studies.sweep import Found
 
 
@@ -75,11 +76,8 @@ def write_report(found: Found) -> list[Path]:
     runs = [path for paths in found.runs.values() for path in paths]
     teachers: dict[Path, None] = {}
     for path in runs:
-        options = flat(Run.open(path).config)
-        for key, value in options.items():
-            if key.startswith("distill.") and key.endswith(".teacher"):
-                teachers.update(dict.fromkeys(Path(one) for one in ([value] if isinstance(value, str) else value)))
-    known = [path for path in teachers if path.exists() and path.resolve() not in {run.resolve() for run in runs}]
+        teachers.update(dict.fromkeys(shown_teachers(config_of(Run.open(path)))))
+    known = [path for path in teachers if path.resolve() not in {run.resolve() for run in runs}]
     if len(runs) + len(known) > 1:
         compared = compare_runs([*known, *runs])
         written += compared.save(found.out / "report")

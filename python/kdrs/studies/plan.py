@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import string
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -15,11 +17,14 @@ from kdrs.errors import ConfigError, KdrsError, nearest, shown
 from kdrs.evaluation.protocols import Selection
 from kdrs.runs.budget import chosen
 from kdrs.runs.build import build_evaluator, check_measured, choose_protocol, choose_selection
+from kdrs.runs.compared import check_comparable
 from kdrs.runs.config import RunConfig, put, resolve
+from kdrs.runs.directory import holds_run
+from kdrs.runs.learners import Planned
 from kdrs.runs.seeds import check_seeds
-from kdrs.runs.values import flat
+from kdrs.runs.values import flat, is_path, with_paths
 from kdrs.settings import Settings
-from kdrs.studies.space import Range, parse_range
+from kdrs.studies.space import Choices, Range, parse_range
 
 _NAME = frozenset(string.ascii_letters + string.digits + "_.+-")
 _MOST_NAME = 100
@@ -65,7 +70,7 @@ class Arm:
     def default(self) -> dict[str, Any]:
         """The file's own values of the keys that are searched."""
         known = flat(self.at({}).to_dict())
-        return {key: known[key] for key in self.space if key in known}
+        return {key: _as_searched(known[key], span) for key, span in self.space.items() if key in known}
 
     @property
     def metric(self) -> str:
@@ -81,7 +86,8 @@ class Study:
     arms: tuple[Arm, ...]
 
     def plain(self) -> dict[str, Any]:
-        """Plain values that tell studies apart. Trials may become more, and seeds of best points may change."""
+        """Plain values that tell studies apart, the same from any folder: what study.toml holds. Trials may become more, and
+        seeds of best points may change."""
         told = self.settings.model_dump(include={"seed", "sampler", "batch", "trials"})
         arms = {
             arm.name: {"run": arm.values, "space": {key: span.plain() for key, span in arm.space.items()}}
@@ -90,10 +96,13 @@ class Study:
         return {**told, "arms": arms}
 
 
-def parse_study(values: Mapping[str, Any], *, sampler: str) -> Study:
+def parse_study(values: Mapping[str, Any], *, sampler: str, planned: Mapping[str, Planned] | None = None) -> Study:
     """The study of a file's plain values, every arm checked at its default and at the ends of every range.
 
-    ``sampler`` is what ``auto`` means here. Raises ``ConfigError`` naming the key, and whatever wrong runs raise.
+    ``sampler`` is what ``auto`` means here. Where a study learns from runs that are ``planned``, by their directories, a budget
+    stands for the usual form that fits: which one is best only their weights can tell.
+
+    Raises ``ConfigError`` naming the key, and whatever wrong runs raise.
     """
     run = {key: value for key, value in values.items() if key != "sweep"}
     table = values.get("sweep")
@@ -120,7 +129,7 @@ def parse_study(values: Mapping[str, Any], *, sampler: str) -> Study:
     if declared is None:
         arms = _usual(run, shared, settings.alone)
     elif isinstance(declared, Mapping) and declared and all(isinstance(arm, Mapping) for arm in declared.values()):
-        arms = [_declared(name, arm, run, shared) for name, arm in declared.items()]
+        arms = [_declared(name, arm, run, shared, planned) for name, arm in declared.items()]
     else:
         raise ConfigError("sweep.arms must be tables", "write each as [sweep.arms.NAME]")
     if not any(arm.space for arm in arms):
@@ -129,6 +138,8 @@ def parse_study(values: Mapping[str, Any], *, sampler: str) -> Study:
         )
     for arm in arms:
         _check(arm)
+    if planned is None:
+        _check_teachers(arms)
     names: dict[str, str] = {}
     for name in (arm.name for arm in arms):
         other = names.setdefault(name.lower(), name)  # some file systems take them for one
@@ -158,7 +169,13 @@ def _usual(run: dict[str, Any], space: dict[str, Range], alone: bool) -> list[Ar
     return arms
 
 
-def _declared(name: str, arm: Mapping[str, Any], run: dict[str, Any], shared: dict[str, Range]) -> Arm:
+def _declared(
+    name: str,
+    arm: Mapping[str, Any],
+    run: dict[str, Any],
+    shared: dict[str, Range],
+    planned: Mapping[str, Planned] | None,
+) -> Arm:
     where = f"sweep.arms.{name}"
     own = {key: value for key, value in arm.items() if key not in ("space", "budget")}
     values = merged(run, own)
@@ -180,12 +197,15 @@ def _declared(name: str, arm: Mapping[str, Any], run: dict[str, Any], shared: di
         model = {key: value for key, value in values.get("model", {}).items() if key not in ("dim", "bits", "users")}
         train = own.get("train", {})  # what all arms share is of students that begin with nothing
         rule = {key: value for key, value in values.get("train", {}).items() if key in ("seed", "select", "every")}
-        values = chosen({**values, "model": model, "train": {**rule, **train}}, arm["budget"], named)
+        values = chosen({**values, "model": model, "train": {**rule, **train}}, arm["budget"], named, planned=planned)
     return _arm(name, values, space)
 
 
 def _arm(name: str, values: dict[str, Any], space: dict[str, Range]) -> Arm:
     check_name("arm", name)
+    resolve(values)
+    values = with_paths(values, os.path.abspath)  # a study is gone on with from any folder
+    space = {key: _placed(key, span, values) for key, span in space.items()}
     config = resolve(values)
     dataset = Dataset.load(config.data.path)
     selection = choose_selection(config, choose_protocol(config, dataset))
@@ -196,6 +216,21 @@ def _arm(name: str, values: dict[str, Any], space: dict[str, Range]) -> Arm:
         )
     check_measured(config, selection, build_evaluator(config, dataset), dataset)
     return Arm(name, values, space, selection)
+
+
+def _placed(key: str, span: Range, values: Mapping[str, Any]) -> Range:
+    """The range with its paths as they are from any folder. Names of the run's parts are none."""
+    if not isinstance(span, Choices):
+        return span
+    parts = values.get("teachers", {})
+    return Choices(tuple(with_paths({"teachers": parts, key: list(span.values)}, os.path.abspath)[key]))
+
+
+def _as_searched(value: Any, span: Range) -> Any:
+    """A run's value as its range has it: a teacher alone is a list of one."""
+    if isinstance(value, list) and len(value) == 1 and span.holds(value[0]):
+        return value[0]
+    return value
 
 
 def check_name(kind: str, name: str) -> None:
@@ -221,6 +256,23 @@ def _check(arm: Arm) -> None:
                 raise type(error)(
                     f"arm {arm.name}, {shown(key)} = {shown(value)}: {error.cause}", error.remedy
                 ) from error
+
+
+def shown_teachers(config: RunConfig) -> list[Path]:
+    """The teachers that a study's report shows beside a run: runs and files, no parts and no folders of stages."""
+    names = dict.fromkeys(name for term in config.distill for name in term.teacher if name not in config.teachers)
+    return [path for path in map(Path, names) if path.is_file() or holds_run(path)]
+
+
+def _check_teachers(arms: Sequence[Arm]) -> None:
+    """Raises ``ArtefactError`` for teachers that the report could not show, once all trials were trained."""
+    known: dict[Path, str] = {}
+    for arm in arms:
+        searched = [{key: value} for key, span in arm.space.items() if is_path(key) for value in span.ends()]
+        for config in map(arm.at, [{}, *searched]):
+            known.update(dict.fromkeys(shown_teachers(config), config.data.path))
+    for path, data in known.items():
+        check_comparable(path, Dataset.load(data))
 
 
 def _space(table: Any, where: str) -> dict[str, Range]:

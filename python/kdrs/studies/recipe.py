@@ -29,8 +29,8 @@ from kdrs.runs.pool import Pool, check_jobs, opened
 from kdrs.runs.seeds import check_seeds
 from kdrs.runs.values import FROM_TEACHER, to_toml
 from kdrs.settings import Settings
-from kdrs.studies.plan import check_name, merged, parse_study
-from kdrs.studies.points import has_optuna
+from kdrs.studies.plan import check_name, merged
+from kdrs.studies.rehearsal import Rehearsal
 from kdrs.studies.sweep import Found, begin, carry_out
 from kdrs.studies.trials import Trial
 
@@ -128,25 +128,37 @@ def read_recipe(file: str | Path, out: str | Path) -> Recipe:
             _table(_table(own, "sweep"), "arms", f"{kind}.{name}.sweep.arms")
     begun = _check_folder(values, out)
     shared = merged(tables["run"], {"data": {"path": str(_data_of(tables["data"], out, begun))}})
-    places = _Places(out, tables, shared)
+    place = Path(os.path.abspath(out))  # where runs are found from any folder
+    places = _Places(place, tables, shared)
     runs = tuple(_entry(name, table, shared, places) for name, table in tables["runs"].items())
-    studies = {name: _study(name, table, shared, places) for name, table in tables["studies"].items()}
-    _check_order({**{run.name: run.after for run in runs}, **{name: after for name, (_, after) in studies.items()}})
+    studies = {name: _study(table, shared, places) for name, table in tables["studies"].items()}
+    order = _check_order(
+        {**{run.name: run.after for run in runs}, **{name: after for name, (_, after) in studies.items()}}
+    )
+    rehearsal, by_name = Rehearsal(names, head.metrics), {run.name: run for run in runs}
+    for name in order:
+        if name in studies:
+            rehearsal.study(f"studies.{name}", studies[name][0], place / "studies" / name)
+        else:
+            one = by_name[name]
+            config = with_seed(one.config, one.seeds[0])
+            rehearsal.run(f"runs.{name}", config, one.place(place, one.seeds[0]), one.printed)
     write_bytes(out / HEAD, to_toml(values), make_folder=True)  # once all of it is right
     return Recipe(head.title, head.about, head.metrics, runs, studies)
 
 
-def _check_order(after: Mapping[str, frozenset[str]]) -> None:
-    """Raises ``ConfigError`` for runs and studies that wait for each other."""
-    done: set[str] = set()
-    while ready := {name for name, first in after.items() if name not in done and first <= done}:
-        done |= ready
+def _check_order(after: Mapping[str, frozenset[str]]) -> list[str]:
+    """Runs and studies, each after what it learns from. Raises ``ConfigError`` for those that wait for each other."""
+    done: dict[str, None] = {}
+    while ready := [name for name, first in after.items() if name not in done and first <= done.keys()]:
+        done |= dict.fromkeys(ready)
     left = [name for name in after if name not in done]
     if left:
-        first = shown(", ".join(f"{name} after {', '.join(sorted(after[name] - done))}" for name in left))
+        first = shown(", ".join(f"{name} after {', '.join(sorted(after[name] - done.keys()))}" for name in left))
         raise ConfigError(
             f"some would wait for each other: {first}", "let none learn from what needs it, or from itself"
         )
+    return list(done)
 
 
 def reproduce(
@@ -284,6 +296,7 @@ class _Places:
         if isinstance(values, list):
             found = [self.placed(value, key) for value in values]
             return [value for value, _ in found], set().union(*(names for _, names in found))
+        key = key.rpartition(".")[2]  # a range names its key by dots
         if key in ("teacher", "start") and isinstance(values, str) and not (key == "start" and values == FROM_TEACHER):
             place = self.of(values)
             if place is not None:
@@ -306,15 +319,8 @@ def _entry(name: str, table: Any, shared: Mapping[str, Any], places: _Places) ->
     return Entry(name, config, own.seeds, frozenset(after), dict(own.printed), own.source, own.note)
 
 
-def _study(name: str, table: Any, shared: Mapping[str, Any], places: _Places) -> tuple[dict[str, Any], frozenset[str]]:
-    where = f"studies.{name}"
+def _study(table: Any, shared: Mapping[str, Any], places: _Places) -> tuple[dict[str, Any], frozenset[str]]:
     values, after = places.placed(merged(shared, table))
-    arms = values.get("sweep", {}).get("arms", {})
-    if not any(isinstance(arm, Mapping) and "budget" in arm for arm in arms.values()):  # which asks its teacher
-        try:
-            parse_study(values, sampler="tpe" if has_optuna() else "random")
-        except KdrsError as error:
-            raise type(error)(f"{where}: {error.cause}", error.remedy) from error
     return values, frozenset(after)
 
 

@@ -68,7 +68,7 @@ def begin(values: Mapping[str, Any], out: str | Path, *, resume: bool = False) -
         )
     sampler = str((before or {}).get("sampler", "tpe" if has_optuna() else "random"))
     study = parse_study(values, sampler=sampler)
-    told = plain_of(study)
+    told = study.plain()
     if before is not None:
         asked, known = study.settings.trials, before.get("trials", 0)
         if isinstance(known, int) and asked < known:
@@ -102,13 +102,6 @@ def sweep(
     """
     values = read_run_file(Path(study)) if isinstance(study, (str, Path)) else study
     return carry_out(begin(values, out, resume=resume), out, jobs=jobs, on_trial=on_trial, should_stop=should_stop)
-
-
-def plain_of(study: Study) -> dict[str, Any]:
-    """What study.toml holds: the same from any folder."""
-    told = study.plain()
-    arms = {name: {**arm, "run": with_paths(arm["run"], os.path.abspath)} for name, arm in told["arms"].items()}
-    return {**told, "arms": arms}
 
 
 def carry_out(

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdrs._launch import Launch, launched
+from kdrs._launch import Launch, check_launched, launched
 from kdrs.errors import (
     ArtefactError,
     ConfigError,
@@ -180,6 +180,13 @@ class Group:
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 
+    def part(self) -> None:
+        """Waits for all: who hosts the store must not go before the others have read it. Several times, with tensors that are
+        kept, so that gloo's threads have let go of all others by then (`_former`)."""
+        for _ in range(3):
+            _former.append(torch.zeros(1, dtype=torch.int32))
+            self.add_up(_former[-1])
+
     def announce(self, error: BaseException) -> None:
         """Lets the others know of an error that ends this process. It ``speaks`` where it is the first of a group."""
         if hasattr(error, "speaks"):
@@ -243,6 +250,10 @@ class Group:
 
 
 _current: list[Group] = []
+_former: list[Any] = []
+"""torch's group that was left last, and what it exchanged last, kept until the next one is joined. The group's end waits for
+gloo's threads and holds the GIL, and one of them may be waiting for the GIL to let go of a tensor that Python has let go of:
+with torch 2.4 a process often hung there for ever, and one that left Python meanwhile was aborted."""
 
 
 def current() -> Group | None:
@@ -256,8 +267,10 @@ def joined(said: Mapping[str, Any] | None = None) -> Iterator[Group | None]:
     a group it is that group. ``said`` is what all of them must be about to do (`Group.agree`).
 
     Raises ``MachineError`` where the others cannot be reached, ``ConfigError`` where the program has a process group already,
-    and where the others do something else.
+    where the others do something else, and for one of several that was not told all that it must know.
     """
+    if not _current:
+        check_launched()
     launch = launched()
     if _current or launch is None:
         yield current()
@@ -270,13 +283,15 @@ def joined(said: Mapping[str, Any] | None = None) -> Iterator[Group | None]:
         if said is not None:
             group.agree(said)
         yield group
-        group.any(False)  # who hosts the store must not go before the others have read it
+        group.part()
     except BaseException as error:
         group.announce(error)
         group.take_leave()
         raise
     finally:
         _current.clear()
+        if dist.is_initialized():
+            _former.append(dist.group.WORLD)
         with suppress(RuntimeError):
             dist.destroy_process_group()
 
@@ -293,6 +308,7 @@ def _join(launch: Launch) -> Group:
             "let kdrs do it: call kdrs.execute before it; or unset WORLD_SIZE in the process that is to run alone",
         )
     timeout = timedelta(seconds=_patience())
+    _former.clear()  # its store may hold the port
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=timeout)))
         backend = "cpu:gloo"
