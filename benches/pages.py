@@ -166,7 +166,9 @@ COLUMNS = [
 
 
 def records_of(folder: Path) -> dict[str, Any]:
-    return {name: json.loads((folder / f"{name}.json").read_text("utf-8")) for names in LINKS.values() for name in names}
+    return {
+        name: json.loads((folder / f"{name}.json").read_text("utf-8")) for names in LINKS.values() for name in names
+    }
 
 
 def costs_of(records: dict[str, Any]) -> dict[str, float]:

@@ -98,7 +98,18 @@ CASES |= {
 }
 CASES |= {
     "users of a teacher that is no product": Case(
-        (*WITHIN[:-1], "neumf", "--model", "bpr", "--dim", "2", "--method", "rrd", "--set", "distill.0.teacher_users=encoded"),
+        (
+            *WITHIN[:-1],
+            "neumf",
+            "--model",
+            "bpr",
+            "--dim",
+            "2",
+            "--method",
+            "rrd",
+            "--set",
+            "distill.0.teacher_users=encoded",
+        ),
         "leave teacher_users out",
         (*WITHIN[:-1], "neumf", "--model", "bpr", "--dim", "2", "--method", "rrd"),
         neumf,

@@ -115,8 +115,34 @@ def test_the_usual_form_is_not_written(place):
 
 
 def test_what_has_no_vectors_is_refused(place, tmp_path):
-    ok("train", "--data", place / "d", "--model", "neumf", *FAST[2:], "--dim", 2, "--epochs", 1, "--out", tmp_path / "n")
-    told = ("distill", "--data", place / "d", *FAST, "--dim", 2, "--epochs", 1, "--method", "rrd", "--out", tmp_path / "run")
+    ok(
+        "train",
+        "--data",
+        place / "d",
+        "--model",
+        "neumf",
+        *FAST[2:],
+        "--dim",
+        2,
+        "--epochs",
+        1,
+        "--out",
+        tmp_path / "n",
+    )
+    told = (
+        "distill",
+        "--data",
+        place / "d",
+        *FAST,
+        "--dim",
+        2,
+        "--epochs",
+        1,
+        "--method",
+        "rrd",
+        "--out",
+        tmp_path / "run",
+    )
     more = ("--set", "distill.0.teacher_users=encoded")
     assert "leave teacher_users out" in fails(2, *told, "--teacher", tmp_path / "n", *more)
     assert not (tmp_path / "run").exists()

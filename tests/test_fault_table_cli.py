@@ -178,7 +178,8 @@ def test_fault_71_a_terminal_that_is_not_utf_8(encoding):
     commands: tuple[list[object], ...] = (["eval", "t", "ü ≤"],)
     if encoding == "ascii":  # the narrowest; every command is a process, which takes seconds
         commands = (
-            *commands, ["data", "describe", "d"], ["eval", "t", "ü ≤", "--json"], ["train", "--help"], ["methods", "show", "cpd"], ["eval", "ü ≥"],
+            *commands, ["data", "describe", "d"],
+            ["eval", "t", "ü ≤", "--json"], ["train", "--help"], ["methods", "show", "cpd"], ["eval", "ü ≥"],
             [*TRAIN, "--seeds", "0,1", "--out", "s"],
         )  # fmt: skip
     for command in commands:
@@ -208,7 +209,10 @@ def test_fault_71_a_closed_stdout(command):
     assert b"Traceback" not in done.stderr
     assert b"Exception ignored" not in done.stderr
     assert done.returncode == 1
-    if shutil.which("sh") and command[0] in ("eval", "models"):  # a result and a catalogue: a process more takes seconds
+    if shutil.which("sh") and command[0] in (
+        "eval",
+        "models",
+    ):  # a result and a catalogue: a process more takes seconds
         none = subprocess.run(
             ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "kdrs", *command], stderr=subprocess.PIPE
         )

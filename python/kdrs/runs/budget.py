@@ -16,6 +16,7 @@ from kdrs.runs.config import resolve
 from kdrs.runs.forms import Budget
 from kdrs.runs.learners import Planned, load_teacher
 from kdrs.runs.values import FROM_TEACHER
+from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.training.outline import OUTLINE
 from kdrs.training.pairs import PairTask
