@@ -180,8 +180,8 @@ def costs_of(records: dict[str, Any]) -> dict[str, float]:
 
 SETTINGS = {
     "tuned": "MovieLens 100K 8:1:1, all items ranked, BPR 200 -> 4, each tuned by eight trials, NDCG@10",
-    "default": "CiteULike leave-one-out, 499 candidates, BPR 200 -> 20, default settings, H@5",
-    "chains": "as default, BPR 100 -> 10, four assistants",
+    "published": "CiteULike leave-one-out, 499 candidates, BPR 200 -> 20, published weights, H@5",
+    "chains": "as published, BPR 100 -> 10, four assistants",
 }
 
 
@@ -190,7 +190,7 @@ def measured(folder: Path) -> str:
     records = records_of(folder)
     costs = costs_of(records)
     found: dict[str, dict[str, Any]] = {}
-    for setting, record in (("default", records["methods"]), ("chains", records["family"])):
+    for setting, record in (("published", records["methods"]), ("chains", records["family"])):
         ends = record["finished"]
         alone, teacher = ends["student"]["hit@5"], ends["teacher"]["hit@5"]
         for name in _methods():
@@ -228,7 +228,7 @@ def first_page(folder: Path) -> str:
         "# Results: which method when",
         "",
         "Written by `python benches/pages.py`. One data set, CiteULike (leave-one-out, 499 candidates), each method once with "
-        "its defaults: a first guide, not a law.",
+        "its published weights: a first guide, not a law.",
         "",
         "- **Scores at hand**: begin with `cd`. **Vectors** too: then `nkd`, then `freqd`.",
         "- **Only lists**: `rrd`. **Several different teachers**: `hetcomp`. **Time for assistants**: `dgkd`.",

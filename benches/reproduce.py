@@ -18,9 +18,9 @@ COMMON = ["--lr", "1e-3", "--weight-decay", "1e-3", "--batch-size", "1024", "--d
 Term = tuple[str, dict[str, object]]
 METHODS: dict[str, list[Term]] = {
     "student": [],
-    "rrd": [("rrd", {})],
+    "rrd": [("rrd", {"weight": 1e-3})],
     "de": [("de", {})],
-    "de+rrd": [("de", {}), ("rrd", {})],
+    "de+rrd": [("de", {}), ("rrd", {"weight": 1e-3})],
     "ir-rrd": [("ir-rrd", {})],
     "cd": [("cd", {})],
     "cd-2": [("cd", {"items": 2})],
@@ -30,7 +30,7 @@ METHODS: dict[str, list[Term]] = {
     "ftd": [("ftd", {})],
     "htd": [("htd", {})],
     "unkd": [("unkd", {})],
-    "dcd": [("dcd", {})],
+    "dcd": [("dcd", {"weight": 1e-2})],
     "dcd-1e-3": [("dcd", {"weight": 1e-3})],
     "rce-kd": [("rce-kd", {})],
     "nkd": [("nkd", {})],
@@ -47,7 +47,7 @@ METHODS: dict[str, list[Term]] = {
     "hyperkdma-anchor": [("hyperkdma", {"assistants": 4, "anchor": 1.0})],
     "hyperkdma-bf16": [("hyperkdma", {"assistants": 4, "precision": "bf16"})],
 }
-"""Each with its own default weight and options, but for the number of assistants; and variants that docs/results speaks of."""
+"""Each with its published weight and options, but for the number of assistants; and variants that docs/results speaks of."""
 
 
 def kdrs(*arguments: str) -> None:

@@ -252,7 +252,7 @@ def test_rrd_inclusion_probabilities_follow_the_ranks(options, expected):
 
 
 def test_rrd_of_equal_scores_costs_163_a_user():
-    """ln(80! / 40!) each; by the default weight 116.5 for the 712.9 users of a batch, as in the official log's first epoch."""
+    """ln(80! / 40!) each; by the published weight 116.5 for the 712.9 users of a batch, as in the official log's first epoch."""
     task, teacher = by_id(20, 700)
     student = bpr(task, 1)
     with torch.no_grad():
@@ -261,7 +261,7 @@ def test_rrd_of_equal_scores_costs_163_a_user():
     batch = batch_of([3, 3, 9], [0, 1, 2], [4, 5, 6])
     a_user = distiller.loss(student(batch.queries), batch).item() / 2
     assert a_user == pytest.approx(163.3525, abs=1e-3)
-    assert RRD.default_weight * 712.9 * a_user == pytest.approx(116.5, abs=0.1)
+    assert RRD.published_weight * 712.9 * a_user == pytest.approx(116.5, abs=0.1)
 
 
 def test_rrd_loss_is_the_sum_over_unique_users(task):

@@ -102,7 +102,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
         "list_temperature": 5.0, "list_pool": 500, "list_draw_temperature": 10.0, "experts": 5, "projector": "mean",
     },
     "dcd": {
-        "default_weight": 1e-2, "ranking_weight": 1.0, "user_weight": 1.0, "item_weight": 1.0, "under": 100, "over": 100,
+        "published_weight": 1e-2, "ranking_weight": 1.0, "user_weight": 1.0, "item_weight": 1.0, "under": 100, "over": 100,
         "correction_pool": 500,
     },
     "de": {
@@ -143,7 +143,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
         "weights": "normalised", "exclude": "seen", "unique_queries": False, "reduction": "base",
     },
     "rrd": {
-        "default_weight": 1e-3, "interesting": 40, "uninteresting": 40, "temperature": 10.0, "pool": 500, "choice": "sampled",
+        "published_weight": 1e-3, "interesting": 40, "uninteresting": 40, "temperature": 10.0, "pool": 500, "choice": "sampled",
         "clip": None,
     },
     "sld": {
@@ -186,6 +186,7 @@ TRAIN_DEFAULTS = {
 
 @pytest.mark.parametrize("name", METHOD_DEFAULTS)
 def test_a_methods_defaults_are_the_published_ones(name: str):
+    """But for weights that were tuned, whose published values are kept beside them."""
     cls, expected = DISTILLERS[name], METHOD_DEFAULTS[name]
     config = cls.Config()
     assert {key: getattr(config if hasattr(config, key) else cls, key) for key in expected} == expected

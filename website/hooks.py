@@ -193,7 +193,8 @@ def method_page(name: str, cls: Any) -> str:
     facts = {
         "published": cls.reference,
         "needs of a teacher": cls.needs,
-        "default weight": f"`{cls.default_weight:g}`",
+        "default weight": f"`{cls.default_weight:g}`"
+        + ("" if cls.published_weight is None else f" (published: `{cls.published_weight:g}`)"),
         "class": f"`kdrs.distillers.{cls.__name__}`",
         "on the command line": f"`kdrs distill ... --method {name}`",
     }

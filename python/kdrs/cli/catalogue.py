@@ -131,21 +131,21 @@ def list_methods(as_json: Json = False) -> None:
         figures = {name: asdict(one) for name, one in known.items()}
         say_json({"entries": purposes, "measured": figures, "settings": settings()})
         return
-    columns = ["tuned", "default", "epoch"]
-    rows = {"": "".join(f"{title:>9}" for title in columns) + "  take it when"}
+    columns = ["tuned", "published", "epoch"]
+    rows = {"": "".join(f"{title:>10}" for title in columns) + "  take it when"}
     for name, one in known.items():
-        default, mark = one.ratios.get("default"), " "
-        if default is None:
-            default, mark = one.ratios.get("chains"), "*"
+        published, mark = one.ratios.get("published"), " "
+        if published is None:
+            published, mark = one.ratios.get("chains"), "*"
         epoch = "" if one.epoch is None else f"{one.epoch:,.0f} x" if one.epoch >= 10 else f"{one.epoch:.2g} x"
-        cells = [_ratio(one.ratios.get("tuned")), _ratio(default) + mark, epoch]
-        rows[name] = "".join(f"{cell:>9}" for cell in cells) + f"  {one.when}"
-    rows |= {name: " " * 9 * len(columns) + f"  {text}" for name, text in purposes.items() if name not in known}
+        cells = [_ratio(one.ratios.get("tuned")), _ratio(published) + mark, epoch]
+        rows[name] = "".join(f"{cell:>10}" for cell in cells) + f"  {one.when}"
+    rows |= {name: " " * 10 * len(columns) + f"  {text}" for name, text in purposes.items() if name not in known}
     say(aligned(rows))
     told = settings()
     say(
-        "\ntuned, default: the transfer ratio. 0 is the student alone, 1 its teacher.\n"
-        f"tuned: {told['tuned']}\ndefault: {told['default']}\n*: {told['chains']}\n"
+        "\ntuned, published: the transfer ratio. 0 is the student alone, 1 its teacher.\n"
+        f"tuned: {told['tuned']}\npublished: {told['published']}\n*: {told['chains']}\n"
         "epoch: its time, as times of plain training\n"
         "kdrs methods show NAME: what it does, what a teacher must have, options. "
         "Nothing to choose: kdrs distill without --method."
@@ -169,6 +169,7 @@ def show_method(name: Annotated[str, typer.Argument(help=ANY_METHOD)], as_json: 
         "reference": cls.reference,
         "needs of a teacher": cls.needs,
         "default weight": cls.default_weight,
+        **({} if cls.published_weight is None else {"published weight": cls.published_weight}),
         "text": _text_of(cls),
         "options": {**_entry_options(name, cls), **_options(cls.Config)},
     }

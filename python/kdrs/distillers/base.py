@@ -58,7 +58,9 @@ class Distiller(nn.Module):
     needs: ClassVar[str] = ""
     """What a teacher must hold."""
     default_weight: ClassVar[float] = 1.0
-    """The weight that the paper's experiments use."""
+    """The weight that the paper's experiments use, or that was better on validation (docs/results/notes/weights.md)."""
+    published_weight: ClassVar[float | None] = None
+    """The paper's, where the default is another."""
     replaces_base: bool = False
     """The method's loss stands in the place of the model's own."""
     restarts_patience: bool = False

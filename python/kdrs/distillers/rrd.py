@@ -49,6 +49,8 @@ class RRD(Distiller):
     is neither seen in training nor in the pool. Short pools shorten the lists. Where the teacher weighs its lists' entries
     (`Teacher.confidence`), each interesting item's term of the sum is multiplied by its weight.
 
+    The default weight is thirty times the authors', which is 0.001: it was better on validation on CiteULike and MovieLens 100K.
+
     Differs from the authors' code: scores go through log-sum-exp, where the code exponentiates them raw (and the paper's
     formula counts the last interesting item twice; code and this class do not); no dense users x items mask is built.
     """
@@ -58,7 +60,8 @@ class RRD(Distiller):
     purpose = "keep the order of the teacher's best items, above everything else"
     reference = "Kang, Hwang, Kweon & Yu, DE-RRD: a knowledge distillation framework for recommender system, CIKM 2020"
     needs = "a ranking of at least `pool` items a query"
-    default_weight = 1e-3
+    default_weight = 0.03
+    published_weight = 1e-3
     splits = True
 
     def __init__(self, config: RRDConfig, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):

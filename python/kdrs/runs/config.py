@@ -95,7 +95,7 @@ class TermSettings(Settings):
     teacher: tuple[str, ...]
     """Run directories or teacher files."""
     weight: float = Field(ge=0)
-    """Weight of the term beside the model's own loss; the method's published one unless given."""
+    """Weight of the term beside the model's own loss; the method's default one unless given."""
     name: str
     """How the term is called in the log; the method's name unless given."""
     chain: Annotated[int, Field(ge=0, le=1000)] | tuple[Annotated[int, Field(ge=1)], ...] | None = None
