@@ -111,6 +111,8 @@ def test_a_remedy_helps(place, tmp_path, monkeypatch, watched, name):
 ELSEWHERE = {
     ("studies/plan.py", "_keys"): "a key that is searched twice: test_sweep.py",
     ("studies/recipe.py", "_check_order"): "runs that wait for each other: test_reproduce.py",
+    ("studies/rehearsal.py", "_build"): "teachers that are not there: test_reproduce.py",
+    ("studies/rehearsal.py", "_check"): "metrics that nothing measures: test_reproduce.py",
     ("studies/points.py", "_estimated"): "a study of an estimator that is not installed: test_sweep.py",
     ("cli/__init__.py", "_root"): "several processes: test_processes.py",
     ("runs/seeds.py", "execute_seeds"): "several processes: test_processes.py",
