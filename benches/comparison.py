@@ -1,4 +1,4 @@
-"""Every method once with its defaults, beside the student alone and the teacher: a Markdown table of finished runs.
+"""Every method once with its published weight, beside the student alone and the teacher: a Markdown table of finished runs.
 
     python benches/comparison.py --runs runs/reproduce [--costs costs.json] [--early 10,30] --out docs/results/methods.md
 
@@ -150,7 +150,7 @@ def page(known: dict[str, Any], record: str) -> str:
     text = [
         f"# {title(known)}",
         "",
-        f"**What does each method bring with its defaults?** The most: `{best}`. Which to take: [first page](README.md).",
+        f"**What does each method bring, weights as published?** The most: `{best}`. Which to take: [first page](README.md).",
         "",
         "- Leave-one-out, 499 candidates (`citeulike-loo`). Adam, learning rate and weight decay 1e-3, batch 1,024.",
         "- Patience 20 (ftd: 100; bd: at most 100 epochs, from the trained student).",

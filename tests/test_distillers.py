@@ -252,7 +252,7 @@ def test_rrd_inclusion_probabilities_follow_the_ranks(options, expected):
 
 
 def test_rrd_of_equal_scores_costs_163_a_user():
-    """ln(80! / 40!) each; by the published weight 116.5 for the 712.9 users of a batch, as in the official log's first epoch."""
+    """ln(80! / 40!) each; by the published weight 116.5 for the 712.9 users of a batch, as in the log's first epoch."""
     task, teacher = by_id(20, 700)
     student = bpr(task, 1)
     with torch.no_grad():

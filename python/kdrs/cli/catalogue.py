@@ -191,8 +191,8 @@ def _entry_options(name: str, cls: type[Distiller]) -> dict[str, dict[str, Any]]
     }
     return {
         "teacher": options["teacher"],
-        "teacher_users": options["teacher_users"],
         **{key: {**options[key], "default": value} for key, value in defaults.items()},
+        **({} if cls.mutual else {"teacher_users": options["teacher_users"]}),
     }
 
 

@@ -49,7 +49,7 @@ class RRD(Distiller):
     is neither seen in training nor in the pool. Short pools shorten the lists. Where the teacher weighs its lists' entries
     (`Teacher.confidence`), each interesting item's term of the sum is multiplied by its weight.
 
-    The default weight is thirty times the authors', which is 0.001: it was better on validation on CiteULike and MovieLens 100K.
+    The default weight is thirty times the authors' 0.001: better on validation on CiteULike and MovieLens 100K.
 
     Differs from the authors' code: scores go through log-sum-exp, where the code exponentiates them raw (and the paper's
     formula counts the last interesting item twice; code and this class do not); no dense users x items mask is built.
