@@ -206,7 +206,7 @@ def test_fault_60_no_generator_of_the_process_is_read_or_moved(toy):
 
 SPAWN = """
 import json, os, pkgutil, signal, sys, threading, warnings
-import torch, numpy, scipy.sparse.linalg, polars, pydantic, safetensors.torch, typer, logging, multiprocessing
+import torch, numpy, scipy.sparse.linalg, polars, pydantic, safetensors.torch, typer, sympy, logging, multiprocessing
 import importlib
 
 def state():
