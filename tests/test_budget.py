@@ -179,8 +179,8 @@ def test_a_teacher_that_does_not_tell_its_bytes(teacher):
 def test_without_method_and_size_it_is_the_recommended_student(teacher: Path, tmp_path: Path) -> None:
     run = ("distill", "--data", teacher.parent / "toy", "--teacher", teacher, "--device", "cpu", "--epochs", 2)
     plain = ok(*run, "--out", tmp_path / "plain")
-    assert "as --budget 1/30" in plain.err
-    ok(*run, "--budget", "1/30", "--out", tmp_path / "stated")
+    assert "as --budget 1/16" in plain.err
+    ok(*run, "--budget", "1/16", "--out", tmp_path / "stated")
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "stated"))
     assert one == other
     assert "model.dim is 4" in fails(2, *run, "--dim", 4, "--out", tmp_path / "sized")

@@ -11,9 +11,9 @@ from typing import Any
 from kdrs.data import Dataset
 from kdrs.errors import ConfigError, MissingKnowledge, shown
 from kdrs.models import MODELS, model_class
-from kdrs.runs.compress import best_form
+from kdrs.runs.compress import FEW, best_form
 from kdrs.runs.config import resolve
-from kdrs.runs.forms import Budget
+from kdrs.runs.forms import Budget, Form
 from kdrs.runs.learners import Planned, load_teacher
 from kdrs.runs.values import FROM_TEACHER
 from kdrs.teachers.base import Teacher
@@ -21,9 +21,9 @@ from kdrs.teachers.file import FileTeacher
 from kdrs.training.outline import OUTLINE
 from kdrs.training.pairs import PairTask
 
-RECOMMENDED = "1/30"
-"""What `kdrs distill` takes where nothing is stated: the fewest bytes at which students rank better than their teachers on
-CiteULike, both splits, and on MovieLens 100K, after minutes (docs/results/frontier.md)."""
+RECOMMENDED = "1/16"
+"""What `kdrs distill` takes where nothing is stated: its students rank better than their teachers on CiteULike, both splits,
+and on MovieLens 100K, after minutes, and serve users they have not seen (docs/results/frontier.md)."""
 EPOCHS = 15
 """Students that start from their teacher are best after three to ten."""
 
@@ -33,9 +33,11 @@ def training_of(bits: int) -> dict[str, Any]:
     return {"lr": 2e-3 if bits == 1 else 1e-3, "weight_decay": 0.0, "epochs": EPOCHS}
 
 
-def method_of(teacher: Teacher) -> dict[str, Any]:
-    """The term that was best on validation: the teacher's lists, of users that are a function of their items where its scores
-    are products."""
+def method_of(form: Form, teacher: Teacher) -> dict[str, Any]:
+    """The term that was best on validation. Few bytes an item: the teacher's lists, of users that are a function of their items
+    where its scores are products. More: its scores, which leave more for users that it has not seen."""
+    if form.bits * form.dim > FEW:
+        return {"method": "cd", "weight": 0.5}
     users = {} if teacher.factors() is None else {"teacher_users": "encoded"}
     return {"method": "rrd", "weight": 0.03, **users}
 
@@ -99,7 +101,7 @@ def chosen(
         {"data": {"path": values["data"]["path"]}, "model": {"name": "bpr"}, "eval": values.get("eval", {})}
     )
     form = best_form(teacher, dataset, told, config, trained=True, measured=planned is None)
-    terms = terms or [{**method_of(teacher), "teacher": reference}]
+    terms = terms or [{**method_of(form, teacher), "teacher": reference}]
     return {
         **values,
         "model": {**model, "name": name, "dim": form.dim, "bits": form.bits, "users": "encoded"},
