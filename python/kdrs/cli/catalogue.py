@@ -147,8 +147,7 @@ def list_methods(as_json: Json = False) -> None:
         "\ntuned, published: the transfer ratio. 0 is the student alone, 1 its teacher.\n"
         f"tuned: {told['tuned']}\npublished: {told['published']}\n*: {told['chains']}\n"
         "epoch: its time, as times of plain training\n"
-        "kdrs methods show NAME: what it does, what a teacher must have, options. "
-        "Nothing to choose: kdrs distill without --method."
+        "What one does, needs and takes: kdrs methods show NAME. Nothing to choose: kdrs distill without --method."
     )
 
 
