@@ -73,7 +73,8 @@ def record(out: Path) -> dict[str, Any]:
         *recipe["about"],
         "Test values are means over the seeds of the best point, ± standard deviation. Transfer ratio: 0 is the tuned model "
         "alone that is nearest in bytes, 1 the teacher; paired bootstrap over queries and seeds, 95 %. For float32 students "
-        "that is `alone`; for `coded` it is `coded-alone`, and the ratio is empty where the teacher's lead over that is not clear.",
+        "that is `alone`; for `coded` it is `coded-alone`, and the ratio is empty where the teacher's lead over that is not "
+        "clear.",
         "Minutes are those of all trials together, on one thread each, on a shared machine under load.",
     ]
     if left:
