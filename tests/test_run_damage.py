@@ -124,7 +124,7 @@ def test_rows_that_are_lost_or_changed_are_refused(place, s, how):
     elif how == "a row less":
         path.write_bytes(b"".join(lines[:1] + lines[2:]))
     elif how == "a row changed":
-        path.write_bytes(b"".join(lines).replace(b'"epoch": 1, "loss": 4', b'"epoch": 1, "loss": 5'))
+        path.write_bytes(b"".join(lines).replace(b'"epoch": 1, "loss": ', b'"epoch": 1, "loss": 1'))
         assert path.read_bytes() != b"".join(lines)
     elif how == "the last row less":
         path.write_bytes(b"".join(lines[:-1]))

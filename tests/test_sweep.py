@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from commands import fails, kdrs, ok
 from conftest import toy_dataset
+from kdrs.distillers import RRD
 from kdrs.errors import ConfigError
 from kdrs.runs.config import resolve
 from kdrs.runs.directory import Run
@@ -148,7 +149,7 @@ def test_both_arms_get_the_same_trials(whole: Found) -> None:
 
 
 def test_the_first_trial_is_the_file_itself(whole: Found, place: Path) -> None:
-    assert whole.trials["rrd"][0].point == {"train.lr": 0.02, "model.dim": 4, "distill.0.weight": 0.001}
+    assert whole.trials["rrd"][0].point == {"train.lr": 0.02, "model.dim": 4, "distill.0.weight": RRD.default_weight}
     alone = execute(resolve(base(place)), place / "by-hand")
     assert whole.trials["alone"][0].value == alone.reports["valid"].mean("ndcg@10")
 
@@ -325,7 +326,7 @@ def test_the_command(whole: Found, place: Path) -> None:
     file = place / "study.toml"
     file.write_bytes(to_toml(values(place, seeds=[0, 1])))
     plan = ok("sweep", file, "--out", place / "command", "--dry-run", "--json").document
-    assert plan["arms"]["rrd"]["default"]["distill.0.weight"] == 0.001
+    assert plan["arms"]["rrd"]["default"]["distill.0.weight"] == RRD.default_weight
     assert not (place / "command").exists()
     result = ok("sweep", file, "--out", place / "command")
     assert "rrd 5/5: valid ndcg@10" in result.err
