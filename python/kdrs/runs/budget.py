@@ -34,9 +34,9 @@ def training_of(bits: int) -> dict[str, Any]:
 
 
 def method_of(form: Form, teacher: Teacher) -> dict[str, Any]:
-    """The term that was best on validation. Few bytes an item: the teacher's lists, of users that are a function of their items
-    where its scores are products. More: its scores, which leave more for users that it has not seen."""
-    if form.bits * form.dim > FEW:
+    """The term that was best on validation. One or two bits and few bytes an item: the teacher's lists, of users that are a
+    function of their items where its scores are products. More: its scores, which leave more for users not seen."""
+    if form.bits > 2 or form.bits * form.dim > FEW:
         return {"method": "cd", "weight": 0.5}
     users = {} if teacher.factors() is None else {"teacher_users": "encoded"}
     return {"method": "rrd", "weight": 0.03, **users}
