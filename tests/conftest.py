@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import settings
 
 from kdrs.data import Dataset, Interactions
 from kdrs.training.pairs import PairTask
+from together import Pairs, pairs
 
 # Toy data: a second thread costs more than it brings, and very much on a busy machine. Child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -83,3 +85,10 @@ def task(toy: Dataset) -> PairTask:
 @pytest.fixture(scope="session")
 def toy_path(toy: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy.save(tmp_path_factory.mktemp("data") / "toy")
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
+    """Processes that do one thing together."""
+    with pairs(tmp_path_factory.mktemp("together")) as found:
+        yield found

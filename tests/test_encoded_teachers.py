@@ -12,6 +12,7 @@ from commands import FAST, fails, ok
 from conftest import toy_dataset
 from kdrs.data import Dataset
 from kdrs.errors import ConfigError
+from kdrs.runs import learners
 from kdrs.runs.config import resolve
 from kdrs.runs.directory import Run
 from kdrs.runs.encoded import with_encoded_users
@@ -152,3 +153,27 @@ def test_what_has_no_vectors_is_refused(place, tmp_path):
 def test_a_teacher_that_is_trained_on_keeps_its_table(place):
     with pytest.raises(ConfigError, match="bd trains its teacher on"):
         resolve({**values(place, "t"), "distill": [{"method": "bd", "teacher": "t", "teacher_users": "encoded"}]})
+
+
+def test_assistants_of_a_chain_learn_from_them_too(place, tmp_path):
+    chained = {"method": "takd", "teacher": str(place / "t"), "chain": [6, 5], "experts": 2, "teacher_users": "encoded"}
+    execute(resolve({**values(place, "t"), "distill": [chained]}), tmp_path / "run")
+    parts = sorted((tmp_path / "run" / "parts").iterdir())
+    assert len(parts) == 2
+    for part in parts:
+        assert Run.open(part).config["distill"][0]["teacher_users"] == "encoded"
+
+
+def test_two_terms_of_one_teacher_work_it_out_once(place, tmp_path, monkeypatch):
+    asked = []
+
+    def counted(teacher, data, config):
+        asked.append(teacher.name)
+        return with_encoded_users(teacher, data, config)
+
+    monkeypatch.setattr(learners, "with_encoded_users", counted)
+    told = values(place, "lost.safetensors", teacher_users="encoded")
+    told["distill"].append({**told["distill"][0], "method": "cd", "items": 5})
+    execute(resolve(told), tmp_path / "run")
+    assert len(set(asked)) == 1
+    assert len(asked) <= 2  # once in outline, once in earnest; four of two terms

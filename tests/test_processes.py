@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,11 @@ from kdrs.runs.directory import Run
 from kdrs.runs.execute import execute
 from kdrs.runs.opened import load_run
 from kdrs.training import processes
-from together import Pairs, pairs
+from together import Pairs
 
 EPOCHS = 3
 CLOSE = {"rtol": 2e-3, "atol": 2e-4}
 """Between sums in another order, after some steps of Adam."""
-
-
-@pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
-    with pairs(tmp_path_factory.mktemp("together")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

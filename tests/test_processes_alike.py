@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,7 @@ import pytest
 from conftest import toy_dataset
 from kdrs.runs.config import resolve
 from kdrs.runs.execute import execute
-from together import Pairs, pairs
-
-
-@pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
-    with pairs(tmp_path_factory.mktemp("together")) as found:
-        yield found
+from together import Pairs
 
 
 @pytest.fixture(scope="module")

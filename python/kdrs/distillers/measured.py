@@ -35,7 +35,7 @@ def settings() -> dict[str, str]:
 
 
 def measured() -> dict[str, Measured]:
-    """Every measured method, the highest transfer ratio first: the tuned ones, then those at their defaults."""
+    """Every measured method, the highest transfer ratio first: the tuned ones, then those with published weights."""
     found = {name: Measured(**known) for name, known in _record()["methods"].items()}
 
     def rank(name: str) -> tuple[bool, float]:

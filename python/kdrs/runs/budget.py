@@ -23,7 +23,7 @@ from kdrs.training.pairs import PairTask
 
 RECOMMENDED = "1/16"
 """What `kdrs distill` takes where nothing is stated: its students rank better than their teachers on CiteULike, both splits,
-and on MovieLens 100K, after minutes, and serve users they have not seen (docs/results/frontier.md)."""
+and on MovieLens 100K, after minutes (docs/results/frontier.md)."""
 EPOCHS = 15
 """Students that start from their teacher are best after three to ten."""
 

@@ -79,12 +79,16 @@ def build_learner(
     if config.start is not None:
         start_model(model, config, dataset, task, teachers, planned)
     terms = []
+    encoded: dict[str, Teacher] = {}  # each worked out once
     for settings in config.distill:
         known = teachers
         if distiller_class(settings.method).mutual:  # a copy of its own, to be trained on
             known = {name: load_teacher(name, dataset, task, live=True, planned=planned) for name in settings.teacher}
         elif settings.teacher_users == "encoded":
-            known = {name: with_encoded_users(teachers[name], dataset, config) for name in settings.teacher}
+            for name in settings.teacher:
+                if name not in encoded:
+                    encoded[name] = with_encoded_users(teachers[name], dataset, config)
+            known = encoded
         terms.append(build_term(settings, known, task, model.dim, config.train.seed))
     replaced = any(term.weight and term.distiller.replaces_base for term in terms)
     return Learner(

@@ -82,7 +82,13 @@ def expand(
         for dim in dims:
             sources = tuple(made) if kind == "all" else (made[-1],)
             own_term = TermSettings(
-                method=method, teacher=sources, weight=term.weight, name=term.name, chain=0, options=options
+                method=method,
+                teacher=sources,
+                weight=term.weight,
+                name=term.name,
+                chain=0,
+                teacher_users=term.teacher_users,
+                options=options,
             )
             name = f"{term.name}-{dim}"
             if name in places:
