@@ -58,7 +58,9 @@ class Rehearsal:
                     f"teacher {shown(reference, 300)} is no run and no study of the recipe, and not there",
                     nearest(Path(reference).name, self.names),
                 )
-        dataset = self._data.setdefault(config.data.path, Dataset.load(config.data.path))
+        if config.data.path not in self._data:
+            self._data[config.data.path] = Dataset.load(config.data.path)
+        dataset = self._data[config.data.path]
         key = config.data.path, config.eval
         if key not in self._evaluators:
             self._evaluators[key] = build_evaluator(config, dataset)
