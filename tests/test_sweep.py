@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -193,18 +194,25 @@ def test_a_run_that_was_cut_off_goes_on(whole: Found, place: Path) -> None:
     assert told(study_of(values(place), place / "cut", resume=True)) == told(whole)
 
 
-@pytest.mark.slow
-def test_killed_with_processes_of_its_own_it_ends_as_a_whole_one(whole: Found, place: Path) -> None:
-    file = place / "killed.toml"
+def started(
+    place: Path, name: str, until: Callable[[Path], bool], pipe: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """``kdrs sweep --jobs 2`` into the folder of this name, with processes of its own, once ``until`` holds of the folder."""
     from kdrs.runs.values import to_toml
 
+    file = place / f"{name}.toml"
     file.write_bytes(to_toml(values(place)))
-    command = [sys.executable, "-m", "kdrs", "sweep", str(file), "--out", str(place / "killed"), "--jobs", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
-    records = place / "killed" / "trials"
+    command = [sys.executable, "-m", "kdrs", "sweep", str(file), "--out", str(place / name), "--jobs", "2"]
+    process = subprocess.Popen(command, stderr=pipe, stdout=pipe, start_new_session=True)
     deadline = time.monotonic() + 120
-    while len(list(records.glob("*/*.json"))) < 3 and time.monotonic() < deadline and process.poll() is None:
+    while not until(place / name) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
+    return process
+
+
+@pytest.mark.slow
+def test_killed_with_processes_of_its_own_it_ends_as_a_whole_one(whole: Found, place: Path) -> None:
+    process = started(place, "killed", lambda out: len(list(out.glob("trials/*/*.json"))) >= 3)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 60

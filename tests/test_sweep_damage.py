@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from kdrs.runs.directory import Run
 from kdrs.runs.execute import execute
 from kdrs.studies.plan import parse_study
 from kdrs.studies.sweep import Found, begin
-from test_sweep import place, study_of, told, values, whole
+from test_sweep import place, started, study_of, told, values, whole
 
 __all__ = ["place", "whole"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*(rising when|an epoch takes)")
@@ -27,15 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*(rising when|an epoch takes)")
 
 @pytest.mark.slow
 def test_ctrl_c_while_processes_begin_is_heard_as_ever(whole: Found, place: Path) -> None:
-    file = place / "early.toml"
-    from kdrs.runs.values import to_toml
-
-    file.write_bytes(to_toml(values(place)))
-    command = [sys.executable, "-m", "kdrs", "sweep", str(file), "--out", str(place / "early"), "--jobs", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (place / "early" / "study.toml").exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
+    process = started(place, "early", lambda out: (out / "study.toml").exists(), subprocess.PIPE)
     time.sleep(0.3)  # the processes import now
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
     _, error = process.communicate(timeout=180)
