@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from conftest import toy_dataset
-from kdrs._launch import launched
+from kdrs._launch import Launch, launched
 from kdrs.distillers import DISTILLERS
 from kdrs.errors import ConfigError
 from kdrs.evaluation.evaluator import Evaluator
@@ -447,3 +447,16 @@ def test_torchrun(toy_path: Path, tmp_path: Path):
     assert ended.stdout.count("2 epochs, best is") == 1
     (run,) = (tmp_path / "runs").glob("*/*/*/model.safetensors")
     assert load_run(run.parent).factors() is not None
+
+
+def test_what_gloo_still_holds_is_kept():
+    """Python lets go of it last: a thread that does so while the process ends is aborted with it."""
+    group = processes.Group(Launch(rank=0, size=2, local_rank=0, restarts=0), None)
+    held, free = torch.ones(2, requires_grad=True), torch.ones(2)
+    holder = held.exp() * held  # holds it outside Python, as gloo's operations do
+    with group._lending(held, free):
+        pass
+    assert [id(tensor) for tensor in group._lent] == [id(held)]
+    del holder
+    group.take_back()
+    assert group._lent == []

@@ -66,6 +66,8 @@ class Group:
         """Bytes that this process has sent: of an all-gather its share to each of the others, of an all-reduce twice the tensor
         less its own part, as the ring does it."""
         self.calls = 0
+        self._lent: list[Tensor] = []
+        """What gloo's threads may still hold."""
 
     @property
     def first(self) -> bool:
@@ -78,7 +80,7 @@ class Group:
         import torch.distributed as dist
 
         self._count(2 * tensor.nbytes * (self.size - 1) // self.size)
-        with self._watching():
+        with self._lending(tensor):
             dist.all_reduce(tensor)
         return tensor
 
@@ -89,9 +91,9 @@ class Group:
         tensor = tensor.contiguous()
         self._count(tensor.nbytes * (self.size - 1))
         out = tensor.new_empty(self.size, *tensor.shape)
-        with self._watching():
-            # into parts of one tensor: older gloo has no all_gather_into_tensor
-            dist.all_gather(list(out.view(self.size, -1).unbind()), tensor.view(-1))
+        parts, own = list(out.view(self.size, -1).unbind()), tensor.view(-1)
+        with self._lending(*parts, own):
+            dist.all_gather(parts, own)  # into parts of one tensor: older gloo has no all_gather_into_tensor
         return out
 
     def gather_parts(self, tensor: Tensor, counts: Sequence[int]) -> Tensor:
@@ -133,12 +135,13 @@ class Group:
         import torch.distributed as dist
 
         size = torch.tensor([len(text.encode()) if text is not None and self.first else 0])
-        with self._watching():
+        with self._lending(size):
             dist.broadcast(size, 0)
-            payload = torch.zeros(int(size), dtype=torch.uint8)
-            if self.first and text is not None and int(size):
-                payload = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-            if int(size):
+        payload = torch.zeros(int(size), dtype=torch.uint8)
+        if self.first and text is not None and int(size):
+            payload = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        if int(size):
+            with self._lending(payload):
                 dist.broadcast(payload, 0)
         self._count((8 + int(size)) * (self.size - 1) * self.first)
         return payload.numpy().tobytes().decode()
@@ -181,11 +184,8 @@ class Group:
     # --- ends ---------------------------------------------------------------------------------------------------------
 
     def part(self) -> None:
-        """Waits for all: who hosts the store must not go before the others have read it. Several times, with tensors that are
-        kept, so that gloo's threads have let go of all others by then (`_former`)."""
-        for _ in range(3):
-            _former.append(torch.zeros(1, dtype=torch.int32))
-            self.add_up(_former[-1])
+        """Waits for all: who hosts the store must not go before the others have read it."""
+        self.any(True)
 
     def announce(self, error: BaseException) -> None:
         """Lets the others know of an error that ends this process. It ``speaks`` where it is the first of a group."""
@@ -211,13 +211,28 @@ class Group:
 
         _in_time(wait, None)
 
+    def take_back(self) -> None:
+        """Waits until gloo's threads have let go of all that they were lent."""
+        until = time.monotonic() + 2 * NOTICE
+        while self._still_lent() and time.monotonic() < until:
+            time.sleep(0.001)
+        _former.extend(self._lent)  # by an operation that never ended: its other process is gone
+
+    def _still_lent(self) -> bool:
+        self._lent = [tensor for tensor in self._lent if tensor._use_count() > 1]
+        return bool(self._lent)
+
     @contextmanager
-    def _watching(self) -> Iterator[None]:
-        """What torch raises where a process is gone, as `LostProcess`."""
+    def _lending(self, *tensors: Tensor) -> Iterator[None]:
+        """Keeps what is exchanged for as long as a thread of gloo's holds it: a moment longer than the call. The last to let go
+        of a tensor must be Python: a thread that does it waits for the GIL, and in a process that is about to end it is aborted
+        with all others. What torch raises where a process is gone is a `LostProcess`."""
+        self._lent.extend(tensors)
         try:
             yield
         except RuntimeError as error:
             raise self._lost(error) from error
+        self._still_lent()
 
     def _lost(self, error: RuntimeError) -> LostProcess:
 
@@ -251,9 +266,8 @@ class Group:
 
 _current: list[Group] = []
 _former: list[Any] = []
-"""torch's group that was left last, and what it exchanged last, kept until the next one is joined. The group's end waits for
-gloo's threads and holds the GIL, and one of them may be waiting for the GIL to let go of a tensor that Python has let go of:
-with torch 2.4 a process often hung there for ever, and one that left Python meanwhile was aborted."""
+"""torch's group that was left last, and what it still holds, kept until the next one is joined. The group's end waits for
+gloo's threads and holds the GIL: with torch 2.4 a process hung there for ever where one of them waited for the GIL."""
 
 
 def current() -> Group | None:
@@ -290,6 +304,7 @@ def joined(said: Mapping[str, Any] | None = None) -> Iterator[Group | None]:
         raise
     finally:
         _current.clear()
+        group.take_back()
         if dist.is_initialized():
             _former.append(dist.group.WORLD)
         with suppress(RuntimeError):
