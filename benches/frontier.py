@@ -235,6 +235,7 @@ def held_out(study: Study) -> list[str] | None:
         "ridge, 2 bits": (*small, "--bits", "2", "--users", "ridge"),
         "distilled, 1/10": (*taught, "1/10"),
         "distilled, 1/30": (*taught, "1/30"),
+        "1/30, by CD with dropout": (*taught, "1/30", "--method", "cd", "--set", "model.history_dropout=0.2"),
     }
     evaluator = kdrs.Evaluator.of(data, kdrs.protocols.protocol("default"))
     users = np.isin(evaluator(kdrs.load_run(study.teacher, data).factors())["test"].rows, held)
@@ -255,7 +256,15 @@ def held_out(study: Study) -> list[str] | None:
     return found
 
 
-WAYS = ("W, float32", "ridge, float32", "W, 2 bits", "ridge, 2 bits", "distilled, 1/10", "distilled, 1/30")
+WAYS = (
+    "W, float32",
+    "ridge, float32",
+    "W, 2 bits",
+    "ridge, 2 bits",
+    "distilled, 1/10",
+    "distilled, 1/30",
+    "1/30, by CD with dropout",
+)
 
 
 def picture(points: dict[str, list[dict[str, Any]]], path: Path) -> None:

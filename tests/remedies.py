@@ -6,7 +6,6 @@ the first has not must stand in the remedy, and so must a command that is anothe
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from commands import FAST, ok
+from faulty_files import both, copy, delete, flip, status, write
 from kdrs.data import Dataset
 
 TRAIN = ("train", "--data", "d", *FAST, "--dim", "2", "--epochs", "1")
@@ -36,43 +36,6 @@ class Case:
     """What the remedy says to do with files first."""
     names: tuple[str, ...] = field(default=())
     """Words of the remedy that lead to ``right`` where no option does."""
-
-
-def write(name: str, text: str) -> Callable[[Path], object]:
-    def do(folder: Path) -> object:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        return (folder / name).write_text(text)
-
-    return do
-
-
-def delete(*names: str) -> Callable[[Path], object]:
-    return lambda folder: [(folder / name).unlink() for name in names]
-
-
-def flip(name: str) -> Callable[[Path], object]:
-    def do(folder: Path) -> object:
-        content = bytearray((folder / name).read_bytes())
-        content[-5] ^= 1
-        return (folder / name).write_bytes(content)
-
-    return do
-
-
-def status(name: str, **values: object) -> Callable[[Path], object]:
-    def do(folder: Path) -> object:
-        path = folder / name / "STATUS.json"
-        return path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-    return do
-
-
-def both(*steps: Callable[[Path], object]) -> Callable[[Path], object]:
-    return lambda folder: [step(folder) for step in steps]
-
-
-def copy(source: str, to: str) -> Callable[[Path], object]:
-    return lambda folder: shutil.copy(folder / source, folder / to)
 
 
 def lists_alone(folder: Path) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from commands import ok
-from remedies import FILE, TRAIN, Case, both, delete, write
+from faulty_files import both, delete, write
+from remedies import FILE, TRAIN, Case
 
 SWEEP = ("sweep", "study.toml", "--out", "study", "--quiet")
 SEARCH = "[sweep]\ntrials = 2\nsampler = 'random'\n"

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from conftest import toy_dataset
-from kdrs import Codes, Evaluator, Interactions
-from kdrs.compact.encoders import RidgeEncoder, SumEncoder, history_sums
+from kdrs import Evaluator, Interactions
 from kdrs.compact.reduce import of_scores, singular, with_bias
 from kdrs.core.kernels import Table
 from kdrs.core.tables import RowTable
@@ -31,7 +30,7 @@ from kdrs.runs.opened import LoadedRun
 from kdrs.runs.start import vectors_of
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.pairs import PairTask
-from kdrs.training.queries import Batch, Queries
+from kdrs.training.queries import Batch
 from kdrs.training.rounding import SHARES, RoundedRows, levels_of, rounded
 from test_contract import SMALL, build, same, state, task_of
 
@@ -45,10 +44,10 @@ FORMS = [
 """A form of every model that has one."""
 
 
-def compact(model: str, bits: int, users: str, task, dim: int = 4, seed: int = 1):
+def compact(model: str, bits: int, users: str, task, dim: int = 4, seed: int = 1, **options):
     torch.manual_seed(seed)
     cls = MODELS[model]
-    return compact_class(cls)(cls.Config(dim=dim, bits=bits, users=users), task)
+    return compact_class(cls)(cls.Config(dim=dim, bits=bits, users=users, **options), task)
 
 
 # --- rounding --------------------------------------------------------------------------------------------------------------
@@ -183,73 +182,6 @@ def test_scores_that_are_no_products():
     assert np.allclose(u @ v.T, scores - scores.mean(1, keepdims=True), atol=1e-3)
 
 
-# --- encoded users ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def histories() -> Interactions:
-    return Interactions.from_pairs([0, 0, 0, 2, 3, 3, 3, 3, 3, 3], [0, 1, 4, 2, 0, 1, 2, 3, 4, 5], 4, 6)
-
-
-@pytest.mark.parametrize("coded", [False, True])
-def test_sums_of_histories_by_hand(histories, coded):
-    items = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
-    given = Codes.of(items, 3) if coded else items
-    plain = given.turned() if coded else items
-    sums = history_sums(histories, given, 0.5)
-    assert np.allclose(sums[0], plain[[0, 1, 4]].sum(0) / 3**0.5, atol=1e-6)
-    assert not sums[1].any()
-    assert np.allclose(sums[3], plain.sum(0) / 6**0.5, atol=1e-6)
-    with pytest.raises(DataError, match="histories are of 6 items, the vectors of 5"):
-        history_sums(histories, given[:5])
-
-
-def test_the_matrix_is_that_of_ridge_regression(histories):
-    rng = np.random.default_rng(0)
-    sums, users = rng.standard_normal((50, 3)).astype(np.float32), rng.standard_normal((50, 3)).astype(np.float32)
-    sums[7] = 0
-    found = SumEncoder.fit(users, sums, reg=0.1).weight
-    known = np.arange(50) != 7
-    gram = sums[known].T @ sums[known]
-    gram += 0.1 * gram.diagonal().mean() * np.eye(3)
-    assert np.allclose(found, np.linalg.solve(gram, sums[known].T @ users[known]).T, atol=1e-5)
-
-
-@pytest.mark.parametrize("dim", [3, 8])
-def test_ridge_is_the_half_step_of_ials(histories, dim):
-    items = np.random.default_rng(0).standard_normal((6, dim)).astype(np.float32)
-    found = RidgeEncoder(0.3, 0.5).encode(histories, items)
-    weighted = 0.3 * items.T @ items
-    weighted += 0.5 * weighted.diagonal().mean() * np.eye(dim)
-    for user in range(4):
-        own = items[histories.indices[histories.indptr[user] : histories.indptr[user + 1]]]
-        expected = np.linalg.solve(weighted + own.T @ own, own.sum(0))
-        assert np.allclose(found[user], expected, atol=1e-4)
-
-
-def test_a_target_is_left_out_of_its_own_history(toy):
-    task = PairTask(toy.train)
-    model = compact("bpr", 32, "encoded", task)
-    user = int(np.argmax(toy.train.row_degrees))
-    held = toy.train.indices[toy.train.indptr[user] : toy.train.indptr[user + 1]]
-    ids, target = torch.tensor([user]), torch.tensor([int(held[1])])
-    vectors = model.items.weight.detach()
-    rest = [item for item in held if item != held[1]]
-    with torch.no_grad():
-        whole = model(Queries(ids, ids)).queries[0]
-        without = model(Queries(ids, ids, targets=target)).queries[0]
-    assert torch.allclose(whole, vectors[held].sum(0) / len(held) ** 0.5, atol=1e-6)
-    assert torch.allclose(without, vectors[rest].sum(0) / len(rest) ** 0.5, atol=1e-6)
-
-
-def test_batches_of_pairs_say_their_targets(task):
-    from kdrs.training.queries import Epoch
-
-    for batch in task.draw(Epoch(0, 0, 1)):
-        assert torch.equal(batch.queries.targets, batch.positives)
-        assert torch.equal(batch.queries.at(torch.tensor([0])).targets, batch.positives[:1])
-
-
 # --- in training -----------------------------------------------------------------------------------------------------------
 
 
@@ -336,8 +268,17 @@ def teacher(tmp_path_factory) -> Path:
     return place / "teacher"
 
 
+TRAINED = {"users": "encoded", "encoder": "trained"}
+
+
 @pytest.mark.parametrize(
-    "form", [{"bits": 2, "users": "encoded"}, {"bits": 1}, {"name": "lightgcn", "bits": 4, "users": "encoded"}]
+    "form",
+    [
+        {"bits": 2, **TRAINED},
+        {"bits": 2, **TRAINED, "history_dropout": 0.3},
+        {"bits": 1},
+        {"name": "lightgcn", "bits": 4, **TRAINED},
+    ],
 )
 def test_a_resumed_run_keeps_the_same_codes(form, teacher, tmp_path):
     data = teacher.parent / "toy"
@@ -488,6 +429,7 @@ def test_no_name_of_the_form_hides_one_of_the_model(model):
         "forward",
         "factors",
         "begin_with",
+        "on_epoch_start",
     }
     theirs = {name for cls in MODELS[model].__mro__ if issubclass(cls, Recommender) for name in vars(cls)}
     assert not (set(vars(Compact)) & theirs) - meant

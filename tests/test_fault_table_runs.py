@@ -45,9 +45,9 @@ from test_faults import test_a_second_ctrl_c_stops_at_once as test_fault_49_seco
 from test_faults import test_divergence_is_code_1_and_keeps_the_run as test_fault_68_divergence  # noqa: F401
 from test_faults import test_output_below_a_file as test_fault_47_no_output_folder  # noqa: F401
 from test_faults import test_sigterm as test_fault_49_sigterm  # noqa: F401
-from test_run_damage import test_a_run_that_cannot_fit_is_refused_with_numbers as test_fault_56_memory  # noqa: F401
-from test_run_damage import test_runs_of_one_second_have_folders_of_their_own as test_fault_54_one_second  # noqa: F401
 from test_run_damage import test_the_run_itself_is_no_teacher as test_fault_69_own_teacher  # noqa: F401
+from test_run_folders import test_a_run_that_cannot_fit_is_refused_with_numbers as test_fault_56_memory  # noqa: F401
+from test_run_folders import test_runs_of_one_second_have_folders_of_their_own as test_fault_54_one_second  # noqa: F401
 from test_train import teacher  # noqa: F401
 from test_train import test_a_resumed_run_ends_with_the_same_bytes as test_fault_44_same_bytes  # noqa: F401
 from test_train_runs import finished  # noqa: F401

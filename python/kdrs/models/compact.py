@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from kdrs.compact.encoders import SumEncoder, history_sums
 from kdrs.core.codes import QUERY_BITS, Codes
 from kdrs.core.kernels import Table
+from kdrs.core.sampling import stream
 from kdrs.core.tables import RowTable
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
+from kdrs.models._noise import uniform
 from kdrs.models._rows import Rows
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.stored import StoredModel
-from kdrs.training.queries import Queries, Task
+from kdrs.training.queries import Epoch, Queries, Task
 from kdrs.training.rounding import RoundedRows, RoundedTable, levels_of, rounded
 from kdrs.training.view import DotView, Factors, View, frozen
 
@@ -28,28 +30,41 @@ POWER = 0.5
 
 
 class UserEncoder(nn.Module):
-    """``u = W Σ_{i in H} v_i / |H|^p`` of the training items H, less the target of a query that has one."""
+    """``u = W Σ_{i in H} v_i / |H|^p`` of the training items H, less the target of a query that has one. ``dropout`` is the
+    share of H that a pass with a seed does not see: one draw for each user and item of a pass."""
 
     power: Tensor
 
-    def __init__(self, dim: int, seen: Interactions, device: torch.device, bits: int):
+    def __init__(self, dim: int, seen: Interactions, device: torch.device, bits: int, dropout: float = 0.0):
         super().__init__()
-        self.bits = bits
-        """Of the matrix."""
+        self.bits, self.dropout = bits, dropout
+        """Bits of the matrix."""
         self.weight = nn.Parameter(torch.eye(dim))
         self.register_buffer("power", torch.tensor(POWER))
         self.rows = Rows(seen, device)
 
-    def forward(self, asked: Queries, table: Table) -> Tensor:
+    def forward(self, asked: Queries, table: Table, seed: int | None = None) -> Tensor:
         """float32 [B, D], of the vectors in the ``table``."""
         users, places = torch.unique(asked.users, return_inverse=True)
-        _, columns, starts = self.rows.entries(users)
-        sums, counts = F.embedding(places, table.sums(columns, starts)), self.rows.degrees(asked.users)
+        at, columns, starts = self.rows.entries(users)
+        counts = self.rows.degrees(users)
+        if seed is not None:
+            kept = self._kept(seed, users[at], columns)
+            counts = torch.zeros_like(counts).index_add_(0, at, kept.long())
+            columns, starts = columns[kept], counts.cumsum(0) - counts
+        sums, counts = F.embedding(places, table.sums(columns, starts)), counts[places]
         if asked.targets is not None:
-            sums = sums - table.rows(asked.targets)
-            counts = counts - 1
+            own = table.rows(asked.targets)
+            if seed is None:
+                sums, counts = sums - own, counts - 1
+            else:
+                kept = self._kept(seed, asked.users, asked.targets)
+                sums, counts = sums - own * kept.unsqueeze(-1), counts - kept.long()
         sums = sums / counts.clamp(min=1).to(sums.dtype).pow(self.power).unsqueeze(-1)
         return sums @ rounded(self.weight, self.bits).T
+
+    def _kept(self, seed: int, users: Tensor, items: Tensor) -> Tensor:
+        return uniform(seed, users * self.rows.n_columns + items) >= self.dropout
 
 
 class Compact(Recommender):
@@ -73,15 +88,28 @@ class Compact(Recommender):
         if config.users == "encoded":
             if self.user_table is not None:
                 delattr(self, self.user_table)
-            self.user_encoder = UserEncoder(self.dim, task.seen, task.device, QUERY_BITS if self.bits != 32 else 32)
+            encoder_bits = QUERY_BITS if self.bits != 32 else 32
+            self.user_encoder = UserEncoder(self.dim, task.seen, task.device, encoder_bits, config.history_dropout)
         self._rounded_rows: RoundedRows | None = None
+        self._histories_seed = self._histories_drawn = 0
+
+    def on_epoch_start(self, epoch: Epoch) -> None:
+        super().on_epoch_start(epoch)
+        self._histories_seed, self._histories_drawn = epoch.stream("histories"), 0
+
+    def _history_seed(self) -> int | None:
+        """Of the next forward pass; None where it sees whole histories."""
+        if not (self.training and self.config.history_dropout):
+            return None
+        self._histories_drawn += 1
+        return stream(self._histories_seed, self._histories_drawn)
 
     def forward(self, queries: Queries) -> View:
         view = self._own_view(queries)
         table = self._rounded_table(view)
         if self.user_encoder is not None:
-            encoder = self.user_encoder
-            encode = lambda asked: rounded(encoder(asked, table.table()), encoder.bits)
+            encoder, seed = self.user_encoder, self._history_seed()
+            encode = lambda asked: rounded(encoder(asked, table.table(), seed), encoder.bits)
         else:
             encode = lambda asked: rounded(view.encode(asked), self.bits)
         return DotView(queries, encode, lambda ids: table.table().rows(ids), table, view.bias)
@@ -185,4 +213,11 @@ def check_compact(name: str, cls: type[Recommender], config: ModelConfig) -> Non
                 f"model.{key} is {value!r}, and {name} {cls.why_not_compact}",
                 f"train it with model.{key} = {plain!r}, and make it small afterwards: kdrs compress; or take bpr or lightgcn "
                 "as student",
+            )
+    if config.users != "encoded":
+        stated = {"encoder": config.encoder != "best", "history_dropout": bool(config.history_dropout)}
+        for key in (key for key, is_stated in stated.items() if is_stated):
+            raise ConfigError(
+                f"model.{key} is {getattr(config, key)!r}, and the model's users have a table",
+                f'set model.users = "encoded", or leave model.{key} out',
             )

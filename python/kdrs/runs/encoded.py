@@ -111,6 +111,17 @@ def _searched(
         yield built(best, b)
 
 
+def best_encoder(model: StoredModel, measure: Measure) -> StoredModel:
+    """The model with the encoder that it was trained with, or with ridge regression on the same items, whichever ``measure``
+    prefers. Ridge regression leaves more to new users; where items are few and users have many of them it is far worse."""
+    best, value = model, measure(model)
+    for reg in RIDGE_REGS[:3]:
+        other = StoredModel(model.item_side, encoder=RidgeEncoder(ALPHAS[0], reg), bias=model.bias, task=model.task)
+        if (found := measure(other)) > value:
+            best, value = other, found
+    return best
+
+
 def side_of(vectors: np.ndarray, bits: int) -> Side:
     return torch.from_numpy(np.ascontiguousarray(vectors, np.float32)) if bits == 32 else Codes.of(vectors, bits)
 

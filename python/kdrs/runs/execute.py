@@ -22,6 +22,7 @@ from kdrs.evaluation.protocols import Selection
 from kdrs.evaluation.report import Report
 from kdrs.fitting.fit import Fit, blaming_training, fit
 from kdrs.fitting.learner import Learner
+from kdrs.models.compact import Compact
 from kdrs.runs.build import (
     build_evaluator,
     build_task,
@@ -38,6 +39,7 @@ from kdrs.runs.build import (
 from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.cost import plain_seconds, warn_if_dear
 from kdrs.runs.directory import Run
+from kdrs.runs.encoded import best_encoder
 from kdrs.runs.files import write_json
 from kdrs.runs.following import create, decided
 from kdrs.runs.learners import Planned, load_learners
@@ -199,10 +201,22 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
         for peer in learners[1:]:
             save_peer(run, peer, inner, dataset, evaluator, outcome.epochs - 1)
         with blaming_training(outcome.epochs - 1):
-            reports = evaluator(ModelTeacher(learner.model, task))
-        save_result(run, config, dataset, learner.model, outcome, reports, selection)
+            kept = _kept(config, learner.model, evaluator, selection)
+            reports = evaluator(ModelTeacher(kept, task))
+        save_result(run, config, dataset, kept, outcome, reports, selection)
         watch.final(outcome, reports)
         return Outcome(run, outcome, reports, measured)
+
+
+def _kept(config: RunConfig, model: nn.Module, evaluator: Evaluator, selection: Selection) -> nn.Module:
+    """What a finished run keeps of its model."""
+    if not isinstance(model, Compact):
+        return model
+    kept = model.stored()
+    if kept.user_encoder is None or config.model["encoder"] != "best" or "valid" not in evaluator.truths:
+        return kept
+    selects = selection.metrics[0]
+    return best_encoder(kept, lambda one: evaluator(one.factors(), parts=["valid"])["valid"].mean(selects))
 
 
 def _agree(config: RunConfig, dataset: Dataset, resume: bool) -> None:
