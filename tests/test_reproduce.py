@@ -60,6 +60,7 @@ def values(place: Path, **changed: Any) -> dict[str, Any]:
                 "note": "As in the paper.",
             },
             "taught": {"distill": [{"method": "cd", "teacher": "tuned", "pool": 20, **FEW}]},
+            "pupil": {"distill": [{"method": "cd", "teacher": "search", "pool": 20, **FEW}]},
         },
         "studies": {"search": study, "tuned": tuned},
         **changed,
@@ -86,6 +87,8 @@ def test_each_learns_from_what_it_names(whole: Path) -> None:
     taught = Run.open(whole / "runs/taught/seed-0").config
     assert Path(taught["distill"][0]["teacher"][0]).samefile(whole / "studies/tuned/best/run/seed-0")
     assert student["train"]["seed"] == 5
+    pupil = Run.open(whole / "runs/pupil/seed-0").config  # of a study that declares no arms: the one that is taught
+    assert Path(pupil["distill"][0]["teacher"][0]).samefile(whole / "studies/search/best/cd/seed-0")
 
 
 def test_the_page_states_what_was_found(whole: Path) -> None:

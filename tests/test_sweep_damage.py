@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from commands import fails
 from kdrs.errors import ArtefactError
 from kdrs.runs.directory import Run
 from kdrs.runs.execute import execute
+from kdrs.runs.values import to_toml
 from kdrs.studies.plan import parse_study
 from kdrs.studies.sweep import Found, begin
 from test_sweep import place, started, study_of, told, values, whole
@@ -160,3 +162,20 @@ def test_a_folder_of_stages_is_no_line_of_the_report(place: Path, tmp_path: Path
     run = {key: value for key, value in values(place).items() if key != "sweep"}
     run["distill"] = [{**run["distill"][0], "teacher": str(tmp_path / "stages")}]
     assert shown_teachers(resolve(run)) == []
+
+
+@pytest.mark.parametrize(
+    ("arm", "cause"),
+    [
+        ({"distill": [{"method": "rrd", "teacher": "nowhere"}]}, "nowhere is not there"),
+        ({"train": {"select": ["hit@7"]}}, "hit@7"),
+        ({"model": {"name": "caser", "bits": 2}}, "arm lost: model.bits is 2"),
+    ],
+)
+def test_all_arms_are_built_before_any_is_trained(place: Path, tmp_path: Path, monkeypatch, arm, cause) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = values(place, arms={"first": {}, "lost": arm})
+    (tmp_path / "study.toml").write_bytes(to_toml(given))
+    for more in (("--dry-run",), ()):
+        assert cause in fails(2, "sweep", "study.toml", "--out", "study", *more)
+        assert not (tmp_path / "study").exists()

@@ -57,6 +57,7 @@ def sweep(
     from kdrs.runs.pool import check_jobs
     from kdrs.studies.plan import parse_study
     from kdrs.studies.points import has_optuna
+    from kdrs.studies.rehearsal import Rehearsal
     from kdrs.studies.sweep import begin, carry_out
 
     jobs = 1 if jobs is None else jobs
@@ -73,7 +74,9 @@ def sweep(
             assign(values, f"sweep.{key}={value}")
     with messages():
         if dry_run:
-            _print_plan(parse_study(values, sampler="tpe" if has_optuna() else "random"), as_json)
+            study = parse_study(values, sampler="tpe" if has_optuna() else "random")
+            Rehearsal().arms(study, out)
+            _print_plan(study, as_json)
             return
         study = begin(values, out, resume=resume)
         show = _Lines(study, quiet)

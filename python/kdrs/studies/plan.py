@@ -159,14 +159,19 @@ def _usual(run: dict[str, Any], space: dict[str, Range], alone: bool) -> list[Ar
     if not terms:
         return [_arm("run", run, space)]
     resolve(run)  # says of wrong terms what is wrong
-    told = "+".join(str(term.get("name", term.get("method"))) for term in terms)
-    # a class of somebody's own is called package:Class
-    name = "".join(c if c in _NAME else "-" for c in told).lstrip("_.+-")[:_MOST_NAME]
-    arms = [_arm(name if name and name != ALONE and not name.endswith(".toml") else "run", run, space)]
+    arms = [_arm(usual_name(terms), run, space)]
     if alone:
         bare = {key: value for key, value in run.items() if key not in ("distill", "start", "teachers")}
         arms.insert(0, _arm(ALONE, bare, _without_methods(space)))
     return arms
+
+
+def usual_name(terms: Sequence[Mapping[str, Any]]) -> str:
+    """The name of the arm of a run with these terms, in a study that declares no arms."""
+    told = "+".join(str(term.get("name", term.get("method"))) for term in terms)
+    # a class of somebody's own is called package:Class
+    name = "".join(c if c in _NAME else "-" for c in told).lstrip("_.+-")[:_MOST_NAME]
+    return name if name and name != ALONE and not name.endswith(".toml") else "run"
 
 
 def _declared(

@@ -29,7 +29,7 @@ from kdrs.runs.pool import Pool, check_jobs, opened
 from kdrs.runs.seeds import check_seeds
 from kdrs.runs.values import FROM_TEACHER, to_toml
 from kdrs.settings import Settings
-from kdrs.studies.plan import check_name, merged
+from kdrs.studies.plan import check_name, merged, usual_name
 from kdrs.studies.rehearsal import Rehearsal
 from kdrs.studies.sweep import Found, begin, carry_out
 from kdrs.studies.trials import Trial
@@ -184,7 +184,7 @@ def reproduce(
             if name is None or asked():
                 break
             place = Path(out) / "studies" / name
-            study = begin(recipe.studies[name][0], place, resume=True)
+            study = begin(recipe.studies[name][0], place, resume=True, rehearsed=True)
             heard = None if on_trial is None else (lambda trial, of=name: on_trial(of, trial))
             found = carry_out(study, place, jobs=jobs, on_trial=heard, should_stop=asked, pool=pool)
             work.made.interrupted |= found.interrupted
@@ -272,7 +272,8 @@ class _Work:
 
 
 class _Places:
-    """Where what a recipe names is found: runs by their first seed, studies by the best run of their first arm."""
+    """Where what a recipe names is found: runs by their first seed, studies by the best run of their first arm, or, where they
+    declare none, of the arm that has their methods."""
 
     def __init__(self, out: Path, tables: Mapping[str, Any], shared: Mapping[str, Any]):
         self.out, self.tables, self.shared = out, tables, shared
@@ -282,9 +283,11 @@ class _Places:
             seeds = self.tables["runs"][name].get("seeds") or [0]
             return str(self.out / "runs" / name / f"seed-{seeds[0]}")
         if name in self.tables["studies"]:
-            study = self.tables["studies"][name]
-            arm = next(iter(study.get("sweep", {}).get("arms", {})), "run")
-            seed = merged(self.shared, study).get("train", {}).get("seed", 0)
+            study = merged(self.shared, self.tables["studies"][name])
+            terms = study.get("distill", [])
+            usual = usual_name([term for term in terms if isinstance(term, Mapping)] if isinstance(terms, list) else [])
+            arm = next(iter(study.get("sweep", {}).get("arms", {})), usual)
+            seed = study.get("train", {}).get("seed", 0)
             return str(self.out / "studies" / name / "best" / arm / f"seed-{seed}")
         return None
 

@@ -1,4 +1,4 @@
-"""What a recipe would carry out, built once before anything is trained: shapes alone, no weights."""
+"""What a recipe or a study would carry out, built once before anything is trained: shapes alone, no weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdrs.runs.build import build_evaluator
 from kdrs.runs.config import EvalSettings, RunConfig
 from kdrs.runs.execute import outlined
 from kdrs.runs.learners import Planned
-from kdrs.studies.plan import parse_study
+from kdrs.studies.plan import Study, parse_study
 from kdrs.studies.points import has_optuna
 
 
@@ -27,7 +27,7 @@ class Rehearsal:
     evaluation gives.
     """
 
-    def __init__(self, names: Iterable[str], metrics: Iterable[str]):
+    def __init__(self, names: Iterable[str] = (), metrics: Iterable[str] = ()):
         self.names, self.metrics = tuple(names), tuple(metrics)
         self._planned: dict[str, Planned] = {}
         self._data: dict[str, Dataset] = {}
@@ -44,19 +44,24 @@ class Rehearsal:
         """A study in ``place``, of plain values."""
         with _naming(told):
             study = parse_study(values, sampler="tpe" if has_optuna() else "random", planned=self._planned)
-            for arm in study.arms:
-                config = arm.at({})
-                with _naming(f"arm {arm.name}"):
-                    evaluator = self._build(config, place / "best" / arm.name / f"seed-{config.train.seed}")
-                self._check("metrics", self.metrics, evaluator)
+            self.arms(study, place)
+
+    def arms(self, study: Study, place: Path) -> None:
+        """A study's arms at their default points, each named before its error."""
+        for arm in study.arms:
+            config = arm.at({})
+            with _naming(f"arm {arm.name}"):
+                evaluator = self._build(config, place / "best" / arm.name / f"seed-{config.train.seed}")
+            self._check("metrics", self.metrics, evaluator)
 
     def _build(self, config: RunConfig, place: Path) -> Evaluator:
         terms = (*config.distill, *(term for part in config.teachers.values() for term in part.distill))
         for reference in (name for term in terms for name in term.teacher):
             if not (reference in config.teachers or reference in self._planned or Path(reference).exists()):
                 raise ConfigError(
-                    f"teacher {shown(reference, 300)} is no run and no study of the recipe, and not there",
-                    nearest(Path(reference).name, self.names),
+                    f"teacher {shown(reference, 300)} is "
+                    + ("no run and no study of the recipe, and not there" if self.names else "not there"),
+                    nearest(Path(reference).name, self.names) if self.names else "check the path of the teacher",
                 )
         if config.data.path not in self._data:
             self._data[config.data.path] = Dataset.load(config.data.path)

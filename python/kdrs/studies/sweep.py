@@ -24,6 +24,7 @@ from kdrs.runs.pool import Ended, Pool, check_jobs, opened
 from kdrs.runs.values import to_toml, with_paths
 from kdrs.studies.plan import Arm, Study, parse_study
 from kdrs.studies.points import has_optuna, journal, points
+from kdrs.studies.rehearsal import Rehearsal
 from kdrs.studies.trials import Trial, best_of, finished, place_of, read_trial, write_table, write_trial
 
 HEAD = "study.toml"
@@ -49,11 +50,13 @@ class Found:
         return best_of(self.trials[arm])
 
 
-def begin(values: Mapping[str, Any], out: str | Path, *, resume: bool = False) -> Study:
-    """The study of a file's plain values, its head written to ``out`` or found there.
+def begin(values: Mapping[str, Any], out: str | Path, *, resume: bool = False, rehearsed: bool = False) -> Study:
+    """The study of a file's plain values, its head written to ``out`` or found there. A new one is built once before, all arms
+    at their default points, unless it was ``rehearsed``.
 
     Raises ``ConfigError`` for a wrong file, for a folder that holds something else, and for one that holds a study unless
-    ``resume`` is on, which must be the same one; more trials and other seeds may be asked for.
+    ``resume`` is on, which must be the same one; more trials and other seeds may be asked for. Raises, too, what building an
+    arm raises, its name before the cause.
     """
     out = Path(out)
     head = out / HEAD
@@ -81,6 +84,8 @@ def begin(values: Mapping[str, Any], out: str | Path, *, resume: bool = False) -
                 f"{name} holds a study of another {other}",
                 "give the file that it was begun with, or name another folder",
             )
+    if before is None and not rehearsed:
+        Rehearsal().arms(study, out)
     if before != told:  # new, or longer
         write_bytes(head, to_toml(told), make_folder=True)
     return study
