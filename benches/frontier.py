@@ -212,18 +212,9 @@ def held_out(study: Study) -> list[str] | None:
     """Users of whom no pair was trained on, encoded from their items: NDCG@10 beside a teacher that was trained with them."""
     data = kdrs.Dataset.load(study.data)
     held = np.random.default_rng(0).permutation(data.n_users)[: data.n_users // HELD]
-    left = np.ones(data.n_users, bool)
-    left[held] = False
-
-    def without(pairs: kdrs.Interactions) -> kdrs.Interactions:
-        kept = left[pairs.row_of_pair]
-        return kdrs.Interactions.from_pairs(pairs.row_of_pair[kept], pairs.indices[kept], *pairs.shape)
-
     place = study.place / "held-out"
     if not (place / "data").exists():
-        parts = [without(part) for part in (data.train, data.valid, data.test)]
-        known = {"users": data.users, "items": data.items, "name": f"{study.name}-held-out"}
-        kdrs.Dataset.from_interactions(*parts, **known).save(place / "data")
+        data.without_users(held).save(place / "data")
     own = ("--data", str(place / "data"), *study.common[2:], "--dim", str(DIM), "--seed", "0")
     carry_out(place / "teacher", "train", *own, *study.trained)
     small = ("compress", str(place / "teacher"), "--threads", study.threads)

@@ -231,6 +231,28 @@ def compact_new_users() -> Example:
     assert names["names"][0][0] == run.items[int(scores[0].argmax())]
 
 
+@example("docs/compact.md", "data.without_users(new)")
+def compact_known_users() -> Example:
+    data = toy_dataset(400, 80, candidates=None)
+    data.save("datasets/ml-100k")
+    names = yield {}
+    known = kdrs.Dataset.load("datasets/known")
+    assert not known.full.row_degrees[names["new"]].any()
+    assert known.full.n_pairs == data.full.n_pairs - data.full.row_degrees[names["new"]].sum()
+
+
+@example("docs/compact.md", 'kdrs.load_run("runs/known-student")')
+def compact_unseen_users() -> Example:
+    data = toy()
+    new = np.arange(40, 120)
+    data.without_users(new).save("datasets/known")
+    run_directory("runs/teacher", "datasets/known")
+    kdrs.compress("runs/teacher", 8, users="sum", out="runs/known-student")
+    names = yield {"kdrs": kdrs, "np": np, "data": data, "new": new}
+    value = float(names["printed"])
+    assert_learnt(data, value)
+
+
 @example("docs/compact.md", "kdrs.compress(")
 def compact_python() -> Example:
     data = toy()

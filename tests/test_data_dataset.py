@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
+from conftest import toy_dataset
 from kdrs import _files
 from kdrs.data import Dataset, Ids, Interactions, Recipe, Table, prepare
 from kdrs.data import dataset as dataset_module
@@ -267,3 +268,28 @@ def test_describe_counts(data):
     assert facts["users"] == data.n_users == len(data.users)
     assert facts["candidates"] == 5
     json.dumps(facts, allow_nan=False)
+
+
+@given(st.sets(st.integers(0, 49)), st.booleans())
+@settings(max_examples=20)
+def test_without_some_users(rows, ordered):
+    data = toy_dataset(ordered=ordered)
+    rest = data.without_users(sorted(rows))
+    kept = np.setdiff1d(np.arange(50), sorted(rows))
+    assert list(rest.users) == list(data.users)
+    for part in ("train", "valid", "test"):
+        whole, left = getattr(data, part).to_csr(), getattr(rest, part).to_csr()
+        assert (whole[kept] != left[kept]).nnz == 0
+        assert left[sorted(rows)].nnz == 0
+    if ordered:
+        for user in kept:
+            before, after = (one.order[one.train.indptr[user] : one.train.indptr[user + 1]] for one in (data, rest))
+            assert np.array_equal(before, after)
+    assert rest.steps[-1]["users"] == len(rows)
+    assert (rest.fingerprint == data.fingerprint) == (not rows)
+
+
+@pytest.mark.parametrize("rows", [[-1], [50], [0.5], ["a"]])
+def test_users_that_are_none_cannot_be_left_out(rows):
+    with pytest.raises(DataError, match="give rows of users: integers from 0 to 49"):
+        toy_dataset().without_users(rows)

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -239,6 +239,37 @@ class Dataset:
                 PREPARE_AGAIN,
             )
         return data
+
+    def without_users(self, users: ArrayLike) -> Dataset:
+        """The same data set without the pairs of some users, by their rows; all ids stay.
+
+        What is trained on it has never seen these users. Measured on the whole data set, their vectors worked out of their
+        train items, they are the new users of "strong generalization" (Marlin, 2004; Liang et al., WWW 2018).
+
+        Raises ``DataError`` for rows that are none.
+        """
+        rows = np.unique(np.asarray(users))
+        if rows.size and (rows.dtype.kind not in "iu" or rows[0] < 0 or rows[-1] >= self.n_users):
+            raise DataError(
+                f"users are {rows.dtype} from {rows[0]} to {rows[-1]}",
+                f"give rows of users: integers from 0 to {self.n_users - 1:,}",
+            )
+        left = np.ones(self.n_users, bool)
+        left[rows.astype(np.int64)] = False
+
+        def rest(pairs: Interactions) -> Interactions:
+            kept = left[pairs.row_of_pair]
+            return Interactions.from_pairs(pairs.row_of_pair[kept], pairs.indices[kept], *pairs.shape)
+
+        return replace(
+            self,
+            train=rest(self.train),
+            valid=rest(self.valid),
+            test=rest(self.test),
+            name=f"{self.name}-without-{rows.size}",
+            order=None if self.order is None else self.order[left[self.train.row_of_pair]],
+            steps=(*self.steps, {"step": f"without {rows.size} users", "users": rows.size}),
+        )
 
     def _head(self) -> dict[str, Any]:
         return {
