@@ -8,6 +8,9 @@ DEMO   := runs/demo
 WHEEL  := target/wheel
 OLDEST := target/oldest
 GPU    := runs/gpu
+COUNTED := $(CURDIR)/target/coverage
+CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py,core_oracles core_arguments fault_table_core ranking sampling codes \
+	codes_made topk_few catalogue evaluate kernels optim student))
 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
 CORE   := $(VENV)/.built
@@ -56,11 +59,18 @@ test-oldest: $(WHEEL)/bin/uv $(RUST_SOURCES)  ## Run the quick tests on Python 3
 		--basetemp=$$folder && rm -rf $$folder
 
 coverage: setup  ## Measure which lines the tests run, of Python and of the Rust core
+	@cargo llvm-cov --version >/dev/null || { echo "cargo install cargo-llvm-cov, for the figure of Rust" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --group coverage
 	folder=$$(mktemp -d) && $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --basetemp=$$folder --cov=kdrs \
 		--cov-report=term --cov-report=xml:target/coverage.xml && rm -rf $$folder
-	cargo llvm-cov --version >/dev/null || { echo "cargo install cargo-llvm-cov, for the figure of Rust" >&2; exit 1; }
-	cargo llvm-cov --release --package kdrs-core --summary-only
+	@# the core by its own tests, but for one that takes many minutes when lines are counted, and by those of Python
+	mkdir -p $(COUNTED) && export CARGO_TARGET_DIR=$(COUNTED) && eval "$$(cargo llvm-cov show-env --sh)" && \
+		cargo llvm-cov clean --workspace && \
+		cargo test --release --quiet --package kdrs-core -- --skip spans_and_tasks_together && \
+		cargo build --release --quiet --package kdrs-python --features pyo3/extension-module && \
+		cp -r python/kdrs $(COUNTED) && cp $(COUNTED)/release/lib_core.so $(COUNTED)/kdrs/_core.abi3.so && \
+		PYTHONPATH=$(COUNTED) $(BIN)/python -m pytest --numprocesses 2 -m 'not slow' $(CORE_TESTS) && \
+		cargo llvm-cov report --release --summary-only
 
 check: setup  ## Lint, format, types, stubs, Rust lints, docs
 	$(BIN)/ruff check .
