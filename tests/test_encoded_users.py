@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from commands import ok
 from kdrs import Codes, Evaluator, Interactions
 from kdrs.compact.encoders import RidgeEncoder, SumEncoder, history_sums
 from kdrs.errors import ConfigError, DataError
+from kdrs.runs.checkpoints import manifest_digest
 from kdrs.runs.config import resolve
 from kdrs.runs.encoded import best_encoder
 from kdrs.runs.execute import execute
 from kdrs.runs.opened import load_run
+from kdrs.runs.values import to_toml
 from kdrs.training.pairs import PairTask
 from kdrs.training.queries import Epoch, Queries
 from test_compact import compact
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*rising when")
 
 
 @pytest.fixture
@@ -156,20 +165,75 @@ def test_validation_chooses_the_encoder(task):
     assert found.nbytes < kept.nbytes
 
 
-@pytest.mark.parametrize("encoder", ["best", "trained"])
-def test_a_run_keeps_and_reports_the_encoder_that_ranks_best(toy_path, tmp_path, encoder):
+def options(toy_path: Path, encoder: str = "best", **eval: object) -> dict[str, Any]:
     model = {"name": "bpr", "dim": 8, "bits": 4, "users": "encoded", "encoder": encoder}
     train = {"epochs": 3, "batch_size": 64, "lr": 1e-2}
-    config = resolve({"data": {"path": str(toy_path)}, "model": model, "train": train, "device": "cpu"})
-    outcome = execute(config, tmp_path / "run")
+    return {"data": {"path": str(toy_path)}, "model": model, "train": train, "eval": eval, "device": "cpu"}
+
+
+@pytest.mark.parametrize("encoder", ["best", "trained"])
+def test_a_run_keeps_and_reports_the_encoder_that_ranks_best(toy_path, tmp_path, encoder):
+    outcome = execute(resolve(options(toy_path, encoder)), tmp_path / "run")
     opened = load_run(tmp_path / "run")
     reports = Evaluator.of(opened.dataset)(opened.model.factors())
     assert reports["test"].means() == outcome.reports["test"].means()
     trained = next(row["valid"] for row in outcome.fit.rows if row["epoch"] == outcome.fit.best_epoch)
     value = outcome.reports["valid"].means()["hit@10"]
+    said = json.loads((tmp_path / "run/report.json").read_text())["encoder"]
+    card = (tmp_path / "run/README.md").read_text()
+    assert said == outcome.encoder == opened.model.user_encoder.kind
     if encoder == "trained":
         assert isinstance(opened.model.user_encoder, SumEncoder)
         assert value == trained["hit@10"]
+        assert "ridge" not in card
     else:
         assert isinstance(opened.model.user_encoder, RidgeEncoder)  # as validation has it on these data
         assert value > trained["hit@10"]
+        assert "| users | ridge regression on their items: better on validation" in card
+
+
+def test_the_last_lines_of_a_training_say_which_encoder_is_kept(toy_path, tmp_path):
+    for encoder, told in (("best", True), ("trained", False)):
+        (tmp_path / f"{encoder}.toml").write_bytes(to_toml(options(toy_path, encoder)))
+        out = ok("train", tmp_path / f"{encoder}.toml", "--out", tmp_path / encoder).out
+        assert ("users: ridge regression on their items" in out) == told
+
+
+@pytest.mark.parametrize("encoder", ["best", "trained"])
+def test_values_of_epochs_do_not_stand_beside_those_of_another_encoder(toy_path, tmp_path, encoder):
+    """A protocol that reports each K from its own best epoch has these values of the matrix that was trained alone."""
+    values = options(toy_path, encoder, protocol="loo-499")
+    outcome = execute(resolve(values), tmp_path / "run")
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert outcome.encoder == report["encoder"] == ("ridge" if encoder == "best" else "sum")
+    assert ("per_metric_best" in report) == (encoder == "trained")
+
+
+def of_an_older_version(run: Path) -> None:
+    """As if the options of encoded users had not existed."""
+    config = run / "config.toml"
+    lines = [
+        line for line in config.read_text().splitlines(True) if not line.startswith(("encoder", "history_dropout"))
+    ]
+    config.write_text("".join(lines))
+    for path in (run / "env.json", *(run / "checkpoint").glob("*.json")):
+        record = json.loads(path.read_text())
+        for key in ("encoder", "history_dropout"):
+            del record["options"]["model"][key]
+        path.write_text(json.dumps({**record, "sha256": manifest_digest(record)} if "sha256" in record else record))
+
+
+@pytest.mark.parametrize("epochs", [3, 5])
+def test_a_run_that_is_older_than_the_choice_keeps_its_matrix(toy_path, tmp_path, epochs):
+    """It ends, resumed or carried out anew, as the version ended it that began it."""
+    execute(resolve(options(toy_path, "trained")), tmp_path / "old")
+    of_an_older_version(tmp_path / "old")
+    ok("train", tmp_path / "old/config.toml", "--epochs", epochs, "--out", tmp_path / "again")
+    for _ in range(2):  # the first writes what it made of the options
+        ok("resume", tmp_path / "old", "--epochs", epochs)
+    expected = resolve({**options(toy_path, "trained"), "train": {**options(toy_path)["train"], "epochs": epochs}})
+    execute(expected, tmp_path / "expected")
+    for name in ("old", "again"):
+        assert (tmp_path / name / "model.safetensors").read_bytes() == (
+            tmp_path / "expected/model.safetensors"
+        ).read_bytes()

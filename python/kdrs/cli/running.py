@@ -408,6 +408,8 @@ def _finish(outcome: Outcome, selects: Sequence[str], stopper: Stopper, as_json:
         return
     fit = outcome.fit
     say(f"{visible(str(outcome.run.path))}: {fit.epochs} epochs, best is {fit.best_epoch}, stopped by {fit.stopped}")
+    if outcome.encoder == "ridge":
+        say("users: ridge regression on their items, better on validation than the matrix that was trained")
     say("\n".join(results_table(outcome.reports, selects, verbose)))
 
 

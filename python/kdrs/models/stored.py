@@ -166,3 +166,9 @@ def rows_of(side: Side, ids: Tensor) -> Tensor:
         found = torch.from_numpy(side.take(ids.reshape(-1).cpu().numpy()).turned()).to(ids.device)
         return found.view(*ids.shape, side.shape[1])
     return side.to(ids.device)[ids]
+
+
+def encoder_of(model: nn.Module) -> str | None:
+    """The kind of a stored model's encoder: ``sum``, as it is trained, or ``ridge``; None of all other models."""
+    encoder = model.user_encoder if isinstance(model, StoredModel) else None
+    return None if encoder is None else encoder.kind

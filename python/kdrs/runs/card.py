@@ -27,7 +27,7 @@ from kdrs.escaping import markdown
 from kdrs.evaluation.protocols import cutoff
 from kdrs.evaluation.report import Report
 from kdrs.evaluation.significance import resampled_means
-from kdrs.models.stored import StoredModel
+from kdrs.models.stored import StoredModel, encoder_of
 from kdrs.runs.config import RunConfig, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.parts import teachers_of
@@ -182,6 +182,8 @@ def _what(of: _Subject, teachers: Sequence[_Teacher]) -> list[tuple[str, str]]:
         start = "its teacher's vectors" if config.start == "teacher" else f"the weights of {_named(Path(config.start))}"
         rows.append(("starts from", start))
     rows.append(("bytes", f"{own:,} of all its tables, ids left out"))
+    if config.compress is None and encoder_of(of.model) == "ridge":
+        rows.append(("users", "ridge regression on their items: better on validation than the matrix that was trained"))
     if of.status.get("epochs"):
         best = of.status.get("best_epoch")
         kept = "" if best is None else f", the weights are those of epoch {best} (counted from 0)"

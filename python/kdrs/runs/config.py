@@ -17,7 +17,7 @@ from kdrs.models import MODELS, ModelConfig, model_class
 from kdrs.plugins import label
 from kdrs.runs.directory import Run
 from kdrs.runs.records import PATH
-from kdrs.runs.values import FROM_TEACHER
+from kdrs.runs.values import FROM_TEACHER, with_former
 from kdrs.runs.vouching import check_head
 from kdrs.settings import Settings
 from kdrs.tracking import tracker_class
@@ -327,8 +327,8 @@ def _check_unicode(value: Any, where: str = "") -> None:
 
 
 def completed(values: dict[str, Any]) -> dict[str, Any]:
-    """Plain values with every default filled in."""
-    return resolve(values).to_dict()
+    """A run's stored options with every default filled in, those of options that are younger than the run as it was then."""
+    return resolve(with_former(values)).to_dict()
 
 
 def config_of(run: Run) -> RunConfig:
@@ -336,7 +336,9 @@ def config_of(run: Run) -> RunConfig:
 
     Raises ``ArtefactError`` if config.toml was changed since, but for options that may differ on resume.
     """
-    check_head(run.path, run.stored(), run.started(), lambda values: resolve(values, opened=True).to_dict())
+    check_head(
+        run.path, run.stored(), run.started(), lambda values: resolve(with_former(values), opened=True).to_dict()
+    )
     return resolve(run.config, opened=True)
 
 

@@ -40,7 +40,7 @@ from kdrs.runs.journal import MetricsFile
 from kdrs.runs.own import code_of, warn_of_changed_code
 from kdrs.runs.places import Lock, check_inside, check_place, holds_run, own_folder, sweep
 from kdrs.runs.records import PATH, RESTORE, DataHead, StageDigests, Started, Status, plain, read_record
-from kdrs.runs.values import to_toml, with_paths, without_none
+from kdrs.runs.values import to_toml, with_former, with_paths, without_none
 from kdrs.runs.vouching import Complete, Options, check_checkpoint, check_head, check_options
 
 if TYPE_CHECKING:
@@ -170,9 +170,9 @@ class Run:
 
     @property
     def config(self) -> Options:
-        """The resolved options. Relative paths, which are those of the folder that the run was started in, are made to hold
-        in the present one."""
-        return self._placed(self.stored())
+        """The resolved options, those that are younger than the run as it was then (`with_former`). Relative paths, which are
+        those of the folder that the run was started in, are made to hold in the present one."""
+        return self._placed(with_former(self.stored()))
 
     def stored(self) -> Options:
         """The options as config.toml states them."""

@@ -23,6 +23,7 @@ from kdrs.evaluation.report import Report
 from kdrs.fitting.fit import Fit, blaming_training, fit
 from kdrs.fitting.learner import Learner
 from kdrs.models.compact import Compact
+from kdrs.models.stored import encoder_of
 from kdrs.runs.build import (
     build_evaluator,
     build_task,
@@ -46,7 +47,14 @@ from kdrs.runs.learners import Planned, load_learners
 from kdrs.runs.parts import Part, check_teachers, expand
 from kdrs.runs.places import own_folder
 from kdrs.runs.records import PATH
-from kdrs.runs.results import means_of, measure_teachers, parameters_of, save_peer, save_result, summary_of
+from kdrs.runs.results import (
+    means_of,
+    measure_teachers,
+    parameters_of,
+    save_peer,
+    save_result,
+    summary_of,
+)
 from kdrs.runs.vouching import check_options
 from kdrs.runs.watching import check_trackers, watching
 from kdrs.teachers.model import ModelTeacher
@@ -64,6 +72,8 @@ class Outcome:
     """By part: ``valid`` and ``test`` of the best weights; empty if the run was interrupted."""
     teachers: dict[str, dict[str, Report]]
     """By teacher and part: the teachers' own quality on this split."""
+    encoder: str | None = None
+    """Of encoded users: the kind of the encoder that is kept, ``sum`` as it was trained or ``ridge``."""
     part: tuple[str, int] | None = None
     """Of a run that was interrupted while it trained a part: the part, and how many epochs of it are done."""
 
@@ -205,7 +215,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             reports = evaluator(ModelTeacher(kept, task))
         save_result(run, config, dataset, kept, outcome, reports, selection)
         watch.final(outcome, reports)
-        return Outcome(run, outcome, reports, measured)
+        return Outcome(run, outcome, reports, measured, encoder_of(kept))
 
 
 def _kept(config: RunConfig, model: nn.Module, evaluator: Evaluator, selection: Selection) -> nn.Module:
@@ -255,7 +265,7 @@ def _carry_out_parts(run: Run, parts: Sequence[Part], hooks: Hooks) -> Outcome |
             inner, epochs = ended.part or ("", ended.fit.epochs)
             name = f"{part.name}/{inner}" if inner else part.name
             run.set_status("interrupted", epochs=0, part=name, part_epochs=epochs)
-            return Outcome(run, Fit(stopped="interrupted"), {}, {}, (name, epochs))
+            return Outcome(run, Fit(stopped="interrupted"), {}, {}, part=(name, epochs))
     return None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from kdrs.compact.encoders import SumEncoder
 from kdrs.data import Dataset, Interactions
 from kdrs.errors import ArtefactError, ScoreError, shown
 from kdrs.evaluation.evaluator import Evaluator
@@ -19,7 +20,7 @@ from kdrs.evaluation.report import Report
 from kdrs.fitting.fit import Fit
 from kdrs.fitting.learner import Learner
 from kdrs.models.compact import Compact
-from kdrs.models.stored import StoredModel
+from kdrs.models.stored import StoredModel, encoder_of
 from kdrs.runs.card import write_card
 from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.directory import Run
@@ -110,7 +111,7 @@ def _save_rest(
     reports: dict[str, Report],
     selection: Selection,
 ) -> None:
-    save_reports(run, reports, outcome, selection)
+    save_reports(run, reports, outcome, selection, encoder_of(kept))
     run.set_status(
         "finished",
         epochs=outcome.epochs,
@@ -136,18 +137,21 @@ def save_peer(run: Run, peer: Learner, config: RunConfig, dataset: Dataset, eval
         save_result(saved, own, dataset, peer.model, result, reports, Selection())
 
 
-def save_reports(run: Run, reports: dict[str, Report], outcome: Fit, selection: Selection) -> None:
+def save_reports(
+    run: Run, reports: dict[str, Report], outcome: Fit, selection: Selection, encoder: str | None = None
+) -> None:
     """Writes report.json and one array file a part. Where the protocol reports each K from its own best epoch, those means
-    stand beside the kept weights' own."""
+    stand beside the kept weights' own; not where another ``encoder`` of users is kept than the epochs were measured with."""
     for part, report in reports.items():
         report.save(run.path / f"report-{part}.json")
     summary: dict[str, Any] = {
         "schema": 1,
         "best_epoch": outcome.best_epoch,
         "epochs": outcome.epochs,
+        **({} if encoder is None else {"encoder": encoder}),
         "parts": means_of(reports),
     }
-    if selection.per_metric_best and outcome.best:
+    if selection.per_metric_best and outcome.best and encoder in (None, SumEncoder.kind):
         summary["per_metric_best"] = per_metric_best(outcome, selection, reports)
     write_json(run.path / "report.json", summary)
 

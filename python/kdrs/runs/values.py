@@ -29,6 +29,22 @@ def with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str
     return {key: placed(key, value) for key, value in config.items()}
 
 
+def with_former(values: dict[str, Any]) -> dict[str, Any]:
+    """A run's stored options, where an older kdrs wrote them: an option that did not exist and whose default is not what was
+    done then states what was done. Encoded users had but the matrix that was trained."""
+
+    def model_of(holder: Any) -> Any:
+        model = holder.get("model") if isinstance(holder, Mapping) else None
+        if not isinstance(model, Mapping) or model.get("users") != "encoded" or "encoder" in model:
+            return holder
+        return {**holder, "model": {**model, "encoder": "trained"}}
+
+    found: dict[str, Any] = model_of(values)
+    if isinstance(parts := found.get("teachers"), Mapping):
+        found = {**found, "teachers": {name: model_of(part) for name, part in parts.items()}}
+    return found
+
+
 def is_path(key: str) -> bool:
     """Whether a run's option, named by dots, holds paths: data, parts, and what may stand for teachers or a start."""
     return key in ("data.path", "parts") or re.fullmatch(r"(.+\.)?(start|teacher)", key) is not None
