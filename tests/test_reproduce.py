@@ -12,6 +12,7 @@ from commands import fails, kdrs, ok
 from conftest import toy_dataset
 from kdrs.data import Dataset
 from kdrs.runs.directory import Run
+from kdrs.runs.opened import load_run
 from kdrs.runs.values import to_toml
 from kdrs.studies.printed import write_results
 from kdrs.studies.recipe import read_recipe, reproduce
@@ -359,3 +360,12 @@ def test_the_recipes_that_come_along_can_be_carried_out(
     assert plan["title"]
     names = {*plan["runs"], *plan["studies"]}
     assert all(set(told["after"]) <= names for told in [*plan["runs"].values(), *plan["studies"].values()])
+
+
+def test_values_of_stored_candidates_are_on_the_page(tmp_path: Path) -> None:
+    """Their reports call a metric ``hit@5 sampled(20)``; recipes call it hit@5."""
+    toy_dataset().save(tmp_path / "toy")
+    given = values(tmp_path, metrics=["hit@5"], runs={"one": {"eval": {"protocol": "loo-499-paper"}}}, studies={})
+    ok("reproduce", written(tmp_path / "r.toml", given), "--out", tmp_path / "out")
+    found = json.loads((tmp_path / "out/results.json").read_text())["runs"]["one"]["seeds"]["0"]["values"]
+    assert found["hit@5"] == pytest.approx(load_run(tmp_path / "out/runs/one/seed-0").report()["test"].mean("hit@5"))

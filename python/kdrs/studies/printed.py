@@ -16,6 +16,7 @@ from kdrs.escaping import markdown
 from kdrs.runs.compared import compare_runs
 from kdrs.runs.directory import Run
 from kdrs.runs.records import RESTORE
+from kdrs.runs.results import load_reports
 from kdrs.studies.found import rows_of, table_of
 from kdrs.studies.recipe import Entry, Made
 
@@ -67,9 +68,9 @@ def _of_run(made: Made, entry: Entry) -> dict[str, Any]:
 def _values(made: Made, place: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
     """Test values of a finished run; of one that goes on those of its best epoch so far, where it measures test."""
     if (place / "report.json").is_file():
-        report = read_json(place / "report.json", RESTORE)
-        own = report.get("per_metric_best", {})
-        test = report.get("parts", {}).get("test", {})
+        own = read_json(place / "report.json", RESTORE).get("per_metric_best", {})
+        reports = load_reports(Run.open(place))
+        test = reports["test"].means() if "test" in reports else {}
         return {
             metric: own[metric]["test"] if metric in own else test[metric]
             for metric in made.recipe.metrics
