@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from commands import ok
 from kdrs import Codes, Evaluator, Interactions
 from kdrs.compact.encoders import RidgeEncoder, SumEncoder, history_sums
 from kdrs.errors import ConfigError, DataError
+from kdrs.models.bpr import BPR, BPRConfig
+from kdrs.models.compact import check_compact
 from kdrs.runs.checkpoints import manifest_digest
 from kdrs.runs.config import resolve
 from kdrs.runs.encoded import best_encoder
@@ -146,6 +148,30 @@ def test_options_of_encoded_users_are_refused_with_a_table(toy_path, tmp_path, k
     model = {"name": "bpr", "dim": 4, key: value}
     with pytest.raises(ConfigError, match=f"model.{key} is {value!r}, and the model's users have a table"):
         execute(resolve({"data": {"path": str(toy_path)}, "model": model, "train": {"epochs": 1}}), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["multvae", "bpr"])
+def test_users_that_cannot_be_encoded_are_not_the_remedy(toy_path, tmp_path, name):
+    model = {"name": name, "dim": 4, "encoder": "trained"}
+    with pytest.raises(ConfigError) as found:
+        execute(resolve({"data": {"path": str(toy_path)}, "model": model, "train": {"epochs": 1}}), tmp_path / "run")
+    assert ("users" in found.value.remedy) == (name == "bpr")
+
+
+class OwnConfig(BPRConfig):
+    encoder: Literal["mlp", "gru"] = "mlp"  # type: ignore[assignment]
+
+
+class Own(BPR):
+    Config = OwnConfig
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "gru"])
+def test_a_model_of_ones_own_may_call_an_option_encoder(toy_path, encoder):
+    check_compact("mine:Own", Own, OwnConfig(encoder=encoder))
+    model = {"name": "mine:Own", "dim": 4, "encoder": encoder}
+    opened = resolve({"data": {"path": str(toy_path)}, "model": model}, opened=True)  # the class is not there any more
+    assert opened.model["encoder"] == encoder
 
 
 # --- the encoder that is kept ---------------------------------------------------------------------------------------

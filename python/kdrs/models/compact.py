@@ -214,10 +214,12 @@ def check_compact(name: str, cls: type[Recommender], config: ModelConfig) -> Non
                 f"train it with model.{key} = {plain!r}, and make it small afterwards: kdrs compress; or take bpr or lightgcn "
                 "as student",
             )
-    if config.users != "encoded":
-        stated = {"encoder": config.encoder != "best", "history_dropout": bool(config.history_dropout)}
-        for key in (key for key, is_stated in stated.items() if is_stated):
+    for key in ("encoder", "history_dropout") if config.users != "encoded" else ():
+        common, own = ModelConfig.model_fields[key], type(config).model_fields[key]
+        value = getattr(config, key)
+        if own.annotation == common.annotation and value != common.default:  # else an option of the class's own
+            remedy = f"leave model.{key} out"
             raise ConfigError(
-                f"model.{key} is {getattr(config, key)!r}, and the model's users have a table",
-                f'set model.users = "encoded", or leave model.{key} out',
+                f"model.{key} is {value!r}, and the model's users have a table",
+                f'set model.users = "encoded", or {remedy}' if "users" in cls.compactable else remedy,
             )

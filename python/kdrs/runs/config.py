@@ -368,7 +368,7 @@ def _model(model: Any, where: str, opened: bool) -> dict[str, Any]:
         raise ConfigError(f"{where}.name is missing", "name a model of `kdrs models`, such as bpr")
     name, options = str(model["name"]), {key: value for key, value in model.items() if key != "name"}
     if opened and name not in MODELS:
-        common = {key: value for key, value in options.items() if key in ModelConfig.model_fields}
+        common = {key: options[key] for key in ("dim", "bits", "users") if key in options}  # others may be its own
         return {"name": name, **ModelConfig.parse(common, where).model_dump(), **options}
     config = model_class(name).Config.parse(options, where)
     return {"name": name, **config.model_dump(exclude_none=True)}
