@@ -286,6 +286,9 @@ def test_without_some_users(rows, ordered):
             before, after = (one.order[one.train.indptr[user] : one.train.indptr[user + 1]] for one in (data, rest))
             assert np.array_equal(before, after)
     assert rest.steps[-1]["users"] == len(rows)
+    assert rest.steps[-1]["pairs"] == sum(
+        np.isin(part.row_of_pair, sorted(rows)).sum() for part in (data.train, data.valid, data.test)
+    )
     assert (rest.fingerprint == data.fingerprint) == (not rows)
 
 

@@ -108,6 +108,24 @@ def test_headline_metrics():
     assert compare([Entry("a", "alone", {"test": other})]).metrics == ("map@all", "precision@3")
 
 
+def test_sizes_are_those_of_the_largest_seed():
+    """Seeds may have kept different encoders of users, one with a matrix and one without."""
+    sizes = {"alone": (50, 400), "student": (100, 300), "other": (1000, 1000)}
+    roles = {"alone": "alone", "student": "student", "other": "alone"}
+    found = compare(
+        [
+            Entry(name, roles[name], {"test": report(0.1, 0.2)}, n, n, seed=seed, bytes_per_row=n / 10)
+            for name, both in sizes.items()
+            for seed, n in enumerate(both)
+        ]
+    )
+    for line in found.lines:
+        assert (line.n_parameters, line.n_bytes, line.bytes_per_row) == (sizes[line.name][1],) * 2 + (
+            sizes[line.name][1] / 10,
+        )
+    assert found.lines[1].baseline == "alone"  # 400 is nearer to 300 than 1000; 50 and 100 are of no account
+
+
 def test_text_names_the_setting_in_every_metric_and_lines_up():
     text = compare(entries()).text()
     both, second = text.split("\n\nagainst small\n\n")

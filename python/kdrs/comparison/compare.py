@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from kdrs.evaluation.significance import (
 __all__ = ["ROLES", "Comparison", "Entry", "Line", "check_folder", "compare", "scoring_seconds"]
 
 ROLES = ("teacher", "alone", "student")
+_Number = TypeVar("_Number", int, float)
 Pair: TypeAlias = tuple[str, str, str]
 """A model, what it is compared with, and the metric."""
 
@@ -162,9 +163,9 @@ def compare(
                 {metric: verdict_of(difference, by_seed.get(metric), seeds) for metric, difference in own.items()},
                 _mean_of([report.beyond for report in found[name]]),
                 _mean_of([entry.agreement for entry in group]),
-                group[0].n_parameters,
-                group[0].n_bytes,
-                group[0].bytes_per_row,
+                _largest([entry.n_parameters for entry in group]),
+                _largest([entry.n_bytes for entry in group]),
+                _largest([entry.bytes_per_row for entry in group]),
                 _median([entry.seconds_per_1000 for entry in group]),
                 tuple(entry.curve for entry in group if entry.curve),
                 standings[name],
@@ -270,8 +271,8 @@ def _baselines(groups: Mapping[str, Sequence[Entry]], named: str | None) -> dict
         return {}
     found = {}
     for name, group in groups.items():
-        size = group[0].n_bytes
-        sizes = {base: groups[base][0].n_bytes for base in alone}
+        size = _largest([entry.n_bytes for entry in group])
+        sizes = {base: _largest([entry.n_bytes for entry in groups[base]]) for base in alone}
         known = {base: abs(math.log(theirs / size)) for base, theirs in sizes.items() if theirs and size}
         student = group[0].role == "student"
         found[name] = min(known, key=known.__getitem__) if student and len(known) == len(alone) else alone[0]
@@ -356,6 +357,11 @@ def _spread(numbers: Sequence[float], confidence: float) -> Spread:
 def _mean_of(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = [name for name in tables[0] if all(name in table for table in tables)]
     return {name: statistics.fmean(table[name] for table in tables) for name in names}
+
+
+def _largest(numbers: Sequence[_Number | None]) -> _Number | None:
+    """Of seeds, which may have kept different encoders of users."""
+    return max((number for number in numbers if number is not None), default=None)
 
 
 def _median(numbers: Sequence[float | None]) -> float | None:

@@ -390,7 +390,8 @@ def _charts(comparison: Comparison, looks: Looks) -> list[Child]:
             _figure(
                 "Learning curves",
                 curves(comparison, metric, looks),
-                "Marked: each seed's best epoch. What is far below, at the beginning, is cut off. Of several seeds: their "
+                "Marked: each seed's best epoch; of encoded users as they are trained, whichever encoder was kept in the end. "
+                "What is far below, at the beginning, is cut off. Of several seeds: their "
                 "mean and a band from the lowest to the highest, as long as all train; then thin lines are single seeds.",
             ),
         ]

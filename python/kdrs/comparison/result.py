@@ -58,6 +58,7 @@ class Line:
     agreement: dict[str, float]
     n_parameters: int | None
     n_bytes: int | None
+    """Sizes are those of the largest seed."""
     bytes_per_row: float | None
     seconds_per_1000: float | None
     curves: tuple[Sequence[Mapping[str, Any]], ...]

@@ -261,14 +261,17 @@ class Dataset:
             kept = left[pairs.row_of_pair]
             return Interactions.from_pairs(pairs.row_of_pair[kept], pairs.indices[kept], *pairs.shape)
 
+        parts = self.train, self.valid, self.test
+        train, valid, test = map(rest, parts)
+        dropped = sum(part.n_pairs for part in parts) - sum(part.n_pairs for part in (train, valid, test))
         return replace(
             self,
-            train=rest(self.train),
-            valid=rest(self.valid),
-            test=rest(self.test),
+            train=train,
+            valid=valid,
+            test=test,
             name=f"{self.name}-without-{rows.size}",
             order=None if self.order is None else self.order[left[self.train.row_of_pair]],
-            steps=(*self.steps, {"step": f"without {rows.size} users", "users": rows.size}),
+            steps=(*self.steps, {"step": "without some users", "users": int(rows.size), "pairs": dropped}),
         )
 
     def _head(self) -> dict[str, Any]:
