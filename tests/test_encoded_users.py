@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -255,11 +256,16 @@ def test_a_run_that_is_older_than_the_choice_keeps_its_matrix(toy_path, tmp_path
     execute(resolve(options(toy_path, "trained")), tmp_path / "old")
     of_an_older_version(tmp_path / "old")
     ok("train", tmp_path / "old/config.toml", "--epochs", epochs, "--out", tmp_path / "again")
+    shutil.copytree(tmp_path / "old", tmp_path / "same command")
+    given = options(toy_path)
+    del given["model"]["encoder"]
+    (tmp_path / "given.toml").write_bytes(to_toml(given))
     for _ in range(2):  # the first writes what it made of the options
         ok("resume", tmp_path / "old", "--epochs", epochs)
+        ok("train", tmp_path / "given.toml", "--epochs", epochs, "--out", tmp_path / "same command", "--resume")
     expected = resolve({**options(toy_path, "trained"), "train": {**options(toy_path)["train"], "epochs": epochs}})
     execute(expected, tmp_path / "expected")
-    for name in ("old", "again"):
+    for name in ("old", "again", "same command"):
         assert (tmp_path / name / "model.safetensors").read_bytes() == (
             tmp_path / "expected/model.safetensors"
         ).read_bytes()

@@ -17,7 +17,7 @@ from kdrs.models import MODELS, ModelConfig, model_class
 from kdrs.plugins import label
 from kdrs.runs.directory import Run
 from kdrs.runs.records import PATH
-from kdrs.runs.values import FROM_TEACHER, with_former
+from kdrs.runs.values import FROM_TEACHER, flat, with_former
 from kdrs.runs.vouching import check_head
 from kdrs.settings import Settings
 from kdrs.tracking import tracker_class
@@ -340,6 +340,19 @@ def config_of(run: Run) -> RunConfig:
         run.path, run.stored(), run.started(), lambda values: resolve(with_former(values), opened=True).to_dict()
     )
     return resolve(run.config, opened=True)
+
+
+def as_begun(config: RunConfig, run: Run) -> RunConfig:
+    """The options that a run is gone on with: where an older kdrs began it, those that did not exist and are at their default
+    are as they were then."""
+    began = run.started().options if (run.path / "env.json").is_file() else None
+    began = run.stored() if began is None else began
+    then, values = flat(with_former(began)), config.to_dict()
+    changed = {key: value for key, value in then.items() if key not in flat(began)}
+    for key, value in changed.items():
+        if flat(values).get(key) == ModelConfig.model_fields[key.rpartition(".")[2]].default:
+            put(values, key, value, key)
+    return resolve(values) if changed else config
 
 
 def part_seed(seed: int, name: str) -> int:

@@ -37,7 +37,7 @@ from kdrs.runs.build import (
     memory_of,
     stage_epochs,
 )
-from kdrs.runs.config import RunConfig, completed, config_of
+from kdrs.runs.config import RunConfig, as_begun, completed, config_of
 from kdrs.runs.cost import plain_seconds, warn_if_dear
 from kdrs.runs.directory import Run
 from kdrs.runs.encoded import best_encoder
@@ -101,6 +101,8 @@ def execute(
             f"this run was not trained, it was made from {shown(config.compress.teacher, PATH)}",
             f"make it anew: kdrs compress {quoted(config.compress.teacher)}, with the bits, dim and users of its config.toml",
         )
+    if resume and (Path(out) / "config.toml").is_file():
+        config = as_begun(config, Run.open(out))
     with _threads(config.threads), joined() as group:
         told = group is None or group.first
         hooks = Hooks(on_start if told else None, on_epoch if told else None, should_stop)
@@ -327,6 +329,7 @@ def is_done(config: RunConfig, place: Path) -> bool:
     if not (place / "config.toml").is_file():
         return False
     run = Run.open(place)
+    config = as_begun(config, run)
     check_options(config.to_dict(), completed(run.config))
     theirs = config_of(run).train
     if run.status().get("status") != "finished":
