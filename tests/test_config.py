@@ -179,6 +179,8 @@ def test_every_default_is_filled_in():
         "dim": 64,
         "bits": 32,
         "users": "table",
+        "encoder": "best",
+        "history_dropout": 0.0,
         "negative_reduction": "sum",
         "init_std": 0.01,
     }

@@ -292,7 +292,7 @@ def test_without_some_users(rows, ordered):
     assert (rest.fingerprint == data.fingerprint) == (not rows)
 
 
-@pytest.mark.parametrize("rows", [[-1], [50], [0.5], ["a"]])
+@pytest.mark.parametrize("rows", [[-1], [50], [0.5], ["a"], [[1], [2, 3]], True])
 def test_users_that_are_none_cannot_be_left_out(rows):
     with pytest.raises(DataError, match="give rows of users: integers from 0 to 49"):
         toy_dataset().without_users(rows)

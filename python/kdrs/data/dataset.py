@@ -248,11 +248,15 @@ class Dataset:
 
         Raises ``DataError`` for rows that are none.
         """
-        rows = np.unique(np.asarray(users))
+        try:
+            rows = np.unique(np.asarray(users))
+        except ValueError:  # lists of several lengths
+            rows = np.array([""])
         if rows.size and (rows.dtype.kind not in "iu" or rows[0] < 0 or rows[-1] >= self.n_users):
+            what = f"from {rows[0]} to {rows[-1]}" if rows.dtype.kind in "iuf" else "no numbers"
             raise DataError(
-                f"users are {rows.dtype} from {rows[0]} to {rows[-1]}",
-                f"give rows of users: integers from 0 to {self.n_users - 1:,}",
+                f"users are {what}",
+                f"give rows of users: integers from 0 to {self.n_users - 1:,}; data.users.index(ids) are the rows of ids",
             )
         left = np.ones(self.n_users, bool)
         left[rows.astype(np.int64)] = False
