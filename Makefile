@@ -9,6 +9,7 @@ WHEEL  := target/wheel
 OLDEST := target/oldest
 GPU    := runs/gpu
 COUNTED := $(CURDIR)/target/coverage
+WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py,core_oracles core_arguments fault_table_core ranking sampling codes \
 	codes_made topk_few catalogue evaluate kernels optim student))
 
@@ -43,7 +44,7 @@ test: MEANWHILE = cargo test --release --quiet --package kdrs-core --no-run &
 test: setup  ## Run all tests, Rust and Python
 	cargo test --release --quiet --package kdrs-core
 	@# a short folder: messages cut long paths, and tests read them
-	folder=$$(mktemp -d) && $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --basetemp=$$folder && rm -rf $$folder
+	folder=$$(mktemp -d) && $(BIN)/python -m pytest $(WORKERS) --basetemp=$$folder && rm -rf $$folder
 
 $(WHEEL)/bin/uv: $(WHEEL)/bin/maturin
 	$(WHEEL)/bin/python -m pip install --quiet uv
@@ -55,13 +56,13 @@ test-oldest: $(WHEEL)/bin/uv $(RUST_SOURCES)  ## Run the quick tests on Python 3
 		--extra plots --group test
 	rm -rf $(OLDEST)/dist && $(WHEEL)/bin/maturin build --release --locked --out $(OLDEST)/dist
 	$(WHEEL)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --reinstall $(OLDEST)/dist/*.whl
-	folder=$$(mktemp -d) && $(OLDEST)/bin/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow' \
+	folder=$$(mktemp -d) && $(OLDEST)/bin/python -m pytest $(filter-out --no-loadscope-reorder,$(WORKERS)) -m 'not slow' \
 		--basetemp=$$folder && rm -rf $$folder
 
 coverage: setup  ## Measure which lines the tests run, of Python and of the Rust core
 	@cargo llvm-cov --version >/dev/null || { echo "cargo install cargo-llvm-cov, for the figure of Rust" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --group coverage
-	folder=$$(mktemp -d) && $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --basetemp=$$folder --cov=kdrs \
+	folder=$$(mktemp -d) && $(BIN)/python -m pytest $(WORKERS) --basetemp=$$folder --cov=kdrs \
 		--cov-report=term --cov-report=xml:target/coverage.xml && rm -rf $$folder
 	@# the core by its own tests, but for one that takes many minutes when lines are counted, and by those of Python
 	mkdir -p $(COUNTED) && export CARGO_TARGET_DIR=$(COUNTED) && eval "$$(cargo llvm-cov show-env --sh)" && \
@@ -69,7 +70,7 @@ coverage: setup  ## Measure which lines the tests run, of Python and of the Rust
 		cargo test --release --quiet --package kdrs-core -- --skip spans_and_tasks_together && \
 		cargo build --release --quiet --package kdrs-python --features pyo3/extension-module && \
 		cp -r python/kdrs $(COUNTED) && cp $(COUNTED)/release/lib_core.so $(COUNTED)/kdrs/_core.abi3.so && \
-		PYTHONPATH=$(COUNTED) $(BIN)/python -m pytest --numprocesses 2 -m 'not slow' $(CORE_TESTS) && \
+		PYTHONPATH=$(COUNTED) $(BIN)/python -m pytest $(WORKERS) -m 'not slow' $(CORE_TESTS) && \
 		cargo llvm-cov report --release --summary-only
 
 check: setup  ## Lint, format, types, stubs, Rust lints, docs

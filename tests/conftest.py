@@ -23,7 +23,23 @@ settings.register_profile("random", deadline=None, derandomize=False, print_blob
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "kdrs"))
 
 
+FIRST = (
+    "fault_table_cli",
+    "processes",
+    "sweep",
+    "contract",
+    "pages",
+    "train",
+    "reproduce",
+    "sweep_damage",
+    "gpu_visit",
+)
+"""Files that take longest: with workers of their own for each file, none of them is left alone with one at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}.py": place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(FIRST)))
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
