@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,3 +109,15 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
     """Processes that do one thing together."""
     with pairs(tmp_path_factory.mktemp("together")) as found:
         yield found
+
+
+@pytest.fixture
+def s(place: Path, tmp_path: Path) -> Path:
+    """A copy of the student in the ``place`` of a file of tests."""
+    return Path(shutil.copytree(place / "s", tmp_path / "s"))
+
+
+@pytest.fixture
+def t(place: Path, tmp_path: Path) -> Path:
+    """A copy of its teacher."""
+    return Path(shutil.copytree(place / "t", tmp_path / "t"))

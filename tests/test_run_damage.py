@@ -34,16 +34,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return teacher_and_student(tmp_path_factory.mktemp("damage"))
 
 
-@pytest.fixture
-def s(place: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(place / "s", tmp_path / "s"))
-
-
-@pytest.fixture
-def t(place: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(place / "t", tmp_path / "t"))
-
-
 def unchanged(run: Path, code: int, *command: object) -> str:
     before = listing(run)
     error = fails(code, *command)

@@ -29,16 +29,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return teacher_and_student(tmp_path_factory.mktemp("folders"))
 
 
-@pytest.fixture
-def s(place: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(place / "s", tmp_path / "s"))
-
-
-@pytest.fixture
-def t(place: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(place / "t", tmp_path / "t"))
-
-
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 

@@ -47,14 +47,7 @@ from kdrs.runs.learners import Planned, load_learners
 from kdrs.runs.parts import Part, check_teachers, expand
 from kdrs.runs.places import own_folder
 from kdrs.runs.records import PATH
-from kdrs.runs.results import (
-    means_of,
-    measure_teachers,
-    parameters_of,
-    save_peer,
-    save_result,
-    summary_of,
-)
+from kdrs.runs.results import means_of, measure_teachers, parameters_of, save_peer, save_result, summary_of
 from kdrs.runs.vouching import check_options
 from kdrs.runs.watching import check_trackers, watching
 from kdrs.teachers.model import ModelTeacher

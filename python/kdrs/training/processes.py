@@ -80,8 +80,9 @@ class Group:
         import torch.distributed as dist
 
         self._count(2 * tensor.nbytes * (self.size - 1) // self.size)
-        with self._lending(tensor):
-            dist.all_reduce(tensor)
+        own = tensor.detach()  # of the same memory, and nobody's but gloo's: a gradient has other holders
+        with self._lending(own):
+            dist.all_reduce(own)
         return tensor
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class Group:
         tensor = tensor.contiguous()
         self._count(tensor.nbytes * (self.size - 1))
         out = tensor.new_empty(self.size, *tensor.shape)
-        parts, own = list(out.view(self.size, -1).unbind()), tensor.view(-1)
+        parts, own = list(out.view(self.size, -1).unbind()), tensor.detach().view(-1)
         with self._lending(*parts, own):
             dist.all_gather(parts, own)  # into parts of one tensor: older gloo has no all_gather_into_tensor
         return out
