@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -16,8 +18,9 @@ from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.runs.compress import best_form
 from kdrs.runs.config import resolve
 from kdrs.runs.execute import execute
-from kdrs.runs.forms import Budget, bytes_of, forms_of, usual
+from kdrs.runs.forms import Budget, Form, bytes_of, forms_of, usual
 from kdrs.runs.opened import LoadedRun
+from kdrs.runs.race import laps_of
 from kdrs.training.pairs import PairTask
 
 
@@ -184,3 +187,47 @@ def test_without_method_and_size_it_is_the_recommended_student(teacher: Path, tm
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "stated"))
     assert one == other
     assert "model.dim is 4" in fails(2, *run, "--dim", 4, "--out", tmp_path / "sized")
+
+
+def test_lists_or_scores_is_told_by_the_first_epochs(teacher, tmp_path, monkeypatch):
+    """One bit and few bytes an item: both are tried, the better one on validation is taken, and a run that goes on keeps it."""
+    monkeypatch.setattr("kdrs.runs.race.ENOUGH", 1)
+    monkeypatch.setattr("kdrs.runs.budget.best_form", lambda *_, **__: Form(32, 1, bytes_of(32, 1, 80)))
+    data = teacher.parent / "toy"
+    command = [
+        "distill", "--data", data, "--teacher", teacher, "--budget", "1/40", "--lr", "1e-2", "--batch-size", 64,
+        "--protocol", "default", "--device", "cpu", "--out", tmp_path / "s",
+    ]  # fmt: skip
+    told = ok(*command, "--epochs", 2).err
+    assert "trying an epoch of each method: rrd, cd\n" in told
+    found = re.search(r"ndcg@10 on validation: rrd (0\.\d{4}), cd (0\.\d{4})\n", told)
+    assert found, told
+    run = LoadedRun.open(tmp_path / "s")
+    method = run.config.distill[0].method
+    values = dict(zip(("rrd", "cd"), map(float, found.groups()), strict=True))
+    assert values[method] == max(values.values())
+    first = json.loads((tmp_path / "s/metrics.jsonl").read_text().splitlines()[0])
+    assert first["valid"]["ndcg@10"] == pytest.approx(values[method], abs=5e-5)  # the run does what was tried
+    other = "cd" if method == "rrd" else "rrd"
+    monkeypatch.setattr(
+        "kdrs.runs.budget.race", lambda runs, dataset: [float(r.distill[0].method == other) for r in runs]
+    )
+    again = ok(*command, "--epochs", 3, "--resume").err
+    assert "trying" not in again
+    assert LoadedRun.open(tmp_path / "s").config.distill[0].method == method
+    assert "go on with it by --resume" in fails(2, *command, "--epochs", 2)
+    turned = ok(*command[:-1], tmp_path / "t", "--epochs", 1).err
+    assert "trying" in turned
+    assert LoadedRun.open(tmp_path / "t").config.distill[0].method == other
+
+
+def test_a_method_is_tried_as_long_as_it_takes_and_never_in_a_dry_run(teacher, tmp_path):
+    data = teacher.parent / "toy"
+    dataset = kdrs.Dataset.load(data)
+    assert laps_of(dataset, 1000) == -(-100_000 // dataset.train.n_pairs)
+    assert laps_of(dataset, 15) == 15
+    command = ["distill", "--data", data, "--teacher", teacher, "--budget", "1/40", "--device", "cpu"]
+    told = ok(*command, "--dry-run", "--out", tmp_path / "s")
+    assert "trying" not in told.err
+    assert not (tmp_path / "s").exists()
+    assert "trying" not in ok(*command, "--method", "cd", "--epochs", 1, "--out", tmp_path / "s").err

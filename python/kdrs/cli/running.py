@@ -118,7 +118,9 @@ def distill(
             terms[-1]["weight"] = weight[index]
     values = _values(given, terms)
     if budget is not None:
-        values = _within(values, budget, teacher)
+        _check_how(*(given[name] for name in HOW if name != "quiet"))
+        begun = _begun(out, seeds, resume)
+        values = _within(values, budget, teacher, begun, dry_run)
     if not values.get("distill"):
         raise ConfigError(
             "nothing to distil: no method is given",
@@ -169,8 +171,10 @@ def _recommended(given: dict[str, Any], teachers: list[str]) -> str:
     return RECOMMENDED
 
 
-def _within(values: dict[str, Any], budget: str, teachers: list[str]) -> dict[str, Any]:
-    """The values with what the budget chooses, which is told as a run file."""
+def _within(
+    values: dict[str, Any], budget: str, teachers: list[str], method: str | None, dry_run: bool
+) -> dict[str, Any]:
+    """The values with what the budget chooses, which is told as a run file. A ``method`` that was chosen before stays."""
     from kdrs.runs.budget import chosen
     from kdrs.runs.values import to_toml
 
@@ -182,12 +186,33 @@ def _within(values: dict[str, Any], budget: str, teachers: list[str]) -> dict[st
             f"--budget {shown(budget)} without a teacher", "give the one whose bytes count: --teacher RUN"
         )
     with messages():
-        values = chosen(values, budget, teachers or named)
+        values = chosen(values, budget, teachers or named, method=method, raced=not dry_run, tell=tell)
     told = {key: values[key] for key in ("start", "model", "train", "distill")}
     tell(f"# chosen for --budget {budget}")
     for line in to_toml(told).decode().splitlines():
         tell(line)
     return values
+
+
+def _begun(out: Path | None, seeds: str | None, resume: bool) -> str | None:
+    """The method of the run that goes on, or of the first of several seeds. Raises ``ConfigError`` where a new one has no
+    place."""
+    from kdrs.runs.directory import Run, check_free, holds_run
+
+    if out is None:
+        return None
+    if not resume and seeds is None:
+        check_free(out, "go on with it by --resume, or name another folder with --out")
+    for place in _places(out, None if seeds is None else _parse_seeds(seeds)) if resume else []:
+        if holds_run(place):
+            terms = Run.open(place).config.get("distill")
+            return str(terms[0]["method"]) if terms else None
+    return None
+
+
+def _places(out: Path, seeds: Sequence[int] | None) -> list[Path]:
+    """Of the run, or of each of several seeds."""
+    return [out] if seeds is None else [out / f"seed-{seed}" for seed in seeds]
 
 
 def _listed(names: Any) -> list[str]:
@@ -379,7 +404,7 @@ def _print_plan(config: RunConfig, out: Path, seeds: Sequence[int] | None, as_js
     from kdrs.runs.directory import check_free
     from kdrs.runs.execute import plan
 
-    for place in [out] if seeds is None else [out / f"seed-{seed}" for seed in seeds]:
+    for place in _places(out, seeds):
         check_free(place)
     several = {} if seeds is None else {"seeds": seeds}
     found = {"out": str(out), **several, "config": config.to_dict(), **plan(config, out)}

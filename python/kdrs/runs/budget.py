@@ -5,16 +5,18 @@ What it chooses was best on validation: docs/results/frontier.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kdrs.data import Dataset
 from kdrs.errors import ConfigError, MissingKnowledge, shown
 from kdrs.models import MODELS, model_class
+from kdrs.runs.build import choose_protocol, choose_selection
 from kdrs.runs.compress import FEW, best_form
-from kdrs.runs.config import resolve
+from kdrs.runs.config import RunConfig, resolve
 from kdrs.runs.forms import Budget, Form
 from kdrs.runs.learners import Planned, load_teacher
+from kdrs.runs.race import laps_of, race
 from kdrs.runs.values import FROM_TEACHER
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
@@ -33,13 +35,14 @@ def training_of(bits: int) -> dict[str, Any]:
     return {"lr": 2e-3 if bits == 1 else 1e-3, "weight_decay": 0.0, "epochs": EPOCHS}
 
 
-def method_of(form: Form, teacher: Teacher) -> dict[str, Any]:
-    """The term that was best on validation. One or two bits and few bytes an item: the teacher's lists, of users that are a
-    function of their items where its scores are products. More: its scores, which leave more for users not seen."""
+def ways_of(form: Form, teacher: Teacher) -> list[dict[str, Any]]:
+    """The terms that were best on validation, the likelier first. One or two bits and few bytes an item: the teacher's lists,
+    of users that are a function of their items where its scores are products, or its scores; the data decide which. More: its
+    scores, which leave more for users not seen."""
     if form.bits > 2 or form.bits * form.dim > FEW:
-        return {"method": "cd", "weight": 0.5}
+        return [{"method": "cd", "weight": 0.5}]
     users = {} if teacher.factors() is None else {"teacher_users": "encoded"}
-    return {"method": "rrd", "weight": 0.03, **users}
+    return [{"method": "rrd", "weight": 0.03, **users}, {"method": "cd", "weight": 0.1}]
 
 
 def chosen(
@@ -48,13 +51,20 @@ def chosen(
     teachers: list[str],
     *,
     planned: Mapping[str, Planned] | None = None,
+    method: str | None = None,
+    raced: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """A run's plain values with what the budget chooses: model, start, method, training. What ``values`` state already wins,
     but for the model's size.
 
     The form is the one of those that fit whose compressed teacher is best on validation, with what training is expected to add
-    (`kdrs.runs.compress.best_form`). Where runs are ``planned``, by their directories, nothing is compressed: the form is the
-    usual one that fits.
+    (`kdrs.runs.compress.best_form`). Of the methods that suit it (`ways_of`) each is trained for the first epochs, and the
+    better one on validation is taken (`kdrs.runs.race.race`); the likelier one without a validation part, and where they are
+    not ``raced``; ``method`` where it is one of them, as an earlier start of the same run took it. ``tell`` hears how they did.
+
+    Where runs are ``planned``, by their directories, nothing is compressed and nothing trained: the form is the usual one that
+    fits, the method the likelier one.
 
     Raises ``ConfigError`` for sizes that are stated beside the budget, for several teachers, and for a model without a
     compact form; ``MissingKnowledge`` for a teacher of lists alone.
@@ -101,11 +111,29 @@ def chosen(
         {"data": {"path": values["data"]["path"]}, "model": {"name": "bpr"}, "eval": values.get("eval", {})}
     )
     form = best_form(teacher, dataset, told, config, trained=True, measured=planned is None)
-    terms = terms or [{**method_of(form, teacher), "teacher": reference}]
-    return {
+    found = {
         **values,
         "model": {**model, "name": name, "dim": form.dim, "bits": form.bits, "users": "encoded"},
         "start": FROM_TEACHER,
-        "distill": terms,
         "train": {**training_of(form.bits), **values.get("train", {})},
     }
+    if terms:
+        return {**found, "distill": terms}
+    ways = [{**found, "distill": [{**way, "teacher": reference}]} for way in ways_of(form, teacher)]
+    names = [str(way["distill"][0]["method"]) for way in ways]
+    if method in names:
+        return ways[names.index(method)]
+    if len(ways) == 1 or planned is not None or not raced or not dataset.valid.n_pairs:
+        return ways[0]
+    return ways[_winner([resolve(way) for way in ways], names, dataset, tell)]
+
+
+def _winner(runs: Sequence[RunConfig], names: Sequence[str], dataset: Dataset, tell: Callable[[str], None]) -> int:
+    """The run that is better after the first epochs, the earlier one of equals."""
+    epochs = laps_of(dataset, runs[0].train.epochs)
+    each = "an epoch" if epochs == 1 else f"{epochs} epochs"
+    tell(f"trying {each} of each method: {', '.join(names)}")
+    values = race(runs, dataset)
+    told = ", ".join(f"{name} {value:.4f}" for name, value in zip(names, values, strict=True))
+    tell(f"{choose_selection(runs[0], choose_protocol(runs[0], dataset)).metrics[0]} on validation: {told}")
+    return values.index(max(values))

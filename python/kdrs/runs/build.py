@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,6 +43,18 @@ def device_of(name: str) -> torch.device:
             f"device {name!r} is not available: {torch.cuda.device_count()} CUDA devices are seen", "use --device cpu"
         )
     return device
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """torch's threads inside, if a number is given."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def build_task(config: RunConfig, dataset: Dataset, device: torch.device | None = None) -> Task:

@@ -435,10 +435,11 @@ class Run:
             )
 
 
-def check_free(path: Path) -> None:
-    """Raises what `Run.create` would raise for the place of a new run, and makes nothing."""
+def check_free(path: Path, remedy: str = "name another folder with --out") -> None:
+    """Raises what `Run.create` would raise for the place of a new run, and makes nothing. The ``remedy`` is for a run that is
+    there."""
     if (path / "config.toml").is_file():
-        raise ConfigError(f"{shown(str(path), PATH)} already holds a run", "name another folder with --out")
+        raise ConfigError(f"{shown(str(path), PATH)} already holds a run", remedy)
     check_place(path)
     nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
     for wrong, code in ((not nearest.is_dir(), errno.ENOTDIR), (not os.access(nearest, os.W_OK), errno.EACCES)):

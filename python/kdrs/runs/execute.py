@@ -36,6 +36,7 @@ from kdrs.runs.build import (
     device_of,
     memory_of,
     stage_epochs,
+    torch_threads,
 )
 from kdrs.runs.config import RunConfig, as_begun, completed, config_of
 from kdrs.runs.cost import plain_seconds, warn_if_dear
@@ -96,7 +97,7 @@ def execute(
         )
     if resume and (Path(out) / "config.toml").is_file():
         config = as_begun(config, Run.open(out))
-    with _threads(config.threads), joined() as group:
+    with torch_threads(config.threads), joined() as group:
         told = group is None or group.first
         hooks = Hooks(on_start if told else None, on_epoch if told else None, should_stop)
         return _execute(config, Path(out), resume, hooks)
@@ -108,18 +109,6 @@ class Hooks(NamedTuple):
     on_start: Callable[[dict[str, Any]], None] | None
     on_epoch: Callable[[dict[str, Any]], None] | None
     should_stop: Callable[[], bool] | None
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """torch's threads inside, if a number is given."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcome:
