@@ -20,7 +20,7 @@ from kdrs.runs.config import resolve
 from kdrs.runs.execute import execute
 from kdrs.runs.forms import Budget, Form, bytes_of, forms_of, usual
 from kdrs.runs.opened import LoadedRun
-from kdrs.runs.race import laps_of
+from kdrs.runs.race import ENOUGH, laps_of
 from kdrs.training.pairs import PairTask
 
 
@@ -224,7 +224,7 @@ def test_lists_or_scores_is_told_by_the_first_epochs(teacher, tmp_path, monkeypa
 def test_a_method_is_tried_as_long_as_it_takes_and_never_in_a_dry_run(teacher, tmp_path):
     data = teacher.parent / "toy"
     dataset = kdrs.Dataset.load(data)
-    assert laps_of(dataset, 1000) == -(-100_000 // dataset.train.n_pairs)
+    assert laps_of(dataset, 1000) == -(-ENOUGH // dataset.train.n_pairs)
     assert laps_of(dataset, 15) == 15
     command = ["distill", "--data", data, "--teacher", teacher, "--budget", "1/40", "--device", "cpu"]
     told = ok(*command, "--dry-run", "--out", tmp_path / "s")

@@ -218,7 +218,7 @@ def test_what_is_stored_ranks_as_the_model_in_training(model, bits, users, toy):
         scores, kept = own(queries).all_scores(), stored(queries).all_scores()
     assert torch.allclose(
         scores, kept, rtol=0.02, atol=0.02 * float(scores.abs().max())
-    )  # scales are bfloat16, queries codes
+    )  # scales are short, queries codes
     found = Evaluator.of(toy)(stored.factors()), Evaluator.of(toy)(ModelTeacher(own, task))
     assert found[0]["test"].means() == found[1]["test"].means()
     again = StoredModel.from_tensors(stored.state_dict(), json.loads(json.dumps(stored.description())), task, "here")
@@ -385,6 +385,13 @@ def test_starts_that_cannot_be(teacher, tmp_path):
         (lambda t, d: t.update(more=t["items_codes"]), "nothing is known of the tensor more"),
         (lambda t, d: t.update(encoder_levels=t["encoder_levels"][:2]), "none that this kdrs knows"),
         (lambda t, d: d.update(dim="six"), "dim is six; allowed: 1 to"),
+        (
+            lambda t, d: t.update(items_scales=t["items_scales"].bfloat16()),
+            "scales of items are uint16; allowed: uint8",
+        ),
+        (lambda t, d: d["items"].pop("exponent"), "scales of items are uint8; allowed: bfloat16"),
+        (lambda t, d: d["items"].update(exponent=121), "items.exponent is 121; allowed: -120 to 120"),
+        (lambda t, d: d["items"].update(exponent=1.0), r"items.exponent is 1\.0; allowed: -120 to 120"),
         (lambda t, d: d["items"].update(bits=5), "items.bits is 5; allowed: 1, 2, 3, 4, 8, 32"),
         (lambda t, d: d.pop("encoder"), "nothing is known of the tensor"),
         (lambda t, d: t.update(bias=torch.zeros(3)), "bias is float32"),

@@ -28,6 +28,7 @@ def place(tmp_path_factory) -> Path:
     ok("train", "--data", folder / "data", *TRAINED, "--out", folder / "teacher")
     for users in ("table", "sum", "ridge"):
         ok("compress", folder / "teacher", "--bits", "2", "--users", users, "--out", folder / users)
+    ok("compress", folder / "teacher", "--bits", "4", "--users", "sum", "--out", folder / "four")
     return folder
 
 
@@ -79,7 +80,7 @@ def test_a_description_that_does_not_fit_is_one_error(of, told, place, tmp_path)
 @pytest.mark.parametrize(
     ("of", "name", "change"),
     [
-        ("sum", "items_scales", lambda part: -part),
+        ("four", "items_scales", lambda part: -part),
         ("sum", "encoder_scales", lambda part: part * float("nan")),
         ("sum", "encoder_levels", lambda part: part * 0 - 128),
         ("sum", "encoder_power", lambda part: part * 0 - 1e308),

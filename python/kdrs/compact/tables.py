@@ -20,6 +20,10 @@ from kdrs.errors import DataError, KdrsError, shown
 
 BITS = (*codes.BITS, 32)
 """Of a coordinate; 32 is float32."""
+FEW_BITS = 2
+"""Of a coordinate, up to which a row's scale takes one byte."""
+LEAST_EXPONENT, MOST_EXPONENT = -120, 120
+"""Of scales in a byte: none is subnormal or infinite as float32."""
 Tensors = Mapping[str, NDArray[Any]]
 
 
@@ -42,11 +46,12 @@ class Tables(NamedTuple):
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """``items_codes``, ``items_scales`` or ``items_vectors``, the same of ``users``, ``encoder_...``, ``bias``. Scales are
-        cut to bfloat16, a relative error of 2^-9 at most: `short` codes lose nothing."""
+        bytes where those of `short` codes are, else cut to bfloat16: `short` codes lose nothing."""
         found: dict[str, NDArray[Any]] = {} if self.bias is None else {"bias": self.bias}
         for name, side in (("items", self.items), ("users", self.users)):
             if isinstance(side, Codes):
-                found |= {f"{name}_codes": side.data, f"{name}_scales": to_bfloat16(side.scales)}
+                scales, _ = _held(side)
+                found |= {f"{name}_codes": side.data, f"{name}_scales": scales}
             elif side is not None:
                 found[f"{name}_vectors"] = side
         parts = {} if self.encoder is None else self.encoder.parts()
@@ -56,8 +61,13 @@ class Tables(NamedTuple):
         """What a file says of its tensors, for JSON."""
         found: dict[str, Any] = {"dim": self.dim}
         for name, side in (("items", self.items), ("users", self.users)):
-            if side is not None:
-                found[name] = {"bits": side.bits, "seed": side.seed} if isinstance(side, Codes) else {"bits": 32}
+            if isinstance(side, Codes):
+                _, exponent = _held(side)
+                found[name] = {"bits": side.bits, "seed": side.seed} | (
+                    {} if exponent is None else {"exponent": exponent}
+                )
+            elif side is not None:
+                found[name] = {"bits": 32}
         if self.encoder is not None:
             found["encoder"] = self.encoder.kind
         return found
@@ -116,11 +126,46 @@ def of_bfloat16(values: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (values.astype(np.uint32) << 16).view(np.float32)
 
 
+def to_bytes(values: NDArray[np.float32]) -> tuple[NDArray[np.uint8], int] | None:
+    """Floats of eight bits, and the exponent that they share: byte b > 0 is ``2^(exponent + b // 32) * (1 + (b % 32) / 32)``,
+    byte 0 is 0. The nearest one, a relative error of 2^-6 at most down to 1/128 of the largest value; what is smaller
+    becomes the smallest. None where the values, finite and not negative, are too small for it."""
+    values = values.astype(np.float64)
+    fraction, exponents = np.frexp(values)
+    steps = np.rint((2 * fraction - 1) * 32).astype(np.int64) + 32 * (exponents.astype(np.int64) - 1)
+    positive = values > 0
+    if not positive.any():
+        return np.zeros(len(values), np.uint8), 0
+    exponent = int(steps[positive].max() >> 5) - 7
+    if not LEAST_EXPONENT <= exponent <= MOST_EXPONENT:
+        return None
+    return np.where(positive, np.clip(steps - 32 * exponent, 1, 255), 0).astype(np.uint8), exponent
+
+
+def of_bytes(values: NDArray[np.uint8], exponent: int) -> NDArray[np.float32]:
+    known = np.ldexp(1 + np.arange(256) % 32 / 32, exponent + np.arange(256) // 32).astype(np.float32)
+    known[0] = 0
+    return known[values]
+
+
+def _held(side: Codes) -> tuple[NDArray[Any], int | None]:
+    """Scales as a file holds them: bytes and their exponent where that loses nothing, else bfloat16."""
+    if side.bits <= FEW_BITS:
+        found = to_bytes(side.scales)
+        if found is not None and np.array_equal(of_bytes(*found), side.scales):
+            return found
+    return to_bfloat16(side.scales), None
+
+
 def short(side: Codes) -> Codes:
-    """Codes whose scales are bfloat16 numbers, as files hold them: two bytes, a relative error of 2^-9 at most."""
+    """Codes with scales as files hold them. Those of one and two bits have a byte (`to_bytes`): rankings do not notice, and
+    rows of few bytes have room for eight or four dimensions more (docs/results/notes/frontier.md). Others have two, bfloat16,
+    a relative error of 2^-8 at most. Codes whose scales are bfloat16 numbers are left as they are."""
     scales = of_bfloat16(to_bfloat16(side.scales))
     if np.array_equal(scales, side.scales):
         return side
+    if side.bits <= FEW_BITS and (found := to_bytes(side.scales)) is not None:
+        scales = of_bytes(*found)
     return Codes.from_parts(side.data, scales, side.bits, side.shape[1], seed=side.seed)
 
 
@@ -129,6 +174,8 @@ class _Table(NamedTuple):
 
     bits: int
     seed: int | None = None
+    exponent: int | None = None
+    """Of scales that are bytes; others are bfloat16."""
 
     @property
     def way(self) -> tuple[bool, int | None]:
@@ -145,7 +192,11 @@ class _Table(NamedTuple):
             raise DataError(f"{name}.bits is {shown(bits)}; allowed: {', '.join(map(str, BITS))}")
         if seed is not None and (type(seed) is not int or not 0 <= seed < 2**64):
             raise DataError(f"{name}.seed is {shown(seed)}; allowed: 0 to 2^64 - 1")
-        return cls(bits, seed)
+        exponent = told.get("exponent")
+        if exponent is not None and (type(exponent) is not int or not LEAST_EXPONENT <= exponent <= MOST_EXPONENT):
+            allowed = f"{LEAST_EXPONENT} to {MOST_EXPONENT}"
+            raise DataError(f"{name}.exponent is {shown(exponent)}; allowed: {allowed}")
+        return cls(bits, seed, exponent)
 
 
 class _Described(NamedTuple):
@@ -178,11 +229,13 @@ def _only(told: dict[str, Any], allowed: tuple[str, ...], where: str = "") -> No
 def _side(left: dict[str, NDArray[Any]], name: str, told: _Table, n: int, dim: int, copy: bool) -> Items:
     if told.bits != 32:
         data, scales = left.pop(f"{name}_codes"), left.pop(f"{name}_scales")
-        if scales.dtype != np.uint16:
-            raise DataError(f"the scales of {name} are {scales.dtype}; allowed: bfloat16")
+        kind, allowed = (np.uint16, "bfloat16") if told.exponent is None else (np.uint8, "uint8")
+        if scales.dtype != kind:
+            raise DataError(f"the scales of {name} are {scales.dtype}; allowed: {allowed}")
         if told.seed is None:
             raise DataError(f"the codes of {name} have no seed")
-        side: Items = Codes.from_parts(data, of_bfloat16(scales), told.bits, dim, seed=told.seed, copy=copy)
+        lengths = of_bfloat16(scales) if told.exponent is None else of_bytes(scales, told.exponent)
+        side: Items = Codes.from_parts(data, lengths, told.bits, dim, seed=told.seed, copy=copy)
     else:
         side = left.pop(f"{name}_vectors")
         if side.dtype != np.float32 or side.ndim != 2 or (copy and not np.isfinite(side).all()):

@@ -11,8 +11,8 @@ from kdrs.errors import ConfigError, shown
 
 UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 ALLOWED = "1/20 or 0.05 of the teacher's bytes, 40B an item, or a size in all such as 500kB, 2MB or 64KiB"
-SCALE = 2
-"""Bytes of a row's scale in a file."""
+SCALE = {8: 2, 4: 2, 3: 2, 2: 1, 1: 1}
+"""Bytes of a row's scale in a file (`kdrs.compact.tables.short`)."""
 LEAST_SHARE = {8: 1.0, 4: 1.0, 3: 1.0, 2: 0.5, 1: 0.0}
 """The share of the teacher's dimensions that must fit for a number of bits to be taken, most bits first: whole tables of three
 bits, two bits down to half of the dimensions, then one. As it is on CiteULike; other data want other forms
@@ -62,7 +62,7 @@ class Form:
 def bytes_of(dim: int, bits: int, n_items: int, *, encoder: bool = True) -> int:
     """Bytes of a student's file without its head: item codes with their scales, and the encoder's matrix with its own."""
     matrix = dim * dim + 4 * dim + 8 if encoder else 0
-    return n_items * (-(-dim * bits // 8) + SCALE) + matrix
+    return n_items * (-(-dim * bits // 8) + SCALE[bits]) + matrix
 
 
 def forms_of(budget: Budget, teacher_bytes: int, teacher_dim: int, n_items: int) -> list[Form]:

@@ -11,7 +11,7 @@ from kdrs.runs.build import build_evaluator, build_task, choose_protocol, choose
 from kdrs.runs.config import RunConfig
 from kdrs.runs.learners import load_learners
 
-ENOUGH = 100_000
+ENOUGH = 300_000
 """Training pairs after which the better of two runs that start from the same teacher is told from the other: an epoch of
 CiteULike and of larger sets (docs/results/notes/frontier.md)."""
 
