@@ -3,7 +3,7 @@
 Tensors of N users, M items and D dimensions, each of them little-endian and contiguous:
 
 ==========================================  =====================================================================
-``items_vectors`` or ``items_codes``,       float32 [M, D]; or uint8 [M, bytes] and bfloat16 [M]
+``items_vectors`` or ``items_codes``,       float32 [M, D]; or uint8 [M, bytes], and bfloat16 or uint8 [M]
 ``items_scales``
 ``users_...``                               the same of [N], where users have a table
 ``bias``                                    float32 [M], where the model has one
