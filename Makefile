@@ -64,10 +64,10 @@ coverage: setup  ## Measure which lines the tests run, of Python and of the Rust
 	$(BIN)/python -m pip install --quiet --group coverage
 	folder=$$(mktemp -d) && $(BIN)/python -m pytest $(WORKERS) --basetemp=$$folder --cov=kdrs \
 		--cov-report=term --cov-report=xml:target/coverage.xml && rm -rf $$folder
-	@# the core by its own tests, but for one that takes many minutes when lines are counted, and by those of Python
+	@# the core by its own tests and by those of Python
 	mkdir -p $(COUNTED) && export CARGO_TARGET_DIR=$(COUNTED) && eval "$$(cargo llvm-cov show-env --sh)" && \
 		cargo llvm-cov clean --workspace && \
-		cargo test --release --quiet --package kdrs-core -- --skip spans_and_tasks_together && \
+		cargo test --release --quiet --package kdrs-core && \
 		cargo build --release --quiet --package kdrs-python --features pyo3/extension-module && \
 		cp -r python/kdrs $(COUNTED) && cp $(COUNTED)/release/lib_core.so $(COUNTED)/kdrs/_core.abi3.so && \
 		PYTHONPATH=$(COUNTED) $(BIN)/python -m pytest $(WORKERS) -m 'not slow' $(CORE_TESTS) && \

@@ -66,7 +66,7 @@ fn a_right_factor_larger_than_what_is_packed_at_a_time() {
 
 #[test]
 fn spans_and_tasks_together() {
-    let (rows, inner, columns) = (300, 530, 33_000);
+    let (rows, inner, columns) = (70, 290, 33_000); // three panels, two spans
     assert!(inner * columns * 2 > PACKED);
     let (left, right) = (numbers(rows * inner, 1), numbers(inner * columns, 2));
     let (left, right) = (Matrix::new(&left, rows, inner), Matrix::new(&right, inner, columns));
