@@ -310,6 +310,24 @@ def test_an_onnx_file_has_a_limit(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_onnx_graph_orders_equal_scores_by_item(tmp_path):
+    needed("onnx")
+    import onnxruntime
+
+    rng = np.random.default_rng(0)
+    queries, items = (
+        rng.integers(-1, 2, (n, D)).astype(np.float32) for n in (20, M)
+    )  # products are exact, and often equal
+    names = Names.of([f"item-{n}" for n in range(M)], "item"), Names.of([f"user-{n}" for n in range(20)], "user")
+    formats.write(Student(Tables(items, queries), *names), tmp_path / "s", "onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "s"), providers=["CPUExecutionProvider"])
+    found, scores = session.run(["items", "scores"], {"queries": queries, "k": np.array([50], np.int64)})
+    own = ranking.topk(queries, items, 50)
+    assert (np.diff(scores) == 0).any()
+    assert np.array_equal(found, own.items)
+    assert np.array_equal(scores, own.scores)
+
+
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
