@@ -334,11 +334,14 @@ def _join(launch: Launch) -> Group:
                 torch.cuda.set_device(launch.local_rank)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
-        raise MachineError(
+        lost = MachineError(
             f"process {launch.rank} of {launch.size} cannot reach the others at "
             f"{shown(os.environ['MASTER_ADDR'])}:{shown(os.environ['MASTER_PORT'])}: {shown(str(error).splitlines()[0], 200)}",
-            "check torchrun's --rdzv-endpoint and the network between the machines (GLOO_SOCKET_IFNAME names the interface)",
-        ) from error
+            "look for another one's own message; else check torchrun's --rdzv-endpoint and the network between the machines "
+            "(GLOO_SOCKET_IFNAME names the interface)",
+        )
+        lost.speaks = True  # type: ignore[attr-defined]  # the first one, who speaks for all, may be the one that is gone
+        raise lost from error
     return Group(launch, dist.PrefixStore("kdrs", store))
 
 
