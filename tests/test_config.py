@@ -36,6 +36,7 @@ train = st.fixed_dictionaries(
         "seed": st.integers(0, 2**31 - 1), "patience": count, "every": count, "test_every_epoch": st.booleans(),
         "select": st.lists(st.sampled_from(["ndcg@10", "hit@5"]), min_size=1, max_size=2, unique=True),
         "stages": st.lists(st.integers(0, 99), max_size=3), "checkpoint_seconds": st.just(0) | positive,
+        "average": st.floats(0, 1, exclude_max=True),
     },
 )  # fmt: skip
 terms = st.lists(

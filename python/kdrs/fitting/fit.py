@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kdrs.core.sampling import stream
 from kdrs.errors import ArtefactError, ConfigError, ScoreError, TrainingError, shown
 from kdrs.evaluation.protocols import EarlyStopping, Selection
+from kdrs.fitting.averaging import Averaged, copied
 from kdrs.fitting.checkpoint import Checkpoint, Journal
 from kdrs.fitting.learner import Learner
 from kdrs.training.hooks import stored
@@ -33,6 +34,8 @@ Evaluate = Callable[[nn.Module], Mapping[str, Means]]
 PACED = 30
 """Batches over which the pace of a training is taken."""
 
+MEAN = "mean/"
+"""Before the names of averaged weights in a checkpoint."""
 CALMER = "lower the learning rate or the weight of the term; the last checkpoint is untouched"
 
 
@@ -65,6 +68,7 @@ def fit(
     every_from: int | None = None,
     selection: Selection | None = None,
     keep: Literal["best", "last"] = "best",
+    average: float = 0.0,
     run: Journal | None = None,
     checkpoint_seconds: float = 30.0,
     stages: Collection[int] = (),
@@ -80,7 +84,8 @@ def fit(
     learners which teach each other see one state, and one pass of it. The first learner is the one that is evaluated,
     selected and kept. ``evaluate`` gets its model in evaluation mode after every ``every``-th epoch (or after epoch
     ``every_from``, counted from 0, and so on) and after the last; ``selection`` reads its ``valid`` means. Without it, the last
-    weights count. All models are left in evaluation mode.
+    weights count. With ``average`` the model that is evaluated and kept has a mean of its weights over epochs
+    (`kdrs.fitting.averaging`). All models are left in evaluation mode.
 
     The next epoch's draws are made in a second thread meanwhile. All randomness is derived from (``seed``, a name, the
     epoch), torch's own generator included, so that a run resumed from ``run``'s checkpoint (``resume=True``) ends with the
@@ -106,6 +111,7 @@ def fit(
     first_look = every - 1 if every_from is None else every_from
     stopping = EarlyStopping(selection)
     result = Fit(skipped_pairs=getattr(task, "n_skipped", 0))
+    averaged = Averaged(first.model, average)
     best: dict[str, Tensor] | None = None  # the model's own weights are the best ones until a copy is worth its memory
     start = 0
     if resume and run is not None and (checkpoint := run.load_checkpoint()) is not None:
@@ -115,6 +121,9 @@ def fit(
             learner.load_state({k.removeprefix(prefix): t for k, t in checkpoint.state.items() if k.startswith(prefix)})
         best = dict(checkpoint.best) if evaluate is not None else None
         check_fits(first.model, checkpoint.best)
+        if average:
+            averaged.mean = {k.removeprefix(MEAN): t for k, t in checkpoint.state.items() if k.startswith(MEAN)}
+            check_fits(first.model, averaged.mean)
         stopping = EarlyStopping.from_state(selection, checkpoint.meta["stopping"])
         result.best_epoch = checkpoint.meta["best_epoch"]
         result.rows = run.keep_rows(checkpoint.epoch)
@@ -127,8 +136,10 @@ def fit(
             _check_alike(learners, group, epoch)
         if run is not None:
             state = {f"{i}/{name}": t for i, learner in enumerate(learners) for name, t in learner.stored().items()}
+            mean = stored(first.model, averaged.mean) if averaged.mean else {}
+            state |= {f"{MEAN}{name}": t for name, t in mean.items()}
             meta = {"stopping": stopping.state(), "best_epoch": result.best_epoch}
-            kept = first.model.state_dict() if best is None else best
+            kept = best or averaged.mean or first.model.state_dict()
             run.save_checkpoint(Checkpoint(epoch, state, stored(first.model, kept), meta))
 
     def draw(index: int) -> _Draws:
@@ -151,19 +162,21 @@ def fit(
             on_pace = None
             if any(term.distiller.restarts_patience for term in first.terms):
                 stopping.restart()
+            averaged.add()
             row["seconds"] = round(time.perf_counter() - began, 4)
             stop = index + 1 >= epochs
             looks = index >= first_look and (index - first_look) % every == 0
             if evaluate is not None and (looks or stop):
                 began = time.perf_counter()
-                with frozen(first.model), blaming_training(index):
-                    parts = {part: dict(means) for part, means in evaluate(first.model).items()}
+                with averaged.shown():
+                    with frozen(first.model), blaming_training(index):
+                        parts = {part: dict(means) for part, means in evaluate(first.model).items()}
+                    verdict = stopping.update(index, parts.get("valid", {}), row["loss"])
+                    if verdict.improved or keep == "last":
+                        best = copied(first.model.state_dict(), best)
+                        result.best_epoch = index
                 row.update(parts)
                 row["evaluation_seconds"] = round(time.perf_counter() - began, 4)
-                verdict = stopping.update(index, parts.get("valid", {}), row["loss"])
-                if verdict.improved or keep == "last":
-                    best = _copy(first.model, best)
-                    result.best_epoch = index
                 if verdict.stop:
                     stop, result.stopped = True, "patience"
             elif evaluate is None:
@@ -173,7 +186,7 @@ def fit(
             if run is not None:
                 run.log(_finite(row))
                 if index in stages:
-                    run.save_stage(index, stored(first.model, first.model.state_dict()))
+                    run.save_stage(index, stored(first.model, averaged.mean or first.model.state_dict()))
             if on_epoch is not None:
                 on_epoch(row)
             asked = should_stop is not None and should_stop()
@@ -190,8 +203,8 @@ def fit(
                     upcoming.cancel()
                 break
     result.best = stopping.best
-    if best is not None:
-        first.model.load_state_dict(best)
+    if kept := best or averaged.mean:
+        first.model.load_state_dict(kept)
     for learner in learners:
         learner.model.eval()
     return result
@@ -319,15 +332,6 @@ def blaming_training(epoch: int) -> Iterator[None]:
 def _devices(learners: Sequence[Learner]) -> list[int]:
     devices = {p.device for learner in learners for p in learner.model.parameters() if p.device.type == "cuda"}
     return sorted(device.index or 0 for device in devices)
-
-
-def _copy(model: nn.Module, into: dict[str, Tensor] | None) -> dict[str, Tensor]:
-    """A copy of the model's state, into the former copy where there is one."""
-    if into is None:
-        return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    for name, tensor in model.state_dict().items():
-        into[name].copy_(tensor)
-    return into
 
 
 @contextmanager

@@ -377,7 +377,8 @@ class Learner:
         tables: Sequence[str] = self.model.spread  # type: ignore[assignment]
         parts = [f"optimizer/model.{name}/{part}" for name in tables for part in self.optimizer.STATE]
         own = [*(f"model.{name}" for name in tables), *parts]
-        return dict.fromkeys([*tables, *own, *(f"0/{name}" for name in own)], held.own)
+        means = [f"mean/{name}" for name in tables]
+        return dict.fromkeys([*tables, *own, *means, *(f"0/{name}" for name in own)], held.own)
 
     def shared_state(self) -> dict[str, Tensor]:
         """Of ``state`` what every process of a group has alike."""

@@ -30,16 +30,23 @@ EPOCHS = 15
 """Students that start from their teacher are best after three to ten."""
 
 
-def training_of(bits: int) -> dict[str, Any]:
-    """Training settings that were best on validation: signs take larger steps."""
-    return {"lr": 2e-3 if bits == 1 else 1e-3, "weight_decay": 0.0, "epochs": EPOCHS}
+def coarse(form: Form) -> bool:
+    """Whether items have few values a coordinate and few bytes: what is best for them is another thing."""
+    return form.bits <= 2 and form.bits * form.dim <= FEW
+
+
+def training_of(form: Form) -> dict[str, Any]:
+    """Training settings that were best on validation: signs take larger steps; coarse rows, of which a step changes
+    much, are means over epochs."""
+    found: dict[str, Any] = {"lr": 2e-3 if form.bits == 1 else 1e-3, "weight_decay": 0.0, "epochs": EPOCHS}
+    return found | ({"average": 0.5} if coarse(form) else {})
 
 
 def ways_of(form: Form, teacher: Teacher) -> list[dict[str, Any]]:
     """The terms that were best on validation, the likelier first. One or two bits and few bytes an item: the teacher's lists,
     of users that are a function of their items where its scores are products, or its scores; the data decide which. More: its
     scores, which leave more for users not seen."""
-    if form.bits > 2 or form.bits * form.dim > FEW:
+    if not coarse(form):
         return [{"method": "cd", "weight": 0.5}]
     users = {} if teacher.factors() is None else {"teacher_users": "encoded"}
     return [{"method": "rrd", "weight": 0.03, **users}, {"method": "cd", "weight": 0.1}]
@@ -115,7 +122,7 @@ def chosen(
         **values,
         "model": {**model, "name": name, "dim": form.dim, "bits": form.bits, "users": "encoded"},
         "start": FROM_TEACHER,
-        "train": {**training_of(form.bits), **values.get("train", {})},
+        "train": {**training_of(form), **values.get("train", {})},
     }
     if terms:
         return {**found, "distill": terms}

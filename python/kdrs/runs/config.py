@@ -70,6 +70,9 @@ class TrainSettings(Settings):
     does."""
     keep: Literal["best", "last"] = "best"
     """The weights that the run ends with: those of the best epoch, or of the last, as code that selects none has it."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Rank with, select and keep a mean of the weights at the ends of epochs: this share of the mean before, the rest of the
+    new weights. 0 takes the weights as they are. Training itself stays the same."""
     test_every_epoch: bool | None = None
     """Log test metrics at every evaluation, for learning curves; they never select. Default: only where candidates make
     them cheap, or the protocol reports each K from its own best epoch."""

@@ -175,6 +175,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             every_from=config.train.every_from,
             selection=selection,
             keep=config.train.keep,
+            average=config.train.average,
             run=run,
             checkpoint_seconds=config.train.checkpoint_seconds,
             stages=stage_epochs(config),

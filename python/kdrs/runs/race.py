@@ -43,5 +43,6 @@ def _value(config: RunConfig, dataset: Dataset) -> float:
             seed=config.train.seed,
             evaluate=lambda _: {"valid": evaluator(learners[0].knowledge, parts=["valid"])["valid"].means()},
             selection=selection,
+            average=config.train.average,
         )
         return outcome.best[selection.metrics[0]][1]
