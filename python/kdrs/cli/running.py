@@ -118,9 +118,7 @@ def distill(
             terms[-1]["weight"] = weight[index]
     values = _values(given, terms)
     if budget is not None:
-        _check_how(*(given[name] for name in HOW if name != "quiet"))
-        begun = _begun(out, seeds, resume)
-        values = _within(values, budget, teacher, begun, dry_run)
+        values = _within(values, budget, teacher, {name: given[name] for name in HOW if name != "quiet"})
     if not values.get("distill"):
         raise ConfigError(
             "nothing to distil: no method is given",
@@ -171,12 +169,18 @@ def _recommended(given: dict[str, Any], teachers: list[str]) -> str:
     return RECOMMENDED
 
 
-def _within(
-    values: dict[str, Any], budget: str, teachers: list[str], method: str | None, dry_run: bool
-) -> dict[str, Any]:
-    """The values with what the budget chooses, which is told as a run file. A ``method`` that was chosen before stays."""
-    from kdrs.runs.budget import chosen
+def _within(values: dict[str, Any], budget: str, teachers: list[str], how: dict[str, Any]) -> dict[str, Any]:
+    """The values with what the budget chooses, which is told as a run file. What was chosen before for the same run stays.
+    ``how`` it is carried out is checked first, and the run before methods are tried: that takes a while."""
+    from kdrs.runs.budget import begun_at, chosen
+    from kdrs.runs.execute import plan
     from kdrs.runs.values import to_toml
+
+    out, seeds = how["out"], _check_how(**how)
+    begun = None if out is None else begun_at(_places(out, seeds), how["resume"])
+
+    def check(config: RunConfig) -> None:
+        plan(config, _places(out or _default_place(config), seeds)[0])
 
     terms = values.get("distill", [])
     known = [term for term in terms if isinstance(term, dict)] if isinstance(terms, list) else []
@@ -186,28 +190,14 @@ def _within(
             f"--budget {shown(budget)} without a teacher", "give the one whose bytes count: --teacher RUN"
         )
     with messages():
-        values = chosen(values, budget, teachers or named, method=method, raced=not dry_run, tell=tell)
+        values = chosen(
+            values, budget, teachers or named, begun=begun, raced=not how["dry_run"], check=check, tell=tell
+        )
     told = {key: values[key] for key in ("start", "model", "train", "distill")}
     tell(f"# chosen for --budget {budget}")
     for line in to_toml(told).decode().splitlines():
         tell(line)
     return values
-
-
-def _begun(out: Path | None, seeds: str | None, resume: bool) -> str | None:
-    """The method of the run that goes on, or of the first of several seeds. Raises ``ConfigError`` where a new one has no
-    place."""
-    from kdrs.runs.directory import Run, check_free, holds_run
-
-    if out is None:
-        return None
-    if not resume and seeds is None:
-        check_free(out, "go on with it by --resume, or name another folder with --out")
-    for place in _places(out, None if seeds is None else _parse_seeds(seeds)) if resume else []:
-        if holds_run(place):
-            terms = Run.open(place).config.get("distill")
-            return str(terms[0]["method"]) if terms else None
-    return None
 
 
 def _places(out: Path, seeds: Sequence[int] | None) -> list[Path]:
@@ -283,8 +273,10 @@ def _state(values: dict[str, Any], given: dict[str, Any]) -> None:
 
 def _check_how(
     out: Path | None, seeds: str | None, jobs: int | None, resume: bool, dry_run: bool, as_json: bool, verbose: bool
-) -> None:
-    """Refuses options that the chosen way of carrying a run out does not read."""
+) -> Sequence[int] | None:
+    """Refuses options that the chosen way of carrying a run out does not read, and cannot follow; the seeds, if several."""
+    from kdrs.runs.pool import check_jobs
+
     if jobs is not None and seeds is None:
         raise ConfigError(
             f"--jobs {jobs} without --seeds, and one run is one process", "leave it out, or give --seeds 0..4"
@@ -301,6 +293,11 @@ def _check_how(
         other = "--dry-run" if dry_run else "--json"
         why = "prints no metrics" if dry_run else "prints all metrics as it is"
         raise ConfigError(f"--verbose and {other} are both given, and {other} {why}", "leave --verbose out")
+    numbers = None if seeds is None else _parse_seeds(seeds)
+    check_jobs(1 if jobs is None else jobs)
+    if resume and out is not None and not (out / "config.toml").is_file() and seeds is None:
+        raise ConfigError(f"{shown(str(out), 300)} holds no run to resume", "leave --resume out, or check --out")
+    return numbers
 
 
 def _carry_out(
@@ -308,16 +305,11 @@ def _carry_out(
     as_json: bool, quiet: bool, verbose: bool,
 ) -> None:  # fmt: skip
     from kdrs.runs.config import resolve
-    from kdrs.runs.pool import check_jobs
 
-    _check_how(out, seeds, jobs, resume, dry_run, as_json, verbose)
+    numbers = _check_how(out, seeds, jobs, resume, dry_run, as_json, verbose)
     config = resolve(values)
-    numbers = None if seeds is None else _parse_seeds(seeds)
-    check_jobs(1 if jobs is None else jobs)
     if numbers is not None and len(numbers) == 1 and not quiet:
         tell(_one_seed(numbers[0]))
-    if resume and out is not None and not (out / "config.toml").is_file() and seeds is None:
-        raise ConfigError(f"{shown(str(out), 300)} holds no run to resume", "leave --resume out, or check --out")
     if dry_run:
         with messages():
             _print_plan(config, out or _default_place(config), numbers, as_json)

@@ -6,14 +6,17 @@ What it chooses was best on validation: docs/results/frontier.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from kdrs._launch import launched
 from kdrs.data import Dataset
-from kdrs.errors import ConfigError, MissingKnowledge, shown
+from kdrs.errors import ConfigError, KdrsError, MissingKnowledge, shown
 from kdrs.models import MODELS, model_class
 from kdrs.runs.build import choose_protocol, choose_selection
 from kdrs.runs.compress import FEW, best_form
-from kdrs.runs.config import RunConfig, resolve
+from kdrs.runs.config import RunConfig, config_of, resolve
+from kdrs.runs.directory import Run, check_free, holds_run
 from kdrs.runs.forms import Budget, Form
 from kdrs.runs.learners import Planned, load_teacher
 from kdrs.runs.race import laps_of, race
@@ -58,8 +61,9 @@ def chosen(
     teachers: list[str],
     *,
     planned: Mapping[str, Planned] | None = None,
-    method: str | None = None,
+    begun: RunConfig | None = None,
     raced: bool = True,
+    check: Callable[[RunConfig], None] = lambda config: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """A run's plain values with what the budget chooses: model, start, method, training. What ``values`` state already wins,
@@ -68,7 +72,11 @@ def chosen(
     The form is the one of those that fit whose compressed teacher is best on validation, with what training is expected to add
     (`kdrs.runs.compress.best_form`). Of the methods that suit it (`ways_of`) each is trained for the first epochs, and the
     better one on validation is taken (`kdrs.runs.race.race`); the likelier one without a validation part, and where they are
-    not ``raced``; ``method`` where it is one of them, as an earlier start of the same run took it. ``tell`` hears how they did.
+    not ``raced``. ``tell`` hears how they did. ``check`` is given the run before that, to raise
+    what is wrong with it.
+
+    A run that was ``begun`` goes on with what was chosen then, if its form is one of this budget's; a younger kdrs may choose
+    something else.
 
     Where runs are ``planned``, by their directories, nothing is compressed and nothing trained: the form is the usual one that
     fits, the method the likelier one.
@@ -77,6 +85,9 @@ def chosen(
     compact form; ``MissingKnowledge`` for a teacher of lists alone.
     """
     told = Budget.parse(budget)
+    for key in ("model", "train"):
+        if not isinstance(values.get(key, {}), Mapping):
+            raise ConfigError(f"{key} is {shown(values[key])}", f"write it as a table: [{key}]")
     model = dict(values.get("model", {}))
     for key in ("dim", "bits", "users"):
         if key in model:
@@ -117,22 +128,30 @@ def chosen(
     config = resolve(
         {"data": {"path": values["data"]["path"]}, "model": {"name": "bpr"}, "eval": values.get("eval", {})}
     )
-    form = best_form(teacher, dataset, told, config, trained=True, measured=planned is None)
+    former = None if begun is None else (int(begun.model["dim"]), int(begun.model["bits"]))
+    form = best_form(teacher, dataset, told, config, trained=True, measured=planned is None, begun=former)
+    train, ways = training_of(form), ways_of(form, teacher)
+    if begun is not None and begun.distill and former == (form.dim, form.bits):
+        train |= {key: getattr(begun.train, key) for key in ("lr", "weight_decay", "average")}
+        first = begun.distill[0]
+        ways = [{"method": first.method, "weight": first.weight}]
+        ways[0] |= {} if first.teacher_users == "own" else {"teacher_users": first.teacher_users}
     found = {
         **values,
         "model": {**model, "name": name, "dim": form.dim, "bits": form.bits, "users": "encoded"},
         "start": FROM_TEACHER,
-        "train": {**training_of(form), **values.get("train", {})},
+        "train": {**train, **values.get("train", {})},
     }
     if terms:
         return {**found, "distill": terms}
-    ways = [{**found, "distill": [{**way, "teacher": reference}]} for way in ways_of(form, teacher)]
-    names = [str(way["distill"][0]["method"]) for way in ways]
-    if method in names:
-        return ways[names.index(method)]
-    if len(ways) == 1 or planned is not None or not raced or not dataset.valid.n_pairs:
-        return ways[0]
-    return ways[_winner([resolve(way) for way in ways], names, dataset, tell)]
+    choices = [{**found, "distill": [{**way, "teacher": reference}]} for way in ways]
+    if len(ways) == 1 or begun is not None or planned is not None or not raced or not dataset.valid.n_pairs:
+        return choices[0]
+    names = [str(way["method"]) for way in ways]
+    runs = [resolve(choice) for choice in choices]
+    for run in runs:
+        check(run)
+    return choices[_winner(runs, names, dataset, tell)]
 
 
 def _winner(runs: Sequence[RunConfig], names: Sequence[str], dataset: Dataset, tell: Callable[[str], None]) -> int:
@@ -144,3 +163,20 @@ def _winner(runs: Sequence[RunConfig], names: Sequence[str], dataset: Dataset, t
     told = ", ".join(f"{name} {value:.4f}" for name, value in zip(names, values, strict=True))
     tell(f"{choose_selection(runs[0], choose_protocol(runs[0], dataset)).metrics[0]} on validation: {told}")
     return values.index(max(values))
+
+
+def begun_at(places: Sequence[Path], resume: bool) -> RunConfig | None:
+    """The options of the run that goes on, the first one of several seeds. Raises what `kdrs.runs.directory.check_free` does
+    where no new one has a place."""
+    launch = launched()
+    if resume or (launch is not None and launch.restarts):  # torchrun begins anew: the run does not
+        return next((config_of(Run.open(place)) for place in places if holds_run(place)), None)
+    taken = []
+    for place in places:
+        try:
+            check_free(place, "go on with it by --resume, or name another folder with --out")
+        except KdrsError as error:
+            taken.append(error)
+    if len(taken) == len(places):  # of several seeds those that have a place are trained
+        raise taken[0]
+    return None

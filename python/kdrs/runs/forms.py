@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -13,6 +13,8 @@ UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**1
 ALLOWED = "1/20 or 0.05 of the teacher's bytes, 40B an item, or a size in all such as 500kB, 2MB or 64KiB"
 SCALE = {8: 2, 4: 2, 3: 2, 2: 1, 1: 1}
 """Bytes of a row's scale in a file (`kdrs.compact.tables.short`)."""
+FORMER_SCALE = dict.fromkeys(SCALE, 2)
+"""What they were before: a run that was begun then goes on as it was."""
 LEAST_SHARE = {8: 1.0, 4: 1.0, 3: 1.0, 2: 0.5, 1: 0.0}
 """The share of the teacher's dimensions that must fit for a number of bits to be taken, most bits first: whole tables of three
 bits, two bits down to half of the dimensions, then one. As it is on CiteULike; other data want other forms
@@ -59,18 +61,21 @@ class Form:
     n_bytes: int
 
 
-def bytes_of(dim: int, bits: int, n_items: int, *, encoder: bool = True) -> int:
+def bytes_of(dim: int, bits: int, n_items: int, *, encoder: bool = True, scale: Mapping[int, int] = SCALE) -> int:
     """Bytes of a student's file without its head: item codes with their scales, and the encoder's matrix with its own."""
     matrix = dim * dim + 4 * dim + 8 if encoder else 0
-    return n_items * (-(-dim * bits // 8) + SCALE[bits]) + matrix
+    return n_items * (-(-dim * bits // 8) + scale[bits]) + matrix
 
 
-def forms_of(budget: Budget, teacher_bytes: int, teacher_dim: int, n_items: int) -> list[Form]:
+def forms_of(
+    budget: Budget, teacher_bytes: int, teacher_dim: int, n_items: int, *, scale: Mapping[int, int] = SCALE
+) -> list[Form]:
     """Of each number of bits the form of most dimensions that fits, most bits first. Raises ``ConfigError`` where none does."""
     room, whole = budget.bytes_of(teacher_bytes, n_items), budget.row is None
     found = []
     for bits in LEAST_SHARE:
-        dims = (dim for dim in range(teacher_dim, 0, -1) if bytes_of(dim, bits, n_items, encoder=whole) <= room)
+        sizes = ((dim, bytes_of(dim, bits, n_items, encoder=whole, scale=scale)) for dim in range(teacher_dim, 0, -1))
+        dims = (dim for dim, size in sizes if size <= room)
         if dim := next(dims, 0):
             found.append(Form(dim, bits, bytes_of(dim, bits, n_items)))
     if found:
