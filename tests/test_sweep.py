@@ -290,6 +290,16 @@ def test_estimated_points_are_the_same_twice(place: Path) -> None:
     assert [t.value for t in study.trials] == [t.value for t in one.trials["rrd"]]
 
 
+def test_a_choice_that_is_the_files_own_value_in_another_form(place: Path, tmp_path: Path) -> None:
+    """0 where the run has 0.0: the journal, and the estimate after the first trials, know it."""
+    pytest.importorskip("optuna")
+    given = values(place, sampler="tpe", trials=5, space={"train.average": [0, 0.5], "train.weight_decay": [1, 0]})
+    found = study_of(given, tmp_path / "study")
+    points = [trial.point for trials in found.trials.values() for trial in trials]
+    assert {0, 0.5} == {point["train.average"] for point in points}
+    assert (tmp_path / "study" / "optuna.journal").is_file()
+
+
 def test_an_estimator_that_is_gone_is_missed(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kdrs.runs.values import to_toml
 

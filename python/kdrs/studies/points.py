@@ -9,7 +9,7 @@ from typing import Any
 from kdrs.core.sampling import stream
 from kdrs.errors import MachineError
 from kdrs.studies.plan import Arm, SweepSettings
-from kdrs.studies.space import Choices, Range, draw
+from kdrs.studies.space import Choices, Range, draw, same
 
 REMEDY = 'pip install "kdrs[optuna]", or begin another study with --sampler random'
 
@@ -105,11 +105,7 @@ def _names(space: Mapping[str, Range]) -> dict[str, dict[str, Any] | None]:
 
 
 def _name(names: dict[str, Any] | None, value: Any) -> Any:
-    return (
-        value
-        if names is None
-        else next(name for name, own in names.items() if own == value and type(own) is type(value))
-    )
+    return value if names is None else next(name for name, own in names.items() if same(own, value))
 
 
 def _value(span: Range, value: Any, names: dict[str, Any] | None) -> Any:

@@ -30,7 +30,7 @@ class Choices:
         return self.values[int(np.random.default_rng(seed).integers(len(self.values)))]
 
     def holds(self, value: Any) -> bool:
-        return any(_same(value, own) for own in self.values)
+        return any(same(value, own) for own in self.values)
 
     def ends(self) -> tuple[Any, ...]:
         return self.values
@@ -90,7 +90,7 @@ class Span:
 Range = Choices | Span
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Equal, and no ``True`` for 1."""
     return one == other and isinstance(one, bool) == isinstance(other, bool)
 
@@ -98,7 +98,7 @@ def _same(one: Any, other: Any) -> bool:
 def parse_range(value: Any, where: str) -> Range:
     """A range of what a study file says of one key. Raises ``ConfigError``."""
     if isinstance(value, list):
-        if not value or any(_same(one, other) for at, one in enumerate(value) for other in value[:at]):
+        if not value or any(same(one, other) for at, one in enumerate(value) for other in value[:at]):
             raise ConfigError(f"{where} is {shown(value)}", "list one or more values, each once")
         return Choices(tuple(value))
     if not isinstance(value, Mapping):
