@@ -217,7 +217,7 @@ def _arm(name: str, values: dict[str, Any], space: dict[str, Range]) -> Arm:
     if not dataset.valid.n_pairs:
         raise ConfigError(
             f"{shown(config.data.path, 300)} has no validation part, and nothing else may choose",
-            "prepare it with one: kdrs data prepare --split leave-one-out, or random",
+            "prepare it with one: kdrs data prepare --split leave-one-out, or ratio",
         )
     check_measured(config, selection, build_evaluator(config, dataset), dataset)
     return Arm(name, values, space, selection)
