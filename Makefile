@@ -40,9 +40,9 @@ setup: $(CORE)  ## Make .venv and build kdrs into it, in release mode
 demo: setup  ## Fetch MovieLens 100K, train a teacher, distil students, print and draw the comparison
 	$(BIN)/python examples/demo.py --out $(DEMO)
 
-test: MEANWHILE = cargo test --release --quiet --package kdrs-core --no-run &
+test: MEANWHILE = cargo test --profile tested --quiet --package kdrs-core --no-run &
 test: setup  ## Run all tests, Rust and Python
-	cargo test --release --quiet --package kdrs-core
+	cargo test --profile tested --quiet --package kdrs-core
 	@# a short folder: messages cut long paths, and tests read them
 	folder=$$(mktemp -d) && $(BIN)/python -m pytest $(WORKERS) --basetemp=$$folder && rm -rf $$folder
 
