@@ -71,7 +71,9 @@ LINKS = {
     "Do papers and kdrs agree?": [
         "trajectories", "ftd", "rd-caser", "hetcomp", "sasrec", "rce-kd", "bd", "unkd", "family-epochs",
     ],
-    "What is the best student of so many bytes?": ["frontier", "frontier-citeulike", "frontier-ml-100k", "frontier-gowalla"],
+    "What is the best student of so many bytes?": [
+        "frontier", "frontier-citeulike", "frontier-ml-100k", "frontier-gowalla", "als",
+    ],
     "What does it cost?": [
         "costs", "costs-models", "costs-gowalla", "growth", "million", "far", "projection", "epoch", "lazy-adam", "memory",
     ],

@@ -6,7 +6,9 @@ import json
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -351,6 +353,31 @@ def guide_matrix() -> Example:
     assert names["matrix"].shape == data.train.shape
     names["matrix"].data[0] = 1.0  # writable
     assert kdrs.Interactions.from_csr(names["matrix"]) == data.train
+
+
+@example("docs/teachers.md", "AlternatingLeastSquares")
+def teachers_als() -> Example:
+    """implicit itself is no dependency: a module of its name, which fits nothing and gives a trained model's vectors."""
+    data = toy()
+    data.save("datasets/mine")
+    task, trained_model = trained(data)
+    vectors = trained_model.factors()
+    fitted: list[Any] = []
+
+    class AlternatingLeastSquares:
+        def __init__(self, *, factors: int, alpha: float, regularization: float, iterations: int):
+            self.user_factors, self.item_factors = vectors.queries.numpy(), vectors.items.numpy()
+
+        def fit(self, matrix: Any) -> None:
+            matrix.data[0] = 1.0  # implicit's compiled code refuses what cannot be written to
+            fitted.append(matrix)
+
+    als = SimpleNamespace(AlternatingLeastSquares=AlternatingLeastSquares)
+    with patch.dict(sys.modules, {"implicit": SimpleNamespace(als=als)}):  # type: ignore[dict-item]
+        yield {}
+    assert kdrs.Interactions.from_csr(fitted[0]) == data.train
+    teacher = kdrs.FileTeacher("als.safetensors", task, dataset=data)
+    assert ndcg(data, teacher) == pytest.approx(ndcg(data, vectors))
 
 
 @example("docs/guide.md", "model.user_factors")
