@@ -24,8 +24,8 @@ def laps_of(dataset: Dataset, epochs: int) -> int:
 def race(runs: Sequence[RunConfig], dataset: Dataset) -> list[float]:
     """The best value of each run on the validation part over its first epochs (`laps_of`), of the metric that it selects by.
 
-    Each is trained from its own seed as `kdrs.runs.execute` will, so that it may be done again with the same values. No
-    directory is made. Raises what training raises.
+    Each is trained from its own seed as `kdrs.runs.execute` will, so that it may be done again with the same values; but no
+    weights are averaged, since a mean over so few epochs tells who is late. No directory is made. Raises what training raises.
     """
     return [_value(config, dataset) for config in runs]
 
@@ -43,6 +43,5 @@ def _value(config: RunConfig, dataset: Dataset) -> float:
             seed=config.train.seed,
             evaluate=lambda _: {"valid": evaluator(learners[0].knowledge, parts=["valid"])["valid"].means()},
             selection=selection,
-            average=config.train.average,
         )
         return outcome.best[selection.metrics[0]][1]
