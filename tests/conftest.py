@@ -47,6 +47,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+@pytest.fixture(scope="module")
+def wide_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 40 dimensions, which students of a budget have room below; its data set lies beside it as ``toy``."""
+    from kdrs.runs.config import resolve
+    from kdrs.runs.execute import execute
+
+    place = tmp_path_factory.mktemp("wide")
+    toy_dataset().save(place / "toy")
+    values = {"data": {"path": str(place / "toy")}, "model": {"name": "bpr", "dim": 40}, "device": "cpu"}
+    execute(resolve({**values, "train": {"epochs": 5, "batch_size": 64, "lr": 1e-2}}), place / "teacher")
+    return place / "teacher"
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real data sets; the test is skipped where it is absent."""

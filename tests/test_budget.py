@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 import kdrs
 from commands import fails, ok
-from conftest import toy_dataset
 from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.runs.compress import best_form
 from kdrs.runs.config import resolve
@@ -22,15 +21,6 @@ from kdrs.runs.forms import Budget, Form, bytes_of, forms_of, usual
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.race import ENOUGH, laps_of
 from kdrs.training.pairs import PairTask
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Path:
-    place = tmp_path_factory.mktemp("budget")
-    toy_dataset().save(place / "toy")
-    values = {"data": {"path": str(place / "toy")}, "model": {"name": "bpr", "dim": 40}, "device": "cpu"}
-    execute(resolve({**values, "train": {"epochs": 5, "batch_size": 64, "lr": 1e-2}}), place / "teacher")
-    return place / "teacher"
 
 
 @pytest.mark.parametrize(
@@ -75,30 +65,30 @@ def test_without_a_validation_part_fewer_bytes_never_get_more_bits():
     assert [form.n_bytes for form in forms] == sorted((form.n_bytes for form in forms), reverse=True)
 
 
-def test_the_form_is_the_best_one_on_validation(teacher):
-    opened = LoadedRun.open(teacher)
+def test_the_form_is_the_best_one_on_validation(wide_teacher):
+    opened = LoadedRun.open(wide_teacher)
     values = {}
     for form in forms_of(Budget.parse("1/10"), 4 * 40 * 130, 40, 80):
-        made = kdrs.compress(teacher, form.bits, form.dim, users="sum")
+        made = kdrs.compress(wide_teacher, form.bits, form.dim, users="sum")
         values[form.bits, form.dim] = made.tried[0][made.selects]
     known = opened.teacher(PairTask(opened.dataset.train))
     chosen = best_form(known, opened.dataset, Budget.parse("1/10"), opened.config)
     assert values[chosen.bits, chosen.dim] == max(values.values())
-    made = kdrs.compress(teacher, budget="1/10")
+    made = kdrs.compress(wide_teacher, budget="1/10")
     assert (made.bits, made.model.dim) == (chosen.bits, chosen.dim)
     assert made.n_bytes <= chosen.n_bytes  # ridge regression has no matrix
 
 
 @pytest.mark.parametrize("budget", ["1/12", "1/40", "9B", "1500B"])
-def test_the_file_is_as_large_as_was_said(budget, teacher, tmp_path):
-    data = teacher.parent / "toy"
+def test_the_file_is_as_large_as_was_said(budget, wide_teacher, tmp_path):
+    data = wide_teacher.parent / "toy"
     result = ok(
-        "distill", "--data", data, "--teacher", teacher, "--budget", budget, "--epochs", 1, "--device", "cpu",
+        "distill", "--data", data, "--teacher", wide_teacher, "--budget", budget, "--epochs", 1, "--device", "cpu",
         "--out", tmp_path / "s",
     )  # fmt: skip
     model = LoadedRun.open(tmp_path / "s").model
     told = Budget.parse(budget)
-    opened = LoadedRun.open(teacher)
+    opened = LoadedRun.open(wide_teacher)
     known = opened.teacher(PairTask(opened.dataset.train))
     form = best_form(known, opened.dataset, told, opened.config, trained=True)
     assert model.nbytes == form.n_bytes
@@ -115,11 +105,12 @@ def test_the_file_is_as_large_as_was_said(budget, teacher, tmp_path):
     assert files[0] == files[1]
 
 
-def test_what_is_stated_wins_over_what_is_chosen(teacher, tmp_path):
-    data = teacher.parent / "toy"
+def test_what_is_stated_wins_over_what_is_chosen(wide_teacher, tmp_path):
+    data = wide_teacher.parent / "toy"
     ok(
-        "distill", "--data", data, "--teacher", teacher, "--budget", "1/12", "--method", "rrd", "--set", "distill.0.pool=20",
-        "--set", "distill.0.interesting=5", "--set", "distill.0.uninteresting=5", "--lr", "5e-3", "--epochs", 1,
+        "distill", "--data", data, "--teacher", wide_teacher, "--budget", "1/12", "--method", "rrd",
+        "--set", "distill.0.pool=20", "--set", "distill.0.interesting=5", "--set", "distill.0.uninteresting=5",
+        "--lr", "5e-3", "--epochs", 1,
         "--model", "lightgcn",
         "--device", "cpu", "--out", tmp_path / "s",
     )  # fmt: skip
@@ -129,9 +120,9 @@ def test_what_is_stated_wins_over_what_is_chosen(teacher, tmp_path):
     assert config.model["users"] == "encoded"
 
 
-def test_a_compressed_teacher_has_its_own_bytes(teacher, tmp_path):
-    data = teacher.parent / "toy"
-    ok("compress", teacher, "--bits", 8, "--out", tmp_path / "small")
+def test_a_compressed_teacher_has_its_own_bytes(wide_teacher, tmp_path):
+    data = wide_teacher.parent / "toy"
+    ok("compress", wide_teacher, "--bits", 8, "--out", tmp_path / "small")
     told = fails(
         2,
         "distill",
@@ -166,8 +157,8 @@ def test_a_compressed_teacher_has_its_own_bytes(teacher, tmp_path):
     assert sizes[1] <= sizes[0] / 2
 
 
-def test_a_teacher_that_does_not_tell_its_bytes(teacher):
-    opened = LoadedRun.open(teacher)
+def test_a_teacher_that_does_not_tell_its_bytes(wide_teacher):
+    opened = LoadedRun.open(wide_teacher)
 
     class Unknown:
         name, dim, asked = "mine", 40, PairTask(opened.dataset.train)
@@ -179,8 +170,18 @@ def test_a_teacher_that_does_not_tell_its_bytes(teacher):
         best_form(Unknown(), opened.dataset, Budget.parse("1/10"), opened.config)
 
 
-def test_without_method_and_size_it_is_the_recommended_student(teacher: Path, tmp_path: Path) -> None:
-    run = ("distill", "--data", teacher.parent / "toy", "--teacher", teacher, "--device", "cpu", "--epochs", 2)
+def test_without_method_and_size_it_is_the_recommended_student(wide_teacher: Path, tmp_path: Path) -> None:
+    run = (
+        "distill",
+        "--data",
+        wide_teacher.parent / "toy",
+        "--teacher",
+        wide_teacher,
+        "--device",
+        "cpu",
+        "--epochs",
+        2,
+    )
     plain = ok(*run, "--out", tmp_path / "plain")
     assert "as --budget 1/16" in plain.err
     ok(*run, "--budget", "1/16", "--out", tmp_path / "stated")
@@ -189,13 +190,13 @@ def test_without_method_and_size_it_is_the_recommended_student(teacher: Path, tm
     assert "model.dim is 4" in fails(2, *run, "--dim", 4, "--out", tmp_path / "sized")
 
 
-def test_lists_or_scores_is_told_by_the_first_epochs(teacher, tmp_path, monkeypatch):
+def test_lists_or_scores_is_told_by_the_first_epochs(wide_teacher, tmp_path, monkeypatch):
     """One bit and few bytes an item: both are tried, the better one on validation is taken, and a run that goes on keeps it."""
     monkeypatch.setattr("kdrs.runs.race.ENOUGH", 1)
     monkeypatch.setattr("kdrs.runs.budget.best_form", lambda *_, **__: Form(32, 1, bytes_of(32, 1, 80)))
-    data = teacher.parent / "toy"
+    data = wide_teacher.parent / "toy"
     command = [
-        "distill", "--data", data, "--teacher", teacher, "--budget", "1/40", "--lr", "1e-2", "--batch-size", 64,
+        "distill", "--data", data, "--teacher", wide_teacher, "--budget", "1/40", "--lr", "1e-2", "--batch-size", 64,
         "--protocol", "default", "--device", "cpu", "--out", tmp_path / "s",
     ]  # fmt: skip
     told = ok(*command, "--epochs", 2).err
@@ -221,13 +222,15 @@ def test_lists_or_scores_is_told_by_the_first_epochs(teacher, tmp_path, monkeypa
     assert LoadedRun.open(tmp_path / "t").config.distill[0].method == other
 
 
-def test_a_method_is_tried_as_long_as_it_takes_and_never_in_a_dry_run(teacher, tmp_path):
-    data = teacher.parent / "toy"
+def test_a_method_is_tried_as_long_as_it_takes_and_never_in_a_dry_run(wide_teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdrs.runs.budget.best_form", lambda *_, **__: Form(32, 1, bytes_of(32, 1, 80)))
+    data = wide_teacher.parent / "toy"
     dataset = kdrs.Dataset.load(data)
     assert laps_of(dataset, 1000) == -(-ENOUGH // dataset.train.n_pairs)
     assert laps_of(dataset, 15) == 15
-    command = ["distill", "--data", data, "--teacher", teacher, "--budget", "1/40", "--device", "cpu"]
+    command = ["distill", "--data", data, "--teacher", wide_teacher, "--budget", "1/40", "--device", "cpu"]
     told = ok(*command, "--dry-run", "--out", tmp_path / "s")
     assert "trying" not in told.err
     assert not (tmp_path / "s").exists()
     assert "trying" not in ok(*command, "--method", "cd", "--epochs", 1, "--out", tmp_path / "s").err
+    assert "trying" in ok(*command, "--epochs", 1, "--out", tmp_path / "t").err

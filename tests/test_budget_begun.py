@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from commands import fails, ok
 from commands import kdrs as run
-from conftest import toy_dataset
 from kdrs.runs.budget import begun_at
 from kdrs.runs.config import resolve
 from kdrs.runs.execute import execute
@@ -16,23 +13,26 @@ from kdrs.runs.forms import FORMER_SCALE, SCALE, Budget, Form, bytes_of, forms_o
 from kdrs.runs.opened import LoadedRun
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Path:
-    place = tmp_path_factory.mktemp("begun")
-    toy_dataset().save(place / "toy")
-    values = {"data": {"path": str(place / "toy")}, "model": {"name": "bpr", "dim": 40}, "device": "cpu"}
-    execute(resolve({**values, "train": {"epochs": 5, "batch_size": 64, "lr": 1e-2}}), place / "teacher")
-    return place / "teacher"
-
-
 @pytest.fixture
-def asked(teacher, monkeypatch):
+def asked(wide_teacher, monkeypatch):
     """A command whose budget has methods to try, and how often they were."""
     tried = []
     monkeypatch.setattr("kdrs.runs.budget.best_form", lambda *_, **__: Form(32, 1, bytes_of(32, 1, 80)))
     monkeypatch.setattr("kdrs.runs.budget.race", lambda runs, dataset: tried.append(runs) or [0.0] * len(runs))
-    data = teacher.parent / "toy"
-    command = ["distill", "--data", data, "--teacher", teacher, "--budget", "1/40", "--epochs", 1, "--device", "cpu"]
+    data = wide_teacher.parent / "toy"
+    command = [
+        "distill",
+        "--data",
+        data,
+        "--teacher",
+        wide_teacher,
+        "--budget",
+        "1/40",
+        "--epochs",
+        1,
+        "--device",
+        "cpu",
+    ]
     return command, tried
 
 
@@ -90,24 +90,24 @@ def test_torchrun_goes_on_with_what_it_began(asked, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "way", [{"method": "rrd", "weight": 0.03, "teacher_users": "encoded"}, {"method": "cd", "weight": 0.2}]
 )
-def test_a_run_of_before_goes_on_by_the_same_command(teacher, tmp_path, way):
+def test_a_run_of_before_goes_on_by_the_same_command(wide_teacher, tmp_path, way):
     """Begun when scales took two bytes and nothing was averaged: fewer dimensions, another way, no mean."""
     n_bytes = 4 * 40 * (50 + 80)
     told = Budget.parse("1/12")
     former = {form.bits: form.dim for form in forms_of(told, n_bytes, 40, 80, scale=FORMER_SCALE)}
     now = {form.bits: form.dim for form in forms_of(told, n_bytes, 40, 80, scale=SCALE)}
     assert former[1] < now[1]
-    data = teacher.parent / "toy"
+    data = wide_teacher.parent / "toy"
     model = {"name": "bpr", "dim": former[1], "bits": 1, "users": "encoded"}
     train = {"lr": 2e-3, "weight_decay": 0.0, "epochs": 1}
     values = {"data": {"path": str(data)}, "device": "cpu", "start": "teacher", "model": model, "train": train}
-    execute(resolve({**values, "distill": [{**way, "teacher": str(teacher)}]}), tmp_path / "s")
+    execute(resolve({**values, "distill": [{**way, "teacher": str(wide_teacher)}]}), tmp_path / "s")
     command = [
         "distill",
         "--data",
         data,
         "--teacher",
-        teacher,
+        wide_teacher,
         "--device",
         "cpu",
         "--epochs",

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
+MEAN = "mean/"
+"""Before the names of averaged weights in a checkpoint."""
 
 
 class Averaged:

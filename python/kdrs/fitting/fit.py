@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kdrs.core.sampling import stream
 from kdrs.errors import ArtefactError, ConfigError, ScoreError, TrainingError, shown
 from kdrs.evaluation.protocols import EarlyStopping, Selection
-from kdrs.fitting.averaging import Averaged, copied
+from kdrs.fitting.averaging import MEAN, Averaged, copied
 from kdrs.fitting.checkpoint import Checkpoint, Journal
 from kdrs.fitting.learner import Learner
 from kdrs.training.hooks import stored
@@ -34,8 +34,6 @@ Evaluate = Callable[[nn.Module], Mapping[str, Means]]
 PACED = 30
 """Batches over which the pace of a training is taken."""
 
-MEAN = "mean/"
-"""Before the names of averaged weights in a checkpoint."""
 CALMER = "lower the learning rate or the weight of the term; the last checkpoint is untouched"
 
 

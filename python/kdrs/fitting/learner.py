@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdrs.core.tables import RowTable
 from kdrs.distillers.base import Distiller
 from kdrs.errors import ArtefactError, ConfigError, shown
+from kdrs.fitting.averaging import MEAN
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.columns import Columns, spread
 from kdrs.training.hooks import hook, trait
@@ -377,7 +378,7 @@ class Learner:
         tables: Sequence[str] = self.model.spread  # type: ignore[assignment]
         parts = [f"optimizer/model.{name}/{part}" for name in tables for part in self.optimizer.STATE]
         own = [*(f"model.{name}" for name in tables), *parts]
-        means = [f"mean/{name}" for name in tables]
+        means = [f"{MEAN}{name}" for name in tables]
         return dict.fromkeys([*tables, *own, *means, *(f"0/{name}" for name in own)], held.own)
 
     def shared_state(self) -> dict[str, Tensor]:

@@ -72,8 +72,7 @@ def chosen(
     The form is the one of those that fit whose compressed teacher is best on validation, with what training is expected to add
     (`kdrs.runs.compress.best_form`). Of the methods that suit it (`ways_of`) each is trained for the first epochs, and the
     better one on validation is taken (`kdrs.runs.race.race`); the likelier one without a validation part, and where they are
-    not ``raced``. ``tell`` hears how they did. ``check`` is given the run before that, to raise
-    what is wrong with it.
+    not ``raced``. ``check`` is given each run before that, to raise what is wrong with it; ``tell`` hears how they did.
 
     A run that was ``begun`` goes on with what was chosen then, if its form is one of this budget's; a younger kdrs may choose
     something else.

@@ -12,8 +12,8 @@ from kdrs.runs.config import RunConfig
 from kdrs.runs.learners import load_learners
 
 ENOUGH = 300_000
-"""Training pairs after which the better of two runs that start from the same teacher is told from the other: an epoch of
-CiteULike and of larger sets (docs/results/notes/frontier.md)."""
+"""Training pairs after which the better of two runs that start from the same teacher is told from the other: three epochs
+of CiteULike, where one misleads, an epoch of Gowalla (docs/results/notes/frontier.md)."""
 
 
 def laps_of(dataset: Dataset, epochs: int) -> int:
