@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -24,6 +25,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+import kdrs
+
+PACKAGE = Path(kdrs.__file__).parent
 DEVICE = torch.device("lazy:0")
 aten = torch.ops.aten
 
@@ -204,8 +208,8 @@ def _place() -> str:
     """The innermost function of kdrs on the stack, as ``distillers/rrd.py:loss``."""
     frame = sys._getframe(1)
     while frame is not None:
-        file = frame.f_code.co_filename.replace("\\", "/")
-        if "/kdrs/" in file and "/tests/" not in file:
-            return f"{file.rpartition('/kdrs/')[2]}:{frame.f_code.co_name}"
+        file = Path(frame.f_code.co_filename)
+        if file.is_relative_to(PACKAGE):  # a checkout may be called kdrs as well, with all libraries below it
+            return f"{file.relative_to(PACKAGE).as_posix()}:{frame.f_code.co_name}"
         frame = frame.f_back  # type: ignore[assignment]
     return "elsewhere"
