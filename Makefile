@@ -27,11 +27,11 @@ $(STAMP): pyproject.toml
 	@command -v cargo >/dev/null || { echo "kdrs needs a Rust toolchain: cargo is not on the PATH" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --no-compile --group test --group dev
+	@# what is imported is compiled then; torch alone has thousands of modules that never are
+	@$(MEANWHILE) $(BIN)/python -m pip install --quiet --no-compile --group test --group dev; code=$$?; wait; exit $$code
 	touch $@
 
 $(CORE): $(STAMP) $(RUST_SOURCES) pyproject.toml
-	@# what is imported is compiled then; torch alone has thousands of modules that never are
 	@$(MEANWHILE) $(BIN)/python -m pip install --quiet --no-compile --editable '.[plots]'; code=$$?; wait; exit $$code
 	touch $@
 

@@ -63,8 +63,9 @@ class Study:
 
     def __init__(self, name: str, out: Path, data: Path, threads: str):
         self.name, self.place, self.data = name, out / name, prepared(name, data)
-        self.common = ("--data", str(self.data), "--model", "bpr", "--device", "cpu", "--threads", threads)
+        self.common = ("--data", str(self.data), "--device", "cpu", "--threads", threads)
         self.common += ("--protocol", "default") if name == "citeulike-loo" else ()
+        self.bpr = (*self.common, "--model", "bpr")
         self.threads, self.teacher = threads, self.place / "teacher"
         self.trained = ("--epochs", EPOCHS[name]) if name in EPOCHS else ()
 
@@ -77,14 +78,16 @@ class Study:
         run = self.run(kind, share, seed)
         seeded = ("--seed", seed)
         if kind == "alone":
-            self.timed(run, "train", *self.common, *self.trained, "--dim", str(DIM // share), *seeded)
+            self.timed(run, "train", *self.bpr, *self.trained, "--dim", str(DIM // share), *seeded)
         elif kind == "coded-alone":
-            model = Run.open(self.run("compressed", share, "0")).config["model"]
-            coded = ("--dim", str(model["dim"]), "--set", f"model.bits={model['bits']}", "--set", "model.users=encoded")
-            self.timed(run, "train", *self.common, *self.trained, *coded, "--lr", "2e-3", *seeded)
+            distilled = Run.open(self.run("budget", share, "0")).config
+            model, train = distilled["model"], distilled["train"]
+            coded = ("--model", model["name"], "--dim", str(model["dim"]), "--set", f"model.bits={model['bits']}")
+            same = ("--epochs", str(train["epochs"]), "--set", f"train.average={train['average']}")
+            self.timed(run, "train", *self.common, *coded, "--set", "model.users=encoded", *same, *seeded)
         elif kind == "cd":
             taught = ("--method", "cd", "--teacher", str(self.teacher))
-            self.timed(run, "distill", *self.common, *self.trained, *taught, "--dim", str(DIM // share), *seeded)
+            self.timed(run, "distill", *self.bpr, *self.trained, *taught, "--dim", str(DIM // share), *seeded)
         elif kind == "budget":
             taught = ("--teacher", str(self.teacher), "--budget", f"1/{share}")
             self.timed(run, "distill", *self.common, *taught, *seeded)
@@ -216,7 +219,7 @@ def held_out(study: Study) -> list[str] | None:
     if not (place / "data").exists():
         data.without_users(held).save(place / "data")
     own = ("--data", str(place / "data"), *study.common[2:], "--dim", str(DIM), "--seed", "0")
-    carry_out(place / "teacher", "train", *own, *study.trained)
+    carry_out(place / "teacher", "train", *own, "--model", "bpr", *study.trained)
     small = ("compress", str(place / "teacher"), "--threads", study.threads)
     taught = ("distill", *own[:-4], "--teacher", str(place / "teacher"), "--seed", "0", "--quiet", "--budget")
     ways = {
@@ -226,7 +229,8 @@ def held_out(study: Study) -> list[str] | None:
         "ridge, 2 bits": (*small, "--bits", "2", "--users", "ridge"),
         "distilled, 1/10": (*taught, "1/10"),
         "distilled, 1/30": (*taught, "1/30"),
-        "1/30, by CD with dropout": (*taught, "1/30", "--method", "cd", "--set", "model.history_dropout=0.2"),
+        "distilled with dropout, 1/10": (*taught, "1/10", "--set", "model.history_dropout=0.2"),
+        "distilled with dropout, 1/30": (*taught, "1/30", "--set", "model.history_dropout=0.2"),
     }
     evaluator = kdrs.Evaluator.of(data, kdrs.protocols.protocol("default"))
     users = np.isin(evaluator(kdrs.load_run(study.teacher, data).factors())["test"].rows, held)
@@ -254,7 +258,8 @@ WAYS = (
     "ridge, 2 bits",
     "distilled, 1/10",
     "distilled, 1/30",
-    "1/30, by CD with dropout",
+    "distilled with dropout, 1/10",
+    "distilled with dropout, 1/30",
 )
 
 

@@ -84,7 +84,7 @@ def test_the_file_is_as_large_as_was_said(budget, wide_teacher, tmp_path):
     data = wide_teacher.parent / "toy"
     result = ok(
         "distill", "--data", data, "--teacher", wide_teacher, "--budget", budget, "--epochs", 1, "--device", "cpu",
-        "--out", tmp_path / "s",
+        "--out", tmp_path / "s", "--set", "model.encoder=trained",
     )  # fmt: skip
     model = LoadedRun.open(tmp_path / "s").model
     told = Budget.parse(budget)

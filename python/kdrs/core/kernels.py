@@ -76,7 +76,7 @@ class Table:
         if not self._supported:
             return self._gathered(ids)
         found: Tensor = _Rows.apply(self._token, ids.reshape(-1), self._shares)
-        return found.view(*ids.shape, -1)
+        return found.view(*ids.shape, found.shape[-1])
 
     def sums(self, ids: Tensor, starts: Tensor) -> Tensor:
         """Sums of the rows of flat ids, int64 [P], sum r from ``starts``[r] on: [R, D]."""

@@ -75,7 +75,7 @@ def vectors(view: View, task: Task, kind: Kind, ids: Tensor) -> Tensor:
     if kind == "items":
         return view.items(ids)
     queries: Tensor = view.at(task.queries(ids.reshape(-1))).queries
-    return queries.view(*ids.shape, -1)
+    return queries.view(*ids.shape, queries.shape[-1])
 
 
 def all_vectors(teacher: Teacher, task: Task, kind: Kind) -> Tensor:

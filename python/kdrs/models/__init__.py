@@ -7,6 +7,7 @@ from kdrs.models.bpr import BPR
 from kdrs.models.caser import Caser
 from kdrs.models.cdae import CDAE
 from kdrs.models.cml import CML
+from kdrs.models.elsa import ELSA
 from kdrs.models.iae import IAE
 from kdrs.models.lightgcn import LightGCN
 from kdrs.models.multvae import MultVAE
@@ -28,6 +29,7 @@ MODELS: dict[str, type[Recommender]] = {
     "cdae": CDAE,
     "multvae": MultVAE,
     "iae": IAE,
+    "elsa": ELSA,
 }
 
 
@@ -56,6 +58,7 @@ __all__ = [
     "BPR",
     "CDAE",
     "CML",
+    "ELSA",
     "IAE",
     "KIND",
     "MODELS",

@@ -20,6 +20,7 @@ from kdrs.models._noise import uniform
 from kdrs.models._rows import Rows
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.stored import StoredModel
+from kdrs.training.devices import places_of
 from kdrs.training.queries import Epoch, Queries, Task
 from kdrs.training.rounding import RoundedRows, RoundedTable, levels_of, rounded
 from kdrs.training.view import DotView, Factors, View, frozen
@@ -45,7 +46,7 @@ class UserEncoder(nn.Module):
 
     def forward(self, asked: Queries, table: Table, seed: int | None = None) -> Tensor:
         """float32 [B, D], of the vectors in the ``table``."""
-        users, places = torch.unique(asked.users, return_inverse=True)
+        users, places = places_of(asked.users)
         at, columns, starts = self.rows.entries(users)
         counts = self.rows.degrees(users)
         if seed is not None:
@@ -201,7 +202,9 @@ def is_compact(config: ModelConfig) -> bool:
 @cache
 def compact_class(cls: Any) -> type[Recommender]:
     """The class of a model's compact form: `Compact` before it. Its losses are the model's own; its scores are read from its
-    view alone, so it has no shorter way of training."""
+    view alone, so it has no shorter way of training. A model that is one by itself is its own."""
+    if issubclass(cls, Compact):
+        return cls
     return type(f"Compact{cls.__name__}", (Compact, cls), {"__doc__": cls.__doc__})
 
 

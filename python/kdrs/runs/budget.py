@@ -31,6 +31,19 @@ RECOMMENDED = "1/16"
 and on MovieLens 100K, after minutes (docs/results/frontier.md)."""
 EPOCHS = 15
 """Students that start from their teacher are best after three to ten."""
+STEPS, BATCH, MOST_EPOCHS = 600, 128, 100
+"""Of `MODEL` on few users, whose epochs are few batches of users: epochs that make so many steps, and at most how many."""
+
+
+MODEL, CHEAPER = "elsa", "bpr"
+"""Which students it trains, and where an epoch would take too long."""
+MOST = 1e12
+"""Products of an epoch of `MODEL`, users x items x dimensions, up to which it is taken: four times those of Gowalla."""
+
+
+def model_of(dataset: Dataset, form: Form) -> str:
+    """The model of a budget's student, unless one is stated."""
+    return MODEL if float(dataset.n_users) * dataset.n_items * form.dim <= MOST else CHEAPER
 
 
 def coarse(form: Form) -> bool:
@@ -38,17 +51,21 @@ def coarse(form: Form) -> bool:
     return form.bits <= 2 and form.bits * form.dim <= FEW
 
 
-def training_of(form: Form) -> dict[str, Any]:
+def training_of(form: Form, model: str = CHEAPER, n_users: int = 0) -> dict[str, Any]:
     """Training settings that were best on validation: signs take larger steps; coarse rows, of which a step changes
-    much, are means over epochs."""
+    much, are means over epochs, and so are all of `MODEL`, whose other settings are its own."""
+    if model == MODEL:
+        return {"epochs": max(EPOCHS, min(-(-STEPS * BATCH // max(n_users, 1)), MOST_EPOCHS)), "average": 0.5}
     found: dict[str, Any] = {"lr": 2e-3 if form.bits == 1 else 1e-3, "weight_decay": 0.0, "epochs": EPOCHS}
     return found | ({"average": 0.5} if coarse(form) else {})
 
 
-def ways_of(form: Form, teacher: Teacher) -> list[dict[str, Any]]:
+def ways_of(form: Form, teacher: Teacher, model: str = CHEAPER) -> list[dict[str, Any]]:
     """The terms that were best on validation, the likelier first. One or two bits and few bytes an item: the teacher's lists,
     of users that are a function of their items where its scores are products, or its scores; the data decide which. More: its
-    scores, which leave more for users not seen."""
+    scores, which leave more for users not seen. `MODEL` learns well by itself, and tries the teacher's own lists or scores."""
+    if model == MODEL:
+        return [{"method": "rrd", "weight": 0.03}, {"method": "cd", "weight": 0.1}]
     if not coarse(form):
         return [{"method": "cd", "weight": 0.5}]
     users = {} if teacher.factors() is None else {"teacher_users": "encoded"}
@@ -97,9 +114,10 @@ def chosen(
         raise ConfigError(
             f"start is {shown(values['start'])}, and --budget starts from the teacher", "leave one of the two out"
         )
-    name = str(model.get("name", "bpr"))
-    cls = model_class(name)
+    stated = model.get("name", None if begun is None else begun.model["name"])
+    cls = model_class(str(stated or MODEL))
     if "users" not in cls.compactable or not cls.begins:
+        name = str(stated)
         able = [name for name, other in MODELS.items() if "users" in other.compactable and other.begins]
         raise ConfigError(
             f"--budget with {name}, which has no form for it", f"take one of {', '.join(able)}, or leave --model out"
@@ -129,7 +147,8 @@ def chosen(
     )
     former = None if begun is None else (int(begun.model["dim"]), int(begun.model["bits"]))
     form = best_form(teacher, dataset, told, config, trained=True, measured=planned is None, begun=former)
-    train, ways = training_of(form), ways_of(form, teacher)
+    name = str(stated or model_of(dataset, form))
+    train, ways = training_of(form, name, dataset.n_users), ways_of(form, teacher, name)
     if begun is not None and begun.distill and former == (form.dim, form.bits):
         train |= {key: getattr(begun.train, key) for key in ("lr", "weight_decay", "average")}
         first = begun.distill[0]

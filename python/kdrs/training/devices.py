@@ -64,6 +64,22 @@ def unique_of(ids: Tensor) -> tuple[Tensor, Tensor]:
     return known(to_device(distinct, ids.device), distinct), to_device(counts, ids.device)
 
 
+def places_of(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct ids of int64 [B], ascending, int64 [E], and the place of each id among them, int64 [B]."""
+    host = host_of(ids)
+    if host is None:
+        found: tuple[Tensor, Tensor] = torch.unique(ids, return_inverse=True)
+        return found
+    distinct, places = np.unique(host, return_inverse=True)
+    return known(to_device(distinct, ids.device), distinct), to_device(places, ids.device)
+
+
+def taken(ids: Tensor, places: Tensor) -> Tensor:
+    """``ids[places]``, known where both are."""
+    found, host, where = ids[places], host_of(ids), host_of(places)
+    return found if host is None or where is None else known(found, host[where])
+
+
 def counts_of(ids: Tensor, size: int) -> Tensor:
     """int64 [size]: how often each of 0 to ``size`` - 1 is among ``ids``, int64 of any shape. ``torch.bincount`` asks an
     accelerator for the largest first."""

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdrs.core.kernels import RelaxedRanking, supported
-from kdrs.training.devices import counts_of
+from kdrs.training.devices import counts_of, host_of, to_device
 
 
 def bpr(positive: Tensor, negative: Tensor, *, average: bool = False) -> Tensor:
@@ -302,10 +303,17 @@ class _HiddenPairs:
     def __init__(self, rows: Tensor, columns: Tensor, steps: tuple[int, int], shape: tuple[int, int]):
         (n_rows, n_columns), (height, width) = shape, steps
         self._across = -(-n_columns // width)
+        count, known = -(-n_rows // height) * self._across, (host_of(rows), host_of(columns))
+        if known[0] is not None and known[1] is not None:  # nothing to wait for
+            tiles = known[0] // height * self._across + known[1] // width
+            in_tiles = np.argsort(tiles, kind="stable")
+            pairs = known[0][in_tiles] % height, known[1][in_tiles] % width
+            self._rows, self._columns = (to_device(ids, rows.device) for ids in pairs)
+            self._ends = [0, *np.bincount(tiles, minlength=count).cumsum().tolist()]
+            return
         tiles, order = torch.sort(rows // height * self._across + columns // width)
         self._rows, self._columns = rows[order] % height, columns[order] % width
-        counts = counts_of(tiles, -(-n_rows // height) * self._across)
-        self._ends = [0, *counts.cumsum(0).tolist()]
+        self._ends = [0, *counts_of(tiles, count).cumsum(0).tolist()]
 
     def within(self, down: int, across: int) -> tuple[Tensor, Tensor]:
         """Those of a tile, counted from its corner."""

@@ -1,0 +1,101 @@
+"""A linear autoencoder of users with one unit vector an item."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdrs.core.kernels import Table
+from kdrs.data.interactions import Interactions
+from kdrs.models.base import ModelConfig, Recommender
+from kdrs.models.compact import Compact, UserEncoder
+from kdrs.training.devices import taken
+from kdrs.training.losses import logsumexp_products
+from kdrs.training.queries import Batch, Queries, Task
+from kdrs.training.rows import UserTask
+from kdrs.training.view import DotView, View
+
+
+class ELSAConfig(ModelConfig):
+    users: Literal["encoded"] = "encoded"
+    """There is no table of users."""
+    temperature: float = Field(0.1, gt=0)
+    """What cosines are divided by in the softmax. Lower looks at the hardest items alone."""
+    reduction: Literal["mean", "sum"] = "sum"
+    """Loss of a batch: sum over its pairs, or that over its users."""
+
+
+class _UnitItems(Recommender):
+    """The items of `ELSA`; her items' sum, which is a user, is `Compact`'s."""
+
+    Config = ELSAConfig
+    config: ELSAConfig
+    compactable = ("bits", "users")
+    begins = True
+    user_encoder: UserEncoder | None
+
+    def __init__(self, config: ELSAConfig, task: Task):
+        super().__init__(config, task)
+        self.vectors = nn.Parameter(torch.empty(task.n_items, config.dim))
+        nn.init.normal_(self.vectors, std=config.dim**-0.5)
+
+    def forward(self, queries: Queries) -> View:
+        items = F.normalize(self.vectors, dim=1)
+        return DotView(
+            queries, lambda asked: self._encoded(asked, items), lambda ids: F.embedding(ids, items), lambda: items
+        )
+
+    def _encoded(self, asked: Queries, items: Tensor) -> Tensor:
+        assert self.user_encoder is not None
+        found: Tensor = self.user_encoder(asked, Table(items))
+        return found
+
+    @torch.no_grad()
+    def begin_with(self, users: Tensor, items: Tensor) -> None:
+        """Takes the directions of items."""
+        self.vectors.copy_(items)
+
+
+class ELSA(Compact, _UnitItems):
+    """ELSA (Vančura et al., RecSys 2022), trained by a softmax over the catalogue.
+
+        v_i     = a_i / |a_i|
+        u(H)    = W Σ_{j in H} v_j / |H|^½
+        s(u, i) = u(H) · v_i
+        c(H, i) = cos(u(H), v_i) / temperature
+        L       = Σ_{(u,i)} -log( exp c(H - i, i) / (exp c(H - i, i) + Σ_{j not in H} exp c(H, j)) )
+
+    A user is the sum of her items' vectors: one table, and new users are answered like known ones. A pair is learnt with its
+    item left out of the history, so that nothing learns to repeat its input; it stands against all items that the user has
+    not seen, and no negatives are drawn. The softmax over the catalogue is Mult-VAE's (Liang et al., WWW 2018).
+
+    Differs from the authors' code: the softmax in place of the squared error of rows brought to length 1; W, the identity
+    there, is trained, and starts as the identity; Adam in place of NAdam.
+    """
+
+    compactable = ("bits", "users")
+    reference = "Vančura et al., Scalable linear shallow autoencoder for collaborative filtering, RecSys 2022"
+
+    @classmethod
+    def train_defaults(cls, config: Any) -> dict[str, Any]:
+        return {"batch_size": 128, "lr": 1e-2 if config.bits == 1 else 3e-3, "weight_decay": 0.0}
+
+    @classmethod
+    def make_task(cls, config: Any, train: Interactions, **options: Any) -> Task:
+        return UserTask(train, **cls._row_options(options, "batch_size", "device", "threads"))
+
+    def loss(self, view: View, batch: Batch) -> Tensor:
+        rows, positives = batch.positive_rows, batch.positives
+        asked, temperature = taken(batch.queries.users, rows), self.config.temperature
+        without = view.at(Queries(asked, asked, targets=positives)).queries  # [P, D]
+        own = (F.normalize(without, dim=1) * view.items(positives)).sum(1) / temperature
+        found = view.factored()
+        assert found is not None
+        users = F.normalize(found.queries, dim=1) / temperature
+        others = logsumexp_products(users, found.items, hidden=(rows, positives))
+        loss = F.softplus(others[rows] - own).sum()
+        return loss / len(batch.queries) if self.averages else loss

@@ -1,0 +1,112 @@
+"""ELSA: its loss against a slow oracle, its users, its codes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdrs.data.interactions import Interactions
+from kdrs.models import ELSA, model_class
+from kdrs.models.compact import compact_class
+from kdrs.training.queries import Epoch
+
+
+def of_loss(histories: list[list[int]], items: np.ndarray, weight: np.ndarray, temperature: float) -> float:
+    """The formula of the docstring, pair by pair."""
+
+    def cosines(history: list[int]) -> np.ndarray:
+        own = weight @ items[history].sum(0)
+        length = np.linalg.norm(own)
+        return items @ own / (length if length > 1e-12 else 1.0) / temperature
+
+    total = 0.0
+    for history in histories:
+        unseen = [item for item in range(len(items)) if item not in history]
+        against = sum(math.exp(score) for score in cosines(history)[unseen])
+        for item in history:
+            left = cosines([other for other in history if other != item])[item] if len(history) > 1 else 0.0
+            total -= left - math.log(math.exp(left) + against)
+    return total
+
+
+def made(pairs: list[tuple[int, int]], shape: tuple[int, int], **options: object) -> tuple[ELSA, object]:
+    users, items = zip(*pairs, strict=True)
+    train = Interactions.from_pairs(list(users), list(items), *shape)
+    config = ELSA.Config(**options)
+    task = ELSA.make_task(config, train, batch_size=64)
+    torch.manual_seed(0)
+    return ELSA(config, task), task
+
+
+@given(
+    pairs=st.sets(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1),
+    dim=st.integers(1, 5),
+    temperature=st.sampled_from([0.1, 0.5, 2.0]),
+    reduction=st.sampled_from(["sum", "mean"]),
+)
+def test_the_loss_is_that_of_the_formula(pairs, dim, temperature, reduction):
+    model, task = made(sorted(pairs), (5, 7), dim=dim, temperature=temperature, reduction=reduction)
+    with torch.no_grad():
+        model.user_encoder.weight.copy_(torch.randn(dim, dim) + 2 * torch.eye(dim))
+    (batch,) = task.draw(Epoch(0, 0, 1))
+    found = float(model.loss(model(batch.queries), batch))
+    items = torch.nn.functional.normalize(model.vectors, dim=1).detach().double().numpy()
+    histories = [[int(item) for item in task.seen.pairs_of(np.array([user]))[1]] for user in range(5)]
+    histories = [history for history in histories if history]
+    weight = model.user_encoder.weight.detach().double().numpy()
+    expected = of_loss(histories, items, weight, temperature) / (len(histories) if reduction == "mean" else 1)
+    assert found == pytest.approx(expected, rel=2e-4, abs=1e-4)
+
+
+def test_its_own_item_adds_nothing_to_a_pairs_score():
+    """What a user of one item has learnt of it must come from others: its gradient is that of the rest alone."""
+    model, task = made([(0, 0)], (1, 4), dim=3)
+    (batch,) = task.draw(Epoch(0, 0, 1))
+    loss = model.loss(model(batch.queries), batch)
+    loss.backward()
+    unseen = torch.nn.functional.normalize(model.vectors, dim=1)
+    scores = (unseen[1:] @ unseen[0]) / 0.1
+    assert float(loss) == pytest.approx(float(torch.nn.functional.softplus(scores.logsumexp(0))), rel=1e-5)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 32])
+def test_lengths_of_items_change_nothing(bits):
+    model, task = made([(0, 0), (0, 1), (1, 2), (2, 1)], (3, 5), dim=8, bits=bits)
+    (batch,) = task.draw(Epoch(0, 0, 1))
+    before = float(model.loss(model(batch.queries), batch))
+    with torch.no_grad():
+        model.vectors.mul_(2.0 ** torch.randint(-3, 4, (5, 1)))  # exactly: nothing tips over to another level
+    assert float(model.loss(model(batch.queries), batch)) == pytest.approx(before, rel=1e-5)
+
+
+def test_it_is_a_form_of_few_bytes_by_itself():
+    assert compact_class(ELSA) is ELSA
+    assert model_class("elsa") is ELSA
+    model, _ = made([(0, 0), (1, 1)], (2, 3), dim=8, bits=2)
+    assert model.stored().user_encoder.kind == "sum"
+
+
+def test_signs_take_larger_steps():
+    assert ELSA.train_defaults(ELSA.Config(bits=1))["lr"] > ELSA.train_defaults(ELSA.Config(bits=2))["lr"]
+
+
+def test_it_learns_what_is_seen_together():
+    """Items in two groups that no user mixes: what is left of a group comes before the other one."""
+    rng = np.random.default_rng(0)
+    pairs = {(user, int(item) + 10 * (user % 2)) for user in range(60) for item in rng.choice(10, 5, replace=False)}
+    model, task = made(sorted(pairs), (60, 20), dim=4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for index in range(20):
+        for batch in task.draw(Epoch(index, 0, 20)):
+            optimizer.zero_grad()
+            model.loss(model(batch.queries), batch).backward()
+            optimizer.step()
+    queries, items, _ = model.factors()
+    scores = np.asarray(queries @ items.T)
+    own = np.arange(60)[:, None] % 2 == np.arange(20)[None] // 10
+    assert scores[own].min() > scores[~own].max()
