@@ -90,7 +90,7 @@ def test_the_file_is_as_large_as_was_said(budget, wide_teacher, tmp_path):
     told = Budget.parse(budget)
     opened = LoadedRun.open(wide_teacher)
     known = opened.teacher(PairTask(opened.dataset.train))
-    form = best_form(known, opened.dataset, told, opened.config, trained=True)
+    form = best_form(known, opened.dataset, told, opened.config, trained=True, wide=True)
     assert model.nbytes == form.n_bytes
     if told.row is None:
         assert model.nbytes <= told.bytes_of(4 * 40 * (50 + 80), 80)

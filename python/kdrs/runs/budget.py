@@ -41,9 +41,9 @@ MOST = 1e12
 """Products of an epoch of `MODEL`, users x items x dimensions, up to which it is taken: four times those of Gowalla."""
 
 
-def model_of(dataset: Dataset, form: Form) -> str:
-    """The model of a budget's student, unless one is stated."""
-    return MODEL if float(dataset.n_users) * dataset.n_items * form.dim <= MOST else CHEAPER
+def model_of(dataset: Dataset, dim: int) -> str:
+    """The model of a budget's student, unless one is stated, for a teacher of ``dim`` dimensions."""
+    return MODEL if float(dataset.n_users) * dataset.n_items * dim <= MOST else CHEAPER
 
 
 def coarse(form: Form) -> bool:
@@ -86,10 +86,11 @@ def chosen(
     """A run's plain values with what the budget chooses: model, start, method, training. What ``values`` state already wins,
     but for the model's size.
 
-    The form is the one of those that fit whose compressed teacher is best on validation, with what training is expected to add
-    (`kdrs.runs.compress.best_form`). Of the methods that suit it (`ways_of`) each is trained for the first epochs, and the
-    better one on validation is taken (`kdrs.runs.race.race`); the likelier one without a validation part, and where they are
-    not ``raced``. ``check`` is given each run before that, to raise what is wrong with it; ``tell`` hears how they did.
+    The form of `MODEL` is the one of those that fit with the most dimensions; of other models the one whose compressed teacher
+    is best on validation, with what training is expected to add (`kdrs.runs.compress.best_form`). Of the methods that suit it
+    (`ways_of`) each is trained for the first epochs, and the better one on validation is taken (`kdrs.runs.race.race`); the
+    likelier one without a validation part, and where they are not ``raced``. ``check`` is given each run before that, to raise
+    what is wrong with it; ``tell`` hears how they did.
 
     A run that was ``begun`` goes on with what was chosen then, if its form is one of this budget's; a younger kdrs may choose
     something else.
@@ -146,8 +147,9 @@ def chosen(
         {"data": {"path": values["data"]["path"]}, "model": {"name": "bpr"}, "eval": values.get("eval", {})}
     )
     former = None if begun is None else (int(begun.model["dim"]), int(begun.model["bits"]))
-    form = best_form(teacher, dataset, told, config, trained=True, measured=planned is None, begun=former)
-    name = str(stated or model_of(dataset, form))
+    name = str(stated or model_of(dataset, teacher.dim))
+    measured, wide = planned is None, name == MODEL
+    form = best_form(teacher, dataset, told, config, trained=True, measured=measured, wide=wide, begun=former)
     train, ways = training_of(form, name, dataset.n_users), ways_of(form, teacher, name)
     if begun is not None and begun.distill and former == (form.dim, form.bits):
         train |= {key: getattr(begun.train, key) for key in ("lr", "weight_decay", "average")}

@@ -25,7 +25,7 @@ from kdrs.runs.compared import size_of
 from kdrs.runs.config import RunConfig, completed, resolve
 from kdrs.runs.directory import Run, check_free
 from kdrs.runs.encoded import POWERS, REGS, bias_tensor, candidates, side_of
-from kdrs.runs.forms import FORMER_SCALE, SCALE, Budget, Form, bytes_of, forms_of, usual
+from kdrs.runs.forms import FORMER_SCALE, SCALE, Budget, Form, bytes_of, forms_of, usual, widest
 from kdrs.runs.results import save_result
 from kdrs.runs.source import Source
 from kdrs.runs.start import vectors_of
@@ -185,12 +185,13 @@ def best_form(
     *,
     trained: bool = False,
     measured: bool = True,
+    wide: bool = False,
     begun: tuple[int, int] | None = None,
 ) -> Form:
     """Of the forms that fit a budget the one whose compressed teacher is best on the validation part, users as sums; without
-    such a part, and where nothing is to be ``measured``, the usual one. Biases are a coordinate. Of a student
-    of few bytes that is to be ``trained`` fewer bits are expected to gain more. A form that was ``begun`` with, dimensions and
-    bits, stays, if this budget gives it now or gave it when scales of few bits were two bytes."""
+    such a part, and where nothing is to be ``measured``, the usual one; the `widest` one, unmeasured, for ``wide``. Biases are a
+    coordinate. Of a student of few bytes that is to be ``trained`` fewer bits are expected to gain more. A form that was
+    ``begun`` with, dimensions and bits, stays, if this budget gives it now or gave it when scales of few bits were two bytes."""
     _, n_bytes, _ = size_of(teacher, data)
     factors = teacher.factors() if measured else None
     dim = teacher.dim if factors is None else int(factors.items.shape[1]) + (factors.bias is not None)
@@ -204,6 +205,8 @@ def best_form(
         with suppress(ConfigError):  # where nothing fitted then
             if begun in [(form.dim, form.bits) for form in forms_of(budget, n_bytes, dim, data.n_items, scale=scale)]:
                 return Form(*begun, bytes_of(*begun, data.n_items))
+    if wide:
+        return widest(forms)
     if not measured or not data.valid.n_pairs or len(forms) == 1:
         return usual(forms, dim)
     evaluator, task = build_evaluator(config, data), PairTask(data.train)

@@ -87,6 +87,11 @@ def forms_of(
     )
 
 
+def widest(forms: Sequence[Form]) -> Form:
+    """The form of the most dimensions, and of these the one of the most bits."""
+    return max(forms, key=lambda form: (form.dim, form.bits))
+
+
 def usual(forms: Sequence[Form], teacher_dim: int) -> Form:
     """The form that is taken where there is no validation part to choose by."""
     fitting = (form for form in forms if form.dim >= LEAST_SHARE[form.bits] * teacher_dim)
