@@ -189,9 +189,12 @@ def best_form(
     begun: tuple[int, int] | None = None,
 ) -> Form:
     """Of the forms that fit a budget the one whose compressed teacher is best on the validation part, users as sums; without
-    such a part, and where nothing is to be ``measured``, the usual one; the `widest` one, unmeasured, for ``wide``. Biases are a
-    coordinate. Of a student of few bytes that is to be ``trained`` fewer bits are expected to gain more. A form that was
-    ``begun`` with, dimensions and bits, stays, if this budget gives it now or gave it when scales of few bits were two bytes."""
+    such a part, and where nothing is to be ``measured``, the usual one; for ``wide`` the `widest` one, unmeasured.
+
+    Biases are a coordinate. Of a student of few bytes that is to be ``trained`` fewer bits are expected to gain more. A form
+    that was ``begun`` with, dimensions and bits, stays, if this budget gives it now or gave it when scales of few bits were
+    two bytes.
+    """
     _, n_bytes, _ = size_of(teacher, data)
     factors = teacher.factors() if measured else None
     dim = teacher.dim if factors is None else int(factors.items.shape[1]) + (factors.bias is not None)
