@@ -425,7 +425,7 @@ def main() -> None:
     known = []
     for study in studies:
         if "teacher" in wanted:
-            study.timed(study.teacher, "train", *study.common, *study.trained, "--dim", str(DIM), "--seed", "0")
+            study.timed(study.teacher, "train", *study.bpr, *study.trained, "--dim", str(DIM), "--seed", "0")
         for kind in wanted:
             for share in map(int, options.shares.split(",")) if kind in KINDS else ():
                 for seed in seeds:
