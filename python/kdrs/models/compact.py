@@ -40,7 +40,7 @@ class UserEncoder(nn.Module):
         super().__init__()
         self.bits, self.dropout = bits, dropout
         """Bits of the matrix."""
-        self.weight = nn.Parameter(torch.eye(dim))
+        self.weight = nn.Parameter(torch.zeros(dim, dim).fill_diagonal_(1))  # eye has an outline by the compiler alone
         self.register_buffer("power", torch.tensor(POWER))
         self.rows = Rows(seen, device)
 
