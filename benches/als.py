@@ -35,8 +35,8 @@ MADE = {"compressed": "compressed", "student": "distilled, `--budget`"}
 ANSWER = [
     "ELSA, kdrs's own: NDCG@10 .2237 on MovieLens 100K and .1072 on CiteULike leave-one-out, with its defaults.",
     "Compressed to a tenth, in seconds, it has .2243 and .1071, to a thirtieth .2122 and .0921.",
-    "ALS of implicit is quicker, 2 to 24 s a fit, but has two constants to choose: .2201 and .0975; CiteULike 8:1:1 .1118. BPR of as "
-    "many dimensions has .2095, .0895 and .0997.",
+    "ALS of implicit is quicker, 2 to 24 s a fit, but has two constants to choose: .2201 and .0975; CiteULike 8:1:1 .1118. BPR "
+    "of as many dimensions has .2095, .0895 and .0997.",
     "Students of ALS at a thirtieth have .2364, .1117 (8:1:1) and .0922; they are of `--model bpr`.",
     "The [lines that make such teachers](../teachers.md#no-teacher-yet).",
 ]
