@@ -394,8 +394,8 @@ RUNS = {
     "`--record`. Validation is a tenth of each user's training pairs. Teacher and students alone had 200 epochs at most; the "
     "best of the students are their 172nd to 196th, so they would rise further. Compressed forms below a sixteenth, and "
     "distilled ones but that at a fiftieth, are of a kdrs whose scales had two bytes and which took no means over epochs",
-    "ml-100k": "before it `--sets ml-100k --only alone,cd`, `--only coded-alone` and `--sets ml-100k --only alone --seeds 1,2 "
-    "--shares 30,100` and `--sets ml-100k --only budget-bpr --seeds 0,1,2`, and `--seeds 0,1,2` beside `--record`",
+    "ml-100k": "before it `--sets ml-100k --only alone,cd`, `--only coded-alone`, `--only budget --shares 10 --seeds 1,2`, "
+    "`--only alone --seeds 1,2 --shares 30,100` and `--only budget-bpr --seeds 0,1,2`, and `--seeds 0,1,2` beside `--record`",
 }
 """How runs that the plain command does not make were made."""
 ANSWER = [
