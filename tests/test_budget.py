@@ -171,17 +171,8 @@ def test_a_teacher_that_does_not_tell_its_bytes(wide_teacher):
 
 
 def test_without_method_and_size_it_is_the_recommended_student(wide_teacher: Path, tmp_path: Path) -> None:
-    run = (
-        "distill",
-        "--data",
-        wide_teacher.parent / "toy",
-        "--teacher",
-        wide_teacher,
-        "--device",
-        "cpu",
-        "--epochs",
-        2,
-    )
+    data = wide_teacher.parent / "toy"
+    run = ("distill", "--data", data, "--teacher", wide_teacher, "--device", "cpu", "--epochs", 2)
     plain = ok(*run, "--out", tmp_path / "plain")
     assert "as --budget 1/16" in plain.err
     ok(*run, "--budget", "1/16", "--out", tmp_path / "stated")

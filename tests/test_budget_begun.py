@@ -13,27 +13,17 @@ from kdrs.runs.forms import FORMER_SCALE, SCALE, Budget, Form, bytes_of, forms_o
 from kdrs.runs.opened import LoadedRun
 
 
+def distil(teacher, *words):
+    return ["distill", "--data", teacher.parent / "toy", "--teacher", teacher, "--device", "cpu", *words]
+
+
 @pytest.fixture
 def asked(wide_teacher, monkeypatch):
     """A command whose budget has methods to try, and how often they were."""
     tried = []
     monkeypatch.setattr("kdrs.runs.budget.best_form", lambda *_, **__: Form(32, 1, bytes_of(32, 1, 80)))
     monkeypatch.setattr("kdrs.runs.budget.race", lambda runs, dataset: tried.append(runs) or [0.0] * len(runs))
-    data = wide_teacher.parent / "toy"
-    command = [
-        "distill",
-        "--data",
-        data,
-        "--teacher",
-        wide_teacher,
-        "--budget",
-        "1/40",
-        "--epochs",
-        1,
-        "--device",
-        "cpu",
-    ]
-    return command, tried
+    return distil(wide_teacher, "--budget", "1/40", "--epochs", 1), tried
 
 
 @pytest.mark.parametrize(
@@ -102,19 +92,7 @@ def test_a_run_of_before_goes_on_by_the_same_command(wide_teacher, tmp_path, way
     train = {"lr": 2e-3, "weight_decay": 0.0, "epochs": 1}
     values = {"data": {"path": str(data)}, "device": "cpu", "start": "teacher", "model": model, "train": train}
     execute(resolve({**values, "distill": [{**way, "teacher": str(wide_teacher)}]}), tmp_path / "s")
-    command = [
-        "distill",
-        "--data",
-        data,
-        "--teacher",
-        wide_teacher,
-        "--device",
-        "cpu",
-        "--epochs",
-        2,
-        "--out",
-        tmp_path / "s",
-    ]
+    command = distil(wide_teacher, "--epochs", 2, "--out", tmp_path / "s")
     again = ok(*command, "--budget", "1/12", "--resume").err
     assert "trying" not in again
     config = LoadedRun.open(tmp_path / "s").config

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kdrs.data.interactions import Interactions
 from kdrs.models import ELSA, model_class
 from kdrs.models.compact import compact_class
+from kdrs.training import losses
 from kdrs.training.queries import Epoch
 
 
@@ -64,11 +65,10 @@ def test_the_loss_is_that_of_the_formula(pairs, dim, temperature, reduction):
 
 
 def test_its_own_item_adds_nothing_to_a_pairs_score():
-    """What a user of one item has learnt of it must come from others: its gradient is that of the rest alone."""
+    """Of a user of one item nothing is left without it: the pair's own score is 0."""
     model, task = made([(0, 0)], (1, 4), dim=3)
     (batch,) = task.draw(Epoch(0, 0, 1))
     loss = model.loss(model(batch.queries), batch)
-    loss.backward()
     unseen = torch.nn.functional.normalize(model.vectors, dim=1)
     scores = (unseen[1:] @ unseen[0]) / 0.1
     assert float(loss) == pytest.approx(float(torch.nn.functional.softplus(scores.logsumexp(0))), rel=1e-5)
@@ -82,6 +82,23 @@ def test_lengths_of_items_change_nothing(bits):
     with torch.no_grad():
         model.vectors.mul_(2.0 ** torch.randint(-3, 4, (5, 1)))  # exactly: nothing tips over to another level
     assert float(model.loss(model(batch.queries), batch)) == pytest.approx(before, rel=1e-5)
+
+
+def test_ids_that_the_host_knows_are_hidden_alike(monkeypatch):
+    """On an accelerator the pairs of a batch are sorted where they came from, and nobody waits."""
+    rows, columns = torch.randint(0, 40, (90,)), torch.randint(0, 500, (90,))
+    monkeypatch.setattr(losses._LogSumExp, "TILE_FLOATS", 700)
+    found = []
+    for known in (lambda ids: None, lambda ids: ids.numpy()):
+        monkeypatch.setattr(losses, "host_of", known)
+        torch.manual_seed(0)
+        own, items = torch.randn(40, 6, requires_grad=True), torch.randn(500, 6, requires_grad=True)
+        value = losses.logsumexp_products(own, items, hidden=(rows, columns))
+        value.square().sum().backward()
+        scores = (own @ items.T).index_put((rows, columns), torch.tensor(-torch.inf))
+        assert torch.allclose(value, scores.logsumexp(1), rtol=1e-5)
+        found.append((value.detach(), own.grad, items.grad))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
 def test_it_is_a_form_of_few_bytes_by_itself():

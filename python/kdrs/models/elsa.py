@@ -77,7 +77,6 @@ class ELSA(Compact, _UnitItems):
     there, is trained, and starts as the identity; Adam in place of NAdam.
     """
 
-    compactable = ("bits", "users")
     reference = "Vančura et al., Scalable linear shallow autoencoder for collaborative filtering, RecSys 2022"
 
     @classmethod

@@ -31,7 +31,7 @@ RECOMMENDED = "1/16"
 and on MovieLens 100K, after minutes (docs/results/frontier.md)."""
 EPOCHS = 15
 """Students that start from their teacher are best after three to ten."""
-STEPS, BATCH, MOST_EPOCHS = 600, 128, 100
+STEPS, MOST_EPOCHS = 600, 100
 """Of `MODEL` on few users, whose epochs are few batches of users: epochs that make so many steps, and at most how many."""
 
 
@@ -51,16 +51,17 @@ def coarse(form: Form) -> bool:
     return form.bits <= 2 and form.bits * form.dim <= FEW
 
 
-def training_of(form: Form, model: str = CHEAPER, n_users: int = 0) -> dict[str, Any]:
+def training_of(form: Form, model: str, n_users: int) -> dict[str, Any]:
     """Training settings that were best on validation: signs take larger steps; coarse rows, of which a step changes
     much, are means over epochs, and so are all of `MODEL`, whose other settings are its own."""
     if model == MODEL:
-        return {"epochs": max(EPOCHS, min(-(-STEPS * BATCH // max(n_users, 1)), MOST_EPOCHS)), "average": 0.5}
+        batch = MODELS[MODEL].train_defaults(MODELS[MODEL].Config())["batch_size"]
+        return {"epochs": max(EPOCHS, min(-(-STEPS * batch // max(n_users, 1)), MOST_EPOCHS)), "average": 0.5}
     found: dict[str, Any] = {"lr": 2e-3 if form.bits == 1 else 1e-3, "weight_decay": 0.0, "epochs": EPOCHS}
     return found | ({"average": 0.5} if coarse(form) else {})
 
 
-def ways_of(form: Form, teacher: Teacher, model: str = CHEAPER) -> list[dict[str, Any]]:
+def ways_of(form: Form, teacher: Teacher, model: str) -> list[dict[str, Any]]:
     """The terms that were best on validation, the likelier first. One or two bits and few bytes an item: the teacher's lists,
     of users that are a function of their items where its scores are products, or its scores; the data decide which. More: its
     scores, which leave more for users not seen. `MODEL` learns well by itself, and tries the teacher's own lists or scores."""
