@@ -16,6 +16,9 @@ CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py,core_oracles core_argument
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name 'Cargo.toml')
 CORE   := $(VENV)/.built
 
+# without compiled modules every child process of the tests compiles PyTorch's anew: three seconds each
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-oldest coverage check bench gpu reproduce docs wheel manylinux clean
 
