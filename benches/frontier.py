@@ -1,12 +1,13 @@
 """Quality against bytes: teacher, students alone, compressed, distilled in float32 and through the rounding, at equal bytes.
 
     python benches/frontier.py [--sets citeulike-loo,citeulike,ml-100k,gowalla] [--out runs/frontier] [--seeds 0] [--threads 1]
-                               [--only teacher,compressed,budget,budget-bpr,alone,cd,coded-alone,held-out]
+                               [--only teacher,compressed,budget,budget-bpr,alone,cd,coded-alone]
                                [--record]
 
 Bytes are those of all tables: items, users or their encoder, scales. Every student is a kdrs command, printed before it starts;
 finished runs are skipped and begun ones resumed. Needs the data sets in the folder that KDRS_DATA names. ``--record`` writes
-docs/results/frontier.json, frontier-SET.json and frontier.png, of which pages.py makes pages.
+docs/results/frontier.json, frontier-SET.json and frontier.png, of which pages.py makes pages; rows whose runs are gone stay as
+they were recorded.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ KINDS = {
     "budget": "distilled, `--budget`",
     "budget-bpr": "the same, `--model bpr`",
 }
-HELD = 5
-"""One user in so many is held out of all training."""
+TEACHER = "teacher"
+PICTURED = ("citeulike-loo", "citeulike", "ml-100k")
 
 
 class Study:
@@ -156,9 +157,9 @@ def validated(given: Path, place: Path) -> Path:
     return place
 
 
-def rows_of(study: Study, seeds: Sequence[str]) -> tuple[list[list[str]], list[dict[str, Any]]]:
-    """The table of a data set, and its points for the picture."""
-    data, rows, points = kdrs.Dataset.load(study.data), [], []
+def rows_of(study: Study, seeds: Sequence[str]) -> tuple[list[list[str]], list[float] | None]:
+    """The table of a data set, of the runs that are there; and the interval of its teacher."""
+    data, rows, interval = kdrs.Dataset.load(study.data), [], None
     for share in SHARES:
         runs = {
             kind: [run for seed in seeds if (run := study.run(kind, share, seed)).joinpath("report.json").is_file()]
@@ -171,38 +172,48 @@ def rows_of(study: Study, seeds: Sequence[str]) -> tuple[list[list[str]], list[d
             [study.teacher, *known], dataset=data, protocol_name="default", metrics=METRICS, time_scoring=False,
             baseline=str(runs["alone"][0]),
         ).to_json()  # fmt: skip
-        lines = found["runs"]
-        teacher = lines[0]
+        teacher, *lines = found["runs"]
         if not rows:
-            rows.append(["teacher", "1", f"{teacher['n_bytes']:,}", *_qualities(teacher), "1", ""])
+            rows.append([TEACHER, "1", f"{teacher['n_bytes']:,}", *_qualities(teacher), "1", ""])
             interval = teacher.get("intervals", {}).get(METRICS[0])
-            points.append(
-                {"kind": "teacher", "bytes": teacher["n_bytes"], "value": _mean(teacher), "interval": interval}
-            )
-        at = 1
-        for kind, title in KINDS.items():
-            if not runs[kind]:
-                continue
-            line, at = lines[at], at + 1
+        for kind, line in zip((kind for kind in KINDS if runs[kind]), lines, strict=True):
             part = teacher["n_bytes"] / line["n_bytes"]
             ratio = line["transfer_ratio"].get(METRICS[0]) if kind != "alone" else None
             told = f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio and ratio["clear"] else ""
-            rows.append(
-                [
-                    f"1/{share}: {title}",
-                    f"1/{part:.1f}",
-                    f"{line['n_bytes']:,}",
-                    *_qualities(line),
-                    told or ("0" if kind == "alone" else ""),
-                    study.seconds(runs[kind][0]),
-                ]
-            )
-            points.append({"kind": kind, "bytes": line["n_bytes"], "value": _mean(line)})
-    return rows, points
+            size = [f"1/{part:.1f}", f"{line['n_bytes']:,}"]
+            last = [told or ("0" if kind == "alone" else ""), study.seconds(runs[kind][0])]
+            rows.append([_label(share, kind), *size, *_qualities(line), *last])
+    return rows, interval
 
 
-def _mean(line: dict[str, Any]) -> float:
-    return float(line["metrics"][METRICS[0]]["mean"])
+def _label(share: int, kind: str) -> str:
+    return f"1/{share}: {KINDS[kind]}"
+
+
+def with_former(rows: list[list[str]], former: list[list[str]]) -> list[list[str]]:
+    """Rows of the last record whose runs are gone stay, as long as they are of the same teacher."""
+    if not former:
+        return rows
+    if rows[0][:5] != former[0][:5]:
+        raise SystemExit(
+            f"the teacher has {rows[0][2:5]}, that of the record {former[0][2:5]}: rows of both cannot stand together"
+        )
+    known = {row[0]: row for row in (*former, *rows)}
+    order = [TEACHER, *(_label(share, kind) for share in SHARES for kind in KINDS)]
+    return [known[label] for label in order if label in known]
+
+
+def points_of(figure: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the picture shows of a table."""
+    kinds = {title: kind for kind, title in KINDS.items()}
+    return [
+        {
+            "kind": "teacher" if label == TEACHER else kinds[label.partition(": ")[2]],
+            "bytes": int(size.replace(",", "")),
+            "value": float(value.partition(" ")[0]),
+        }
+        for label, _, size, value, *_ in figure["rows"]
+    ]
 
 
 def _qualities(line: dict[str, Any]) -> list[str]:
@@ -213,68 +224,7 @@ def _qualities(line: dict[str, Any]) -> list[str]:
     return found
 
 
-def held_out(study: Study) -> list[str] | None:
-    """Users of whom no pair was trained on, encoded from their items: NDCG@10 beside a teacher that was trained with them."""
-    data = kdrs.Dataset.load(study.data)
-    held = np.random.default_rng(0).permutation(data.n_users)[: data.n_users // HELD]
-    place = study.place / "held-out"
-    if not (place / "data").exists():
-        data.without_users(held).save(place / "data")
-    own = ("--data", str(place / "data"), *study.common[2:], "--dim", str(DIM), "--seed", "0")
-    carry_out(place / "teacher", "train", *own, "--model", "bpr", *study.trained)
-    small = ("compress", str(place / "teacher"), "--threads", study.threads)
-    taught = (
-        "distill",
-        *own[:-4],
-        "--teacher",
-        str(place / "teacher"),
-        "--seed",
-        "0",
-        "--quiet",
-        "--model",
-        "bpr",
-        "--budget",
-    )
-    ways = {
-        "W, float32": (*small, "--bits", "32", "--users", "sum"),
-        "ridge, float32": (*small, "--bits", "32", "--users", "ridge"),
-        "W, 2 bits": (*small, "--bits", "2", "--users", "sum"),
-        "ridge, 2 bits": (*small, "--bits", "2", "--users", "ridge"),
-        "distilled, 1/10": (*taught, "1/10"),
-        "distilled, 1/30": (*taught, "1/30"),
-        "1/30, by CD with dropout": (*taught, "1/30", "--method", "cd", "--set", "model.history_dropout=0.2"),
-    }
-    evaluator = kdrs.Evaluator.of(data, kdrs.protocols.protocol("default"))
-    users = np.isin(evaluator(kdrs.load_run(study.teacher, data).factors())["test"].rows, held)
-
-    def value(factors: Any) -> float:
-        report = evaluator(factors)["test"]
-        return float(report.values[METRICS[0]][users].mean())
-
-    whole = value(kdrs.load_run(study.teacher, data).factors())
-    found = [TITLES[study.name], f"{len(held):,}", f"{whole:.4f}"]
-    for title, words in ways.items():
-        run = place / title.replace(", ", "-").replace(" ", "-").replace("/", "-")
-        if not (run / "config.toml").is_file():
-            command(*words, "--out", str(run))
-        model = kdrs.load_run(run).model
-        own_value = value((model.encode(data.train), *model.factors()[1:]))
-        found.append(f"{own_value:.4f} ({own_value / whole:.2f})")
-    return found
-
-
-WAYS = (
-    "W, float32",
-    "ridge, float32",
-    "W, 2 bits",
-    "ridge, 2 bits",
-    "distilled, 1/10",
-    "distilled, 1/30",
-    "1/30, by CD with dropout",
-)
-
-
-def picture(points: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def picture(figures: dict[str, dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
@@ -286,12 +236,12 @@ def picture(points: dict[str, list[dict[str, Any]]], path: Path) -> None:
         "compressed": ("#0072B2", "o", "compressed, seconds"),
         "budget": ("#D55E00", "D", "distilled through the rounding"),
     }
-    figure = Figure(figsize=(4.8 * len(points), 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(4.8 * len(figures), 4.2), dpi=150, layout="constrained")
     handles: dict[str, Any] = {}
-    for axis, (name, own) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
-        teacher = own[0]
-        if teacher.get("interval"):
-            axis.axhspan(*teacher["interval"], color="black", alpha=0.07, linewidth=0)
+    for axis, (name, table) in zip(figure.subplots(1, len(figures), squeeze=False)[0], figures.items(), strict=True):
+        teacher, *own = points_of(table)
+        if table.get("interval"):
+            axis.axhspan(*table["interval"], color="black", alpha=0.07, linewidth=0)
         handles["teacher"] = axis.axhline(teacher["value"], color="black", linewidth=1, linestyle=(0, (5, 4)))
         axis.plot(teacher["bytes"], teacher["value"], "*", color="black", markersize=12)
         for kind, (colour, marker, label) in looks.items():
@@ -311,76 +261,57 @@ def picture(points: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure.savefig(path)
 
 
-def record(
-    studies: Sequence[Study], seeds: Sequence[str], known: list[list[str]]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    figures, points = [], {}
-    for study in studies:
-        rows, own = rows_of(study, seeds)
-        if not rows:
-            continue
-        points[study.name] = own
-        env = json.loads((study.teacher / "env.json").read_text("utf-8"))
-        commits = {json.loads(path.read_text("utf-8"))["commit"] for path in study.place.glob("*/seed-*/env.json")}
-        figures.append(
-            {
-                "title": TITLES[study.name],
-                "command": "`python benches/frontier.py --record`; " + RUNS.get(study.name, "one seed"),
-                "machine": f"{env['processor']}, {env['cores']} cores, no GPU; torch {env['torch']}, Python {env['python']}",
-                "commit": ", ".join(sorted({str(commit) for commit in commits} | {str(env["commit"])})),
-                "seed": ", ".join(seed for seed in seeds if list(study.place.glob(f"*/seed-{seed}/report.json"))),
-                "reading": [
-                    f"All items ranked; teacher: BPR {DIM}. Bytes are those of all tables.",
-                    "Transfer ratio of NDCG@10: 0 is the float32 student alone of the same bytes, 1 the teacher; paired "
-                    "bootstrap over queries, 95 %. Empty: the teacher's lead is not clear.",
-                    "± is the standard deviation over seeds, where there are several; the teacher has one.",
-                    "Seconds are those of the whole command on one core of a shared machine.",
-                ],
-                "columns": ["model", "of the teacher", "bytes", "NDCG@10", "Recall@20", "transfer ratio", "s"],
-                "rows": rows,
-            }
-        )
-    if known:
-        last = figures[-1]
-        figures.append(
-            {
-                **{key: last[key] for key in ("machine", "commit")},
-                "title": "New users",
-                "command": "`python benches/frontier.py --only held-out --record`",
-                "seed": "0",
-                "reading": [
-                    "A fifth of the users is left out of all training, then encoded from their training items.",
-                    "Distilled: `--budget --model bpr`; `elsa` is not measured here yet.",
-                    "NDCG@10 of these users; in brackets its share of what a teacher has that was trained with them.",
-                ],
-                "columns": ["data", "held out", "trained with them", *WAYS],
-                "rows": known,
-            }
-        )
-    if studies[0].name != next(iter(SOURCES)):  # a page for each, beside the first one
-        return {f"frontier-{name}": _page(own) for name, own in zip(points, figures, strict=False)}, points
-    first, *others = figures[: len(points)]
-    whole = {
-        "title": "Quality against bytes",
-        "question": "What is the best student of so many bytes?",
-        "answer": ANSWER,
-        "picture": "frontier.png",
-        "figures": [first, *figures[len(points) :]],
-        "notes": "notes/frontier.md",
-    }
-    pages = {"frontier": whole}
-    for name, own in zip(list(points)[1:], others, strict=True):
-        pages[f"frontier-{name}"] = _page(own)
-    return pages, points
-
-
-def _page(figure: dict[str, Any]) -> dict[str, Any]:
+def figure_of(study: Study, seeds: Sequence[str], former: dict[str, Any]) -> dict[str, Any] | None:
+    rows, interval = rows_of(study, seeds)
+    if not rows:
+        return None
+    kept = with_former(rows, former.get("rows", []))
+    env = json.loads((study.teacher / "env.json").read_text("utf-8"))
+    commits = {json.loads(path.read_text("utf-8"))["commit"] for path in study.place.glob("*/seed-*/env.json")}
+    commits |= {env["commit"], *(former["commit"].split(", ") if len(kept) > len(rows) else ())}
     return {
-        "title": f"Quality against bytes: {figure['title']}",
-        "question": "What is the best student of so many bytes?",
-        "answer": [*ANSWERS.get(figure["title"], ()), "The picture of other data sets: [frontier](frontier.md)."],
-        "figures": [figure],
+        "title": TITLES[study.name],
+        "command": "`python benches/frontier.py --record`; " + RUNS.get(study.name, "one seed"),
+        "machine": f"{env['processor']}, {env['cores']} cores, no GPU; torch {env['torch']}, Python {env['python']}",
+        "commit": ", ".join(sorted(map(str, commits))),
+        "seed": ", ".join(seed for seed in seeds if list(study.place.glob(f"*/seed-{seed}/report.json"))),
+        "reading": [
+            f"All items ranked; teacher: BPR {DIM}. Bytes are those of all tables.",
+            "Transfer ratio of NDCG@10: 0 is the float32 student alone of the same bytes, 1 the teacher; paired "
+            "bootstrap over queries, 95 %. Empty: the teacher's lead is not clear.",
+            "± is the standard deviation over seeds, where there are several; the teacher has one.",
+            "Seconds are those of the whole command on one core of a shared machine.",
+        ],
+        "columns": ["model", "of the teacher", "bytes", "NDCG@10", "Recall@20", "transfer ratio", "s"],
+        "rows": kept,
+        "interval": interval,
     }
+
+
+def record(studies: Sequence[Study], seeds: Sequence[str]) -> None:
+    """The pages of these data sets, and the picture of those that it shows."""
+    for study in studies:
+        path = page_of(study.name)
+        former = json.loads(path.read_text("utf-8"))["figures"][0] if path.is_file() else {}
+        if (figure := figure_of(study, seeds, former)) is not None:
+            first = path.stem == "frontier"
+            page = {
+                "title": "Quality against bytes" + ("" if first else f": {figure['title']}"),
+                "question": "What is the best student of so many bytes?",
+                "answer": ANSWER
+                if first
+                else [*ANSWERS.get(figure["title"], ()), "The picture of other data sets: [frontier](frontier.md)."],
+                **({"picture": "frontier.png", "notes": "notes/frontier.md"} if first else {}),
+                "figures": [figure],
+            }
+            path.write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    pages = {name: page_of(name) for name in PICTURED}
+    shown = {name: json.loads(path.read_text("utf-8"))["figures"][0] for name, path in pages.items() if path.is_file()}
+    picture(shown, RESULTS / "frontier.png")
+
+
+def page_of(name: str) -> Path:
+    return RESULTS / ("frontier.json" if name == next(iter(SOURCES)) else f"frontier-{name}.json")
 
 
 RUNS = {
@@ -443,7 +374,6 @@ def main() -> None:
     options = parser.parse_args()
     seeds, wanted = options.seeds.split(","), options.only.split(",")
     studies = [Study(name, options.out, options.data, options.threads) for name in options.sets.split(",")]
-    known = []
     for study in studies:
         if "teacher" in wanted:
             study.timed(study.teacher, "train", *study.bpr, *study.trained, "--dim", str(DIM), "--seed", "0")
@@ -451,16 +381,8 @@ def main() -> None:
             for share in map(int, options.shares.split(",")) if kind in KINDS else ():
                 for seed in seeds:
                     study.carry_out(kind, share, seed)
-        if "held-out" in wanted or (
-            options.record and (study.place / "held-out" / "teacher" / "report.json").is_file()
-        ):
-            known.append(held_out(study))
     if options.record:
-        made, points = record(studies, seeds, [row for row in known if row])
-        for name, page in made.items():
-            (RESULTS / f"{name}.json").write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        if "frontier" in made:
-            picture(points, RESULTS / "frontier.png")
+        record(studies, seeds)
 
 
 if __name__ == "__main__":

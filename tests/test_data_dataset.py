@@ -270,6 +270,15 @@ def test_describe_counts(data):
     json.dumps(facts, allow_nan=False)
 
 
+def test_how_many_pairs_ask_for_the_most_frequent_items():
+    train = Interactions.from_pairs([0, 1, 2, 0, 1, 2], [1, 1, 1, 0, 2, 2], 3, 4)
+    test = Interactions.from_pairs([0, 1, 2, 2], [2, 0, 0, 3], 3, 4)
+    data = Dataset.from_interactions(train, Interactions.from_pairs([], [], 3, 4), test)
+    assert data.popular_share(0.5) == {"train": 5 / 6, "valid": None, "test": 1 / 4}  # of items 1 and 2
+    assert data.popular_share(0.1) == {"train": 1 / 2, "valid": None, "test": 0.0}  # one item at least
+    assert data.describe()["popular_share"] == data.popular_share()
+
+
 @given(st.sets(st.integers(0, 49)), st.booleans())
 @settings(max_examples=20)
 def test_without_some_users(rows, ordered):

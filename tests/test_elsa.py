@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kdrs.data.interactions import Interactions
 from kdrs.models import ELSA, model_class
 from kdrs.models.compact import compact_class
-from kdrs.training import losses
+from kdrs.training import losses, units
 from kdrs.training.queries import Epoch
 
 
@@ -55,7 +55,7 @@ def test_the_loss_is_that_of_the_formula(pairs, dim, temperature, reduction):
     with torch.no_grad():
         model.user_encoder.weight.copy_(torch.randn(dim, dim) + 2 * torch.eye(dim))
     (batch,) = task.draw(Epoch(0, 0, 1))
-    found = float(model.loss(model(batch.queries), batch))
+    found = model.loss(model(batch.queries), batch).item()
     items = torch.nn.functional.normalize(model.vectors, dim=1).detach().double().numpy()
     histories = [[int(item) for item in task.seen.pairs_of(np.array([user]))[1]] for user in range(5)]
     histories = [history for history in histories if history]
@@ -82,6 +82,63 @@ def test_lengths_of_items_change_nothing(bits):
     with torch.no_grad():
         model.vectors.mul_(2.0 ** torch.randint(-3, 4, (5, 1)))  # exactly: nothing tips over to another level
     assert float(model.loss(model(batch.queries), batch)) == pytest.approx(before, rel=1e-5)
+
+
+@given(
+    pairs=st.sets(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1),
+    size=st.integers(1, 9),
+    past=st.integers(0, 3),
+)
+def test_a_sample_stands_for_the_catalogue(pairs, size, past):
+    """The sum over unseen items of the sample counts as often as the sample goes into the catalogue."""
+    model, task = made(sorted(pairs), (5, 7), dim=3, softmax_items=size, temperature=0.5)
+    epoch = Epoch(0, 0, 1)
+    model.on_epoch_start(epoch)
+    order = np.random.default_rng(epoch.stream("softmax")).permutation(7)
+    (batch,) = task.draw(epoch)
+    for _ in range(past + 1):
+        found = model.loss(model(batch.queries), batch)
+    sample = [int(order[(past * size + place) % 7]) for place in range(size)] if size < 7 else list(range(7))
+    items = torch.nn.functional.normalize(model.vectors, dim=1)
+    expected = 0.0
+    for user in {user for user, _ in pairs}:
+        history = [item for owner, item in sorted(pairs) if owner == user]
+        unit = torch.nn.functional.normalize(items[history].sum(0), dim=0)
+        unseen = [item for item in sample if item not in history]
+        against = max(7 / size, 1) * float((items[unseen] @ unit / 0.5).exp().sum())
+        for item in history:
+            left = [other for other in history if other != item]
+            own = float(torch.nn.functional.normalize(items[left].sum(0), dim=0) @ items[item]) / 0.5 if left else 0.0
+            expected -= own - math.log(math.exp(own) + against)
+    assert found.item() == pytest.approx(expected, rel=2e-4, abs=1e-4)
+
+
+def test_all_items_have_their_turns():
+    model, _ = made([(0, 0)], (1, 10), dim=2, softmax_items=4)
+    model.on_epoch_start(Epoch(3, 0, 5))
+    turns = [model._sample.next(torch.device("cpu")).tolist() for _ in range(5)]
+    assert np.bincount(np.concatenate(turns)).tolist() == [2] * 10
+    model.on_epoch_start(Epoch(3, 0, 5))
+    assert model._sample.next(torch.device("cpu")).tolist() == turns[0]  # a resumed epoch has the same
+
+
+@given(rows=st.integers(0, 6), dim=st.integers(1, 5), block=st.integers(1, 12), seed=st.integers(0, 9))
+def test_unit_rows_and_their_gradients(rows, dim, block, seed):
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(rows, dim, generator=generator, dtype=torch.float64)
+    table[::3] = 0.0
+    table[1::3] *= 1e-14
+    gradient = torch.randn(rows, dim, generator=generator, dtype=torch.float64)
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(units, "BLOCK_FLOATS", block)
+        for way in (units.unit_rows, lambda own: torch.nn.functional.normalize(own, dim=1)):
+            own = table.clone().requires_grad_()
+            value = way(own)
+            value.backward(gradient)
+            found.append((value.detach(), own.grad))
+    for mine, theirs in zip(*found, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_ids_that_the_host_knows_are_hidden_alike(monkeypatch):

@@ -401,11 +401,16 @@ def _summary(dataset: Dataset, path: str | None) -> list[str]:
         f"per user    {degrees['min']} to {degrees['max']} items, median {degrees['median']:g}",
         f"cold users  {facts['cold_users']:,} of the held-out parts have no training pair",
         f"cold items  {facts['cold_items']:,} (in {cold['valid']:,} validation and {cold['test']:,} test pairs)",
+        f"popular     {_popular(facts['popular_share'])} of the pairs ask for the 1 % most frequent items of train",
         f"candidates  {facts['candidates'] or 'none: all items are ranked'}",
         f"order       {facts['order'] or 'none'}",
         f"fingerprint {facts['fingerprint']}",
     ]
     return [shown(line, 2000) for line in ([*lines, f"folder      {path}"] if path else lines)]
+
+
+def _popular(shares: dict[str, float | None]) -> str:
+    return ", ".join(f"{part} {share:.1%}" for part, share in shares.items() if share is not None) or "none"
 
 
 def _columns(columns: dict[str, str | int]) -> str:

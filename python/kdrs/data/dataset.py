@@ -162,6 +162,20 @@ class Dataset:
         parts = {"users": self.users.digest, "items": self.items.digest, "arrays": arrays, "split": self.split}
         return hashlib.sha256(_stored.canonical(parts)).hexdigest()
 
+    def popular_share(self, share: float = 0.01) -> dict[str, float | None]:
+        """Of the pairs of each part, how many ask for the most frequent items of train: a ``share`` of all items, one at
+        least, ties by lower row. None for a part without pairs.
+
+        Parts that were drawn alike have nearly the same. Where test has more than valid, what validation chooses may not be
+        what is best on test.
+        """
+        counts = self.train.column_degrees
+        most = np.argsort(-counts.astype(np.int64), kind="stable")[: max(1, int(self.n_items * share))]
+        popular = np.zeros(self.n_items, bool)
+        popular[most] = True
+        parts = {part: getattr(self, part).indices for part in PARTS}
+        return {part: float(popular[items].mean()) if items.size else None for part, items in parts.items()}
+
     def describe(self) -> dict[str, Any]:
         """Counts, shares and history, ready for JSON."""
         degrees = self.full.row_degrees
@@ -181,6 +195,7 @@ class Dataset:
             "cold_users": self.n_cold_users,
             "cold_items": int(cold.sum()),
             "cold_pairs": {part: int(cold[getattr(self, part).indices].sum()) for part in PARTS[1:]},
+            "popular_share": self.popular_share(),
             "order": self.order_by,
             "candidates": self.n_candidates,
             "split": self.split,

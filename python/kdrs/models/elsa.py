@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -13,10 +15,11 @@ from kdrs.core.kernels import Table
 from kdrs.data.interactions import Interactions
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.compact import Compact, UserEncoder
-from kdrs.training.devices import taken
+from kdrs.training.devices import known, numbers_of, taken, to_device
 from kdrs.training.losses import logsumexp_products
-from kdrs.training.queries import Batch, Queries, Task
+from kdrs.training.queries import Batch, Epoch, Queries, Task
 from kdrs.training.rows import UserTask
+from kdrs.training.units import unit_rows
 from kdrs.training.view import DotView, View
 
 
@@ -25,8 +28,46 @@ class ELSAConfig(ModelConfig):
     """There is no table of users."""
     temperature: float = Field(0.1, gt=0)
     """What cosines are divided by in the softmax. Lower looks at the hardest items alone."""
+    softmax_items: int | None = Field(None, ge=1)
+    """How many items the softmax counts, drawn anew for each batch and the same for its users; their sum of exponentials
+    stands for the catalogue's. All unless given: an epoch's time is users x items x dim then."""
     reduction: Literal["mean", "sum"] = "sum"
     """Loss of a batch: sum over its pairs, or that over its users."""
+
+
+class _Turns:
+    """Items of a catalogue in turns of ``size``: in random order, around and around, so that each is in as many turns."""
+
+    def __init__(self, n_items: int, size: int):
+        self._n_items, self._size = n_items, size
+        self.shuffle(0)
+
+    @property
+    def whole(self) -> float:
+        """How many turns the catalogue is."""
+        return self._n_items / self._size
+
+    def shuffle(self, seed: int) -> None:
+        """Begins anew, with another order."""
+        self._order = np.random.default_rng(seed).permutation(self._n_items)
+        self._place = np.empty_like(self._order)
+        self._place[self._order] = np.arange(self._n_items)
+        self._start = 0
+
+    def next(self, device: torch.device) -> Tensor:
+        """int64 [size]: the items of the next turn."""
+        ids = np.take(self._order, np.arange(self._start, self._start + self._size), mode="wrap")
+        self._start = (self._start + self._size) % self._n_items
+        return to_device(ids, device)
+
+    def places(self, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Of pairs (row, item), two int64 [P], those whose item is in the last turn: rows, and the item's place there."""
+        begun = self._start - self._size
+        where = (self._place[numbers_of(items)] - begun) % self._n_items
+        there = where < self._size
+        found = numbers_of(rows)[there], where[there]
+        of_rows, of_items = (known(to_device(ids, rows.device), ids) for ids in found)
+        return of_rows, of_items
 
 
 class _UnitItems(Recommender):
@@ -42,9 +83,17 @@ class _UnitItems(Recommender):
         super().__init__(config, task)
         self.vectors = nn.Parameter(torch.empty(task.n_items, config.dim))
         nn.init.normal_(self.vectors, std=config.dim**-0.5)
+        self._sample = None
+        if config.softmax_items is not None and config.softmax_items < task.n_items:
+            self._sample = _Turns(task.n_items, config.softmax_items)
+
+    def on_epoch_start(self, epoch: Epoch) -> None:
+        super().on_epoch_start(epoch)
+        if self._sample is not None:
+            self._sample.shuffle(epoch.stream("softmax"))
 
     def forward(self, queries: Queries) -> View:
-        items = F.normalize(self.vectors, dim=1)
+        items = unit_rows(self.vectors)
         return DotView(
             queries, lambda asked: self._encoded(asked, items), lambda ids: F.embedding(ids, items), lambda: items
         )
@@ -71,7 +120,8 @@ class ELSA(Compact, _UnitItems):
 
     A user is the sum of her items' vectors: one table, and new users are answered like known ones. A pair is learnt with its
     item left out of the history, so that nothing learns to repeat its input; it stands against all items that the user has
-    not seen, and no negatives are drawn. The softmax over the catalogue is Mult-VAE's (Liang et al., WWW 2018).
+    not seen, and no negatives are drawn. The softmax over the catalogue is Mult-VAE's (Liang et al., WWW 2018). With
+    ``softmax_items`` the sum over j is estimated from a uniform sample of the items (sampled softmax, Jean et al., ACL 2015).
 
     Differs from the authors' code: the softmax in place of the squared error of rows brought to length 1; W, the identity
     there, is trained, and starts as the identity; Adam in place of NAdam.
@@ -95,6 +145,11 @@ class ELSA(Compact, _UnitItems):
         found = view.factored()
         assert found is not None
         users = F.normalize(found.queries, dim=1) / temperature
-        others = logsumexp_products(users, found.items, hidden=(rows, positives))
+        if self._sample is None:
+            others = logsumexp_products(users, found.items, hidden=(rows, positives))
+        else:
+            some = found.items[self._sample.next(positives.device)]
+            others = logsumexp_products(users, some, hidden=self._sample.places(rows, positives))
+            others = others + math.log(self._sample.whole)
         loss = F.softplus(others[rows] - own).sum()
         return loss / len(batch.queries) if self.averages else loss

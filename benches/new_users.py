@@ -1,0 +1,173 @@
+"""Users of whom no pair was trained on, encoded from their items: beside a teacher, and the same students, that had them.
+
+    python benches/new_users.py [--sets citeulike-loo,ml-100k] [--out runs/frontier] [--ways budget-10,budget-30] [--threads 1]
+                                [--record]
+
+A fifth of the users of a set of `frontier.py` is left out of all training, and its runs are used: the teacher and the
+students of ``--out``, which have these users. Finished runs are skipped and begun ones resumed. ``--record`` writes
+docs/results/new-users.json of what is there, of which pages.py makes a page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kdrs
+from frontier import DIM, METRICS, RESULTS, SOURCES, TITLES, Study
+from reproduce import carry_out
+from reproduce import kdrs as command
+
+HELD = 5
+"""One user in so many is held out."""
+DROPOUT = ("--set", "model.history_dropout=0.2")
+BPR = ("--model", "bpr")
+COMPRESSED = {
+    "sum": ("teacher's items, float32, users W", ("--bits", "32", "--users", "sum")),
+    "ridge": ("teacher's items, float32, users ridge", ("--bits", "32", "--users", "ridge")),
+    "sum-2": ("teacher's items, 2 bits, users W", ("--bits", "2", "--users", "sum")),
+    "ridge-2": ("teacher's items, 2 bits, users ridge", ("--bits", "2", "--users", "ridge")),
+}
+DISTILLED = {
+    **{f"budget-{share}": (f"`--budget 1/{share}`", share, ()) for share in (10, 30, 100)},
+    **{f"budget-{share}-dropout": (f"`--budget 1/{share}`, dropout .2", share, DROPOUT) for share in (10, 30, 100)},
+    **{f"budget-bpr-{share}": (f"`--budget 1/{share} --model bpr`", share, BPR) for share in (10, 30)},
+    "budget-bpr-30-cd": ("the same, by CD with dropout .2", 30, (*BPR, "--method", "cd", *DROPOUT)),
+}
+"""A student by name: its title, its share of the teacher's bytes and further words. Of a name that `frontier.py` has too
+there may be a run that had the held-out users."""
+
+
+class NewUsers:
+    """The held-out users of one data set, and runs that were made without them."""
+
+    def __init__(self, study: Study):
+        self.study, self.place = study, study.place / "held-out"
+        self.data = kdrs.Dataset.load(study.data)
+        self.held = np.random.default_rng(0).permutation(self.data.n_users)[: self.data.n_users // HELD]
+        self.evaluator = kdrs.Evaluator.of(self.data, kdrs.protocols.protocol("default"))
+
+    def carry_out(self, name: str) -> None:
+        if not (self.place / "data").exists():
+            self.data.without_users(self.held).save(self.place / "data")
+        own = ("--data", str(self.place / "data"), *self.study.common[2:])
+        teacher = self.place / "teacher"
+        carry_out(teacher, "train", *own, *BPR, *self.study.trained, "--dim", str(DIM), "--seed", "0")
+        if name in DISTILLED:
+            _, share, words = DISTILLED[name]
+            taught = ("--teacher", str(teacher), "--budget", f"1/{share}", "--seed", "0")
+            carry_out(self.place / name, "distill", *own, *taught, *words)
+        elif not (self.place / name / "config.toml").is_file():
+            told = ("--threads", self.study.threads, "--out", str(self.place / name))
+            command("compress", str(teacher), *COMPRESSED[name][1], *told)
+
+    def values(self, factors: Any) -> dict[str, tuple[float, float]]:
+        """NDCG@10 of the held-out users and of the others, by part."""
+        found = {}
+        for part, report in self.evaluator(factors).items():
+            new = np.isin(report.rows, self.held)
+            values = report.values[METRICS[0]]
+            found[part] = float(values[new].mean()), float(values[~new].mean())
+        return found
+
+    def rows(self) -> list[list[str]]:
+        teacher = self.values(kdrs.load_run(self.study.teacher, self.data).factors())
+        whole = teacher["test"][0]
+        own = [TITLES[self.study.name], "teacher, trained with them", f"{self._bytes(self.study.teacher):,}"]
+        rows = [[*own, f"{teacher['valid'][0]:.4f}", f"{whole:.4f}", "1", "", f"{teacher['test'][1]:.4f}"]]
+        for name in (*COMPRESSED, *DISTILLED):
+            run = self.place / name
+            if not (run / "report.json").is_file():
+                continue
+            model = kdrs.load_run(run).model
+            found = self.values((model.encode(self.data.train), *model.factors()[1:]))
+            new = found["test"][0]
+            title = (COMPRESSED[name] if name in COMPRESSED else DISTILLED[name])[0]
+            rows.append(
+                [
+                    TITLES[self.study.name],
+                    title,
+                    f"{self._bytes(run):,}",
+                    f"{found['valid'][0]:.4f}",
+                    f"{new:.4f}",
+                    f"{new / whole:.2f}",
+                    self._beside(name, new),
+                    f"{found['test'][1]:.4f}",
+                ]
+            )
+        return rows
+
+    def _beside(self, name: str, new: float) -> str:
+        """The share of what the same student has that was trained with the held-out users."""
+        _, share, words = DISTILLED.get(name, ("", 0, ()))
+        kind = name.rpartition("-")[0]
+        run = self.study.run(kind, share, "0") if words in ((), BPR) else Path()
+        if not (run / "report.json").is_file():
+            return ""
+        had = self.values(kdrs.load_run(run, self.data).factors())["test"][0]
+        return f"{new / had:.2f}"
+
+    def _bytes(self, run: Path) -> int:
+        return sum(tensor.nbytes for tensor in kdrs.load_run(run, self.data).model.state_dict().values())
+
+
+def record(found: Sequence[NewUsers]) -> dict[str, Any]:
+    envs = [json.loads(path.read_text("utf-8")) for users in found for path in users.place.glob("*/env.json")]
+    return {
+        "title": "New users",
+        "question": "How well is a user served of whom nothing was trained on?",
+        "answer": ANSWER,
+        "figures": [
+            {
+                "title": "A fifth of the users, left out of all training",
+                "command": "`python benches/frontier.py`, then `python benches/new_users.py --sets "
+                f"{','.join(users.study.name for users in found)}`, then the same with `--record`",
+                "machine": "; ".join(
+                    sorted({f"{e['processor']}, {e['cores']} cores, no GPU; torch {e['torch']}" for e in envs})
+                ),
+                "commit": ", ".join(sorted({str(env["commit"]) for env in envs})),
+                "seed": "0",
+                "reading": [
+                    f"Teacher: BPR {DIM}. All items ranked, NDCG@10. "
+                    + " ".join(f"{TITLES[u.study.name]}: {len(u.held):,} of {u.data.n_users:,} users." for u in found),
+                    "New users are encoded from their training items, by models that saw none of their pairs.",
+                    "Of the teacher: the share of what a teacher of all users has for these users. Of itself: the share of "
+                    "what the same student has for them that was trained with them.",
+                    "Others: NDCG@10 of the users that were trained on.",
+                ],
+                "columns": ["data", "model", "bytes", "valid", "test", "of the teacher", "of itself", "others"],
+                "rows": [row for users in found for row in users.rows()],
+            }
+        ],
+    }
+
+
+ANSWER = [""]
+"""By hand, from the table."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
+    parser.add_argument("--data", type=Path, default=Path("datasets"))
+    parser.add_argument("--sets", default=",".join(SOURCES))
+    parser.add_argument("--ways", default=",".join((*COMPRESSED, *DISTILLED)))
+    parser.add_argument("--threads", default="1")
+    parser.add_argument("--record", action="store_true", help="train nothing, write what is there")
+    options = parser.parse_args()
+    found = [NewUsers(Study(name, options.out, options.data, options.threads)) for name in options.sets.split(",")]
+    for name in options.ways.split(",") if not options.record else ():
+        for users in found:
+            users.carry_out(name)
+    if options.record:
+        page = json.dumps(record(found), indent=1, ensure_ascii=False) + "\n"
+        (RESULTS / "new-users.json").write_text(page, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
