@@ -113,7 +113,8 @@ class NewUsers:
         return f"{new / had:.2f}"
 
     def _bytes(self, run: Path) -> int:
-        return sum(tensor.nbytes for tensor in kdrs.load_run(run, self.data).model.state_dict().values())
+        data = self.data if run == self.study.teacher else None  # students answer without theirs
+        return sum(tensor.nbytes for tensor in kdrs.load_run(run, data).model.state_dict().values())
 
 
 def record(found: Sequence[NewUsers]) -> dict[str, Any]:

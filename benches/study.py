@@ -3,7 +3,8 @@
     kdrs reproduce examples/reproduce/study-ml-100k.toml --out reproduced/study
     python benches/study.py --out reproduced/study --record docs/results/study.json
 
-An arm counts once all its trials and seeds are done; those that are not are named. Then `python benches/pages.py`.
+An arm counts once all its trials and seeds are done; those that are not are named. Arms of the last record whose runs are gone
+stay as they were, as long as the teacher is the same. Then `python benches/pages.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from kdrs.runs.compared import compare_runs
 
 METRIC = "ndcg@10"
+RECIPE = Path(__file__).resolve().parents[1] / "examples" / "reproduce" / "study-ml-100k.toml"
 
 
 def arms_of(study: Path, asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -50,10 +52,11 @@ def short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def record(out: Path) -> dict[str, Any]:
-    recipe = tomllib.loads((out / "recipe.toml").read_text())
+def record(out: Path, former: dict[str, Any]) -> dict[str, Any]:
+    done = tomllib.loads((out / "recipe.toml").read_text())
+    recipe = tomllib.loads(RECIPE.read_text())
     arms: dict[str, dict[str, Any]] = {}
-    for name, asked in recipe["studies"].items():
+    for name, asked in done["studies"].items():
         if name != "teacher" and (out / "studies" / name / "trials").is_dir():
             arms.update(arms_of(out / "studies" / name, asked))
     asked = [
@@ -63,18 +66,28 @@ def record(out: Path) -> dict[str, Any]:
     runs = [teacher, *(run for arm in arms.values() for run in arm["runs"])]
     compared = compare_runs(runs, metrics=(METRIC, "recall@20"), teacher=str(teacher), time_scoring=False).to_json()
     by_name = {run["name"]: run for run in compared["runs"]}
-    rows = [
-        row_of(name, arms.get(name), by_name["run" if name == "teacher" else name])
-        for name in ("teacher", *ordered(arms, by_name))
+    first, *rows = [
+        row_of(name, arms.get(name), by_name["run" if name == "teacher" else name]) for name in ("teacher", *arms)
     ]
+    kept = [row for row in former.get("rows", [])[1:] if row[0] not in arms]
+    if kept and former["rows"][0][:4] != first[:4]:
+        raise SystemExit(
+            f"the teacher has {first[1:4]}, that of the record {former['rows'][0][1:4]}: take one study alone"
+        )
+    rows = sorted([*rows, *kept], key=lambda row: -float(row[2].partition(" ")[0]))
     origins = [json.loads((run / "env.json").read_text()) for run in runs]
-    left = [arm for arm in asked if arm not in arms]
+    machines = {f"{o['processor']}, {o['cores']} cores, torch {o['torch']}" for o in origins}
+    commits = {str(o["commit"])[:12] for o in origins}
+    if kept:
+        machines |= set(former["machine"].split("; "))
+        commits |= set(former["commit"].split(", "))
+    left = [arm for arm in asked if arm not in {row[0] for row in rows}]
     reading = [
         *recipe["about"],
         "Test values are means over the seeds of the best point, ± standard deviation. Transfer ratio: 0 is the tuned model "
         "alone that is nearest in bytes, 1 the teacher; paired bootstrap over queries and seeds, 95 %. For float32 students "
         "that is `alone`; for `coded` it is `coded-alone`, and the ratio is empty where the teacher's lead over that is not "
-        "clear.",
+        "clear. For `elsa-rrd` and `elsa-cd` it is `elsa-alone`, which no teacher here leads.",
         "Minutes are those of all trials together, on one thread each, on a shared machine under load.",
     ]
     if left:
@@ -82,28 +95,24 @@ def record(out: Path) -> dict[str, Any]:
     return {
         "title": "Each method at its best",
         "question": "Which method is best where all are tuned alike?",
-        "answer": answer(arms, by_name),
+        "answer": answer(first, rows),
         "figures": [
             {
                 "title": "MovieLens 100K, BPR 200 to a fiftieth",
                 "command": "`kdrs reproduce examples/reproduce/study-ml-100k.toml --out reproduced/study --jobs 2`, then "
                 "`python benches/study.py --out reproduced/study --record docs/results/study.json`",
-                "machine": "; ".join(sorted({f"{o['processor']}, {o['cores']} cores, torch {o['torch']}" for o in origins})),
-                "commit": ", ".join(sorted({str(o["commit"])[:12] for o in origins})),
+                "machine": "; ".join(sorted(machines)),
+                "commit": ", ".join(sorted(commits)),
                 "seed": "0 of trials; 0, 1, 2 of best points",
                 "reading": reading,
                 "columns": [
                     "arm", "bytes", "NDCG@10", "Recall@20", "seeds", "transfer ratio", "valid, default", "valid, best",
                     "best point", "minutes",
                 ],
-                "rows": rows,
+                "rows": [first, *rows],
             }
         ],
     }  # fmt: skip
-
-
-def ordered(arms: dict[str, Any], by_name: dict[str, Any]) -> list[str]:
-    return sorted(arms, key=lambda name: -by_name[name]["metrics"][METRIC]["mean"])
 
 
 def row_of(name: str, arm: dict[str, Any] | None, run: dict[str, Any]) -> list[str]:
@@ -127,18 +136,19 @@ def row_of(name: str, arm: dict[str, Any] | None, run: dict[str, Any]) -> list[s
     return [*cells, default, f"{arm['best']:.4f}", point, f"{arm['minutes']:.0f}"]
 
 
-def answer(arms: dict[str, Any], by_name: dict[str, Any]) -> list[str]:
-    told = []
-    first = ordered(arms, by_name)
-    if first:
-        best = by_name[first[0]]["metrics"][METRIC]["mean"]
+def answer(teacher: list[str], rows: list[list[str]]) -> list[str]:
+    told = [
+        f"Of {len(rows)} arms `{rows[0][0]}` has the highest NDCG@10, {rows[0][2]}; the tuned teacher has {teacher[2]}."
+    ]
+    by_name = {row[0]: row for row in rows}
+    if "elsa-alone" in by_name:
         told.append(
-            f"Of {len(arms)} arms `{first[0]}` has the highest NDCG@10, {best:.4f}; the tuned teacher has "
-            f"{by_name['run']['metrics'][METRIC]['mean']:.4f}."
+            f"The student's model matters most: `elsa` without a teacher has {by_name['elsa-alone'][2]}; the best student of "
+            f"`bpr` that was distilled has {next(row for row in rows if not row[0].startswith('elsa'))[2]}."
         )
-    if "alone" in arms:
-        gain = arms["alone"]["best"] - (arms["alone"]["default"] or 0.0)
-        told.append(f"Tuning alone moves the student without a teacher by {gain:+.4f} on validation.")
+    if "alone" in by_name and by_name["alone"][6] != "failed":
+        gain = float(by_name["alone"][7]) - float(by_name["alone"][6])
+        told.append(f"Tuning alone moves the float32 student without a teacher by {gain:+.4f} on validation.")
     return told
 
 
@@ -147,7 +157,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reproduced/study"), help="folder of kdrs reproduce")
     parser.add_argument("--record", type=Path, help="write the record there instead of a table")
     options = parser.parse_args()
-    made = record(options.out)
+    former = (
+        json.loads(options.record.read_text("utf-8"))["figures"][0]
+        if options.record and options.record.is_file()
+        else {}
+    )
+    made = record(options.out, former)
     if options.record:
         options.record.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", "utf-8")
     else:

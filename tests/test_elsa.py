@@ -71,17 +71,17 @@ def test_its_own_item_adds_nothing_to_a_pairs_score():
     loss = model.loss(model(batch.queries), batch)
     unseen = torch.nn.functional.normalize(model.vectors, dim=1)
     scores = (unseen[1:] @ unseen[0]) / 0.1
-    assert float(loss) == pytest.approx(float(torch.nn.functional.softplus(scores.logsumexp(0))), rel=1e-5)
+    assert loss.item() == pytest.approx(torch.nn.functional.softplus(scores.logsumexp(0)).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("bits", [1, 4, 32])
 def test_lengths_of_items_change_nothing(bits):
     model, task = made([(0, 0), (0, 1), (1, 2), (2, 1)], (3, 5), dim=8, bits=bits)
     (batch,) = task.draw(Epoch(0, 0, 1))
-    before = float(model.loss(model(batch.queries), batch))
+    before = model.loss(model(batch.queries), batch).item()
     with torch.no_grad():
         model.vectors.mul_(2.0 ** torch.randint(-3, 4, (5, 1)))  # exactly: nothing tips over to another level
-    assert float(model.loss(model(batch.queries), batch)) == pytest.approx(before, rel=1e-5)
+    assert model.loss(model(batch.queries), batch).item() == pytest.approx(before, rel=1e-5)
 
 
 @given(
@@ -156,6 +156,23 @@ def test_ids_that_the_host_knows_are_hidden_alike(monkeypatch):
         assert torch.allclose(value, scores.logsumexp(1), rtol=1e-5)
         found.append((value.detach(), own.grad, items.grad))
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("bits", [1, 4, 32])
+def test_frequent_items_are_ranked_by_a_power_of_their_frequency(bits):
+    """The loss knows nothing of it: lengths come on what is kept, of the very same directions."""
+    found = {}
+    for power in (0.0, 0.5):
+        model, task = made([(0, 0), (1, 0), (2, 0), (3, 0), (0, 1)], (4, 3), dim=16, bits=bits, popularity=power)
+        (batch,) = task.draw(Epoch(0, 0, 1))
+        loss, (_, items, _) = model.loss(model(batch.queries), batch).item(), model.factors()
+        found[power] = loss, np.asarray(items if bits == 32 else items.vectors())
+    (plain_loss, plain), (loss, items) = found[0.0], found[0.5]
+    assert loss == plain_loss
+    if bits == 32:
+        assert np.allclose(np.linalg.norm(plain, axis=1), 1)
+    rate = 0.05 if bits == 1 else 0.01  # of a scale of few bits
+    assert np.allclose(items, plain * np.array([2, 1, 1])[:, None], rtol=rate)
 
 
 def test_it_is_a_form_of_few_bytes_by_itself():
