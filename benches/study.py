@@ -87,7 +87,7 @@ def record(out: Path, former: dict[str, Any]) -> dict[str, Any]:
         "Test values are means over the seeds of the best point, ± standard deviation. Transfer ratio: 0 is the tuned model "
         "alone that is nearest in bytes, 1 the teacher; paired bootstrap over queries and seeds, 95 %. For float32 students "
         "that is `alone`; for `coded` it is `coded-alone`, and the ratio is empty where the teacher's lead over that is not "
-        "clear. For `elsa-rrd` and `elsa-cd` it is `elsa-alone`, which no teacher here leads.",
+        "clear. For `elsa-rrd` and `elsa-cd` it is `elsa-alone`, better than the teacher; for `coded-rrd` it is `alone`.",
         "Minutes are those of all trials together, on one thread each, on a shared machine under load.",
     ]
     if left:
