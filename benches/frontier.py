@@ -174,7 +174,7 @@ def rows_of(study: Study, seeds: Sequence[str]) -> tuple[list[list[str]], list[f
         ).to_json()  # fmt: skip
         teacher, *lines = found["runs"]
         if not rows:
-            rows.append([TEACHER, "1", f"{teacher['n_bytes']:,}", *_qualities(teacher), "1", ""])
+            rows.append([TEACHER, "1", f"{teacher['n_bytes']:,}", *qualities(teacher), "1", ""])
             interval = teacher.get("intervals", {}).get(METRICS[0])
         for kind, line in zip((kind for kind in KINDS if runs[kind]), lines, strict=True):
             part = teacher["n_bytes"] / line["n_bytes"]
@@ -182,7 +182,7 @@ def rows_of(study: Study, seeds: Sequence[str]) -> tuple[list[list[str]], list[f
             told = f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio and ratio["clear"] else ""
             size = [f"1/{part:.1f}", f"{line['n_bytes']:,}"]
             last = [told or ("0" if kind == "alone" else ""), study.seconds(runs[kind][0])]
-            rows.append([_label(share, kind), *size, *_qualities(line), *last])
+            rows.append([_label(share, kind), *size, *qualities(line), *last])
     return rows, interval
 
 
@@ -216,7 +216,7 @@ def points_of(figure: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _qualities(line: dict[str, Any]) -> list[str]:
+def qualities(line: dict[str, Any]) -> list[str]:
     found = []
     for metric in METRICS:
         told = line["metrics"][metric]
@@ -268,13 +268,19 @@ def figure_of(study: Study, seeds: Sequence[str], former: dict[str, Any]) -> dic
     kept = with_former(rows, former.get("rows", []))
     env = json.loads((study.teacher / "env.json").read_text("utf-8"))
     commits = {json.loads(path.read_text("utf-8"))["commit"] for path in study.place.glob("*/seed-*/env.json")}
-    commits |= {env["commit"], *(former["commit"].split(", ") if len(kept) > len(rows) else ())}
+    machine = f"{env['processor']}, {env['cores']} cores, no GPU; torch {env['torch']}, Python {env['python']}"
+    commits, machines = {*map(str, commits), str(env["commit"])}, {machine}
+    told = {seed for seed in seeds if list(study.place.glob(f"*/seed-{seed}/report.json"))}
+    if len(kept) > len(rows):
+        commits |= set(former["commit"].split(", "))
+        machines |= set(former["machine"].split("; and "))
+        told |= set(former["seed"].split(", "))
     return {
         "title": TITLES[study.name],
         "command": "`python benches/frontier.py --record`; " + RUNS.get(study.name, "one seed"),
-        "machine": f"{env['processor']}, {env['cores']} cores, no GPU; torch {env['torch']}, Python {env['python']}",
-        "commit": ", ".join(sorted(map(str, commits))),
-        "seed": ", ".join(seed for seed in seeds if list(study.place.glob(f"*/seed-{seed}/report.json"))),
+        "machine": "; and ".join(sorted(machines)),
+        "commit": ", ".join(sorted(commits)),
+        "seed": ", ".join(sorted(told)),
         "reading": [
             f"All items ranked; teacher: BPR {DIM}. Bytes are those of all tables.",
             "Transfer ratio of NDCG@10: 0 is the float32 student alone of the same bytes, 1 the teacher; paired "
@@ -373,6 +379,8 @@ def main() -> None:
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     seeds, wanted = options.seeds.split(","), options.only.split(",")
+    if unknown := set(wanted) - {TEACHER, "none", *KINDS}:
+        parser.error(f"--only knows {', '.join([TEACHER, *KINDS])}, or none; got {', '.join(sorted(unknown))}")
     studies = [Study(name, options.out, options.data, options.threads) for name in options.sets.split(",")]
     for study in studies:
         if "teacher" in wanted:

@@ -23,6 +23,7 @@ from frontier import DIM, METRICS, RESULTS, SOURCES, TITLES, Study
 from reproduce import carry_out
 from reproduce import kdrs as command
 
+TEACHER = "teacher, trained with them"
 HELD = 5
 """One user in so many is held out."""
 DROPOUT = ("--set", "model.history_dropout=0.2")
@@ -78,7 +79,7 @@ class NewUsers:
     def rows(self) -> list[list[str]]:
         teacher = self.values(kdrs.load_run(self.study.teacher, self.data).factors())
         whole = teacher["test"][0]
-        own = [TITLES[self.study.name], "teacher, trained with them", f"{self._bytes(self.study.teacher):,}"]
+        own = [TITLES[self.study.name], TEACHER, f"{self._bytes(self.study.teacher):,}"]
         rows = [[*own, f"{teacher['valid'][0]:.4f}", f"{whole:.4f}", "1", "", f"{teacher['test'][1]:.4f}"]]
         for name in (*COMPRESSED, *DISTILLED):
             run = self.place / name
@@ -104,9 +105,10 @@ class NewUsers:
 
     def _beside(self, name: str, new: float) -> str:
         """The share of what the same student has that was trained with the held-out users."""
-        _, share, words = DISTILLED.get(name, ("", 0, ()))
-        kind = name.rpartition("-")[0]
-        run = self.study.run(kind, share, "0") if words in ((), BPR) else Path()
+        _, share, words = DISTILLED.get(name, ("", 0, DROPOUT))
+        if words not in ((), BPR):
+            return ""
+        run = self.study.run(name.rpartition("-")[0], share, "0")
         if not (run / "report.json").is_file():
             return ""
         had = self.values(kdrs.load_run(run, self.data).factors())["test"][0]
@@ -117,7 +119,18 @@ class NewUsers:
         return sum(tensor.nbytes for tensor in kdrs.load_run(run, data).model.state_dict().values())
 
 
-def record(found: Sequence[NewUsers]) -> dict[str, Any]:
+def with_former(rows: list[list[str]], former: list[list[str]]) -> list[list[str]]:
+    """Rows of the last record whose runs are gone stay, of the same teachers."""
+    known = {(row[0], row[1]): row for row in former}
+    for row in rows:
+        if row[1] == TEACHER and known.get((row[0], TEACHER), row) != row:
+            known = {key: value for key, value in known.items() if key[0] != row[0]}
+    known |= {(row[0], row[1]): row for row in rows}
+    titles = [TEACHER, *(title for title, *_ in (*COMPRESSED.values(), *DISTILLED.values()))]
+    return sorted(known.values(), key=lambda row: (list(TITLES.values()).index(row[0]), titles.index(row[1])))
+
+
+def record(found: Sequence[NewUsers], former: dict[str, Any]) -> dict[str, Any]:
     envs = [json.loads(path.read_text("utf-8")) for users in found for path in users.place.glob("*/env.json")]
     return {
         "title": "New users",
@@ -142,7 +155,7 @@ def record(found: Sequence[NewUsers]) -> dict[str, Any]:
                     "Others: NDCG@10 of the users that were trained on.",
                 ],
                 "columns": ["data", "model", "bytes", "valid", "test", "of the teacher", "of itself", "others"],
-                "rows": [row for users in found for row in users.rows()],
+                "rows": with_former([row for users in found for row in users.rows()], former.get("rows", [])),
             }
         ],
     }
@@ -161,13 +174,17 @@ def main() -> None:
     parser.add_argument("--threads", default="1")
     parser.add_argument("--record", action="store_true", help="train nothing, write what is there")
     options = parser.parse_args()
+    ways = options.ways.split(",")
+    if unknown := set(ways) - {*COMPRESSED, *DISTILLED}:
+        parser.error(f"--ways knows {', '.join((*COMPRESSED, *DISTILLED))}; got {', '.join(sorted(unknown))}")
     found = [NewUsers(Study(name, options.out, options.data, options.threads)) for name in options.sets.split(",")]
-    for name in options.ways.split(",") if not options.record else ():
+    for name in ways if not options.record else ():
         for users in found:
             users.carry_out(name)
     if options.record:
-        page = json.dumps(record(found), indent=1, ensure_ascii=False) + "\n"
-        (RESULTS / "new-users.json").write_text(page, "utf-8")
+        path = RESULTS / "new-users.json"
+        former = json.loads(path.read_text("utf-8"))["figures"][0] if path.is_file() else {}
+        path.write_text(json.dumps(record(found, former), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

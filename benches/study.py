@@ -137,14 +137,17 @@ def row_of(name: str, arm: dict[str, Any] | None, run: dict[str, Any]) -> list[s
 
 
 def answer(teacher: list[str], rows: list[list[str]]) -> list[str]:
+    if not rows:
+        return []
     told = [
         f"Of {len(rows)} arms `{rows[0][0]}` has the highest NDCG@10, {rows[0][2]}; the tuned teacher has {teacher[2]}."
     ]
     by_name = {row[0]: row for row in rows}
+    others = [row for row in rows if not row[0].startswith("elsa") and not row[0].endswith("alone")]
     if "elsa-alone" in by_name:
         told.append(
-            f"The student's model matters most: `elsa` without a teacher has {by_name['elsa-alone'][2]}; the best student of "
-            f"`bpr` that was distilled has {next(row for row in rows if not row[0].startswith('elsa'))[2]}."
+            f"The student's model matters most: `elsa` without a teacher has {by_name['elsa-alone'][2]}"
+            + (f"; the best distilled student of `bpr` has {others[0][2]}." if others else ".")
         )
     if "alone" in by_name and by_name["alone"][6] != "failed":
         gain = float(by_name["alone"][7]) - float(by_name["alone"][6])

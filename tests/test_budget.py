@@ -6,7 +6,6 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 import kdrs
 from commands import fails, ok
 from kdrs.errors import ConfigError, MissingKnowledge
-from kdrs.runs.budget import chosen, model_of, options_of
 from kdrs.runs.compress import best_form
 from kdrs.runs.config import resolve
 from kdrs.runs.execute import execute
@@ -65,35 +63,6 @@ def test_without_a_validation_part_fewer_bytes_never_get_more_bits():
     forms = [usual(forms_of(Budget.parse(f"1/{share}"), 4 * 200 * 30_000, 200, 25_000), 200) for share in shares]
     assert [form.bits for form in forms] == sorted((form.bits for form in forms), reverse=True)
     assert [form.n_bytes for form in forms] == sorted((form.n_bytes for form in forms), reverse=True)
-
-
-@pytest.mark.parametrize(
-    ("users", "items", "dim", "name", "options"),
-    [
-        (5_000, 25_000, 200, "elsa", {}),
-        (30_000, 40_000, 200, "elsa", {"softmax_items": 16_666}),
-        (1_000_000, 1_000_000, 200, "elsa", {"softmax_items": 4_096}),
-        (1_000_000, 3_000, 64, "elsa", {}),
-        (5_000_000, 1_000_000, 200, "bpr", {}),
-        (5_000_000, 100, 200, "elsa", {}),
-    ],
-)
-def test_large_data_have_a_sampled_softmax_or_another_model(users, items, dim, name, options):
-    data = SimpleNamespace(n_users=users, n_items=items)
-    assert model_of(data, dim) == name
-    assert options_of(name, data, dim) == options
-    assert options_of("bpr", data, dim) == {}
-
-
-def test_options_of_a_large_data_set_stand_in_the_run(wide_teacher, monkeypatch):
-    monkeypatch.setattr("kdrs.runs.budget.WHOLE", 50 * 40 * 30)
-    monkeypatch.setattr("kdrs.runs.budget.FEWEST", 10)
-    values = {"data": {"path": str(wide_teacher.parent / "toy")}}
-    assert chosen(values, "1/10", [str(wide_teacher)], raced=False)["model"]["softmax_items"] == 30
-    stated = {**values, "model": {"softmax_items": 20}}
-    assert chosen(stated, "1/10", [str(wide_teacher)], raced=False)["model"]["softmax_items"] == 20
-    other = {**values, "model": {"name": "bpr"}}
-    assert "softmax_items" not in chosen(other, "1/10", [str(wide_teacher)], raced=False)["model"]
 
 
 def test_the_form_is_the_best_one_on_validation(wide_teacher):

@@ -40,7 +40,10 @@ def test_prepare_then_describe(source, tmp_path):
     described = json.loads(run("describe", tmp_path / "d", "--json").stdout)
     assert {key: document[key] for key in described} == described
     assert Dataset.load(tmp_path / "d").fingerprint == document["fingerprint"]
-    assert "clicks: 30 users, 20 items" in run("describe", tmp_path / "d").stdout
+    text, shares = run("describe", tmp_path / "d").stdout, described["popular_share"]
+    assert "clicks: 30 users, 20 items" in text
+    told = ", ".join(f"{part} {shares[part]:.1%}" for part in ("train", "valid", "test"))
+    assert f"popular     {told} of the pairs ask for the 1 % most frequent items of train, 1 here" in text
 
 
 def test_dry_run_writes_nothing(source, tmp_path):

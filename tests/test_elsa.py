@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from kdrs.data.interactions import Interactions
 from kdrs.models import ELSA, model_class
 from kdrs.models.compact import compact_class
+from kdrs.runs.config import resolve
+from kdrs.runs.execute import execute
 from kdrs.training import losses, units
 from kdrs.training.queries import Epoch
+from kdrs.training.view import frozen
 
 
 def of_loss(histories: list[list[int]], items: np.ndarray, weight: np.ndarray, temperature: float) -> float:
@@ -75,7 +78,7 @@ def test_its_own_item_adds_nothing_to_a_pairs_score():
 
 
 @pytest.mark.parametrize("bits", [1, 4, 32])
-def test_lengths_of_items_change_nothing(bits):
+def test_lengths_of_weights_change_nothing(bits):
     model, task = made([(0, 0), (0, 1), (1, 2), (2, 1)], (3, 5), dim=8, bits=bits)
     (batch,) = task.draw(Epoch(0, 0, 1))
     before = model.loss(model(batch.queries), batch).item()
@@ -105,10 +108,10 @@ def test_a_sample_stands_for_the_catalogue(pairs, size, past):
         history = [item for owner, item in sorted(pairs) if owner == user]
         unit = torch.nn.functional.normalize(items[history].sum(0), dim=0)
         unseen = [item for item in sample if item not in history]
-        against = max(7 / size, 1) * float((items[unseen] @ unit / 0.5).exp().sum())
+        against = max(7 / size, 1) * (items[unseen] @ unit / 0.5).exp().sum().item()
         for item in history:
             left = [other for other in history if other != item]
-            own = float(torch.nn.functional.normalize(items[left].sum(0), dim=0) @ items[item]) / 0.5 if left else 0.0
+            own = (torch.nn.functional.normalize(items[left].sum(0), dim=0) @ items[item]).item() / 0.5 if left else 0.0
             expected -= own - math.log(math.exp(own) + against)
     assert found.item() == pytest.approx(expected, rel=2e-4, abs=1e-4)
 
@@ -160,19 +163,36 @@ def test_ids_that_the_host_knows_are_hidden_alike(monkeypatch):
 
 @pytest.mark.parametrize("bits", [1, 4, 32])
 def test_frequent_items_are_ranked_by_a_power_of_their_frequency(bits):
-    """The loss knows nothing of it: lengths come on what is kept, of the very same directions."""
-    found = {}
+    """The loss knows nothing of it. What is kept, and what is evaluated, has the lengths, in the sums of users too."""
+    pairs, found = [(0, 0), (1, 0), (2, 0), (3, 0), (0, 1)], {}
     for power in (0.0, 0.5):
-        model, task = made([(0, 0), (1, 0), (2, 0), (3, 0), (0, 1)], (4, 3), dim=16, bits=bits, popularity=power)
+        model, task = made(pairs, (4, 3), dim=16, bits=bits, popularity=power)
         (batch,) = task.draw(Epoch(0, 0, 1))
-        loss, (_, items, _) = model.loss(model(batch.queries), batch).item(), model.factors()
-        found[power] = loss, np.asarray(items if bits == 32 else items.vectors())
-    (plain_loss, plain), (loss, items) = found[0.0], found[0.5]
+        loss, (queries, items, _) = model.loss(model(batch.queries), batch).item(), model.factors()
+        known = tuple(np.asarray(side if bits == 32 else side.vectors()) for side in (queries, items))
+        found[power] = loss, *known
+        with frozen(model):
+            view = model(task.queries(torch.arange(4)))
+            assert np.allclose(view.scores(torch.arange(3).expand(4, 3)), known[0] @ known[1].T, rtol=0.03, atol=0.03)
+    (plain_loss, _, plain), (loss, users, items) = found[0.0], found[0.5]
     assert loss == plain_loss
     if bits == 32:
         assert np.allclose(np.linalg.norm(plain, axis=1), 1)
     rate = 0.05 if bits == 1 else 0.01  # of a scale of few bits
     assert np.allclose(items, plain * np.array([2, 1, 1])[:, None], rtol=rate)
+    assert np.allclose(users[0], (items[0] + items[1]) / 2**0.5, rtol=0.02, atol=0.02)  # W is the identity still
+    assert np.allclose(users[1], items[0], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("options", [{"softmax_items": 7}, {"softmax_items": 7, "bits": 2}])
+def test_a_sampled_softmax_goes_on_with_the_same_bytes(toy_path, tmp_path, options):
+    values = {"data": {"path": str(toy_path)}, "model": {"name": "elsa", "dim": 8, **options}, "device": "cpu"}
+    train = {"batch_size": 16, "average": 0.5}
+    execute(resolve({**values, "train": {**train, "epochs": 4}}), tmp_path / "whole")
+    execute(resolve({**values, "train": {**train, "epochs": 2}}), tmp_path / "parts")
+    execute(resolve({**values, "train": {**train, "epochs": 4}}), tmp_path / "parts", resume=True)
+    whole, parts = (tmp_path / name / "model.safetensors" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
 
 
 def test_it_is_a_form_of_few_bytes_by_itself():

@@ -21,7 +21,7 @@ from kdrs.data.checks import check_lists
 from kdrs.data.histories import checked_order
 from kdrs.data.ids import Ids
 from kdrs.data.interactions import Interactions, frozen
-from kdrs.errors import DataError, shown
+from kdrs.errors import ConfigError, DataError, shown
 
 log = logging.getLogger("kdrs.data")
 
@@ -164,11 +164,13 @@ class Dataset:
 
     def popular_share(self, share: float = 0.01) -> dict[str, float | None]:
         """Of the pairs of each part, how many ask for the most frequent items of train: a ``share`` of all items, one at
-        least, ties by lower row. None for a part without pairs.
+        least, ties by lower row. None for a part without pairs. Raises ``ConfigError`` for a share outside (0, 1].
 
-        Parts that were drawn alike have nearly the same. Where test has more than valid, what validation chooses may not be
-        what is best on test.
+        Large parts that were drawn alike have nearly the same. Where test has more than valid, what validation chooses may not
+        be what is best on test.
         """
+        if not 0 < share <= 1:
+            raise ConfigError(f"share is {share}", "allowed: above 0, at most 1")
         counts = self.train.column_degrees
         most = np.argsort(-counts.astype(np.int64), kind="stable")[: max(1, int(self.n_items * share))]
         popular = np.zeros(self.n_items, bool)

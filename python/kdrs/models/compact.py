@@ -140,7 +140,7 @@ class Compact(Recommender):
             users, items = (turned(part) for part in (users, items))
         super().begin_with(users, items)
         if self.user_encoder is not None:
-            with frozen(self):
+            with torch.no_grad():  # as in training
                 vectors = rounded(whole(self._own_view(self._queries_of(0))), self.bits).cpu().numpy()
             history = self.task.seen
             power = float(self.user_encoder.power)
@@ -155,7 +155,7 @@ class Compact(Recommender):
         """What a finished run keeps: codes or vectors, without what only training needs."""
         with frozen(self):
             view = self._own_view(self._queries_of(0))
-            items = self._side_of(self._ranked(whole(view)))
+            items = self._side_of(whole(view))
             bias = None if view.bias is None else view.bias.detach().clone()
             if self.user_encoder is None:
                 everyone = torch.arange(self.n_users, device=self.task.device).split(BLOCK_USERS)
@@ -164,10 +164,6 @@ class Compact(Recommender):
         encoder = SumEncoder(self.user_encoder.weight.detach().cpu().numpy(), float(self.user_encoder.power))
         encoder = encoder if self.bits == 32 else encoder.rounded()
         return StoredModel(items, encoder=encoder, bias=bias, task=self.task)
-
-    def _ranked(self, items: Tensor) -> Tensor:
-        """What a finished run keeps of items [I, D], before it is rounded."""
-        return items
 
     def _queries_of(self, count: int) -> Queries:
         return self.task.queries(torch.arange(count, device=self.task.device))

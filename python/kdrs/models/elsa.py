@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdrs.core.kernels import Table
 from kdrs.data.interactions import Interactions
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.compact import Compact, UserEncoder
@@ -31,14 +30,16 @@ class ELSAConfig(ModelConfig):
     popularity: float = Field(0.05, ge=0, le=1)
     """The power of its number of users in train with which an item is ranked; 0 ranks by the angle alone."""
     softmax_items: int | None = Field(None, ge=1)
-    """How many items the softmax counts, drawn anew for each batch and the same for its users; their sum of exponentials
-    stands for the catalogue's. All unless given: an epoch's time is users x items x dim then."""
+    """How many items the softmax counts, others for each batch and the same for its users; their sum of exponentials stands for
+    the catalogue's. All unless given: an epoch's time is users x items x dim then. Each step passes over the whole table in any
+    case."""
     reduction: Literal["mean", "sum"] = "sum"
     """Loss of a batch: sum over its pairs, or that over its users."""
 
 
 class _Turns:
-    """Items of a catalogue in turns of ``size``: in random order, around and around, so that each is in as many turns."""
+    """Items of a catalogue in turns of ``size``: in random order, around and around, so that none is in two turns more than
+    another."""
 
     def __init__(self, n_items: int, size: int):
         self._n_items, self._size = n_items, size
@@ -100,14 +101,9 @@ class _UnitItems(Recommender):
 
     def forward(self, queries: Queries) -> View:
         items = unit_rows(self.vectors)
-        return DotView(
-            queries, lambda asked: self._encoded(asked, items), lambda ids: F.embedding(ids, items), lambda: items
-        )
-
-    def _encoded(self, asked: Queries, items: Tensor) -> Tensor:
-        assert self.user_encoder is not None
-        found: Tensor = self.user_encoder(asked, Table(items))
-        return found
+        if not self.training:
+            items = items * self.lengths.unsqueeze(1)
+        return DotView(queries, _no_users, lambda ids: F.embedding(ids, items), lambda: items)
 
     @torch.no_grad()
     def begin_with(self, users: Tensor, items: Tensor) -> None:
@@ -115,23 +111,28 @@ class _UnitItems(Recommender):
         self.vectors.copy_(items)
 
 
+def _no_users(asked: Queries) -> Tensor:
+    raise NotImplementedError("users are encoded by Compact")
+
+
 class ELSA(Compact, _UnitItems):
     """ELSA (Vančura et al., RecSys 2022), trained by a softmax over the catalogue.
 
         v_i     = a_i / |a_i|
         u(H)    = W Σ_{j in H} v_j / |H|^½
-        s(u, i) = u(H) · n_i^γ v_i
         c(H, i) = cos(u(H), v_i) / temperature
         L       = Σ_{(u,i)} -log( exp c(H - i, i) / (exp c(H - i, i) + Σ_{j not in H} exp c(H, j)) )
 
     A user is the sum of her items' vectors: one table, and new users are answered like known ones. A pair is learnt with its
     item left out of the history, so that nothing learns to repeat its input; it stands against all items that the user has
     not seen, and no negatives are drawn. The softmax over the catalogue is Mult-VAE's (Liang et al., WWW 2018). With
-    ``softmax_items`` the sum over j is estimated from a uniform sample of the items (sampled softmax, Jean et al., ACL 2015).
+    ``softmax_items`` the sum over j is estimated from some of the items (sampled softmax, Jean et al., ACL 2015): each batch
+    takes the next ones in a random order of the epoch.
 
-    Angles know little of how popular an item is. So items are ranked, and kept, with the length n_i^γ: n_i users have item i in
-    train, γ is ``popularity``, .05 unless given, which was best or level on validation of three data sets. The vectors that the
-    loss and methods of distillation see have length 1: taught with other lengths the model ranks worse.
+    Angles know little of how popular an item is. Once trained, and wherever it is evaluated, v_i is n_i^γ a_i / |a_i|, in the
+    sums of users too, and s(u, i) = u(H) · v_i: n_i users have item i in train, γ is ``popularity``, .05 unless given, which
+    was best or within .001 on validation of three data sets (docs/results/notes/frontier.md). While it learns lengths are 1: learned
+    with others it ranks worse.
 
     Differs from the authors' code: the softmax in place of the squared error of rows brought to length 1; W, the identity
     there, is trained, and starts as the identity; Adam in place of NAdam.
@@ -146,9 +147,6 @@ class ELSA(Compact, _UnitItems):
     @classmethod
     def make_task(cls, config: Any, train: Interactions, **options: Any) -> Task:
         return UserTask(train, **cls._row_options(options, "batch_size", "device", "threads"))
-
-    def _ranked(self, items: Tensor) -> Tensor:
-        return items * self.lengths.unsqueeze(1)
 
     def loss(self, view: View, batch: Batch) -> Tensor:
         rows, positives = batch.positive_rows, batch.positives

@@ -37,22 +37,13 @@ STEPS, MOST_EPOCHS = 600, 100
 
 MODEL, CHEAPER = "elsa", "bpr"
 """Which students it trains, and where an epoch would take too long."""
-WHOLE, MOST = 1e11, 1e12
-"""Products of an epoch of `MODEL`, users x items x dimensions. Up to the first its softmax counts all items: that is four times
-CiteULike with 200 dimensions, .4 of Gowalla. Beyond, it counts as many items as that leaves, `FEWEST` at least; where those are
-more products than the second, the students are of the other model."""
-FEWEST = 4096
+MOST = 1e12
+"""Products of an epoch of `MODEL`, users x items x dimensions, up to which it is taken: four times those of Gowalla."""
 
 
 def model_of(dataset: Dataset, dim: int) -> str:
     """The model of a budget's student, unless one is stated, for a teacher of ``dim`` dimensions."""
-    return MODEL if float(dataset.n_users) * min(FEWEST, dataset.n_items) * dim <= MOST else CHEAPER
-
-
-def options_of(name: str, dataset: Dataset, dim: int) -> dict[str, int]:
-    """Options of a model that keep its epochs short enough, for a teacher of ``dim`` dimensions."""
-    count = max(int(WHOLE / max(dataset.n_users * dim, 1)), FEWEST)
-    return {"softmax_items": count} if name == MODEL and count < dataset.n_items else {}
+    return MODEL if float(dataset.n_users) * dataset.n_items * dim <= MOST else CHEAPER
 
 
 def coarse(form: Form) -> bool:
@@ -158,9 +149,6 @@ def chosen(
     )
     former = None if begun is None else (int(begun.model["dim"]), int(begun.model["bits"]))
     name = str(stated or model_of(dataset, teacher.dim))
-    options = options_of(name, dataset, teacher.dim)
-    if begun is not None:
-        options = {key: begun.model[key] for key in options if begun.model.get(key) is not None}
     measured, wide = planned is None, name == MODEL
     form = best_form(teacher, dataset, told, config, trained=True, measured=measured, wide=wide, begun=former)
     train, ways = training_of(form, name, dataset.n_users), ways_of(form, teacher, name)
@@ -171,7 +159,7 @@ def chosen(
         ways[0] |= {} if first.teacher_users == "own" else {"teacher_users": first.teacher_users}
     found = {
         **values,
-        "model": {**options, **model, "name": name, "dim": form.dim, "bits": form.bits, "users": "encoded"},
+        "model": {**model, "name": name, "dim": form.dim, "bits": form.bits, "users": "encoded"},
         "start": FROM_TEACHER,
         "train": {**train, **values.get("train", {})},
     }
