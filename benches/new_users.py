@@ -132,6 +132,13 @@ def with_former(rows: list[list[str]], former: list[list[str]]) -> list[list[str
 
 def record(found: Sequence[NewUsers], former: dict[str, Any]) -> dict[str, Any]:
     envs = [json.loads(path.read_text("utf-8")) for users in found for path in users.place.glob("*/env.json")]
+    rows = [row for users in found for row in users.rows()]
+    kept = with_former(rows, former.get("rows", []))
+    machines = {f"{e['processor']}, {e['cores']} cores, no GPU; torch {e['torch']}" for e in envs}
+    commits = {str(env["commit"]) for env in envs}
+    if len(kept) > len(rows):
+        machines |= set(former["machine"].split("; and "))
+        commits |= set(former["commit"].split(", "))
     return {
         "title": "New users",
         "question": "How well is a user served of whom nothing was trained on?",
@@ -141,10 +148,8 @@ def record(found: Sequence[NewUsers], former: dict[str, Any]) -> dict[str, Any]:
                 "title": "A fifth of the users, left out of all training",
                 "command": "`python benches/frontier.py`, then `python benches/new_users.py --sets "
                 f"{','.join(users.study.name for users in found)}`, then the same with `--record`",
-                "machine": "; ".join(
-                    sorted({f"{e['processor']}, {e['cores']} cores, no GPU; torch {e['torch']}" for e in envs})
-                ),
-                "commit": ", ".join(sorted({str(env["commit"]) for env in envs})),
+                "machine": "; and ".join(sorted(machines)),
+                "commit": ", ".join(sorted(commits)),
                 "seed": "0",
                 "reading": [
                     f"Teacher: BPR {DIM}. All items ranked, NDCG@10. "
@@ -152,16 +157,23 @@ def record(found: Sequence[NewUsers], former: dict[str, Any]) -> dict[str, Any]:
                     "New users are encoded from their training items, by models that saw none of their pairs.",
                     "Of the teacher: the share of what a teacher of all users has for these users. Of itself: the share of "
                     "what the same student has for them that was trained with them.",
-                    "Others: NDCG@10 of the users that were trained on.",
+                    "Others: NDCG@10 of the users that were trained on. Empty cells: not known, of an older record.",
                 ],
                 "columns": ["data", "model", "bytes", "valid", "test", "of the teacher", "of itself", "others"],
-                "rows": with_former([row for users in found for row in users.rows()], former.get("rows", [])),
+                "rows": kept,
             }
         ],
     }
 
 
-ANSWER = [""]
+ANSWER = [
+    "On MovieLens 100K better than by a teacher that was trained with them: 1.13 to 1.23 of its NDCG@10, from a tenth to a "
+    "hundredth of its bytes (187 users).",
+    "On CiteULike leave-one-out nearly: .91 at a tenth, .90 at a thirtieth, .83 at a hundredth (1,043 users). `--model bpr`, "
+    "which `--budget` trained before, has .90 and .74.",
+    "Known users of the same students gain there (.1016 for the teacher's .0912 at a tenth): what is missing is probably what the "
+    "left-out fifth would have taught of the items. A dropout of histories adds nothing to `elsa`.",
+]
 """By hand, from the table."""
 
 
