@@ -171,8 +171,8 @@ ANSWER = [
     "hundredth of its bytes (187 users).",
     "On CiteULike leave-one-out nearly: .91 at a tenth, .90 at a thirtieth, .83 at a hundredth (1,043 users). `--model bpr`, "
     "which `--budget` trained before, has .90 and .74.",
-    "Known users of the same students gain there (.1016 for the teacher's .0912 at a tenth): what is missing is probably what the "
-    "left-out fifth would have taught of the items. A dropout of histories adds nothing to `elsa`.",
+    "Known users of the same students gain there (.1016 for the teacher's .0912 at a tenth): what is missing is probably what "
+    "the left-out fifth would have taught of the items. A dropout of histories adds nothing to `elsa`.",
 ]
 """By hand, from the table."""
 
