@@ -3,8 +3,8 @@
     python benches/gowalla.py [--out runs/gowalla] [--data datasets] [--threads 1] [--record]
 
 The published split has no validation part. So epochs are those that were best with a tenth of the training pairs as validation
-(``frontier.py``'s form of the set), and the last ones are kept, averaged. Metrics are those of the papers: Recall@20 and NDCG@20
-over all items. Finished runs are skipped and begun ones resumed. ``--record`` writes docs/results/gowalla.json.
+(``frontier.py``'s form of the set), and the last ones are kept, averaged. Metrics are those of the papers: Recall@20 and
+NDCG@20 over all items. Finished runs are skipped and begun ones resumed. ``--record`` writes docs/results/gowalla.json.
 """
 
 from __future__ import annotations
@@ -30,7 +30,13 @@ PUBLISHED = [
     ["BiGeaR++, three layers' bits of 256, 800 epochs on a GPU", "7,650,612", "0.1867", ""],
 ]
 """He et al., SIGIR 2020, table 3; logs of QueYork/BiGeaR-SS. Bytes: users and items together; of BiGeaR++ 108 a row."""
-ANSWER = [""]
+ANSWER = [
+    "ELSA of 256 dimensions, half an hour on one core: Recall@20 .1844, LightGCN's paper has .1830. In 4 bits, 5.4 MB, .1838; "
+    "in 2 bits, 2.7 MB, .1803.",
+    "BiGeaR++ has .1867 with 7.7 MB, after 800 epochs on a GPU: that is not reached.",
+    "NDCG@20 is .1510, LightGCN has .1554: this test part asks for frequent items more than the training part does "
+    "([why](notes/frontier.md#a-test-part-that-was-drawn-otherwise)).",
+]
 """By hand, from the table."""
 
 
@@ -58,10 +64,10 @@ def record(out: Path, data: kdrs.Dataset) -> dict[str, Any]:
                 "commit": str(env["commit"]),
                 "seed": "0",
                 "reading": [
-                    f"ELSA: {EPOCHS} epochs, chosen on a tenth of the training pairs, then trained with all of them; kdrs's defaults "
-                    "else. Test was not looked at for any choice.",
-                    "The others are cited: LightGCN's paper (SIGIR 2020), and the logs of BiGeaR++'s authors. Bytes are those of all "
-                    "tables.",
+                    f"ELSA: {EPOCHS} epochs, chosen on a tenth of the training pairs, then trained with all of them; kdrs's "
+                    "defaults else. Validation chose, never test.",
+                    "The others are cited: LightGCN's paper (SIGIR 2020), and the logs of BiGeaR++'s authors. Bytes are those "
+                    "of all tables.",
                 ],
                 "columns": ["model", "bytes", "Recall@20", "NDCG@20"],
                 "rows": [*own, *PUBLISHED],

@@ -72,7 +72,8 @@ LINKS = {
         "trajectories", "ftd", "rd-caser", "hetcomp", "sasrec", "rce-kd", "bd", "unkd", "family-epochs",
     ],
     "What is the best student of so many bytes?": [
-        "frontier", "frontier-citeulike", "frontier-ml-100k", "frontier-gowalla", "new-users", "als",
+        "frontier", "frontier-citeulike", "frontier-ml-100k", "frontier-gowalla", "new-users", "als", "elsa",
+        "gowalla",
     ],
     "What does it cost?": [
         "costs", "costs-models", "costs-gowalla", "growth", "million", "far", "projection", "epoch", "lazy-adam", "memory",
