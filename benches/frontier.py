@@ -356,9 +356,10 @@ ANSWERS = {
     "Gowalla, LightGCN's split": (
         "`kdrs distill --budget --model bpr`: from a tenth to a fiftieth its students rank above their teacher, in NDCG@10 and "
         "Recall@20; at a hundredth they are level in Recall@20.",
-        "`elsa`, which `--budget` takes by default, was run at a fiftieth alone, before it ranked items by their frequency: better "
-        "on validation (.0960 for .0818) and in Recall@20 on test, not in NDCG@10 on test (.1093 for .1195). Frequency adds .013 "
-        "to such a model there ([what is special about this test part](notes/frontier.md#a-test-part-that-was-drawn-otherwise)); "
+        "`elsa`, which `--budget` takes by default, was run at a fiftieth alone, before it ranked items by their frequency: "
+        "better on validation (.0960 for .0818) and in Recall@20 on test, not in NDCG@10 on test (.1093 for .1195). Frequency "
+        "adds .013 to such a model there "
+        "([what is special about this test part](notes/frontier.md#a-test-part-that-was-drawn-otherwise)); "
         "the student was not trained again. ELSA's own figures on this set: [Gowalla](gowalla.md).",
         "At a fiftieth bpr tries lists and scores, takes scores, and keeps a mean over epochs; its other students are of a "
         "kdrs before that. From a tenth to a thirtieth they were still rising at their last epoch, the fifteenth.",
