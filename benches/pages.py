@@ -265,10 +265,14 @@ def first_page(folder: Path) -> str:
         lines.append(f"- Not measured here: {', '.join(f'`{name}`' for name in unmeasured)}.")
     lines += ["", "## All pages", ""]
     for question, names in LINKS.items():
-        lines.append(f"- **{question}** {' · '.join(f'[{name}]({name}.md)' for name in names)}")
+        lines.append(f"- **{question}** {' · '.join(f'[{_label(name)}]({name}.md)' for name in names)}")
     notes = sorted((folder / "notes").glob("*.md"))
     lines.append(f"- **What was found on the way?** {' · '.join(f'[{n.stem}](notes/{n.name})' for n in notes)}")
     return "\n".join(lines) + "\n"
+
+
+def _label(name: str) -> str:
+    return name.removeprefix("frontier-")
 
 
 def _methods() -> list[str]:

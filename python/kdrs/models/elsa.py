@@ -126,13 +126,13 @@ class ELSA(Compact, _UnitItems):
     A user is the sum of her items' vectors: one table, and new users are answered like known ones. A pair is learnt with its
     item left out of the history, so that nothing learns to repeat its input; it stands against all items that the user has
     not seen, and no negatives are drawn. The softmax over the catalogue is Mult-VAE's (Liang et al., WWW 2018). With
-    ``softmax_items`` the sum over j is estimated from some of the items (sampled softmax, Jean et al., ACL 2015): each batch
-    takes the next ones in a random order of the epoch.
+    ``softmax_items`` the sum over j is estimated from some of the items (sampled softmax, Jean et al., ACL 2015): each
+    batch takes the next ones in a random order of the epoch.
 
-    Angles know little of how popular an item is. Once trained, and wherever it is evaluated, v_i is n_i^γ a_i / |a_i|, in the
-    sums of users too, and s(u, i) = u(H) · v_i: n_i users have item i in train, γ is ``popularity``, .05 unless given, which
-    was best or within .001 on validation of three data sets (docs/results/notes/frontier.md). While it learns lengths are 1: learned
-    with others it ranks worse.
+    Angles know little of how popular an item is. Once trained, and wherever it is evaluated, v_i is n_i^γ a_i / |a_i|, in
+    the sums of users too, and s(u, i) = u(H) · v_i: n_i users have item i in train, γ is ``popularity``, .05 unless given,
+    which was best or within .001 on validation of three data sets (docs/results/notes/frontier.md). While it learns lengths
+    are 1: learned with others it ranks worse.
 
     Differs from the authors' code: the softmax in place of the squared error of rows brought to length 1; W, the identity
     there, is trained, and starts as the identity; Adam in place of NAdam.
