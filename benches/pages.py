@@ -234,7 +234,7 @@ def first_page(folder: Path) -> str:
         "its published weights: a first guide, not a law.",
         "",
         "- **Scores at hand**: begin with `cd`. **Vectors** too: then `nkd`, then `freqd`.",
-        "- **Few bytes**: `--budget`. **Only lists**: `rrd`. **Several different teachers**: `hetcomp`. "
+        "- **Few bytes**: `--budget`. **Only lists**: `rrd`. **Different teachers**: `hetcomp`. "
         "**Time for assistants**: `dgkd`.",
         "- Always train the student alone beside it: the gain is what counts, not the share of the teacher.",
         "",
