@@ -1,7 +1,7 @@
 """ELSA as teacher of ELSA: what a small student gains from a teacher of its own kind that is better than it.
 
     python benches/elsa.py [--sets ml-100k,citeulike-loo] [--out runs/elsa] [--shares 10,30,100] [--threads 1]
-                           [--only compressed,budget,alone] [--record]
+                           [--only compressed,budget,alone,lists] [--record]
 
 Teachers are `elsa` of 200 dimensions with its defaults, students `kdrs distill --budget`; beside each stands the same coded
 student without a teacher, and the compressed teacher. Finished runs are skipped and begun ones resumed. ``--record`` writes
@@ -19,12 +19,24 @@ from typing import Any
 import kdrs
 from frontier import DIM, METRICS, RESULTS, TITLES, Study, qualities
 
-KINDS = {"coded-alone": "alone", "compressed": "compressed", "budget": "distilled, `--budget`"}
-GIVEN = {"alone": "coded-alone", "compressed": "compressed", "budget": "budget"}
+LISTS = ("--method", "rrd", "--weight", "0.3")
+KINDS = {
+    "coded-alone": "alone",
+    "compressed": "compressed",
+    "budget": "distilled, `--budget`",
+    "lists": f"distilled, `--budget` with `{' '.join(LISTS)}`",
+}
+GIVEN = {"alone": "coded-alone", "compressed": "compressed", "budget": "budget", "lists": "lists"}
 
 
 class OfELSA(Study):
-    """The runs of one data set: `Study` with another teacher."""
+    """The runs of one data set: `Study` with another teacher, and one kind of student more."""
+
+    def carry_out(self, kind: str, share: int, seed: str) -> None:
+        if kind != "lists":
+            return super().carry_out(kind, share, seed)
+        taught = ("--teacher", str(self.teacher), "--budget", f"1/{share}", *LISTS, "--seed", seed)
+        return self.timed(self.run(kind, share, seed), "distill", *self.common, *taught)
 
     def train_teacher(self) -> None:
         self.timed(self.teacher, "train", *self.common, "--model", "elsa", "--dim", str(DIM), "--seed", "0")
@@ -91,7 +103,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("datasets"))
     parser.add_argument("--sets", default="ml-100k,citeulike-loo")
     parser.add_argument("--shares", default="10,30,100")
-    parser.add_argument("--only", default="compressed,budget,alone")
+    parser.add_argument("--only", default="compressed,budget,alone,lists")
     parser.add_argument("--threads", default="1")
     parser.add_argument("--record", action="store_true", help="train nothing, write what is there")
     options = parser.parse_args()
