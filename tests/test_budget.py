@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import kdrs
 from commands import fails, ok
 from kdrs.errors import ConfigError, MissingKnowledge
+from kdrs.runs.budget import chosen
 from kdrs.runs.compress import best_form
 from kdrs.runs.config import resolve
 from kdrs.runs.execute import execute
@@ -63,6 +64,24 @@ def test_without_a_validation_part_fewer_bytes_never_get_more_bits():
     forms = [usual(forms_of(Budget.parse(f"1/{share}"), 4 * 200 * 30_000, 200, 25_000), 200) for share in shares]
     assert [form.bits for form in forms] == sorted((form.bits for form in forms), reverse=True)
     assert [form.n_bytes for form in forms] == sorted((form.n_bytes for form in forms), reverse=True)
+
+
+def test_a_teacher_of_the_students_own_kind_teaches_with_more_weight(wide_teacher, tmp_path):
+    """And nothing is tried: a single way is left."""
+    values = {"data": {"path": str(wide_teacher.parent / "toy")}}
+    train = {"epochs": 2, "batch_size": 16}
+    execute(
+        resolve({**values, "model": {"name": "elsa", "dim": 40}, "train": train, "device": "cpu"}), tmp_path / "elsa"
+    )
+    kdrs.compress(tmp_path / "elsa", bits=4, users="sum", out=tmp_path / "small")
+    for name in ("elsa", "small"):
+        told: list[str] = []
+        found = chosen(values, "1/3", [str(tmp_path / name)], tell=told.append)
+        assert found["distill"] == [{"method": "rrd", "weight": 0.3, "teacher": str(tmp_path / name)}]
+        assert not told
+    other = chosen({**values, "model": {"name": "bpr"}}, "1/10", [str(tmp_path / "elsa")], raced=False)
+    assert other["distill"][0]["weight"] != 0.3
+    assert chosen(values, "1/10", [str(wide_teacher)], raced=False)["distill"][0]["weight"] == 0.03
 
 
 def test_the_form_is_the_best_one_on_validation(wide_teacher):

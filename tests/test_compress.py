@@ -225,3 +225,17 @@ def test_the_command(teacher, tmp_path):
     assert not (tmp_path / "five").exists()
     missing = fails(4, "compress", str(tmp_path / "nowhere"), "--out", str(tmp_path / "x"))
     assert "nowhere" in missing
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+@pytest.mark.parametrize("users", ["table", "sum", "ridge", "auto"])
+def test_a_model_without_a_table_of_users_is_compressed_with_and_without_one(toy_path, tmp_path, bits, users):
+    values = {"data": {"path": str(toy_path)}, "model": {"name": "elsa", "dim": 8}, "device": "cpu"}
+    execute(resolve({**values, "train": {"epochs": 1, "batch_size": 16}}), tmp_path / "elsa")
+    made = kdrs.compress(tmp_path / "elsa", bits=bits, dim=6, users=users, out=tmp_path / "small")
+    again = kdrs.load_run(tmp_path / "small", kdrs.Dataset.load(toy_path))
+    for mine, theirs in zip(made.model.factors(), again.factors(), strict=True):
+        if mine is not None:
+            assert np.array_equal(
+                *(np.asarray(side.vectors() if hasattr(side, "vectors") else side) for side in (mine, theirs))
+            )

@@ -61,10 +61,13 @@ def training_of(form: Form, model: str, n_users: int) -> dict[str, Any]:
     return found | ({"average": 0.5} if coarse(form) else {})
 
 
-def ways_of(form: Form, teacher: Teacher, model: str) -> list[dict[str, Any]]:
+def ways_of(form: Form, teacher: Teacher, model: str, kind: str | None = None) -> list[dict[str, Any]]:
     """The terms that were best on validation, the likelier first. One or two bits and few bytes an item: the teacher's lists,
     of users that are a function of their items where its scores are products, or its scores; the data decide which. More: its
-    scores, which leave more for users not seen. `MODEL` learns well by itself, and tries the teacher's own lists or scores."""
+    scores, which leave more for users not seen. `MODEL` learns well by itself, and tries the teacher's own lists or scores;
+    where the teacher is of the same ``kind``, and so better than its student, it takes its lists with ten times the weight."""
+    if model == kind == MODEL:
+        return [{"method": "rrd", "weight": 0.3}]
     if model == MODEL:
         return [{"method": "rrd", "weight": 0.03}, {"method": "cd", "weight": 0.1}]
     if not coarse(form):
@@ -151,7 +154,7 @@ def chosen(
     name = str(stated or model_of(dataset, teacher.dim))
     measured, wide = planned is None, name == MODEL
     form = best_form(teacher, dataset, told, config, trained=True, measured=measured, wide=wide, begun=former)
-    train, ways = training_of(form, name, dataset.n_users), ways_of(form, teacher, name)
+    train, ways = training_of(form, name, dataset.n_users), ways_of(form, teacher, name, _kind_of(reference, planned))
     if begun is not None and begun.distill and former == (form.dim, form.bits):
         train |= {key: getattr(begun.train, key) for key in ("lr", "weight_decay", "average")}
         first = begun.distill[0]
@@ -173,6 +176,13 @@ def chosen(
     for run in runs:
         check(run)
     return choices[_winner(runs, names, dataset, tell)]
+
+
+def _kind_of(reference: str, planned: Mapping[str, Planned] | None) -> str | None:
+    """The model of a teacher that is a run."""
+    if planned and reference in planned:
+        return str(planned[reference].config.model["name"])
+    return str(config_of(Run.open(Path(reference))).model["name"]) if holds_run(Path(reference)) else None
 
 
 def _winner(runs: Sequence[RunConfig], names: Sequence[str], dataset: Dataset, tell: Callable[[str], None]) -> int:

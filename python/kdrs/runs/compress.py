@@ -7,7 +7,7 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -235,9 +235,14 @@ def _saved(result: Compressed, given: Source, config: RunConfig, bits: int, out:
     name = str(config.model["name"])
     encoded = result.users != "table"
     needs = {key for key, used in (("bits", bits != 32), ("users", encoded)) if used}
-    if name not in MODELS or not needs <= set(MODELS[name].compactable):
+    users = "encoded" if encoded else "table"
+    if (
+        name not in MODELS
+        or not needs <= set(MODELS[name].compactable)
+        or users not in get_args(MODELS[name].Config.model_fields["users"].annotation)
+    ):
         name = "bpr"  # the model of plain vectors
-    model = {"name": name, "dim": result.model.dim, "bits": bits, "users": "encoded" if encoded else "table"}
+    model = {"name": name, "dim": result.model.dim, "bits": bits, "users": users}
     own = resolve(
         {
             "data": {"path": given.path},
