@@ -111,10 +111,16 @@ def rows_of(name: str, folder: Path, data: kdrs.Dataset, shares: Sequence[int]) 
             [f"1/{share}: ALS {DIM // share}", f"{other['n_bytes']:,}", *_values(other), "0", f"{own['seconds']:.0f}"]
         )
         for line, (title, run) in zip(lines, made.items(), strict=True):
-            ratio = line["transfer_ratio"].get(METRICS[0])
-            told = f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio and ratio["clear"] else ""
             seconds = json.loads(run.with_suffix(".json").read_text("utf-8"))["seconds"]
-            rows.append([f"1/{share}: {title}", f"{line['n_bytes']:,}", *_values(line), told, f"{seconds:,.0f}"])
+            rows.append(
+                [
+                    f"1/{share}: {title}",
+                    f"{line['n_bytes']:,}",
+                    *_values(line),
+                    frontier.ratio_of(line),
+                    f"{seconds:,.0f}",
+                ]
+            )
     return rows
 
 

@@ -16,7 +16,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +178,8 @@ def rows_of(study: Study, seeds: Sequence[str]) -> tuple[list[list[str]], list[f
             interval = teacher.get("intervals", {}).get(METRICS[0])
         for kind, line in zip((kind for kind in KINDS if runs[kind]), lines, strict=True):
             part = teacher["n_bytes"] / line["n_bytes"]
-            ratio = line["transfer_ratio"].get(METRICS[0]) if kind != "alone" else None
-            told = f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio and ratio["clear"] else ""
             size = [f"1/{part:.1f}", f"{line['n_bytes']:,}"]
-            last = [told or ("0" if kind == "alone" else ""), study.seconds(runs[kind][0])]
+            last = ["0" if kind == "alone" else ratio_of(line), study.seconds(runs[kind][0])]
             rows.append([_label(share, kind), *size, *qualities(line), *last])
     return rows, interval
 
@@ -223,6 +221,25 @@ def qualities(line: dict[str, Any]) -> list[str]:
         told = line["metrics"][metric]
         found.append(f"{told['mean']:.4f}" + (f" ± {told['sd']:.4f}" if told.get("sd") else ""))
     return found
+
+
+def ratio_of(line: dict[str, Any]) -> str:
+    """The transfer ratio of a compared run with its interval; empty where the teacher's lead is not clear."""
+    ratio = (line.get("transfer_ratio") or {}).get(METRICS[0])
+    return f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio and ratio["clear"] else ""
+
+
+def origins(envs: Iterable[Path], former: dict[str, Any] | None = None) -> dict[str, str]:
+    """Machines and commits of runs, by their env.json, and those of a ``former`` record of which rows stay."""
+    known = [json.loads(path.read_text("utf-8")) for path in envs]
+    machines = {
+        f"{e['processor']}, {e['cores']} cores, no GPU; torch {e['torch']}, Python {e['python']}" for e in known
+    }
+    commits = {str(env["commit"]) for env in known}
+    if former:
+        machines |= set(former["machine"].split("; and "))
+        commits |= set(former["commit"].split(", "))
+    return {"machine": "; and ".join(sorted(machines)), "commit": ", ".join(sorted(commits))}
 
 
 def picture(figures: dict[str, dict[str, Any]], path: Path) -> None:
@@ -267,20 +284,14 @@ def figure_of(study: Study, seeds: Sequence[str], former: dict[str, Any]) -> dic
     if not rows:
         return None
     kept = with_former(rows, former.get("rows", []))
-    env = json.loads((study.teacher / "env.json").read_text("utf-8"))
-    commits = {json.loads(path.read_text("utf-8"))["commit"] for path in study.place.glob("*/seed-*/env.json")}
-    machine = f"{env['processor']}, {env['cores']} cores, no GPU; torch {env['torch']}, Python {env['python']}"
-    commits, machines = {*map(str, commits), str(env["commit"])}, {machine}
+    stay = any(row not in rows for row in kept)
     told = {seed for seed in seeds if list(study.place.glob(f"*/seed-{seed}/report.json"))}
-    if any(row not in rows for row in kept):
-        commits |= set(former["commit"].split(", "))
-        machines |= set(former["machine"].split("; and "))
+    if stay:
         told |= set(former["seed"].split(", "))
     return {
         "title": TITLES[study.name],
         "command": "`python benches/frontier.py --record`; " + RUNS.get(study.name, "one seed"),
-        "machine": "; and ".join(sorted(machines)),
-        "commit": ", ".join(sorted(commits)),
+        **origins([study.teacher / "env.json", *study.place.glob("*/seed-*/env.json")], former if stay else None),
         "seed": ", ".join(sorted(told)),
         "reading": [
             f"All items ranked; teacher: BPR {DIM}. Bytes are those of all tables.",

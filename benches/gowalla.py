@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import kdrs
-from frontier import RESULTS
+from frontier import RESULTS, origins
 from reproduce import carry_out
 from reproduce import kdrs as command
 
@@ -51,7 +51,6 @@ def record(out: Path, data: kdrs.Dataset) -> dict[str, Any]:
         [title, f"{line['n_bytes']:,}", *(f"{line['metrics'][metric]['mean']:.4f}" for metric in METRICS)]
         for title, line in zip(runs, lines, strict=True)
     ]
-    env = json.loads((out / "elsa" / "env.json").read_text("utf-8"))
     return {
         "title": "Gowalla, beside published figures",
         "question": "How good is it where others publish their figures?",
@@ -60,8 +59,7 @@ def record(out: Path, data: kdrs.Dataset) -> dict[str, Any]:
             {
                 "title": "LightGCN's split, Recall@20 and NDCG@20 over all items",
                 "command": "`python benches/gowalla.py`, then with `--record`",
-                "machine": f"{env['processor']}, {env['cores']} cores, no GPU; torch {env['torch']}, Python {env['python']}",
-                "commit": str(env["commit"]),
+                **origins([out / "elsa" / "env.json"]),
                 "seed": "0",
                 "reading": [
                     f"ELSA: {EPOCHS} epochs, chosen on a tenth of the training pairs, then trained with all of them; kdrs's "

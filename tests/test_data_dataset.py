@@ -20,7 +20,7 @@ from conftest import toy_dataset
 from kdrs import _files
 from kdrs.data import Dataset, Ids, Interactions, Recipe, Table, prepare
 from kdrs.data import dataset as dataset_module
-from kdrs.errors import DataError, MachineError
+from kdrs.errors import ConfigError, DataError, MachineError
 
 FILES = ["dataset.json", "interactions.safetensors", "items.json", "users.json"]
 name = st.text(st.characters(codec="utf-8"), min_size=1, max_size=5)
@@ -274,9 +274,14 @@ def test_how_many_pairs_ask_for_the_most_frequent_items():
     train = Interactions.from_pairs([0, 1, 2, 0, 1, 2], [1, 1, 1, 0, 2, 2], 3, 4)
     test = Interactions.from_pairs([0, 1, 2, 2], [2, 0, 0, 3], 3, 4)
     data = Dataset.from_interactions(train, Interactions.from_pairs([], [], 3, 4), test)
-    assert data.popular_share(0.5) == {"train": 5 / 6, "valid": None, "test": 1 / 4}  # of items 1 and 2
-    assert data.popular_share(0.1) == {"train": 1 / 2, "valid": None, "test": 0.0}  # one item at least
-    assert data.describe()["popular_share"] == data.popular_share()
+    assert data.popular_share(2) == {"train": 5 / 6, "valid": None, "test": 1 / 4}  # items 1 and 2
+    assert data.popular_share(1) == {"train": 1 / 2, "valid": None, "test": 0.0}
+    assert data.popular_share(4) == {"train": 1.0, "valid": None, "test": 1.0}
+    facts = data.describe()
+    assert (facts["popular_items"], facts["popular_share"]) == (1, data.popular_share(1))  # of four, one at least
+    for count in (0, 5):
+        with pytest.raises(ConfigError, match="allowed: 1 to 4"):
+            data.popular_share(count)
 
 
 @given(st.sets(st.integers(0, 49)), st.booleans())

@@ -172,7 +172,9 @@ def test_frequent_items_are_ranked_by_a_power_of_their_frequency(bits):
         known = tuple(np.asarray(side if bits == 32 else side.vectors()) for side in (queries, items))
         found[power] = loss, *known
         with frozen(model):
-            view = model(task.queries(torch.arange(4)))
+            view, own = model(task.queries(torch.arange(4))), model._own_view(task.queries(torch.arange(4)))
+            if bits == 32:  # nothing is rounded: the view before the rounding is the same
+                assert torch.allclose(own.queries, view.queries)
             assert np.allclose(view.scores(torch.arange(3).expand(4, 3)), known[0] @ known[1].T, rtol=0.03, atol=0.03)
     (plain_loss, _, plain), (loss, users, items) = found[0.0], found[0.5]
     assert loss == plain_loss

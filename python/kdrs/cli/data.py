@@ -402,7 +402,7 @@ def _summary(dataset: Dataset, path: str | None) -> list[str]:
         f"cold users  {facts['cold_users']:,} of the held-out parts have no training pair",
         f"cold items  {facts['cold_items']:,} (in {cold['valid']:,} validation and {cold['test']:,} test pairs)",
         f"popular     {_popular(facts['popular_share'])} of the pairs ask for the 1 % most frequent items of train, "
-        f"{max(1, facts['items'] // 100):,} here",
+        f"{facts['popular_items']:,} here",
         f"candidates  {facts['candidates'] or 'none: all items are ranked'}",
         f"order       {facts['order'] or 'none'}",
         f"fingerprint {facts['fingerprint']}",

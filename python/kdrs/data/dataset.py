@@ -162,17 +162,18 @@ class Dataset:
         parts = {"users": self.users.digest, "items": self.items.digest, "arrays": arrays, "split": self.split}
         return hashlib.sha256(_stored.canonical(parts)).hexdigest()
 
-    def popular_share(self, share: float = 0.01) -> dict[str, float | None]:
-        """Of the pairs of each part, how many ask for the most frequent items of train: a ``share`` of all items, one at
-        least, ties by lower row. None for a part without pairs. Raises ``ConfigError`` for a share outside (0, 1].
+    def popular_share(self, count: int) -> dict[str, float | None]:
+        """Of the pairs of each part, the share that asks for the ``count`` most frequent items of train, ties by lower row.
+        None for a part without pairs. Raises ``ConfigError`` for a count below 1, or above the items where there are any.
 
         Large parts that were drawn alike have nearly the same. Where test has more than valid, what validation chooses may not
         be what is best on test.
         """
-        if not 0 < share <= 1:
-            raise ConfigError(f"share is {share}", "allowed: above 0, at most 1")
+        most_allowed = max(self.n_items, 1)
+        if not 1 <= count <= most_allowed:
+            raise ConfigError(f"count is {count}", f"allowed: 1 to {most_allowed}")
         counts = self.train.column_degrees
-        most = np.argsort(-counts.astype(np.int64), kind="stable")[: max(1, int(self.n_items * share))]
+        most = np.argsort(-counts.astype(np.int64), kind="stable")[:count]
         popular = np.zeros(self.n_items, bool)
         popular[most] = True
         parts = {part: getattr(self, part).indices for part in PARTS}
@@ -183,6 +184,7 @@ class Dataset:
         degrees = self.full.row_degrees
         popularity = self.full.column_degrees
         cold = (self.train.column_degrees == 0) & (popularity > 0)
+        frequent = max(1, self.n_items // 100)
         return {
             "name": self.name,
             "format": FORMAT,
@@ -197,7 +199,8 @@ class Dataset:
             "cold_users": self.n_cold_users,
             "cold_items": int(cold.sum()),
             "cold_pairs": {part: int(cold[getattr(self, part).indices].sum()) for part in PARTS[1:]},
-            "popular_share": self.popular_share(),
+            "popular_items": frequent,
+            "popular_share": self.popular_share(frequent),
             "order": self.order_by,
             "candidates": self.n_candidates,
             "split": self.split,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from kdrs.core.kernels import Table
 from kdrs.data.interactions import Interactions
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.compact import Compact, UserEncoder
@@ -103,16 +104,19 @@ class _UnitItems(Recommender):
         items = unit_rows(self.vectors)
         if not self.training:
             items = items * self.lengths.unsqueeze(1)
-        return DotView(queries, _no_users, lambda ids: F.embedding(ids, items), lambda: items)
+        return DotView(
+            queries, lambda asked: self._encoded(asked, items), lambda ids: F.embedding(ids, items), lambda: items
+        )
+
+    def _encoded(self, asked: Queries, items: Tensor) -> Tensor:
+        assert self.user_encoder is not None
+        found: Tensor = self.user_encoder(asked, Table(items))
+        return found
 
     @torch.no_grad()
     def begin_with(self, users: Tensor, items: Tensor) -> None:
         """Takes the directions of items."""
         self.vectors.copy_(items)
-
-
-def _no_users(asked: Queries) -> Tensor:
-    raise NotImplementedError("users are encoded by Compact")
 
 
 class ELSA(Compact, _UnitItems):
