@@ -12,6 +12,7 @@ from commands import FAST, fails, ok
 from conftest import toy_dataset
 from kdrs.data import Dataset
 from kdrs.errors import ConfigError
+from kdrs.models import MODELS
 from kdrs.runs import learners
 from kdrs.runs.config import resolve
 from kdrs.runs.directory import Run
@@ -148,6 +149,17 @@ def test_what_has_no_vectors_is_refused(place, tmp_path):
     assert "leave teacher_users out" in fails(2, *told, "--teacher", tmp_path / "n", *more)
     assert not (tmp_path / "run").exists()
     ok(*told, "--teacher", tmp_path / "n", "--set", "distill.0.pool=20")
+
+
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"neumf", "cml"}))
+def test_teachers_of_every_kind_whose_scores_are_products(place, tmp_path, name):
+    """Those too whose vectors an outline cannot compute: of graphs, of autoencoders, of sequences."""
+    told = ("--data", place / "d", "--device", "cpu", "--threads", 1)
+    ok("train", *told, "--model", name, "--epochs", 1, "--set", "model.dim=8", "--out", tmp_path / "t")
+    taught = ("distill", *told, "--teacher", tmp_path / "t", "--model", "bpr")
+    encoded = ("--method", "rrd", "--dim", 3, "--set", "distill.0.pool=20", "--set", "distill.0.teacher_users=encoded")
+    assert "rrd" in ok(*taught, *encoded, "--dry-run", "--out", tmp_path / "run").out
+    ok(*taught, "--budget", "1/5", "--epochs", 1, "--set", "distill.0.pool=20", "--method", "rrd", "--out", tmp_path / "b")
 
 
 def test_a_teacher_that_is_trained_on_keeps_its_table(place):

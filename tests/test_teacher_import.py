@@ -265,6 +265,29 @@ def test_missing_ids_are_refused_averaged_or_dropped(data, tmp_path):
         kdrs.import_teacher(tmp_path / "a.npz", "npz", data, tmp_path / "x.safetensors", missing="guess")
 
 
+@pytest.mark.parametrize(
+    ("change", "cause", "hint"),
+    [
+        (lambda users, items: (np.vstack([users[:1] * 0, users]), items), "60 user ids for 61 rows", "padding row"),
+        (lambda users, items: (users, np.vstack([items[:1] * 0, items])), "80 item ids for 81 rows", "padding row"),
+        (lambda users, items: (users[:-1], items), "60 user ids for 59 rows", "padding row"),
+        (lambda users, items: (users, items[:-7]), "80 item ids for 73 rows", "one id for each row"),
+        (lambda users, items: (items, users), "60 user ids for 80 rows", "are users and items exchanged?"),
+        (lambda users, items: (users.T, items.T), "60 user ids for 4 rows", "are the vectors transposed?"),
+    ],
+)
+@pytest.mark.parametrize("form", ["npz", "recbole", "lightfm", "lenskit"])
+def test_as_many_ids_as_rows(data, tmp_path, form, change, cause, hint):
+    """Ids that lie beside the vectors in one file: with another number of rows each would belong to another id."""
+    held = vectors(data, 4)
+    users, items = change(held["users"], held["items"])
+    ids = {name: np.array(held[name]) for name in ("user_ids", "item_ids")}
+    np.savez(tmp_path / "a.npz", users=users, items=items, **ids)
+    error = refused(DataError, tmp_path / "a.npz", data, form=form)
+    assert cause in error
+    assert hint in error
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1), extra=st.integers(0, 4))
 def test_the_order_of_rows_changes_nothing(data, tmp_path, seed, extra):

@@ -137,6 +137,11 @@ class Recommender(Hooks, nn.Module):
     def forward(self, queries: Queries) -> View:
         raise NotImplementedError
 
+    @property
+    def scores_are_products(self) -> bool:
+        """Whether ``factors`` gives any; an outline says it too, which cannot compute them."""
+        return type(self).factors is not Recommender.factors
+
     def factors(self) -> Factors | None:
         """The whole model as dot-product factors (float32 [Q, D], [I, D], [I] or None), the fast path of ranking; None
         if its score is no dot product."""

@@ -95,6 +95,10 @@ class CML(Recommender):
             return vectors
         return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=1.0)
 
+    @property
+    def scores_are_products(self) -> bool:
+        return self.original
+
     def factors(self) -> Factors | None:
         """-‖p - q‖² = [2p ; -‖p‖²] · [q ; 1] - ‖q‖²; the distance itself is no dot product."""
         if not self.original:

@@ -36,6 +36,10 @@ class Sharded(Recommender):
         assert isinstance(view, DotView)
         return ColumnView(view, queries, self.held)
 
+    @property
+    def scores_are_products(self) -> bool:
+        return False
+
     def factors(self) -> None:
         return None
 

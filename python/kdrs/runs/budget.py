@@ -72,7 +72,7 @@ def ways_of(form: Form, teacher: Teacher, model: str, kind: str | None = None) -
         return [{"method": "rrd", "weight": 0.03}, {"method": "cd", "weight": 0.1}]
     if not coarse(form):
         return [{"method": "cd", "weight": 0.5}]
-    users = {} if teacher.factors() is None else {"teacher_users": "encoded"}
+    users = {"teacher_users": "encoded"} if teacher.scores_are_products else {}
     return [{"method": "rrd", "weight": 0.03, **users}, {"method": "cd", "weight": 0.1}]
 
 

@@ -136,14 +136,15 @@ def with_encoded_users(teacher: Teacher, data: Dataset, config: RunConfig) -> Te
 
     Nothing but its items and the training part is used. Raises ``ConfigError`` for a teacher whose scores are no products.
     """
-    factors = teacher.factors() if "users" in teacher.sides else None
-    if factors is None:
+    if "users" not in teacher.sides or not teacher.scores_are_products:
         raise ConfigError(
             f"teacher_users is encoded, and the scores of {shown(teacher.name)} are no products of vectors",
             "leave teacher_users out",
         )
     if is_outline(teacher.asked) or not data.valid.n_pairs:
         return teacher
+    factors = teacher.factors()
+    assert factors is not None
     users, items, bias = plain_factors(factors)
     evaluator, task = build_evaluator(config, data), PairTask(data.train)
     selects = choose_selection(config, choose_protocol(config, data)).metrics[0]

@@ -67,6 +67,10 @@ class Teacher(Protocol):
     def top_users(self, k: int) -> np.ndarray:
         """Best ``k`` users of every item, without those who have seen it: int32 [I, k], NumPy, padded with -1."""
 
+    @property
+    def scores_are_products(self) -> bool:
+        """Whether ``factors`` gives any; an outline says it too, which cannot compute them."""
+
     def factors(self) -> Factors | None:
         """The whole of it as dot-product factors, or None if its score is no dot product."""
 
@@ -105,6 +109,10 @@ class Scored:
 
     def confidence(self) -> Confidence | None:
         return None
+
+    @property
+    def scores_are_products(self) -> bool:
+        return self.factors() is not None
 
     def factors(self) -> Factors | None:
         raise NotImplementedError

@@ -123,6 +123,12 @@ class ModelTeacher(Scored):
     def stages(self) -> Sequence[Stage]:
         return (*self._stages, Stage(self.epoch, lambda: self))
 
+    @property
+    def scores_are_products(self) -> bool:
+        if is_outline(self.task):
+            return bool(getattr(self.model, "scores_are_products", True))  # a model of one's own need not say
+        return self.factors() is not None
+
     def factors(self) -> Factors | None:
         of_task = hook(self.model, "factors_of")
         with frozen(self.model):

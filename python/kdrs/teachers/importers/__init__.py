@@ -78,9 +78,24 @@ def read_source(
             held = "has no vectors of" if side is None and found.lists is None else "has the ids of its own"
             raise ConfigError(f"--{kind}-ids is given, and the source {held} {kind}s", f"leave --{kind}-ids out")
         side.ids = read_ids(given, kind) if isinstance(given, (str, Path)) else texts(given, f"{kind}_ids")
-        if len(side.ids) != len(side.vectors):
-            raise DataError(
-                f"there are {len(side.ids):,} {kind} ids for {len(side.vectors):,} rows of {kind}s",
-                "one id for each row, in the order of the rows; was a padding row kept, or a header line?",
-            )
+    _check_ids(found)
     return found
+
+
+def _check_ids(found: Found) -> None:
+    """Raises ``DataError`` unless each side with ids has one for every row."""
+    sides = {"user": found.users, "item": found.items}
+    for kind, side in sides.items():
+        if side is None or side.ids is None or len(side.ids) == len(side.vectors):
+            continue
+        rows, columns = side.vectors.shape
+        others = [other.ids for other in sides.values() if other is not None and other is not side]
+        hint = "was a padding row kept, or a header line?"
+        if len(side.ids) == columns:
+            hint = "are the vectors transposed?"
+        elif any(ids is not None and len(ids) == rows for ids in others):
+            hint = "are users and items exchanged?"
+        raise DataError(
+            f"there are {len(side.ids):,} {kind} ids for {rows:,} rows of {kind}s",
+            f"one id for each row, in the order of the rows; {hint}",
+        )
