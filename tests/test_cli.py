@@ -169,6 +169,18 @@ def test_seeds(place, tmp_path):
     assert more["parts"]["test"]["ndcg@10 sampled(20)"]["values"][::2] == metric["values"]
 
 
+@pytest.mark.parametrize("other", [("--dim", 5), ("--model", "elsa"), ("--lr", 0.5)])
+@pytest.mark.parametrize("resume", [("--resume",), ()])
+def test_seeds_of_other_options_are_not_added(place, tmp_path, other, resume):
+    """Neither trained nor left half: a comparison would take them for seeds of one model."""
+    ok(*train(place, "--seeds", "0,1", "--out", tmp_path / "s"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    error = fails(2, *train(place, *other, "--seeds", "0..2", "--out", tmp_path / "s", *resume))
+    assert f"seed-0 was started with {'model.name' if other[0] == '--model' else ''}" in error
+    assert "seeds of one model differ in nothing else" in error
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_a_single_number_of_seeds_says_what_it_is(place, tmp_path):
     result = ok(*train(place, "--seeds", "3", "--out", tmp_path / "s"))
     assert result.err.splitlines()[0] == "--seeds 3 is one run, with seed 3; 3 runs are --seeds 0..2"

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from commands import FAST, fails, ok
 from kdrs.runs.compared import compare_runs
+from kdrs.runs.directory import Run
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,19 @@ def test_bytes_of_other_models_and_of_files(runs, toy, toy_path, tmp_path):
     assert neumf.bytes_per_row == 2 * 4 * 4  # two tables
     assert neumf.n_bytes > (50 + 80) * 32
     assert (file.n_bytes, file.bytes_per_row) == (130 * 16 + 320, 16 + 4)
+
+
+def test_runs_in_folders_of_seeds_that_are_no_seeds_of_one_model(runs, tmp_path):
+    """Each by itself, with a warning: their mean would be of nothing."""
+    small = ["--data", Run.open(runs / "teacher").config["data"]["path"], "--epochs", "1", "--device", "cpu"]
+    for seed, (model, dim) in enumerate((("bpr", 4), ("elsa", 8), ("bpr", 4))):
+        ok("train", *small, "--model", model, "--dim", dim, "--seed", seed, "--out", tmp_path / f"x/seed-{seed}")
+    mixed = [tmp_path / f"x/seed-{seed}" for seed in range(3)]
+    with pytest.warns(UserWarning, match="are no seeds of one model: model.name is bpr in the one, elsa in the other"):
+        found = compare_runs([*mixed, *(runs / f"alone/seed-{seed}" for seed in (0, 1))], time_scoring=False)
+    assert {line.name: len(line.seeds) for line in found.lines} == {**{str(path): 1 for path in mixed}, "alone": 2}
+    alike = compare_runs([mixed[0], mixed[2]], time_scoring=False)
+    assert [(line.name, len(line.seeds)) for line in alike.lines] == [("x", 2)]
 
 
 def test_several_seeds_are_never_better_by_one_test_alone(runs):

@@ -79,8 +79,9 @@ def test_seeds_that_are_done_are_taken_for_the_same_options_alone(toy_path, tmp_
     (again,) = execute_seeds([0], resolve(described), tmp_path, resume=True).values()
     assert again["test"].means() == first["test"].means()
     described["train"]["lr"] = 0.5
-    (refused,) = execute_seeds([0], resolve(described), tmp_path, resume=True).values()
-    assert isinstance(refused, ConfigError)
+    with pytest.raises(ConfigError, match=r"seed-0 was started with train\.lr = 0\.01, now it is 0\.5"):
+        execute_seeds([0, 1], resolve(described), tmp_path, resume=True)
+    assert not (tmp_path / "seed-1").exists()
     described["train"]["lr"], described["train"]["epochs"] = 1e-2, 4
     execute_seeds([0], resolve(described), tmp_path, resume=True)
     assert Run.open(tmp_path / "seed-0").status()["epochs"] == 4

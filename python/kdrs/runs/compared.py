@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from kdrs.evaluation.protocols import Selection
 from kdrs.models.stored import StoredModel
 from kdrs.runs.background import background_of, traits_of
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
-from kdrs.runs.config import EvalSettings, RunConfig, config_of, resolve
+from kdrs.runs.config import EvalSettings, RunConfig, config_of, resolve, with_seed
 from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest
 from kdrs.runs.learners import load_teacher
@@ -32,6 +33,7 @@ from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import teachers_of
 from kdrs.runs.records import PATH
 from kdrs.runs.results import held_out
+from kdrs.runs.vouching import difference
 from kdrs.teachers.audit import teacher_doubts
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
@@ -62,7 +64,7 @@ def compare_runs(
 ) -> Comparison:
     """Evaluates finished runs (and teacher files) anew on one data set and compares them.
 
-    Folders named ``seed-N`` of one parent are seeds of one model. A run that another one was distilled from is a teacher;
+    Folders named ``seed-N`` of one parent are seeds of one model, if they differ in nothing else. A run that another one was distilled from is a teacher;
     ``teacher`` and ``baseline`` name others by their path. The data set is the first run's unless given; ``protocol_name``
     likewise. Raises ``ArtefactError`` for runs that are unfinished, damaged or of other data, ``ConfigError`` for a run that is
     given twice.
@@ -75,7 +77,7 @@ def compare_runs(
     titles = None if item_names is None else read_titles(item_names, dataset.items)
     taught_by = {place for path, config in configs.items() for place in teachers_of(config, path)}
     wanted = {Path(name).resolve() for name in (teacher,) if name is not None}
-    labels = _labels(paths)
+    labels = _labels(paths, configs)
     scorers: dict[Path, Teacher] = {}
     entries = []
     for path in paths:
@@ -289,9 +291,33 @@ def _scorer(path: Path, dataset: Dataset) -> Teacher:
     return load_teacher(path, dataset, users)
 
 
-def _labels(paths: Sequence[Path]) -> dict[Path, str]:
-    """Short names: the folder's own, or its parent's for ``seed-N``; whole paths where short ones would collide."""
+def _labels(paths: Sequence[Path], configs: Mapping[Path, RunConfig]) -> dict[Path, str]:
+    """Short names: the folder's own, or its parent's for ``seed-N``; whole paths where short ones would collide, and with a
+    warning for seeds of one folder that are no runs of one model."""
     models = {path: path.parent if path.name.startswith("seed-") else path for path in paths}
-    distinct = dict.fromkeys(models.values())
-    short = [model.name for model in distinct]
-    return {path: model.name if short.count(model.name) == 1 else str(model) for path, model in models.items()}
+    apart = set()
+    for model in dict.fromkeys(models.values()):
+        first, *others = [path for path in paths if models[path] == model]
+        for path in others:
+            if (unlike := _unlike(configs.get(first), configs.get(path))) is not None:
+                key, one, other = unlike
+                warnings.warn(
+                    f"{shown(str(first), PATH)} and {shown(str(path), PATH)} are no seeds of one model: {key} is {shown(one)} in "
+                    f"the one, {shown(other)} in the other; each is compared by itself",
+                    stacklevel=3,
+                )
+                apart |= {first, *others}
+                break
+    models |= {path: path for path in apart}
+    short = [model.name for model in dict.fromkeys(models.values())]
+    return {
+        path: str(path) if path in apart else model.name if short.count(model.name) == 1 else str(model)
+        for path, model in models.items()
+    }
+
+
+def _unlike(one: RunConfig | None, other: RunConfig | None) -> tuple[str, Any, Any] | None:
+    """An option in which two runs differ though all but their seeds should be the same, and what it is in either."""
+    if one is None or other is None:
+        return None
+    return difference(with_seed(one, other.train.seed).to_dict(), other.to_dict(), paths=False)

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from kdrs._launch import check_launched, launched
-from kdrs.errors import ConfigError, TrainingError, is_panic, shown
+from kdrs.errors import ConfigError, KdrsError, TrainingError, is_panic, shown
 from kdrs.evaluation.report import Report
-from kdrs.runs.config import RunConfig, with_seed
-from kdrs.runs.directory import Run
+from kdrs.runs.config import RunConfig, as_begun, completed, with_seed
+from kdrs.runs.directory import Run, holds_run
 from kdrs.runs.execute import execute, is_done
 from kdrs.runs.following import decided
 from kdrs.runs.pool import opened
+from kdrs.runs.records import PATH
 from kdrs.runs.results import load_reports
+from kdrs.runs.vouching import MAY_CHANGE, difference
 from kdrs.training.processes import current, joined
 
 MOST_SEEDS = 10_000
@@ -50,10 +52,11 @@ def execute_seeds(
     A seed that fails is kept as its exception and the others go on. With ``resume`` finished seeds are taken as they are
     and begun ones go on. Stops after the seeds in hand once ``should_stop`` says so; an interrupted seed is left out. With
     several jobs each run has a process of its own, and ``on_start`` and ``on_epoch`` hear nothing. Raises ``ConfigError``
-    before the first for seeds that a run cannot have.
+    before the first for seeds that a run cannot have, and where one of them was begun with other options.
     """
     check_seeds(seeds)
     check_launched()
+    _check_alike(seeds, config, Path(out))
     if jobs > 1:
         if (launch := launched()) is not None:
             raise ConfigError(
@@ -63,6 +66,25 @@ def execute_seeds(
         return _side_by_side(seeds, config, Path(out), resume, jobs, should_stop or (lambda: False))
     with joined():
         return _each(seeds, config, Path(out), resume, on_start, on_epoch, should_stop)
+
+
+def _check_alike(seeds: Sequence[int], config: RunConfig, out: Path) -> None:
+    """Raises ``ConfigError`` where a seed was begun with other options: the missing ones would be seeds of another model."""
+    for place in (out / f"seed-{seed}" for seed in seeds):
+        try:
+            if not holds_run(place):
+                continue
+            run = Run.open(place)
+            found = difference(as_begun(with_seed(config, run.config["train"]["seed"]), run).to_dict(), completed(run.config))
+        except KdrsError:  # damaged: told when it is its turn
+            continue
+        if found is not None:
+            key, now, then = found
+            raise ConfigError(
+                f"{shown(str(place), PATH)} was started with {key} = {shown(then)}, now it is {shown(now)}",
+                f"seeds of one model differ in nothing else (on resume in {', '.join(sorted(MAY_CHANGE))}): ask for what it "
+                "was started with, or name another folder with --out",
+            )
 
 
 def _each(

@@ -24,16 +24,25 @@ MAY_CHANGE = {"train.epochs", "train.checkpoint_seconds", "train.patience", "tra
 def check_options(config: Options, before: Options) -> None:
     """Raises ``ConfigError`` naming the first option in which the run, whose options are ``before``, differs, but for those
     that may change."""
-    before = flat(without_none(before))
-    now = flat(without_none(config))
-    for key in sorted({*before, *now}):
-        if _may_change(key):
+    if (found := difference(config, before)) is not None:
+        key, now, then = found
+        raise ConfigError(
+            f"the run was started with {key} = {shown(then)}, now it is {shown(now)}",
+            f"on resume only these may differ: {', '.join(sorted(MAY_CHANGE))}",
+        )
+
+
+def difference(config: Options, other: Options, *, paths: bool = True) -> tuple[str, Any, Any] | None:
+    """The first option in which two runs differ, and what it is in either, but for those that may change on resume; without
+    ``paths`` their data and teachers may lie elsewhere."""
+    one, two = flat(without_none(config)), flat(without_none(other))
+    names = "model.name", "distill.0.method"  # what others follow from comes first
+    for key in sorted({*one, *two}, key=lambda key: (key not in names, key)):
+        if _may_change(key) or one.get(key) == two.get(key):
             continue
-        if before.get(key) != now.get(key) and not (is_path(key) and same_places(before.get(key), now.get(key))):
-            raise ConfigError(
-                f"the run was started with {key} = {shown(before.get(key))}, now it is {shown(now.get(key))}",
-                f"on resume only these may differ: {', '.join(sorted(MAY_CHANGE))}",
-            )
+        if not is_path(key) or (paths and not same_places(one.get(key), two.get(key))):
+            return key, one.get(key), two.get(key)
+    return None
 
 
 def check_head(path: Path, stored: Options, started: Started, complete: Complete) -> None:
