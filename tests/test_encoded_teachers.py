@@ -159,7 +159,19 @@ def test_teachers_of_every_kind_whose_scores_are_products(place, tmp_path, name)
     taught = ("distill", *told, "--teacher", tmp_path / "t", "--model", "bpr")
     encoded = ("--method", "rrd", "--dim", 3, "--set", "distill.0.pool=20", "--set", "distill.0.teacher_users=encoded")
     assert "rrd" in ok(*taught, *encoded, "--dry-run", "--out", tmp_path / "run").out
-    ok(*taught, "--budget", "1/5", "--epochs", 1, "--set", "distill.0.pool=20", "--method", "rrd", "--out", tmp_path / "b")
+    ok(
+        *taught,
+        "--budget",
+        "1/5",
+        "--epochs",
+        1,
+        "--set",
+        "distill.0.pool=20",
+        "--method",
+        "rrd",
+        "--out",
+        tmp_path / "b",
+    )
 
 
 def test_a_teacher_that_is_trained_on_keeps_its_table(place):

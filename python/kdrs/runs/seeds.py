@@ -75,7 +75,9 @@ def _check_alike(seeds: Sequence[int], config: RunConfig, out: Path) -> None:
             if not holds_run(place):
                 continue
             run = Run.open(place)
-            found = difference(as_begun(with_seed(config, run.config["train"]["seed"]), run).to_dict(), completed(run.config))
+            found = difference(
+                as_begun(with_seed(config, run.config["train"]["seed"]), run).to_dict(), completed(run.config)
+            )
         except KdrsError:  # damaged: told when it is its turn
             continue
         if found is not None:
