@@ -59,6 +59,13 @@ def test_the_matrix_is_that_of_ridge_regression(histories):
     assert np.allclose(found, np.linalg.solve(gram, sums[known].T @ users[known]).T, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-42])
+def test_items_as_good_as_zero_say_nothing_of_users(scale):
+    histories = Interactions.from_pairs([0, 1, 1], [2, 0, 1], 3, 4)
+    found = RidgeEncoder(0.3, 0.5).encode(histories, np.full((4, 5), scale, np.float32))
+    assert np.array_equal(found, np.zeros((3, 5), np.float32))
+
+
 @pytest.mark.parametrize("dim", [3, 8])
 def test_ridge_is_the_half_step_of_ials(histories, dim):
     items = np.random.default_rng(0).standard_normal((6, dim)).astype(np.float32)

@@ -138,7 +138,10 @@ class RidgeEncoder:
                 square += gram(turned(items, part))
             square *= self.alpha
             square[np.diag_indices_from(square)] += self.reg * square.diagonal().mean() + np.finfo(np.float64).tiny
-            self._known = items, np.linalg.inv(np.linalg.cholesky(square)).astype(np.float32)
+            root = np.linalg.inv(np.linalg.cholesky(square))
+            if np.abs(root).max(initial=0.0) > np.finfo(np.float32).max:
+                root[:] = 0  # items as good as zero say nothing of users
+            self._known = items, root.astype(np.float32)
         return self._known[1]
 
 

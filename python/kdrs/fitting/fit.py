@@ -11,11 +11,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kdrs.core.sampling import stream
-from kdrs.errors import ArtefactError, ConfigError, ScoreError, TrainingError, shown
+from kdrs.errors import ArtefactError, ConfigError, DataError, ScoreError, TrainingError, shown
 from kdrs.evaluation.protocols import EarlyStopping, Selection
 from kdrs.fitting.averaging import MEAN, Averaged, copied
 from kdrs.fitting.checkpoint import Checkpoint, Journal
@@ -34,6 +35,8 @@ Evaluate = Callable[[nn.Module], Mapping[str, Means]]
 PACED = 30
 """Batches over which the pace of a training is taken."""
 
+FAR = 1e18
+"""Weights past it have squares near the end of float32's range."""
 CALMER = "lower the learning rate or the weight of the term; the last checkpoint is untouched"
 
 
@@ -167,7 +170,7 @@ def fit(
             if evaluate is not None and (looks or stop):
                 began = time.perf_counter()
                 with averaged.shown():
-                    with frozen(first.model), blaming_training(index):
+                    with frozen(first.model), blaming_training(first.model, index):
                         parts = {part: dict(means) for part, means in evaluate(first.model).items()}
                     verdict = stopping.update(index, parts.get("valid", {}), row["loss"])
                     if verdict.improved or keep == "last":
@@ -319,12 +322,26 @@ def _raise_divergence(learners: Sequence[Learner], draws: _Draws, table: Tensor)
 
 
 @contextmanager
-def blaming_training(epoch: int) -> Iterator[None]:
-    """Scores that are not finite are the training's fault, not the data's: ``TrainingError`` that names the epoch."""
+def blaming_training(model: nn.Module, epoch: int) -> Iterator[None]:
+    """Scores that are not finite are the training's fault, not the data's: ``TrainingError`` that names the epoch. So are
+    vectors and codes that cannot be made of weights as large as those of ``model`` then are."""
     try:
-        yield
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what comes of it is told below
+            yield
     except ScoreError as error:
         raise TrainingError(f"the model after epoch {epoch}: {error.cause}", CALMER) from error
+    except DataError as error:
+        if not _largest_weight(model) < FAR:
+            raise TrainingError(
+                f"the model after epoch {epoch} has weights past {FAR:g}: {error.cause}", CALMER
+            ) from error
+        raise
+
+
+def _largest_weight(model: nn.Module) -> float:
+    """Of all weights, without their signs; NaN where one is."""
+    found = [p.detach().abs().max() for p in model.parameters() if p.numel()]
+    return float(torch.stack([value.float().cpu() for value in found]).max()) if found else 0.0
 
 
 def _devices(learners: Sequence[Learner]) -> list[int]:

@@ -195,7 +195,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             warnings.warn(f"{shown(str(out))}: {doubt}", stacklevel=2)
         for peer in learners[1:]:
             save_peer(run, peer, inner, dataset, evaluator, outcome.epochs - 1)
-        with blaming_training(outcome.epochs - 1):
+        with blaming_training(learner.model, outcome.epochs - 1):
             kept = _kept(config, learner.model, evaluator, selection)
             reports = evaluator(ModelTeacher(kept, task))
         save_result(run, config, dataset, kept, outcome, reports, selection)
