@@ -249,6 +249,10 @@ def test_thread_counts_change_nothing(tmp_path):
 
 def test_ids_find_their_places():
     ids = Ids(["7", "007", "é"], "item")
+    with pytest.raises(IndexError, match="lists are padded with -1"):
+        ids[-1]
+    with pytest.raises(IndexError, match="lists are padded with -1"):
+        ids.take(np.array([0, -1]))
     assert ids.index(["007", "7"]).tolist() == [1, 0]
     assert ids.index(["x", "é"], unknown="mark").tolist() == [-1, 2]
     with pytest.raises(DataError, match="1 of 2 item ids are unknown, first x"):

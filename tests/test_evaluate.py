@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -482,3 +483,13 @@ def test_ready_lists():
         Evaluator(train, test, ks=(2,), candidates=np.array([[0], [1]]))(lists)
     with pytest.raises(ConfigError, match="ties='list'"):
         Evaluator(train, test, ks=(2,), ties="expected", beyond=False)(lists)
+
+
+def test_lists_that_end_before_k_are_told():
+    seen, truth = (Interactions.from_pairs([0, 1], columns, 2, 9) for columns in ([0, 1], [2, 3]))
+    lists = np.array([[1, 2], [0, 3]], np.int32)
+    with pytest.warns(UserWarning, match="the lists hold 2 items a query: metrics at 5 count no more than these"):
+        Evaluator(seen, truth, ks=[1, 5])(lists)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Evaluator(seen, truth, ks=[1, 2])(lists)

@@ -20,6 +20,7 @@ import scipy.sparse.linalg
 import torch
 from safetensors.torch import save_file
 
+import kdrs
 from commands import fails, listing, ok
 from conftest import toy_dataset
 from kdrs.core import ranking
@@ -311,6 +312,8 @@ def test_fault_36_it_is_said_before_training(tmp_path, tastes):
         UserWarning, match="teacher 't': it seems to have been trained on the test part|trained on the test part"
     ):
         measure_teachers({"t": opened(path, tastes)}, Evaluator.of(tastes), tastes)
+    with pytest.warns(UserWarning, match="trained on the test part"):
+        kdrs.compress(path, bits=4, users="table", dataset=tastes)
 
 
 def test_what_a_teacher_knows_is_measured_against_a_slow_count(tmp_path, toy, monkeypatch):

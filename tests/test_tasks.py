@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdrs.data import Interactions
+from kdrs.data import Dataset, Interactions
 from kdrs.errors import ConfigError, DataError
 from kdrs.training.pairs import PairTask
 from kdrs.training.queries import Batch, Epoch, Queries
@@ -195,3 +195,17 @@ def test_users_drawn_uniformly(layout: str):
     assert pairs[4, 9:].sum() == 0
     with pytest.raises(ConfigError, match="draws is 'both'"):
         PairTask(task.seen, draws="both")
+
+
+@pytest.mark.parametrize("form", ["csr", "coo"])
+def test_matrices_of_scipy_are_taken_as_they_are(form):
+    seen, other = (Interactions.from_pairs([0, 1, 1], columns, 3, 9) for columns in ([0, 1, 2], [3, 4, 5]))
+    matrix, held = (pairs.to_csr().asformat(form) for pairs in (seen, other))
+    assert np.array_equal(PairTask(matrix).seen.indices, seen.indices)
+    made = Dataset.from_interactions(matrix, test=held)
+    assert made.fingerprint == Dataset.from_interactions(seen, test=other).fingerprint
+    for wrong in ([[0, 1]], np.eye(3)):
+        with pytest.raises(DataError, match="or a SciPy sparse matrix"):
+            PairTask(wrong)
+        with pytest.raises(DataError, match="or a SciPy sparse matrix"):
+            Dataset.from_interactions(seen, test=wrong)

@@ -20,7 +20,7 @@ from kdrs.data._stored import FILES, FORMAT, HEAD, PREPARE_AGAIN
 from kdrs.data.checks import check_lists
 from kdrs.data.histories import checked_order
 from kdrs.data.ids import Ids
-from kdrs.data.interactions import Interactions, frozen
+from kdrs.data.interactions import Interactions, as_interactions, frozen
 from kdrs.errors import ConfigError, DataError, shown
 
 log = logging.getLogger("kdrs.data")
@@ -75,9 +75,9 @@ class Dataset:
     @classmethod
     def from_interactions(
         cls,
-        train: Interactions,
-        valid: Interactions | None = None,
-        test: Interactions | None = None,
+        train: Any,
+        valid: Any = None,
+        test: Any = None,
         *,
         users: Iterable[str] | None = None,
         items: Iterable[str] | None = None,
@@ -91,14 +91,16 @@ class Dataset:
         steps: Sequence[dict[str, Any]] = (),
         allow_leak: bool = False,
     ) -> Dataset:
-        """A data set of interactions at hand; parts not given are empty, ids not given are "0", "1", ....
+        """A data set of interactions at hand, `Interactions` or SciPy's sparse matrices; parts not given are empty, ids not
+        given are "0", "1", ....
 
         Raises ``DataError`` for shapes that differ, for a pair in two parts (unless ``allow_leak``), for an ``order``
         that is no reordering of the train items, and for a candidate that is one of the user's own items.
         """
+        train = as_interactions(train, "train")
         n_users, n_items = train.shape
-        valid = empty(train.shape) if valid is None else valid
-        test = empty(train.shape) if test is None else test
+        valid = empty(train.shape) if valid is None else as_interactions(valid, "valid")
+        test = empty(train.shape) if test is None else as_interactions(test, "test")
         data = cls(
             train,
             valid,

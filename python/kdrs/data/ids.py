@@ -96,11 +96,15 @@ class Ids(Sequence[str]):
     @overload
     def __getitem__(self, place: slice) -> list[str]: ...
     def __getitem__(self, place: int | slice) -> str | list[str]:
+        if not isinstance(place, slice) and place < 0:  # counting from the end, lists' padding would be the last id
+            raise IndexError(
+                f"there is no {self.kind} {place}: lists are padded with -1 where they end; leave those out"
+            )
         return self._values[place]
 
     def take(self, places: NDArray[np.integer]) -> Ids:
         """The ids at ``places``, in that order."""
-        return Ids([self._values[place] for place in places.tolist()], self.kind)
+        return Ids([self[place] for place in places.tolist()], self.kind)
 
     def __len__(self) -> int:
         return len(self._values)

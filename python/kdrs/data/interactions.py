@@ -272,3 +272,13 @@ def _size(ids: NDArray[np.int64], stated: int | None, name: str) -> int:
     if high >= stated:
         raise DataError(f"{name}: id {high} is past the stated size {stated}")
     return int(stated)
+
+
+def as_interactions(given: Any, name: str) -> Interactions:
+    """Interactions as they are, or of a SciPy sparse matrix (`Interactions.from_csr`); ``name`` is what messages call them.
+    Raises ``DataError`` for anything else."""
+    if isinstance(given, Interactions):
+        return given
+    if hasattr(given, "tocoo"):
+        return Interactions.from_csr(given)
+    raise DataError(f"{name} is a {type(given).__name__}; allowed: kdrs.Interactions or a SciPy sparse matrix")

@@ -5,6 +5,7 @@ Shapes: Q queries, I items, D dimensions, B queries of a block, C candidates, K 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from kdrs._parts import span_of
 from kdrs.core.ranking import Ranking
 from kdrs.data.checks import check_lists
-from kdrs.data.interactions import Interactions
+from kdrs.data.interactions import Interactions, as_interactions
 from kdrs.errors import ConfigError, DataError, nearest, shown
 from kdrs.evaluation.ledger import Ledger, Team
 from kdrs.evaluation.lists import checked_ks
@@ -26,9 +27,9 @@ from kdrs.evaluation.report import Report
 from kdrs.evaluation.scorers import (
     SHORT,
     Block,
+    Lists,
     Source,
     Tiled,
-    as_interactions,
     as_numpy,
     as_source,
     is_range,
@@ -271,6 +272,7 @@ class Evaluator:
         if team is not None:
             rows = np.array_split(rows, team.size)[team.rank]
         source = as_source(scorer, self.n_queries, self.n_items, self.threads)
+        self._warn_of_short(source)
         with no_grad():
             for block_rows in self._blocks(source, rows):
                 if self.candidates is not None:
@@ -281,6 +283,16 @@ class Evaluator:
             for ledger in ledgers.values():
                 ledger.join(team.gather_arrays(ledger.arrays()))
         return {name: ledger.report() for name, ledger in ledgers.items()}
+
+    def _warn_of_short(self, source: Source) -> None:
+        """Lists that end before the longest K: nothing is known of what would follow."""
+        longest = min(max(self.ks), self.n_items)
+        if isinstance(source, Lists) and source.lists.shape[1] < longest:
+            warnings.warn(
+                f"the lists hold {source.lists.shape[1]} items a query: metrics at {longest} count no more than these; give "
+                "lists as long, or ask for another K with ks=",
+                stacklevel=5,
+            )
 
     def _tiles(self, scorer: Any) -> Any:
         """What brings the scorer's vectors together, where lists are all that is asked of it."""

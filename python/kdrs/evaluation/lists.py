@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs.core.ranking import Ranking
+from kdrs.data.interactions import as_interactions
 from kdrs.errors import ConfigError, DataError, shown
 from kdrs.evaluation.scorers import (
     LISTS,
-    as_interactions,
     as_lists,
     as_source,
     no_grad,

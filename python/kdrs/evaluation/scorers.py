@@ -206,7 +206,7 @@ class _ScoreBlock:
         return as_numpy(self.scores[query, items.astype(np.int64)])
 
 
-class _Lists:
+class Lists:
     """Ready lists: nothing is known of items that are not in them."""
 
     by_query = True
@@ -230,7 +230,7 @@ class _Lists:
 class _ListBlock:
     is_list = True
 
-    def __init__(self, source: _Lists, rows: NDArray[np.int64]):
+    def __init__(self, source: Lists, rows: NDArray[np.int64]):
         self.source, self.rows = source, rows
 
     def topk(self, k: int, seen: Interactions) -> Ranking:
@@ -250,13 +250,13 @@ class _ListBlock:
         raise ConfigError("ready lists have no scores", "use ties='list', or give scores")
 
 
-Source = _Factors | _Blocks | _Lists
+Source = _Factors | _Blocks | Lists
 Block = _FactorBlock | _ScoreBlock | _ListBlock | _TiledBlock
 
 
 def as_source(scorer: Any, n_queries: int, n_items: int, threads: int | None) -> Source:
     if isinstance(scorer, Ranking):
-        return _Lists(as_lists(scorer), n_queries, n_items)
+        return Lists(as_lists(scorer), n_queries, n_items)
     if isinstance(scorer, (tuple, list)) and scorer and all(x is None or hasattr(x, "shape") for x in scorer):
         return _Factors(scorer, n_queries, n_items, threads)
     if callable(getattr(scorer, "factors", None)):
@@ -266,7 +266,7 @@ def as_source(scorer: Any, n_queries: int, n_items: int, threads: int | None) ->
     if callable(getattr(scorer, "score_block", None)):
         return _Blocks(scorer.score_block, getattr(scorer, "score_pairs", None), n_items, threads)
     if hasattr(scorer, "shape") and hasattr(scorer, "dtype"):
-        return _Lists(as_lists(scorer), n_queries, n_items)
+        return Lists(as_lists(scorer), n_queries, n_items)
     if callable(scorer) and not hasattr(scorer, "factors"):
         return _Blocks(scorer, None, n_items, threads)
     raise ConfigError(
@@ -391,11 +391,3 @@ def padded(pairs: Interactions, rows: NDArray[np.int64]) -> NDArray[np.int32]:
 
 def is_range(rows: NDArray[np.int64]) -> bool:
     return bool(rows.size and rows[-1] - rows[0] + 1 == rows.size and (np.diff(rows) == 1).all())
-
-
-def as_interactions(given: Any, name: str) -> Interactions:
-    if isinstance(given, Interactions):
-        return given
-    if hasattr(given, "tocoo"):
-        return Interactions.from_csr(given)
-    raise DataError(f"{name} is a {type(given).__name__}; allowed: kdrs.Interactions or a SciPy sparse matrix")

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from kdrs.compact.encoders import Encoder, asked
 from kdrs.compact.tables import Tables, short
 from kdrs.core.codes import Codes
-from kdrs.data.interactions import Interactions
+from kdrs.data.interactions import Interactions, as_interactions
 from kdrs.errors import ArtefactError, DataError, shown
-from kdrs.evaluation.scorers import as_interactions
 from kdrs.training.queries import Queries, Task
 from kdrs.training.view import DotView, Factors
 

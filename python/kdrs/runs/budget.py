@@ -14,6 +14,7 @@ from kdrs.data import Dataset
 from kdrs.errors import ConfigError, KdrsError, MissingKnowledge, shown
 from kdrs.models import MODELS, model_class
 from kdrs.runs.build import choose_protocol, choose_selection
+from kdrs.runs.compared import size_of
 from kdrs.runs.compress import FEW, best_form
 from kdrs.runs.config import RunConfig, config_of, resolve
 from kdrs.runs.directory import Run, check_free, holds_run
@@ -154,6 +155,9 @@ def chosen(
     name = str(stated or model_of(dataset, teacher.dim))
     measured, wide = planned is None, name == MODEL
     form = best_form(teacher, dataset, told, config, trained=True, measured=measured, wide=wide, begun=former)
+    _, whole, _ = size_of(teacher, dataset)
+    if whole:
+        tell(f"{form.n_bytes:,} bytes of the teacher's {whole:,}: 1/{whole / form.n_bytes:.1f}")
     train, ways = training_of(form, name, dataset.n_users), ways_of(form, teacher, name, _kind_of(reference, planned))
     if begun is not None and begun.distill and former == (form.dim, form.bits):
         train |= {key: getattr(begun.train, key) for key in ("lr", "weight_decay", "average")}

@@ -33,6 +33,7 @@ from kdrs.runs.directory import Run
 from kdrs.runs.parts import teachers_of
 from kdrs.runs.records import PATH
 from kdrs.teachers.file import read_head, trajectory_files
+from kdrs.teachers.ids import IDS
 from kdrs.training.hooks import hook
 from kdrs.training.view import frozen
 
@@ -140,7 +141,8 @@ def _teachers(of: _Subject) -> list[_Teacher]:
             else:
                 files = trajectory_files(place)
                 file = files[-1] if files else place
-            n_bytes = sum(tensor.nbytes for tensor in read_head(file)[0].values())
+            tensors, names = read_head(file)[0], {name for both in IDS.values() for name in both}
+            n_bytes = sum(tensor.nbytes for name, tensor in tensors.items() if name not in names)
         found[place] = _Teacher(_named(place), says, n_bytes)
     return list(found.values())
 

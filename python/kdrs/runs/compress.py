@@ -26,7 +26,7 @@ from kdrs.runs.config import RunConfig, completed, resolve
 from kdrs.runs.directory import Run, check_free
 from kdrs.runs.encoded import POWERS, REGS, bias_tensor, candidates, side_of
 from kdrs.runs.forms import FORMER_SCALE, SCALE, Budget, Form, bytes_of, forms_of, usual, widest
-from kdrs.runs.results import save_result
+from kdrs.runs.results import measure_teachers, save_result
 from kdrs.runs.source import Source
 from kdrs.runs.start import vectors_of
 from kdrs.teachers.base import Teacher
@@ -84,7 +84,8 @@ def compress(
     ``budget`` (``"1/20"`` of the source's bytes, ``"40B"`` an item, ``"2MB"`` in all) chooses bits and dimension instead: those
     that are best on the validation part. Users are then encoded.
 
-    The result is measured on the data set's split. ``out`` leaves a run directory, which `kdrs eval`, ``report`` and
+    The result is measured on the data set's split, and so is the source: a teacher file that seems to know held-out pairs is
+    warned of. ``out`` leaves a run directory, which `kdrs eval`, ``report`` and
     ``distill --teacher`` take. The data set is the run's own unless given (the folder's path, for ``out``); factors need none
     with ``users="table"``.
 
@@ -154,7 +155,7 @@ def compress(
         bits,
         best.users,
         reports=reports,
-        source=evaluator(given.teacher),
+        source=measure_teachers({given.name: given.teacher}, evaluator, data)[given.name],
         source_bytes=given.n_bytes,
         tried=tried if measure else [],
         selects=selects,

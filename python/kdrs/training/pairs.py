@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdrs.core import sampling
-from kdrs.data.interactions import Interactions
+from kdrs.data.interactions import Interactions, as_interactions
 from kdrs.errors import ConfigError, DataError
 from kdrs.training.devices import known, to_device
 from kdrs.training.queries import Batch, Epoch, Queries
@@ -52,6 +52,7 @@ class PairTask:
             raise ConfigError(f"layout is {layout!r}", "allowed: triples, rows")
         if draws not in ("pairs", "users"):
             raise ConfigError(f"draws is {draws!r}", "allowed: pairs, users")
+        seen = as_interactions(seen, "seen")
         self.draws = draws
         self.seen, self.batch_size, self.n_negatives, self.layout = seen, batch_size, n_negatives, layout
         self.n_queries = self.n_users = seen.shape[0]
