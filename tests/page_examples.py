@@ -189,6 +189,17 @@ def evaluation_reports() -> Example:
     assert names["reports"]["test"].mean("ndcg@10") == pytest.approx(ndcg(data, vectors))
 
 
+@example("docs/evaluation.md", "ks=(10, 50)")
+def evaluation_of_another_k() -> Example:
+    data = toy()
+    _, model = trained(data)
+    vectors = model.factors()
+    names = yield {"dataset": data, "user_vectors": vectors.queries, "item_vectors": vectors.items}
+    assert set(names["report"].values) == {"recall@10", "recall@50", "ndcg@10", "ndcg@50"}
+    assert float(names["printed"]) >= names["report"].mean("recall@10") > 0
+    assert names["report"].mean("ndcg@10") == pytest.approx(ndcg(data, vectors))
+
+
 @example("docs/evaluation.md", "kdrs.compare(")
 def evaluation_compare() -> Example:
     pytest.importorskip("matplotlib")

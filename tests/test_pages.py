@@ -174,6 +174,8 @@ def stand_ins(page: str, data: Path) -> None:
     np.savez("als.npz", user_factors=als["users"], item_factors=als["items"])
     np.savez("teacher.npz", **vectors, user_ids=np.array(ids["users"]), item_ids=np.array(ids["items"]))
     np.save("items.npy", vectors["items"])
+    for side in ("user", "item"):
+        np.save(f"{side}_factors.npy", vectors[f"{side}s"])
     polars.DataFrame({"item": ids["items"], "vector": np.hstack([vectors["items"]] * 2)}).write_parquet("items.parquet")
     best = np.argsort(rng.random((sizes["users"], sizes["items"])), axis=1)[:-3, :100]
     rows = (
