@@ -147,8 +147,8 @@ def readme_fast_parts() -> Example:
         names = yield {
             "users": train.row_of_pair,
             "items": train.indices,
-            "rows": train.row_of_pair,
-            "truth": {"test": data.test},
+            "test_users": data.test.row_of_pair,
+            "test_items": data.test.indices,
             "user_vectors": vectors.queries,
             "item_vectors": vectors.items,
         }
@@ -160,6 +160,7 @@ def readme_fast_parts() -> Example:
         assert all((draw != other).mean() > 0.8 for other in drawn[:index]), "an epoch repeats another's draws"
     assert names["best"].items.shape == (400, 50)
     assert_learnt(data, names["reports"]["test"].mean("ndcg@10"))
+    assert float(names["printed"]) == names["reports"]["test"].mean("ndcg@10")
 
 
 @example("docs/data.md", "kdrs.data.prepare(")
