@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,7 @@ def commands_run(page: str, program: Any) -> int:
             continue
         if ">" in words:
             words = words[: words.index(">")]
+        words = [path for word in words for path in (sorted(glob(word)) if "*" in word else [word])]
         done = run_command(*adapted(words))
         expected = next((code for start, code in FAILS.items() if plain.startswith(start)), 0)
         assert done.code == expected, f"{line}\n{done.err}"
