@@ -147,8 +147,8 @@ def readme_fast_parts() -> Example:
         names = yield {
             "users": train.row_of_pair,
             "items": train.indices,
-            "rows": train.row_of_pair,
-            "truth": {"test": data.test},
+            "test_users": data.test.row_of_pair,
+            "test_items": data.test.indices,
             "user_vectors": vectors.queries,
             "item_vectors": vectors.items,
         }
@@ -160,6 +160,7 @@ def readme_fast_parts() -> Example:
         assert all((draw != other).mean() > 0.8 for other in drawn[:index]), "an epoch repeats another's draws"
     assert names["best"].items.shape == (400, 50)
     assert_learnt(data, names["reports"]["test"].mean("ndcg@10"))
+    assert float(names["printed"]) == names["reports"]["test"].mean("ndcg@10")
 
 
 @example("docs/data.md", "kdrs.data.prepare(")
@@ -187,6 +188,17 @@ def evaluation_reports() -> Example:
     assert set(names["reports"]) == {"valid", "test"}
     assert_learnt(data, names["reports"]["test"].mean("ndcg@10"))
     assert names["reports"]["test"].mean("ndcg@10") == pytest.approx(ndcg(data, vectors))
+
+
+@example("docs/evaluation.md", "ks=(10, 50)")
+def evaluation_of_another_k() -> Example:
+    data = toy()
+    _, model = trained(data)
+    vectors = model.factors()
+    names = yield {"dataset": data, "user_vectors": vectors.queries, "item_vectors": vectors.items}
+    assert set(names["report"].values) == {"recall@10", "recall@50", "ndcg@10", "ndcg@50"}
+    assert float(names["printed"]) >= names["report"].mean("recall@10") > 0
+    assert names["report"].mean("ndcg@10") == pytest.approx(ndcg(data, vectors))
 
 
 @example("docs/evaluation.md", "kdrs.compare(")

@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,8 @@ def stand_ins(page: str, data: Path) -> None:
     np.savez("als.npz", user_factors=als["users"], item_factors=als["items"])
     np.savez("teacher.npz", **vectors, user_ids=np.array(ids["users"]), item_ids=np.array(ids["items"]))
     np.save("items.npy", vectors["items"])
+    for side in ("user", "item"):
+        np.save(f"{side}_factors.npy", vectors[f"{side}s"])
     polars.DataFrame({"item": ids["items"], "vector": np.hstack([vectors["items"]] * 2)}).write_parquet("items.parquet")
     best = np.argsort(rng.random((sizes["users"], sizes["items"])), axis=1)[:-3, :100]
     rows = (
@@ -270,6 +273,7 @@ def commands_run(page: str, program: Any) -> int:
             continue
         if ">" in words:
             words = words[: words.index(">")]
+        words = [path for word in words for path in (sorted(glob(word)) if "*" in word else [word])]
         done = run_command(*adapted(words))
         expected = next((code for start, code in FAILS.items() if plain.startswith(start)), 0)
         assert done.code == expected, f"{line}\n{done.err}"
