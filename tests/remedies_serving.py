@@ -31,6 +31,17 @@ def both_halves(folder: Path) -> None:
     ok(*ALL, "--part", "2/2")
 
 
+def one_id(folder: Path) -> None:
+    exported(folder)
+    (folder / "one.txt").write_text("i3\n")
+
+
+def headed(folder: Path) -> None:
+    exported(folder)
+    (folder / "headed.txt").write_text("id\nu1\n")
+    (folder / "one.txt").write_text("u1\n")
+
+
 def table(folder: Path) -> None:
     seen(folder)
     (folder / "pairs.csv").write_text("user,item\n,i3\n")
@@ -101,6 +112,12 @@ CASES = {
         "check the path",
         ("recommend", "e.safetensors", "--histories", "whole.csv", "--out", "l.csv"),
         table,
+    ),
+    "an id in the place of a file": Case(
+        (*ALL, "--exclude", "i3"), "a file of item ids, one a line", (*ALL, "--exclude", "one.txt"), one_id
+    ),
+    "a header among ids": Case(
+        (*ALL, "--users", "headed.txt"), "is line 1 of headed.txt a header?", (*ALL, "--users", "one.txt"), headed
     ),
     "items named twice": Case(
         ("similar", "e.safetensors", "--item", "i1", "--items", "ids.txt"),

@@ -64,10 +64,10 @@ def compare_runs(
 ) -> Comparison:
     """Evaluates finished runs (and teacher files) anew on one data set and compares them.
 
-    Folders named ``seed-N`` of one parent are seeds of one model, if they differ in nothing else. A run that another one was distilled from is a teacher;
-    ``teacher`` and ``baseline`` name others by their path. The data set is the first run's unless given; ``protocol_name``
-    likewise. Raises ``ArtefactError`` for runs that are unfinished, damaged or of other data, ``ConfigError`` for a run that is
-    given twice.
+    Folders named ``seed-N`` of one parent are seeds of one model, if they differ in nothing else. A run that another one was
+    distilled from is a teacher; ``teacher`` and ``baseline`` name others by their path. The data set is the first run's unless
+    given; ``protocol_name`` likewise. Raises ``ArtefactError`` for runs that are unfinished, damaged or of other data,
+    ``ConfigError`` for a run that is given twice.
 
     ``page`` adds what only a page shows (`Comparison.page`): groups of queries, and lists for some users. ``item_names`` is a
     file of the items' titles for it (`kdrs.data.titles.read_titles`).
@@ -302,8 +302,8 @@ def _labels(paths: Sequence[Path], configs: Mapping[Path, RunConfig]) -> dict[Pa
             if (unlike := _unlike(configs.get(first), configs.get(path))) is not None:
                 key, one, other = unlike
                 warnings.warn(
-                    f"{shown(str(first), PATH)} and {shown(str(path), PATH)} are no seeds of one model: {key} is {shown(one)} in "
-                    f"the one, {shown(other)} in the other; each is compared by itself",
+                    f"{shown(str(first), PATH)} and {shown(str(path), PATH)} are no seeds of one model: {key} is {shown(one)} "
+                    f"in the one, {shown(other)} in the other; each is compared by itself",
                     stacklevel=3,
                 )
                 apart |= {first, *others}
