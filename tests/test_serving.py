@@ -144,6 +144,19 @@ def test_who_got_no_list_of_her_own_is_told_on_the_screen(here):
     assert "a known id is 0" in fails(3, *ask)
 
 
+def test_the_bytes_of_a_file_are_told_by_what_they_hold(here, tmp_path):
+    told = ok("export", "student", "--seen", "--out", tmp_path / "s.safetensors", "--json").document
+    student, parts = kdrs.Student.load(tmp_path / "s.safetensors"), told["parts"]
+    assert list(parts) == ["tables", "ids", "seen", "popular", "card"]
+    assert sum(parts.values()) == told["file_bytes"] == (tmp_path / "s.safetensors").stat().st_size
+    assert parts["seen"] == 8 * (120 + 1) + 4 * student.seen.n_pairs
+    assert parts["popular"] == 8 * len(student.popular)
+    assert student.sizes() == {name: parts[name] for name in ("tables", "ids", "seen", "popular")}
+    said = ok("export", "student", "--out", tmp_path / "t.safetensors").out.splitlines()[1]
+    assert said.startswith(f"its bytes: tables {parts['tables']:,}, ids {parts['ids']:,}, popular items ")
+    assert "what was seen" not in said
+
+
 def test_lists_of_some_items(here, tmp_path):
     (tmp_path / "shop.txt").write_text("1\n2\n3\n4\n")
     (tmp_path / "sold.csv").write_text("user_id,item_id\n0,1\n1,2\n")

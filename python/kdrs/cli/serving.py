@@ -155,9 +155,11 @@ def export(
         return
     if as_json:
         sizes = {"file_bytes": made.file_bytes, "table_bytes": made.table_bytes}
-        say_json({"file": str(out), **sizes, "card": made.student.card})
+        say_json({"file": str(out), **sizes, "parts": made.parts, "card": made.student.card})
         return
     say(f"{visible(str(out))}: {made.file_bytes:,} bytes; {_described(made.student)}; {time.monotonic() - began:.1f} s")
+    words = {"seen": "what was seen", "popular": "popular items", "card": "head and card"}
+    say(f"its bytes: {', '.join(f'{words.get(name, name)} {count:,}' for name, count in made.parts.items() if count)}")
     if (new := made.new_users) and new.get("share") is not None:
         low, high = new["interval"]
         say(

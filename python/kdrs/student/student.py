@@ -29,6 +29,8 @@ from kdrs.student.requests import UNKNOWN, Strangers, csr_of_lists, held, ids_of
 Unknown = Literal["error", "skip", "popular"]
 MOST_POPULAR = 1000
 """Items that are kept for users who are unknown."""
+PARTS = {"item_ids": "ids", "user_ids": "ids", "seen_": "seen", "popular": "popular"}
+"""What tensors of a file are, by how their names begin; all others are tables."""
 
 
 class Student:
@@ -156,6 +158,14 @@ class Student:
     def nbytes(self) -> int:
         """Bytes of all tables: what is counted when students are compared. Ids, seen pairs and popular items come on top."""
         return self.tables.nbytes
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of what its file holds beside the card: tables with the encoder, ids, seen items, popular items."""
+        found = dict.fromkeys(("tables", "ids", "seen", "popular"), 0)
+        for name, tensor in self._tensors().items():
+            kind = next((kind for start, kind in PARTS.items() if name.startswith(start)), "tables")
+            found[kind] += np.asarray(tensor).nbytes
+        return found
 
     @property
     def encodes(self) -> bool:
