@@ -5,8 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from commands import ok
-from remedies import Case
+from kdrs import save_teacher
+from kdrs.data import Dataset
+from remedies import Case, lists_alone
 from remedies_compact import neumf, vectors
 
 EXPORT = ("export", "t", "--out", "e.safetensors")
@@ -31,6 +35,25 @@ def both_halves(folder: Path) -> None:
     ok(*ALL, "--part", "2/2")
 
 
+def items_alone(folder: Path) -> None:
+    data, vectors = Dataset.load(folder / "d"), np.random.default_rng(0).standard_normal((60, 3), np.float32)
+    vectors = vectors[: data.n_items]
+    save_teacher(folder / "alone.safetensors", items=vectors, item_ids=list(data.items), items_alone="none")
+    np.save(folder / "vectors.npy", vectors)
+    (folder / "alone.txt").write_text("".join(f"{item}\n" for item in data.items))
+
+
+def one_id(folder: Path) -> None:
+    exported(folder)
+    (folder / "one.txt").write_text("i3\n")
+
+
+def headed(folder: Path) -> None:
+    exported(folder)
+    (folder / "headed.txt").write_text("id\nu1\n")
+    (folder / "one.txt").write_text("u1\n")
+
+
 def table(folder: Path) -> None:
     seen(folder)
     (folder / "pairs.csv").write_text("user,item\n,i3\n")
@@ -52,6 +75,77 @@ CASES = {
         ("compress", "neumf", "--dim", "4", "--bits", "32", "--out", "small"),
         neumf,
         names=("kdrs compress",),
+    ),
+    "lists alone to export": Case(
+        ("export", "lists.safetensors", "--data", "d", "--out", "e.safetensors"),
+        "kdrs distill --data d --teacher lists.safetensors --method rrd --model bpr --dim 16 --out STUDENT",
+        (
+            "distill",
+            "--data",
+            "d",
+            "--teacher",
+            "lists.safetensors",
+            "--method",
+            "rrd",
+            "--model",
+            "bpr",
+            "--dim",
+            "16",
+            "--out",
+            "STUDENT",
+            "--epochs",
+            "1",
+            "--device",
+            "cpu",
+        ),
+        lists_alone,
+        names=("kdrs distill",),
+    ),
+    "item vectors alone to export": Case(
+        ("export", "alone.safetensors", "--data", "d", "--out", "e.safetensors"),
+        "kdrs teacher import --items-alone mean",
+        (
+            "teacher",
+            "import",
+            "vectors.npy",
+            "--from",
+            "npy",
+            "--item-ids",
+            "alone.txt",
+            "--data",
+            "d",
+            "--items-alone",
+            "mean",
+        ),
+        items_alone,
+        names=("kdrs teacher import",),
+    ),
+    "a student to export": Case(
+        ("export", "e.safetensors", "--out", "f.safetensors"),
+        "--to npz",
+        ("export", "e.safetensors", "--to", "npz", "--out", "f.npz"),
+        exported,
+    ),
+    "a student to evaluate": Case(
+        ("eval", "e.safetensors", "--data", "d"), "the run that it was exported from", ("eval", "t"), exported
+    ),
+    "a folder that is not there": Case(
+        (*EXPORT[:-1], "new/e.safetensors"),
+        "mkdir -p new",
+        (*EXPORT[:-1], "new/e.safetensors"),
+        then=lambda folder: (folder / "new").mkdir(),
+    ),
+    "lists in a folder that is not there": Case(
+        (*ALL[:-1], "new/l.csv"),
+        "mkdir -p new",
+        (*ALL[:-1], "new/l.csv"),
+        exported,
+        then=lambda folder: (folder / "new").mkdir(),
+    ),
+    "a teacher as the student alone": Case(
+        ("export", "s", "--alone", "t", "--out", "e.safetensors"),
+        "the teacher of s, and no student alone",
+        ("export", "s", "--alone", "wide", "--out", "e.safetensors"),
     ),
     "seen pairs without the data": Case(
         (*EXPORT, "--seen"), "give it: --data", (*EXPORT, "--seen", "--data", "elsewhere"), without_data
@@ -101,6 +195,12 @@ CASES = {
         "check the path",
         ("recommend", "e.safetensors", "--histories", "whole.csv", "--out", "l.csv"),
         table,
+    ),
+    "an id in the place of a file": Case(
+        (*ALL, "--exclude", "i3"), "a file of item ids, one a line", (*ALL, "--exclude", "one.txt"), one_id
+    ),
+    "a header among ids": Case(
+        (*ALL, "--users", "headed.txt"), "is line 1 of headed.txt a header?", (*ALL, "--users", "one.txt"), headed
     ),
     "items named twice": Case(
         ("similar", "e.safetensors", "--item", "i1", "--items", "ids.txt"),

@@ -73,8 +73,9 @@ def test_lists_are_those_of_the_evaluator(here, name):
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
 def test_parts_joined_are_the_whole(here, tmp_path, ending, monkeypatch):
-    from kdrs.cli import serving
+    from kdrs.cli import asked, serving
 
+    monkeypatch.setattr(asked, "BLOCK", 17)
     monkeypatch.setattr(serving, "BLOCK", 17)
     whole, parts = tmp_path / f"whole.{ending}", tmp_path / f"parts.{ending}"
     ok("recommend", "small.safetensors", "--k", 7, "--out", whole)
@@ -101,6 +102,59 @@ def test_a_failure_leaves_nothing(here, tmp_path):
     told = ok("recommend", "small.safetensors", "--users", tmp_path / "users.txt", "--unknown", "popular", "--out",
               tmp_path / "l.parquet", "--json").document  # fmt: skip
     assert (told["users"], told["popular"], told["rows"]) == (3, 1, 60)
+
+
+def test_what_no_id_means_is_told(here, tmp_path, monkeypatch):
+    """Once, however many blocks of users there are: of lists for all, and of tables."""
+    from kdrs.cli import asked
+
+    monkeypatch.setattr(asked, "BLOCK", 17)
+    ask = ("recommend", "teacher.safetensors", "--out", tmp_path / "l.csv")
+    (tmp_path / "ids.txt").write_text("item\n5\n")
+    (tmp_path / "pairs.csv").write_text("user,item\n0,5\n1,x\nnobody,6\n")
+    plain = ok(*ask)
+    assert plain.err == ""
+    told = ok(*ask, "--exclude", tmp_path / "ids.txt").err
+    assert (
+        told == "warning: --exclude: 1 of 2 item ids are unknown, first item: they block nothing; is line 1 a header?\n"
+    )
+    assert "5" not in pl.read_csv(tmp_path / "l.csv")["item"].cast(str).to_list()
+    (tmp_path / "ids.txt").write_text("x\ny\n")
+    told = ok(*ask, "--exclude", tmp_path / "ids.txt").err
+    assert told == "warning: --exclude: 2 of 2 item ids are unknown, first x: they block nothing\n"
+    for option, meaning in (("--exclude", "they block nothing"), ("--seen", "they leave nothing out")):
+        told = ok(*ask, option, tmp_path / "pairs.csv").err
+        assert told.splitlines() == [
+            f"warning: {option}: 1 of 3 users are unknown, first nobody: their rows are for nobody",
+            f"warning: {option}: 1 of 3 item ids are unknown, first x: {meaning}",
+        ]
+    assert "none of the 2 ids is known" in fails(3, *ask, "--items", tmp_path / "ids.txt")
+    told = ok(*ask, "--items", tmp_path / "pairs.csv").err
+    assert "1 of 3 item ids are unknown, first x: no list can hold them\n" in told
+
+
+def test_who_got_no_list_of_her_own_is_told_on_the_screen(here):
+    ask = ("recommend", "teacher.safetensors", "--user", "0", "--user", "x", "--user", "y", "--k", "2")
+    told = ok(*ask, "--unknown", "popular")
+    assert told.err.startswith("warning: 2 of 3 users are unknown or have no items: the most popular items")
+    assert ok(*ask, "--unknown", "skip").err == "warning: 2 of 3 users are unknown or have no items: skipped\n"
+    lists = ok(*ask, "--unknown", "popular", "--json").document["lists"]
+    assert [one.get("popular") for one in lists] == [None, True, True]
+    assert ok(*ask[:4], "--k", "2").err == ""
+    assert "a known id is 0" in fails(3, *ask)
+
+
+def test_the_bytes_of_a_file_are_told_by_what_they_hold(here, tmp_path):
+    told = ok("export", "student", "--seen", "--out", tmp_path / "s.safetensors", "--json").document
+    student, parts = kdrs.Student.load(tmp_path / "s.safetensors"), told["parts"]
+    assert list(parts) == ["tables", "ids", "seen", "popular", "card"]
+    assert sum(parts.values()) == told["file_bytes"] == (tmp_path / "s.safetensors").stat().st_size
+    assert parts["seen"] == 8 * (120 + 1) + 4 * student.seen.n_pairs
+    assert parts["popular"] == 8 * len(student.popular)
+    assert student.sizes() == {name: parts[name] for name in ("tables", "ids", "seen", "popular")}
+    said = ok("export", "student", "--out", tmp_path / "t.safetensors").out.splitlines()[1]
+    assert said.startswith(f"its bytes: tables {parts['tables']:,}, ids {parts['ids']:,}, popular items ")
+    assert "what was seen" not in said
 
 
 def test_lists_of_some_items(here, tmp_path):

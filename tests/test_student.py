@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,7 @@ def ids(student: Student, items: np.ndarray) -> list[str]:
     return [student.items[int(item)] for item in items]
 
 
+@pytest.mark.filterwarnings("ignore:.*item ids are unknown")
 @given(
     st.sampled_from([1, 2, 3, 4, 8, 32]),
     st.booleans(),
@@ -186,6 +188,24 @@ def test_unknown_users():
     assert popular.scores[0].tolist() == student.popular_counts[1:5].tolist()
     own = student.recommend(["x", "ü1"], 4, unknown="popular", items=[ids(student, student.popular[3:5]), ["item 0"]])
     assert own.places[0].tolist() == [*student.popular[3:5].tolist(), -1, -1]
+
+
+def test_unknown_items_are_told():
+    """Of how many, and the first; what is unknown means nothing."""
+    student = made()
+    for how, words in (
+        ({"exclude": ["x", "item 1"]}, "exclude: 1 of 2 item ids are unknown, first x: they block nothing"),
+        ({"exclude": [["item 1"], ["x", "y"]]}, "exclude: 2 of 3 item ids are unknown, first x: they block nothing"),
+        ({"seen": [["x"], []]}, "seen: 1 of 1 item ids are unknown, first x: they leave nothing out"),
+        ({"items": ["item 1", "x"]}, "items: 1 of 2 item ids are unknown, first x: no list can hold them"),
+        ({"items": [["item 1", "x"], []]}, "items: 1 of 2 item ids are unknown"),
+    ):
+        with pytest.warns(UserWarning, match=words) as told:
+            student.recommend(list(student.users)[:2], 3, **how)
+        assert [one.filename for one in told] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        student.recommend(list(student.users)[:2], 3, exclude=["item 1"], seen=[[], ["item 2"]])
 
 
 def test_histories():

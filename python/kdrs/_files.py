@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from kdrs.errors import DataError, KdrsError, MachineError, shown
+from kdrs.errors import DataError, KdrsError, MachineError, quoted, shown
 
 try:
     import fcntl
@@ -126,6 +126,12 @@ def unwritable(path: Path, error: OSError, remedy: str = REMEDY, needed: int | N
         with contextlib.suppress(OSError):
             place = next(place for place in (path, *path.absolute().parents) if place.exists())
             space = f"{takes}; {_megabytes(shutil.disk_usage(place).free)} are free"
+    if error.errno == errno.ENOENT and not path.parent.exists():
+        where = shown(str(path.parent), 300)
+        return MachineError(
+            f"cannot write {shown(str(path), 300)}: the folder {where} does not exist",
+            f"make it first: mkdir -p {quoted(path.parent)}; or name another with --out",
+        )
     return MachineError(f"cannot write {shown(str(path), 300)}: {error.strerror or shown(str(error))}{space}", remedy)
 
 

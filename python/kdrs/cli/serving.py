@@ -5,22 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdrs.cli import choices
+from kdrs.cli.asked import BLOCK, Asked, ids_in, items_in, pairs_in
 from kdrs.cli.options import CoreThreads, Document, OwnData
 from kdrs.cli.output import aligned, messages, say, say_json
-from kdrs.errors import ConfigError, DataError, shown
+from kdrs.errors import ConfigError, shown
 from kdrs.escaping import visible
 
 if TYPE_CHECKING:
     from kdrs.student import Recommendations, Student
     from kdrs.student.formats import Written
-
-BLOCK = 4096
-"""Users whose lists are made at a time."""
 
 Source = Annotated[Path, typer.Argument(help="Student file (kdrs export) or run directory.")]
 Count = Annotated[int, typer.Option("--k", help="Length of the lists, 1 or more. (default: 20)", show_default=False)]
@@ -157,9 +155,11 @@ def export(
         return
     if as_json:
         sizes = {"file_bytes": made.file_bytes, "table_bytes": made.table_bytes}
-        say_json({"file": str(out), **sizes, "card": made.student.card})
+        say_json({"file": str(out), **sizes, "parts": made.parts, "card": made.student.card})
         return
     say(f"{visible(str(out))}: {made.file_bytes:,} bytes; {_described(made.student)}; {time.monotonic() - began:.1f} s")
+    words = {"seen": "what was seen", "popular": "popular items", "card": "head and card"}
+    say(f"its bytes: {', '.join(f'{words.get(name, name)} {count:,}' for name, count in made.parts.items() if count)}")
     if (new := made.new_users) and new.get("share") is not None:
         low, high = new["interval"]
         say(
@@ -243,17 +243,22 @@ def recommend(
         )
     began = time.monotonic()
     student = _opened(source, data, threads, fold_in=histories is not None)
-    asked = _Asked(student, k, unknown or ("error" if given else "popular"), threads)
-    asked.users = list(user) if user else None if users is None else _ids(users, "user")
+    asked = Asked(student, k, unknown or ("error" if given else "popular"), threads)
+    asked.users = list(user) if user else None
+    if users is not None:
+        asked.take_users(users)
     if histories is not None:
         asked.take_histories(histories)
-    asked.items, asked.exclude = _some(items), _some(exclude)
-    asked.seen = True if seen == "data" else False if seen == "none" else _pairs(Path(seen))
+    asked.items, asked.exclude = (
+        asked.known(items_in(path, option), option) for path, option in ((items, "--items"), (exclude, "--exclude"))
+    )
+    asked.seen = seen == "data" if seen in ("data", "none") else asked.known(pairs_in(Path(seen)), "--seen")
     if share is not None:
         asked.share = share
     if out is None:
         with messages():
             _show(list(asked), as_json)
+        asked.tell_unknown()
         return
     place = out if share is None else part_of(out, *share)
     with messages():
@@ -296,7 +301,7 @@ def similar(
     if out is not None:
         check_ending(out)
     student = _opened(source, data, threads)
-    wanted = list(item) or (list(student.items) if items is None else _ids(items, "item"))
+    wanted = list(item) or (list(student.items) if items is None else ids_in(items, "item", "--items", "--item"))
 
     def lists() -> Iterator[Recommendations]:
         for start in range(0, len(wanted), BLOCK):
@@ -313,62 +318,6 @@ def similar(
         say(f"{visible(str(out))}: {len(wanted):,} items, {rows:,} rows")
 
 
-class _Asked:
-    """Lists that are asked for, made block by block as they are read; and what happened on the way."""
-
-    def __init__(self, student: Student, k: int, unknown: str, threads: int | None):
-        self.student, self.k, self.unknown, self.threads = student, k, unknown, threads
-        self.users: list[str] | None = None
-        self.histories: dict[str, list[str]] | None = None
-        self.items: Any = None
-        self.exclude: Any = None
-        self.seen: Any = True
-        self.share: tuple[int, int] = (1, 1)
-        self.done = self.short = self.popular = self.skipped = 0
-
-    def take_histories(self, path: Path) -> None:
-        self.histories = _pairs(path)
-        self.users = list(self.histories)
-
-    def __iter__(self) -> Iterator[Recommendations]:
-        from kdrs._parts import span_of
-
-        if self.users is None and self.student.users is None:
-            next(self.student.blocks())  # says what is missing
-        total = len(self.users) if self.users is not None else len(self.student.users or ())
-        first, last = span_of(self.share, total)
-        for start in range(first, last, BLOCK):
-            yield self._lists(start, min(last, start + BLOCK))
-
-    def _lists(self, start: int, stop: int) -> Recommendations:
-        import numpy as np
-
-        if self.users is not None:
-            names = self.users[start:stop]
-        else:
-            assert self.student.users is not None
-            names = self.student.users.take(np.arange(start, stop)).tolist()
-
-        def own(value: Any) -> Any:
-            return [value.get(name, []) for name in names] if isinstance(value, dict) else value
-
-        found = self.student.recommend(
-            names,
-            self.k,
-            histories=None if self.histories is None else own(self.histories),
-            seen=own(self.seen),
-            items=own(self.items),
-            exclude=own(self.exclude),
-            unknown=self.unknown,  # type: ignore[arg-type]
-            threads=self.threads,
-        )
-        self.done += len(found)
-        self.short += found.n_short
-        self.popular += int(found.popular.sum())
-        self.skipped += len(found.skipped)
-        return found
-
-
 def _opened(source: Path, data: str | None, threads: int | None, *, fold_in: bool = False) -> Student:
     from kdrs.student import Student
 
@@ -382,50 +331,14 @@ def _opened(source: Path, data: str | None, threads: int | None, *, fold_in: boo
         return student_of(source, seen=True, fold_in=fold_in, dataset=data, threads=threads)
 
 
-def _ids(path: Path, kind: str, *, distinct: bool = True) -> list[str]:
-    from kdrs.teachers.importers.ids import read_ids
-
-    return read_ids(path, kind, distinct=distinct)
-
-
-def _some(path: Path | None) -> Any:
-    """An allow or block list: ids for all, or a list of each user where the table has users."""
-    if path is None:
-        return None
-    from kdrs.data.plain import FORMS, has_role, read_frame
-
-    if path.suffix.lower() in (*FORMS, ".csv", ".tsv") and has_role(read_frame(path), "user"):
-        return _pairs(path)
-    if path.is_file() and not path.stat().st_size:
-        return []  # what is blocked may be nothing
-    return _ids(path, "item", distinct=False)
-
-
-def _pairs(path: Path) -> dict[str, list[str]]:
-    """Items of each user, from a table of user and item."""
-    import polars as pl
-
-    from kdrs.data.plain import column_of, read_frame
-
-    if not path.is_file():
-        raise DataError(f"no file {shown(str(path), 300)}", "check the path")
-    name = shown(str(path))
-    frame = read_frame(path)
-    user, item = column_of(frame, "user", name), column_of(frame, "item", name)
-    grouped = frame.select(pl.col(user).cast(pl.String).alias("u"), pl.col(item).cast(pl.String).alias("i"))
-    if grouped.null_count().sum_horizontal().item():
-        raise DataError(f"{name} has rows without a user or an item", "give both in every row")
-    lists = grouped.group_by("u", maintain_order=True).agg("i")
-    return dict(zip(lists["u"].to_list(), lists["i"].to_list(), strict=True))
-
-
 def _show(lists: list[Recommendations], as_json: bool) -> None:
     """Lists on the screen."""
     if as_json:
         made = [
             {one.by: str(asked), "items": [{"item": item, "score": score} for item, score in found]}
+            | ({"popular": True} if popular else {})
             for one in lists
-            for asked, found in one
+            for (asked, found), popular in zip(one, one.popular.tolist(), strict=True)
         ]
         say_json({"lists": made})
         return

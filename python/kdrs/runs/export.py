@@ -34,6 +34,7 @@ from kdrs.runs.records import PATH
 from kdrs.runs.source import Source
 from kdrs.student import Student, file, formats
 from kdrs.student.student import MOST_POPULAR
+from kdrs.teachers.file import FileTeacher
 from kdrs.training.hooks import hook, trait
 from kdrs.training.pairs import PairTask
 
@@ -52,6 +53,12 @@ class Exported:
     table_bytes: int
     written: formats.Written | None = None
     """Of another format than ``student``: its files, and what was measured."""
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """The bytes of a student file by what they hold; ``card`` is the file's head, card and readme."""
+        held = self.student.sizes()
+        return {**held, "card": self.file_bytes - sum(held.values())}
 
     @property
     def new_users(self) -> dict[str, Any] | None:
@@ -89,6 +96,11 @@ def export(
         return _other(source, place, to, side, seen or not fold_in or alone is not None, dataset, threads)
     if side is not None:
         raise ConfigError("a side is chosen, and a student file holds both", "leave --side out, or give --to parquet")
+    if isinstance(source, str | Path) and file.is_one(Path(source)):
+        raise ConfigError(
+            f"{shown(str(source), PATH)} is a student file already",
+            "copy it; or write its vectors for other tools: --to npz, parquet, word2vec, ...",
+        )
     _check_free(place)
     student = student_of(source, seen=seen, fold_in=fold_in, dataset=dataset, alone=alone, threads=threads)
     size = student.save(place)
@@ -122,6 +134,11 @@ def _other(
 def _check_free(place: Path) -> None:
     if os.path.lexists(place):
         raise ConfigError(f"{shown(str(place), PATH)} is there already", "name another file with --out")
+    if not place.parent.exists():
+        raise ConfigError(
+            f"the folder of {shown(str(place), PATH)} does not exist",
+            f"make it first: mkdir -p {quoted(place.parent)}; or name another file with --out",
+        )
 
 
 def student_of(
@@ -218,9 +235,23 @@ def _tables(given: Source, run: LoadedRun | None) -> Tables:
         return run.model.tables()
     assert given.teacher is not None
     if given.teacher.factors() is None:
-        raise _no_product(given.name)
+        raise _no_vectors(given)
     users, items, bias = given.vectors(None)
     return _whole(users, items, bias)
+
+
+def _no_vectors(given: Source) -> MissingKnowledge:
+    """Of a teacher file what it lacks; of others that their scores are no products."""
+    if not isinstance(given.teacher, FileTeacher):
+        return _no_product(given.name)
+    if "users" not in given.teacher.sides:
+        given.teacher.check_scores()  # says what it lacks
+    name, data = quoted(given.name), "DATA" if given.path is None else quoted(given.path)
+    return MissingKnowledge(
+        f"{shown(given.name, PATH)} holds lists alone, and a student file holds vectors",
+        f"distil a student from its lists: kdrs distill --data {data} --teacher {name} --method rrd --model bpr --dim 16 "
+        "--out STUDENT; then export STUDENT",
+    )
 
 
 def _no_product(name: str) -> MissingKnowledge:
@@ -376,6 +407,14 @@ def _transfer(
     if run is None:
         raise ConfigError("alone is given, and the source is no run that was distilled", "leave --alone out")
     teachers = teachers_of(run.config, run.run.path)
+    taught = f"the teacher of {shown(given.name, PATH)}"
+    for other, what in ((run.run.path, "the run itself"), *((path, taught) for path in teachers)):
+        if Path(alone).resolve() == other.resolve():
+            raise ConfigError(
+                f"alone is {shown(str(alone), PATH)}, which is {what}, and no student alone",
+                "name the run of the same student without a teacher (kdrs train, of the same model and size), or leave "
+                "--alone out",
+            )
     here = [path for path in teachers if path.exists()]
     if not here:
         raise MissingKnowledge(

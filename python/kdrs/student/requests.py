@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,35 @@ from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError, shown
 
 UNKNOWN = ("error", "skip", "popular")
+MEANING = {
+    "items": "no list can hold them",
+    "exclude": "they block nothing",
+    "seen": "they leave nothing out",
+}
+"""What unknown ids come to in what `Student.recommend` is given."""
+
+
+class Strangers(NamedTuple):
+    """Ids that are unknown: how many of how many, and the first."""
+
+    number: int
+    of: int
+    first: str
+    kind: str = "item ids"
+
+    @classmethod
+    def among(cls, ids: Sequence[Any], places: NDArray[np.int32], kind: str = "item ids") -> Strangers:
+        """Of ``ids`` those whose place is -1."""
+        bad = places < 0
+        return cls(int(bad.sum()), len(ids), str(ids[int(np.argmax(bad))]) if bad.any() else "", kind)
+
+    def warn(self, what: str, stacklevel: int) -> None:
+        """Says what they come to, where there are any."""
+        if self.number:
+            warnings.warn(f"{what}: {self}: {MEANING[what]}", stacklevel=stacklevel + 1)
+
+    def __str__(self) -> str:
+        return f"{self.number:,} of {self.of:,} {self.kind} are unknown, first {shown(self.first)}"
 
 
 def ids_of(values: Any, what: str) -> list[Any]:
@@ -81,8 +111,8 @@ def csr_of_lists(
     *,
     skip: bool = False,
     ordered: bool = False,
-) -> tuple[Interactions, int]:
-    """Lists of item ids, one a query, as rows; and how many of them were unknown. `Interactions` and SciPy matrices, in the
+) -> tuple[Interactions, Strangers]:
+    """Lists of item ids, one a query, as rows; and which of them were unknown. `Interactions` and SciPy matrices, in the
     rows of the file's items, are taken as they are. Unknown ids raise ``DataError`` unless ``skip``.
 
     ``ordered`` gives `Histories`, in the lists' order, and refuses what has none by ``ConfigError``."""
@@ -99,7 +129,7 @@ def csr_of_lists(
                 f"{what} are a matrix, which has no order, and this student reads items oldest first",
                 "give lists of item ids, oldest first",
             )
-        unknown = 0
+        unknown = Strangers(0, found.n_pairs, "")
     else:
         if _is_single(lists) or isinstance(lists, Mapping):
             raise ConfigError(f"{what} is {shown(lists)}", f"give a list of ids for each user: {what}=[[...], ...]")
@@ -119,10 +149,10 @@ def csr_of_lists(
         flat = list(chain.from_iterable(parts))
         places = places_of(names, flat, threads)
         bad = places < 0
-        unknown = int(bad.sum())
-        if unknown and not skip:
+        unknown = Strangers.among(flat, places)
+        if unknown.number and not skip:
             raise DataError(
-                f"{what}: {unknown:,} of {len(flat):,} item ids are unknown, first {shown(str(flat[int(np.argmax(bad))]))}",
+                f"{what}: {unknown}",
                 'leave them out, or ask with unknown="skip" (--unknown skip)',
             )
         rows = np.repeat(np.arange(len(parts)), lengths)[~bad]

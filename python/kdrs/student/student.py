@@ -24,11 +24,13 @@ from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge,
 from kdrs.student import file
 from kdrs.student.answers import Recommendations
 from kdrs.student.lists import Allowed, filled, less, mask_of, merged, part, popular, ranked, unit
-from kdrs.student.requests import UNKNOWN, csr_of_lists, held, ids_of, is_nested, places_of
+from kdrs.student.requests import UNKNOWN, Strangers, csr_of_lists, held, ids_of, is_nested, places_of
 
 Unknown = Literal["error", "skip", "popular"]
 MOST_POPULAR = 1000
 """Items that are kept for users who are unknown."""
+PARTS = {"item_ids": "ids", "user_ids": "ids", "seen_": "seen", "popular": "popular"}
+"""What tensors of a file are, by how their names begin; all others are tables."""
 
 
 class Student:
@@ -157,6 +159,14 @@ class Student:
         """Bytes of all tables: what is counted when students are compared. Ids, seen pairs and popular items come on top."""
         return self.tables.nbytes
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of what its file holds beside the card: tables with the encoder, ids, seen items, popular items."""
+        found = dict.fromkeys(("tables", "ids", "seen", "popular"), 0)
+        for name, tensor in self._tensors().items():
+            kind = next((kind for start, kind in PARTS.items() if name.startswith(start)), "tables")
+            found[kind] += np.asarray(tensor).nbytes
+        return found
+
     @property
     def encodes(self) -> bool:
         """Whether it answers for histories."""
@@ -199,8 +209,8 @@ class Student:
 
         ``unknown`` says what happens to users who are not in the file, or whose history is empty: ``error``, ``skip``, or
         ``popular``, the items with the most training pairs, whose counts are then the scores. Item ids that are unknown are an
-        error in ``histories`` unless ``unknown`` is another; in ``seen`` and ``exclude`` they mean nothing; of ``items`` one at
-        least must be known.
+        error in ``histories`` unless ``unknown`` is another; in ``seen``, ``exclude`` and ``items`` they mean nothing, and a
+        warning says how many there are; of ``items`` one at least must be known.
 
         Raises ``DataError`` for unknown ids, ``ConfigError`` for what cannot be asked, ``MissingKnowledge`` for what the file
         does not hold.
@@ -240,27 +250,18 @@ class Student:
             hidden = own if seen is True else None
         kept = np.flatnonzero(good)
 
-        def lists(value: Any, what: str) -> Interactions:
-            found, _ = csr_of_lists(self.items, value, what, len(names), threads, skip=True)
-            return found
-
         blocked: list[Interactions | NDArray[np.int32]] = []
         if not isinstance(seen, bool):
-            blocked.append(lists(seen, "seen"))
+            blocked.append(self._lists(seen, "seen", len(names), threads))
         allowed: Allowed = None
         if items is not None:
             if is_nested(items):
-                allowed, _ = csr_of_lists(self.items, items, "items", len(names), threads, skip=True)
+                allowed = self._lists(items, "items", len(names), threads)
             else:
                 allowed = self._places(items, "items", threads)
-                if not allowed.size:
-                    raise DataError(
-                        f"items: none of the {len(ids_of(items, 'items')):,} ids is known",
-                        "give ids of the file's items",
-                    )
         if exclude is not None:
             if is_nested(exclude):
-                blocked.append(lists(exclude, "exclude"))
+                blocked.append(self._lists(exclude, "exclude", len(names), threads))
             else:
                 of_all = self._places(exclude, "exclude", threads)
                 # A pair for each user and item would outgrow the item table, which is then cut instead.
@@ -357,18 +358,30 @@ class Student:
             )
         rows = places_of(self.users, names, threads)
         if unknown == "error" and (rows < 0).any():
-            bad = rows < 0
+            known = f"; a known id is {shown(self.users.take(np.arange(1))[0])}" if len(self.users) else ""
             raise DataError(
-                f"{int(bad.sum()):,} of {len(names):,} users are unknown, first {shown(str(names[int(np.argmax(bad))]))}",
+                str(Strangers.among(names, rows, "users")),
                 'ask with unknown="skip" or "popular" (--unknown skip)'
-                + (", or give their histories" if self.encodes else ""),
+                + (", or give their histories" if self.encodes else "")
+                + known,
             )
         return rows
 
     def _places(self, ids: Any, what: str, threads: int | None) -> NDArray[np.int32]:
-        """The known ones of some items, ascending."""
-        places = places_of(self.items, ids_of(ids, what), threads)
-        return np.unique(places[places >= 0])
+        """The known ones of some items, ascending; a warning where there are others. Of ``items`` one must be known."""
+        wanted = ids_of(ids, what)
+        places = places_of(self.items, wanted, threads)
+        known = np.unique(places[places >= 0])
+        if what == "items" and not known.size:
+            raise DataError(f"items: none of the {len(wanted):,} ids is known", "give ids of the file's items")
+        Strangers.among(wanted, places).warn(what, stacklevel=3)
+        return known
+
+    def _lists(self, lists: Any, what: str, queries: int, threads: int | None) -> Interactions:
+        """The known ones of each user's items; a warning where there are others."""
+        found, strangers = csr_of_lists(self.items, lists, what, queries, threads, skip=True)
+        strangers.warn(what, stacklevel=3)
+        return found
 
     def _refuse_empty(self, names: list[Any], good: NDArray[np.bool_], rows: NDArray[Any], unknown: str) -> None:
         if unknown == "error" and not good.all():

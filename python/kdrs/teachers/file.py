@@ -263,6 +263,11 @@ class FileTeacher(Scored):
 
     def _version(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
         version = str(metadata.get("kdrs"))
+        if version.startswith("student/"):
+            raise ArtefactError(
+                f"{shown(self.name, 300)} is an exported student, and no teacher file or run",
+                "take the run that it was exported from: kdrs eval RUN, kdrs distill --teacher RUN",
+            )
         if version not in TENSORS:
             raise ArtefactError(
                 f"{shown(self.name, 300)} is no kdrs teacher file: its metadata say kdrs = {shown(version)}",
