@@ -333,8 +333,8 @@ def page_of(name: str) -> Path:
 
 
 RUNS = {
-    "citeulike": "one seed; before it `--sets citeulike --only coded-alone --shares 100,30` and `--only budget-bpr`. Of `--model "
-    "bpr` the student of a sixteenth has scales of two bytes, as they were then",
+    "citeulike": "one seed; before it `--sets citeulike --only coded-alone --shares 100,30` and `--only budget-bpr`. Of "
+    "`--model bpr` the student of a sixteenth has scales of two bytes, as they were then",
     "citeulike-loo": "one seed, of `--model bpr` and alone at a thirtieth three: before it `--sets citeulike-loo --only "
     "coded-alone --shares 30,50,100`, `--only budget-bpr`, `--only budget-bpr,alone --shares 30 --seeds 1,2`, and `--seeds "
     "0,1,2` beside `--record`",
