@@ -84,8 +84,8 @@ def record(studies: Sequence[OfELSA], shares: Sequence[int]) -> dict[str, Any]:
 
 ANSWER = [
     "With lists of enough weight, clearly: on CiteULike leave-one-out RRD with a weight of .3 goes .39 of the way to the "
-    "teacher at a thirtieth, .23 at a hundredth (.1046 for .1007 alone, .0917 for .0860). At a tenth the student alone is level with "
-    "the teacher (.1094, .1107), and so are all others.",
+    "teacher at a thirtieth, .23 at a hundredth (.1046 for .1007 alone, .0917 for .0860). At a tenth the student alone is "
+    "level with the teacher (.1094, .1107), and so are all others.",
     "With less weight hardly anything: `--budget` as it was (RRD .03 or CD .1, the better one by a race) has .1032 and .0882.",
     "On MovieLens 100K the teacher's lead over its students is not clear. RRD .3 has .2310, .2292, .2242 at a tenth, a "
     "thirtieth, a hundredth, `--budget` as it was .2263, .2249, .2195, the student alone .2293, .2235, .2174.",
