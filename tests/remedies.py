@@ -127,12 +127,6 @@ CASES = {
         names=("baseline",),
     ),
     "a baseline of one": Case(("eval", "t", "--baseline", "t"), "add a run", ("eval", "t", "u", "--baseline", "t")),
-    "a metric of another K": Case(
-        ("eval", "t", "--metrics", "ndcg@7"),
-        "--set 'eval.ks=",
-        (*TRAIN, "--set", "eval.ks=[5, 7, 10, 20]"),
-        names=("train the run",),
-    ),
     "a report in a full folder": Case(
         ("report", "t", "u", "--out", "d"), "another folder with --out", ("report", "t", "u", "--out", "new")
     ),

@@ -220,7 +220,7 @@ def test_a_test_needs_something_to_compare():
 
 
 def test_an_unknown_k_is_no_misspelt_metric():
-    with pytest.raises(ConfigError, match=r"no 'hit@500': K of hit is one of 5, 10\n.*eval\.ks=\[5, 10, 500\]"):
+    with pytest.raises(ConfigError, match=r"no 'hit@500': K of hit is one of 5, 10\n.*ks=\[5, 10, 500\] of kdrs"):
         compare(entries(), metrics=("hit@500",))
     with pytest.raises(ConfigError, match=r"no 'hit@x'\ndid you mean"):
         compare(entries(), metrics=("hit@x",))

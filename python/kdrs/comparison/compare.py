@@ -237,8 +237,7 @@ def _unknown_metric(metric: str, report: Report) -> ConfigError:
         return ConfigError(cause, nearest(metric, report.values))
     return ConfigError(
         f"{cause}: K of {family} is one of {', '.join(map(str, lengths))}",
-        f"train the run that is named first with --set 'eval.ks={sorted({*lengths, int(length)})}': its K count for all; "
-        "or take a --protocol that has this K",
+        f"measure them with ks={sorted({*lengths, int(length)})} of kdrs.Evaluator",
     )
 
 

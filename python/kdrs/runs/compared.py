@@ -21,7 +21,7 @@ from kdrs.evaluation.curves import doubts_of
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.lists import overlap
 from kdrs.evaluation.portions import Portion
-from kdrs.evaluation.protocols import Selection
+from kdrs.evaluation.protocols import Selection, cutoff
 from kdrs.models.stored import StoredModel
 from kdrs.runs.background import background_of, traits_of
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
@@ -66,14 +66,14 @@ def compare_runs(
 
     Folders named ``seed-N`` of one parent are seeds of one model, if they differ in nothing else. A run that another one was
     distilled from is a teacher; ``teacher`` and ``baseline`` name others by their path. The data set is the first run's unless
-    given; ``protocol_name`` likewise. Raises ``ArtefactError`` for runs that are unfinished, damaged or of other data,
-    ``ConfigError`` for a run that is given twice.
+    given; ``protocol_name`` likewise. ``metrics`` may have any K. Raises ``ArtefactError`` for runs that are unfinished,
+    damaged or of other data, ``ConfigError`` for a run that is given twice.
 
     ``page`` adds what only a page shows (`Comparison.page`): groups of queries, and lists for some users. ``item_names`` is a
     file of the items' titles for it (`kdrs.data.titles.read_titles`).
     """
     paths = [Path(run) for run in runs]
-    configs, dataset, evaluator = _setting(paths, dataset, protocol_name, threads)
+    configs, dataset, evaluator = _setting(paths, dataset, protocol_name, threads, metrics)
     titles = None if item_names is None else read_titles(item_names, dataset.items)
     taught_by = {place for path, config in configs.items() for place in teachers_of(config, path)}
     wanted = {Path(name).resolve() for name in (teacher,) if name is not None}
@@ -185,9 +185,13 @@ def measured(
 
 
 def _setting(
-    paths: Sequence[Path], dataset: Dataset | None, protocol_name: str | None, threads: int | None
+    paths: Sequence[Path],
+    dataset: Dataset | None,
+    protocol_name: str | None,
+    threads: int | None,
+    metrics: Sequence[str] | None = None,
 ) -> tuple[dict[Path, RunConfig], Dataset, Evaluator]:
-    """The options of runs, and the data set and the evaluator that all of them are measured with."""
+    """The options of runs, and the data set and the evaluator that all of them are measured with, by ``metrics`` of any K."""
     places = [path.resolve() for path in paths]
     for index, path in enumerate(paths):
         if not path.exists():
@@ -212,7 +216,13 @@ def _setting(
         reference = reference.model_copy(update={"threads": threads})
     if (group := current()) is not None:
         group.agree({"data": {"fingerprint": dataset.fingerprint}, "eval": reference.to_dict()["eval"]})
-    return configs, dataset, build_evaluator(reference, dataset)
+    evaluator = build_evaluator(reference, dataset)
+    families = {name.partition("@")[0] for name in evaluator.names}
+    asked = {k for name in metrics or () if name.partition("@")[0] in families and (k := cutoff(name))}
+    if not asked <= set(evaluator.ks):
+        settings = reference.eval.model_copy(update={"ks": tuple(sorted({*evaluator.ks, *asked}))})
+        evaluator = build_evaluator(reference.model_copy(update={"eval": settings}), dataset)
+    return configs, dataset, evaluator
 
 
 def _seed_of(config: RunConfig | None) -> int:
