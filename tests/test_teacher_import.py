@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import zipfile
 from pathlib import Path
@@ -453,3 +454,19 @@ def test_the_command_writes_a_teacher_that_distils(folder, tmp_path, monkeypatch
 def test_what_is_lacking_is_said(tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
     assert says in fails(2, "teacher", "import", *words)
+
+
+@pytest.mark.parametrize("length", [3, 12])
+def test_what_comes_next_runs_with_short_lists_too(data, tmp_path, monkeypatch, length):
+    """The method's usual pool of 500 is more than they have."""
+    rng, rows = np.random.default_rng(0), ["user,item,rank"]
+    for user in data.users:
+        listed = rng.permutation(data.n_items)[:length]
+        rows += [f"{user},{data.items[int(item)]},{rank}" for rank, item in enumerate(listed, 1)]
+    (tmp_path / "lists.csv").write_text("\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    data.save("d")
+    said = ok("teacher", "import", "lists.csv", "--from", "lists", "--data", "d", "--out", "t.safetensors").out
+    (command,) = [line.removeprefix("next: kdrs ") for line in said.splitlines() if line.startswith("next: ")]
+    assert f"distill.0.pool={length}" in command
+    ok(*shlex.split(command), "--epochs", 1, "--device", "cpu")

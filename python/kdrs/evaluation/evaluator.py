@@ -290,7 +290,7 @@ class Evaluator:
         if isinstance(source, Lists) and source.lists.shape[1] < longest:
             warnings.warn(
                 f"the lists hold {source.lists.shape[1]} items a query: metrics at {longest} count no more than these; give "
-                "lists as long, or ask for another K with ks=",
+                "longer lists, or read metrics of a smaller K",
                 stacklevel=5,
             )
 

@@ -26,7 +26,7 @@ from kdrs.training.view import DotView, View
 class ELSAConfig(ModelConfig):
     users: Literal["encoded"] = "encoded"
     """There is no table of users."""
-    temperature: float = Field(0.1, gt=0)
+    temperature: float = Field(0.1, ge=1e-4)
     """What cosines are divided by in the softmax. Lower looks at the hardest items alone."""
     popularity: float = Field(0.05, ge=0, le=1)
     """The power of its number of users in train with which an item is ranked; 0 ranks by the angle alone."""

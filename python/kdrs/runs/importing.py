@@ -11,6 +11,7 @@ from typing import Any
 
 from kdrs._files import replacing
 from kdrs.data import Dataset
+from kdrs.distillers.rrd import RRD
 from kdrs.errors import ConfigError, quoted, shown
 from kdrs.evaluation.report import Report
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
@@ -122,7 +123,10 @@ def import_teacher(
 def next_command(made: Imported, data: str) -> str:
     """A command that uses the teacher."""
     method = "rrd" if made.dim is None else "de" if "users" not in made.matched.contents else "cd"
+    shorter = ""
+    if made.dim is None and (length := made.matched.contents["topk"].shape[1]) < RRD.Config().pool:
+        shorter = f"--set distill.0.pool={length} "
     return (
-        f"kdrs distill --data {quoted(data)} --teacher {quoted(made.path)} --method {method} --model bpr --dim 16 "
+        f"kdrs distill --data {quoted(data)} --teacher {quoted(made.path)} --method {method} {shorter}--model bpr --dim 16 "
         "--out runs/student"
     )
