@@ -360,6 +360,12 @@ CASES = {
     "fewer epochs": Case(
         ("resume", "longer", "--epochs", "1"), "ask for as many or more", ("resume", "longer", "--epochs", "3")
     ),
+    "a seed of other options": Case(
+        (*TRAIN, "--dim", 9, "--seeds", "0..2", "--out", "a", "--resume"),
+        "ask for what it was started with",
+        (*TRAIN, "--seeds", "0..2", "--out", "a", "--resume"),
+        names=("differ in nothing else",),
+    ),
     "other options on resume": Case(
         (*TRAIN, "--out", "t", "--resume", "--lr", "1"),
         "only these may differ",
