@@ -66,8 +66,8 @@ def record(out: Path, data: kdrs.Dataset) -> dict[str, Any]:
                 **origins([out / f"elsa-{dim}" / "env.json" for dim in DIMS]),
                 "seed": "0",
                 "reading": [
-                    f"ELSA: {EPOCHS} epochs, and a temperature of {TEMPERATURE}, between the two that were best, as a tenth of the training "
-                    "pairs had it ([trials](notes/frontier.md#tried-with-elsa-and-left)); then trained with all pairs; kdrs's "
+                    f"ELSA: {EPOCHS} epochs, and a temperature of {TEMPERATURE}, between the two that were best, as a tenth of "
+                    "the training pairs had it ([trials](notes/frontier.md#tried-with-elsa-and-left)); then trained with all pairs; kdrs's "
                     "defaults else. Validation chose, never test.",
                     "The others are cited: LightGCN's paper (SIGIR 2020), and the logs of BiGeaR++'s authors. Bytes are those "
                     "of all tables.",
