@@ -67,8 +67,8 @@ def record(out: Path, data: kdrs.Dataset) -> dict[str, Any]:
                 "seed": "0",
                 "reading": [
                     f"ELSA: {EPOCHS} epochs, and a temperature of {TEMPERATURE}, between the two that were best, as a tenth of "
-                    "the training pairs had it ([trials](notes/frontier.md#tried-with-elsa-and-left)); then trained with all pairs; kdrs's "
-                    "defaults else. Validation chose, never test.",
+                    "the training pairs had it ([trials](notes/frontier.md#tried-with-elsa-and-left)); then trained with "
+                    "all pairs; kdrs's defaults else. Validation chose, never test.",
                     "The others are cited: LightGCN's paper (SIGIR 2020), and the logs of BiGeaR++'s authors. Bytes are those "
                     "of all tables.",
                 ],
