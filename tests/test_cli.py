@@ -100,16 +100,6 @@ def test_a_report_takes_no_folder_of_something_else(place, tmp_path):
         ok("report", place / "teacher", place / "rrd", "--out", tmp_path / "empty")
 
 
-def test_any_k_is_had(place, tmp_path):
-    """The same values as of a run that was trained with this K."""
-    ok(*train(place, "--set", "eval.ks=[5, 7, 10, 20]", "--out", tmp_path / "run"))
-    ok(*train(place, "--out", tmp_path / "plain"))
-    found = ok("eval", tmp_path / "plain", place / "rrd", "--metrics", "ndcg@7,hit@10", "--json").document["runs"]
-    told = ok("eval", tmp_path / "run", place / "rrd", "--metrics", "ndcg@7,hit@10", "--json").document["runs"]
-    assert [run["metrics"] for run in found] == [run["metrics"] for run in told]
-    assert list(found[1]["metrics"]) == ["ndcg@7 sampled(20)", "hit@10 sampled(20)"]
-
-
 def test_resume_lengthens_a_run(place, tmp_path):
     ok(*train(place, "--out", tmp_path / "a"))
     document = ok("resume", tmp_path / "a", "--epochs", 5, "--json").document

@@ -70,6 +70,19 @@ def test_runs_in_folders_of_seeds_that_are_no_seeds_of_one_model(runs, tmp_path)
     assert [(line.name, len(line.seeds)) for line in alike.lines] == [("x", 2)]
 
 
+def test_any_k_is_had(runs, toy_path, tmp_path):
+    """The same values as of a run that was trained with this K."""
+    own = ("train", "--data", toy_path, *FAST, "--dim", "4", "--epochs", "3", "--set", "eval.ks=[5, 7, 10, 20]")
+    ok(*own, "--out", tmp_path / "run")
+    asked = ("--metrics", "ndcg@7,hit@10", "--json")
+    found, told = (
+        {run["name"]: run["metrics"] for run in ok("eval", first, runs / "alone/seed-0", *asked).document["runs"]}
+        for first in (runs / "teacher", tmp_path / "run")
+    )
+    assert found["alone"] == told["alone"]
+    assert [name.partition(" ")[0] for name in found["alone"]] == ["ndcg@7", "hit@10"]
+
+
 def test_several_seeds_are_never_better_by_one_test_alone(runs):
     seeds = [runs / f"{name}/seed-{seed}" for name in ("alone", "taught") for seed in (0, 1)]
     document = ok("eval", runs / "teacher", *seeds, "--json").document

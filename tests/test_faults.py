@@ -349,33 +349,6 @@ def test_no_such_device(place, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_divergence_is_code_1_and_keeps_the_run(place, tmp_path):
-    error = fails(1, *train(place, "--lr", 1e30, "--out", tmp_path / "run"))
-    assert "in epoch" in error
-    assert json.loads((tmp_path / "run/STATUS.json").read_text())["status"] == "failed"
-    assert not (tmp_path / "run/model.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "lr"),
-    [
-        (("--model", "elsa"), 1e38),
-        (("--model", "elsa", "--set", "model.bits=1"), 1e38),
-        (("--set", "model.bits=2"), 1e20),
-        (("--set", "model.bits=2"), 1e38),
-        (("--model", "lightgcn"), 1e30),
-    ],
-)
-def test_divergence_of_other_models_is_the_trainings_fault_too(place, tmp_path, options, lr):
-    """Where vectors or codes cannot be made of such weights, it is no fault of the data."""
-    result = kdrs(*train(place, *options, "--lr", lr, "--out", tmp_path / "run"))
-    assert result.code == 1, result.err
-    assert "lower the learning rate" in result.err
-    assert "Warning" not in result.err
-    assert "warning" not in result.err
-    assert json.loads((tmp_path / "run/STATUS.json").read_text())["status"] == "failed"
-
-
 # --- folders in use, signals ----------------------------------------------------------------------------------------
 
 

@@ -91,6 +91,7 @@ def quoted(path: object) -> str:
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """A remedy for an unknown name: the nearest allowed one, then all of them."""
     allowed = sorted(allowed)
-    close = difflib.get_close_matches(name.lower(), allowed, n=1, cutoff=0.5)
-    hint = f"did you mean '{shown(close[0])}'? " if close else ""
+    plain = {value.lower(): value for value in allowed}
+    close = difflib.get_close_matches(name.lower(), plain, n=1, cutoff=0.5)
+    hint = f"did you mean '{shown(plain[close[0]])}'? " if close else ""
     return f"{hint}allowed: {', '.join(map(shown, allowed))}"
