@@ -37,12 +37,12 @@ from test_data_known import cache, server, small  # noqa: F401
 from test_data_known import test_a_damaged_cache_is_made_again as test_fault_52_damaged_cache  # noqa: F401
 from test_data_known import test_nothing_wrong_is_kept as test_fault_53_bad_downloads  # noqa: F401
 from test_data_known import test_offline_names_the_file_to_place as test_fault_53_offline  # noqa: F401
+from test_divergence import test_divergence_is_code_1_and_keeps_the_run as test_fault_68_divergence  # noqa: F401
 from test_faults import place  # noqa: F401
 from test_faults import test_a_damaged_checkpoint as test_fault_41_damaged_checkpoint  # noqa: F401
 from test_faults import test_a_data_set_that_changed_since as test_fault_50_other_data  # noqa: F401
 from test_faults import test_a_full_disk_in_training as test_fault_46_full_disk  # noqa: F401
 from test_faults import test_a_second_ctrl_c_stops_at_once as test_fault_49_second_ctrl_c  # noqa: F401
-from test_faults import test_divergence_is_code_1_and_keeps_the_run as test_fault_68_divergence  # noqa: F401
 from test_faults import test_output_below_a_file as test_fault_47_no_output_folder  # noqa: F401
 from test_faults import test_sigterm as test_fault_49_sigterm  # noqa: F401
 from test_run_damage import test_the_run_itself_is_no_teacher as test_fault_69_own_teacher  # noqa: F401
