@@ -17,6 +17,7 @@ from commands import Result, kdrs, ok, write_clicks
 from kdrs.errors import KdrsError
 from remedies import CASES, PREPARE, TAUGHT, TRAIN
 from remedies_compact import CASES as COMPACT
+from remedies_refit import CASES as REFIT
 from remedies_serving import CASES as SERVING
 from remedies_sweep import CASES as SWEEP
 from remedies_teacher import CASES as TEACHER
@@ -77,7 +78,7 @@ def spelt_out(remedy: str) -> list[str]:
     return shlex.split(re.split(r" with one|; |, or |, which", command)[0])
 
 
-ALL = CASES | COMPACT | SERVING | SWEEP | TEACHER
+ALL = CASES | COMPACT | REFIT | SERVING | SWEEP | TEACHER
 
 
 @pytest.mark.parametrize("name", ALL)

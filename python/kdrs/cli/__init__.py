@@ -13,7 +13,7 @@ import typer
 
 from kdrs._launch import launched
 from kdrs._libraries import missing
-from kdrs.cli import catalogue, compress, data, doctor, evaluation, reproduce, running, serving, sweep, teacher
+from kdrs.cli import catalogue, compress, data, doctor, evaluation, refit, reproduce, running, serving, sweep, teacher
 from kdrs.cli.output import mute, prepare_streams, say, tell
 from kdrs.errors import ConfigError, KdrsError, is_panic, nearest, shown
 from kdrs.plugins import blamed, look_in
@@ -47,7 +47,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit()
 
 
-TOGETHER = ("train", "distill", "resume", "eval")
+TOGETHER = ("train", "distill", "resume", "refit", "eval")
 """Commands that several processes carry out as one."""
 
 
@@ -70,6 +70,7 @@ def _root(
 app.add_typer(data.app, name="data")
 app.add_typer(teacher.app, name="teacher")
 running.register(app)
+refit.register(app)
 compress.register(app)
 evaluation.register(app)
 serving.register(app)

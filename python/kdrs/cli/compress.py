@@ -124,11 +124,11 @@ def _document(made: Compressed, place: Path) -> dict[str, Any]:
 
 def _table(made: Compressed, verbose: bool) -> list[str]:
     """Quality beside the source's, a metric a line."""
-    from kdrs.cli.results import results_table
+    from kdrs.cli.results import UNMEASURED, results_table
 
     reports = {}
     for part, report in made.reports.items():
         if part in made.source:
             reports[f"{part}, source"] = made.source[part]
         reports[part] = report
-    return results_table(reports, [made.selects], verbose)
+    return results_table(reports, [made.selects], verbose) or [UNMEASURED]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,7 +121,8 @@ def prepare(
     split: Annotated[
         str | None,
         typer.Option(
-            help="leave-one-out, ratio, ratio-users, ordered, last-n, time or given. (default: leave-one-out; given for parts)"
+            help="leave-one-out, ratio, ratio-users, ordered, last-n, time, given or none, of which all pairs train. "
+            "(default: leave-one-out; given for parts)"
         ),
     ] = None,
     fractions: Annotated[
@@ -155,6 +157,7 @@ def prepare(
 ) -> None:
     """Read, filter and split a source, and write the prepared data set. Known data sets bring choices of their own along."""
     from kdrs.cli.output import messages
+    from kdrs.data import is_dataset
     from kdrs.data import prepare as prepare_data
     from kdrs.data.dataset import check_target
     from kdrs.data.known import fetch as fetch_files
@@ -168,6 +171,42 @@ def prepare(
         raise ConfigError("--overwrite has no use without --out", "leave it out, or name the folder with --out DIR")
     if out is not None:
         check_target(out, overwrite)
+    options: dict[str, Any] = {
+        "format": format,
+        "user": user,
+        "item": item,
+        "rating": rating,
+        "timestamp": timestamp,
+        "separator": _separator(separator),
+        "header": header,
+        "quotes": quotes,
+        "on_bad_line": on_bad_line,
+        "strip": strip,
+        "float_ids": float_ids,
+        "time_unit": time_unit,
+        "time_format": time_format,
+        "keep_counts": keep_counts,
+        "zeros": zeros,
+        "duplicates": duplicates,
+        "min_rating": min_rating,
+        "k_core": k_core,
+        "min_user": min_user,
+        "min_item": min_item,
+        "fractions": _fractions(fractions),
+        "n_valid": n_valid,
+        "n_test": n_test,
+        "short_users": short_users,
+        "cold_items": cold_items,
+        "cold_users": cold_users,
+        "candidates": candidates,
+        "seed": seed,
+        "id_order": id_order,
+        "allow_leak": allow_leak,
+    }
+    if split == "none" and is_dataset(source):
+        whole = _whole(Path(source), {**options, "valid": valid, "test": test, "preset": preset}, name)
+        _keep(whole, out, overwrite, dry_run, as_json)
+        return
     recipe, files = Recipe(), _parts(source, valid, test)
     if files is None:
         data = known(source)
@@ -180,42 +219,31 @@ def prepare(
     given = "all" not in files
     if given and split is None and preset is None:
         split = "given"
-    recipe = with_options(
-        recipe,
-        format=format,
-        user=user,
-        item=item,
-        rating=rating,
-        timestamp=timestamp,
-        separator=_separator(separator),
-        header=header,
-        quotes=quotes,
-        on_bad_line=on_bad_line,
-        strip=strip,
-        float_ids=float_ids,
-        time_unit=time_unit,
-        time_format=time_format,
-        keep_counts=keep_counts,
-        zeros=zeros,
-        duplicates=duplicates,
-        min_rating=min_rating,
-        k_core=k_core,
-        min_user=min_user,
-        min_item=min_item,
-        split=split,
-        fractions=_fractions(fractions),
-        n_valid=n_valid,
-        n_test=n_test,
-        short_users=short_users,
-        cold_items=cold_items,
-        cold_users=cold_users,
-        candidates=candidates,
-        seed=seed,
-        id_order=id_order,
-        allow_leak=allow_leak,
-    )
+    recipe = with_options(recipe, split=split, **options)
     with messages():
         dataset = prepare_data(files if given else files["all"], recipe, name=name, published=preset is not None)
+    _keep(dataset, out, overwrite, dry_run, as_json)
+
+
+def _whole(place: Path, others: Mapping[str, Any], name: str | None) -> Dataset:
+    """A prepared data set with all its pairs in train. Raises ``ConfigError`` for options that are of files."""
+    from dataclasses import replace
+
+    from kdrs.data import Dataset
+    from kdrs.errors import ConfigError, shown
+
+    stated = [option.replace("_", "-") for option, value in others.items() if value is not None]
+    if stated:
+        raise ConfigError(
+            f"{', '.join(stated)} with {shown(str(place))}, which is prepared already",
+            "leave it out: --split none joins the parts of a prepared data set as they are",
+        )
+    whole = Dataset.load(place).whole()
+    return whole if name is None else replace(whole, name=name)
+
+
+def _keep(dataset: Dataset, out: Path | None, overwrite: bool, dry_run: bool, as_json: bool) -> None:
+    """Writes a data set, unless it is a dry run, and tells what it is."""
     for line in _history(dataset.steps):
         tell(line)
     if out is not None and not dry_run:
@@ -314,7 +342,7 @@ def _parts(source: str, valid: Path | None, test: Path | None) -> dict[str, Path
     if is_dataset(path):
         raise DataError(
             f"{shown(source, 300)} is prepared already",
-            f"train on it, or see it with kdrs data describe {quoted(source)}",
+            f"train on it, see it with kdrs data describe {quoted(source)}, or join its parts: --split none",
         )
     if is_known(source) and not path.is_file():
         return None
@@ -399,11 +427,17 @@ def _summary(dataset: Dataset, path: str | None) -> list[str]:
     ]
     lines += [
         f"per user    {degrees['min']} to {degrees['max']} items, median {degrees['median']:g}",
-        f"cold users  {facts['cold_users']:,} of the held-out parts have no training pair",
-        f"cold items  {facts['cold_items']:,} (in {cold['valid']:,} validation and {cold['test']:,} test pairs)",
+        *(
+            (
+                f"cold users  {facts['cold_users']:,} of the held-out parts have no training pair",
+                f"cold items  {facts['cold_items']:,} (in {cold['valid']:,} validation and {cold['test']:,} test pairs)",
+            )
+            if dataset.holds_out
+            else ()
+        ),
         f"popular     {_popular(facts['popular_share'])} of the pairs ask for the 1 % most frequent items of train, "
         f"{facts['popular_items']:,} here",
-        f"candidates  {facts['candidates'] or 'none: all items are ranked'}",
+        f"candidates  {facts['candidates'] or ('none: all items are ranked' if dataset.holds_out else 'none')}",
         f"order       {facts['order'] or 'none'}",
         f"fingerprint {facts['fingerprint']}",
     ]

@@ -106,6 +106,14 @@ Teachers = Annotated[
     list[str],
     typer.Option("--teacher", help="Run directory or teacher file; can be repeated.", show_default=False),
 ]
+Substitutes = Annotated[
+    list[str],
+    typer.Option(
+        "--teacher",
+        help="Takes the place of the run's own teacher: its refit; one for each, in their order. (default: the run's own)",
+        show_default=False,
+    ),
+]
 Methods = Annotated[
     list[str],
     typer.Option(

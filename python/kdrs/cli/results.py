@@ -10,6 +10,7 @@ from kdrs.evaluation.protocols import cutoff
 if TYPE_CHECKING:
     from kdrs.evaluation.report import Report
 
+UNMEASURED = "nothing is held out of its data set, so nothing was measured"
 MORE = 4
 """Metrics that are shown beside those that selected the best epoch."""
 

@@ -1,4 +1,4 @@
-"""``kdrs train``, ``kdrs distill``, ``kdrs resume``."""
+"""``kdrs train``, ``kdrs distill``, ``kdrs resume``; what carries runs out."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def train(
     values = _values(given)
     if values.get("distill"):
         raise ConfigError("the run file has [[distill]] terms", "use kdrs distill")
-    _carry_out(values, **{name: given[name] for name in HOW})
+    carry_out(values, **{name: given[name] for name in HOW})
 
 
 def distill(
@@ -124,7 +124,7 @@ def distill(
             "nothing to distil: no method is given",
             "give --teacher and --method, or --teacher and --budget, or [[distill]] in the run file",
         )
-    _carry_out(values, **{name: given[name] for name in HOW})
+    carry_out(values, **{name: given[name] for name in HOW})
 
 
 def resume(
@@ -146,9 +146,9 @@ def resume(
             f"the command that began them, with --resume, goes on with all; kdrs resume {quoted(run / seeds[0])} with one",
         )
     values = Run.open(run).config
-    _state(values, given)
+    state(values, given)
     with closed(run):
-        _carry_out(values, run, None, None, True, False, as_json, quiet, verbose)
+        carry_out(values, run, None, None, True, False, as_json, quiet, verbose)
 
 
 def _recommended(given: dict[str, Any], teachers: list[str]) -> str:
@@ -176,7 +176,7 @@ def _within(values: dict[str, Any], budget: str, teachers: list[str], how: dict[
     from kdrs.runs.execute import plan
     from kdrs.runs.values import to_toml
 
-    out, seeds = how["out"], _check_how(**how)
+    out, seeds = how["out"], check_how(**how)
     begun = None if out is None else begun_at(_places(out, seeds), how["resume"])
 
     def check(config: RunConfig) -> None:
@@ -226,7 +226,7 @@ def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) ->
                 f"--set {shown(setting)} and --seeds {shown(given['seeds'])} are both given", "leave one of them out"
             )
         assign(values, setting)
-    _state(values, given)
+    state(values, given)
     place = values.setdefault("data", {})
     if isinstance(place, dict) and "path" not in place:
         raise ConfigError("no data set is given", "give one with --data; kdrs data prepare makes one")
@@ -255,7 +255,7 @@ def read_file(file: Path) -> dict[str, Any]:
     return values
 
 
-def _state(values: dict[str, Any], given: dict[str, Any]) -> None:
+def state(values: dict[str, Any], given: dict[str, Any]) -> None:
     """Enters the settings that a command's options state."""
     for option, key in SETTINGS.items():
         value = given.get(option)
@@ -271,7 +271,7 @@ def _state(values: dict[str, Any], given: dict[str, Any]) -> None:
             place[name] = value
 
 
-def _check_how(
+def check_how(
     out: Path | None, seeds: str | None, jobs: int | None, resume: bool, dry_run: bool, as_json: bool, verbose: bool
 ) -> Sequence[int] | None:
     """Refuses options that the chosen way of carrying a run out does not read, and cannot follow; the seeds, if several."""
@@ -300,13 +300,13 @@ def _check_how(
     return numbers
 
 
-def _carry_out(
+def carry_out(
     values: dict[str, Any], out: Path | None, seeds: str | None, jobs: int | None, resume: bool, dry_run: bool,
     as_json: bool, quiet: bool, verbose: bool,
 ) -> None:  # fmt: skip
     from kdrs.runs.config import resolve
 
-    numbers = _check_how(out, seeds, jobs, resume, dry_run, as_json, verbose)
+    numbers = check_how(out, seeds, jobs, resume, dry_run, as_json, verbose)
     config = resolve(values)
     if numbers is not None and len(numbers) == 1 and not quiet:
         tell(_one_seed(numbers[0]))
@@ -412,7 +412,7 @@ def _print_plan(config: RunConfig, out: Path, seeds: Sequence[int] | None, as_js
 
 
 def _finish(outcome: Outcome, selects: Sequence[str], stopper: Stopper, as_json: bool, verbose: bool) -> None:
-    from kdrs.cli.results import results_table
+    from kdrs.cli.results import UNMEASURED, results_table
 
     if outcome.fit.stopped == "interrupted":
         part, epochs = outcome.part or (None, outcome.fit.epochs)
@@ -427,6 +427,10 @@ def _finish(outcome: Outcome, selects: Sequence[str], stopper: Stopper, as_json:
     say(f"{visible(str(outcome.run.path))}: {fit.epochs} epochs, best is {fit.best_epoch}, stopped by {fit.stopped}")
     if outcome.encoder == "ridge":
         say("users: ridge regression on their items, better on validation than the matrix that was trained")
+    if not outcome.reports:
+        say(UNMEASURED)
+        say(f"next: kdrs export {quoted(outcome.run.path)} --seen --out student.safetensors")
+        return
     say("\n".join(results_table(outcome.reports, selects, verbose)))
 
 
@@ -434,7 +438,7 @@ def _finish_seeds(
     seeds: Sequence[int], results: dict[int, Any], config: RunConfig, out: Path, selects: Sequence[str], stopper: Stopper,
     as_json: bool, verbose: bool,
 ) -> None:  # fmt: skip
-    from kdrs.cli.results import seeds_table
+    from kdrs.cli.results import UNMEASURED, seeds_table
     from kdrs.runs.seeds import summarise_seeds
 
     summary = summarise_seeds(results)
@@ -445,7 +449,8 @@ def _finish_seeds(
         several = len(summary["seeds"]) > 1
         said = f"seeds {finished}; mean ± standard deviation" if several else f"seed {finished} alone"
         say(f"{visible(str(out))}: {said}")
-        say("\n".join(seeds_table(summary["parts"], selects or _selects(config), verbose)))
+        table = seeds_table(summary["parts"], selects or _selects(config), verbose)
+        say("\n".join(table or [UNMEASURED]))
     failed = {seed: error for seed, error in results.items() if isinstance(error, Exception)}
     for seed, error in failed.items():
         cause = error.cause if isinstance(error, KdrsError) else f"{type(error).__name__}: {error}"

@@ -173,11 +173,11 @@ def _named(ids: tuple[str, ...]) -> str:
 
 
 def _table(made: Imported, verbose: bool) -> list[str]:
-    from kdrs.cli.results import results_table
+    from kdrs.cli.results import UNMEASURED, results_table
 
-    if not made.reports:
+    if made.held_out and not made.reports:
         return ["quality: not measured, for lists where candidates are ranked and for items without users"]
-    return results_table(made.reports, [made.selects], verbose)
+    return results_table(made.reports, [made.selects], verbose) or [UNMEASURED]
 
 
 def _document(made: Imported) -> dict[str, Any]:

@@ -145,6 +145,11 @@ class Dataset:
         return self.train.union(self.valid).union(self.test)
 
     @property
+    def holds_out(self) -> bool:
+        """Whether anything is held out: without it nothing can be measured."""
+        return bool(self.valid.n_pairs or self.test.n_pairs)
+
+    @property
     def test_follows_valid(self) -> bool:
         """Whether users have at most one validation item each, between the training items and the test items."""
         kind, held = self.split.get("kind"), self.valid.row_degrees
@@ -261,6 +266,41 @@ class Dataset:
                 PREPARE_AGAIN,
             )
         return data
+
+    def whole(self) -> Dataset:
+        """The same data set with all pairs in train and nothing held out: for a model that goes into production, whose
+        settings were chosen with this one. All ids stay.
+
+        The order of train is kept where held-out pairs have a place in it: splits by order (last-n, ordered, time) of which
+        each part holds at most one pair a user; ``None`` elsewhere. Candidates are left out.
+        """
+        if not self.holds_out:
+            return self
+        order, held = None, self._held_in_order()
+        if self.order is not None and held is not None:
+            parts = [(self.train.row_of_pair, self.order), *((part.row_of_pair, part.indices) for part in held)]
+            users, items = (np.concatenate(side) for side in zip(*parts, strict=True))
+            order = items[np.argsort(users, kind="stable")]
+        return replace(
+            self,
+            train=self.full,
+            valid=empty(self.train.shape),
+            test=empty(self.train.shape),
+            order=order,
+            order_by=None if order is None else self.order_by,
+            candidates=None,
+            split={"kind": "none"},
+            steps=(*self.steps, {"step": "all parts trained on", "of": self.fingerprint, "train": self.full.n_pairs}),
+        )
+
+    def _held_in_order(self) -> list[Interactions] | None:
+        """The held-out parts in the order of time, each user's pairs after those of train; None where they have none."""
+        kind, last = self.split.get("kind"), self.split.get("last", "test")
+        if kind not in ("last-n", "ordered", "time") or any(
+            part.row_degrees.max(initial=0) > 1 for part in (self.valid, self.test)
+        ):
+            return None
+        return [self.valid, self.test] if last == "test" else [self.test, self.valid]
 
     def without_users(self, users: ArrayLike) -> Dataset:
         """The same data set without the pairs of some users, by their rows; all ids stay.

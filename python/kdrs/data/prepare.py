@@ -140,6 +140,11 @@ def prepare(
         return prepare_given(read_parts(_checked_parts(source, recipe), recipe.read), recipe, name=name or "data")
     if recipe.split == "given":
         raise ConfigError("split 'given' needs the files of the parts", "name them with --valid FILE and --test FILE")
+    if recipe.split == "none" and recipe.candidates:
+        raise ConfigError(
+            f"candidates is {recipe.candidates}, and split 'none' holds nothing out to rank among them",
+            "leave it out, or choose another split",
+        )
     if isinstance(source, Table) and recipe.read.stated():
         raise ConfigError(
             f"{', '.join(name.replace('_', '-') for name in recipe.read.stated())} with a table, which is read already",
@@ -151,7 +156,7 @@ def prepare(
             warnings.warn(doubt, stacklevel=2)
     table = filtered(table, recipe).compact(recipe.id_order)
     split = split_table(table, recipe)
-    if not (split.part > splits.TRAIN).any():
+    if recipe.split != "none" and not (split.part > splits.TRAIN).any():
         raise DataError(
             f"split {recipe.split!r} holds nothing out: {table.n_rows:,} pairs of {len(table.user_ids):,} users",
             "users have too few pairs for it; loosen the filters or choose another split",
@@ -247,6 +252,8 @@ def split_table(table: Table, recipe: Recipe) -> splits.Split:
             split = splits.last_n(table, recipe.n_valid, recipe.n_test, last=recipe.last)
         case "time":
             split = splits.by_time(table, recipe.fractions)
+        case "none":
+            split = splits.none(table)
         case _:
             raise ConfigError(f"split {shown(recipe.split)} cannot be made", nearest(recipe.split, splits.KINDS))
     if recipe.cold_items == "drop":
@@ -260,7 +267,10 @@ def split_table(table: Table, recipe: Recipe) -> splits.Split:
 
 def _checked_parts(source: Mapping[str, str | os.PathLike[str]], recipe: Recipe) -> dict[str, str | os.PathLike[str]]:
     if recipe.split != "given":
-        raise ConfigError(f"the parts are given, but split {recipe.split!r} was asked for", "use --split given")
+        remedy = "use --split given"
+        if recipe.split == "none":
+            remedy += "; to join the parts, prepare them, then: kdrs data prepare PREPARED --split none --out ALL"
+        raise ConfigError(f"the parts are given, but split {recipe.split!r} was asked for", remedy)
     unknown = set(source) - set(PARTS)
     if unknown or "train" not in source:
         raise ConfigError(f"parts {sorted(source)}; allowed: train, and perhaps valid and test")
@@ -331,15 +341,18 @@ def _assembled(parts: list[_Part], table: Table, recipe: Recipe, spec: dict[str,
     )
 
 
+HOLDING = tuple(kind for kind in splits.KINDS if kind != "none")
+"""Splits that hold something out."""
 SPLIT_OPTIONS = {
+    "candidates": HOLDING,
     "fractions": ("ratio", "ratio-users", "ordered", "time"),
     "n_valid": ("last-n",),
     "n_test": ("last-n",),
     "last": ("last-n",),
     "short_users": ("leave-one-out",),
-    "cold_items": tuple(kind for kind in splits.KINDS if kind != "given"),
-    "cold_users": splits.KINDS,
-    "complete_users": tuple(kind for kind in splits.KINDS if kind != "given"),
+    "cold_items": tuple(kind for kind in HOLDING if kind != "given"),
+    "cold_users": HOLDING,
+    "complete_users": tuple(kind for kind in HOLDING if kind != "given"),
     "allow_leak": ("given",),
 }
 """Options that some splits alone read."""
@@ -359,6 +372,8 @@ def with_options(recipe: Recipe, **changes: Any) -> Recipe:
                 f"split {changed.split!r} has no use for {name.replace('_', '-')}",
                 f"leave it out, or choose another split: {', '.join(known)}",
             )
+    if changed.split == "none":  # what the usual preparation brings along for what it holds out
+        changed = replace(changed, candidates=0, cold_items="keep", cold_users="keep", complete_users=False)
     drawing = AT_RANDOM
     if "seed" in stated and changed.split not in drawing and not changed.candidates:
         raise ConfigError(

@@ -18,7 +18,7 @@ from kdrs.data.table import Table, stable_order
 from kdrs.errors import ConfigError, DataError, nearest, shown
 
 TRAIN, VALID, TEST, LEFT_OUT = 0, 1, 2, -1
-KINDS = ("leave-one-out", "ratio", "ratio-users", "ordered", "last-n", "time", "given")
+KINDS = ("leave-one-out", "ratio", "ratio-users", "ordered", "last-n", "time", "given", "none")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Split:
     part: NDArray[np.int8]
     spec: dict[str, Any]
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def none(table: Table) -> Split:
+    """All pairs are trained on: of a model that goes into production, whose settings were chosen with another split."""
+    return Split(np.zeros(table.n_rows, np.int8), {"kind": "none"})
 
 
 def leave_one_out(table: Table, seed: int) -> Split:

@@ -78,6 +78,7 @@ class Evaluator:
     * ``beyond``: also take coverage, popularity, Gini and novelty of the lists (full ranking only).
     * ``threads``: for the kernels; ``block``: queries at once, by default as many as a few tens of megabytes hold.
     * ``team``: processes that each measure some of the queries and then have the values of all, the same bytes as one process.
+    * ``nothing``: with no part at all every call gives no report; else that is an error.
 
     K past the catalogue gives shorter lists while the denominators keep K. Scores are compared as float32.
 
@@ -105,11 +106,12 @@ class Evaluator:
         threads: int | None = None,
         block: int | None = None,
         team: Team | None = None,
+        nothing: bool = False,
     ):
         self.seen = as_interactions(seen, "seen")
         if not isinstance(truths, Mapping) or hasattr(truths, "tocoo"):  # SciPy's matrices of keys are mappings
             truths = {"test": truths}
-        if not truths:
+        if not (truths or nothing):
             raise ConfigError("no part to evaluate", "give the held-out interactions, or a dict of them by part")
         self.truths = {str(name): as_interactions(truth, name) for name, truth in truths.items()}
         for name, truth in self.truths.items():
@@ -172,7 +174,7 @@ class Evaluator:
             chosen["candidates"] = dataset.candidates
         parts = {"valid": dataset.valid, "test": dataset.test}
         held_out = {name: part for name, part in parts.items() if part.n_pairs}
-        if not held_out:
+        if not (held_out or options.get("nothing")):
             raise DataError("the data set holds nothing out", "prepare it with a split")
         if dataset.test_follows_valid:
             chosen.setdefault("earlier", {"test": dataset.valid})

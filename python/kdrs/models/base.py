@@ -27,9 +27,9 @@ class ModelConfig(Settings):
     """Bits of a coordinate. Below 32 the model is trained through the rounding, and its run keeps codes (`kdrs.Codes`)."""
     users: Literal["table", "encoded"] = "table"
     """``encoded``: no table of users; a user's vector is a matrix times the sum of her items' vectors, for new users too."""
-    encoder: Literal["best", "trained"] = "best"
+    encoder: Literal["best", "trained", "ridge-0.3", "ridge-1", "ridge-3"] = "best"
     """Of encoded users, once training has ended: ``trained`` keeps the matrix, ``best`` that or ridge regression on the same
-    items, by validation."""
+    items, by validation; ``ridge-1`` and the like that regression, with so much regularisation."""
     history_dropout: float = Field(0.0, ge=0, lt=1)
     """Of encoded users: the share of their items that a step of training does not see, drawn anew in each."""
 

@@ -214,7 +214,8 @@ def choose_selection(config: RunConfig, chosen: Protocol) -> Selection:
 
 
 def build_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
-    options: dict[str, Any] = {"threads": config.threads, "team": current()}
+    """What a run is measured by: of a data set that holds nothing out, nothing."""
+    options: dict[str, Any] = {"threads": config.threads, "team": current(), "nothing": True}
     if config.eval.ks is not None:
         options["ks"] = config.eval.ks
     return Evaluator.of(dataset, choose_protocol(config, dataset), **options)

@@ -203,8 +203,10 @@ def _bytes_of(model: nn.Module) -> int:
 def _data(of: _Subject) -> list[tuple[str, str]]:
     data, pairs = of.data, of.data["pairs"]
     split = ", ".join(f"{key} {value}" for key, value in data["split"].items() if key != "kind")
-    report = of.reports.get("test") or next(iter(of.reports.values()))
-    ranked = "all items are ranked" if report.setting == "full" else f"stored candidates, {report.setting}"
+    ranked = "nothing is held out"
+    if of.reports:
+        report = of.reports.get("test") or next(iter(of.reports.values()))
+        ranked = "all items are ranked" if report.setting == "full" else f"stored candidates, {report.setting}"
     known = None if of.dataset is None else known_by_files(of.dataset.sources)
     rows = [
         ("name", data["name"]),
@@ -225,6 +227,8 @@ def _data(of: _Subject) -> list[tuple[str, str]]:
 
 
 def _quality(of: _Subject) -> list[str]:
+    if not of.reports:
+        return ["All pairs were trained on, so nothing was measured: see the run whose settings it has."]
     part = "test" if "test" in of.reports else next(iter(of.reports))
     report = of.reports[part]
     names = _near(report)
@@ -290,7 +294,9 @@ def _use(of: _Subject) -> list[str]:
             f"found = student.recommend([{_first_user(of)}], k=10)\n"
             "```",
         ]
-    return [*said, "To compare it with others: `kdrs eval RUN OTHER`, `kdrs report RUN OTHER --out FOLDER`."]
+    if of.reports:
+        said.append("To compare it with others: `kdrs eval RUN OTHER`, `kdrs report RUN OTHER --out FOLDER`.")
+    return said
 
 
 def _is_product(model: nn.Module) -> bool:

@@ -209,6 +209,11 @@ def _setting(
                 f"the data set of {shown(str(folders[0]), PATH)} is not at {shown(place, PATH)}", "give it with --data"
             )
         dataset = Dataset.load(place)
+    if not dataset.holds_out:
+        raise DataError(
+            f"data set {shown(dataset.name)} holds nothing out, so there is nothing to measure",
+            "compare the runs of the split that settings were chosen with; a run on all pairs has seen every answer",
+        )
     reference = configs[folders[0]] if folders else resolve({"data": {"path": ""}, "model": {"name": "bpr"}})
     if protocol_name is not None:
         reference = reference.model_copy(update={"eval": EvalSettings(protocol=protocol_name)})

@@ -235,6 +235,11 @@ class Run:
                     f"copy {kind}.json from the data set that the run was trained on",
                 )
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether anything was held out of what it was trained on."""
+        return any(n for part, n in self.data["pairs"].items() if part != "train")
+
     def remedy(self) -> str:
         """What to do about a run that has not all that a finished one has."""
         if self.status().get("status") == "finished":

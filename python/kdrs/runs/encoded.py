@@ -26,6 +26,7 @@ POWERS = (0.5, 1.0, 0.0)
 REGS = (0.01, 0.001, 0.03)
 """Of the sum: what its Gram matrix's diagonal is raised by, as a share of its mean."""
 ALPHAS = (0.1, 0.03, 0.3)
+RIDGE = "ridge-"
 RIDGE_REGS = (1.0, 0.3, 3.0, 10.0)
 """Of ridge regression a user, likewise. The first of each is taken where there is no validation part to choose by."""
 
@@ -116,10 +117,26 @@ def best_encoder(model: StoredModel, measure: Measure) -> StoredModel:
     prefers. Ridge regression leaves more to new users; where items are few and users have many of them it is far worse."""
     best, value = model, measure(model)
     for reg in RIDGE_REGS[:3]:
-        other = StoredModel(model.item_side, encoder=RidgeEncoder(ALPHAS[0], reg), bias=model.bias, task=model.task)
+        other = _with_ridge(model, reg)
         if (found := measure(other)) > value:
             best, value = other, found
     return best
+
+
+def named_ridge(encoder: RidgeEncoder) -> str:
+    """The value of ``model.encoder`` that makes it."""
+    return f"{RIDGE}{encoder.reg:g}"
+
+
+def as_named(model: StoredModel, name: str) -> StoredModel:
+    """The model with the ridge regression that ``model.encoder`` names; itself for other names."""
+    if not name.startswith(RIDGE):
+        return model
+    return _with_ridge(model, float(name.removeprefix(RIDGE)))
+
+
+def _with_ridge(model: StoredModel, reg: float) -> StoredModel:
+    return StoredModel(model.item_side, encoder=RidgeEncoder(ALPHAS[0], reg), bias=model.bias, task=model.task)
 
 
 def side_of(vectors: np.ndarray, bits: int) -> Side:

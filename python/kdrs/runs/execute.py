@@ -41,7 +41,7 @@ from kdrs.runs.build import (
 from kdrs.runs.config import RunConfig, as_begun, completed, config_of
 from kdrs.runs.cost import plain_seconds, warn_if_dear
 from kdrs.runs.directory import Run
-from kdrs.runs.encoded import best_encoder
+from kdrs.runs.encoded import as_named, best_encoder
 from kdrs.runs.files import write_json
 from kdrs.runs.following import create, decided
 from kdrs.runs.learners import Planned, load_learners
@@ -208,8 +208,10 @@ def _kept(config: RunConfig, model: nn.Module, evaluator: Evaluator, selection: 
     if not isinstance(model, Compact):
         return model
     kept = model.stored()
-    if kept.user_encoder is None or config.model["encoder"] != "best" or "valid" not in evaluator.truths:
+    if kept.user_encoder is None:
         return kept
+    if config.model["encoder"] != "best" or "valid" not in evaluator.truths:
+        return as_named(kept, config.model["encoder"])
     selects = selection.metrics[0]
     return best_encoder(kept, lambda one: evaluator(one.factors(), parts=["valid"])["valid"].mean(selects))
 

@@ -35,6 +35,8 @@ class Imported:
     """The teacher's quality on each part; empty for lists where candidates are ranked, and for items alone without users."""
     selects: str
     """The metric that selects the best epoch of a run on this data set."""
+    held_out: bool = True
+    """Whether the data set holds anything out to measure by."""
 
     @property
     def dim(self) -> int | None:
@@ -117,7 +119,8 @@ def import_teacher(
         save_teacher(temporary, **made.contents, missing=missing, items_alone=items_alone or ALONE[0], about=about)
         teacher = FileTeacher(temporary, PairTask(data.train), dataset=data, name=str(place))
         reports = measure_teachers({place.name: teacher}, evaluator, data).get(place.name, {})
-    return Imported(place, made, reports, choose_selection(config, choose_protocol(config, data)).metrics[0])
+    selects = choose_selection(config, choose_protocol(config, data)).metrics[0]
+    return Imported(place, made, reports, selects, data.holds_out)
 
 
 def next_command(made: Imported, data: str) -> str:

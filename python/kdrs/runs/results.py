@@ -57,8 +57,8 @@ def measure_teachers(
             measured[name] = evaluator(scorer)
         except ScoreError as error:
             raise ArtefactError(f"teacher {shown(name)}: {error.cause}", error.remedy) from error
-    if not measured:
-        return {}
+    if not (measured and evaluator.truths):
+        return measured
     baseline = evaluator(popularity(dataset.train))
     for name, reports in measured.items():
         for part, report in reports.items():
@@ -169,9 +169,10 @@ def per_metric_best(outcome: Fit, selection: Selection, reports: dict[str, Repor
 
 
 def load_reports(run: Run) -> dict[str, Report]:
-    """The final evaluation of a run, by part. Raises ``ArtefactError`` if it has none."""
+    """The final evaluation of a run, by part; of a data set that holds nothing out no part. Raises ``ArtefactError`` if one is
+    missing."""
     paths = sorted(run.path.glob("report-*.json"), reverse=True)  # valid before test
-    if not paths:
+    if not paths and run.holds_out:
         raise ArtefactError(f"{shown(str(run.path), PATH)} has no evaluation", run.remedy())
     return {path.stem.removeprefix("report-"): Report.load(path) for path in paths}
 

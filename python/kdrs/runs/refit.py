@@ -1,0 +1,136 @@
+"""A finished run's settings for training again, on all pairs: what goes into production once they are chosen."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdrs.compact.encoders import RidgeEncoder
+from kdrs.data import Dataset
+from kdrs.errors import ArtefactError, ConfigError, quoted, shown
+from kdrs.models.stored import StoredModel
+from kdrs.runs.config import DataSettings, EvalSettings, PartSettings, RunConfig, TermSettings, TrainSettings, config_of
+from kdrs.runs.directory import Run, holds_run
+from kdrs.runs.encoded import named_ridge
+from kdrs.runs.opened import LoadedRun
+from kdrs.runs.parts import expand
+from kdrs.runs.records import PATH
+
+
+def refitted(path: str | Path, data: str | Path, teachers: Sequence[str] = ()) -> RunConfig:
+    """The options of a finished run, to be carried out again on the prepared data set at ``data``: as many epochs as its best
+    weights had, the last weights kept, the encoder of users that validation chose. Models that the run trained first, parts
+    and chains, are trained again in the same way.
+
+    ``teachers`` take the places of the run's own, in their order; those that are not given stay, with a warning where they were
+    trained on other pairs. `kdrs.Dataset.whole` makes the data set that holds nothing out.
+
+    Raises ``ArtefactError`` for a run that is not finished, ``ConfigError`` for one that was not trained, and for another
+    number of teachers than the run has.
+    """
+    run, dataset = Run.open(path), Dataset.load(data)
+    config = config_of(run)
+    if config.compress is not None:
+        raise ConfigError(
+            f"{shown(str(path), PATH)} was not trained, it was made from {shown(config.compress.teacher, PATH)}",
+            f"refit that, and compress what comes of it: kdrs refit {quoted(config.compress.teacher)} --data {quoted(data)} "
+            "--out TEACHER, then kdrs compress TEACHER with the bits and dim of its config.toml",
+        )
+    parts, own = expand(config, run.path)
+    names = {str(part.place): part.name for part in parts}
+    before = [*(part.config for part in parts), own]
+    renamed = {**names, **_replaced(before, names, teachers, path)}
+    fixed = {part.name: _part(part.config, Run.open(part.place), dataset, renamed) for part in parts}
+    result = own.model_copy(
+        update={
+            "data": DataSettings(path=str(data)),
+            "model": _model(own, run),
+            "train": _train(own.train, run, dataset),
+            "eval": own.eval if dataset.holds_out else EvalSettings(),
+            "distill": _terms(own.distill, renamed),
+            "start": None if own.start is None else renamed.get(own.start, own.start),
+            "teachers": fixed,
+        }
+    )
+    _warn(result, dataset)
+    return result
+
+
+def _replaced(
+    before: Sequence[RunConfig], names: Mapping[str, str], teachers: Sequence[str], path: str | Path
+) -> dict[str, str]:
+    """The given teachers by those whose places they take."""
+    references = (name for one in before for term in one.distill for name in term.teacher)
+    asked = [name for name in dict.fromkeys(references) if name not in names]
+    if teachers and len(teachers) != len(asked):
+        theirs = ", ".join(shown(name, PATH) for name in asked) or "none"
+        raise ConfigError(
+            f"got {len(teachers)} teachers, and {shown(str(path), PATH)} has {len(asked)}: {theirs}",
+            "give one --teacher for each, in this order, or none",
+        )
+    return dict(zip(asked, teachers, strict=False))
+
+
+def _part(config: RunConfig, run: Run, dataset: Dataset, renamed: Mapping[str, str]) -> PartSettings:
+    return PartSettings(
+        model=_model(config, run),
+        train=_train(config.train, run, dataset),
+        distill=_terms(config.distill, renamed),
+        start=None if config.start is None else renamed.get(config.start, config.start),
+    )
+
+
+def _terms(terms: Sequence[TermSettings], renamed: Mapping[str, str]) -> tuple[TermSettings, ...]:
+    return tuple(
+        term.model_copy(update={"teacher": tuple(renamed.get(name, name) for name in term.teacher)}) for term in terms
+    )
+
+
+def _train(train: TrainSettings, run: Run, dataset: Dataset) -> TrainSettings:
+    """As many epochs as the best weights had. Raises ``ArtefactError`` for a run that has none."""
+    status = run.status()
+    if status.get("status") != "finished" or status.get("best_epoch") is None:
+        raise ArtefactError(f"{shown(str(run.path), PATH)} is not finished", run.remedy())
+    epochs = int(status["best_epoch"]) + 1
+    return train.model_copy(
+        update={
+            "epochs": epochs,
+            "keep": "last",
+            "patience": epochs if dataset.valid.n_pairs else None,  # nothing ends it before
+            "select": None,
+            "test_every_epoch": None,
+        }
+    )
+
+
+def _model(config: RunConfig, run: Run) -> dict[str, Any]:
+    """The model's options, with the encoder of users that was kept."""
+    if config.model.get("users") != "encoded" or config.model.get("encoder") != "best":
+        return config.model
+    model = LoadedRun.open(run.path).model
+    kept = model.user_encoder if isinstance(model, StoredModel) else None
+    return {**config.model, "encoder": named_ridge(kept) if isinstance(kept, RidgeEncoder) else "trained"}
+
+
+def _warn(config: RunConfig, dataset: Dataset) -> None:
+    """Of teachers that were trained on other pairs, and of what cannot be chosen without validation."""
+    terms = [*config.distill, *(term for part in config.teachers.values() for term in part.distill)]
+    for name in dict.fromkeys(name for term in terms for name in term.teacher):
+        if (
+            name in config.teachers
+            or not holds_run(Path(name))
+            or Run.open(name).data["fingerprint"] == dataset.fingerprint
+        ):
+            continue
+        warnings.warn(
+            f"teacher {shown(name, PATH)} was trained on other pairs: kdrs refit {quoted(name)} --data "
+            f"{quoted(config.data.path)} --out TEACHER, then --teacher TEACHER here",
+            stacklevel=3,
+        )
+    if not dataset.valid.n_pairs and any(term.teacher_users == "encoded" for term in terms):
+        warnings.warn(
+            "teacher_users is encoded, which validation decides on: without a validation part the teacher's own users teach",
+            stacklevel=3,
+        )

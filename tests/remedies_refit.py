@@ -1,0 +1,72 @@
+"""What goes wrong on the way into production: more of the table of test_remedies.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from commands import ok
+from kdrs.data import Dataset
+from kdrs.runs.config import config_of, resolve
+from kdrs.runs.directory import Run
+from kdrs.runs.execute import execute
+from remedies import PREPARE, TRAIN, Case
+
+JOINED = ("data", "prepare", "d", "--split", "none", "--out", "all")
+REFIT = ("refit", "s", "--data", "all", "--out", "f")
+
+
+def joined(folder: Path) -> None:
+    Dataset.load(folder / "d").whole().save(folder / "all")
+
+
+def compressed(folder: Path) -> None:
+    joined(folder)
+    ok("compress", "t", "--bits", "2", "--out", "c")
+
+
+def interrupted(folder: Path) -> None:
+    joined(folder)
+    values = config_of(Run.open(folder / "longer")).to_dict()
+    execute(resolve({**values, "data": {"path": str(folder / "d")}}), folder / "half", should_stop=lambda: True)
+
+
+CASES = {
+    "a refit without data": Case(
+        ("refit", "s", "--out", "f"),
+        "kdrs data prepare DATASET --split none --out ALL",
+        REFIT,
+        then=joined,
+        names=("--data",),
+    ),
+    "other teachers than the run has": Case(
+        (*REFIT, "--teacher", "t", "--teacher", "u"), "give one --teacher for each", (*REFIT, "--teacher", "t"), joined
+    ),
+    "the refit of what was not trained": Case(
+        ("refit", "c", "--data", "all", "--out", "f"),
+        "then kdrs compress TEACHER",
+        ("refit", "t", "--data", "all", "--out", "f"),
+        compressed,
+    ),
+    "the refit of a run that is not finished": Case(
+        ("refit", "half", "--data", "all", "--out", "f"), "finish it", ("resume", "half"), interrupted
+    ),
+    "a refit that is measured": Case(
+        ("eval", "f"),
+        "compare the runs of the split",
+        ("eval", "s"),
+        lambda folder: (joined(folder), ok(*REFIT)),
+        names=("runs",),
+    ),
+    "parts that are joined and filtered": Case((*JOINED, "--k-core", "2"), "leave it out", JOINED),
+    "candidates of nothing": Case(
+        (*PREPARE, "--split", "none", "--candidates", "3", "--out", "x"),
+        "leave it out",
+        (*PREPARE, "--split", "none", "--out", "x"),
+    ),
+    "a run on all pairs that shall stop early": Case(
+        ("train", "--data", "all", *TRAIN[3:], "--patience", "2"),
+        "leave it out",
+        ("train", "--data", "all", *TRAIN[3:]),
+        joined,
+    ),
+}
