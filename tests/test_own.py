@@ -16,7 +16,7 @@ from commands import FAST, fails, imports_undone, kdrs, listing, ok, write_own
 from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.plugins import blamed, label
 from kdrs.runs.directory import Run
-from kdrs.runs.results import load_reports
+from kdrs.runs.reported import load_reports
 
 SHORT = (*FAST[2:], "--epochs", "2", "--threads", "1", "-q")
 MODEL, METHOD = "mymodels:BiasedMF", "mymethods:ListKL"

@@ -167,7 +167,9 @@ def test_a_refit_says_what_was_not_measured(place, tmp_path):
     assert "kdrs export" in said.out
     assert "was trained on other pairs" in said.err  # its teacher
     card = (tmp_path / "f/README.md").read_text()
-    assert "nothing was measured" in card
+    assert "nothing was measured. student, of the same settings" in card
+    value = kdrs.load_run(place / "student").report()["test"].mean("ndcg@5")
+    assert f"{value:.4f}" in card
     assert "kdrs eval" not in card
     assert kdrs.load_run(tmp_path / "f").report() == {}
     assert "holds nothing out" in fails(3, "eval", tmp_path / "f")
@@ -177,6 +179,9 @@ def test_a_refit_says_what_was_not_measured(place, tmp_path):
 def test_a_refit_serves_and_leaves_out_all_that_users_have(place, tmp_path):
     ok("export", place / "final-teacher", "--seen", "--out", tmp_path / "t.safetensors")
     student = kdrs.Student.load(tmp_path / "t.safetensors")
+    assert student.card["refit"]["of"] == "teacher"
+    assert student.card["refit"]["metrics"]["test"]
+    assert student.card["metrics"] == {}
     data = kdrs.Dataset.load(place / "d")
     found = student.recommend(list(data.users), data.n_items)
     for user, listed in found:

@@ -32,6 +32,7 @@ from kdrs.runs.config import RunConfig, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.parts import teachers_of
 from kdrs.runs.records import PATH
+from kdrs.runs.reported import reports_before
 from kdrs.teachers.file import read_head, trajectory_files
 from kdrs.teachers.ids import IDS
 from kdrs.training.hooks import hook
@@ -183,6 +184,8 @@ def _what(of: _Subject, teachers: Sequence[_Teacher]) -> list[tuple[str, str]]:
     if config.start is not None:
         start = "its teacher's vectors" if config.start == "teacher" else f"the weights of {_named(Path(config.start))}"
         rows.append(("starts from", start))
+    if config.refit is not None:
+        rows.append(("settings", f"those of {_named(Path(config.refit))}, and as many epochs as its best weights had"))
     rows.append(("bytes", f"{own:,} of all its tables, ids left out"))
     if config.compress is None and encoder_of(of.model) == "ridge":
         rows.append(("users", "ridge regression on their items: better on validation than the matrix that was trained"))
@@ -227,26 +230,36 @@ def _data(of: _Subject) -> list[tuple[str, str]]:
 
 
 def _quality(of: _Subject) -> list[str]:
-    if not of.reports:
-        return ["All pairs were trained on, so nothing was measured: see the run whose settings it has."]
-    part = "test" if "test" in of.reports else next(iter(of.reports))
-    report = of.reports[part]
+    if of.reports:
+        return _measured(of, of.reports)
+    said = "All pairs were trained on, so nothing was measured."
+    if not (before := reports_before(of.config)):
+        return [f"{said} See the run whose settings it has."]
+    assert of.config.refit is not None
+    name = markdown(_named(Path(of.config.refit)))
+    return [f"{said} {name}, of the same settings and trained on a part of them, had:", *_measured(of, before)]
+
+
+def _measured(of: _Subject, reports: Mapping[str, Report]) -> list[str]:
+    part = "test" if "test" in reports else next(iter(reports))
+    report = reports[part]
     names = _near(report)
     if not report.n or not names:
         return [f"No query of the {part} part has a held-out item, so nothing was measured."]
     low, high = _intervals(np.stack([report.values[name] for name in names]))
-    head = ["metric", part, "95 % interval", *(["valid"] if part == "test" and "valid" in of.reports else [])]
+    head = ["metric", part, "95 % interval", *(["valid"] if part == "test" and "valid" in reports else [])]
     rows = [head, [":--", *["--:"] * (len(head) - 1)]]
     for at, name in enumerate(names):
         row = [report.shown_name(name), f"{report.mean(name):.4f}", f"{low[at]:.4f} to {high[at]:.4f}"]
         if "valid" in head:
-            valid = of.reports["valid"]
+            valid = reports["valid"]
             row.append(f"{valid.mean(name):.4f}" if name in valid.values and valid.n else "")
         rows.append(row)
     said = [
         "\n".join(f"| {' | '.join(row)} |" for row in rows),
         f"Means over {report.n:,} queries of the {part} part. The interval is a bootstrap over these queries: it speaks of "
-        "other users for these weights, not of training again. All metrics: `report.json`.",
+        "other users for these weights, not of training again."
+        + (" All metrics: `report.json`." if of.reports else ""),
     ]
     for metric, transfer in of.transfer.items():
         if transfer.ratio is not None:

@@ -164,6 +164,8 @@ class RunConfig(Settings):
     """Folder of the parts' runs, for several runs that share them; ``parts`` in the run directory unless given."""
     compress: CompressSettings | None = None
     """Of a run that `kdrs compress` made; it cannot be trained anew."""
+    refit: str | None = None
+    """Of a run that `kdrs refit` made: the run whose settings it has."""
     log: tuple[str, ...] = ()
     """Trackers that watch the run: ``tensorboard``, ``mlflow``, ``wandb``, or a class ``package.module:Class``."""
     device: str = "auto"

@@ -31,6 +31,7 @@ from kdrs.runs.encoded import candidates
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import teachers_of
 from kdrs.runs.records import PATH
+from kdrs.runs.reported import reports_before
 from kdrs.runs.source import Source
 from kdrs.student import Student, file, formats
 from kdrs.student.student import MOST_POPULAR
@@ -386,8 +387,17 @@ def _facts(run: LoadedRun, tables: Tables) -> dict[str, Any]:
         "data": {key: data[key] for key in ("name", "fingerprint", "users", "items", "split") if key in data},
         "protocol": config.eval.protocol,
         "metrics": {part: _metrics(report) for part, report in reports.items()},
+        **_before(config),
         "bytes": tables.nbytes,
     }
+
+
+def _before(config: RunConfig) -> dict[str, Any]:
+    """Of a refit: the run whose settings it has, and what that was measured to have."""
+    if config.refit is None:
+        return {}
+    metrics = {part: _metrics(report) for part, report in reports_before(config).items()}
+    return {"refit": {"of": Path(config.refit).name, "metrics": metrics}}
 
 
 def _metrics(report: Report) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from kdrs.runs.config import RunConfig, config_of
 from kdrs.runs.directory import Run, describe_data
 from kdrs.runs.own import needing
 from kdrs.runs.records import PATH, RESTORE
-from kdrs.runs.results import load_reports
+from kdrs.runs.reported import load_reports
 from kdrs.teachers.base import Stage
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.outline import OUTLINE

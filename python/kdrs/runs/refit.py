@@ -52,6 +52,7 @@ def refitted(path: str | Path, data: str | Path, teachers: Sequence[str] = ()) -
             "distill": _terms(own.distill, renamed),
             "start": None if own.start is None else renamed.get(own.start, own.start),
             "teachers": fixed,
+            "refit": str(path),
         }
     )
     _warn(result, dataset)

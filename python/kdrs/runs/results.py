@@ -27,7 +27,6 @@ from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest, write_json
 from kdrs.runs.following import create, decided
 from kdrs.runs.places import own_folder
-from kdrs.runs.records import PATH
 from kdrs.teachers.audit import teacher_doubts
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
@@ -166,15 +165,6 @@ def per_metric_best(outcome: Fit, selection: Selection, reports: dict[str, Repor
         if test is not None:
             found[name] = {"epoch": epoch, "test": test[name], "valid": by_epoch[epoch]["valid"][name]}
     return found
-
-
-def load_reports(run: Run) -> dict[str, Report]:
-    """The final evaluation of a run, by part; of a data set that holds nothing out no part. Raises ``ArtefactError`` if one is
-    missing."""
-    paths = sorted(run.path.glob("report-*.json"), reverse=True)  # valid before test
-    if not paths and run.holds_out:
-        raise ArtefactError(f"{shown(str(run.path), PATH)} has no evaluation", run.remedy())
-    return {path.stem.removeprefix("report-"): Report.load(path) for path in paths}
 
 
 def means_of(reports: dict[str, Report]) -> dict[str, dict[str, float]]:

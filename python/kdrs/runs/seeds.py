@@ -18,7 +18,7 @@ from kdrs.runs.execute import execute, is_done
 from kdrs.runs.following import decided
 from kdrs.runs.pool import opened
 from kdrs.runs.records import PATH
-from kdrs.runs.results import load_reports
+from kdrs.runs.reported import load_reports
 from kdrs.runs.vouching import MAY_CHANGE, difference
 from kdrs.training.processes import current, joined
 

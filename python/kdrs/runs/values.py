@@ -46,8 +46,8 @@ def with_former(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_path(key: str) -> bool:
-    """Whether a run's option, named by dots, holds paths: data, parts, and what may stand for teachers or a start."""
-    return key in ("data.path", "parts") or re.fullmatch(r"(.+\.)?(start|teacher)", key) is not None
+    """Whether a run's option, named by dots, holds paths: data, parts, a refit's run, what may stand for teachers or a start."""
+    return key in ("data.path", "parts", "refit") or re.fullmatch(r"(.+\.)?(start|teacher)", key) is not None
 
 
 def same_places(one: Any, other: Any) -> bool:

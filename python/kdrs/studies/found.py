@@ -11,7 +11,7 @@ from kdrs.comparison.tables import Table
 from kdrs.runs.compared import compare_runs
 from kdrs.runs.config import config_of
 from kdrs.runs.directory import Run
-from kdrs.runs.results import load_reports
+from kdrs.runs.reported import load_reports
 from kdrs.studies.plan import shown_teachers
 from kdrs.studies.sweep import Found
 

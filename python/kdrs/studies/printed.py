@@ -16,7 +16,7 @@ from kdrs.escaping import markdown
 from kdrs.runs.compared import compare_runs
 from kdrs.runs.directory import Run
 from kdrs.runs.records import RESTORE
-from kdrs.runs.results import load_reports
+from kdrs.runs.reported import load_reports
 from kdrs.studies.found import rows_of, table_of
 from kdrs.studies.recipe import Entry, Made
 

@@ -13,7 +13,7 @@ from kdrs._documents import read_json, write_json
 from kdrs._files import write_bytes
 from kdrs.errors import ArtefactError, shown
 from kdrs.runs.directory import Run
-from kdrs.runs.results import load_reports
+from kdrs.runs.reported import load_reports
 from kdrs.studies.plan import Arm
 
 REMEDY = "take the record away: the trial is read or trained anew by the same command with --resume"
