@@ -46,7 +46,7 @@ def with_former(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_path(key: str) -> bool:
-    """Whether a run's option, named by dots, holds paths: data, parts, a refit's run, what may stand for teachers or a start."""
+    """Whether a run's option, named by dots, holds paths: data, parts, a refit's run, teachers and what a run starts from."""
     return key in ("data.path", "parts", "refit") or re.fullmatch(r"(.+\.)?(start|teacher)", key) is not None
 
 
