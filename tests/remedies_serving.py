@@ -147,6 +147,9 @@ CASES = {
         "the teacher of s, and no student alone",
         ("export", "s", "--alone", "wide", "--out", "e.safetensors"),
     ),
+    "parts of what is not kept": Case(
+        (*EXPORT, "--seen-parts", "all"), "--seen --seen-parts all", (*EXPORT, "--seen", "--seen-parts", "all")
+    ),
     "seen pairs without the data": Case(
         (*EXPORT, "--seen"), "give it: --data", (*EXPORT, "--seen", "--data", "elsewhere"), without_data
     ),

@@ -90,7 +90,8 @@ IMPOSSIBLE = {
     "--weight": -1, "--part": "tset", "--metrics": "none@5", "--baseline": "nowhere", "--test": "none",
     "--valid": "nowhere", "--preset": "none", "--duplicates": "none", "--min-rating": "nan", "--k-core": 0, "--min-user": 0,
     "--min-item": 0, "--split": "halves", "--fractions": "1,1,1", "--n-valid": -1, "--n-test": -1, "--short-users": "none",
-    "--alone": "nowhere", "--k": 0, "--histories": "nowhere", "--items": "nowhere", "--exclude": "nowhere", "--unknown": "none",
+    "--alone": "nowhere", "--seen-parts": "other",
+    "--k": 0, "--histories": "nowhere", "--items": "nowhere", "--exclude": "nowhere", "--unknown": "none",
     "--metric": "none", "--side": "none", "--item-names": "nowhere", "--budget": "9/1", "--bits": 5, "--users": "none",
     "--from": "none", "--user-ids": "nowhere", "--item-ids": "nowhere", "--missing": "none", "--items-alone": "nobody",
     "--log": "nothing", "--jobs": 0, "--trials": 0, "--sampler": "none", "--share": "3/2",
@@ -231,6 +232,7 @@ NOTHING = {
     "a place on resume": ("resume", "{t}", "--out", "x"),
     "a baseline of one": ("eval", "{t}", "--baseline", "{t}"),
     "a teacher of one": ("eval", "{t}", "--teacher", "{t}"),
+    "parts of what is not kept": ("export", "{t}", "--seen-parts", "all", "--out", "e.safetensors"),
     "users of items and users": (*IMPORT, "--items-alone", "none"),
     "ids that are in the file": (*IMPORT, "--item-ids", "x"),
     "users of a file with users": (*IMPORT, "--users", "x"),
@@ -295,6 +297,7 @@ def test_help_repeats_the_tables():
     from kdrs.evaluation.significance import TESTS
     from kdrs.models import MODELS
     from kdrs.runs.config import TrainSettings
+    from kdrs.runs.kept import SEEN_PARTS
     from kdrs.student.formats import FORMATS
     from kdrs.teachers.importers import SCRIPTS, SIDED, WHOLE
     from kdrs.teachers.saving import ALONE, MISSING
@@ -307,6 +310,7 @@ def test_help_repeats_the_tables():
     assert tuple(TRACKERS) == choices.TRACKERS
     assert tuple(KNOWN) == choices.SETS
     assert ("student", *FORMATS) == choices.EXPORTS
+    assert SEEN_PARTS == choices.SEEN_PARTS
     assert {*choices.FORMS, "recbole-npz"} == WHOLE.keys() | SIDED.keys()
     assert (MISSING, ALONE, tuple(SCRIPTS)) == (choices.MISSING, choices.ITEMS_ALONE, choices.SCRIPTED)
     assert tuple(TrainSettings.model_json_schema()["properties"]["optimizer"]["enum"]) == choices.OPTIMIZERS

@@ -21,6 +21,7 @@ SCRIPTED = ("recbole", "lightfm", "lenskit")
 MISSING = ("refuse", "mean", "drop")
 ITEMS_ALONE = ("mean", "none")
 EXPORTS = ("student", "npz", "parquet", "word2vec", "faiss", "usearch", "onnx")
+SEEN_PARTS = ("train", "all")
 SETS = ("ml-100k", "citeulike-t", "citeulike-loo", "foursquare", "gowalla", "beauty")
 
 

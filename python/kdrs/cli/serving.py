@@ -62,7 +62,7 @@ Seen = Annotated[
     str,
     typer.Option(
         "--seen",
-        help="What is left out: data, what users have seen in training; none; or a table of user and item. (default: data)",
+        help="What is left out: data, what the file keeps as seen; none; or a table of user and item. (default: data)",
         show_default=False,
     ),
 ]
@@ -105,6 +105,16 @@ Alone = Annotated[
 KeepSeen = Annotated[
     bool, typer.Option("--seen", help="Keep what users have seen in training, to leave it out of their lists.")
 ]
+SeenParts = Annotated[
+    str | None,
+    typer.Option(
+        "--seen-parts",
+        metavar="PARTS",
+        help=f"With --seen: {choices.listed(choices.SEEN_PARTS)}. What users have in all parts is then left out, for "
+        "serving. (default: train)",
+        show_default=False,
+    ),
+]
 To = Annotated[
     str,
     typer.Option(
@@ -135,7 +145,8 @@ def export(
     no_fold_in: Annotated[
         bool, typer.Option("--no-fold-in", help="No encoder of new users beside a table of users.")
     ] = False,
-    alone: Alone = None, data: OwnData = None, threads: CoreThreads = None, as_json: Document = False,
+    seen_parts: SeenParts = None, alone: Alone = None, data: OwnData = None, threads: CoreThreads = None,
+    as_json: Document = False,
 ) -> None:  # fmt: skip
     """Write a student as one file that serves: tables, ids, an encoder of new users, a card. Or its vectors for other tools.
 
@@ -148,8 +159,9 @@ def export(
     began = time.monotonic()
     with messages():
         made = make(
-            source, out, to=to, side=side, seen=seen, fold_in=not no_fold_in, dataset=data, alone=alone, threads=threads
-        )
+            source, out, to=to, side=side, seen=seen, seen_parts=seen_parts, fold_in=not no_fold_in, dataset=data,
+            alone=alone, threads=threads,
+        )  # fmt: skip
     if made.written is not None:
         _tell(made.written, to, time.monotonic() - began, as_json)
         return
@@ -189,7 +201,8 @@ def _tell(written: Written, to: str, seconds: float, as_json: bool) -> None:
 
 def _described(student: Student) -> str:
     users = f"{len(student.users):,} users" if student.users is not None else "users by their histories"
-    seen = ", with what they have seen" if student.seen is not None else ""
+    parts = student.seen_parts
+    seen = f", with what they have seen{' in all parts' if len(parts) > 1 else ''}" if parts else ""
     return f"{users}{seen}, {len(student.items):,} items, {student.nbytes:,} bytes of tables"
 
 

@@ -16,13 +16,14 @@ from kdrs.compact.encoders import Encoder, asked
 from kdrs.compact.tables import Tables, short
 from kdrs.core.codes import Codes
 from kdrs.core.names import Names
-from kdrs.data import Dataset, Histories, Interactions
+from kdrs.data import Dataset
 from kdrs.errors import ArtefactError, ConfigError, KdrsError, MissingKnowledge, quoted, shown
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.report import Report
 from kdrs.evaluation.significance import bootstrap_means, paired_test
 from kdrs.evaluation.transfer import Transfer
 from kdrs.models.stored import StoredModel
+from kdrs.runs import kept
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
 from kdrs.runs.card import card_of
 from kdrs.runs.compared import compare_runs
@@ -74,6 +75,7 @@ def export(
     to: str = "student",
     side: str | None = None,
     seen: bool = False,
+    seen_parts: str | None = None,
     fold_in: bool = True,
     dataset: Dataset | str | Path | None = None,
     alone: str | Path | None = None,
@@ -81,20 +83,24 @@ def export(
 ) -> Exported:
     """Writes the student file of a finished run (or teacher file, with its data set), or its vectors for other tools.
 
-    ``seen`` keeps what users have seen in training: they can then be left out of lists, and encoded users be asked for by id.
+    ``seen`` keeps what users have seen in training: it can then be left out of lists, and encoded users be asked for by id.
+    ``seen_parts`` says of which parts: ``train``, as without it, or ``all``. With ``all`` lists hold nothing that a user has in
+    any part, and encoded users are made of all these items: for serving, not for measuring. The card says which.
+
     ``fold_in`` gives a student of user vectors an encoder for users it has never seen; what that costs known users is measured
     on the data set and kept in the card. ``alone`` is the run of a student without a teacher: the card then has the transfer
     ratio.
 
     ``to`` is ``student`` or one of `kdrs.student.formats`: npz, parquet, word2vec, faiss, usearch, onnx. ``source`` may be a
-    student file for these, and ``side`` (items, the default, or users) is for those that hold one; ``seen``, ``fold_in`` and
-    ``alone`` are of a student file alone.
+    student file for these, and ``side`` (items, the default, or users) is for those that hold one; ``seen``, ``seen_parts``,
+    ``fold_in`` and ``alone`` are of a student file alone.
 
-    Raises ``ConfigError`` where ``out`` exists, ``MissingKnowledge`` for scores that are no products, ``MachineError`` where
-    what a format needs is not installed, and what opening a run does."""
+    Raises ``ConfigError`` where ``out`` exists and for ``seen_parts`` without ``seen``, ``MissingKnowledge`` for scores that
+    are no products, ``MachineError`` where what a format needs is not installed, and what opening a run does."""
     place = Path(out)
     if to != "student":
-        return _other(source, place, to, side, seen or not fold_in or alone is not None, dataset, threads)
+        told = seen or seen_parts is not None or not fold_in or alone is not None
+        return _other(source, place, to, side, told, dataset, threads)
     if side is not None:
         raise ConfigError("a side is chosen, and a student file holds both", "leave --side out, or give --to parquet")
     if isinstance(source, str | Path) and file.is_one(Path(source)):
@@ -102,8 +108,11 @@ def export(
             f"{shown(str(source), PATH)} is a student file already",
             "copy it; or write its vectors for other tools: --to npz, parquet, word2vec, ...",
         )
+    kept.check_parts(seen_parts, seen)
     _check_free(place)
-    student = student_of(source, seen=seen, fold_in=fold_in, dataset=dataset, alone=alone, threads=threads)
+    student = student_of(
+        source, seen=seen, seen_parts=seen_parts, fold_in=fold_in, dataset=dataset, alone=alone, threads=threads
+    )
     size = student.save(place)
     return Exported(student, place, size, student.nbytes)
 
@@ -116,7 +125,7 @@ def _other(
     if told:
         raise ConfigError(
             "what a student file keeps is chosen, and another format is asked for",
-            "leave --seen, --no-fold-in and --alone out, or leave --to out",
+            "leave --seen, --seen-parts, --no-fold-in and --alone out, or leave --to out",
         )
     for one in formats.places(place, to):
         _check_free(one)
@@ -146,6 +155,7 @@ def student_of(
     source: Any,
     *,
     seen: bool = True,
+    seen_parts: str | None = None,
     fold_in: bool = True,
     dataset: Dataset | str | Path | None = None,
     alone: str | Path | None = None,
@@ -176,16 +186,22 @@ def student_of(
     degrees = data.train.column_degrees
     best = np.argsort(-degrees, kind="stable")[:MOST_POPULAR]
     popular = best[degrees[best] > 0].astype(np.int32)
+    items_of = kept.seen_of(data, tables.encoder, seen_parts) if seen else None
+    if items_of is not None:
+        card["seen"] = kept.told(data, items_of, seen_parts)
     knows_users = tables.users is not None or seen
+    use = _use(data.users, data.items, tables, seen)
+    if seen:
+        use.append(kept.said(kept.parts_of(data, seen_parts)))
     return Student(
         tables,
         Names.of(data.items, "item"),
         Names.of(data.users, "user") if knows_users else None,
-        seen=_seen(data, tables.encoder) if seen else None,
+        seen=items_of,
         popular=popular,
         popular_counts=degrees[popular].astype(np.int32),
         card=card,
-        readme=_readme(own, ratio, _use(data.users, data.items, tables, seen)),
+        readme=_readme(own, ratio, use),
     )
 
 
@@ -278,14 +294,6 @@ def _network(run: LoadedRun | None) -> tuple[Encoder | None, bool]:
     return network, network is not None and run is not None and trait(run.model, "encodes_known")
 
 
-def _seen(data: Dataset, encoder: Encoder | None) -> Interactions:
-    """The training items, in their order where the encoder reads it: a data set with such a model has one."""
-    if encoder is None or not encoder.ordered:
-        return data.train
-    assert data.order is not None
-    return Histories.of(data.train, data.order)
-
-
 def _encoder(
     tables: Tables, data: Dataset, config: RunConfig, network: Encoder | None, enough: bool
 ) -> tuple[Encoder, dict[str, Any]]:
@@ -300,12 +308,12 @@ def _encoder(
     if network is None or (not enough and data.valid.n_pairs):
         fitted, its_name, value = _fitted(tables, data, evaluator, selects)
         if network is not None:  # a network that lacks what known users have may be worse than a matrix
-            vectors = asked(network, _seen(data, network), items)
+            vectors = asked(network, kept.seen_of(data, network), items)
             own = evaluator((vectors, items, tables.bias), parts=["valid"])["valid"].mean(selects)
         if network is None or value > own:
             encoder, name = fitted, its_name
     assert encoder is not None
-    histories = _seen(data, encoder)
+    histories = kept.seen_of(data, encoder)
     measured: dict[str, Any] = {
         "encoder": name,
         "metric": selects,

@@ -10,7 +10,7 @@ Tensors of N users, M items and D dimensions, each of them little-endian and con
 ``encoder_...``                             of users as functions of their items (`kdrs.compact.encoders`)
 ``item_ids``, ``item_ids_ends``             UTF-8 bytes end to end, and int64 [M + 1]
 ``user_ids``, ``user_ids_ends``             the same of users, where the file knows users
-``seen_ends``, ``seen_items``               int64 [N + 1], int32 [pairs]: training items of each user, if kept
+``seen_ends``, ``seen_items``               int64 [N + 1], int32 [pairs]: items of each user, if kept: training, or all
 ``seen_order``                              int32 [pairs]: the same oldest first, where the encoder reads sequences
 ``popular``, ``popular_counts``             int32 [P] each: items with the most training pairs, for users who are unknown
 ==========================================  =====================================================================

@@ -40,8 +40,8 @@ class Student:
     their decimal digits. Scores are exact products, best first, ties in the order of the file's items: the same lists as those
     of `kdrs.Evaluator` and ``kdrs recommend``; of a network that encodes its users, to rounding between NumPy and torch.
 
-    ``seen`` are the training items of its users, int32 rows ``[users, items]``, or None, `Histories` for an encoder of
-    sequences. ``popular`` int32 ``[P]`` and
+    ``seen`` are the items of its users, int32 rows ``[users, items]``, or None, `Histories` for an encoder of sequences: those
+    of training, or of all parts (`seen_parts`). ``popular`` int32 ``[P]`` and
     ``popular_counts`` the items with the most training pairs; ``card`` is what it says of itself, JSON values.
     """
 
@@ -168,6 +168,17 @@ class Student:
         return found
 
     @property
+    def seen_parts(self) -> tuple[str, ...]:
+        """The parts of the data set whose items it keeps as seen, by its card: ``train`` alone, or ``valid`` and ``test`` too.
+        Empty where it keeps none."""
+        if self.seen is None:
+            return ()
+        told = self.card.get("seen")
+        parts = told.get("parts") if isinstance(told, dict) else None
+        known = isinstance(parts, list) and all(isinstance(part, str) for part in parts)
+        return tuple(parts) if known and parts else ("train",)
+
+    @property
     def encodes(self) -> bool:
         """Whether it answers for histories."""
         return self.tables.encoder is not None
@@ -227,7 +238,7 @@ class Student:
             names = ids_of(users, "users")
             rows = self._rows(names, unknown, threads)
             good = rows >= 0
-            if self.tables.users is None:  # those without training items are as good as unknown
+            if self.tables.users is None:  # those without items are as good as unknown
                 good[good] = self._known_histories().row_degrees[rows[good]] > 0
                 self._refuse_empty(names, good, rows, unknown)
             own = self._seen_of(rows[good]) if seen is True or self.tables.users is None else None
@@ -386,9 +397,10 @@ class Student:
     def _refuse_empty(self, names: list[Any], good: NDArray[np.bool_], rows: NDArray[Any], unknown: str) -> None:
         if unknown == "error" and not good.all():
             place = int(np.argmin(good))
-            what = "history" if rows[place] < 0 else "user"
+            kind = "" if len(self.seen_parts) > 1 else "training "
+            what, lacks = ("history", "is empty") if rows[place] < 0 else ("user", f"has no {kind}items")
             raise DataError(
-                f"{what} {shown(str(names[place]))} {'is empty' if rows[place] < 0 else 'has no training items'}",
+                f"{what} {shown(str(names[place]))} {lacks}",
                 'ask with unknown="skip" or "popular" (--unknown skip)',
             )
 
