@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from commands import ok
+from commands import FAST, ok
 from kdrs import save_teacher
 from kdrs.data import Dataset
 from remedies import Case, lists_alone
 from remedies_compact import neumf, vectors
 
 EXPORT = ("export", "t", "--out", "e.safetensors")
+BY = ("distill", "--data", "d", *FAST, "--epochs", "1", "--method", "rrd", "--out", "k", "--teacher")
 ALL = ("recommend", "e.safetensors", "--seen", "none", "--out", "l.csv")
 
 
@@ -33,6 +35,23 @@ def halves(folder: Path) -> None:
 def both_halves(folder: Path) -> None:
     halves(folder)
     ok(*ALL, "--part", "2/2")
+
+
+def of_more_items(folder: Path) -> None:
+    exported(folder)
+    data = Dataset.load(folder / "d")
+    train, valid, test = (one.to_csr() for one in (data.train, data.valid, data.test))
+    train.resize((data.n_users, data.n_items + 1))
+    valid.resize(train.shape)
+    test.resize(train.shape)
+    items = [*data.items, "new"]
+    Dataset.from_interactions(train, valid, test, users=data.users, items=items).save(folder / "more")
+
+
+def sequential(folder: Path) -> None:
+    ok("train", "--data", "d", "--model", "sasrec", "--dim", "8", "--epochs", "1", "--device", "cpu", "--out", "seq")
+    ok("export", "seq", "--out", "seq.safetensors")
+    replace(Dataset.load(folder / "d"), order=None, order_by=None).save(folder / "unordered")
 
 
 def items_alone(folder: Path) -> None:
@@ -126,8 +145,23 @@ CASES = {
         ("export", "e.safetensors", "--to", "npz", "--out", "f.npz"),
         exported,
     ),
-    "a student to evaluate": Case(
-        ("eval", "e.safetensors", "--data", "d"), "the run that it was exported from", ("eval", "t"), exported
+    "a student as a teacher": Case(
+        (*BY, "e.safetensors"), "such as kdrs distill --teacher RUN", (*BY, "t"), exported, names=("kdrs distill",)
+    ),
+    "a student without the data set": Case(
+        ("eval", "e.safetensors"), "give the data set with --data", ("eval", "e.safetensors", "--data", "d"), exported
+    ),
+    "a student that lacks items": Case(
+        ("eval", "e.safetensors", "--data", "more"),
+        "on the data set that it was made of, which is called clicks: --data",
+        ("eval", "e.safetensors", "--data", "d"),
+        of_more_items,
+    ),
+    "a sequential student without an order": Case(
+        ("eval", "seq.safetensors", "--data", "unordered"),
+        "with --data; or the data set that it was made of",
+        ("eval", "seq.safetensors", "--data", "d"),
+        sequential,
     ),
     "a folder that is not there": Case(
         (*EXPORT[:-1], "new/e.safetensors"),

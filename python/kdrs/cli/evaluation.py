@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from kdrs.evaluation.report import Report
 
 Runs = Annotated[
-    list[Path], typer.Argument(help="Run directories or teacher files; seed-N folders of one parent are one model.")
+    list[Path],
+    typer.Argument(help="Run directories, teacher or student files; seed-N folders of one parent are one model."),
 ]
 Some = Annotated[
     list[Path] | None,
     typer.Argument(
-        help="Run directories or teacher files; seed-N folders of one parent are one model.", show_default=False
+        help="Run directories, teacher or student files; seed-N folders of one parent are one model.",
+        show_default=False,
     ),
 ]
 Data = Annotated[

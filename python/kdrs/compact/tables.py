@@ -44,6 +44,22 @@ class Tables(NamedTuple):
         """Of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
+    @property
+    def n_numbers(self) -> int:
+        """Numbers that are stored: of codes their coordinates and scales."""
+        sides = [side for side in (self.items, self.users) if side is not None]
+        numbers = sum(int(np.prod(side.shape)) + (len(side) if isinstance(side, Codes) else 0) for side in sides)
+        others = (value for name, value in self.tensors().items() if not name.startswith(("items_", "users_")))
+        return numbers + sum(value.size for value in others)
+
+    @property
+    def row_bytes(self) -> float:
+        """Bytes of a row of the larger table, its scale and bias included."""
+        sides = [side for side in (self.items, self.users) if side is not None]
+        rows = [Tables(side).nbytes / max(len(side), 1) for side in sides]
+        rows[0] += 0 if self.bias is None else 4
+        return max(rows)
+
     def tensors(self) -> dict[str, NDArray[Any]]:
         """``items_codes``, ``items_scales`` or ``items_vectors``, the same of ``users``, ``encoder_...``, ``bias``. Scales are
         bytes where those of `short` codes are, else cut to bfloat16: `short` codes lose nothing."""

@@ -62,10 +62,7 @@ class StoredModel(nn.Module):
     @property
     def n_parameters(self) -> int:
         """Numbers that are stored."""
-        sides = [side for side in self._sides() if side is not None]
-        numbers = sum(int(np.prod(side.shape)) + (len(side) if isinstance(side, Codes) else 0) for side in sides)
-        others = [tensor for name, tensor in self.state_dict().items() if not name.startswith(("items_", "users_"))]
-        return numbers + sum(tensor.numel() for tensor in others)
+        return self.tables().n_numbers
 
     @property
     def nbytes(self) -> int:
@@ -74,10 +71,7 @@ class StoredModel(nn.Module):
     @property
     def row_bytes(self) -> float:
         """Bytes of a row of the larger table, its scale and bias included."""
-        sides = [side for side in map(_array_side, self._sides()) if side is not None]
-        rows = [Tables(side).nbytes / max(len(side), 1) for side in sides]
-        rows[0] += 0 if self.bias is None else 4
-        return max(rows)
+        return self.tables().row_bytes
 
     def description(self) -> dict[str, Any]:
         """What a file says of its tensors."""

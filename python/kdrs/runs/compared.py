@@ -33,6 +33,7 @@ from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import teachers_of
 from kdrs.runs.records import PATH
 from kdrs.runs.results import held_out
+from kdrs.runs.served import ServedStudent, is_student, protocol_of
 from kdrs.runs.vouching import difference
 from kdrs.teachers.audit import teacher_doubts
 from kdrs.teachers.base import Teacher
@@ -62,12 +63,14 @@ def compare_runs(
     page: bool = False,
     item_names: str | Path | None = None,
 ) -> Comparison:
-    """Evaluates finished runs (and teacher files) anew on one data set and compares them.
+    """Evaluates finished runs (and teacher files, and student files) anew on one data set and compares them.
 
     Folders named ``seed-N`` of one parent are seeds of one model, if they differ in nothing else. A run that another one was
     distilled from is a teacher; ``teacher`` and ``baseline`` name others by their path. The data set is the first run's unless
-    given; ``protocol_name`` likewise. ``metrics`` may have any K. Raises ``ArtefactError`` for runs that are unfinished,
-    damaged or of other data, ``ConfigError`` for a run that is given twice.
+    given; ``protocol_name`` likewise. Files are joined with it by id. ``metrics`` may have any K.
+
+    Raises ``ArtefactError`` for runs that are unfinished, damaged or of other data, and for student files that lack some of
+    the data set's ids; ``ConfigError`` for a run that is given twice.
 
     ``page`` adds what only a page shows (`Comparison.page`): groups of queries, and lists for some users. ``item_names`` is a
     file of the items' titles for it (`kdrs.data.titles.read_titles`).
@@ -75,22 +78,16 @@ def compare_runs(
     paths = [Path(run) for run in runs]
     configs, dataset, evaluator = _setting(paths, dataset, protocol_name, threads, metrics)
     titles = None if item_names is None else read_titles(item_names, dataset.items)
-    taught_by = {place for path, config in configs.items() for place in teachers_of(config, path)}
+    scorers = {path: _scorer(path, dataset) for path in paths}
+    taught_by = {place for path, config in configs.items() for place in teachers_of(config, path)} | _told_by(scorers)
     wanted = {Path(name).resolve() for name in (teacher,) if name is not None}
     labels = _labels(paths, configs)
-    scorers: dict[Path, Teacher] = {}
     entries = []
     for path in paths:
         config = configs.get(path)
-        is_teacher = path.resolve() in taught_by | wanted or config is None or _is_peer(path)
-        role = (
-            "teacher"
-            if is_teacher
-            else "student"
-            if config is not None and (config.distill or config.compress)
-            else "alone"
-        )
-        scorers[path] = scorer = _scorer(path, dataset)
+        scorer = scorers[path]
+        is_teacher = path.resolve() in taught_by | wanted or _is_peer(path)
+        role = "teacher" if is_teacher else _role(scorer, config)
         ready = _lists_of(scorer)
         n_parameters, n_bytes, bytes_per_row = size_of(scorer, dataset)
         selection = choose_selection(config, choose_protocol(config, dataset)) if config is not None else None
@@ -214,7 +211,7 @@ def _setting(
             f"data set {shown(dataset.name)} holds nothing out, so there is nothing to measure",
             "compare the runs of the split that settings were chosen with; a run on all pairs has seen every answer",
         )
-    reference = configs[folders[0]] if folders else resolve({"data": {"path": ""}, "model": {"name": "bpr"}})
+    reference = configs[folders[0]] if folders else _of_files(paths)
     if protocol_name is not None:
         reference = reference.model_copy(update={"eval": EvalSettings(protocol=protocol_name)})
     if threads is not None:
@@ -228,6 +225,12 @@ def _setting(
         settings = reference.eval.model_copy(update={"ks": tuple(sorted({*evaluator.ks, *asked}))})
         evaluator = build_evaluator(reference.model_copy(update={"eval": settings}), dataset)
     return configs, dataset, evaluator
+
+
+def _of_files(paths: Sequence[Path]) -> RunConfig:
+    """Options to measure files alone with: the protocol of the first student among them, whose card tells it."""
+    told = next((protocol_of(path) for path in paths if is_student(path)), "auto")
+    return resolve({"data": {"path": ""}, "model": {"name": "bpr"}, "eval": {"protocol": told}})
 
 
 def _seed_of(config: RunConfig | None) -> int:
@@ -246,6 +249,8 @@ def size_of(scorer: Teacher, dataset: Dataset) -> tuple[int | None, int | None, 
             scorer.n_bytes,
             scorer.row_bytes,
         )
+    if isinstance(scorer, ServedStudent):
+        return scorer.size
     if not isinstance(scorer, ModelTeacher):
         return None, None, None
     if isinstance(scorer.model, StoredModel):
@@ -264,7 +269,9 @@ def size_of(scorer: Teacher, dataset: Dataset) -> tuple[int | None, int | None, 
 def _doubts(
     path: Path, scorer: Teacher, config: RunConfig | None, selection: Selection | None, dataset: Dataset
 ) -> tuple[str, ...]:
-    """Of a run what its curve says, of a teacher file what its scores say."""
+    """Of a run what its curve says, of a teacher file what its scores say, of a student file what its card says of the data."""
+    if isinstance(scorer, ServedStudent):
+        return scorer.doubts()
     if isinstance(scorer, FileTeacher):
         return tuple(teacher_doubts(scorer, {"train": dataset.train, **held_out(dataset)}))
     if config is None or selection is None:
@@ -272,6 +279,21 @@ def _doubts(
     run = Run.open(path)
     stopped = str(run.status().get("stopped", "epochs"))
     return doubts_of(run.rows(), selection.metrics[0], stopped=stopped, started=config.start is not None)
+
+
+def _told_by(scorers: Mapping[Path, Teacher]) -> set[Path]:
+    """The teachers of student files among what is compared: their cards tell names, and no places."""
+    names = {name for scorer in scorers.values() if isinstance(scorer, ServedStudent) for name in scorer.teachers}
+    return {path.resolve() for path in scorers if path.name in names}
+
+
+def _role(scorer: Teacher, config: RunConfig | None) -> str:
+    """Of what no other one was distilled from."""
+    if isinstance(scorer, ServedStudent):
+        return scorer.role
+    if config is None:
+        return "teacher"
+    return "student" if config.distill or config.compress else "alone"
 
 
 def _is_personal(own: np.ndarray, others: np.ndarray) -> bool:
@@ -299,7 +321,9 @@ def _is_peer(path: Path) -> bool:
 
 
 def _scorer(path: Path, dataset: Dataset) -> Teacher:
-    """A run or a teacher file that answers for the users as of now, whatever it was trained on."""
+    """A run or a file that answers for the users as of now, whatever it was trained on."""
+    if is_student(path):
+        return ServedStudent.load(path, dataset)
     users = PairTask(dataset.train)
     if path.is_dir():
         return LoadedRun.open(path, dataset).teacher(users)

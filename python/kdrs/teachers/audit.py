@@ -116,14 +116,14 @@ def knowledge_of(teacher: Scored, parts: Mapping[str, Interactions], *, users: i
     return Knowledge(found)
 
 
-def teacher_doubts(teacher: FileTeacher, parts: Mapping[str, Interactions]) -> list[str]:
+def teacher_doubts(teacher: Scored, parts: Mapping[str, Interactions]) -> list[str]:
     """Sentences about a teacher whose ids seem out of order, or that seems to have been trained on held-out pairs.
 
     ``parts`` are ``train`` and whichever of ``valid`` and ``test`` there are, all of the users' items. Empty for a teacher
     that looks honest. A teacher that learnt little more than popularity can hide a leak, and can do little with it.
     """
     parts = {name: part for name, part in parts.items() if part.n_pairs}
-    if teacher.factors() is None:
+    if isinstance(teacher, FileTeacher) and teacher.factors() is None:
         return _list_doubts(teacher, parts)
     known = knowledge_of(teacher, parts)
     doubts = _order_doubts(known)

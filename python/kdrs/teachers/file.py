@@ -266,7 +266,7 @@ class FileTeacher(Scored):
         if version.startswith("student/"):
             raise ArtefactError(
                 f"{shown(self.name, 300)} is an exported student, and no teacher file or run",
-                "take the run that it was exported from: kdrs eval RUN, kdrs distill --teacher RUN",
+                "take the run that it was exported from, such as kdrs distill --teacher RUN; kdrs eval takes the file",
             )
         if version not in TENSORS:
             raise ArtefactError(
