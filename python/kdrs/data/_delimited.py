@@ -15,6 +15,7 @@ from kdrs.data._columns import NAMES, ROLES, bare_columns, named_columns, usual
 from kdrs.data._options import Options
 from kdrs.data._rows import BadRow, Source, make_table, refuse_or_count
 from kdrs.data._text import Text, is_regular, read_plain, records
+from kdrs.data._unread import tell_times
 from kdrs.data.table import Table
 from kdrs.errors import DataError, shown
 
@@ -62,6 +63,7 @@ def read_inter(text: Text, options: Options) -> Table:
                 f"{text.at(1)}: column {shown(names[place])} is {kinds[place]}; {role} allows {', '.join(allowed)}",
                 f"name another column with --{role}",
             )
+    _tell_times(text, names, columns, options, _records(text, separator, False)[1:])
     return _parsed(text, options, separator, len(names), columns, names=names, quoted=False, form="inter")
 
 
@@ -115,9 +117,19 @@ def _delimited(text: Text, options: Options, separator: str, form: str) -> Table
     if header:
         names = [name.strip() for name in fields] if options.strip else fields
         columns = named_columns(text.at(1), names, options, sample[1] if len(sample) > 1 else ())
+        _tell_times(text, names, columns, options, sample[1:])
         return _parsed(text, options, separator, len(fields), columns, names=names, quoted=quoted, form=form)
     columns = bare_columns(text.at(1), fields, options)
+    _tell_times(text, range(len(fields)), columns, options, sample)
     return _parsed(text, options, separator, len(fields), columns, names=None, quoted=quoted, form=form)
+
+
+def _tell_times(
+    text: Text, names: Sequence[str] | range, columns: dict[str, int], options: Options, sample: list[list[str]]
+) -> None:
+    tell_times(
+        text.name, names, columns, options, lambda place: [record[place] for record in sample if place < len(record)]
+    )
 
 
 def has_header(text: Text, options: Options, form: str) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from kdrs.data._frames import framed
 from kdrs.data._options import Options
-from kdrs.data._parquet import parquet_columns, parquet_schema, wanted_columns
+from kdrs.data._parquet import parquet_columns, parquet_schema, tell_times_of, wanted_columns
 from kdrs.data._text import Text, looks_like, read_bytes, read_text
 from kdrs.data.table import Table
 from kdrs.errors import DataError, shown
@@ -102,6 +102,7 @@ def read_parquet_parts(paths: Sequence[Path], folder: Path, options: Options) ->
         schema = parquet_schema(data, part)
         if first is None:
             first, columns = schema, wanted_columns(schema, part, options)
+            tell_times_of(data, schema, columns, part, options)
         elif list(schema) != list(first):
             raise DataError(
                 f"{part} has columns {_some(schema)}, {shown(paths[0].name)} has {_some(first)}",

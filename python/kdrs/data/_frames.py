@@ -12,6 +12,7 @@ from kdrs.data._columns import named_columns
 from kdrs.data._objects import MixedTypes, array_series, object_series, pandas_series
 from kdrs.data._options import Options
 from kdrs.data._rows import Source, make_table
+from kdrs.data._unread import SAMPLE, tell_times, texts_of
 from kdrs.data.table import Table
 from kdrs.errors import DataError, shown
 
@@ -31,6 +32,7 @@ def from_frame(frame: Any, options: Options) -> Table:
     names, column_of = _opened(frame)
     name = "the frame"
     columns = named_columns(name, names, options)
+    tell_times(name, names, columns, options, lambda place: _beginning(frame, place))
     series = {}
     for role, place in columns.items():
         try:
@@ -70,6 +72,26 @@ def _opened(frame: Any) -> tuple[list[str], Callable[[int], pl.Series]]:
         except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
             raise DataError(f"a {type(frame).__name__} is no data frame: {shown(str(error))}") from error
     return frame.columns, frame.to_series
+
+
+def _beginning(frame: Any, place: int) -> list[str] | None:
+    """The first values of a column as text, without converting the rest; None where that cannot be had."""
+    from kdrs._libraries import polars as pl
+
+    try:
+        if isinstance(frame, Mapping):
+            return texts_of(_column(list(frame.values())[place][:SAMPLE]))
+        if isinstance(frame, pl.DataFrame):
+            part: Any = frame.head(SAMPLE)
+        elif hasattr(frame, "iloc"):
+            part = frame.iloc[:SAMPLE]
+        elif hasattr(frame, "num_rows") and hasattr(frame, "slice"):
+            part = frame.slice(0, SAMPLE)
+        else:  # a stream, which is read once; a lazy frame, of which a column may cost anything
+            return None
+        return texts_of(_opened(part)[1](place))
+    except (MixedTypes, DataError, IndexError, KeyError, TypeError, ValueError):  # told if it is asked for
+        return None
 
 
 def _column(values: Any) -> pl.Series:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from kdrs.data._columns import named_columns
 from kdrs.data._footer import check_parquet
-from kdrs.data._frames import check_type, framed
+from kdrs.data._frames import check_type, framed, is_allowed
 from kdrs.data._guard import guarded
 from kdrs.data._options import Options
 from kdrs.data._text import read_bytes
+from kdrs.data._unread import SAMPLE, tell_times, texts_of
 from kdrs.data.table import Table
 from kdrs.errors import shown
 
@@ -25,6 +26,7 @@ def read_parquet(path: str | os.PathLike[str], options: Options) -> Table:
     name = shown(str(path))
     schema = parquet_schema(data, name)
     columns = wanted_columns(schema, name, options)
+    tell_times_of(data, schema, columns, name, options)
     frame = parquet_columns(data, columns, name)
     return framed({role: frame[label] for role, label in columns.items()}, columns, name, record, options, "parquet")
 
@@ -45,6 +47,24 @@ def wanted_columns(schema: dict[str, pl.DataType], name: str, options: Options) 
     for role, label in columns.items():
         check_type(schema[label], role, label, name)
     return columns
+
+
+def tell_times_of(
+    data: bytes, schema: dict[str, pl.DataType], columns: dict[str, str], name: str, options: Options
+) -> None:
+    """What `tell_times` tells of a Parquet file; of columns that may hold times the first rows are read."""
+    from kdrs._libraries import polars as pl
+
+    names = list(schema)
+
+    def values_of(place: int) -> list[str] | None:
+        if not is_allowed(schema[names[place]], "timestamp"):
+            return None
+        with guarded(f"{name} is no readable Parquet file"):
+            check_parquet(data, [names[place]], name)
+            return texts_of(pl.read_parquet(io.BytesIO(data), columns=[names[place]], n_rows=SAMPLE).to_series())
+
+    tell_times(name, names, {role: names.index(label) for role, label in columns.items()}, options, values_of)
 
 
 def parquet_columns(data: bytes, columns: dict[str, str], name: str) -> pl.DataFrame:
