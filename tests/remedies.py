@@ -360,6 +360,11 @@ CASES = {
     "fewer epochs": Case(
         ("resume", "longer", "--epochs", "1"), "ask for as many or more", ("resume", "longer", "--epochs", "3")
     ),
+    "seeds that are there": Case(
+        (*TRAIN, "--seeds", "0..2", "--out", "a"),
+        "a holds runs already: seed-0, seed-1",
+        (*TRAIN, "--seeds", "0..2", "--out", "a", "--resume"),
+    ),
     "a seed of other options": Case(
         (*TRAIN, "--dim", 9, "--seeds", "0..2", "--out", "a", "--resume"),
         "ask for what it was started with",
@@ -378,7 +383,10 @@ CASES = {
         (*TRAIN, "--start", "wide", "--model", "bpr", "--dim", "12"),
     ),
     "no run directory": Case(
-        ("eval", "a"), "name the runs in it", ("eval", "a/seed-0", "a/seed-1"), names=("a/seed-0", "a/seed-1")
+        ("compress", "a", "--out", "c"),
+        "name the runs in it",
+        ("compress", "a/seed-0", "--out", "c"),
+        names=("a/seed-0", "a/seed-1"),
     ),
     "a run that is not there": Case(("eval", "tt"), "check the path", ("eval", "t")),
     "a run twice": Case(("eval", "t", "t"), "name every run once", ("eval", "t")),

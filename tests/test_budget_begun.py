@@ -58,9 +58,12 @@ def test_places_are_looked_at_before_methods_are_tried(asked, tmp_path):
     assert len(tried) == 1
     assert "go on with it by --resume" in fails(2, *command, "--seeds", "0", "--out", tmp_path / "several")
     assert len(tried) == 1
-    assert run(*command, "--seeds", "0..1", "--out", tmp_path / "several").code == 1  # the other one has a place
+    error = fails(2, *command, "--seeds", "0..1", "--out", tmp_path / "several")  # nor is the other one trained
+    assert "several holds a run already: seed-0\n  try: --resume takes" in error
+    assert not (tmp_path / "several/seed-1").exists()
+    assert len(tried) == 1
+    assert run(*command, "--seeds", "0..1", "--out", tmp_path / "several", "--resume").code == 0
     assert (tmp_path / "several/seed-1/report.json").is_file()
-    assert len(tried) == 2
 
 
 def test_torchrun_goes_on_with_what_it_began(asked, tmp_path, monkeypatch):

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 Runs = Annotated[
     list[Path],
-    typer.Argument(help="Run directories, teacher or student files; seed-N folders of one parent are one model."),
+    typer.Argument(help="Run directories, teacher or student files; seed-N folders are one model, as is their parent."),
 ]
 Some = Annotated[
     list[Path] | None,
     typer.Argument(
-        help="Run directories, teacher or student files; seed-N folders of one parent are one model.",
+        help="Run directories, teacher or student files; seed-N folders are one model, as is their parent.",
         show_default=False,
     ),
 ]

@@ -31,6 +31,7 @@ from kdrs.runs.files import file_digest
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import teachers_of
+from kdrs.runs.places import seeds_in
 from kdrs.runs.records import PATH
 from kdrs.runs.results import held_out
 from kdrs.runs.served import ServedStudent, is_student, protocol_of
@@ -65,7 +66,8 @@ def compare_runs(
 ) -> Comparison:
     """Evaluates finished runs (and teacher files, and student files) anew on one data set and compares them.
 
-    Folders named ``seed-N`` of one parent are seeds of one model, if they differ in nothing else. A run that another one was
+    Folders named ``seed-N`` of one parent are seeds of one model, if they differ in nothing else; the parent stands for all
+    of them. A run that another one was
     distilled from is a teacher; ``teacher`` and ``baseline`` name others by their path. The data set is the first run's unless
     given; ``protocol_name`` likewise. Files are joined with it by id. ``metrics`` may have any K.
 
@@ -75,12 +77,12 @@ def compare_runs(
     ``page`` adds what only a page shows (`Comparison.page`): groups of queries, and lists for some users. ``item_names`` is a
     file of the items' titles for it (`kdrs.data.titles.read_titles`).
     """
-    paths = [Path(run) for run in runs]
+    paths = with_seeds([Path(run) for run in runs])
     configs, dataset, evaluator = _setting(paths, dataset, protocol_name, threads, metrics)
     titles = None if item_names is None else read_titles(item_names, dataset.items)
     scorers = {path: _scorer(path, dataset) for path in paths}
     taught_by = {place for path, config in configs.items() for place in teachers_of(config, path)} | _told_by(scorers)
-    wanted = {Path(name).resolve() for name in (teacher,) if name is not None}
+    wanted = {path.resolve() for name in (teacher,) if name is not None for path in with_seeds([Path(name)])}
     labels = _labels(paths, configs)
     entries = []
     for path in paths:
@@ -121,7 +123,10 @@ def compare_runs(
         if not agreed and len(teachers) < len(entries):
             at = paths.index(teachers[0])
             entries[at] = replace(entries[at], doubts=(*entries[at].doubts, DISAGREES))
-    names = {path.resolve(): label for path, label in labels.items()}
+    names = {
+        path.parent.resolve(): label for path, label in labels.items() if label in (path.parent.name, str(path.parent))
+    }
+    names |= {path.resolve(): label for path, label in labels.items()}
     page = page and part in evaluator.truths  # else what is missing is told below
     compared = compare(
         entries,
@@ -143,6 +148,11 @@ def compare_runs(
         compared,
         background=background_of(dataset, evaluator, part, ranked, compared.teacher, titles, several),
     )
+
+
+def with_seeds(paths: Sequence[Path]) -> list[Path]:
+    """The same with a folder of ``seed-N`` runs, which is no run itself, as these runs."""
+    return [run for path in paths for run in seeds_in(path) or [path]]
 
 
 def check_comparable(path: str | Path, dataset: Dataset) -> None:

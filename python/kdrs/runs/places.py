@@ -13,7 +13,7 @@ import re
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kdrs._files import unwritable
@@ -40,6 +40,30 @@ def holds_run(path: Path) -> bool:
     if not (path / "config.toml").is_file():
         return False
     return os.path.lexists(path / "data.json") or bool(_MARK.fullmatch(_mark(path / LOCK) or ""))
+
+
+def check_none_begun(places: Sequence[Path]) -> None:
+    """Raises ``ConfigError`` where some of several seeds were begun already. Said before any is trained: the others would be
+    trained first, and these fail then."""
+    begun = [place for place in places if holds_run(place)]
+    if not begun:
+        return
+    names = [shown(place.name, 60) for place in begun]
+    some = ", ".join(names[:6]) + (f" and {len(names) - 6:,} more" if len(names) > 6 else "")
+    raise ConfigError(
+        f"{shown(str(begun[0].parent), PATH)} holds {'runs' if len(begun) > 1 else 'a run'} already: {some}",
+        "--resume takes finished seeds as they are, goes on with begun ones and trains the others; or name another folder with "
+        "--out",
+    )
+
+
+def seeds_in(path: Path) -> list[Path]:
+    """The runs of a folder that is none itself and holds one a seed, ``seed-N``, by their numbers; of other folders none."""
+    if not path.is_dir() or (path / "config.toml").is_file():
+        return []
+    found = [place for place in path.glob("seed-*") if re.fullmatch(r"seed-\d+", place.name, re.ASCII)]
+    begun = [place for place in found if (place / "config.toml").is_file()]
+    return sorted(begun, key=lambda place: int(place.name.removeprefix("seed-")))
 
 
 def check_place(path: Path) -> None:

@@ -13,9 +13,10 @@ from kdrs._launch import check_launched, launched
 from kdrs.errors import ConfigError, KdrsError, TrainingError, is_panic, shown
 from kdrs.evaluation.report import Report
 from kdrs.runs.config import RunConfig, as_begun, completed, with_seed
-from kdrs.runs.directory import Run, holds_run
+from kdrs.runs.directory import Run
 from kdrs.runs.execute import execute, is_done
 from kdrs.runs.following import decided
+from kdrs.runs.places import check_none_begun, holds_run
 from kdrs.runs.pool import opened
 from kdrs.runs.records import PATH
 from kdrs.runs.reported import load_reports
@@ -52,7 +53,8 @@ def execute_seeds(
     A seed that fails is kept as its exception and the others go on. With ``resume`` finished seeds are taken as they are
     and begun ones go on. Stops after the seeds in hand once ``should_stop`` says so; an interrupted seed is left out. With
     several jobs each run has a process of its own, and ``on_start`` and ``on_epoch`` hear nothing. Raises ``ConfigError``
-    before the first for seeds that a run cannot have, and where one of them was begun with other options.
+    before the first for seeds that a run cannot have, where one of them was begun with other options, and where one was begun
+    and ``resume`` is not given.
     """
     check_seeds(seeds)
     check_launched()
@@ -63,9 +65,18 @@ def execute_seeds(
                 f"{jobs} jobs are asked for in each of {launch.size} processes",
                 "leave --jobs out, or call it without torchrun",
             )
+        _check_new(seeds, Path(out), resume)
         return _side_by_side(seeds, config, Path(out), resume, jobs, should_stop or (lambda: False))
     with joined():
+        _check_new(seeds, Path(out), resume)
         return _each(seeds, config, Path(out), resume, on_start, on_epoch, should_stop)
+
+
+def _check_new(seeds: Sequence[int], out: Path, resume: bool) -> None:
+    """Raises ``ConfigError`` where a seed was begun and is not to go on."""
+    places = [out / f"seed-{seed}" for seed in seeds]
+    if decided(not resume and any(map(holds_run, places))):  # none begins a seed before all have looked
+        check_none_begun(places)
 
 
 def _check_alike(seeds: Sequence[int], config: RunConfig, out: Path) -> None:
