@@ -33,31 +33,26 @@ def seen_of(data: Dataset, encoder: Encoder | None, seen_parts: str | None = Non
     """The items of each user, [users, items]: those of ``train`` unless it is ``all`` parts; as `Histories` where the
     ``encoder`` reads them in their order, which a data set with such a model has.
 
-    Held-out items then come after the training items, those of validation first. A warning says so where the data set does
+    Held-out items then come after the training items, in the order of their parts. A warning says so where the data set does
     not know whether they do."""
     whole = seen_parts == "all"
     if encoder is None or not encoder.ordered:
         return data.full if whole else data.train
     assert data.order is not None
     ordered = Histories.of(data.train, data.order)
-    if not whole:
+    if not whole or not data.holds_out:
         return ordered
-    later = held_out(data)
-    if any(part.n_pairs for part in later.values()) and not _order_is_known(data):
+    later = data._held_in_order()
+    if later is None:
+        later = [data.valid, data.test]
         warnings.warn(
             "the model reads items in their order, and the data set keeps none of held-out items: they count as the latest, "
             "those of validation first",
             stacklevel=4,
         )
-    parts = (data.train, *later.values())
-    users = np.concatenate([part.row_of_pair for part in parts])
-    items = np.concatenate([ordered.order, *(part.indices for part in later.values())])
+    users = np.concatenate([part.row_of_pair for part in (data.train, *later)])
+    items = np.concatenate([ordered.order, *(part.indices for part in later)])
     return Histories.from_pairs(users, items, data.n_users, data.n_items)
-
-
-def _order_is_known(data: Dataset) -> bool:
-    """Whether each user has one test item at most, after one validation item at most, after the training items."""
-    return data.test_follows_valid and int(data.test.row_degrees.max(initial=0)) <= 1
 
 
 def parts_of(data: Dataset, seen_parts: str | None) -> list[str]:
