@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
+from kdrs._documents import read_json
 from kdrs._files import write_bytes
 from kdrs.data import Dataset
 from kdrs.data.known import known_by_files
@@ -31,7 +32,7 @@ from kdrs.models.stored import StoredModel, encoder_of
 from kdrs.runs.config import RunConfig, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.parts import teachers_of
-from kdrs.runs.records import PATH
+from kdrs.runs.records import PATH, RESTORE
 from kdrs.runs.reported import reports_before
 from kdrs.teachers.file import read_head, trajectory_files
 from kdrs.teachers.ids import IDS
@@ -61,6 +62,8 @@ class _Subject:
     status: Mapping[str, Any]
     place: Path
     transfer: Mapping[str, Transfer]
+    doubts: Mapping[str, Sequence[str]]
+    """Sentences about teachers that seem to know held-out pairs, by name."""
 
 
 def card_of(run: LoadedRun, *, transfer: Mapping[str, Transfer] | None = None, use: Sequence[str] | None = None) -> str:
@@ -69,12 +72,29 @@ def card_of(run: LoadedRun, *, transfer: Mapping[str, Transfer] | None = None, u
     Raises ``ArtefactError`` where the run has no evaluation."""
     known = run._dataset
     subject = _Subject(
-        run.config, run.run.data, known, run.model, run.report(), run.run.status(), run.run.path, transfer or {}
-    )
+        run.config, run.run.data, known, run.model, run.report(), run.run.status(), run.run.path, transfer or {},
+        doubts_in(run.run),
+    )  # fmt: skip
     return _text(subject, use)
 
 
-def write_card(run: Run, config: RunConfig, dataset: Dataset, model: nn.Module, reports: Mapping[str, Report]) -> None:
+def doubts_in(run: Run) -> dict[str, list[str]]:
+    """What its report says of its teachers, by name: those that seem to know held-out pairs. Older runs say nothing."""
+    told = None
+    with suppress(KdrsError, OSError):
+        told = read_json(run.path / "report.json", RESTORE).get("doubts")
+    pairs = told.items() if isinstance(told, dict) else ()
+    return {name: [str(one) for one in sentences] for name, sentences in pairs if isinstance(sentences, list)}
+
+
+def write_card(
+    run: Run,
+    config: RunConfig,
+    dataset: Dataset,
+    model: nn.Module,
+    reports: Mapping[str, Report],
+    doubts: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Writes README.md of a run that has just finished. It never fails a run: what goes wrong is a warning. A card that
     somebody edited, or a README of somebody else, is left as it is."""
     path = run.path / NAME
@@ -85,7 +105,7 @@ def write_card(run: Run, config: RunConfig, dataset: Dataset, model: nn.Module, 
                 stacklevel=3,
             )
             return
-        text = _text(_Subject(config, run.data, dataset, model, reports, run.status(), run.path, {}))
+        text = _text(_Subject(config, run.data, dataset, model, reports, run.status(), run.path, {}, doubts or {}))
         digest = hashlib.sha256(text.encode()).hexdigest()
         write_bytes(path, f"{text}\n<!-- Written by kdrs. sha256 of what stands above: {digest} -->\n".encode())
     except Exception as error:
@@ -111,6 +131,7 @@ def _text(of: _Subject, use: Sequence[str] | None = None) -> str:
         "## Data",
         _table(_data(of)),
         "## Quality",
+        *(f"**Warning.** {markdown(told)}." for told in sentences_of(of.doubts)),
         *_quality(of),
         "## Use",
         *(_use(of) if use is None else use),
@@ -144,11 +165,11 @@ def _teachers(of: _Subject) -> list[_Teacher]:
                 file = files[-1] if files else place
             tensors, names = read_head(file)[0], {name for both in IDS.values() for name in both}
             n_bytes = sum(tensor.nbytes for name, tensor in tensors.items() if name not in names)
-        found[place] = _Teacher(_named(place), says, n_bytes)
+        found[place] = _Teacher(named(place), says, n_bytes)
     return list(found.values())
 
 
-def _named(place: Path) -> str:
+def named(place: Path) -> str:
     """The last name of a path, which a run that has moved keeps; of a seed's folder with its model's."""
     return f"{place.parent.name}/{place.name}" if re.fullmatch(r"seed-\d+", place.name) else place.name
 
@@ -182,10 +203,10 @@ def _what(of: _Subject, teachers: Sequence[_Teacher]) -> list[tuple[str, str]]:
         size = "" if teacher.n_bytes is None else f"; {teacher.n_bytes:,} bytes, {teacher.n_bytes / own:.3g} times this"
         rows.append(("teacher", teacher.name + (f" ({teacher.says})" if teacher.says else "") + size))
     if config.start is not None:
-        start = "its teacher's vectors" if config.start == "teacher" else f"the weights of {_named(Path(config.start))}"
+        start = "its teacher's vectors" if config.start == "teacher" else f"the weights of {named(Path(config.start))}"
         rows.append(("starts from", start))
     if config.refit is not None:
-        rows.append(("settings", f"those of {_named(Path(config.refit))}, and as many epochs as its best weights had"))
+        rows.append(("settings", f"those of {named(Path(config.refit))}, and as many epochs as its best weights had"))
     rows.append(("bytes", f"{own:,} of all its tables, ids left out"))
     if config.compress is None and encoder_of(of.model) == "ridge":
         rows.append(("users", "ridge regression on their items: better on validation than the matrix that was trained"))
@@ -226,6 +247,11 @@ def _data(of: _Subject) -> list[tuple[str, str]]:
     return rows
 
 
+def sentences_of(doubts: Mapping[str, Sequence[str]]) -> list[str]:
+    """One sentence a doubt, with the teacher's name."""
+    return [f"Teacher {shown(name)}: {doubt}" for name, found in doubts.items() for doubt in found]
+
+
 # --- how good it is -------------------------------------------------------------------------------------------------
 
 
@@ -236,7 +262,7 @@ def _quality(of: _Subject) -> list[str]:
     if not (before := reports_before(of.config)):
         return [f"{said} See the run whose settings it has."]
     assert of.config.refit is not None
-    name = markdown(_named(Path(of.config.refit)))
+    name = markdown(named(Path(of.config.refit)))
     return [f"{said} {name}, of the same settings and trained on a part of them, had:", *_measured(of, before)]
 
 

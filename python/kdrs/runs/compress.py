@@ -53,6 +53,8 @@ class Compressed:
     """Quality on the data set's parts, as `Evaluator` has it; empty without one."""
     source: dict[str, Report] = field(default_factory=dict)
     """The source's own."""
+    doubts: dict[str, list[str]] = field(default_factory=dict)
+    """Sentences about the source, as training prints them of a teacher: it seems to know held-out pairs."""
     source_bytes: int | None = None
     tried: list[dict[str, Any]] = field(default_factory=list)
     """Ways to have users, with their values on validation, in the order that they were tried."""
@@ -148,6 +150,7 @@ def compress(
     assert best is not None
     model = best.model
     reports = evaluator(model.factors())
+    doubts: dict[str, list[str]] = {}
     result = Compressed(
         model,
         model.nbytes,
@@ -155,7 +158,8 @@ def compress(
         bits,
         best.users,
         reports=reports,
-        source=measure_teachers({given.name: given.teacher}, evaluator, data)[given.name],
+        source=measure_teachers({given.name: given.teacher}, evaluator, data, doubts=doubts)[given.name],
+        doubts=doubts,
         source_bytes=given.n_bytes,
         tried=tried if measure else [],
         selects=selects,
@@ -256,5 +260,5 @@ def _saved(result: Compressed, given: Source, config: RunConfig, bits: int, out:
     selection: Selection = choose_selection(own, choose_protocol(own, given.dataset))
     with Run.create(out, own.to_dict(), given.dataset, complete=completed) as run, run.whole():
         done = Fit(best_epoch=None, epochs=0, stopped="compressed")
-        save_result(run, own, given.dataset, result.model, done, result.reports, selection)
+        save_result(run, own, given.dataset, result.model, done, result.reports, selection, result.doubts)
     return Compressed(**{**vars(result), "run": run})

@@ -154,7 +154,8 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
                 "name a run of it with --start",
                 stacklevel=2,
             )
-        measured = measure_teachers(teachers, evaluator, dataset, [str(part.place) for part in parts])
+        doubts: dict[str, list[str]] = {}
+        measured = measure_teachers(teachers, evaluator, dataset, [str(part.place) for part in parts], doubts)
         if measured and run.writes:
             write_json(run.path / "teachers.json", {name: means_of(reports) for name, reports in measured.items()})
         if hooks.on_start is not None:
@@ -198,7 +199,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
         with blaming_training(learner.model, outcome.epochs - 1):
             kept = _kept(config, learner.model, evaluator, selection)
             reports = evaluator(ModelTeacher(kept, task))
-        save_result(run, config, dataset, kept, outcome, reports, selection)
+        save_result(run, config, dataset, kept, outcome, reports, selection, doubts)
         watch.final(outcome, reports)
         return Outcome(run, outcome, reports, measured, encoder_of(kept))
 

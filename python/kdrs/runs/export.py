@@ -25,7 +25,7 @@ from kdrs.evaluation.transfer import Transfer
 from kdrs.models.stored import StoredModel
 from kdrs.runs import kept
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
-from kdrs.runs.card import card_of
+from kdrs.runs.card import card_of, doubts_in, sentences_of
 from kdrs.runs.compared import compare_runs
 from kdrs.runs.config import RunConfig
 from kdrs.runs.encoded import candidates
@@ -397,6 +397,7 @@ def _facts(run: LoadedRun, tables: Tables) -> dict[str, Any]:
         "metrics": {part: _metrics(report) for part, report in reports.items()},
         **_before(config),
         "bytes": tables.nbytes,
+        **({"warnings": told} if (told := sentences_of(doubts_in(run.run))) else {}),
     }
 
 

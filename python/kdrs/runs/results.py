@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -21,7 +22,7 @@ from kdrs.fitting.fit import Fit
 from kdrs.fitting.learner import Learner
 from kdrs.models.compact import Compact
 from kdrs.models.stored import StoredModel, encoder_of
-from kdrs.runs.card import write_card
+from kdrs.runs.card import named, write_card
 from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest, write_json
@@ -37,16 +38,22 @@ from kdrs.training.queries import Task
 
 
 def measure_teachers(
-    teachers: dict[str, Teacher], evaluator: Evaluator, dataset: Dataset, parts: Collection[str] = ()
+    teachers: dict[str, Teacher],
+    evaluator: Evaluator,
+    dataset: Dataset,
+    parts: Collection[str] = (),
+    doubts: dict[str, list[str]] | None = None,
 ) -> dict[str, dict[str, Report]]:
     """The teachers' own quality on the split: the first thing that shows a wrong id map or a leak. Warns of a teacher that
     ranks no better than popularity, of the run's own ``parts`` without asking for their ids; and of teacher files whose ids
-    seem out of order or that seem to know held-out pairs."""
+    seem out of order or that seem to know held-out pairs: these sentences go into ``doubts`` too, by teacher, for the card."""
     measured = {}
     for name, teacher in teachers.items():
         if isinstance(teacher, FileTeacher):
             for doubt in teacher_doubts(teacher, {"train": dataset.train, **held_out(dataset)}):
                 warnings.warn(f"teacher {shown(name)}: {doubt}", stacklevel=2)
+                if doubts is not None:
+                    doubts.setdefault(name, []).append(doubt)
         scorer: Any = teacher
         if isinstance(teacher, FileTeacher) and teacher.factors() is None:
             if evaluator.ties != "list" or teacher.lists is None:
@@ -86,14 +93,15 @@ def save_result(
     outcome: Fit,
     reports: dict[str, Report],
     selection: Selection,
+    doubts: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Weights, final evaluation, status and card of a finished run."""
+    """Weights, final evaluation, status and card of a finished run; ``doubts`` are sentences about its teachers, by name."""
     metadata = {"model": config.model["name"], "epoch": str(outcome.best_epoch), "data": dataset.fingerprint}
     kept = model.stored() if isinstance(model, Compact) else model
     if isinstance(kept, StoredModel):
         metadata["tables"] = json.dumps(kept.description())
     run.save_model(stored(kept, kept.state_dict()), metadata)
-    done = partial(_save_rest, run, config, dataset, kept, outcome, reports, selection)
+    done = partial(_save_rest, run, config, dataset, kept, outcome, reports, selection, doubts or {})
     group = current()
     if group is None:
         done()
@@ -109,8 +117,10 @@ def _save_rest(
     outcome: Fit,
     reports: dict[str, Report],
     selection: Selection,
+    doubts: Mapping[str, Sequence[str]],
 ) -> None:
-    save_reports(run, reports, outcome, selection, encoder_of(kept))
+    told = {named(Path(name)): list(sentences) for name, sentences in doubts.items()}
+    save_reports(run, reports, outcome, selection, encoder_of(kept), told)
     run.set_status(
         "finished",
         epochs=outcome.epochs,
@@ -119,7 +129,7 @@ def _save_rest(
         model_sha256=file_digest(run.path / "model.safetensors"),
         **({} if (lines := run.metrics.sha256()) is None else {"metrics_sha256": lines}),
     )
-    write_card(run, config, dataset, kept, reports)
+    write_card(run, config, dataset, kept, reports, told)
 
 
 def save_peer(run: Run, peer: Learner, config: RunConfig, dataset: Dataset, evaluator: Evaluator, epoch: int) -> None:
@@ -137,7 +147,12 @@ def save_peer(run: Run, peer: Learner, config: RunConfig, dataset: Dataset, eval
 
 
 def save_reports(
-    run: Run, reports: dict[str, Report], outcome: Fit, selection: Selection, encoder: str | None = None
+    run: Run,
+    reports: dict[str, Report],
+    outcome: Fit,
+    selection: Selection,
+    encoder: str | None = None,
+    doubts: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Writes report.json and one array file a part. Where the protocol reports each K from its own best epoch, those means
     stand beside the kept weights' own; not where another ``encoder`` of users is kept than the epochs were measured with."""
@@ -149,6 +164,7 @@ def save_reports(
         "epochs": outcome.epochs,
         **({} if encoder is None else {"encoder": encoder}),
         "parts": means_of(reports),
+        **({"doubts": doubts} if doubts else {}),
     }
     if selection.per_metric_best and outcome.best and encoder in (None, SumEncoder.kind):
         summary["per_metric_best"] = per_metric_best(outcome, selection, reports)

@@ -113,8 +113,8 @@ class ServedStudent(ModelTeacher):
         return "alone" if "model" in card and not (card.get("methods") or card.get("teachers")) else "student"
 
     def doubts(self) -> tuple[str, ...]:
-        """What speaks against its figures: of a run on this very data set its card vouches; of others their scores are
-        looked at, as those of teacher files."""
+        """What speaks against its figures: the warnings of its card. Of a run on this very data set the card vouches; of others
+        their scores are looked at, as those of teacher files."""
         found = []
         card, tables = self.student.card, self.student.tables
         made_of = _told(card)
@@ -125,6 +125,8 @@ class ServedStudent(ModelTeacher):
             )
         if found or "model" not in card:
             found += teacher_doubts(self, {"train": self.dataset.train, **held_out(self.dataset)})
+        warned = card.get("warnings")
+        found += [str(told) for told in warned] if isinstance(warned, list) else []
         ordered = tables.encoder is not None and tables.encoder.ordered
         if tables.users is not None and ordered and self.dataset.test_follows_valid:
             found.append(SERVED_EARLIER)
