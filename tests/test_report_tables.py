@@ -15,6 +15,8 @@ from xml.etree import ElementTree
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kdrs.comparison.compare import Entry, compare
 from kdrs.comparison.learning import learning_of
@@ -167,6 +169,27 @@ def test_the_tables_of_the_file_are_whole():
         assert len(rows) > 4
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(align) - 1}
     assert "$-$" in made({"b": -0.4}).latex()
+
+
+@given(
+    gains=st.dictionaries(st.sampled_from(["a", "b", "c"]), st.sampled_from([0.1, 0.5, -0.4]), max_size=2),
+    part=st.one_of(st.sampled_from(["valid", "test"]), st.text(max_size=6)),
+)
+@settings(max_examples=15)
+def test_every_latex_table_has_a_label_of_its_own(gains, part):
+    """Of letters, digits and hyphens, behind its caption, which it takes its number from."""
+    found = replace(made(gains, seeds=1, n=30), part=part)
+    for one in (found, replace(found, lines=tuple(replace(line, transfer={}) for line in found.lines)), alone()):
+        tex = one.latex()
+        labels = re.findall(r"^\\caption\{.*\}\\label\{(tab:kdrs-[A-Za-z0-9-]+)\}$", tex, re.M)
+        assert len(labels) == len(set(labels)) == tex.count(r"\begin{table}")
+    assert made({"b": 0.1}).latex().count(r"\label{tab:kdrs-test-") == 3
+
+
+def alone() -> Comparison:
+    """Of one model, with nothing to compare it with."""
+    report = Report({"recall@10": np.ones(3)}, np.arange(3), n_queries=3)
+    return compare([Entry("one", "student", {"test": report})])
 
 
 @pytest.mark.skipif(

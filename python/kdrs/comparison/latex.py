@@ -18,23 +18,30 @@ _MINUS = re.compile(r"(?<![\w.}])-(?=[\d.])")
 
 
 def latex_of(comparison: Comparison) -> str:
-    """One ``table`` for each table of the comparison, to be taken into a document by ``\\input``."""
+    """One ``table`` for each table of the comparison, for ``\\input``, with a label (`label_of`)."""
     head = (
         f"% Written by kdrs {__version__}. In the preamble: \\usepackage{{booktabs}}\n"
         "% Names with letters beyond Latin take LuaLaTeX or XeLaTeX.\n"
     )
-    blocks = [_float(table) for table in tables_of(comparison)]
+    blocks = [_float(table, label_of(comparison, table)) for table in tables_of(comparison)]
     if comparison.warnings:
         # as a comment: a paper has no place for them, but who copies the table should meet them
         blocks.append("\n".join(f"% warning: {latex(warning)}" for warning in comparison.warnings))
     return head + "\n" + "\n\n".join(blocks) + "\n"
 
 
-def _float(table: Table) -> str:
+def label_of(comparison: Comparison, table: Table) -> str:
+    """What a document refers to it by, such as ``tab:kdrs-test-quality``: of letters, digits and hyphens."""
+    part = re.sub(r"[^A-Za-z0-9]+", "-", comparison.part).strip("-")
+    return "-".join(filter(None, ("tab:kdrs", part, table.name)))
+
+
+def _float(table: Table, label: str) -> str:
     said = " ".join(map(latex, (f"{table.title[:1].upper()}{table.title[1:]}.", *table.key)))
     notes = " ".join(map(latex, table.notes))
     below = [rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}"] if notes else []
-    return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{said}}}", tabular(table), *below, r"\end{table}"])
+    caption = rf"\caption{{{said}}}\label{{{label}}}"
+    return "\n".join([r"\begin{table}", r"\centering", caption, tabular(table), *below, r"\end{table}"])
 
 
 def tabular(table: Table) -> str:

@@ -30,6 +30,8 @@ class Table:
     """What the marks mean, for forms that show them."""
     spoken: tuple[str, ...] = ()
     """What the marks say in words, for forms that do not show them all."""
+    name: str = ""
+    """What a document calls it by: ``transfer``, ``quality`` or ``differences``; no two of a comparison have the same."""
 
     def __post_init__(self) -> None:
         """Names of runs are other people's: what is unseen in them is escaped, whatever the table is shown as."""
@@ -113,12 +115,12 @@ def tables_of(comparison: Comparison) -> list[Table]:
     title = title_of(comparison)
     if ratios:
         tables = [
-            _table(title, [*lead, *ratios, *_costs(comparison)], notes, words=2),
-            _with_marks(_table("quality", [*names, *quality], more, words=1), comparison, 1),
+            _table(title, [*lead, *ratios, *_costs(comparison)], notes, 2, "transfer"),
+            _with_marks(_table("quality", [*names, *quality], more, 1, "quality"), comparison, 1),
         ]
     else:
         before = [*lead, *_costs(comparison)]
-        whole = _table(title, [*before, *quality], [*notes, *more], words=2)
+        whole = _table(title, [*before, *quality], [*notes, *more], 2, "quality")
         tables = [_with_marks(whole, comparison, len(before))]
     if comparison.baseline is not None:
         tables.append(difference_table(comparison))
@@ -146,9 +148,9 @@ def _several(comparison: Comparison) -> bool:
     return any(len(line.seeds) > 1 for line in comparison.lines)
 
 
-def _table(title: str, columns: Columns, notes: Sequence[str], words: int) -> Table:
+def _table(title: str, columns: Columns, notes: Sequence[str], words: int, name: str) -> Table:
     rows = tuple(zip(*(cells for _, cells in columns), strict=True))
-    return Table(title, tuple(header for header, _ in columns), rows, tuple(notes), words)
+    return Table(title, tuple(header for header, _ in columns), rows, tuple(notes), words, name=name)
 
 
 def _ratios(comparison: Comparison) -> tuple[Columns, list[str]]:
@@ -301,7 +303,8 @@ def difference_table(comparison: Comparison) -> Table:
     if by_seed:
         notes.append("Over seeds: paired t-test on the means of common seeds.")
     title = f"against {bases[0]}" if len(bases) == 1 else "against the models trained alone"
-    return Table(title, tuple(headers), tuple(rows), tuple(notes), 3 if len(bases) > 1 else 2)
+    words = 3 if len(bases) > 1 else 2
+    return Table(title, tuple(headers), tuple(rows), tuple(notes), words, name="differences")
 
 
 def number(value: float | None) -> str:
