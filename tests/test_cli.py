@@ -163,38 +163,6 @@ def test_seeds(place, tmp_path):
     assert more["parts"]["test"]["ndcg@10 sampled(20)"]["values"][::2] == metric["values"]
 
 
-@pytest.mark.parametrize("jobs", [(), ("--jobs", 2)], ids=["one", "two"])
-def test_seeds_that_are_there_are_told_before_any_is_trained(place, tmp_path, jobs):
-    ok(*train(place, "--seeds", "0..1", "--out", tmp_path / "s"))
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    error = fails(2, *train(place, "--seeds", "0..3", "--out", tmp_path / "s", *jobs))
-    assert "holds runs already: seed-0, seed-1" in error
-    assert "try: --resume takes finished seeds as they are" in error
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def test_the_folder_of_seeds_stands_for_them(place, tmp_path):
-    """For all of them, by number; a folder that is neither is told as before."""
-    options = ("--json", "--metrics", "ndcg@5")
-    named = ok("eval", place / "rrd", place / "alone/seed-0", place / "alone/seed-1", *options).document
-    asked = ok("eval", place / "rrd", place / "alone", *options).document
-    for document in (named, asked):
-        for line in document["runs"]:
-            for key in [key for key in line if "seconds" in key]:
-                del line[key]
-    assert asked == named
-    for option in ("--teacher", "--baseline"):
-        one = ok("eval", place / "rrd", place / "alone", option, place / "alone", *options).document
-        assert one[option[2:]] == "alone"
-    ok("report", place / "rrd", place / "alone", "--out", tmp_path / "page")
-    assert "is given twice" in fails(2, "eval", place / "alone", place / "alone/seed-1")
-    (tmp_path / "other/seed-x").mkdir(parents=True)
-    (tmp_path / "other/seed-x/config.toml").touch()
-    (tmp_path / "empty").mkdir()
-    assert "is no run directory: it has no config.toml" in fails(4, "eval", tmp_path / "other")
-    assert "try: check the path" in fails(4, "eval", tmp_path / "empty")
-
-
 @pytest.mark.parametrize("other", [("--dim", 5), ("--model", "elsa"), ("--lr", 0.5)])
 @pytest.mark.parametrize("resume", [("--resume",), ()])
 def test_seeds_of_other_options_are_not_added(place, tmp_path, other, resume):

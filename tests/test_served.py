@@ -161,6 +161,15 @@ def test_another_split_is_told(here, tmp_path):
     assert not [one for one in found.warnings if "another data set" in one]
 
 
+def test_a_file_of_a_run_on_all_pairs_is_told(here, tmp_path):
+    """It knows every answer: its figures are none."""
+    Dataset.load("d").whole().save(tmp_path / "all")
+    ok("refit", "teacher", "--data", tmp_path / "all", "--out", tmp_path / "final")
+    ok("export", tmp_path / "final", "--seen", "--out", tmp_path / "final.safetensors")
+    told = ok("eval", tmp_path / "final.safetensors", "--data", "d", "--json").err
+    assert "final.safetensors: it was made of another data set or split" in told
+
+
 def test_an_order_that_is_not_there(here, tmp_path):
     data = Dataset.load("d")
     unordered = replace(data, order=None, order_by=None)
