@@ -285,6 +285,17 @@ def compact_python() -> Example:
     assert 0 < np.square(error).mean() < 0.06 * float(vectors.items.square().mean())
 
 
+@example("docs/production.md", "data.train.union(data.valid)")
+def production_both() -> Example:
+    data = toy()
+    data.save("datasets/ml-100k")
+    yield {}
+    both = kdrs.Dataset.load("datasets/both")
+    assert both.train.n_pairs == data.train.n_pairs + data.valid.n_pairs
+    assert both.users.digest == data.users.digest
+    assert both.test.intersection(data.test).n_pairs == data.test.n_pairs == both.test.n_pairs
+
+
 @example("docs/methods.md", "class Mine")
 def model_of_ones_own() -> Example:
     data = toy()

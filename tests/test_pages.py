@@ -186,6 +186,7 @@ def stand_ins(page: str, data: Path) -> None:
     )
     polars.DataFrame(list(rows), schema=["user", "item", "score"], orient="row").write_csv("lists.csv")
     earlier = {
+        "docs/production.md": [("runs/teacher", "32")],
         "docs/methods.md": [("runs/teacher", "100"), ("runs/alone/seed-0", "10")],
         "docs/runs.md": [("runs/student", "10")],
         "docs/serving.md": [("runs/teacher", "64")],
@@ -202,6 +203,23 @@ def stand_ins(page: str, data: Path) -> None:
         assert done.code == 0, done.err
     if page == "docs/compact.md":  # made by a snippet of the page
         loaded.without_users(np.arange(10)).save("datasets/known")
+    if page == "docs/production.md":
+        Path("clicks-this-week.csv").write_text(Path("clicks.csv").read_text())
+        kdrs.Dataset.from_interactions(loaded.train.union(loaded.valid), test=loaded.test).save("datasets/both")
+        taught = (
+            "--teacher",
+            "runs/teacher",
+            "--method",
+            "cd",
+            "--model",
+            "bpr",
+            "--dim",
+            "8",
+            "--out",
+            "runs/student",
+        )
+        done = run_command("distill", "--data", "datasets/ml-100k", *taught, *SHORT, "--quiet")
+        assert done.code == 0, done.err
     if page == "docs/command-line.md":  # made by a command of docs/methods.md
         takd = (
             "--method",

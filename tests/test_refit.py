@@ -285,3 +285,22 @@ def test_runs_that_cannot_be_refitted(place, tmp_path):
     assert not (tmp_path / "x").exists()
     plan = command("refit", place / "teacher", "--data", place / "all", "--dry-run", "--json")
     assert json.loads(plan.out)["training_pairs"] == kdrs.Dataset.load(place / "all").train.n_pairs
+
+
+def test_pairs_of_two_parts_count_once():
+    """A data set with leaked pairs, ordered."""
+    rows = [("a", "x", 1), ("a", "y", 2), ("b", "y", 1), ("b", "x", 2)]
+    train = Table.from_pairs(*zip(*((u, i) for u, i, _ in rows), strict=True), times=[t for *_, t in rows])
+    data = prepare(train, Recipe(split="last-n", n_valid=0, n_test=1))
+    leaky = kdrs.Dataset.from_interactions(
+        data.full,
+        test=data.test,
+        users=data.users,
+        items=data.items,
+        order=[0, 1, 1, 0],
+        split=data.split,
+        allow_leak=True,
+    )
+    whole = leaky.whole()
+    assert whole.train.n_pairs == 4
+    assert whole.order.tolist() == [0, 1, 1, 0]

@@ -18,7 +18,7 @@ from kdrs import _files
 from kdrs.data import _stored
 from kdrs.data._stored import FILES, FORMAT, HEAD, PREPARE_AGAIN
 from kdrs.data.checks import check_lists
-from kdrs.data.histories import checked_order
+from kdrs.data.histories import Histories, checked_order
 from kdrs.data.ids import Ids
 from kdrs.data.interactions import Interactions, as_interactions, frozen
 from kdrs.errors import ConfigError, DataError, shown
@@ -276,11 +276,11 @@ class Dataset:
         """
         if not self.holds_out:
             return self
-        order, held = None, self._held_in_order()
+        order, held = None, self.held_in_order()
         if self.order is not None and held is not None:
             parts = [(self.train.row_of_pair, self.order), *((part.row_of_pair, part.indices) for part in held)]
             users, items = (np.concatenate(side) for side in zip(*parts, strict=True))
-            order = items[np.argsort(users, kind="stable")]
+            order = Histories.from_pairs(users, items, *self.train.shape).order
         return replace(
             self,
             train=self.full,
@@ -293,7 +293,7 @@ class Dataset:
             steps=(*self.steps, {"step": "all parts trained on", "of": self.fingerprint, "train": self.full.n_pairs}),
         )
 
-    def _held_in_order(self) -> list[Interactions] | None:
+    def held_in_order(self) -> list[Interactions] | None:
         """The held-out parts in the order of time, each user's pairs after those of train; None where they have none."""
         kind, last = self.split.get("kind"), self.split.get("last", "test")
         if kind not in ("last-n", "ordered", "time") or any(

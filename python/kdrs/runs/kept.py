@@ -42,7 +42,7 @@ def seen_of(data: Dataset, encoder: Encoder | None, seen_parts: str | None = Non
     ordered = Histories.of(data.train, data.order)
     if not whole or not data.holds_out:
         return ordered
-    later = data._held_in_order()
+    later = data.held_in_order()
     if later is None:
         later = [data.valid, data.test]
         warnings.warn(
