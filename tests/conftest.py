@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from apart import Forks
 from kdrs.data import Dataset, Interactions
 from kdrs.training.pairs import PairTask
 from together import Pairs, pairs
@@ -122,6 +123,14 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
     """Processes that do one thing together."""
     with pairs(tmp_path_factory.mktemp("together")) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """``kdrs`` in processes of its own."""
+    found = Forks()
+    yield found
+    found.close()
 
 
 @pytest.fixture
