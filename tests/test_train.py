@@ -355,7 +355,7 @@ def test_kill_at_random_moments(forks, toy_path, teacher, tmp_path, verb):
     import tomli_w
 
     wanted = int(os.environ.get("KDRS_KILLS", 2))
-    epochs = max(40, 15 * wanted) if verb == "distill" else 60 * wanted
+    epochs = 15 * wanted if verb == "distill" else 60 * wanted
     settings = {"epochs": epochs, "patience": epochs}
     values = distilled(toy_path, teacher, **settings) if verb == "distill" else run_values(toy_path, **settings)
     file = tmp_path / "run.toml"
