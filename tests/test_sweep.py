@@ -297,6 +297,7 @@ def test_a_choice_that_is_the_files_own_value_in_another_form(place: Path, tmp_p
     assert (tmp_path / "study" / "optuna.journal").is_file()
 
 
+@pytest.mark.usefixtures("png_alone")
 def test_an_estimator_that_is_gone_is_missed(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kdrs.runs.values import to_toml
 
@@ -415,6 +416,7 @@ def test_a_set_without_validation_is_refused(place: Path, tmp_path: Path) -> Non
     assert "has no validation part" in fails(2, "sweep", file, "--out", tmp_path / "out")
 
 
+@pytest.mark.usefixtures("png_alone")
 def test_ctrl_c_leaves_what_can_be_gone_on_with(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kdrs.runs.values import to_toml
     from kdrs.studies import sweep as module
@@ -440,7 +442,7 @@ def test_ctrl_c_leaves_what_can_be_gone_on_with(place: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_seeds_at_once_are_those_one_after_the_other(place: Path) -> None:
+def test_seeds_at_once_are_those_one_after_the_other(place: Path, request: pytest.FixtureRequest) -> None:
     run = ("--data", place / "toy", "--model", "bpr", "--dim", 4, "--epochs", 2, "--device", "cpu", "--threads", 1)
     one = ok("train", *run, "--seeds", "0..2", "--out", place / "one", "--json").document
     two = ok("train", *run, "--seeds", "0..2", "--jobs", 2, "--out", place / "two", "--json").document
@@ -448,6 +450,7 @@ def test_seeds_at_once_are_those_one_after_the_other(place: Path) -> None:
     for seed in range(3):
         left, right = (place / name / f"seed-{seed}" / "model.safetensors" for name in ("one", "two"))
         assert left.read_bytes() == right.read_bytes()
+    request.getfixturevalue("ready")
     again = ok("train", *run, "--seeds", "0..2", "--jobs", 2, "--out", place / "two", "--resume", "--json").document
     assert again["parts"] == two["parts"]
     result = kdrs("train", *run, "--seeds", "0..3", "--jobs", 2, "--out", place / "two")
