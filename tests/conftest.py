@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from apart import Forks
 from kdrs.data import Dataset, Interactions
 from kdrs.training.pairs import PairTask
 from together import Pairs, pairs
@@ -122,6 +124,29 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairs]:
     """Processes that do one thing together."""
     with pairs(tmp_path_factory.mktemp("together")) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """``kdrs`` in processes of its own."""
+    found = Forks()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of ``--jobs`` are forks of one that has loaded torch, for tests of what they do and not of how they begin:
+    a new interpreter for each takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["kdrs.runs.pool", "kdrs.studies.sweep"])
+    monkeypatch.setattr("kdrs.runs.pool.get_context", lambda _: context)
+
+
+@pytest.fixture
+def png_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have their picture as PNG and not as SVG and PDF, for tests that look at none: each takes a second to draw."""
+    monkeypatch.setattr("kdrs.comparison.result.PICTURES", (".png",))
 
 
 @pytest.fixture

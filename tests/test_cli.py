@@ -87,6 +87,7 @@ def test_report_writes_every_form(place, tmp_path):
     assert all(said in help_ for said in ("report.html", ".json", ".md", ".tex", ".csv", ".png", ".svg", ".pdf"))
 
 
+@pytest.mark.usefixtures("png_alone")
 def test_a_report_takes_no_folder_of_something_else(place, tmp_path):
     (tmp_path / "notes").mkdir()
     for name in ("notes.txt", "comparison.md", "comparison.json"):

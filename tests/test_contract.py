@@ -53,9 +53,11 @@ SMALL_MODELS: dict[str, dict[str, Any]] = {
 
 
 def task_of(model: str, device: str = "cpu") -> Task:
+    """Few batches, the last of them short; two where there are 80 queries."""
     cls = MODELS[model]
     config, data = cls.Config(dim=4, **SMALL_MODELS.get(model, {})), toy_dataset()
-    return cls.make_task(config, data.train, order=data.order, batch_size=64, device=device)
+    size = 64 if model == "iae" else 128
+    return cls.make_task(config, data.train, order=data.order, batch_size=size, device=device)
 
 
 def build(task: Task, name: str, dim: int, seed: int = 0) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -30,7 +31,12 @@ def numbers_of(path: Path) -> set[int]:
     return {int(found[1]) for name in names if (found := NAMED.fullmatch(name))}
 
 
-TESTS = {path.name: found for path in sorted((ROOT / "tests").glob("test_*.py")) if (found := numbers_of(path))}
+@functools.cache
+def numbered() -> dict[str, set[int]]:
+    """The numbers of all files that have any."""
+    return {path.name: found for path in sorted((ROOT / "tests").glob("test_*.py")) if (found := numbers_of(path))}
+
+
 ROWS = cells_of(PAGE.read_text("utf-8"))
 
 
@@ -43,7 +49,7 @@ def test_every_fault_has_one_row():
 
 def test_every_row_names_the_files_that_have_its_tests_or_says_why_not():
     for number, _, does, code, tests in ROWS:
-        found = [name for name, numbers in TESTS.items() if int(number) in numbers]
+        found = [name for name, numbers in numbered().items() if int(number) in numbers]
         named = LINK.findall(tests)
         assert sorted(named) == found, f"row {number} names {named}; its tests are in {found}"
         if named:
@@ -53,7 +59,7 @@ def test_every_row_names_the_files_that_have_its_tests_or_says_why_not():
 
 
 def test_no_test_is_of_a_row_that_is_not_there():
-    for name, numbers in TESTS.items():
+    for name, numbers in numbered().items():
         assert numbers <= set(NUMBERS), name
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from apart import Forks
 from commands import FAST, fails, kdrs, listing, ok, write_clicks
 
 TRAIN = ("train", "--data", "d", *FAST, "--dim", "2", "--epochs", "1")
@@ -33,12 +34,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def here(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
-
-
-def process(*arguments: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
-    """``kdrs`` as a process of its own, with a file as its output."""
-    environment = {**os.environ, **variables}
-    return subprocess.run([sys.executable, "-m", "kdrs", *arguments], capture_output=True, env=environment, timeout=300)
 
 
 # --- 65: an extra that is not installed -----------------------------------------------------------------------------
@@ -73,22 +68,38 @@ def test_fault_65_a_picture_asked_for_by_a_program_is_error_5(tmp_path, monkeypa
 
 
 EXTRAS = """
-import sys
+import json, os, sys
 for name in ("matplotlib", "optuna", "onnx", "onnxruntime", "usearch", "tensorboard", "mlflow", "wandb", "pandas"):
     sys.modules[name] = None  # importing it fails
 from kdrs.cli import main
 import kdrs
-sys.argv = ["kdrs", *sys.argv[1:]]
-main()
+import torch  # none of ours, and each fork would load it anew
+for number, command in enumerate(json.loads(sys.argv[1])):
+    if not os.fork():
+        sys.argv = ["kdrs", *command]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        try:
+            main()
+        except SystemExit as leaving:
+            os._exit(leaving.code)
+    print(number, os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
 """
+WITHOUT = [[*TRAIN, "--dry-run"], ["eval", "t"], ["data", "describe", "d"], ["doctor"], ["methods"]]
 
 
-@pytest.mark.parametrize(
-    "command", [[*TRAIN, "--dry-run"], ["eval", "t"], ["data", "describe", "d"], ["doctor"], ["methods"]]
-)
-def test_fault_65_nothing_but_pictures_needs_an_extra(command):
-    done = subprocess.run([sys.executable, "-c", EXTRAS, *map(str, command)], capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def without(made: Path) -> tuple[dict[str, str], str]:
+    """How these commands end where no extra is installed, and what they say."""
+    command = [sys.executable, "-c", EXTRAS, json.dumps(WITHOUT)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=made)
     assert done.returncode == 0, done.stderr
+    return dict(line.split() for line in done.stdout.splitlines()), done.stderr
+
+
+@pytest.mark.parametrize("number", range(len(WITHOUT)), ids=lambda number: WITHOUT[number][0])
+def test_fault_65_nothing_but_pictures_needs_an_extra(without, number):
+    codes, errors = without
+    assert codes[str(number)] == "0", errors
 
 
 # --- 66: run files --------------------------------------------------------------------------------------------------
@@ -173,17 +184,22 @@ def test_fault_70_a_tracker_that_fails(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
-def test_fault_71_a_terminal_that_is_not_utf_8(encoding):
+def test_fault_71_a_terminal_that_is_not_utf_8(forks, encoding):
     """What it cannot show comes in plain letters or escaped; JSON is the same everywhere."""
     commands: tuple[list[object], ...] = (["eval", "t", "ü ≤"],)
-    if encoding == "ascii":  # the narrowest; every command is a process, which takes seconds
+    if encoding == "ascii":  # the narrowest
         commands = (
             *commands, ["data", "describe", "d"],
             ["eval", "t", "ü ≤", "--json"], ["train", "--help"], ["methods", "show", "cpd"], ["eval", "ü ≥"],
             [*TRAIN, "--seeds", "0,1", "--out", "s"],
         )  # fmt: skip
-    for command in commands:
-        done = process(*map(str, command), PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    for number, command in enumerate(commands):
+        if encoding == "ascii" and number == 0:  # by an interpreter that opens its streams itself, which takes seconds
+            own = [sys.executable, "-m", "kdrs", *map(str, command)]
+            environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+            done = subprocess.run(own, capture_output=True, env=environment, timeout=300)
+        else:
+            done = forks.run(*command, PYTHONIOENCODING=encoding)
         assert b"Traceback" not in done.stderr, done.stderr
         assert b"internal" not in done.stderr, done.stderr
         out = done.stdout.decode(encoding)
@@ -200,17 +216,17 @@ def test_fault_71_a_terminal_that_is_not_utf_8(encoding):
     "command",
     [["eval", "t", "ü ≤"], ["eval", "t", "--json"], ["models"], ["methods", "show", "rrd"], ["data", "describe", "d"]],
 )
-def test_fault_71_a_closed_stdout(command):
+def test_fault_71_a_closed_stdout(forks, command):
     """Whether it is closed before the first byte or there is none at all."""
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([sys.executable, "-m", "kdrs", *command], stdout=writing, stderr=subprocess.PIPE)
+    done = forks.run(*command, stdout=writing, whole=True)
     os.close(writing)
     assert b"Traceback" not in done.stderr
     assert b"Exception ignored" not in done.stderr
     assert done.returncode == 1
     if shutil.which("sh") and command[:2] in (["eval", "t"], ["models"]) and "--json" not in command:
-        # a result and a catalogue: a process more takes seconds
+        # a result and a catalogue: a new interpreter, which takes seconds
         none = subprocess.run(
             ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "kdrs", *command], stderr=subprocess.PIPE
         )
@@ -220,63 +236,52 @@ def test_fault_71_a_closed_stdout(command):
 ESCAPE = re.compile(rb"\x1b\[[0-9;]*m")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
-@pytest.mark.parametrize("plain", [True, False])
-def test_fault_71_no_color(plain):
+def on_terminal(forks: Forks, *command: str, stdout: int | None = None, **variables: str) -> bytes:
+    """What a command writes to a terminal, or with a ``stdout`` elsewhere, what it says there beside its result."""
     import pty
 
-    variables = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
-    variables.pop("NO_COLOR", None)
+    mine, theirs = pty.openpty()
+    child = forks.begin(*command, stdout=stdout or theirs, stderr=theirs, TERM="xterm-256color", **variables)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(mine, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(mine)
+    assert child.wait() == 0
+    return seen
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+@pytest.mark.parametrize("plain", [True, False])
+def test_fault_71_no_color(forks, monkeypatch, plain):
+    monkeypatch.delenv("NO_COLOR", raising=False)
     if plain:
-        variables["NO_COLOR"] = "1"
+        monkeypatch.setenv("NO_COLOR", "1")
     for command in (["train", "--help"], ["eval", "t", "ü ≤"]):
-        mine, theirs = pty.openpty()
-        child = subprocess.Popen([sys.executable, "-m", "kdrs", *command], stdout=theirs, stderr=theirs, env=variables)
-        os.close(theirs)
-        seen = b""
-        while True:
-            try:
-                piece = os.read(mine, 65536)
-            except OSError:
-                break
-            if not piece:
-                break
-            seen += piece
-        os.close(mine)
-        assert child.wait() == 0
+        seen = on_terminal(forks, *command, COLUMNS="120")
         colours = {found for found in ESCAPE.findall(seen) if re.search(rb"\[(3[0-7]|9[0-7]|4[0-7]|[34]8;)", found)}
         assert not (plain and colours), colours
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
-def test_fault_71_a_bar_on_a_terminal_and_none_elsewhere(tmp_path):
+def test_fault_71_a_bar_on_a_terminal_and_none_elsewhere(forks, tmp_path):
     """Epoch, loss, the selecting metric, its best and the time left, on one line, gone at the end; --quiet shows nothing."""
-    import pty
 
-    def on_terminal(*more: str) -> str:
-        mine, theirs = pty.openpty()
+    def shown(*more: str) -> str:
         words = [*TRAIN[:-1], "6", "--out", str(tmp_path / f"run{len(more)}"), *more]
-        variables = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
-        child = subprocess.Popen(
-            [sys.executable, "-m", "kdrs", *words], stdout=subprocess.DEVNULL, stderr=theirs, env=variables
-        )
-        os.close(theirs)
-        seen = b""
-        while True:
-            try:
-                piece = os.read(mine, 65536)
-            except OSError:
-                break
-            if not piece:
-                break
-            seen += piece
-        os.close(mine)
-        assert child.wait() == 0
+        with open(os.devnull, "wb") as nowhere:
+            seen = on_terminal(forks, *words, stdout=nowhere.fileno(), COLUMNS="80")
         return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
 
-    seen = on_terminal()
+    seen = shown()
     assert re.search(r"[1-6]/6  loss \d\S*  hit@5 0\.\d{4}  best 0\.\d{4} at [0-5](  ≤ \S+ \w+ left)?", seen), seen
     first = seen.splitlines()[0]
     assert first.startswith("klick ± ü: 40 users")
     assert "━" not in first
-    assert on_terminal("--quiet") == ""
+    assert shown("--quiet") == ""

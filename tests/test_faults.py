@@ -8,8 +8,6 @@ import os
 import pickle
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from apart import Forks, Process
 from commands import FAST, fails, kdrs, listing, ok, write_clicks
 
 
@@ -378,37 +377,32 @@ def test_a_head_cut_off_by_a_kill_is_begun_anew(place, tmp_path):
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
-def begin(place: Path, run: Path) -> subprocess.Popen[str]:
+def begin(forks: Forks, place: Path, run: Path) -> Process:
     """A long training in a process of its own, some epochs in."""
     endless = ("--epochs", 10**6, "--patience", 10**6, "--out", run)
-    command = [sys.executable, "-m", "kdrs", *map(str, train(place, *endless))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = forks.begin(*train(place, *endless))
     metrics = run / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (metrics.is_file() and metrics.read_bytes().count(b"\n") >= 3):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            raise AssertionError(process.communicate()[1])
+            raise AssertionError(process.said()[1])
         time.sleep(0.02)
     return process
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    try:
-        out, err = process.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    return process.returncode, out, err
+def finish(process: Process) -> tuple[int, str, str]:
+    ended = process.ended(60)
+    return ended.returncode, ended.stdout.decode(), ended.stderr.decode()
 
 
 def status(run: Path) -> str:
     return json.loads((run / "STATUS.json").read_text())["status"]
 
 
-def test_two_runs_in_one_folder_then_ctrl_c_then_resume(place, tmp_path):
+def test_two_runs_in_one_folder_then_ctrl_c_then_resume(forks, place, tmp_path):
     run = tmp_path / "run"
-    process = begin(place, run)
+    process = begin(forks, place, run)
     try:
         for second in (train(place, "--out", run), ("resume", run), train(place, "--out", run, "--resume")):
             assert f"is in use by process {process.pid} on " in fails(5, *second)
@@ -431,8 +425,8 @@ def test_two_runs_in_one_folder_then_ctrl_c_then_resume(place, tmp_path):
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_sigterm(place, tmp_path):
-    process = begin(place, tmp_path / "run")
+def test_sigterm(forks, place, tmp_path):
+    process = begin(forks, place, tmp_path / "run")
     process.send_signal(signal.SIGTERM)
     code, _, err = finish(process)
     assert code == 143

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,11 @@ LAYERS = (
 at the top of the file and inside functions alike."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(ROOT.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text("utf-8")) for path in FILES}
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
 
 
 def unit(path: Path) -> str:
@@ -70,7 +75,7 @@ def test_imports_go_down(path: Path):
     own = unit(path)
     wrong = {
         name
-        for name in imports(TREES[path], top_level=False)
+        for name in imports(tree(path), top_level=False)
         if top(name) not in (own, "_core", "__version__") and LEVEL[top(name)] >= LEVEL[own]
     }
     assert not wrong, f"{own} may import what stands before it in {LAYERS}"
@@ -86,7 +91,7 @@ def test_no_circle_within_a_room():
     modules = {module_of(path): path for path in LIBRARY}
     arrows = {}
     for name, path in modules.items():
-        found = imports(TREES[path], top_level=False)
+        found = imports(tree(path), top_level=False)
         reached = {other if other in modules else other.rpartition(".")[0] for other in found}
         # a room's own file gathers what is in it
         arrows[name] = {other for other in reached & set(modules) if other != name and not name.startswith(f"{other}.")}
@@ -110,11 +115,11 @@ def test_strangers_to_each_other(package: str, never: str):
     """Not even inside a function."""
     for path in FILES:
         if unit(path) == package:
-            assert never not in map(top, imports(TREES[path], top_level=False)), path
+            assert never not in map(top, imports(tree(path), top_level=False)), path
 
 
 def test_few_modules_know_the_core():
-    knowing = {unit(path) for path in FILES if "_core" in map(top, imports(TREES[path], top_level=False))}
+    knowing = {unit(path) for path in FILES if "_core" in map(top, imports(tree(path), top_level=False))}
     assert knowing == {"core"}
 
 
@@ -133,7 +138,7 @@ def test_rooms_that_need_no_torch(room: str):
         if unit(path) == room:
             names = {
                 (node.module or "") if isinstance(node, ast.ImportFrom) else alias.name
-                for node in ast.walk(TREES[path])
+                for node in ast.walk(tree(path))
                 if isinstance(node, ast.Import | ast.ImportFrom)
                 for alias in node.names
             }
@@ -142,7 +147,7 @@ def test_rooms_that_need_no_torch(room: str):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_constructs_that_are_kept_out(path: Path):
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(tree(path)):
         place = f"{path}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             assert node.func.attr != "cuda", f"{place}: devices come from the tensors at hand"

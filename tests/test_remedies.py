@@ -81,6 +81,7 @@ def spelt_out(remedy: str) -> list[str]:
 ALL = CASES | COMPACT | REFIT | SERVING | SWEEP | TEACHER
 
 
+@pytest.mark.usefixtures("png_alone")
 @pytest.mark.parametrize("name", ALL)
 def test_a_remedy_helps(place, tmp_path, monkeypatch, watched, name):
     case = ALL[name]

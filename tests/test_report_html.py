@@ -380,6 +380,7 @@ def test_eval_takes_no_time_for_a_page(place):
     assert (found.background, found.breakdowns) == (None, ())
 
 
+@pytest.mark.usefixtures("png_alone")
 def test_a_report_with_candidates_and_of_lists_alone(place, tmp_path):
     """Metrics that rank candidates, and a teacher that is ready lists."""
     from safetensors.numpy import save_file

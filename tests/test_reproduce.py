@@ -124,7 +124,7 @@ def test_stopped_anywhere_it_ends_the_same(whole: Path, place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_with_two_jobs(whole: Path, place: Path) -> None:
+def test_the_command_with_two_jobs(ready: None, whole: Path, place: Path) -> None:
     file, out = place / "recipe.toml", place / "jobs"
     plan = ok("reproduce", file, "--out", out, "--dry-run", "--json").document
     assert plan["runs"]["student"]["after"] == ["big"]
@@ -140,6 +140,7 @@ def test_the_command_with_two_jobs(whole: Path, place: Path) -> None:
         }
 
 
+@pytest.mark.usefixtures("png_alone")
 def test_a_run_that_fails_leaves_the_others(place: Path) -> None:
     lost = {"train": {"lr": 1e38}, "sweep": {"trials": 1, "space": {"model.dim": [4, 6]}}}
     given = values(place, studies={"lost": lost})

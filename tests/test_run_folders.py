@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -323,37 +321,24 @@ def test_a_line_that_does_not_fit_on_the_disk_is_taken_back(s, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_a_kill_leaves_is_swept_by_the_next_command(toy_path, tmp_path):
+def test_what_a_kill_leaves_is_swept_by_the_next_command(forks, toy_path, tmp_path):
     """SIGKILL soon after the start and later: the run goes on or begins anew, and no temporary file stays."""
     run = tmp_path / "run"
-    common = [
-        "--data",
-        toy_path,
-        *FAST,
-        "--dim",
-        4,
-        "--epochs",
-        30,
-        "--set",
-        "train.checkpoint_seconds=0",
-        "-q",
-        "--out",
-        run,
-    ]
-    command = [sys.executable, "-m", "kdrs", "train", *map(str, common)]
+    often = ("--set", "train.checkpoint_seconds=0", "-q")
+    command = ["train", "--data", toy_path, *FAST, "--dim", 4, "--epochs", 30, *often, "--out", run]
     for delay in (0.0, 0.02):
         begun = ["--resume"] if (run / "config.toml").is_file() else []
-        process = subprocess.Popen([*command, *begun], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         lock = run / "LOCK"
         stamp = lock.stat().st_mtime_ns if lock.exists() else 0
+        process = forks.begin(*command, *begun)
         while process.poll() is None and not (lock.exists() and lock.stat().st_mtime_ns != stamp):
             time.sleep(0.001)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
-        _, errors = process.communicate()
-        assert process.returncode in (0, -9), errors.decode()
+        ended = process.ended()
+        assert ended.returncode in (0, -9), ended.stderr
     begun = ["--resume"] if (run / "config.toml").is_file() else []
-    subprocess.run([*command, *begun], check=True, capture_output=True)
+    assert forks.run(*command, *begun).returncode == 0
     names = {path.name for path in run.rglob("*")}
     assert not [name for name in names if "tmp" in name]
     assert len([name for name in names if name.startswith("state-")]) == 2

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 import tomllib
@@ -19,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apart import Forks, Process
 from commands import fails, kdrs, ok
 from conftest import toy_dataset
 from kdrs.distillers import RRD
@@ -194,16 +194,13 @@ def test_a_run_that_was_cut_off_goes_on(whole: Found, place: Path) -> None:
     assert told(study_of(values(place), place / "cut", resume=True)) == told(whole)
 
 
-def started(
-    place: Path, name: str, until: Callable[[Path], bool], pipe: int = subprocess.DEVNULL
-) -> subprocess.Popen[bytes]:
+def started(forks: Forks, place: Path, name: str, until: Callable[[Path], bool]) -> Process:
     """``kdrs sweep --jobs 2`` into the folder of this name, with processes of its own, once ``until`` holds of the folder."""
     from kdrs.runs.values import to_toml
 
     file = place / f"{name}.toml"
     file.write_bytes(to_toml(values(place)))
-    command = [sys.executable, "-m", "kdrs", "sweep", str(file), "--out", str(place / name), "--jobs", "2"]
-    process = subprocess.Popen(command, stderr=pipe, stdout=pipe, start_new_session=True)
+    process = forks.begin("sweep", file, "--out", place / name, "--jobs", "2", session=True)
     deadline = time.monotonic() + 120
     while not until(place / name) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
@@ -211,8 +208,8 @@ def started(
 
 
 @pytest.mark.slow
-def test_killed_with_processes_of_its_own_it_ends_as_a_whole_one(whole: Found, place: Path) -> None:
-    process = started(place, "killed", lambda out: len(list(out.glob("trials/*/*.json"))) >= 3)
+def test_killed_with_processes_of_its_own_it_ends_as_a_whole_one(forks: Forks, whole: Found, place: Path) -> None:
+    process = started(forks, place, "killed", lambda out: len(list(out.glob("trials/*/*.json"))) >= 3)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 60
@@ -231,18 +228,18 @@ def _alive(group: int) -> bool:
 
 
 @pytest.mark.slow
-def test_two_workers_share_a_study(whole: Found, place: Path) -> None:
+def test_two_workers_share_a_study(forks: Forks, whole: Found, place: Path) -> None:
     file = place / "shared.toml"
     from kdrs.runs.values import to_toml
 
     file.write_bytes(to_toml(values(place)))
     begin(values(place), place / "shared")
-    command = [sys.executable, "-m", "kdrs", "sweep", str(file), "--out", str(place / "shared"), "--resume", "--json"]
-    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    command = ["sweep", file, "--out", place / "shared", "--resume", "--json"]
+    workers = [forks.begin(*command) for _ in range(2)]
     for worker in workers:
-        out, err = worker.communicate(timeout=180)
-        assert worker.returncode == 0, err
-        assert json.loads(out)["arms"]["rrd"]["trials"] == 5
+        ended = worker.ended(180)
+        assert ended.returncode == 0, ended.stderr
+        assert json.loads(ended.stdout)["arms"]["rrd"]["trials"] == 5
     assert told(study_of(values(place), place / "shared", resume=True)) == told(whole)
 
 
@@ -300,6 +297,7 @@ def test_a_choice_that_is_the_files_own_value_in_another_form(place: Path, tmp_p
     assert (tmp_path / "study" / "optuna.journal").is_file()
 
 
+@pytest.mark.usefixtures("png_alone")
 def test_an_estimator_that_is_gone_is_missed(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kdrs.runs.values import to_toml
 
@@ -418,6 +416,7 @@ def test_a_set_without_validation_is_refused(place: Path, tmp_path: Path) -> Non
     assert "has no validation part" in fails(2, "sweep", file, "--out", tmp_path / "out")
 
 
+@pytest.mark.usefixtures("png_alone")
 def test_ctrl_c_leaves_what_can_be_gone_on_with(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kdrs.runs.values import to_toml
     from kdrs.studies import sweep as module
@@ -443,7 +442,7 @@ def test_ctrl_c_leaves_what_can_be_gone_on_with(place: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_seeds_at_once_are_those_one_after_the_other(place: Path) -> None:
+def test_seeds_at_once_are_those_one_after_the_other(place: Path, request: pytest.FixtureRequest) -> None:
     run = ("--data", place / "toy", "--model", "bpr", "--dim", 4, "--epochs", 2, "--device", "cpu", "--threads", 1)
     one = ok("train", *run, "--seeds", "0..2", "--out", place / "one", "--json").document
     two = ok("train", *run, "--seeds", "0..2", "--jobs", 2, "--out", place / "two", "--json").document
@@ -451,6 +450,7 @@ def test_seeds_at_once_are_those_one_after_the_other(place: Path) -> None:
     for seed in range(3):
         left, right = (place / name / f"seed-{seed}" / "model.safetensors" for name in ("one", "two"))
         assert left.read_bytes() == right.read_bytes()
+    request.getfixturevalue("ready")
     again = ok("train", *run, "--seeds", "0..2", "--jobs", 2, "--out", place / "two", "--resume", "--json").document
     assert again["parts"] == two["parts"]
     result = kdrs("train", *run, "--seeds", "0..3", "--jobs", 2, "--out", place / "two")

@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apart import Forks
 from commands import fails
 from kdrs.errors import ArtefactError
 from kdrs.runs.directory import Run
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*(rising when|an epoch takes)")
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_processes_begin_is_heard_as_ever(whole: Found, place: Path) -> None:
-    process = started(place, "early", lambda out: (out / "study.toml").exists(), subprocess.PIPE)
+def test_ctrl_c_while_processes_begin_is_heard_as_ever(forks: Forks, whole: Found, place: Path) -> None:
+    process = started(forks, place, "early", lambda out: (out / "study.toml").exists())
     time.sleep(0.3)  # the processes import now
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    _, error = process.communicate(timeout=180)
-    assert process.returncode == 130, error
-    assert b"Traceback" not in error
-    assert b"go on with the same command" in error
+    ended = process.ended(180)
+    assert ended.returncode == 130, ended.stderr
+    assert b"Traceback" not in ended.stderr
+    assert b"go on with the same command" in ended.stderr
     assert told(study_of(values(place), place / "early", resume=True)) == told(whole)
 
 

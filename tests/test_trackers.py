@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import kdrs as package
+from apart import Forks
 from commands import FAST, fails, imports_undone, kdrs, ok
 from kdrs.runs import watching
 from kdrs.runs.config import resolve
@@ -274,12 +273,9 @@ def test_a_slow_tracker_is_not_waited_for_in_training(toy_path: Path, fake: Path
     assert told(fake, "end") == [["finished"]]
 
 
-def test_ctrl_c_while_a_tracker_is_waited_for(toy_path: Path, fake: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_while_a_tracker_is_waited_for(forks: Forks, toy_path: Path, fake: Path):
     """The run has ended and stays finished."""
-    monkeypatch.setenv("FAKE_TROUBLE", "end:hang")
-    words = [str(word) for word in command(toy_path, *LOG, "--out", "r", epochs=1)]
-    monkeypatch.setenv("PYTHONPATH", str(Path(package.__file__).parents[1]))
-    child = subprocess.Popen([sys.executable, "-m", "kdrs", *words], stderr=subprocess.PIPE, text=True)
+    child = forks.begin(*command(toy_path, *LOG, "--out", "r", epochs=1), FAKE_TROUBLE="end:hang")
     until = time.monotonic() + 120
     while not (fake.exists() and told(fake, "end")) and time.monotonic() < until:
         time.sleep(0.1)
@@ -287,9 +283,9 @@ def test_ctrl_c_while_a_tracker_is_waited_for(toy_path: Path, fake: Path, monkey
     for _ in range(2):
         child.send_signal(signal.SIGINT)
         time.sleep(0.3)
-    _, errors = child.communicate(timeout=60)
-    assert child.returncode == 0, errors
-    assert "does not answer" in errors
+    ended = child.ended(60)
+    assert ended.returncode == 0, ended.stderr
+    assert b"does not answer" in ended.stderr
     assert Run.open("r").status()["status"] == "finished"
 
 

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -351,26 +349,24 @@ def test_a_finished_run_can_be_lengthened(toy_path, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["distill", "train"])
-def test_kill_at_random_moments(toy_path, teacher, tmp_path, verb):
+def test_kill_at_random_moments(forks, toy_path, teacher, tmp_path, verb):
     """kill -9 in mid-epoch, in mid-save, in mid-evaluation: the run goes on and ends with the same bytes. A model that is
     trained alone takes another way through its steps, and a shorter one."""
     import tomli_w
 
     wanted = int(os.environ.get("KDRS_KILLS", 2))
-    epochs = max(40, 15 * wanted) if verb == "distill" else 60 * wanted
+    epochs = 15 * wanted if verb == "distill" else 60 * wanted
     settings = {"epochs": epochs, "patience": epochs}
     values = distilled(toy_path, teacher, **settings) if verb == "distill" else run_values(toy_path, **settings)
     file = tmp_path / "run.toml"
     file.write_text(tomli_w.dumps(values))
     execute(resolve(values), tmp_path / "whole")
     rng = random.Random(0)
-    command = [sys.executable, "-m", "kdrs", verb, str(file), "--out", str(tmp_path / "killed"), "--quiet"]
+    command = [verb, file, "--out", tmp_path / "killed", "--quiet"]
     kills = 0
     for _ in range(wanted):
         begun = (tmp_path / "killed" / "config.toml").is_file()
-        process = subprocess.Popen(
-            [*command, *(["--resume"] if begun else [])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        process = forks.begin(*command, *(["--resume"] if begun else []))
         status = tmp_path / "killed" / "STATUS.json"
         while process.poll() is None and not (status.is_file() and "running" in status.read_text()):
             time.sleep(0.02)
@@ -378,12 +374,12 @@ def test_kill_at_random_moments(toy_path, teacher, tmp_path, verb):
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
-        _, errors = process.communicate()
-        assert process.returncode in (0, -9), errors.decode()
-        if process.returncode == 0:
+        ended = process.ended()
+        assert ended.returncode in (0, -9), ended.stderr
+        if ended.returncode == 0:
             break
     finish = [*command, "--resume"] if (tmp_path / "killed" / "config.toml").is_file() else command
-    subprocess.run(finish, check=True, capture_output=True)
+    assert forks.run(*finish).returncode == 0
     print(f"{kills} kills")
     assert kills
     assert final_bytes(tmp_path / "killed") == final_bytes(tmp_path / "whole")

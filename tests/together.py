@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apart import load
+
 PATIENCE = 120.0
 """Seconds that a job may take."""
 
@@ -85,9 +87,7 @@ def pairs(folder: Path) -> Iterator[Pairs]:
 
 
 def main() -> None:
-    import kdrs.runs.seeds
-    import kdrs.training.processes  # noqa: F401
-
+    load()
     for line in sys.stdin:
         job = json.loads(line)
         began = time.monotonic()
