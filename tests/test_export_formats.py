@@ -390,9 +390,9 @@ def test_the_command_tells_recall(place, tmp_path, to):
         (2, ("--to", "npz", "--side", "items"), "npz holds both"),
         (2, ("--to", "word2vec", "--side", "item"), "allowed: items, users"),
         (2, ("--side", "items"), "a student file holds both"),
-        (2, ("--to", "npz", "--seen"), "leave --seen, --no-fold-in and --alone out"),
-        (2, ("--to", "npz", "--no-fold-in"), "leave --seen, --no-fold-in and --alone out"),
-        (2, ("--to", "npz", "--alone", "x"), "leave --seen, --no-fold-in and --alone out"),
+        (2, ("--to", "npz", "--seen"), "leave --seen, --seen-parts, --no-fold-in and --alone out"),
+        (2, ("--to", "npz", "--no-fold-in"), "leave --seen, --seen-parts, --no-fold-in and --alone out"),
+        (2, ("--to", "npz", "--alone", "x"), "leave --seen, --seen-parts, --no-fold-in and --alone out"),
         (3, ("--to", "npz", "--data", "nowhere"), "nowhere"),
     ],
 )
