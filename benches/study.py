@@ -1,7 +1,9 @@
-"""The record of docs/results/study.json: every method at its best, of what a recipe of studies has made so far.
+"""The records of docs/results/study.json and study-citeulike.json: every method at its best, of what a recipe of studies has
+made so far.
 
     kdrs reproduce examples/reproduce/study-ml-100k.toml --out reproduced/study
     python benches/study.py --out reproduced/study --record docs/results/study.json
+    python benches/study.py --recipe citeulike --out reproduced/study-citeulike --record docs/results/study-citeulike.json
 
 An arm counts once all its trials and seeds are done; those that are not are named. Arms of the last record whose runs are gone
 stay as they were, as long as the teacher is the same. Then `python benches/pages.py`.
@@ -20,7 +22,7 @@ from typing import Any
 from kdrs.runs.compared import compare_runs
 
 METRIC = "ndcg@10"
-RECIPE = Path(__file__).resolve().parents[1] / "examples" / "reproduce" / "study-ml-100k.toml"
+RECIPES = Path(__file__).resolve().parents[1] / "examples" / "reproduce"
 
 
 def arms_of(study: Path, asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -52,9 +54,18 @@ def short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def record(out: Path, former: dict[str, Any]) -> dict[str, Any]:
+COMPARED = {
+    "alone": "For float32 students that is `alone`.",
+    "coded-alone": "For `coded` it is `coded-alone`, and the ratio is empty where the teacher's lead over that is not clear.",
+    "elsa-alone": "For `elsa-rrd` and `elsa-cd` it is `elsa-alone`, better than the teacher.",
+    "coded-rrd": "For `coded-rrd` it is `alone`.",
+}
+"""What an arm is compared with, by the arm that must be there for it to be said."""
+
+
+def record(out: Path, which: str, former: dict[str, Any]) -> dict[str, Any]:
     done = tomllib.loads((out / "recipe.toml").read_text())
-    recipe = tomllib.loads(RECIPE.read_text())
+    recipe = tomllib.loads((RECIPES / f"study-{which}.toml").read_text())
     arms: dict[str, dict[str, Any]] = {}
     for name, asked in done["studies"].items():
         if name != "teacher" and (out / "studies" / name / "trials").is_dir():
@@ -62,12 +73,13 @@ def record(out: Path, former: dict[str, Any]) -> dict[str, Any]:
     asked = [
         arm for name, study in recipe["studies"].items() for arm in study["sweep"].get("arms", {}) if name != "teacher"
     ]
-    teacher = next((out / "studies/teacher/best/run").glob("seed-*"))
+    places = (out / "runs/teacher", out / "studies/teacher/best/run")
+    teacher = next(run for place in places for run in sorted(place.glob("seed-*")))
     runs = [teacher, *(run for arm in arms.values() for run in arm["runs"])]
     compared = compare_runs(runs, metrics=(METRIC, "recall@20"), teacher=str(teacher), time_scoring=False).to_json()
     by_name = {run["name"]: run for run in compared["runs"]}
     first, *rows = [
-        row_of(name, arms.get(name), by_name["run" if name == "teacher" else name]) for name in ("teacher", *arms)
+        row_of(name, arms.get(name), by_name[name if name in by_name else "run"]) for name in ("teacher", *arms)
     ]
     kept = [row for row in former.get("rows", [])[1:] if row[0] not in arms]
     if kept and former["rows"][0][:4] != first[:4]:
@@ -85,22 +97,21 @@ def record(out: Path, former: dict[str, Any]) -> dict[str, Any]:
     reading = [
         *recipe["about"],
         "Test values are means over the seeds of the best point, ± standard deviation. Transfer ratio: 0 is the tuned model "
-        "alone that is nearest in bytes, 1 the teacher; paired bootstrap over queries and seeds, 95 %. For float32 students "
-        "that is `alone`; for `coded` it is `coded-alone`, and the ratio is empty where the teacher's lead over that is not "
-        "clear. For `elsa-rrd` and `elsa-cd` it is `elsa-alone`, better than the teacher; for `coded-rrd` it is `alone`.",
+        "alone that is nearest in bytes, 1 the teacher; paired bootstrap over queries and seeds, 95 %. "
+        + " ".join(told for arm, told in COMPARED.items() if arm in {row[0] for row in rows}),
         "Minutes are those of all trials together, on one thread each, on a shared machine under load.",
     ]
     if left:
         reading.append(f"Not done yet: {', '.join(left)}.")
+    titled = recipe["title"].partition(": ")[2]
     return {
-        "title": "Each method at its best",
+        "title": f"Each method at its best: {titled.partition(',')[0]}",
         "question": "Which method is best where all are tuned alike?",
         "answer": answer(first, rows),
         "figures": [
             {
-                "title": "MovieLens 100K, BPR 200 to a fiftieth",
-                "command": "`kdrs reproduce examples/reproduce/study-ml-100k.toml --out reproduced/study --jobs 2`, then "
-                "`python benches/study.py --out reproduced/study --record docs/results/study.json`",
+                "title": titled,
+                "command": commands(which),
                 "machine": "; ".join(sorted(machines)),
                 "commit": ", ".join(sorted(commits)),
                 "seed": "0 of trials; 0, 1, 2 of best points",
@@ -113,6 +124,15 @@ def record(out: Path, former: dict[str, Any]) -> dict[str, Any]:
             }
         ],
     }  # fmt: skip
+
+
+def commands(name: str) -> str:
+    first, own = name == "ml-100k", f"study-{name}"
+    place, of, kept = ("study", "", "study") if first else (own, f"--recipe {name} ", own)
+    return (
+        f"`kdrs reproduce examples/reproduce/{own}.toml --out reproduced/{place} --jobs 2`, then `python benches/study.py "
+        f"{of}--out reproduced/{place} --record docs/results/{kept}.json`"
+    )
 
 
 def row_of(name: str, arm: dict[str, Any] | None, run: dict[str, Any]) -> list[str]:
@@ -139,9 +159,7 @@ def row_of(name: str, arm: dict[str, Any] | None, run: dict[str, Any]) -> list[s
 def answer(teacher: list[str], rows: list[list[str]]) -> list[str]:
     if not rows:
         return []
-    told = [
-        f"Of {len(rows)} arms `{rows[0][0]}` has the highest NDCG@10, {rows[0][2]}; the tuned teacher has {teacher[2]}."
-    ]
+    told = [f"Of {len(rows)} arms `{rows[0][0]}` has the highest NDCG@10, {rows[0][2]}; the teacher has {teacher[2]}."]
     by_name = {row[0]: row for row in rows}
     others = [row for row in rows if not row[0].startswith("elsa") and not row[0].endswith("alone")]
     if "elsa-alone" in by_name:
@@ -157,6 +175,7 @@ def answer(teacher: list[str], rows: list[list[str]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="ml-100k", help="NAME of examples/reproduce/study-NAME.toml")
     parser.add_argument("--out", type=Path, default=Path("reproduced/study"), help="folder of kdrs reproduce")
     parser.add_argument("--record", type=Path, help="write the record there instead of a table")
     options = parser.parse_args()
@@ -165,7 +184,7 @@ def main() -> None:
         if options.record and options.record.is_file()
         else {}
     )
-    made = record(options.out, former)
+    made = record(options.out, options.recipe, former)
     if options.record:
         options.record.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", "utf-8")
     else:
