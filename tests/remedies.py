@@ -88,7 +88,7 @@ CASES = {
         (*TAUGHT, "--weight", "1", "--weight", "2"), "give one --weight a --method", (*TAUGHT, "--weight", "1")
     ),
     "a method without a teacher": Case(("distill", *TRAIN[1:], "--method", "rrd"), "give one with --teacher", TAUGHT),
-    "nothing to distil": Case(("distill", *TRAIN[1:]), "give --teacher and --method", TAUGHT),
+    "nothing to distil": Case(("distill", *TRAIN[1:]), "give --teacher; beside it --method", TAUGHT),
     "two kinds of seed": Case(
         (*TRAIN, "--seed", "1", "--seeds", "1,2"), "leave one of them out", (*TRAIN, "--seeds", "1,2")
     ),

@@ -33,7 +33,7 @@ def interrupted(folder: Path) -> None:
 CASES = {
     "a refit without data": Case(
         ("refit", "s", "--out", "f"),
-        "kdrs data prepare DATASET --split none --out ALL",
+        "--split none --out ALL",
         REFIT,
         then=joined,
         names=("--data",),

@@ -271,3 +271,5 @@ CASES |= {
         ARRAYS, "another file with --out", (*ARRAYS[:-1], "b.npz"), lambda folder: (folder / "a.npz").write_text("mine")
     ),
 }
+NAMED = ("recommend", "t", "--user", "u0", "--k", "3", "--seen", "clicks.csv", "--columns")
+CASES |= {"one name for two columns": Case((*NAMED, "user"), "give two names", (*NAMED, "user,item"))}

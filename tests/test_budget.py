@@ -241,6 +241,7 @@ def test_a_method_is_tried_as_long_as_it_takes_and_never_in_a_dry_run(wide_teach
     command = ["distill", "--data", data, "--teacher", wide_teacher, "--budget", "1/40", "--device", "cpu"]
     told = ok(*command, "--dry-run", "--out", tmp_path / "s")
     assert "trying" not in told.err
+    assert "rrd is shown; a short trial of rrd and cd decides" in told.err
     assert not (tmp_path / "s").exists()
     assert "trying" not in ok(*command, "--method", "cd", "--epochs", 1, "--out", tmp_path / "s").err
     assert "trying" in ok(*command, "--epochs", 1, "--out", tmp_path / "t").err

@@ -136,3 +136,23 @@ def test_runs_selected_by_different_rules_are_told(runs, toy_path, tmp_path):
 
 def test_an_unknown_baseline_is_still_refused(runs):
     assert "no run is called" in fails(2, "eval", runs / "teacher", runs / "alone/seed-0", "--baseline", "nothing")
+
+
+def test_a_ratio_by_a_teacher_that_it_never_had_is_told(runs, toy_path, tmp_path):
+    ok("train", "--data", toy_path, *FAST, "--epochs", "3", "--dim", "12", "--seed", "7", "--out", tmp_path / "other")
+    runs_of = [tmp_path / "other", runs / "alone/seed-0", runs / "taught/seed-0"]
+    found = compare_runs(runs_of, teacher=str(tmp_path / "other"), time_scoring=False)
+    assert any("distilled from teacher, not from other" in told for told in found.warnings)
+    own = compare_runs([runs / "teacher", *runs_of[1:]], time_scoring=False)
+    assert not any("distilled from" in told for told in own.warnings)
+    both = compare_runs([runs / "teacher", *runs_of], time_scoring=False)
+    assert not any("distilled from" in told for told in both.warnings)
+
+
+def test_what_is_no_run_is_told_by_what_it_is(runs, toy_path, tmp_path):
+    ok("export", runs / "alone/seed-0", "--out", tmp_path / "s.safetensors")
+    for words in (("eval",), ("compress",), ("recommend", "--k", "3", "--user", "0"), ("refit", "--data", toy_path)):
+        assert "it is a prepared data set" in fails(4, words[0], toy_path, *words[1:])
+    assert "is a prepared data set" in fails(2, "train", toy_path, "--model", "bpr")
+    assert "the run that it was made of" in fails(4, "resume", tmp_path / "s.safetensors")
+    assert "is an exported student" in fails(2, "compress", tmp_path / "s.safetensors", "--data", toy_path)

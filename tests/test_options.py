@@ -95,7 +95,7 @@ IMPOSSIBLE = {
     "--metric": "none", "--side": "none", "--item-names": "nowhere", "--budget": "9/1", "--bits": 5, "--users": "none",
     "--from": "none", "--user-ids": "nowhere", "--item-ids": "nowhere", "--missing": "none", "--items-alone": "nobody",
     "--log": "nothing", "--jobs": 0, "--trials": 0, "--sampler": "none", "--share": "3/2",
-    "--cold-items": "none", "--cold-users": "none", "--candidates": -1, "--id-order": "none",
+    "--cold-items": "none", "--cold-users": "none", "--candidates": -1, "--id-order": "none", "--columns": "one",
 }  # fmt: skip
 FLAGS = {
     "--resume",

@@ -204,7 +204,7 @@ def stand_ins(page: str, data: Path) -> None:
     if page == "docs/compact.md":  # made by a snippet of the page
         loaded.without_users(np.arange(10)).save("datasets/known")
     if page == "docs/production.md":
-        Path("clicks-this-week.csv").write_text(Path("clicks.csv").read_text())
+        Path("clicks-to-now.csv").write_text(Path("clicks.csv").read_text())
         kdrs.Dataset.from_interactions(loaded.train.union(loaded.valid), test=loaded.test).save("datasets/both")
         taught = (
             "--teacher",

@@ -304,3 +304,16 @@ def test_pairs_of_two_parts_count_once():
     whole = leaky.whole()
     assert whole.train.n_pairs == 4
     assert whole.order.tolist() == [0, 1, 1, 0]
+
+
+def test_far_fewer_pairs_are_told(place, tmp_path):
+    data = kdrs.Dataset.load(place / "d")
+    data.without_users(np.arange(30)).whole().save(tmp_path / "latest")
+    with pytest.warns(UserWarning, match="all rows up to now"):
+        refitted(place / "teacher", tmp_path / "latest")
+
+
+def test_all_epochs_without_an_end_are_told(place, tmp_path):
+    common = ("train", "--data", place / "all", *FAST, "--dim", 4, "--epochs", 2)
+    assert "all 2 epochs are trained" in ok(*common, "--out", tmp_path / "a").err
+    assert "epochs are trained" not in ok(*common, "--set", "train.keep=last", "--out", tmp_path / "b").err

@@ -385,3 +385,47 @@ def asked(url: str, document: dict | None = None) -> dict:
         except OSError:
             time.sleep(0.1)
     raise AssertionError("the service did not come up")
+
+
+def test_tables_of_other_column_names(here, tmp_path):
+    """What users have in a table of a shop's own is left out, and histories are read from one."""
+    data = kdrs.Dataset.load("d")
+    users, items = data.full.row_of_pair, data.full.indices
+    own = pl.DataFrame(
+        {"visitor": [data.users[u] for u in users], "when": "x", "product": [data.items[i] for i in items]}
+    )
+    own.write_csv(tmp_path / "own.csv")
+    named = ("--columns", "visitor,product")
+    ok(
+        "recommend",
+        "student.safetensors",
+        "--seen",
+        tmp_path / "own.csv",
+        *named,
+        "--k",
+        90,
+        "--out",
+        tmp_path / "l.csv",
+    )
+    listed = pl.read_csv(tmp_path / "l.csv", infer_schema=False)
+    assert not set(listed.select("user", "item").rows()) & set(own.select("visitor", "product").rows())
+    assert listed.height == data.n_users * data.n_items - data.full.n_pairs
+    ok(
+        "recommend",
+        "small.safetensors",
+        "--histories",
+        tmp_path / "own.csv",
+        *named,
+        "--k",
+        3,
+        "--out",
+        tmp_path / "h.csv",
+    )
+    assert pl.read_csv(tmp_path / "h.csv")["user"].n_unique() == data.n_users
+    error = fails(3, "recommend", "small.safetensors", "--histories", tmp_path / "own.csv", "--k", 3)
+    assert "--columns USER,ITEM" in error
+    error = fails(3, "recommend", "small.safetensors", "--histories", tmp_path / "own.csv", "--columns", "who,product")
+    assert "visitor, when, product" in error
+    for wrong in ("visitor", "a,b,c", "a,a", ","):
+        fails(2, "recommend", "student.safetensors", "--seen", tmp_path / "own.csv", "--columns", wrong, "--user", "0")
+    assert "leave it out" in fails(2, "recommend", "student.safetensors", "--user", "0", *named)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrs.cli.output import tell
-from kdrs.errors import DataError, shown
+from kdrs.errors import ConfigError, DataError, shown
 
 if TYPE_CHECKING:
     from kdrs.student import Recommendations, Student
@@ -20,6 +20,10 @@ TABLES = (".parquet", ".pq", ".jsonl", ".ndjson", ".csv", ".tsv")
 """Endings of files whose columns have names."""
 HEADERS = ("id", "item", "items", "item_id", "itemid")
 """First lines of a list of items that look like the name of a column."""
+
+
+Columns = tuple[str, str] | None
+"""Names of the columns of users and items in a table."""
 
 
 class Asked:
@@ -91,8 +95,8 @@ class Asked:
             if count:
                 tell(f"warning: {count:,} of {self.done + self.skipped:,} users are unknown or have no items: {what}")
 
-    def take_histories(self, path: Path) -> None:
-        self.histories = pairs_in(path)
+    def take_histories(self, path: Path, columns: Columns = None) -> None:
+        self.histories = pairs_in(path, columns)
         self.users = list(self.histories)
 
     def __iter__(self) -> Iterator[Recommendations]:
@@ -151,21 +155,33 @@ def ids_in(path: Path, kind: str, option: str, one: str | None = None, *, distin
     return read_ids(path, kind, distinct=distinct)
 
 
-def items_in(path: Path | None, option: str) -> Any:
+def columns_of(text: str | None) -> Columns:
+    """The names in ``USER,ITEM``. Raises ``ConfigError`` for another form."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if len(names) != 2 or not all(names) or names[0] == names[1]:
+        raise ConfigError(f"--columns is {shown(text)}", "give two names: --columns visitor,product")
+    return names[0], names[1]
+
+
+def items_in(path: Path | None, option: str, columns: Columns = None) -> Any:
     """An allow or block list: ids for all, or a list of each user where the table has users."""
     if path is None:
         return None
     from kdrs.data.plain import has_role, read_frame
 
-    if path.suffix.lower() in TABLES and path.exists() and has_role(read_frame(path), "user"):
-        return pairs_in(path)
+    if path.suffix.lower() in TABLES and path.exists():
+        frame = read_frame(path)
+        if has_role(frame, "user") if columns is None else columns[0] in frame.columns:
+            return pairs_in(path, columns)
     if path.is_file() and not path.stat().st_size:
         return []  # what is blocked may be nothing
     return ids_in(path, "item", option, distinct=False)
 
 
-def pairs_in(path: Path) -> dict[str, list[str]]:
-    """Items of each user, from a table of user and item."""
+def pairs_in(path: Path, columns: Columns = None) -> dict[str, list[str]]:
+    """Items of each user, from a table of user and item; ``columns`` are their names, the usual ones unless given."""
     import polars as pl
 
     from kdrs.data.plain import column_of, read_frame
@@ -174,7 +190,18 @@ def pairs_in(path: Path) -> dict[str, list[str]]:
         raise DataError(f"no file {shown(str(path), 300)}", "check the path")
     name = shown(str(path))
     frame = read_frame(path)
-    user, item = column_of(frame, "user", name), column_of(frame, "item", name)
+    if columns is None:
+        try:
+            columns = column_of(frame, "user", name), column_of(frame, "item", name)
+        except DataError as error:
+            raise DataError(error.cause, f"{error.remedy}; or say which they are: --columns USER,ITEM") from None
+    user, item = columns
+    for column in columns:
+        if column not in frame.columns:
+            raise DataError(
+                f"{name}: there is no column {shown(column)}; columns found: {', '.join(map(shown, frame.columns))}",
+                "name two of these: --columns USER,ITEM",
+            )
     grouped = frame.select(pl.col(user).cast(pl.String).alias("u"), pl.col(item).cast(pl.String).alias("i"))
     if grouped.null_count().sum_horizontal().item():
         raise DataError(f"{name} has rows without a user or an item", "give both in every row")

@@ -24,7 +24,7 @@ from kdrs.cli.options import (
 )  # fmt: skip
 from kdrs.cli.output import messages
 from kdrs.cli.running import carry_out, check_how, state
-from kdrs.errors import ConfigError
+from kdrs.errors import ConfigError, quoted
 from kdrs.plugins import closed
 
 
@@ -44,14 +44,13 @@ def refit(
     kdrs refit runs/teacher --data datasets/all --out final/teacher
     kdrs refit runs/student --data datasets/all --teacher final/teacher --out final/student
     """
+    from kdrs.runs.directory import Run
     from kdrs.runs.refit import refitted
 
     given = locals()
     if data is None:
-        raise ConfigError(
-            "no data set is given",
-            "kdrs data prepare DATASET --split none --out ALL, then --data ALL; DATASET is the run's",
-        )
+        theirs = quoted(str(Run.open(run).config["data"]["path"]))
+        raise ConfigError("no data set is given", f"kdrs data prepare {theirs} --split none --out ALL, then --data ALL")
     how = {"seeds": None, "jobs": None, **{name: given[name] for name in HOW if name in given}}
     check_how(**{name: value for name, value in how.items() if name != "quiet"})
     with messages():

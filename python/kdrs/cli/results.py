@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from kdrs.evaluation.report import Report
 
 UNMEASURED = "nothing is held out of its data set, so nothing was measured"
+USUAL = "ndcg@10"
+"""What is shown first where nothing selects."""
 MORE = 4
 """Metrics that are shown beside those that selected the best epoch."""
 
 
 def most_telling(names: Sequence[str], selects: Sequence[str]) -> list[str]:
     """The metrics that selected, then up to four more: those of the same list length, then the same metric's others."""
-    chosen = [name for name in selects if name in names] or list(names[:1])
+    usual = [name for name in (USUAL, *names[:1]) if name in names][:1]
+    chosen = [name for name in selects if name in names] or usual
     if not chosen:
         return []
     family, length = chosen[0].partition("@")[0], cutoff(chosen[0])

@@ -122,7 +122,8 @@ def distill(
     if not values.get("distill"):
         raise ConfigError(
             "nothing to distil: no method is given",
-            "give --teacher and --method, or --teacher and --budget, or [[distill]] in the run file",
+            "give --teacher; beside it --method or --budget, or neither for the recommended student; or [[distill]] in the run "
+            "file",
         )
     carry_out(values, **{name: given[name] for name in HOW})
 

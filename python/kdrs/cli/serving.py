@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdrs.cli import choices
-from kdrs.cli.asked import BLOCK, Asked, ids_in, items_in, pairs_in
+from kdrs.cli.asked import BLOCK, Asked, columns_of, ids_in, items_in, pairs_in
 from kdrs.cli.options import CoreThreads, Document, OwnData
 from kdrs.cli.output import aligned, messages, say, say_json
 from kdrs.errors import ConfigError, shown
@@ -63,6 +63,15 @@ Seen = Annotated[
     typer.Option(
         "--seen",
         help="What is left out: data, what the file keeps as seen; none; or a table of user and item. (default: data)",
+        show_default=False,
+    ),
+]
+Named = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        help="USER,ITEM: what these columns are called in the tables of --histories, --seen, --items and --exclude. (default: "
+        "the usual names)",
         show_default=False,
     ),
 ]
@@ -209,7 +218,8 @@ def _described(student: Student) -> str:
 def recommend(
     source: Annotated[Path | None, typer.Argument(help="Student file or run directory.", show_default=False)] = None,
     k: Count = 20, user: Users = [], users: UsersFile = None, histories: Histories = None, items: Allow = None,  # noqa: B006
-    exclude: Block = None, seen: Seen = "data", unknown: Unknown = None, part: Part = None, merge: Merge = False,
+    exclude: Block = None, seen: Seen = "data", columns: Named = None, unknown: Unknown = None, part: Part = None,
+    merge: Merge = False,
     out: Lists = None, data: OwnData = None, threads: CoreThreads = None, as_json: Document = False,
 ) -> None:  # fmt: skip
     """Lists for all users, some, or new ones: streamed into a file, or on the screen.
@@ -230,7 +240,7 @@ def recommend(
             )
         others = {
             "--user": user, "--users": users, "--histories": histories, "--items": items, "--exclude": exclude,
-            "--unknown": unknown, "--part": part, "--data": data,
+            "--unknown": unknown, "--part": part, "--data": data, "--columns": columns,
         }  # fmt: skip
         if idle := next((name for name, value in others.items() if value), None):
             raise ConfigError(f"{idle} is given with --merge, which joins lists as they are", f"leave {idle} out")
@@ -254,6 +264,9 @@ def recommend(
         raise ConfigError(
             "all users are asked for, and no file for their lists", "name one by --out, or users by --user"
         )
+    named, tables = columns_of(columns), [histories, items, exclude, *([] if seen in ("data", "none") else [seen])]
+    if named is not None and not any(tables):
+        raise ConfigError(f"--columns is {shown(columns)}, and no table is given", "leave it out")
     began = time.monotonic()
     student = _opened(source, data, threads, fold_in=histories is not None)
     asked = Asked(student, k, unknown or ("error" if given else "popular"), threads)
@@ -261,11 +274,12 @@ def recommend(
     if users is not None:
         asked.take_users(users)
     if histories is not None:
-        asked.take_histories(histories)
+        asked.take_histories(histories, named)
     asked.items, asked.exclude = (
-        asked.known(items_in(path, option), option) for path, option in ((items, "--items"), (exclude, "--exclude"))
+        asked.known(items_in(path, option, named), option)
+        for path, option in ((items, "--items"), (exclude, "--exclude"))
     )
-    asked.seen = seen == "data" if seen in ("data", "none") else asked.known(pairs_in(Path(seen)), "--seen")
+    asked.seen = seen == "data" if seen in ("data", "none") else asked.known(pairs_in(Path(seen), named), "--seen")
     if share is not None:
         asked.share = share
     if out is None:

@@ -31,8 +31,8 @@ def _no_lead(comparison: Comparison) -> Iterator[str]:
         for metric, transfer in line.transfer.items():
             if not transfer.clear and line.role == "student":
                 yield (
-                    f"no transfer ratio by {comparison.shown_name(metric)}: the teacher {shown(str(comparison.teacher))} is "
-                    f"not clearly better than {shown(str(line.baseline))} alone ({transfer.lead:+.4f}, "
+                    f"no transfer ratio by {comparison.shown_name(metric)}: the teacher, {shown(str(comparison.teacher))}, is "
+                    f"not clearly better than the model alone, {shown(str(line.baseline))} ({transfer.lead:+.4f}, "
                     f"[{transfer.lead_low:+.4f}, {transfer.lead_high:+.4f}]); there is no lead that a student could take over"
                 )
 

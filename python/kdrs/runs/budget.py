@@ -174,9 +174,12 @@ def chosen(
     if terms:
         return {**found, "distill": terms}
     choices = [{**found, "distill": [{**way, "teacher": reference}]} for way in ways]
-    if len(ways) == 1 or begun is not None or planned is not None or not raced or not dataset.valid.n_pairs:
-        return choices[0]
     names = [str(way["method"]) for way in ways]
+    if len(ways) == 1 or begun is not None or planned is not None or not dataset.valid.n_pairs:
+        return choices[0]
+    if not raced:
+        tell(f"{names[0]} is shown; a short trial of {' and '.join(names)} decides when it is carried out")
+        return choices[0]
     runs = [resolve(choice) for choice in choices]
     for run in runs:
         check(run)

@@ -30,7 +30,7 @@ from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun
-from kdrs.runs.parts import teachers_of
+from kdrs.runs.parts import folder_of, teachers_of
 from kdrs.runs.places import seeds_in
 from kdrs.runs.records import PATH
 from kdrs.runs.results import held_out
@@ -67,9 +67,9 @@ def compare_runs(
     """Evaluates finished runs (and teacher files, and student files) anew on one data set and compares them.
 
     Folders named ``seed-N`` of one parent are seeds of one model, if they differ in nothing else; the parent stands for all
-    of them. A run that another one was
-    distilled from is a teacher; ``teacher`` and ``baseline`` name others by their path. The data set is the first run's unless
-    given; ``protocol_name`` likewise. Files are joined with it by id. ``metrics`` may have any K.
+    of them. A run that another one was distilled from is a teacher; ``teacher`` and ``baseline`` name others by their path. The
+    data set is the first run's unless given; ``protocol_name`` likewise. Files are joined with it by id. ``metrics`` may have
+    any K.
 
     Raises ``ArtefactError`` for runs that are unfinished, damaged or of other data, and for student files that lack some of
     the data set's ids; ``ConfigError`` for a run that is given twice.
@@ -120,6 +120,12 @@ def compare_runs(
                 own = overlap(lists[path], theirs)["overlap@10"]
                 agreed |= _is_personal(own, overlap(lists[path], np.roll(theirs, 1, axis=0))["overlap@10"])
                 entries[at] = replace(entries[at], agreement={"overlap@10": float(own.mean())})
+        shown_one = wanted & {path.resolve() for path in paths} or {
+            path.resolve() for path in teachers if labels[path] == labels[teachers[0]]
+        }
+        for at, path in enumerate(paths):
+            if (doubt := _other_teacher(path, configs.get(path), shown_one)) is not None:
+                entries[at] = replace(entries[at], doubts=(*entries[at].doubts, doubt))
         if not agreed and len(teachers) < len(entries):
             at = paths.index(teachers[0])
             entries[at] = replace(entries[at], doubts=(*entries[at].doubts, DISAGREES))
@@ -304,6 +310,18 @@ def _role(scorer: Teacher, config: RunConfig | None) -> str:
     if config is None:
         return "teacher"
     return "student" if config.distill or config.compress else "alone"
+
+
+def _other_teacher(path: Path, config: RunConfig | None, shown_one: set[Path]) -> str | None:
+    """Of a student of other teachers than the one that all are measured by, unless it trained them itself."""
+    own = [] if config is None or not config.distill else teachers_of(config, path)
+    if not own or set(own) & shown_one or any(place.is_relative_to(folder_of(config, path)) for place in own):  # type: ignore[arg-type]
+        return None
+    named = " and ".join(shown(place.name) for place in own)
+    return (
+        f"it was distilled from {named}, not from {shown(next(iter(shown_one)).name)}: the transfer ratio and what is "
+        "said of the teacher are about the latter"
+    )
 
 
 def _is_personal(own: np.ndarray, others: np.ndarray) -> bool:

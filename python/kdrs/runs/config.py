@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from kdrs._documents import read_toml, toml_value
 from kdrs.core.sampling import stream
+from kdrs.data.dataset import is_dataset
 from kdrs.distillers import DISTILLERS, distiller_class
 from kdrs.errors import ConfigError, nearest, shown
 from kdrs.escaping import is_unicode
@@ -217,6 +218,8 @@ def read_run_file(path: Path) -> dict[str, Any]:
         path = PRESETS[str(path)]
     elif not path.exists() and not path.suffix:
         raise ConfigError(f"no run file and no preset {shown(str(path), PATH)}", nearest(str(path), PRESETS))
+    if is_dataset(path):
+        raise ConfigError(f"{shown(str(path), PATH)} is a prepared data set, and no run file", "give it with --data")
     if is_of_a_run(path):
         return Run.open(path.parent).config
     return read_toml(path, "check the path, and see the examples folder")

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdrs._documents import read_toml
 from kdrs._files import unwritable, write_bytes
+from kdrs.data.dataset import is_dataset
 from kdrs.errors import ArtefactError, ConfigError, quoted, shown
 from kdrs.escaping import is_unicode
 from kdrs.fitting.checkpoint import Checkpoint
@@ -52,6 +53,22 @@ if TYPE_CHECKING:
 MODEL_FORMAT = "kdrs-model/1"
 HEAD = ("STATUS.json", "env.json", "data.json", "ids/users.json", "ids/items.json", "LOCK")
 """What a new run writes beside ``config.toml``."""
+
+
+def _what_else(path: Path) -> str:
+    """What a path is that is no run."""
+    if is_dataset(path):
+        return "it is a prepared data set"
+    return "it is a file" if path.is_file() else "it has no config.toml"
+
+
+def _instead(path: Path) -> str:
+    if is_dataset(path):
+        return "name a run; a data set is given by --data"
+    if path.is_file():
+        return "name the folder of a run; of an exported student the run that it was made of"
+    seeds = sorted(head.parent.name for head in path.glob("seed-*/config.toml"))
+    return f"name the runs in it: {' '.join(quoted(path / seed) for seed in seeds)}" if seeds else "check the path"
 
 
 class Run:
@@ -160,10 +177,9 @@ class Run:
         """An existing run directory, for reading. Raises ``ArtefactError`` if it is none."""
         run = cls(Path(path))
         if not (run.path / "config.toml").is_file():
-            seeds = sorted(head.parent.name for head in run.path.glob("seed-*/config.toml"))
-            named = " ".join(quoted(run.path / seed) for seed in seeds)
-            remedy = f"name the runs in it: {named}" if seeds else "check the path"
-            raise ArtefactError(f"{shown(str(path), PATH)} is no run directory: it has no config.toml", remedy)
+            raise ArtefactError(
+                f"{shown(str(path), PATH)} is no run directory: {_what_else(run.path)}", _instead(run.path)
+            )
         return run
 
     # --- what it is -------------------------------------------------------------------------------------------------

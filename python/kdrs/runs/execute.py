@@ -126,6 +126,12 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             "kdrs data prepare --cold-users drop leaves them out",
             stacklevel=2,
         )
+    if not dataset.holds_out and config.train.keep != "last":
+        warnings.warn(
+            f"nothing is held out, so nothing ends the training early: all {config.train.epochs:,} epochs are trained, and the "
+            "last weights are kept",
+            stacklevel=2,
+        )
     task = build_task(config, dataset)
     evaluator = build_evaluator(config, dataset)
     selection = choose_selection(config, choose_protocol(config, dataset))

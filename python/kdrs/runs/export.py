@@ -192,7 +192,7 @@ def student_of(
     knows_users = tables.users is not None or seen
     use = _use(data.users, data.items, tables, seen)
     if seen:
-        use.append(kept.said(kept.parts_of(data, seen_parts)))
+        use.append(kept.said(kept.parts_of(data, seen_parts), data.holds_out))
     return Student(
         tables,
         Names.of(data.items, "item"),

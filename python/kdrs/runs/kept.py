@@ -66,8 +66,10 @@ def told(data: Dataset, seen: Interactions, seen_parts: str | None) -> dict[str,
     return {"parts": parts_of(data, seen_parts), "pairs": seen.n_pairs}
 
 
-def said(parts: list[str]) -> str:
+def said(parts: list[str], holds_out: bool) -> str:
     """The same for people."""
+    if not holds_out:
+        return "`recommend` leaves out what users have in the data set."
     words = {"train": "training", "valid": "validation", "test": "test"}
     *first, last = (words[part] for part in parts)
     if first:

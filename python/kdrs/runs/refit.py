@@ -30,8 +30,8 @@ def refitted(path: str | Path, data: str | Path, teachers: Sequence[str] = ()) -
     Raises ``ArtefactError`` for a run that is not finished, ``ConfigError`` for one that was not trained, and for another
     number of teachers than the run has.
     """
-    run, dataset = Run.open(path), Dataset.load(data)
-    config = config_of(run)
+    run = Run.open(path)
+    config, dataset = config_of(run), Dataset.load(data)
     if config.compress is not None:
         raise ConfigError(
             f"{shown(str(path), PATH)} was not trained, it was made from {shown(config.compress.teacher, PATH)}",
@@ -55,6 +55,7 @@ def refitted(path: str | Path, data: str | Path, teachers: Sequence[str] = ()) -
             "refit": str(path),
         }
     )
+    _warn_of_less(run, dataset)
     _warn(result, dataset)
     return result
 
@@ -113,6 +114,20 @@ def _model(config: RunConfig, run: Run) -> dict[str, Any]:
     model = LoadedRun.open(run.path).model
     kept = model.user_encoder if isinstance(model, StoredModel) else None
     return {**config.model, "encoder": named_ridge(kept) if isinstance(kept, RidgeEncoder) else "trained"}
+
+
+LESS = 0.5
+"""Of the pairs that a run was trained on: with fewer something is missing, such as all rows but the latest."""
+
+
+def _warn_of_less(run: Run, dataset: Dataset) -> None:
+    before, now = run.data, dataset.train.n_pairs
+    if now < LESS * before["pairs"]["train"]:
+        warnings.warn(
+            f"{shown(dataset.name)} has {now:,} pairs of {dataset.n_users:,} users, and {shown(str(run.path), PATH)} was "
+            f"trained on {before['pairs']['train']:,} of {before['users']:,}: prepare all rows up to now, not the latest alone",
+            stacklevel=3,
+        )
 
 
 def _warn(config: RunConfig, dataset: Dataset) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from kdrs.compact.reduce import singular
 from kdrs.core.codes import Codes
 from kdrs.core.sampling import array_of
-from kdrs.data import Dataset
+from kdrs.data import Dataset, is_dataset
 from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge, quoted, shown
 from kdrs.runs.compared import size_of
 from kdrs.runs.config import EvalSettings, RunConfig, config_of, resolve
@@ -22,6 +22,7 @@ from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun, check_same_data
 from kdrs.runs.records import PATH
 from kdrs.runs.start import plain_factors, vectors_of
+from kdrs.student import file
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher, trajectory_files
 from kdrs.training.pairs import PairTask
@@ -54,7 +55,11 @@ class Source:
                     f"{shown(str(place), PATH)} is a file of a run",
                     f"name the run: kdrs compress {quoted(place.parent)}",
                 )
-            if place.is_dir() and not trajectory_files(place):
+            if file.is_one(place):
+                raise ConfigError(
+                    f"{shown(str(place), PATH)} is an exported student", "name the run that it was made of"
+                )
+            if place.is_dir() and (is_dataset(place) or not trajectory_files(place)):
                 run = Run.open(place)
                 where = config_of(run).data.path
                 if data is None and not os.path.lexists(where):
