@@ -46,12 +46,35 @@ def test_dates_are_told(seconds, form):
 @given(seconds=moments(), form=st.sampled_from(STATED))
 def test_dates_of_other_forms_are_told_with_their_form(seconds, form):
     texts = [datetime.fromtimestamp(one, UTC).strftime(form) for one in seconds]
-    assert time_options(texts) == f' --time-format "{form}"'
+    days = {datetime.fromtimestamp(one, UTC).day for one in seconds}
+    told = f' --time-format "{form}"'
+    if form[:3] in ("%d/", "%d-") and max(days) <= 12:  # they may be months
+        told += f' or "%m{form[2]}%d{form[5:]}"'
+    assert time_options(texts) == told
+
+
+@pytest.mark.parametrize(
+    ("values", "form"),
+    [
+        (["09/14/20", "09/15/20"], '"%m/%d/%y"'),
+        (["14/09/2020"], '"%d/%m/%Y"'),
+        (["04/05/2020"], '"%d/%m/%Y" or "%m/%d/%Y"'),
+        (["20200914", "20200915"], '"%Y%m%d"'),
+        (["20200914050755"], '"%Y%m%d%H%M%S"'),
+    ],
+)
+def test_only_forms_that_fit_are_told(values, form):
+    assert time_options(values) == f" --time-format {form}"
+
+
+def test_what_no_form_fits_is_not_told():
+    assert time_options(["31/31/2020"]) is None
+    assert time_options(["20201399"]) is None
 
 
 @given(
     values=st.lists(
-        st.one_of(st.integers(0, 10**8).map(str), st.floats(0, 1000).map(repr), st.text("abc x", min_size=1)),
+        st.one_of(st.integers(0, 10**7 - 1).map(str), st.floats(0, 1000).map(repr), st.text("abc x", min_size=1)),
         min_size=1,
     )
 )

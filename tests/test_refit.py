@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -317,3 +318,49 @@ def test_all_epochs_without_an_end_are_told(place, tmp_path):
     common = ("train", "--data", place / "all", *FAST, "--dim", 4, "--epochs", 2)
     assert "all 2 epochs are trained" in ok(*common, "--out", tmp_path / "a").err
     assert "epochs are trained" not in ok(*common, "--set", "train.keep=last", "--out", tmp_path / "b").err
+
+
+def test_the_encoder_of_new_users_is_that_of_the_run(place, tmp_path):
+    """Beside a table: what validation chooses for the run, fitted to the refit's vectors."""
+    for name, folder in (("teacher", place / "teacher"), ("final", place / "final-teacher")):
+        ok("export", folder, "--seen", "--out", tmp_path / f"{name}.safetensors")
+    before, after = (kdrs.Student.load(tmp_path / f"{name}.safetensors") for name in ("teacher", "final"))
+    assert after.card["new_users"] == {"encoder": before.card["new_users"]["encoder"]}
+    assert after.tables.encoder.kind == before.tables.encoder.kind
+    one, other = (student.tables.encoder.parts() for student in (before, after))
+    for key in {"alpha", "reg", "power"} & one.keys():
+        assert one[key] == other[key]
+
+
+def test_where_the_run_is_gone_nothing_chose_the_encoder(place, tmp_path):
+    execute(resolve(values(place / "d", 1)), tmp_path / "gone")
+    ok("refit", tmp_path / "gone", "--data", place / "all", "--out", tmp_path / "f", "-q")
+    shutil.rmtree(tmp_path / "gone")
+    assert "nothing chose" in ok("export", tmp_path / "f", "--seen", "--out", tmp_path / "x.safetensors").err
+
+
+def test_a_start_is_replaced_like_a_teacher(place, tmp_path):
+    execute(
+        resolve(values(place / "d", 3, model={"name": "bpr", "dim": 8}, start=str(place / "teacher"))), tmp_path / "s"
+    )
+    with pytest.warns(UserWarning, match="start .* was trained on other pairs"):
+        assert refitted(tmp_path / "s", place / "all").start == str(place / "teacher")
+    ok("refit", tmp_path / "s", "--data", place / "all", "--start", place / "final-teacher", "--out", tmp_path / "f")
+    assert Run.open(tmp_path / "f").config["start"] == str(place / "final-teacher")
+    assert "leave --start out" in fails(
+        2, "refit", place / "student", "--data", place / "all", "--start", place / "teacher", "--out", tmp_path / "x"
+    )
+
+
+def test_what_is_made_of_a_refits_file_is_none(place, tmp_path):
+    common = ("--data", place / "d", "--set", "train.epochs=1", "--out", tmp_path / "again")
+    ok("train", place / "final-teacher/config.toml", *common)
+    assert "refit" not in Run.open(tmp_path / "again").config
+    assert "as many epochs" not in (tmp_path / "again/README.md").read_text()
+
+
+def test_an_encoder_that_was_stated_is_not_called_chosen(place, tmp_path):
+    stated = ("--set", "model.users=encoded", "--set", "model.encoder=ridge-1")
+    said = ok("train", "--data", place / "all", *FAST, "--dim", 4, "--epochs", 1, *stated, "--out", tmp_path / "r")
+    assert "ridge regression on their items\n" in said.out
+    assert "better on validation" not in (tmp_path / "r/README.md").read_text()

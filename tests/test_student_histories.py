@@ -272,10 +272,10 @@ def test_the_better_encoder_is_kept(here, name, tmp_path, monkeypatch):
     assert (chosen.tables.encoder.kind in ("sum", "ridge")) == (value(chosen.tables.encoder) > own)
     assert chosen.tables.users is not None
     # and the network, where no fitted one is as good
-    from kdrs.runs import export
+    from kdrs.runs import fold_in
 
-    fitted = export._fitted
-    monkeypatch.setattr(export, "_fitted", lambda *told: (*fitted(*told)[:2], -1.0))
+    fitted = fold_in._fitted
+    monkeypatch.setattr(fold_in, "_fitted", lambda *told: (*fitted(*told)[:2], -1.0))
     ok("export", name, "--seen", "--out", tmp_path / "own.safetensors")
     student = Student.load(tmp_path / "own.safetensors")
     assert student.card["new_users"]["encoder"] == f"the model's own, {student.tables.encoder.kind}"

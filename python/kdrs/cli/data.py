@@ -238,7 +238,13 @@ def _whole(place: Path, others: Mapping[str, Any], name: str | None) -> Dataset:
             f"{', '.join(stated)} with {shown(str(place))}, which is prepared already",
             "leave it out: --split none joins the parts of a prepared data set as they are",
         )
-    whole = Dataset.load(place).whole()
+    parted = Dataset.load(place)
+    whole = parted.whole()
+    if parted.order is not None and whole.order is None:
+        tell(
+            "the order of held-out pairs is not known, so the whole has none: models of sequences need the file itself, kdrs "
+            "data prepare FILE --split none"
+        )
     return whole if name is None else replace(whole, name=name)
 
 

@@ -17,7 +17,6 @@ from kdrs.cli.options import (
     Out,
     Quiet,
     Resume,
-    Seed,
     Substitutes,
     Threads,
     Verbose,
@@ -27,6 +26,19 @@ from kdrs.cli.running import carry_out, check_how, state
 from kdrs.errors import ConfigError, quoted
 from kdrs.plugins import closed
 
+Began = Annotated[
+    str | None,
+    typer.Option(
+        "--start",
+        help="Takes the place of the run that it started from: its refit. (default: the run's own)",
+        show_default=False,
+    ),
+]
+OwnSeed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Start of every random stream. (default: the run's own)", show_default=False),
+]
+
 
 def register(app: typer.Typer) -> None:
     app.command("refit")(refit)
@@ -34,8 +46,8 @@ def register(app: typer.Typer) -> None:
 
 def refit(
     run: Annotated[Path, typer.Argument(help="Finished run whose settings are taken.")],
-    data: Data = None, teacher: Substitutes = [], out: Out = None, log: Log = [],  # noqa: B006
-    seed: Seed = None, device: Device = None, threads: Threads = None, resume: Resume = False, dry_run: DryRun = False,
+    data: Data = None, teacher: Substitutes = [], start: Began = None, out: Out = None, log: Log = [],  # noqa: B006
+    seed: OwnSeed = None, device: Device = None, threads: Threads = None, resume: Resume = False, dry_run: DryRun = False,
     as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Train again with the settings of a finished run, for as many epochs as its best weights had: on all pairs, to serve.
@@ -54,7 +66,7 @@ def refit(
     how = {"seeds": None, "jobs": None, **{name: given[name] for name in HOW if name in given}}
     check_how(**{name: value for name, value in how.items() if name != "quiet"})
     with messages():
-        values = refitted(run, data, teacher).to_dict()
-    state(values, {name: value for name, value in given.items() if name != "data"})
+        values = refitted(run, data, teacher, start).to_dict()
+    state(values, {name: value for name, value in given.items() if name not in ("data", "start")})
     with closed(run):
         carry_out(values, **how)

@@ -425,12 +425,16 @@ def _finish(outcome: Outcome, selects: Sequence[str], stopper: Stopper, as_json:
         say_json({"run": str(outcome.run.path), **report})
         return
     fit = outcome.fit
-    say(f"{visible(str(outcome.run.path))}: {fit.epochs} epochs, best is {fit.best_epoch}, stopped by {fit.stopped}")
+    how = f"best is {fit.best_epoch}, stopped by {fit.stopped}" if outcome.reports else "the last weights are kept"
+    say(f"{visible(str(outcome.run.path))}: {fit.epochs} epochs, {how}")
+    model = outcome.run.config["model"]
     if outcome.encoder == "ridge":
-        say("users: ridge regression on their items, better on validation than the matrix that was trained")
+        chosen = ", better on validation than the matrix that was trained" if model.get("encoder") == "best" else ""
+        say(f"users: ridge regression on their items{chosen}")
     if not outcome.reports:
         say(UNMEASURED)
-        say(f"next: kdrs export {quoted(outcome.run.path)} --seen --out student.safetensors")
+        if model["name"] not in ("neumf",):
+            say(f"next: kdrs export {quoted(outcome.run.path)} --seen --out student.safetensors")
         return
     say("\n".join(results_table(outcome.reports, selects, verbose)))
 

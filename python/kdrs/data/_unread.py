@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from kdrs.data import _dates
@@ -58,8 +59,8 @@ def tell_times(
 
 
 def time_options(values: Sequence[str]) -> str | None:
-    """What must be said beside ``--timestamp`` for a column of these values to be read: "" where its form is told from it. None
-    where they do not all look like times of one form."""
+    """What must be said beside ``--timestamp`` for a column of these values to be read: "" where its form is told from it, both
+    forms where days and months can be told apart by neither. None where they do not all look like times of one form."""
     kept = [value.strip() for value in values if value.strip()]
     if not kept:
         return None
@@ -69,10 +70,21 @@ def time_options(values: Sequence[str]) -> str | None:
         numbers = [float(value) for value in kept]
         if any(all(_FROM * scale <= one < _TO * scale for one in numbers) for scale in _SCALES):
             return ""
-        return None
     forms = {_dates.example_for(value) for value in kept}
     form = forms.pop() if len(forms) == 1 else None
-    return None if form is None else f' --time-format "{form}"'
+    if form is None:
+        return None
+    swapped = form.translate({ord("d"): "m", ord("m"): "d"}) if form[:3] in ("%d/", "%d-") else form
+    fits = [one for one in dict.fromkeys((form, swapped)) if all(_is_of(value, one) for value in kept)]
+    return None if not fits else " --time-format " + " or ".join(f'"{one}"' for one in fits)
+
+
+def _is_of(value: str, form: str) -> bool:
+    """Whether a text is a date of a form, of the years that times are taken to be of."""
+    try:
+        return 1990 <= datetime.strptime(value, form).year < 2100
+    except ValueError:
+        return False
 
 
 def texts_of(column: pl.Series) -> list[str]:

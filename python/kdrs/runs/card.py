@@ -209,7 +209,8 @@ def _what(of: _Subject, teachers: Sequence[_Teacher]) -> list[tuple[str, str]]:
         rows.append(("settings", f"those of {named(Path(config.refit))}, and as many epochs as its best weights had"))
     rows.append(("bytes", f"{own:,} of all its tables, ids left out"))
     if config.compress is None and encoder_of(of.model) == "ridge":
-        rows.append(("users", "ridge regression on their items: better on validation than the matrix that was trained"))
+        chosen = ": better on validation than the matrix that was trained" if config.model["encoder"] == "best" else ""
+        rows.append(("users", f"ridge regression on their items{chosen}"))
     if of.status.get("epochs"):
         best = of.status.get("best_epoch")
         kept = "" if best is None else f", the weights are those of epoch {best} (counted from 0)"

@@ -221,7 +221,8 @@ def read_run_file(path: Path) -> dict[str, Any]:
     if is_dataset(path):
         raise ConfigError(f"{shown(str(path), PATH)} is a prepared data set, and no run file", "give it with --data")
     if is_of_a_run(path):
-        return Run.open(path.parent).config
+        values = Run.open(path.parent).config
+        return {key: value for key, value in values.items() if key != "refit"}  # what is made of it need not be one
     return read_toml(path, "check the path, and see the examples folder")
 
 

@@ -85,6 +85,23 @@ def candidates(
         yield from _searched("ridge", ridge, ("alpha", ALPHAS), ("reg", RIDGE_REGS), measure)
 
 
+def made_as(name: str, own: np.ndarray, items: Side, bits: int, bias: np.ndarray | None, task: Task) -> StoredModel:
+    """The way to have users that a `Candidate` is called by, ``sum power=0.5 reg=0.01`` or ``ridge alpha=0.1 reg=1``, of other
+    vectors. Raises ``ValueError`` for another name."""
+    kind, first, second = name.split(" ")
+    one, other = (float(text.partition("=")[2]) for text in (first, second))
+    if kind == "ridge":
+        encoder: Any = RidgeEncoder(one, other)
+    elif kind == "sum":
+        plain = items if isinstance(items, Codes) else items.numpy()
+        goal = items.rotate(own) if isinstance(items, Codes) else own
+        encoder = SumEncoder.fit(goal, history_sums(task.seen, plain, one), one, other)
+        encoder = encoder if bits == 32 else encoder.rounded()
+    else:
+        raise ValueError(f"no encoder {name!r}")
+    return StoredModel(items, encoder=encoder, bias=bias_tensor(bias), task=task)
+
+
 def _searched(
     kind: str,
     make: Callable[[float, float], StoredModel],

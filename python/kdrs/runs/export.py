@@ -12,33 +12,27 @@ from typing import Any
 
 import numpy as np
 
-from kdrs.compact.encoders import Encoder, asked
-from kdrs.compact.tables import Tables, short
-from kdrs.core.codes import Codes
+from kdrs.compact.tables import Tables
 from kdrs.core.names import Names
 from kdrs.data import Dataset
 from kdrs.errors import ArtefactError, ConfigError, KdrsError, MissingKnowledge, quoted, shown
-from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.report import Report
-from kdrs.evaluation.significance import bootstrap_means, paired_test
+from kdrs.evaluation.significance import bootstrap_means
 from kdrs.evaluation.transfer import Transfer
 from kdrs.models.stored import StoredModel
 from kdrs.runs import kept
-from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
 from kdrs.runs.card import card_of, doubts_in, sentences_of
 from kdrs.runs.compared import compare_runs
 from kdrs.runs.config import RunConfig
-from kdrs.runs.encoded import candidates
+from kdrs.runs.fold_in import encoder_for, network_of
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import teachers_of
 from kdrs.runs.records import PATH
 from kdrs.runs.reported import reports_before
 from kdrs.runs.source import Source
+from kdrs.runs.vectors import no_product, tables_of, whole
 from kdrs.student import Student, file, formats
 from kdrs.student.student import MOST_POPULAR
-from kdrs.teachers.file import FileTeacher
-from kdrs.training.hooks import hook, trait
-from kdrs.training.pairs import PairTask
 
 TAILS = (0.025, 0.975)
 RESAMPLES = 1000
@@ -169,11 +163,11 @@ def student_of(
     if given.teacher is None:
         raise ConfigError("factors have no ids", "write a teacher file, or give kdrs.Student its tables and Names")
     data, config = given.dataset, given.config(None, threads)
-    tables = counted = _tables(given, own)
+    tables = counted = tables_of(given, own)
     measured = None
     if tables.encoder is None and fold_in:
-        network, enough = _network(own)
-        encoder, measured = _encoder(tables, data, config, network, enough)
+        network, enough = network_of(own)
+        encoder, measured = encoder_for(tables, data, config, network, enough)
         tables = tables._replace(encoder=encoder, users=None if enough else tables.users)
         counted = tables if encoder is network else counted  # a fitted encoder is no part of the model
     card: dict[str, Any] = _card(given, own, counted)
@@ -229,8 +223,8 @@ def _of_run_alone(run: LoadedRun, seen: bool) -> Student:
     else:
         factors = run.factors()
         if factors is None:
-            raise _no_product(str(run.run.path))
-        tables = _whole(factors.queries, factors.items, factors.bias)
+            raise no_product(str(run.run.path))
+        tables = whole(factors.queries, factors.items, factors.bias)
     warnings.warn(
         f"the data set of {name} is not there: the file has no popular items"
         + ("" if tables.encoder is not None else ", no encoder for new users"),
@@ -245,123 +239,6 @@ def _of_run_alone(run: LoadedRun, seen: bool) -> Student:
         card=card,
         readme=_readme(run, {}, _use(run.users, run.items, tables, False)),
     )
-
-
-def _tables(given: Source, run: LoadedRun | None) -> Tables:
-    if run is not None and isinstance(run.model, StoredModel):
-        return run.model.tables()
-    assert given.teacher is not None
-    if given.teacher.factors() is None:
-        raise _no_vectors(given)
-    users, items, bias = given.vectors(None)
-    return _whole(users, items, bias)
-
-
-def _no_vectors(given: Source) -> MissingKnowledge:
-    """Of a teacher file what it lacks; of others that their scores are no products."""
-    if not isinstance(given.teacher, FileTeacher):
-        return _no_product(given.name)
-    if "users" not in given.teacher.sides:
-        given.teacher.check_scores()  # says what it lacks
-    name, data = quoted(given.name), "DATA" if given.path is None else quoted(given.path)
-    return MissingKnowledge(
-        f"{shown(given.name, PATH)} holds lists alone, and a student file holds vectors",
-        f"distil a student from its lists: kdrs distill --data {data} --teacher {name} --method rrd --model bpr --dim 16 "
-        "--out STUDENT; then export STUDENT",
-    )
-
-
-def _no_product(name: str) -> MissingKnowledge:
-    return MissingKnowledge(
-        f"the scores of {shown(name, PATH)} are no products of vectors, and a student file holds vectors",
-        f"approximate them first: kdrs compress {quoted(name)} --dim 64 --bits 32 --out SMALL; then export SMALL",
-    )
-
-
-def _whole(users: Any, items: Any, bias: Any) -> Tables:
-    sides = [short(side) if isinstance(side, Codes) else _array(side) for side in (items, users)]
-    return Tables(sides[0], sides[1], None, None if bias is None else _array(bias))
-
-
-def _array(values: Any) -> np.ndarray:
-    return np.ascontiguousarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values, np.float32)
-
-
-def _network(run: LoadedRun | None) -> tuple[Encoder | None, bool]:
-    """The model's own encoder of histories, and whether users need no table beside it."""
-    offered = None if run is None else hook(run.model, "history_encoder")
-    network: Encoder | None = None if offered is None else offered()
-    return network, network is not None and run is not None and trait(run.model, "encodes_known")
-
-
-def _encoder(
-    tables: Tables, data: Dataset, config: RunConfig, network: Encoder | None, enough: bool
-) -> tuple[Encoder, dict[str, Any]]:
-    """An encoder for users who have a table, and what it costs them on test: known users, as if they were new. It is the
-    model's own ``network`` where that is ``enough``, or else the best on validation of it and fitted ones."""
-    assert tables.users is not None
-    evaluator = build_evaluator(config, data)
-    selects = choose_selection(config, choose_protocol(config, data)).metrics[0]
-    part = "test" if data.test.n_pairs else "valid"
-    items = tables.items
-    encoder, name = network, "" if network is None else f"the model's own, {network.kind}"
-    if network is None or (not enough and data.valid.n_pairs):
-        fitted, its_name, value = _fitted(tables, data, evaluator, selects)
-        if network is not None:  # a network that lacks what known users have may be worse than a matrix
-            vectors = asked(network, kept.seen_of(data, network), items)
-            own = evaluator((vectors, items, tables.bias), parts=["valid"])["valid"].mean(selects)
-        if network is None or value > own:
-            encoder, name = fitted, its_name
-    assert encoder is not None
-    histories = kept.seen_of(data, encoder)
-    measured: dict[str, Any] = {
-        "encoder": name,
-        "metric": selects,
-        "part": part,
-        "users": "known ones, from their training items",
-    }
-    if data.test.n_pairs or data.valid.n_pairs:
-        table, found = (
-            evaluator((queries, items, tables.bias), parts=[part])[part]
-            for queries in (tables.users, asked(encoder, histories, items))
-        )
-        change = paired_test(found.values[selects], table.values[selects])
-        mean = table.mean(selects)
-        ends = [1 + end / mean for end in (change.low, change.high)] if mean else None
-        measured |= {
-            "value": found.mean(selects),
-            "table": mean,
-            "share": found.mean(selects) / mean if mean else None,
-            "interval": ends,
-        }
-    return encoder, measured
-
-
-def _fitted(tables: Tables, data: Dataset, evaluator: Evaluator, selects: str) -> tuple[Encoder, str, float]:
-    """The encoder that is best on validation, its name, its value there."""
-    users, items = tables.users, tables.items
-    assert users is not None
-    own = users.vectors() if isinstance(users, Codes) else users
-    bits = items.bits if isinstance(items, Codes) else 32
-
-    def value(model: StoredModel) -> float:
-        return evaluator(model.factors(), parts=["valid"])["valid"].mean(selects)
-
-    measure = value if data.valid.n_pairs else None
-    best = None
-    for one in candidates("encoded", own, _side(items), bits, tables.bias, PairTask(data.train), measure):
-        if best is None or one.value > best.value:
-            best = one
-    assert best is not None
-    encoder = best.model.user_encoder
-    assert encoder is not None
-    return encoder, best.name, best.value
-
-
-def _side(items: Any) -> Any:
-    import torch
-
-    return items if isinstance(items, Codes) else torch.from_numpy(items)
 
 
 # --- the card -------------------------------------------------------------------------------------------------------

@@ -17,15 +17,17 @@ from kdrs.runs.encoded import named_ridge
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import expand
 from kdrs.runs.records import PATH
+from kdrs.runs.values import FROM_TEACHER
 
 
-def refitted(path: str | Path, data: str | Path, teachers: Sequence[str] = ()) -> RunConfig:
+def refitted(path: str | Path, data: str | Path, teachers: Sequence[str] = (), start: str | None = None) -> RunConfig:
     """The options of a finished run, to be carried out again on the prepared data set at ``data``: as many epochs as its best
     weights had, the last weights kept, the encoder of users that validation chose. Models that the run trained first, parts
     and chains, are trained again in the same way.
 
     ``teachers`` take the places of the run's own, in their order; those that are not given stay, with a warning where they were
-    trained on other pairs. `kdrs.Dataset.whole` makes the data set that holds nothing out.
+    trained on other pairs. So does ``start`` of the run that it started from. `kdrs.Dataset.whole` makes the data set that
+    holds nothing out.
 
     Raises ``ArtefactError`` for a run that is not finished, ``ConfigError`` for one that was not trained, and for another
     number of teachers than the run has.
@@ -37,6 +39,11 @@ def refitted(path: str | Path, data: str | Path, teachers: Sequence[str] = ()) -
             f"{shown(str(path), PATH)} was not trained, it was made from {shown(config.compress.teacher, PATH)}",
             f"refit that, and compress what comes of it: kdrs refit {quoted(config.compress.teacher)} --data {quoted(data)} "
             "--out TEACHER, then kdrs compress TEACHER with the bits and dim of its config.toml",
+        )
+    if start is not None and config.start in (None, FROM_TEACHER, *config.teachers):
+        raise ConfigError(
+            f"start is {shown(start, PATH)}, and {shown(str(path), PATH)} started from no other run",
+            "leave --start out",
         )
     parts, own = expand(config, run.path)
     names = {str(part.place): part.name for part in parts}
@@ -50,7 +57,7 @@ def refitted(path: str | Path, data: str | Path, teachers: Sequence[str] = ()) -
             "train": _train(own.train, run, dataset),
             "eval": own.eval if dataset.holds_out else EvalSettings(),
             "distill": _terms(own.distill, renamed),
-            "start": None if own.start is None else renamed.get(own.start, own.start),
+            "start": start or (None if own.start is None else renamed.get(own.start, own.start)),
             "teachers": fixed,
             "refit": str(path),
         }
@@ -131,18 +138,19 @@ def _warn_of_less(run: Run, dataset: Dataset) -> None:
 
 
 def _warn(config: RunConfig, dataset: Dataset) -> None:
-    """Of teachers that were trained on other pairs, and of what cannot be chosen without validation."""
+    """Of teachers and starts that were trained on other pairs, and of what cannot be chosen without validation."""
     terms = [*config.distill, *(term for part in config.teachers.values() for term in part.distill)]
-    for name in dict.fromkeys(name for term in terms for name in term.teacher):
-        if (
-            name in config.teachers
-            or not holds_run(Path(name))
-            or Run.open(name).data["fingerprint"] == dataset.fingerprint
-        ):
+    roles = {name: "teacher" for term in terms for name in term.teacher}
+    if config.start is not None and config.start != FROM_TEACHER:
+        roles.setdefault(config.start, "start")
+    for name, role in roles.items():
+        known = name in config.teachers or not holds_run(Path(name))
+        if known or Run.open(name).data["fingerprint"] == dataset.fingerprint:
             continue
+        new = role.upper()
         warnings.warn(
-            f"teacher {shown(name, PATH)} was trained on other pairs: kdrs refit {quoted(name)} --data "
-            f"{quoted(config.data.path)} --out TEACHER, then --teacher TEACHER here",
+            f"{role} {shown(name, PATH)} was trained on other pairs: kdrs refit {quoted(name)} --data "
+            f"{quoted(config.data.path)} --out {new}, then --{role} {new} here",
             stacklevel=3,
         )
     if not dataset.valid.n_pairs and any(term.teacher_users == "encoded" for term in terms):

@@ -66,8 +66,9 @@ class SequenceTask:
         if order is None:
             raise DataError(
                 "a sequential model was asked for, and the data set has no order: it was prepared from a source whose rows "
-                "have neither timestamps nor a meaningful order",
-                "prepare it from a file with timestamps (--timestamp), or with each user's items oldest first",
+                "have neither timestamps nor a meaningful order, or its parts were joined",
+                "prepare it from a file with timestamps (--timestamp), or with each user's items oldest first; for a whole "
+                "data set take that file too: kdrs data prepare FILE --split none",
             )
         self.seen, self.length, self.form, self.batch_size, self.n_negatives = (
             seen,
