@@ -122,7 +122,7 @@ def tables_of(comparison: Comparison) -> list[Table]:
         before = [*lead, *_costs(comparison)]
         whole = _table(title, [*before, *quality], [*notes, *more], 2, "quality")
         tables = [_with_marks(whole, comparison, len(before))]
-    if comparison.baseline is not None:
+    if any(line.against for line in comparison.lines):
         tables.append(difference_table(comparison))
     return tables
 

@@ -158,7 +158,7 @@ def _teachers(of: _Subject) -> list[_Teacher]:
             if (place / "config.toml").is_file():
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # the run itself has told what is wrong with its teachers
-                    says = _model(config_of(Run.open(place)).model)
+                    says = model_in_words(config_of(Run.open(place)).model)
                 file = place / "model.safetensors"
             else:
                 files = trajectory_files(place)
@@ -174,14 +174,15 @@ def named(place: Path) -> str:
     return f"{place.parent.name}/{place.name}" if re.fullmatch(r"seed-\d+", place.name) else place.name
 
 
-def _model(model: Mapping[str, Any]) -> str:
+def model_in_words(model: Mapping[str, Any]) -> str:
+    """Its name, dimensions, bits, and whether users have a table."""
     said = [str(model["name"])]
     said += [f"{key} {model[key]}" for key in ("dim", "bits") if key in model and (key, model[key]) != ("bits", 32)]
     return ", ".join([*said, *(["users without a table"] if model.get("users") == "encoded" else [])])
 
 
 def _title(config: RunConfig, teachers: Sequence[_Teacher]) -> str:
-    model = _model(config.model)
+    model = model_in_words(config.model)
     if not teachers:
         return markdown(model)
     names = " and ".join(teacher.name for teacher in teachers)
@@ -193,7 +194,7 @@ def _title(config: RunConfig, teachers: Sequence[_Teacher]) -> str:
 def _what(of: _Subject, teachers: Sequence[_Teacher]) -> list[tuple[str, str]]:
     config = of.config
     own = _bytes_of(of.model)
-    rows = [("model", _model(config.model))]
+    rows = [("model", model_in_words(config.model))]
     for term in config.distill:
         called = "" if term.name == term.method else f", called {term.name}"
         rows.append(("method", f"{term.method}{called}, weight {term.weight:g}"))

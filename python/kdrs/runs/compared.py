@@ -25,6 +25,7 @@ from kdrs.evaluation.protocols import Selection, cutoff
 from kdrs.models.stored import StoredModel
 from kdrs.runs.background import background_of, traits_of
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
+from kdrs.runs.card import model_in_words
 from kdrs.runs.config import EvalSettings, RunConfig, config_of, resolve, with_seed
 from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest
@@ -150,10 +151,10 @@ def compare_runs(
         first.setdefault(labels[path], _lists_of(scorers[path]) or scorers[path])
     ranked = {line.name: first[line.name] for line in compared.lines}
     several = any(len(line.seeds) > 1 for line in compared.lines)
-    return replace(
-        compared,
-        background=background_of(dataset, evaluator, part, ranked, compared.teacher, titles, several),
-    )
+    known = background_of(dataset, evaluator, part, ranked, compared.teacher, titles, several)
+    said = {labels[path]: _in_words(config) for path, config in configs.items()}
+    models = [(line.name, said[line.name]) for line in compared.lines if line.name in said]
+    return replace(compared, background=replace(known, facts=(*known.facts, *models)))
 
 
 def with_seeds(paths: Sequence[Path]) -> list[Path]:
@@ -322,6 +323,13 @@ def _other_teacher(path: Path, config: RunConfig | None, shown_one: set[Path]) -
         f"it was distilled from {named}, not from {shown(next(iter(shown_one)).name)}: the transfer ratio and what is "
         "said of the teacher are about the latter"
     )
+
+
+def _in_words(config: RunConfig) -> str:
+    """What a run is: its model, and how it was made."""
+    how = " and ".join(term.method for term in config.distill)
+    made = f", by {how}" if how else ", compressed" if config.compress is not None else ""
+    return f"{model_in_words(config.model)}{made}"
 
 
 def _is_personal(own: np.ndarray, others: np.ndarray) -> bool:
