@@ -277,7 +277,7 @@ def test_fault_35_it_is_said_before_training_and_in_the_comparison(tmp_path, tas
     ok("train", *small, "--out", tmp_path / "alone")
     found = compare_runs([path, tmp_path / "run", tmp_path / "alone"], time_scoring=False)
     assert any("in another order" in warning for warning in found.warnings)
-    assert any("not clearly better than alone" in warning for warning in found.warnings)
+    assert any("not clearly better than the model alone, alone" in warning for warning in found.warnings)
     result = ok("report", path, tmp_path / "run", tmp_path / "alone", "--out", tmp_path / "report")
     assert "in another order" in result.err
     assert "in another order" in (tmp_path / "report/comparison.md").read_text()

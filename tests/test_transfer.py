@@ -214,7 +214,7 @@ def test_a_teacher_that_leads_nobody_is_warned_of():
     ]
     found = compare(entries, metrics=("recall@10",))
     assert len(found.warnings) == 1
-    assert "the teacher big is not clearly better than small alone" in found.warnings[0]
+    assert "the teacher, big, is not clearly better than the model alone, small" in found.warnings[0]
     assert "no clear lead" in found.text()
     assert "nan" not in found.text().lower().replace("resampled", "")
     assert found.to_json()["runs"][2]["transfer_ratio"]["recall@10"]["ratio"] is None
