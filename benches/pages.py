@@ -67,7 +67,7 @@ WHEN = {
 """What each measured method is for: judged from the tables of this folder, by hand."""
 
 LINKS = {
-    "Which method brings what?": ["methods", "family", "depth", "study"],
+    "Which method brings what?": ["methods", "family", "depth", "study", "study-citeulike"],
     "Do papers and kdrs agree?": [
         "trajectories", "ftd", "rd-caser", "hetcomp", "sasrec", "rce-kd", "bd", "unkd", "family-epochs",
     ],
