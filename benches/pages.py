@@ -230,8 +230,7 @@ def first_page(folder: Path) -> str:
     lines = [
         "# Results: which method when",
         "",
-        "Written by `python benches/pages.py`. One data set, CiteULike (leave-one-out, 499 candidates), each method once with "
-        "its published weights: a first guide, not a law.",
+        "Written by `python benches/pages.py`. CiteULike (leave-one-out, 499 candidates), each method once, published weights.",
         "",
         "- **Scores at hand**: begin with `cd`. **Vectors** too: then `nkd`, then `freqd`.",
         "- **Few bytes**: `--budget`. **Only lists**: `rrd`. **Different teachers**: `hetcomp`. "
