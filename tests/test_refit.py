@@ -364,3 +364,13 @@ def test_an_encoder_that_was_stated_is_not_called_chosen(place, tmp_path):
     said = ok("train", "--data", place / "all", *FAST, "--dim", 4, "--epochs", 1, *stated, "--out", tmp_path / "r")
     assert "ridge regression on their items\n" in said.out
     assert "better on validation" not in (tmp_path / "r/README.md").read_text()
+
+
+@pytest.mark.parametrize(("model", "served"), [("bpr", True), ("neumf", False)])
+def test_what_comes_next_works(place, tmp_path, model, served):
+    """Scores that are no products cannot be exported, and export is not proposed."""
+    run = ("--model", model, "--dim", 4, "--batch-size", 64, "--epochs", 1, "--device", "cpu")
+    said = ok("train", "--data", place / "all", *run, "--out", tmp_path / "r").out
+    assert ("next: kdrs export" in said) == served
+    done = command("export", tmp_path / "r", "--seen", "--out", tmp_path / "s.safetensors")
+    assert (done.code == 0) == served

@@ -172,21 +172,7 @@ def prepare(
     if out is not None:
         check_target(out, overwrite)
     options: dict[str, Any] = {
-        "format": format,
-        "user": user,
-        "item": item,
-        "rating": rating,
-        "timestamp": timestamp,
-        "separator": _separator(separator),
-        "header": header,
-        "quotes": quotes,
-        "on_bad_line": on_bad_line,
-        "strip": strip,
-        "float_ids": float_ids,
-        "time_unit": time_unit,
-        "time_format": time_format,
-        "keep_counts": keep_counts,
-        "zeros": zeros,
+        **_reading(locals()),
         "duplicates": duplicates,
         "min_rating": min_rating,
         "k_core": k_core,
@@ -283,23 +269,7 @@ def describe(
     from kdrs.data.dataset import put_back
     from kdrs.errors import ConfigError, shown
 
-    options = {
-        "format": format,
-        "user": user,
-        "item": item,
-        "rating": rating,
-        "timestamp": timestamp,
-        "separator": _separator(separator),
-        "header": header,
-        "quotes": quotes,
-        "on_bad_line": on_bad_line,
-        "strip": strip,
-        "float_ids": float_ids,
-        "keep_counts": keep_counts,
-        "zeros": zeros,
-        "time_unit": time_unit,
-        "time_format": time_format,
-    }
+    options = _reading(locals())
     stated: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
     put_back(path)
     if is_dataset(path) or (path.is_dir() and not looks_parted(path)):
@@ -328,6 +298,18 @@ def _tell_source(name: str) -> None:
     from kdrs.data import known
 
     tell(f"{known(name).title}: {known(name).source}")
+
+
+READING = (
+    "format", "user", "item", "rating", "timestamp", "separator", "header", "quotes", "on_bad_line", "strip", "float_ids",
+    "keep_counts", "zeros", "time_unit", "time_format",
+)  # fmt: skip
+"""Options of how a file is read."""
+
+
+def _reading(given: Mapping[str, Any]) -> dict[str, Any]:
+    """They among a command's arguments."""
+    return {**{name: given[name] for name in READING}, "separator": _separator(given["separator"])}
 
 
 def _separator(stated: str | None) -> str | None:

@@ -433,7 +433,7 @@ def _finish(outcome: Outcome, selects: Sequence[str], stopper: Stopper, as_json:
         say(f"users: ridge regression on their items{chosen}")
     if not outcome.reports:
         say(UNMEASURED)
-        if model["name"] not in ("neumf",):
+        if outcome.product:
             say(f"next: kdrs export {quoted(outcome.run.path)} --seen --out student.safetensors")
         return
     say("\n".join(results_table(outcome.reports, selects, verbose)))

@@ -325,7 +325,7 @@ def _use(of: _Subject) -> list[str]:
         "lists = run.teacher().topk(10).items  # int32 [users, 10], rows of run.items; what users have seen is left out\n"
         "```",
     ]
-    if _is_product(of.model):
+    if is_product(of.model):
         said += [
             "As one file that needs neither torch nor the data set:",
             "```sh\nkdrs export . --out student.safetensors --seen\n```",
@@ -340,7 +340,7 @@ def _use(of: _Subject) -> list[str]:
     return said
 
 
-def _is_product(model: nn.Module) -> bool:
+def is_product(model: nn.Module) -> bool:
     """Whether its scores are products of vectors, as exported files hold them."""
     if isinstance(model, StoredModel) or hook(model, "factors_of") is not None:
         return True

@@ -65,16 +65,14 @@ def candidates(
     if users == "table" or (users == "auto" and measure is not None):
         table = model(users=side_of(own, bits))
         yield Candidate("table", table, 0.0 if measure is None else measure(table))
-    plain = items if isinstance(items, Codes) else items.numpy()
-    goal = items.rotate(own) if isinstance(items, Codes) else own
+    plain, goal = _plain(items, own)
     if users in ("auto", "encoded", "sum"):
         sums: dict[float, np.ndarray] = {}
 
         def fitted(power: float, reg: float) -> StoredModel:
             if power not in sums:
                 sums[power] = history_sums(task.seen, plain, power)
-            found = SumEncoder.fit(goal, sums[power], power, reg)
-            return model(encoder=found if bits == 32 else found.rounded())
+            return model(encoder=_sum(goal, sums[power], power, reg, bits))
 
         yield from _searched("sum", fitted, ("power", POWERS), ("reg", REGS), measure)
     if users == "ridge" or (users in ("auto", "encoded") and measure is not None):
@@ -93,13 +91,21 @@ def made_as(name: str, own: np.ndarray, items: Side, bits: int, bias: np.ndarray
     if kind == "ridge":
         encoder: Any = RidgeEncoder(one, other)
     elif kind == "sum":
-        plain = items if isinstance(items, Codes) else items.numpy()
-        goal = items.rotate(own) if isinstance(items, Codes) else own
-        encoder = SumEncoder.fit(goal, history_sums(task.seen, plain, one), one, other)
-        encoder = encoder if bits == 32 else encoder.rounded()
+        plain, goal = _plain(items, own)
+        encoder = _sum(goal, history_sums(task.seen, plain, one), one, other, bits)
     else:
         raise ValueError(f"no encoder {name!r}")
     return StoredModel(items, encoder=encoder, bias=bias_tensor(bias), task=task)
+
+
+def _plain(items: Side, own: np.ndarray) -> tuple[Codes | np.ndarray, np.ndarray]:
+    """Items as encoders read them, and users in the same directions."""
+    return (items, items.rotate(own)) if isinstance(items, Codes) else (items.numpy(), own)
+
+
+def _sum(goal: np.ndarray, sums: np.ndarray, power: float, reg: float, bits: int) -> SumEncoder:
+    found = SumEncoder.fit(goal, sums, power, reg)
+    return found if bits == 32 else found.rounded()
 
 
 def _searched(

@@ -38,6 +38,7 @@ from kdrs.runs.build import (
     stage_epochs,
     torch_threads,
 )
+from kdrs.runs.card import is_product
 from kdrs.runs.config import RunConfig, as_begun, completed, config_of
 from kdrs.runs.cost import plain_seconds, warn_if_dear
 from kdrs.runs.directory import Run
@@ -68,6 +69,8 @@ class Outcome:
     """By teacher and part: the teachers' own quality on this split."""
     encoder: str | None = None
     """Of encoded users: the kind of the encoder that is kept, ``sum`` as it was trained or ``ridge``."""
+    product: bool = False
+    """Whether its scores are products of vectors, as exported files hold them."""
     part: tuple[str, int] | None = None
     """Of a run that was interrupted while it trained a part: the part, and how many epochs of it are done."""
 
@@ -207,7 +210,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
             reports = evaluator(ModelTeacher(kept, task))
         save_result(run, config, dataset, kept, outcome, reports, selection, doubts)
         watch.final(outcome, reports)
-        return Outcome(run, outcome, reports, measured, encoder_of(kept))
+        return Outcome(run, outcome, reports, measured, encoder_of(kept), is_product(kept))
 
 
 def _kept(config: RunConfig, model: nn.Module, evaluator: Evaluator, selection: Selection) -> nn.Module:

@@ -97,28 +97,28 @@ def _chosen_before(config: RunConfig) -> str | None:
 
 def _made_as(name: str, tables: Tables, data: Dataset) -> Encoder:
     """The encoder of that name, for these tables."""
-    users, items = tables.users, tables.items
-    assert users is not None
-    own = users.vectors() if isinstance(users, Codes) else users
-    bits = items.bits if isinstance(items, Codes) else 32
-    encoder = made_as(name, own, _side(items), bits, tables.bias, PairTask(data.train)).user_encoder
+    encoder = made_as(name, *_sides(tables), tables.bias, PairTask(data.train)).user_encoder
     assert encoder is not None
     return encoder
 
 
-def _fitted(tables: Tables, data: Dataset, evaluator: Evaluator, selects: str) -> tuple[Encoder, str, float]:
-    """The encoder that is best on validation, its name, its value there."""
+def _sides(tables: Tables) -> tuple[Any, Any, int]:
+    """Vectors of users, items as a `StoredModel` has them, and their bits."""
     users, items = tables.users, tables.items
     assert users is not None
     own = users.vectors() if isinstance(users, Codes) else users
-    bits = items.bits if isinstance(items, Codes) else 32
+    return own, _side(items), items.bits if isinstance(items, Codes) else 32
+
+
+def _fitted(tables: Tables, data: Dataset, evaluator: Evaluator, selects: str) -> tuple[Encoder, str, float]:
+    """The encoder that is best on validation, its name, its value there."""
 
     def value(model: StoredModel) -> float:
         return evaluator(model.factors(), parts=["valid"])["valid"].mean(selects)
 
     measure = value if data.valid.n_pairs else None
     best = None
-    for one in candidates("encoded", own, _side(items), bits, tables.bias, PairTask(data.train), measure):
+    for one in candidates("encoded", *_sides(tables), tables.bias, PairTask(data.train), measure):
         if best is None or one.value > best.value:
             best = one
     assert best is not None
