@@ -200,6 +200,20 @@ def test_without_method_and_size_it_is_the_recommended_student(wide_teacher: Pat
     assert "model.dim is 4" in fails(2, *run, "--dim", 4, "--out", tmp_path / "sized")
 
 
+def test_without_a_model_it_is_the_recommended_one(wide_teacher: Path, tmp_path: Path, monkeypatch) -> None:
+    run = ("train", "--data", wide_teacher.parent / "toy", "--device", "cpu", "--epochs", 1)
+    plain = ok(*run, "--out", tmp_path / "plain")
+    assert "no model is given: elsa of 200 dimensions" in plain.err
+    ok(*run, "--model", "elsa", "--dim", 200, "--set", "train.average=0.5", "--out", tmp_path / "stated")
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "stated"))
+    assert one == other
+    small = ok(*run, "--dim", 12, "--set", "train.average=0", "--dry-run")
+    assert re.search(r'name = "elsa"\ndim = 12\n', small.out)
+    assert "average = 0.0" in small.out
+    monkeypatch.setattr("kdrs.runs.budget.MOST", 1)
+    assert 'name = "bpr"\ndim = 200\n' in ok(*run, "--dry-run").out
+
+
 def test_lists_or_scores_is_told_by_the_first_epochs(wide_teacher, tmp_path, monkeypatch):
     """One bit and few bytes an item: both are tried, the better one on validation is taken, and a run that goes on keeps it."""
     monkeypatch.setattr("kdrs.runs.race.ENOUGH", 1)

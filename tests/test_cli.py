@@ -370,7 +370,6 @@ TAUGHT = ("--model", "bpr", "--method", "cd", "--teacher", "{rrd}")
         (["train", "a.toml", "b.toml"], "unexpected extra argument"),
         (["eval"], "no run is named"),
         (["train"], "no data set is given\n  try: give one with --data"),
-        (["train", "--data", "{d}"], "model.name is missing"),
         (["train", "--set", "data=3"], "model.name is missing"),
         (["train", "--set", "data=3", "--model", "bpr"], "data is 3\n  try: write it as a table: [data]"),
         (["train", "no.toml"], "cannot read no.toml: No such file"),

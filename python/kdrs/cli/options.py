@@ -30,7 +30,8 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help=f"Base model: {listed(MODELS)}; or a class of your own, package.module:Class. kdrs models show NAME explains one.",
+        help=f"Base model: {listed(MODELS)}; or a class of your own, package.module:Class. kdrs models show NAME explains one. "
+        "(default: elsa for kdrs train, and where --budget chooses)",
         show_default=False,
     ),
 ]

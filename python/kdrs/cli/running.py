@@ -74,14 +74,18 @@ def train(
     seeds: Seeds = None, jobs: Jobs = None, device: Device = None, threads: Threads = None, resume: Resume = False,
     dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
-    """Train a model alone: a teacher, or a student to compare with.
+    """Train a model alone: a teacher, or a student to compare with. Without a model it is the recommended one, elsa.
 
+    kdrs train --data datasets/ml-100k --out runs/teacher
     kdrs train --data datasets/ml-100k --model bpr --dim 200 --out runs/teacher
     """
     given = locals()
+    from kdrs.runs.budget import with_model
+
     values = _values(given)
     if values.get("distill"):
         raise ConfigError("the run file has [[distill]] terms", "use kdrs distill")
+    values = with_model(values, tell)
     carry_out(values, **{name: given[name] for name in HOW})
 
 

@@ -39,6 +39,8 @@ STEPS, MOST_EPOCHS = 600, 100
 
 MODEL, CHEAPER = "elsa", "bpr"
 """Which students it trains, and where an epoch would take too long."""
+DIM = 200
+"""Dimensions of a model trained alone where none are stated: those of the teachers in docs/results."""
 MOST = 1e12
 """Products of an epoch of `MODEL`, users x items x dimensions, up to which it is taken: four times those of Gowalla."""
 
@@ -57,10 +59,30 @@ def training_of(form: Form, model: str, n_users: int) -> dict[str, Any]:
     """Training settings that were best on validation: signs take larger steps; coarse rows, of which a step changes
     much, are means over epochs, and so are all of `MODEL`, whose other settings are its own."""
     if model == MODEL:
-        batch = MODELS[MODEL].train_defaults(MODELS[MODEL].Config())["batch_size"]
-        return {"epochs": max(EPOCHS, min(-(-STEPS * batch // max(n_users, 1)), MOST_EPOCHS)), "average": 0.5}
+        return _own_training(n_users)
     found: dict[str, Any] = {"lr": 2e-3 if form.bits == 1 else 1e-3, "weight_decay": 0.0, "epochs": EPOCHS}
     return found | ({"average": 0.5} if coarse(form) else {})
+
+
+def _own_training(n_users: int) -> dict[str, Any]:
+    batch = MODELS[MODEL].train_defaults(MODELS[MODEL].Config())["batch_size"]
+    return {"epochs": max(EPOCHS, min(-(-STEPS * batch // max(n_users, 1)), MOST_EPOCHS)), "average": 0.5}
+
+
+def with_model(values: Mapping[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
+    """A run's plain values with the recommended model, trained alone, where they name none: `MODEL`, which ranks better than
+    `CHEAPER` on every data set of docs/results, and that where an epoch of `MODEL` would take too long. What is stated wins."""
+    model, place = values.get("model", {}), values.get("data")
+    path = place.get("path") if isinstance(place, Mapping) else None
+    if not isinstance(model, Mapping) or "name" in model or not isinstance(path, str):
+        return dict(values)
+    dataset, dim = Dataset.load(path), model.get("dim", DIM)
+    name = model_of(dataset, dim if isinstance(dim, int) else DIM)
+    tell(f"no model is given: {name} of {dim} dimensions")
+    train = values.get("train", {})
+    if name == MODEL and isinstance(train, Mapping):
+        train = {**_own_training(dataset.n_users), **train}
+    return {**values, "model": {"name": name, "dim": dim, **model}, "train": train}
 
 
 def ways_of(form: Form, teacher: Teacher, model: str, kind: str | None = None) -> list[dict[str, Any]]:

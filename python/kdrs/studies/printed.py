@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,29 +44,30 @@ def results_of(made: Made) -> dict[str, Any]:
 def _of_run(made: Made, entry: Entry) -> dict[str, Any]:
     seeds: dict[str, Any] = {}
     for seed in entry.seeds:
-        place = entry.place(made.out, seed)
-        if not (place / "config.toml").is_file():
-            why = made.failed.get(f"{entry.name}, seed {seed}")
-            seeds[str(seed)] = {
-                "state": "failed" if why else "not begun",
-                **({} if why is None else {"error": str(why)}),
-            }
-            continue
-        run = Run.open(place)
-        status = run.status()
-        rows = run.rows()
-        seeds[str(seed)] = {
-            "state": status.get("status", "unknown"),
-            "epochs": len(rows),
-            "stopped": status.get("stopped"),
-            "seconds": round(sum(row.get("seconds", 0.0) for row in rows), 1),
-            "values": _values(made, place, rows),
-            "origin": _origin(place),
-        }
+        seeds[str(seed)] = state_of(entry.place(made.out, seed), made.recipe.metrics)
+        why = made.failed.get(f"{entry.name}, seed {seed}")
+        if why is not None and seeds[str(seed)]["state"] == "not begun":
+            seeds[str(seed)] = {"state": "failed", "error": str(why)}
     return {"seeds": seeds, "printed": entry.printed, "source": entry.source, "note": entry.note}
 
 
-def _values(made: Made, place: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
+def state_of(place: Path, metrics: Sequence[str]) -> dict[str, Any]:
+    """How far a run is: its state, epochs, seconds, test values by metric, origin; of a folder without one the state alone."""
+    if not (place / "config.toml").is_file():
+        return {"state": "not begun"}
+    run = Run.open(place)
+    status, rows = run.status(), run.rows()
+    return {
+        "state": status.get("status", "unknown"),
+        "epochs": len(rows),
+        "stopped": status.get("stopped"),
+        "seconds": round(sum(row.get("seconds", 0.0) for row in rows), 1),
+        "values": _values(metrics, place, rows),
+        "origin": _origin(place),
+    }
+
+
+def _values(metrics: Sequence[str], place: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
     """Test values of a finished run; of one that goes on those of its best epoch so far, where it measures test."""
     if (place / "report.json").is_file():
         own = read_json(place / "report.json", RESTORE).get("per_metric_best", {})
@@ -73,11 +75,11 @@ def _values(made: Made, place: Path, rows: list[dict[str, Any]]) -> dict[str, fl
         test = reports["test"].means() if "test" in reports else {}
         return {
             metric: own[metric]["test"] if metric in own else test[metric]
-            for metric in made.recipe.metrics
+            for metric in metrics
             if metric in own or metric in test
         }
     found = {}
-    for metric in made.recipe.metrics:
+    for metric in metrics:
         known = [row for row in rows if metric in row.get("valid", {}) and metric in row.get("test", {})]
         if known:
             found[metric] = max(known, key=lambda row: row["valid"][metric])["test"][metric]
