@@ -33,8 +33,9 @@ RECOMMENDED = "1/16"
 and on MovieLens 100K, after minutes (docs/results/frontier.md)."""
 EPOCHS = 15
 """Students that start from their teacher are best after three to ten."""
-STEPS, MOST_EPOCHS = 600, 100
-"""Of `MODEL` on few users, whose epochs are few batches of users: epochs that make so many steps, and at most how many."""
+STEPS, MOST_EPOCHS = 120_000, 100
+"""Of `MODEL`, whose epochs are few batches on few users: epochs that make so many steps, divided by the dimensions, and at most
+how many. Fewer dimensions learn longer, in the same time (docs/results/notes/frontier.md)."""
 
 
 MODEL, CHEAPER = "elsa", "bpr"
@@ -59,14 +60,15 @@ def training_of(form: Form, model: str, n_users: int) -> dict[str, Any]:
     """Training settings that were best on validation: signs take larger steps; coarse rows, of which a step changes
     much, are means over epochs, and so are all of `MODEL`, whose other settings are its own."""
     if model == MODEL:
-        return _own_training(n_users)
+        return _own_training(form.dim, n_users)
     found: dict[str, Any] = {"lr": 2e-3 if form.bits == 1 else 1e-3, "weight_decay": 0.0, "epochs": EPOCHS}
     return found | ({"average": 0.5} if coarse(form) else {})
 
 
-def _own_training(n_users: int) -> dict[str, Any]:
+def _own_training(dim: int, n_users: int) -> dict[str, Any]:
     batch = MODELS[MODEL].train_defaults(MODELS[MODEL].Config())["batch_size"]
-    return {"epochs": max(EPOCHS, min(-(-STEPS * batch // max(n_users, 1)), MOST_EPOCHS)), "average": 0.5}
+    epochs = -(-STEPS * batch // (max(dim, 1) * max(n_users, 1)))
+    return {"epochs": max(EPOCHS, min(epochs, MOST_EPOCHS)), "average": 0.5}
 
 
 def with_model(values: Mapping[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
@@ -77,11 +79,12 @@ def with_model(values: Mapping[str, Any], tell: Callable[[str], None]) -> dict[s
     if not isinstance(model, Mapping) or "name" in model or not isinstance(path, str):
         return dict(values)
     dataset, dim = Dataset.load(path), model.get("dim", DIM)
-    name = model_of(dataset, dim if isinstance(dim, int) else DIM)
+    size = dim if isinstance(dim, int) else DIM
+    name = model_of(dataset, size)
     tell(f"no model is given: {name} of {dim} dimensions")
     train = values.get("train", {})
     if name == MODEL and isinstance(train, Mapping):
-        train = {**_own_training(dataset.n_users), **train}
+        train = {**_own_training(size, dataset.n_users), **train}
     return {**values, "model": {"name": name, "dim": dim, **model}, "train": train}
 
 
