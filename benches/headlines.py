@@ -113,7 +113,8 @@ def picture(figures: list[dict[str, Any]], path: Path) -> None:
                 axis.axhline(float(printed), color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
         axis.set_title(table["title"].partition(":")[0], fontsize=9)
         axis.set(xlabel="epoch", ylabel=f"{table['columns'][3]}, test")
-        axis.legend(fontsize=7, frameon=False)
+        if axis.lines:
+            axis.legend(fontsize=7, frameon=False)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(figures) :]:
