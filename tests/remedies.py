@@ -57,9 +57,9 @@ CASES = {
     "no data set": Case(TRAIN[:1] + TRAIN[3:], "give one with --data", TRAIN),
     "a data set that is no table": Case((*TRAIN, "--set", "data=3"), "leave --set data=... out", TRAIN),
     "no model": Case(
-        ("train", "--data", "d"),
+        ("distill", "--data", "d", "--teacher", "t", "--method", "cd"),
         "such as bpr",
-        ("train", "--data", "d", "--model", "bpr", "--epochs", "1"),
+        ("distill", "--data", "d", "--teacher", "t", "--method", "cd", "--model", "bpr", "--epochs", "1"),
         names=("bpr",),
     ),
     "a misspelt model": Case(("models", "show", "bqr"), "did you mean 'bpr'", ("models", "show", "bpr")),

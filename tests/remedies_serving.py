@@ -88,6 +88,18 @@ CASES = {
     "a file that is there": Case(
         EXPORT, "another file with --out", ("export", "t", "--out", "f.safetensors"), exported
     ),
+    "a file that is to be replaced": Case(EXPORT, "replace it with --overwrite", (*EXPORT, "--overwrite"), exported),
+    "a file of another kind": Case(
+        ("export", "t", "--out", "t/config.toml", "--overwrite"),
+        "another file with --out",
+        ("export", "t", "--out", "f.safetensors", "--overwrite"),
+    ),
+    "the source of another format": Case(
+        ("export", "e.safetensors", "--to", "npz", "--out", "e.safetensors", "--overwrite"),
+        "another file with --out",
+        ("export", "e.safetensors", "--to", "npz", "--out", "v.npz", "--overwrite"),
+        exported,
+    ),
     "no products to export": Case(
         ("export", "neumf", "--out", "e.safetensors"),
         "kdrs compress neumf --dim 64 --bits 32 --out SMALL",

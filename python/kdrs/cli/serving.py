@@ -154,8 +154,11 @@ def export(
     no_fold_in: Annotated[
         bool, typer.Option("--no-fold-in", help="No encoder of new users beside a table of users.")
     ] = False,
-    seen_parts: SeenParts = None, alone: Alone = None, data: OwnData = None, threads: CoreThreads = None,
-    as_json: Document = False,
+    seen_parts: SeenParts = None, alone: Alone = None, data: OwnData = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the student file, or the file of the format, at --out.")
+    ] = False,
+    threads: CoreThreads = None, as_json: Document = False,
 ) -> None:  # fmt: skip
     """Write a student as one file that serves: tables, ids, an encoder of new users, a card. Or its vectors for other tools.
 
@@ -169,7 +172,7 @@ def export(
     with messages():
         made = make(
             source, out, to=to, side=side, seen=seen, seen_parts=seen_parts, fold_in=not no_fold_in, dataset=data,
-            alone=alone, threads=threads,
+            alone=alone, overwrite=overwrite, threads=threads,
         )  # fmt: skip
     if made.written is not None:
         _tell(made.written, to, time.monotonic() - began, as_json)

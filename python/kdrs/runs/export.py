@@ -73,6 +73,7 @@ def export(
     fold_in: bool = True,
     dataset: Dataset | str | Path | None = None,
     alone: str | Path | None = None,
+    overwrite: bool = False,
     threads: int | None = None,
 ) -> Exported:
     """Writes the student file of a finished run (or teacher file, with its data set), or its vectors for other tools.
@@ -89,12 +90,15 @@ def export(
     student file for these, and ``side`` (items, the default, or users) is for those that hold one; ``seen``, ``seen_parts``,
     ``fold_in`` and ``alone`` are of a student file alone.
 
-    Raises ``ConfigError`` where ``out`` exists and for ``seen_parts`` without ``seen``, ``MissingKnowledge`` for scores that
+    ``overwrite`` replaces a student file by the new one, or a file of another format, in one go: who has the old one open goes
+    on reading it. Formats of two files are not replaced.
+
+    Raises ``ConfigError`` where ``out`` exists and is not to be, or cannot be, replaced, and for ``seen_parts`` without ``seen``, ``MissingKnowledge`` for scores that
     are no products, ``MachineError`` where what a format needs is not installed, and what opening a run does."""
     place = Path(out)
     if to != "student":
         told = seen or seen_parts is not None or not fold_in or alone is not None
-        return _other(source, place, to, side, told, dataset, threads)
+        return _other(source, place, to, side, told, dataset, overwrite, threads)
     if side is not None:
         raise ConfigError("a side is chosen, and a student file holds both", "leave --side out, or give --to parquet")
     if isinstance(source, str | Path) and file.is_one(Path(source)):
@@ -103,7 +107,7 @@ def export(
             "copy it; or write its vectors for other tools: --to npz, parquet, word2vec, ...",
         )
     kept.check_parts(seen_parts, seen)
-    _check_free(place)
+    _check_free(place, overwrite, to)
     student = student_of(
         source, seen=seen, seen_parts=seen_parts, fold_in=fold_in, dataset=dataset, alone=alone, threads=threads
     )
@@ -112,7 +116,7 @@ def export(
 
 
 def _other(
-    source: Any, place: Path, to: str, side: str | None, told: bool, dataset: Any, threads: int | None
+    source: Any, place: Path, to: str, side: str | None, told: bool, dataset: Any, overwrite: bool, threads: int | None
 ) -> Exported:
     """Another format than ``student``."""
     formats.check(to, side)
@@ -122,7 +126,9 @@ def _other(
             "leave --seen, --seen-parts, --no-fold-in and --alone out, or leave --to out",
         )
     for one in formats.places(place, to):
-        _check_free(one)
+        _check_free(one, overwrite, to)
+        if overwrite and one.exists() and isinstance(source, str | Path) and one.samefile(source):
+            raise ConfigError(f"{shown(str(one), PATH)} is the source itself", "name another file with --out")
     if isinstance(source, str | Path) and file.is_one(Path(source)):
         if dataset is not None:
             raise ConfigError("a data set is given, and a student file needs none", "leave --data out")
@@ -135,14 +141,29 @@ def _other(
     return Exported(student, place, written.n_bytes, student.nbytes, written)
 
 
-def _check_free(place: Path) -> None:
+def _check_free(place: Path, overwrite: bool, to: str) -> None:
+    name = shown(str(place), PATH)
     if os.path.lexists(place):
-        raise ConfigError(f"{shown(str(place), PATH)} is there already", "name another file with --out")
+        if not overwrite:
+            raise ConfigError(f"{name} is there already", "name another file with --out, or replace it with --overwrite")
+        if (why := _not_replaced(place, to)) is not None:
+            raise ConfigError(f"{name} {why}, and is not replaced", "name another file with --out")
     if not place.parent.exists():
         raise ConfigError(
-            f"the folder of {shown(str(place), PATH)} does not exist",
+            f"the folder of {name} does not exist",
             f"make it first: mkdir -p {quoted(place.parent)}; or name another file with --out",
         )
+
+
+def _not_replaced(place: Path, to: str) -> str | None:
+    """Why ``overwrite`` leaves a file as it is: what else it is."""
+    if not place.is_file():
+        return "is no file"
+    if len(formats.places(place, to)) > 1:
+        return f"is one of two files of {to}, which cannot be replaced at once"
+    if to == "student":
+        return None if file.is_one(place) else "is no student file"
+    return "is part of a run or a data set" if {"config.toml", "dataset.json"} & set(os.listdir(place.parent)) else None
 
 
 def student_of(
