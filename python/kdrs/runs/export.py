@@ -93,8 +93,8 @@ def export(
     ``overwrite`` replaces a student file by the new one, or a file of another format, in one go: who has the old one open goes
     on reading it. Formats of two files are not replaced.
 
-    Raises ``ConfigError`` where ``out`` exists and is not to be, or cannot be, replaced, and for ``seen_parts`` without ``seen``, ``MissingKnowledge`` for scores that
-    are no products, ``MachineError`` where what a format needs is not installed, and what opening a run does."""
+    Raises ``ConfigError`` where ``out`` exists and is not to be, or cannot be, replaced, and for ``seen_parts`` without
+    ``seen``, ``MissingKnowledge`` for scores that are no products, ``MachineError`` where what a format needs is not installed, and what opening a run does."""
     place = Path(out)
     if to != "student":
         told = seen or seen_parts is not None or not fold_in or alone is not None
@@ -145,7 +145,9 @@ def _check_free(place: Path, overwrite: bool, to: str) -> None:
     name = shown(str(place), PATH)
     if os.path.lexists(place):
         if not overwrite:
-            raise ConfigError(f"{name} is there already", "name another file with --out, or replace it with --overwrite")
+            raise ConfigError(
+                f"{name} is there already", "name another file with --out, or replace it with --overwrite"
+            )
         if (why := _not_replaced(place, to)) is not None:
             raise ConfigError(f"{name} {why}, and is not replaced", "name another file with --out")
     if not place.parent.exists():
