@@ -94,7 +94,8 @@ def export(
     on reading it. Formats of two files are not replaced.
 
     Raises ``ConfigError`` where ``out`` exists and is not to be, or cannot be, replaced, and for ``seen_parts`` without
-    ``seen``, ``MissingKnowledge`` for scores that are no products, ``MachineError`` where what a format needs is not installed, and what opening a run does."""
+    ``seen``, ``MissingKnowledge`` for scores that are no products, ``MachineError`` where what a format needs is not
+    installed, and what opening a run does."""
     place = Path(out)
     if to != "student":
         told = seen or seen_parts is not None or not fold_in or alone is not None
