@@ -232,9 +232,8 @@ def first_page(folder: Path) -> str:
         "",
         "Written by `python benches/pages.py`. CiteULike (leave-one-out, 499 candidates), each method once, published weights.",
         "",
-        "- **Scores at hand**: begin with `cd`. **Vectors** too: then `nkd`, then `freqd`.",
-        "- **Few bytes**: `--budget`. **Only lists**: `rrd`. **Different teachers**: `hetcomp`. "
-        "**Time for assistants**: `dgkd`.",
+        "- **A small student**: `kdrs distill --teacher RUN`, or `--budget`: the best at every size ([frontier](frontier.md)).",
+        "- **Your own model**: of scores `cd`; of vectors `nkd`, then `freqd`; of lists `rrd`; of several teachers `hetcomp`.",
         "- Always train the student alone beside it: the gain is what counts, not the share of the teacher.",
         "",
         "## BPR 200 -> 20",
