@@ -384,7 +384,7 @@ CASES = {
     ),
     "no run directory": Case(
         ("compress", "a", "--out", "c"),
-        "name the runs in it",
+        "name one of the runs in it",
         ("compress", "a/seed-0", "--out", "c"),
         names=("a/seed-0", "a/seed-1"),
     ),
