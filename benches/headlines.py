@@ -22,8 +22,11 @@ from kdrs.studies.printed import state_of
 
 RECIPES = Path(__file__).resolve().parents[1] / "examples" / "reproduce"
 POINTS = 100
-ANSWERS: dict[str, str] = {}
-"""One sentence a recipe, by hand, from its table."""
+ANSWERS: dict[str, str] = {
+    "bd": "Bidirectional distillation: yes. After 101 epochs the student has hit@50 .0853, its notebook printed .0849 (.0680 "
+    "before them, ours .0692 after the first), and the teacher .1489 (.1429).",
+}
+"""A sentence a recipe, by hand, from its table."""
 
 
 class Headline:
@@ -79,7 +82,8 @@ class Headline:
             "seed": "0",
             "reading": [
                 *self.values["about"],
-                f"Printed: {'; '.join(sources)}." if sources else "Nothing was printed.",
+                f"Printed: {'; '.join(sources)}.",
+                "Minutes of the run itself, without the trainings of teachers that it declares, on a shared machine.",
             ],
             "columns": ["run", "state", "epochs", *heads, "minutes"],
             "rows": rows,
@@ -110,7 +114,9 @@ def picture(figures: list[dict[str, Any]], path: Path) -> None:
                 continue
             axis.plot(*zip(*points, strict=True), color=colour, linewidth=1.3, label=name)
             if printed := rows[name][table["columns"].index("printed")]:
-                axis.axhline(float(printed), color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
+                axis.axhline(
+                    float(printed), color=colour, linewidth=0.9, linestyle=(0, (4, 3)), label=f"{name}, printed"
+                )
         axis.set_title(table["title"].partition(":")[0], fontsize=9)
         axis.set(xlabel="epoch", ylabel=f"{table['columns'][3]}, test")
         if axis.lines:

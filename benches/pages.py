@@ -69,7 +69,7 @@ WHEN = {
 LINKS = {
     "Which method brings what?": ["methods", "family", "depth", "study", "study-citeulike"],
     "Do papers and kdrs agree?": [
-        "trajectories", "ftd", "rd-caser", "hetcomp", "sasrec", "rce-kd", "bd", "unkd", "family-epochs",
+        "headlines", "trajectories", "ftd", "rd-caser", "hetcomp", "sasrec", "rce-kd", "bd", "unkd", "family-epochs",
     ],
     "What is the best student of so many bytes?": [
         "frontier", "frontier-citeulike", "frontier-ml-100k", "frontier-gowalla", "new-users", "als", "elsa",
