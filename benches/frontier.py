@@ -165,7 +165,6 @@ def rows_of(study: Study, seeds: Sequence[str]) -> tuple[list[list[str]], list[f
             kind: [run for seed in seeds if (run := study.run(kind, share, seed)).joinpath("report.json").is_file()]
             for kind in KINDS
         }
-        runs = {kind: [run for run in own if _method(run) == _method(own[0])] for kind, own in runs.items()}
         known = [run for kind in KINDS for run in runs[kind]]
         if not runs["alone"] or len(known) == len(runs["alone"]):
             continue
@@ -177,7 +176,10 @@ def rows_of(study: Study, seeds: Sequence[str]) -> tuple[list[list[str]], list[f
         if not rows:
             rows.append([TEACHER, "1", f"{teacher['n_bytes']:,}", *qualities(teacher), "1", ""])
             interval = teacher.get("intervals", {}).get(METRICS[0])
-        for kind, line in zip((kind for kind in KINDS if runs[kind]), lines, strict=True):
+        told = iter(lines)
+        for kind in (kind for kind in KINDS if runs[kind]):
+            alike = len({_methods(run) for run in runs[kind]}) == 1
+            line = merged([next(told) for _ in runs[kind][: 1 if alike else None]])
             part = teacher["n_bytes"] / line["n_bytes"]
             size = [f"1/{part:.1f}", f"{line['n_bytes']:,}"]
             last = ["0" if kind == "alone" else ratio_of(line), study.seconds(runs[kind][0])]
@@ -185,9 +187,20 @@ def rows_of(study: Study, seeds: Sequence[str]) -> tuple[list[list[str]], list[f
     return rows, interval
 
 
-def _method(run: Path) -> list[str]:
-    """Seeds of which a budget chose another method are another model, and left out."""
-    return [str(term["method"]) for term in Run.open(run).config.get("distill", [])]
+def merged(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Seeds of one command, of which a race chose other methods: compared one by one, shown as one model, without a ratio."""
+    first, *others = lines
+    if not others:
+        return first
+    metrics = {}
+    for metric in METRICS:
+        means = [line["metrics"][metric]["mean"] for line in lines]
+        metrics[metric] = {"mean": float(np.mean(means)), "sd": float(np.std(means, ddof=1))}
+    return {**first, "metrics": metrics, "transfer_ratio": None}
+
+
+def _methods(run: Path) -> tuple[str, ...]:
+    return tuple(str(term["method"]) for term in Run.open(run).config.get("distill", []))
 
 
 def _label(share: int, kind: str) -> str:
@@ -350,8 +363,8 @@ RUNS = {
     "best of the students are their 172nd to 196th, so they would rise further. Compressed forms below a sixteenth, and "
     "distilled ones but that at a fiftieth, are of a kdrs whose scales had two bytes and which took no means over epochs",
     "ml-100k": "before it `--sets ml-100k --only alone,cd`, `--only coded-alone`, `--only budget --shares 10 --seeds 1,2`, "
-    "`--only alone --seeds 1,2 --shares 30,100` and `--only budget-bpr --seeds 0,1,2`, and `--seeds 0,1,2` beside `--record`. "
-    "At a tenth the third seed's race chose cd: it is left out",
+    "`--only alone --seeds 1,2 --shares 30,100` and `--only budget-bpr --seeds 0,1,2`, and `--seeds 0,1,2` beside "
+    "`--record`; at a tenth the race of one of three seeds chose cd",
 }
 """How runs that the plain command does not make were made."""
 ANSWER = [
@@ -386,7 +399,8 @@ ANSWERS = {
         "better on validation (.0960 for .0818) and in Recall@20 on test, not in NDCG@10 on test (.1093 for .1195). Frequency "
         "adds .013 to such a model there "
         "([what is special about this test part](notes/frontier.md#a-test-part-that-was-drawn-otherwise)); "
-        "the student was not trained again. ELSA's own figures on this set: [Gowalla](gowalla.md).",
+        "the student was not trained again. ELSA's own figures on this set: [Gowalla](gowalla.md); its students from a "
+        "teacher of its kind: [ELSA as teacher](elsa.md).",
         "At a fiftieth bpr tries lists and scores, takes scores, and keeps a mean over epochs; its other students are of a "
         "kdrs before that. From a tenth to a thirtieth they were still rising at their last epoch, the fifteenth.",
         "Compressed to a fiftieth, without training, the teacher keeps .82 of its lead in NDCG@10, and is level in Recall@20.",

@@ -232,7 +232,7 @@ def first_page(folder: Path) -> str:
         "",
         "Written by `python benches/pages.py`. CiteULike (leave-one-out, 499 candidates), each method once, published weights.",
         "",
-        "- **A small student**: `kdrs distill --teacher RUN`, or `--budget`: the best at every size ([frontier](frontier.md)).",
+        "- **A small student**: `kdrs distill --teacher RUN`, or `--budget 1/30` ([frontier](frontier.md)).",
         "- **Your own model**: of scores `cd`; of vectors `nkd`, then `freqd`; of lists `rrd`; of several teachers `hetcomp`.",
         "- Always train the student alone beside it: the gain is what counts, not the share of the teacher.",
         "",

@@ -62,6 +62,11 @@ CASES = {
         ("distill", "--data", "d", "--teacher", "t", "--method", "cd", "--model", "bpr", "--epochs", "1"),
         names=("bpr",),
     ),
+    "a model that is no table": Case(
+        ("train", "--data", "d", "--epochs", "1", "--set", "model=bpr"),
+        "write it as a table: [model]",
+        ("train", "--data", "d", "--epochs", "1", "--set", "model.name=bpr"),
+    ),
     "a misspelt model": Case(("models", "show", "bqr"), "did you mean 'bpr'", ("models", "show", "bpr")),
     "a misspelt method": Case(("methods", "show", "rrdd"), "did you mean 'rrd'", ("methods", "show", "rrd")),
     "a misspelt preset": Case(("presets", "show", "de-rd"), "did you mean 'de-rrd'", ("presets", "show", "de-rrd")),

@@ -94,10 +94,10 @@ CASES = {
         "another file with --out",
         ("export", "t", "--out", "f.safetensors", "--overwrite"),
     ),
-    "the source of another format": Case(
+    "another format to be replaced": Case(
         ("export", "e.safetensors", "--to", "npz", "--out", "e.safetensors", "--overwrite"),
         "another file with --out",
-        ("export", "e.safetensors", "--to", "npz", "--out", "v.npz", "--overwrite"),
+        ("export", "e.safetensors", "--to", "npz", "--out", "v.npz"),
         exported,
     ),
     "no products to export": Case(

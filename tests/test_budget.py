@@ -211,7 +211,25 @@ def test_without_a_model_it_is_the_recommended_one(wide_teacher: Path, tmp_path:
     assert re.search(r'name = "elsa"\ndim = 12\n', small.out)
     assert "average = 0.0" in small.out
     monkeypatch.setattr("kdrs.runs.budget.MOST", 1)
-    assert 'name = "bpr"\ndim = 200\n' in ok(*run, "--dry-run").out
+    large = ok(*run, "--dry-run")
+    assert 'name = "bpr"\ndim = 200\n' in large.out
+    assert "bpr of 200 dimensions, as an epoch of elsa would take too long" in large.err
+    assert "write it as a table: [model]" in fails(2, *run, "--set", "model=elsa")
+    wrong = fails(2, *run, "--dim", 0)
+    assert "model.dim is 0" in wrong
+    assert "no model is given" not in wrong
+
+
+def test_without_a_model_a_run_goes_on_or_starts_with_that_of_the_other_run(wide_teacher: Path, tmp_path: Path) -> None:
+    run = ("train", "--data", wide_teacher.parent / "toy", "--device", "cpu")
+    ok(*run, "--model", "bpr", "--dim", 6, "--epochs", 1, "--lr", "1e-2", "--out", tmp_path / "small")
+    more = ok(*run, "--epochs", 2, "--out", tmp_path / "small", "--resume")
+    assert "no model is given" not in more.err
+    config = LoadedRun.open(tmp_path / "small").config
+    assert (config.model["name"], config.train.epochs, config.train.lr) == ("bpr", 2, 1e-2)
+    started = ok(*run, "--start", tmp_path / "small", "--epochs", 1, "--dry-run")
+    assert "bpr of 6 dimensions" in started.err
+    assert 'name = "bpr"\ndim = 6\n' in started.out
 
 
 def test_lists_or_scores_is_told_by_the_first_epochs(wide_teacher, tmp_path, monkeypatch):

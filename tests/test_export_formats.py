@@ -427,21 +427,18 @@ def test_what_is_replaced_and_what_is_not(place, tmp_path):
     assert Student.load(out).users is not None
     assert Student.load(out).fingerprint() != open_before.fingerprint()
     assert str(open_before.recommend(list(open_before.users)[:3], 5, seen=False)) == str(lists)  # of the old one
-    kdrs.export(place / "plain", tmp_path / "v.npz", to="npz")
-    before = (tmp_path / "v.npz").read_bytes()
-    kdrs.export(place / "encoded", tmp_path / "v.npz", to="npz", overwrite=True)
-    assert (tmp_path / "v.npz").read_bytes() != before
     kept = {path: path.read_bytes() for path in (place / "plain").iterdir() if path.is_file()}
     (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(out)
     for target, words, why in (
         (place / "plain" / "model.safetensors", (), "no student file"),
-        (place / "plain" / "model.safetensors", ("--to", "npz"), "part of a run or a data set"),
         (tmp_path / "mine.txt", (), "no student file"),
-        (tmp_path, ("--to", "npz"), "no file"),
+        (tmp_path, (), "no student file"),
+        (tmp_path / "link", (), "is a link"),
+        (out, ("--to", "npz"), "--overwrite replaces student files"),
     ):
         assert why in fails(2, "export", place / "plain", *words, "--out", target, "--overwrite")
-    own = ("export", out, "--to", "npz", "--out", out, "--overwrite")
-    assert "is the source itself" in fails(2, *own)
+    assert Student.load(tmp_path / "link").users is not None
     assert kept == {path: path.read_bytes() for path in (place / "plain").iterdir() if path.is_file()}
     assert (tmp_path / "mine.txt").read_text() == "mine"
 

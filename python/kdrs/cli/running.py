@@ -80,12 +80,10 @@ def train(
     kdrs train --data datasets/ml-100k --model bpr --dim 200 --out runs/teacher
     """
     given = locals()
-    from kdrs.runs.budget import with_model
-
     values = _values(given)
     if values.get("distill"):
         raise ConfigError("the run file has [[distill]] terms", "use kdrs distill")
-    values = with_model(values, tell)
+    values = _modelled(values, out, seeds, resume)
     carry_out(values, **{name: given[name] for name in HOW})
 
 
@@ -154,6 +152,14 @@ def resume(
     state(values, given)
     with closed(run):
         carry_out(values, run, None, None, True, False, as_json, quiet, verbose)
+
+
+def _modelled(values: dict[str, Any], out: Path | None, seeds: str | None, resume: bool) -> dict[str, Any]:
+    """The values with a model, if they name none."""
+    from kdrs.runs.budget import with_model
+
+    begun = [] if out is None or not resume else _places(out, None if seeds is None else _parse_seeds(seeds))
+    return with_model(values, begun, tell)
 
 
 def _recommended(given: dict[str, Any], teachers: list[str]) -> str:

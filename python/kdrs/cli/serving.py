@@ -156,7 +156,7 @@ def export(
     ] = False,
     seen_parts: SeenParts = None, alone: Alone = None, data: OwnData = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the student file, or the file of the format, at --out.")
+        bool, typer.Option("--overwrite", help="Replace the student file at --out.")
     ] = False,
     threads: CoreThreads = None, as_json: Document = False,
 ) -> None:  # fmt: skip

@@ -71,20 +71,37 @@ def _own_training(dim: int, n_users: int) -> dict[str, Any]:
     return {"epochs": max(EPOCHS, min(epochs, MOST_EPOCHS)), "average": 0.5}
 
 
-def with_model(values: Mapping[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
-    """A run's plain values with the recommended model, trained alone, where they name none: `MODEL`, which ranks better than
-    `CHEAPER` on every data set of docs/results, and that where an epoch of `MODEL` would take too long. What is stated wins."""
-    model, place = values.get("model", {}), values.get("data")
+def with_model(
+    values: Mapping[str, Any], begun: Sequence[Path] = (), tell: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """A run's plain values with a model, trained alone, where they name none. What is stated wins.
+
+    It is that of the run that goes on, the first of those that were ``begun``, with its training settings, or of the run that
+    is started from, with its dimensions.
+    Else the recommended one: `MODEL`, which ranks better than `CHEAPER` on every data set of docs/results, and `CHEAPER` where
+    an epoch of `MODEL` would take too long. Raises ``ConfigError`` for a model that is no table."""
+    model, place, train = values.get("model", {}), values.get("data"), values.get("train", {})
+    if not isinstance(model, Mapping):
+        raise ConfigError(f"model is {shown(model)}", "write it as a table: [model]")
     path = place.get("path") if isinstance(place, Mapping) else None
-    if not isinstance(model, Mapping) or "name" in model or not isinstance(path, str):
+    if "name" in model or not isinstance(path, str) or not isinstance(train, Mapping):
         return dict(values)
-    dataset, dim = Dataset.load(path), model.get("dim", DIM)
-    size = dim if isinstance(dim, int) else DIM
+    if (run := next(filter(holds_run, begun), None)) is not None:
+        former = config_of(Run.open(run)).to_dict()
+        return {**values, "model": {**former["model"], **model}, "train": {**former["train"], **train}}
+    start, dim = values.get("start"), model.get("dim", DIM)
+    if isinstance(start, str) and holds_run(Path(start)):
+        theirs = config_of(Run.open(Path(start))).model
+        tell(f"no model is given: that of {shown(start)}, {theirs['name']} of {theirs['dim']} dimensions")
+        return {**values, "model": {"name": theirs["name"], "dim": theirs["dim"], **model}}
+    size = dim if type(dim) is int and dim > 0 else DIM  # a wrong one is told when the run is resolved
+    dataset = Dataset.load(path)
     name = model_of(dataset, size)
-    tell(f"no model is given: {name} of {dim} dimensions")
-    train = values.get("train", {})
-    if name == MODEL and isinstance(train, Mapping):
+    if name == MODEL:
         train = {**_own_training(size, dataset.n_users), **train}
+    if size == dim:
+        why = "" if name == MODEL else f", as an epoch of {MODEL} would take too long"
+        tell(f"no model is given: {name} of {dim} dimensions{why}")
     return {**values, "model": {"name": name, "dim": dim, **model}, "train": train}
 
 

@@ -68,7 +68,9 @@ def _instead(path: Path) -> str:
     if path.is_file():
         return "name the folder of a run; of an exported student the run that it was made of"
     seeds = sorted(head.parent.name for head in path.glob("seed-*/config.toml"))
-    return f"name one of the runs in it: {', '.join(quoted(path / seed) for seed in seeds)}" if seeds else "check the path"
+    return (
+        f"name one of the runs in it: {', '.join(quoted(path / seed) for seed in seeds)}" if seeds else "check the path"
+    )
 
 
 class Run:

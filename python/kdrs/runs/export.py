@@ -90,8 +90,8 @@ def export(
     student file for these, and ``side`` (items, the default, or users) is for those that hold one; ``seen``, ``seen_parts``,
     ``fold_in`` and ``alone`` are of a student file alone.
 
-    ``overwrite`` replaces a student file by the new one, or a file of another format, in one go: who has the old one open goes
-    on reading it. Formats of two files are not replaced.
+    ``overwrite`` replaces a student file by the new one, in one go: who has the old one open goes on reading it. Nothing else
+    is replaced: no link, no file of another kind.
 
     Raises ``ConfigError`` where ``out`` exists and is not to be, or cannot be, replaced, and for ``seen_parts`` without
     ``seen``, ``MissingKnowledge`` for scores that are no products, ``MachineError`` where what a format needs is not
@@ -99,7 +99,12 @@ def export(
     place = Path(out)
     if to != "student":
         told = seen or seen_parts is not None or not fold_in or alone is not None
-        return _other(source, place, to, side, told, dataset, overwrite, threads)
+        if overwrite:
+            raise ConfigError(
+                f"--overwrite replaces student files, and the format is {shown(to)}",
+                "leave it out, and name another file with --out",
+            )
+        return _other(source, place, to, side, told, dataset, threads)
     if side is not None:
         raise ConfigError("a side is chosen, and a student file holds both", "leave --side out, or give --to parquet")
     if isinstance(source, str | Path) and file.is_one(Path(source)):
@@ -108,7 +113,7 @@ def export(
             "copy it; or write its vectors for other tools: --to npz, parquet, word2vec, ...",
         )
     kept.check_parts(seen_parts, seen)
-    _check_free(place, overwrite, to)
+    _check_free(place, overwrite)
     student = student_of(
         source, seen=seen, seen_parts=seen_parts, fold_in=fold_in, dataset=dataset, alone=alone, threads=threads
     )
@@ -117,7 +122,7 @@ def export(
 
 
 def _other(
-    source: Any, place: Path, to: str, side: str | None, told: bool, dataset: Any, overwrite: bool, threads: int | None
+    source: Any, place: Path, to: str, side: str | None, told: bool, dataset: Any, threads: int | None
 ) -> Exported:
     """Another format than ``student``."""
     formats.check(to, side)
@@ -127,9 +132,7 @@ def _other(
             "leave --seen, --seen-parts, --no-fold-in and --alone out, or leave --to out",
         )
     for one in formats.places(place, to):
-        _check_free(one, overwrite, to)
-        if overwrite and one.exists() and isinstance(source, str | Path) and one.samefile(source):
-            raise ConfigError(f"{shown(str(one), PATH)} is the source itself", "name another file with --out")
+        _check_free(one)
     if isinstance(source, str | Path) and file.is_one(Path(source)):
         if dataset is not None:
             raise ConfigError("a data set is given, and a student file needs none", "leave --data out")
@@ -142,31 +145,21 @@ def _other(
     return Exported(student, place, written.n_bytes, student.nbytes, written)
 
 
-def _check_free(place: Path, overwrite: bool, to: str) -> None:
+def _check_free(place: Path, overwrite: bool | None = None) -> None:
+    """``overwrite`` is None where there is no such option."""
     name = shown(str(place), PATH)
     if os.path.lexists(place):
         if not overwrite:
-            raise ConfigError(
-                f"{name} is there already", "name another file with --out, or replace it with --overwrite"
-            )
-        if (why := _not_replaced(place, to)) is not None:
-            raise ConfigError(f"{name} {why}, and is not replaced", "name another file with --out")
+            other = "" if overwrite is None or not file.is_one(place) else ", or replace it with --overwrite"
+            raise ConfigError(f"{name} is there already", f"name another file with --out{other}")
+        if place.is_symlink() or not file.is_one(place):
+            what = "a link" if place.is_symlink() else "no student file"
+            raise ConfigError(f"{name} is {what}, and is not replaced", "name another file with --out")
     if not place.parent.exists():
         raise ConfigError(
             f"the folder of {name} does not exist",
             f"make it first: mkdir -p {quoted(place.parent)}; or name another file with --out",
         )
-
-
-def _not_replaced(place: Path, to: str) -> str | None:
-    """Why ``overwrite`` leaves a file as it is: what else it is."""
-    if not place.is_file():
-        return "is no file"
-    if len(formats.places(place, to)) > 1:
-        return f"is one of two files of {to}, which cannot be replaced at once"
-    if to == "student":
-        return None if file.is_one(place) else "is no student file"
-    return "is part of a run or a data set" if {"config.toml", "dataset.json"} & set(os.listdir(place.parent)) else None
 
 
 def student_of(
