@@ -25,7 +25,9 @@ POINTS = 100
 ANSWERS: dict[str, str] = {
     "bd": "Bidirectional distillation: yes. After 101 epochs the student has hit@50 .0853, its notebook printed .0849 (.0680 "
     "before them, ours .0692 after the first), and the teacher .1489 (.1429); "
-    "hit@200 is .1920 for .1997. Topology distillation is under way.",
+    "hit@200 is .1920 for .1997.",
+    "htd": "Topology distillation: nearly. HTD gains .0425 of Recall@50 over the student alone, in its log .0468; FTD .0211 "
+    "for .0240. All four runs end .008 to .017 below the log's.",
 }
 """A sentence a recipe, by hand, from its table."""
 
