@@ -54,13 +54,9 @@ class Headline:
         return self.place / "runs" / name / f"seed-{run.get('seeds', [0])[0]}"
 
     def curve(self, name: str) -> dict[int, float]:
-        """The deciding metric on test, on validation where test was not measured, by epoch counted from 1."""
-        found, metric = {}, self.metrics[0]
-        for row in Run.open(self._run(name, self.runs[name])).rows():
-            part = next((row[part] for part in ("test", "valid") if metric in row.get(part, {})), None)
-            if part is not None:
-                found[row["epoch"] + 1] = part[metric]
-        return found
+        """The deciding metric on test by epoch counted from 1, where it was measured."""
+        metric, rows = self.metrics[0], Run.open(self._run(name, self.runs[name])).rows()
+        return {row["epoch"] + 1: row["test"][metric] for row in rows if metric in row.get("test", {})}
 
     def figures(self) -> list[dict[str, Any]]:
         states = self.states()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import kdrs
 from commands import fails, ok
 from kdrs.errors import ConfigError, MissingKnowledge
-from kdrs.runs.budget import chosen
+from kdrs.runs.budget import chosen, training_of
 from kdrs.runs.compress import best_form
 from kdrs.runs.config import resolve
 from kdrs.runs.execute import execute
@@ -198,6 +198,13 @@ def test_without_method_and_size_it_is_the_recommended_student(wide_teacher: Pat
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "stated"))
     assert one == other
     assert "model.dim is 4" in fails(2, *run, "--dim", 4, "--out", tmp_path / "sized")
+
+
+@pytest.mark.parametrize(
+    ("dim", "n_users", "epochs"), [(200, 5219, 15), (48, 5219, 62), (200, 938, 82), (48, 938, 100), (48, 29858, 15)]
+)
+def test_few_dimensions_and_few_users_have_more_epochs(dim: int, n_users: int, epochs: int) -> None:
+    assert training_of(Form(dim, 1, 1), "elsa", n_users)["epochs"] == epochs
 
 
 def test_without_a_model_it_is_the_recommended_one(wide_teacher: Path, tmp_path: Path, monkeypatch) -> None:

@@ -156,10 +156,12 @@ def resume(
 
 def _modelled(values: dict[str, Any], out: Path | None, seeds: str | None, resume: bool) -> dict[str, Any]:
     """The values with a model, if they name none."""
-    from kdrs.runs.budget import with_model
+    from kdrs.runs.budget import begun_at, with_model
 
-    begun = [] if out is None or not resume else _places(out, None if seeds is None else _parse_seeds(seeds))
-    return with_model(values, begun, tell)
+    model = values.get("model", {})
+    named = isinstance(model, dict) and "name" in model
+    places = [] if named or out is None else _places(out, None if seeds is None else _parse_seeds(seeds))
+    return with_model(values, begun_at(places, resume) if places else None, tell)
 
 
 def _recommended(given: dict[str, Any], teachers: list[str]) -> str:
