@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdrs.core import ranking
 from kdrs.data.interactions import Interactions
 from kdrs.models import ELSA, model_class
 from kdrs.models.compact import compact_class
@@ -181,9 +182,21 @@ def test_frequent_items_are_ranked_by_a_power_of_their_frequency(bits):
     if bits == 32:
         assert np.allclose(np.linalg.norm(plain, axis=1), 1)
     rate = 0.05 if bits == 1 else 0.01  # of a scale of few bits
-    assert np.allclose(items, plain * np.array([2, 1, 1])[:, None], rtol=rate)
+    assert np.allclose(items, plain * np.array([2, 1, 0])[:, None], rtol=rate)  # nobody has the last
     assert np.allclose(users[0], (items[0] + items[1]) / 2**0.5, rtol=0.02, atol=0.02)  # W is the identity still
     assert np.allclose(users[1], items[0], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 8, 32])
+def test_an_item_that_nobody_has_sways_no_user(bits):
+    """Of 0 users no direction was learnt: of whoever has such an item since, the other items count alone."""
+    model, _ = made([(0, 0), (0, 1), (1, 2)], (2, 5), dim=8, bits=bits)
+    stored = model.stored()
+    new = [Interactions.from_pairs(np.zeros(len(row), int), np.array(row), 1, 5) for row in ([0], [0, 3, 4])]
+    one, other = (ranking.topk(stored.encode(history), stored.item_side, 5).items for history in new)
+    assert one.tolist() == other.tolist()
+    assert not np.asarray(stored.item_side.turned() if bits < 32 else stored.item_side)[3:].any()
+    assert made([(0, 0)], (1, 2), dim=8, bits=bits, popularity=0.0)[0].lengths.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("options", [{"softmax_items": 7}, {"softmax_items": 7, "bits": 2}])

@@ -231,6 +231,30 @@ def test_histories():
 
 
 @pytest.mark.parametrize("bits", [32, 3])
+def test_histories_of_items_that_nobody_had(bits):
+    """Their vectors are 0, and so is the sum: nothing is known, as of an empty history."""
+    student = made(bits, encoded=True, bias=False)
+    items = student.tables.items
+    scale = np.ones(N_ITEMS, np.float32)
+    scale[[3, 4]] = 0
+    if bits == 32:
+        items = items * scale[:, None]
+    else:
+        items = Codes.from_parts(items.data, items.scales * scale, bits, DIM, seed=items.seed)
+    student.tables = student.tables._replace(items=items)
+    mixed, blank = ["item 1", "item 3"], ["item 3", "item 4"]
+    with pytest.raises(DataError, match="history you has only items that nobody had in training"):
+        student.recommend(["me", "you"], 5, histories=[mixed, blank])
+    assert student.recommend(["me", "you"], 5, histories=[mixed, blank], unknown="skip").skipped == ["you"]
+    found = student.recommend(["me", "you"], 5, histories=[mixed, blank], unknown="popular")
+    assert found.popular.tolist() == [False, True]
+    assert found.scores[1].tolist() == student.popular_counts[:5].tolist()
+    plain = made(bits, encoded=True, bias=True)
+    plain.tables = plain.tables._replace(items=items)
+    assert plain.recommend(histories=[blank]).n_short == 0  # by the bias
+
+
+@pytest.mark.parametrize("bits", [32, 3])
 def test_neighbours(bits):
     student = made(bits)
     side = student.tables.items.turned() if bits == 3 else student.tables.items

@@ -88,8 +88,8 @@ class _UnitItems(Recommender):
         super().__init__(config, task)
         self.vectors = nn.Parameter(torch.empty(task.n_items, config.dim))
         nn.init.normal_(self.vectors, std=config.dim**-0.5)
-        counts = np.maximum(task.seen.column_degrees, 1).astype(np.float32)
-        lengths = torch.from_numpy(counts**config.popularity).to(task.device)
+        counts = task.seen.column_degrees.astype(np.float32)
+        lengths = torch.from_numpy(counts**config.popularity).to(task.device)  # 0 where nobody has an item, 0⁰ is 1
         self.register_buffer("lengths", lengths, persistent=False)
         self._sample = None
         if config.softmax_items is not None and config.softmax_items < task.n_items:
@@ -136,7 +136,8 @@ class ELSA(Compact, _UnitItems):
     Angles know little of how popular an item is. Once trained, and wherever it is evaluated, v_i is n_i^γ a_i / |a_i|, in
     the sums of users too, and s(u, i) = u(H) · v_i: n_i users have item i in train, γ is ``popularity``, .05 unless given,
     which was best or within .001 on validation of three data sets (docs/results/notes/frontier.md). While it learns lengths
-    are 1: learned with others it ranks worse.
+    are 1: learned with others it ranks worse. An item that nobody has in train has length 0: no pair of it was learnt, and its
+    direction would sway the users who have it since.
 
     Differs from the authors' code: the softmax in place of the squared error of rows brought to length 1; W, the identity
     there, is trained, and starts as the identity; Adam in place of NAdam.

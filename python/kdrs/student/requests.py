@@ -162,3 +162,15 @@ def csr_of_lists(
             f"{what} are {found.shape[0]:,} lists for {queries:,} users", "give one for each, in their order"
         )
     return found, unknown
+
+
+def refuse_empty(
+    names: Sequence[Any], good: NDArray[np.bool_], lengths: NDArray[np.int64], what: str, lacks: str
+) -> None:
+    """Raises ``DataError`` for the first whose items, of histories of these ``lengths``, are not ``good`` to rank by."""
+    if not good.all():
+        place = int(np.argmin(good))
+        why = "has only items that nobody had in training" if lengths[place] else lacks
+        raise DataError(
+            f"{what} {shown(str(names[place]))} {why}", 'ask with unknown="skip" or "popular" (--unknown skip)'
+        )

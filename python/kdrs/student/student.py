@@ -24,7 +24,7 @@ from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge,
 from kdrs.student import file
 from kdrs.student.answers import Recommendations
 from kdrs.student.lists import Allowed, filled, less, mask_of, merged, part, popular, ranked, unit
-from kdrs.student.requests import UNKNOWN, Strangers, csr_of_lists, held, ids_of, is_nested, places_of
+from kdrs.student.requests import UNKNOWN, Strangers, csr_of_lists, held, ids_of, is_nested, places_of, refuse_empty
 
 Unknown = Literal["error", "skip", "popular"]
 MOST_POPULAR = 1000
@@ -218,8 +218,9 @@ class Student:
         list of lists, one a user. Histories, ``seen``, ``items`` and ``exclude`` may be `Interactions` or SciPy matrices in
         the file's rows.
 
-        ``unknown`` says what happens to users who are not in the file, or whose history is empty: ``error``, ``skip``, or
-        ``popular``, the items with the most training pairs, whose counts are then the scores. Item ids that are unknown are an
+        ``unknown`` says what happens to users who are not in the file, or whose history is empty or has only items of which
+        nothing was learnt: ``error``, ``skip``, or ``popular``, the items with the most training pairs, whose counts are then
+        the scores. Item ids that are unknown are an
         error in ``histories`` unless ``unknown`` is another; in ``seen``, ``exclude`` and ``items`` they mean nothing, and a
         warning says how many there are; of ``items`` one at least must be known.
 
@@ -239,8 +240,10 @@ class Student:
             rows = self._rows(names, unknown, threads)
             good = rows >= 0
             if self.tables.users is None:  # those without items are as good as unknown
-                good[good] = self._known_histories().row_degrees[rows[good]] > 0
-                self._refuse_empty(names, good, rows, unknown)
+                good[good] = self._telling(self._seen_of(rows[good]))
+                if unknown == "error":
+                    kind = "items" if len(self.seen_parts) > 1 else "training items"
+                    refuse_empty(names, good, self._known_histories().row_degrees[rows], "user", f"has no {kind}")
             own = self._seen_of(rows[good]) if seen is True or self.tables.users is None else None
             queries = self._asking(rows[good], own)
             hidden = own if seen is True else None
@@ -254,8 +257,9 @@ class Student:
                     f"histories are {given.shape[0]:,} lists for {len(names):,} users",
                     "give one for each, in their order",
                 )
-            good = given.row_degrees > 0
-            self._refuse_empty(names, good, np.full(len(names), -1), unknown)
+            good = self._telling(given)
+            if unknown == "error":
+                refuse_empty(names, good, given.row_degrees, "history", "is empty")
             own = given.rows(np.flatnonzero(good))
             queries = self.fold_in(own, threads=threads)
             hidden = own if seen is True else None
@@ -394,15 +398,12 @@ class Student:
         strangers.warn(what, stacklevel=3)
         return found
 
-    def _refuse_empty(self, names: list[Any], good: NDArray[np.bool_], rows: NDArray[Any], unknown: str) -> None:
-        if unknown == "error" and not good.all():
-            place = int(np.argmin(good))
-            kind = "" if len(self.seen_parts) > 1 else "training "
-            what, lacks = ("history", "is empty") if rows[place] < 0 else ("user", f"has no {kind}items")
-            raise DataError(
-                f"{what} {shown(str(names[place]))} {lacks}",
-                'ask with unknown="skip" or "popular" (--unknown skip)',
-            )
+    def _telling(self, histories: Interactions) -> NDArray[np.bool_]:
+        """Whose items say anything: a sum of vectors that are all 0, of items that nobody had in train, says nothing."""
+        if self._blank is None:
+            return histories.row_degrees > 0
+        told = histories.row_of_pair[~self._blank[histories.indices]]
+        return np.bincount(told, minlength=histories.shape[0]) > 0
 
     def _known_histories(self) -> Interactions:
         if self.seen is None:
@@ -444,6 +445,15 @@ class Student:
             table = side if metric == "dot" else unit(side)
             found = ranking.topk(table[rows], table, k, seen=itself, threads=threads)
         return Recommendations(asked_for, *filled(found, k), names, by="of")
+
+    @cached_property
+    def _blank(self) -> NDArray[np.bool_] | None:
+        """Items whose vectors are 0, where users are sums of them and no bias ranks; None where there are none."""
+        encoder, items = self.tables.encoder, self.tables.items
+        if encoder is None or encoder.kind not in ("sum", "ridge") or self.tables.bias is not None:
+            return None
+        found = np.asarray(items.scales == 0 if isinstance(items, Codes) else ~items.any(axis=1))
+        return found if found.any() else None
 
     @cached_property
     def _catalogue(self) -> ranking.Catalogue:
