@@ -57,9 +57,9 @@ CASES = {
     "no data set": Case(TRAIN[:1] + TRAIN[3:], "give one with --data", TRAIN),
     "a data set that is no table": Case((*TRAIN, "--set", "data=3"), "leave --set data=... out", TRAIN),
     "no model": Case(
-        ("distill", "--data", "d", "--teacher", "t", "--method", "cd"),
+        ("distill", "--data", "d", "--teacher", "t", "--method", "cd", "--dim", "2"),
         "such as bpr",
-        ("distill", "--data", "d", "--teacher", "t", "--method", "cd", "--model", "bpr", "--epochs", "1"),
+        ("distill", "--data", "d", "--teacher", "t", "--method", "cd", "--dim", "2", "--model", "bpr", "--epochs", "1"),
         names=("bpr",),
     ),
     "a model that is no table": Case(

@@ -198,6 +198,11 @@ def test_without_method_and_size_it_is_the_recommended_student(wide_teacher: Pat
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "stated"))
     assert one == other
     assert "model.dim is 4" in fails(2, *run, "--dim", 4, "--out", tmp_path / "sized")
+    told = ok(*run, "--method", "cd", "--weight", 0.2, "--dry-run")
+    assert "no model and no size are given: as --budget 1/16" in told.err
+    assert re.search(r'name = "elsa"(.|\n)*method = "cd"(.|\n)*weight = 0.2', told.out)
+    assert "model.name is missing" in fails(2, *run, "--method", "cd", "--dim", 4)
+    assert "as --budget" not in ok(*run, "--method", "cd", "--model", "bpr", "--dry-run").err
 
 
 @pytest.mark.parametrize(

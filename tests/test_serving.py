@@ -136,8 +136,8 @@ def test_what_no_id_means_is_told(here, tmp_path, monkeypatch):
 def test_who_got_no_list_of_her_own_is_told_on_the_screen(here):
     ask = ("recommend", "teacher.safetensors", "--user", "0", "--user", "x", "--user", "y", "--k", "2")
     told = ok(*ask, "--unknown", "popular")
-    assert told.err.startswith("warning: 2 of 3 users are unknown or have no items: the most popular items")
-    assert ok(*ask, "--unknown", "skip").err == "warning: 2 of 3 users are unknown or have no items: skipped\n"
+    assert told.err.startswith("warning: 2 of 3 users are unknown or have no trained items: the most popular items")
+    assert ok(*ask, "--unknown", "skip").err == "warning: 2 of 3 users are unknown or have no trained items: skipped\n"
     lists = ok(*ask, "--unknown", "popular", "--json").document["lists"]
     assert [one.get("popular") for one in lists] == [None, True, True]
     assert ok(*ask[:4], "--k", "2").err == ""

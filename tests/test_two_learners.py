@@ -95,7 +95,7 @@ def test_a_run_counts_once_in_a_comparison(trained):
 
 
 def test_an_interruption_within_a_part_is_told(toy_path, tmp_path, capsys):
-    from kdrs.cli.running import _finish
+    from kdrs.cli.ending import finish
     from kdrs.cli.stopping import Stopper
 
     described = values(
@@ -106,7 +106,7 @@ def test_an_interruption_within_a_part_is_told(toy_path, tmp_path, capsys):
     rows = []
     outcome = execute(resolve(described), tmp_path / "run", on_epoch=rows.append, should_stop=lambda: len(rows) == 2)
     with pytest.raises(typer.Exit):
-        _finish(outcome, (), Stopper(), as_json=False, verbose=False)
+        finish(outcome, (), Stopper(), as_json=False, verbose=False)
     assert "interrupted in part big after 2 epochs; go on with: kdrs resume" in capsys.readouterr().err
 
 

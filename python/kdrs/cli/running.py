@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdrs.cli.ending import finish, finish_seeds
 from kdrs.cli.options import (
     HOW,
     SETTINGS,
@@ -47,8 +48,8 @@ from kdrs.cli.options import (
 )  # fmt: skip
 from kdrs.cli.output import messages, say, say_json, tell
 from kdrs.cli.progress import Progress
-from kdrs.cli.stopping import Stopper, stopping
-from kdrs.errors import ArtefactError, ConfigError, KdrsError, TrainingError, quoted, shown
+from kdrs.cli.stopping import stopping
+from kdrs.errors import ArtefactError, ConfigError, quoted, shown
 from kdrs.escaping import toml_text, visible
 from kdrs.plugins import closed, label
 
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from kdrs.runs.config import RunConfig
-    from kdrs.runs.execute import Outcome
     from kdrs.training.processes import Group
 
 
@@ -97,7 +97,7 @@ def distill(
     seeds: Seeds = None, jobs: Jobs = None, device: Device = None, threads: Threads = None, resume: Resume = False,
     dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
-    """Train a student with a teacher's help. Without a method and a size it is the recommended one, as --budget 1/16.
+    """Train a student with a teacher's help. Without a model it is the recommended one, as --budget 1/16.
 
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --out runs/student
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --budget 1/20 --out runs/student
@@ -105,7 +105,7 @@ def distill(
     """
     given = locals()
     terms: list[dict[str, Any]] = []
-    if teacher and not method and budget is None:
+    if teacher and budget is None:
         budget = _recommended(given, teacher)
     if len(weight) not in (0, len(method)):
         raise ConfigError(
@@ -164,21 +164,24 @@ def _modelled(values: dict[str, Any], out: Path | None, seeds: str | None, resum
     return with_model(values, begun_at(places, resume) if places else None, tell)
 
 
-def _recommended(given: dict[str, Any], teachers: list[str]) -> str:
-    """The budget of a command that states neither a method nor a size."""
+def _recommended(given: dict[str, Any], teachers: list[str]) -> str | None:
+    """The budget of a command that states no model and no size; with a method, None where it states either."""
     from kdrs.runs.budget import RECOMMENDED
 
     values = _values(given)
     model = values.get("model", {})
     stated = [key for key in ("dim", "bits", "users") if isinstance(model, dict) and key in model]
-    if values.get("distill") or stated:
+    named = not isinstance(model, dict) or "name" in model or "start" in values
+    if given["method"] and (stated or named or len(set(teachers)) > 1):
+        return None
+    if not given["method"] and (values.get("distill") or stated):
         why = f", and model.{stated[0]} is {shown(model[stated[0]])}" if stated else ""
         raise ConfigError(
             f"teacher {shown(teachers[0])!r} is given without a method{why}",
             "give one with --method, or a size alone: --budget 1/20; the teacher of a run file is changed by --set "
             "distill.0.teacher=RUN",
         )
-    tell(f"no method and no size are given: as --budget {RECOMMENDED}")
+    tell(f"no {'model' if given['method'] else 'method'} and no size are given: as --budget {RECOMMENDED}")
     return RECOMMENDED
 
 
@@ -347,9 +350,9 @@ def carry_out(
             else:
                 results = execute_seeds(numbers, config, out, resume=resume, jobs=1 if jobs is None else jobs, **hooks)
         if numbers is None:
-            _finish(outcome, show.selects, stopper, as_json, verbose)
+            finish(outcome, show.selects, stopper, as_json, verbose)
         else:
-            _finish_seeds(numbers, results, config, out, show.selects, stopper, as_json, verbose)
+            finish_seeds(numbers, results, config, out, show.selects, stopper, as_json, verbose)
 
 
 @contextmanager
@@ -422,78 +425,3 @@ def _print_plan(config: RunConfig, out: Path, seeds: Sequence[int] | None, as_js
     for key, value in found.items():
         if key != "config":
             say(f"# {key}: {visible(str(value))}")
-
-
-def _finish(outcome: Outcome, selects: Sequence[str], stopper: Stopper, as_json: bool, verbose: bool) -> None:
-    from kdrs.cli.results import UNMEASURED, results_table
-
-    if outcome.fit.stopped == "interrupted":
-        part, epochs = outcome.part or (None, outcome.fit.epochs)
-        where = "" if part is None else f" in part {part}"
-        tell(f"interrupted{where} after {epochs} epochs; go on with: kdrs resume {quoted(outcome.run.path)}")
-        raise typer.Exit(stopper.code)
-    if as_json:
-        report = json.loads((outcome.run.path / "report.json").read_text("utf-8"))
-        say_json({"run": str(outcome.run.path), **report})
-        return
-    fit = outcome.fit
-    how = f"best is {fit.best_epoch}, stopped by {fit.stopped}" if outcome.reports else "the last weights are kept"
-    say(f"{visible(str(outcome.run.path))}: {fit.epochs} epochs, {how}")
-    model = outcome.run.config["model"]
-    if outcome.encoder == "ridge":
-        chosen = ", better on validation than the matrix that was trained" if model.get("encoder") == "best" else ""
-        say(f"users: ridge regression on their items{chosen}")
-    if not outcome.reports:
-        say(UNMEASURED)
-        if outcome.product:
-            say(f"next: kdrs export {quoted(outcome.run.path)} --seen --out student.safetensors")
-        return
-    say("\n".join(results_table(outcome.reports, selects, verbose)))
-
-
-def _finish_seeds(
-    seeds: Sequence[int], results: dict[int, Any], config: RunConfig, out: Path, selects: Sequence[str], stopper: Stopper,
-    as_json: bool, verbose: bool,
-) -> None:  # fmt: skip
-    from kdrs.cli.results import UNMEASURED, seeds_table
-    from kdrs.runs.seeds import summarise_seeds
-
-    summary = summarise_seeds(results)
-    if as_json:
-        say_json({"out": str(out), **summary})
-    elif summary["seeds"]:
-        finished = ", ".join(map(str, summary["seeds"]))
-        several = len(summary["seeds"]) > 1
-        said = f"seeds {finished}; mean ± standard deviation" if several else f"seed {finished} alone"
-        say(f"{visible(str(out))}: {said}")
-        table = seeds_table(summary["parts"], selects or _selects(config), verbose)
-        say("\n".join(table or [UNMEASURED]))
-    failed = {seed: error for seed, error in results.items() if isinstance(error, Exception)}
-    for seed, error in failed.items():
-        cause = error.cause if isinstance(error, KdrsError) else f"{type(error).__name__}: {error}"
-        tell(f"seed {seed} failed: {cause}")
-        if isinstance(error, KdrsError) and error.remedy and len(failed) < len(results):  # else it is told below
-            tell(f"  try: {error.remedy}")
-    if left := [seed for seed in seeds if seed not in results]:
-        finished = ", ".join(map(str, summary["seeds"])) or "none"
-        tell(
-            f"interrupted; seeds finished: {finished}; left: {', '.join(map(str, left))}; go on with the same command, "
-            f"--out {quoted(out)} and --resume"
-        )
-        raise typer.Exit(stopper.code)
-    if failed:
-        error = next(iter(failed.values()))
-        if len(failed) == len(results) and isinstance(error, KdrsError):
-            raise error
-        raise TrainingError(
-            f"{len(failed)} of {len(results)} seeds failed: {sorted(failed)}",
-            f"see to the causes above; the same command with --out {quoted(out)} --resume trains what is missing",
-        )
-
-
-def _selects(config: RunConfig) -> tuple[str, ...]:
-    """The metrics that pick the best epoch, of a run that was finished before."""
-    from kdrs.data import Dataset
-    from kdrs.runs.build import choose_protocol, choose_selection
-
-    return choose_selection(config, choose_protocol(config, Dataset.load(config.data.path))).metrics
