@@ -70,6 +70,25 @@ def test_the_card_of_a_run(place, kind):
     assert "doubts" not in json.loads((place / f"{kind}-honest" / "report.json").read_text())
 
 
+@pytest.mark.parametrize("way", ["taught", "small", "started"])
+def test_who_learns_from_such_a_run_has_its_warning(place, monkeypatch, way):
+    """A teacher's teacher, what a compressed run was, and where a run started."""
+    monkeypatch.chdir(place)
+    run = ("--data", "d", *FAST, "--epochs", "1", "--threads", "1", "--quiet")
+    by = {
+        "taught": ("distill", *run, "--dim", "8", "--teacher", "by-{}", "--method", "cd"),
+        "small": ("compress", "by-{}", "--bits", "4", "--users", "table"),
+        "started": ("train", *run, "--dim", "8", "--start", "by-{}"),
+    }[way]
+    for name in ("leaky", "honest"):
+        ok(*(word.format(name) for word in by), "--out", f"{way}-of-{name}")
+    text = f"**Warning.** Teacher by-leaky: its teacher leaky.safetensors: {SAYS}"
+    assert text in (place / f"{way}-of-leaky" / NAME).read_text("utf-8")
+    assert "Warning" not in (place / f"{way}-of-honest" / NAME).read_text("utf-8")
+    found = kdrs.runs.compared.compare_runs([f"{way}-of-leaky"], dataset=Dataset.load("d"), time_scoring=False)
+    assert any(SAYS in warning for warning in found.warnings)
+
+
 def test_the_card_that_is_made_anew(place):
     """Of what the run keeps: its teacher need not be there."""
     assert f"**Warning.** Teacher leaky.safetensors: {SAYS}" in kdrs.runs.card.card_of(load_run(place / "by-leaky"))

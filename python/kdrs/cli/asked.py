@@ -93,7 +93,9 @@ class Asked:
         told = {"the most popular items, with their counts, are listed for them": self.popular, "skipped": self.skipped}
         for what, count in told.items():
             if count:
-                tell(f"warning: {count:,} of {self.done + self.skipped:,} users are unknown or have no trained items: {what}")
+                tell(
+                    f"warning: {count:,} of {self.done + self.skipped:,} users are unknown or have no trained items: {what}"
+                )
 
     def take_histories(self, path: Path, columns: Columns = None) -> None:
         self.histories = pairs_in(path, columns)

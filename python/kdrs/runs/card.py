@@ -32,6 +32,7 @@ from kdrs.models.stored import StoredModel, encoder_of
 from kdrs.runs.config import RunConfig, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.parts import teachers_of
+from kdrs.runs.places import holds_run
 from kdrs.runs.records import PATH, RESTORE
 from kdrs.runs.reported import reports_before
 from kdrs.teachers.file import read_head, trajectory_files
@@ -85,6 +86,13 @@ def doubts_in(run: Run) -> dict[str, list[str]]:
         told = read_json(run.path / "report.json", RESTORE).get("doubts")
     pairs = told.items() if isinstance(told, dict) else ()
     return {name: [str(one) for one in sentences] for name, sentences in pairs if isinstance(sentences, list)}
+
+
+def handed_down(reference: str) -> list[str]:
+    """What its own teachers say against a teacher, or a start, that is a run: who learns from it learns what they knew."""
+    path = Path(reference)
+    found = doubts_in(Run.open(path)) if holds_run(path) else {}
+    return [f"its teacher {shown(name)}: {doubt}" for name, doubts in found.items() for doubt in doubts]
 
 
 def write_card(

@@ -25,7 +25,7 @@ from kdrs.evaluation.protocols import Selection, cutoff
 from kdrs.models.stored import StoredModel
 from kdrs.runs.background import background_of, traits_of
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
-from kdrs.runs.card import model_in_words
+from kdrs.runs.card import doubts_in, model_in_words, sentences_of
 from kdrs.runs.config import EvalSettings, RunConfig, config_of, resolve, with_seed
 from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest
@@ -286,7 +286,8 @@ def size_of(scorer: Teacher, dataset: Dataset) -> tuple[int | None, int | None, 
 def _doubts(
     path: Path, scorer: Teacher, config: RunConfig | None, selection: Selection | None, dataset: Dataset
 ) -> tuple[str, ...]:
-    """Of a run what its curve says, of a teacher file what its scores say, of a student file what its card says of the data."""
+    """Of a run what its report says of its teachers, and its curve; of a teacher file what its scores say, of a student file
+    what its card says of the data."""
     if isinstance(scorer, ServedStudent):
         return scorer.doubts()
     if isinstance(scorer, FileTeacher):
@@ -295,7 +296,8 @@ def _doubts(
         return ()
     run = Run.open(path)
     stopped = str(run.status().get("stopped", "epochs"))
-    return doubts_of(run.rows(), selection.metrics[0], stopped=stopped, started=config.start is not None)
+    told = sentences_of(doubts_in(run))
+    return (*told, *doubts_of(run.rows(), selection.metrics[0], stopped=stopped, started=config.start is not None))
 
 
 def _told_by(scorers: Mapping[Path, Teacher]) -> set[Path]:

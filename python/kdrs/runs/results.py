@@ -22,7 +22,7 @@ from kdrs.fitting.fit import Fit
 from kdrs.fitting.learner import Learner
 from kdrs.models.compact import Compact
 from kdrs.models.stored import StoredModel, encoder_of
-from kdrs.runs.card import named, write_card
+from kdrs.runs.card import handed_down, named, write_card
 from kdrs.runs.config import RunConfig, completed, config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.files import file_digest, write_json
@@ -46,14 +46,17 @@ def measure_teachers(
 ) -> dict[str, dict[str, Report]]:
     """The teachers' own quality on the split: the first thing that shows a wrong id map or a leak. Warns of a teacher that
     ranks no better than popularity, of the run's own ``parts`` without asking for their ids; and of teacher files whose ids
-    seem out of order or that seem to know held-out pairs: these sentences go into ``doubts`` too, by teacher, for the card."""
+    seem out of order or that seem to know held-out pairs, and of runs that learnt from such files: these sentences go into
+    ``doubts`` too, by teacher, for the card."""
     measured = {}
     for name, teacher in teachers.items():
+        found = handed_down(name)
         if isinstance(teacher, FileTeacher):
-            for doubt in teacher_doubts(teacher, {"train": dataset.train, **held_out(dataset)}):
-                warnings.warn(f"teacher {shown(name)}: {doubt}", stacklevel=2)
-                if doubts is not None:
-                    doubts.setdefault(name, []).append(doubt)
+            found = teacher_doubts(teacher, {"train": dataset.train, **held_out(dataset)})
+        for doubt in found:
+            warnings.warn(f"teacher {shown(name)}: {doubt}", stacklevel=2)
+            if doubts is not None:
+                doubts.setdefault(name, []).append(doubt)
         scorer: Any = teacher
         if isinstance(teacher, FileTeacher) and teacher.factors() is None:
             if evaluator.ties != "list" or teacher.lists is None:
