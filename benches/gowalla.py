@@ -1,4 +1,5 @@
-"""Gowalla in LightGCN's split, beside published figures: ELSA on the whole training part, and the same in few bits.
+"""Gowalla in LightGCN's split, beside published figures: ELSA on the whole training part, the same in few bits, and students
+of few bits that it taught.
 
     python benches/gowalla.py [--out runs/gowalla] [--data datasets] [--threads 1] [--record]
 
@@ -22,6 +23,11 @@ from reproduce import kdrs as command
 
 DIMS, EPOCHS, TEMPERATURE = (256, 352), 12, 0.08
 BITS = (4, 3, 2, 1)
+STUDENTS = ((236, 2), (352, 4))
+"""Dimensions and bits of what is trained through the rounding, alone and taught by the larger ELSA: a third of BiGeaR++'s
+bytes, and all of them."""
+TAUGHT = ("--start", "teacher", "--method", "rrd", "--weight", "0.3")
+"""What ``--budget`` takes of a teacher by ELSA."""
 METRICS = ["recall@20", "ndcg@20"]
 PUBLISHED = [
     ["Mult-VAE, as LightGCN's paper has it", "", "0.1641", "0.1335"],
@@ -47,6 +53,9 @@ def record(out: Path, data: kdrs.Dataset) -> dict[str, Any]:
     for dim in DIMS:
         runs[f"ELSA {dim}, float32"] = out / f"elsa-{dim}"
         runs |= {f"ELSA {dim}, compressed to {bits} bits": out / f"elsa-{dim}-{bits}" for bits in BITS}
+    for dim, bits in STUDENTS:
+        runs[f"ELSA {dim} of {bits} bits, trained through the rounding, alone"] = out / f"alone-{dim}-{bits}"
+        runs[f"ELSA {dim} of {bits} bits, distilled from ELSA {DIMS[-1]}"] = out / f"taught-{dim}-{bits}"
     runs = {title: run for title, run in runs.items() if (run / "report.json").is_file()}
     lines = kdrs.compare_runs(
         list(runs.values()), dataset=data, protocol_name="default", metrics=METRICS, time_scoring=False
@@ -63,7 +72,7 @@ def record(out: Path, data: kdrs.Dataset) -> dict[str, Any]:
             {
                 "title": "LightGCN's split, Recall@20 and NDCG@20 over all items",
                 "command": "`python benches/gowalla.py`, then with `--record`",
-                **origins([out / f"elsa-{dim}" / "env.json" for dim in DIMS]),
+                **origins([run / "env.json" for run in runs.values()]),
                 "seed": "0",
                 "reading": [
                     f"ELSA: {EPOCHS} epochs, and a temperature of {TEMPERATURE}, between the two that were best, as a tenth of "
@@ -96,14 +105,20 @@ def main() -> None:
         (RESULTS / "gowalla.json").write_text(page, "utf-8")
         return
     own = ("--data", str(place), "--device", "cpu", "--threads", options.threads, "--seed", "0")
+    trained = ("--model", "elsa", "--epochs", str(EPOCHS), "--set", "train.average=0.5")
+    trained = (*trained, "--set", f"model.temperature={TEMPERATURE}")
     for dim in DIMS:
-        model = ("--model", "elsa", "--dim", str(dim), "--epochs", str(EPOCHS), "--set", "train.average=0.5")
         run = options.out / f"elsa-{dim}"
-        carry_out(run, "train", *own, *model, "--set", f"model.temperature={TEMPERATURE}")
+        carry_out(run, "train", *own, *trained, "--dim", str(dim))
         for bits in BITS:
             small = options.out / f"elsa-{dim}-{bits}"
             if not (small / "config.toml").is_file():
                 command("compress", str(run), "--bits", str(bits), "--threads", options.threads, "--out", str(small))
+    for dim, bits in STUDENTS:
+        student = (*own, *trained, "--dim", str(dim), "--set", f"model.bits={bits}")
+        taught = ("--teacher", str(options.out / f"elsa-{DIMS[-1]}"), *TAUGHT)
+        carry_out(options.out / f"taught-{dim}-{bits}", "distill", *student, *taught)
+        carry_out(options.out / f"alone-{dim}-{bits}", "train", *student)
 
 
 if __name__ == "__main__":
