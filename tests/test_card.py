@@ -15,6 +15,7 @@ from kdrs.data.known import KNOWN, known_by_files
 from kdrs.evaluation.transfer import transfer_ratio
 from kdrs.runs import card
 from kdrs.runs.card import NAME, card_of
+from kdrs.runs.compared import compare_runs
 from kdrs.runs.config import resolve
 from kdrs.runs.execute import execute
 from kdrs.runs.opened import load_run
@@ -72,6 +73,8 @@ def test_the_interval_is_that_of_the_mean(place):
     (low,), (high,) = card._intervals(values[None])
     half = 1.96 * values.std() / values.size**0.5
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.25 * half)
+    (line,) = compare_runs([place / "s"], metrics=["ndcg@5"], time_scoring=False).lines
+    assert line.intervals["ndcg@5"] == pytest.approx((low, high), abs=1e-12)  # eval and report tell the same
 
 
 def test_a_compressed_run_has_a_card_too(place):

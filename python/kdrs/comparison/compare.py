@@ -23,6 +23,7 @@ from kdrs.evaluation.lists import top_lists
 from kdrs.evaluation.protocols import cutoff
 from kdrs.evaluation.report import Report
 from kdrs.evaluation.significance import (
+    RESAMPLES,
     TESTS,
     Difference,
     Spread,
@@ -74,7 +75,7 @@ def compare(
     teacher: str | None = None,
     baseline: str | None = None,
     test: str | None = None,
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     confidence: float = 0.95,
     seed: int = 0,
     by: Sequence[Trait] = (),

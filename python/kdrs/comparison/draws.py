@@ -8,12 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs.evaluation.report import Report
-from kdrs.evaluation.significance import Difference, paired_tests, resampled_means
+from kdrs.evaluation.significance import Difference, enough_resamples, paired_tests, resampled_means
 from kdrs.evaluation.transfer import SeedWeights, Transfer, transfer_of
-
-# Draws of queries that the intervals may take, a second of one core: 2,684 resamples of 25,000 queries put the ends within a
-# twentieth of a standard error. Fewer queries have more, up to all that are asked for.
-_DRAWS = 1 << 26
 
 
 class Draws:
@@ -38,7 +34,7 @@ class Draws:
         """float64 [seeds, n] by model and metric."""
         columns = np.concatenate(list(self.values.values()))
         # p-values of the bootstrap need all resamples, the ends of intervals do not.
-        drawn = resamples if test == "bootstrap" else min(resamples, max(1000, _DRAWS // max(1, columns.shape[1])))
+        drawn = resamples if test == "bootstrap" else enough_resamples(columns.shape[1], resamples)
         self.means: dict[tuple[str, str], NDArray[np.float64]] = {}
         """float64 [resamples, seeds]: resampled means."""
         if columns.shape[1]:

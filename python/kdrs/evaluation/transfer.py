@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdrs.errors import ConfigError, DataError
-from kdrs.evaluation.significance import checked, resampled_means
+from kdrs.evaluation.significance import RESAMPLES, checked, resampled_means
 
 NEARLY = 0.2
 """A lead is clear if its interval's lower end is this share of it or more. With an interval of 95 % that is a lead of 2.45
@@ -47,7 +47,7 @@ def transfer_ratio(
     alone: ArrayLike,
     teacher: ArrayLike,
     *,
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     confidence: float = 0.95,
     seed: int = 0,
     paired_seeds: bool = True,

@@ -27,7 +27,7 @@ from kdrs.errors import KdrsError, shown
 from kdrs.escaping import markdown
 from kdrs.evaluation.protocols import cutoff
 from kdrs.evaluation.report import Report
-from kdrs.evaluation.significance import resampled_means
+from kdrs.evaluation.significance import enough_resamples, resampled_means
 from kdrs.models.stored import StoredModel, encoder_of
 from kdrs.runs.config import RunConfig, config_of
 from kdrs.runs.directory import Run
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from kdrs.runs.opened import LoadedRun
 
 NAME = "README.md"
-_DRAWS = 1 << 25
-"""Draws of queries that the intervals may take, half a second of one core."""
 _MARK = re.compile(r"\n<!-- Written by kdrs\. sha256 of what stands above: ([0-9a-f]{64}) -->\n\Z")
 
 
@@ -316,9 +314,10 @@ def _near(report: Report) -> list[str]:
 
 
 def _intervals(values: np.ndarray) -> np.ndarray:
-    """float64 [2, m]: ends of the percentile intervals of the means of ``values`` [m, n] over resampled queries."""
-    resamples = int(np.clip(_DRAWS // values.shape[1], 400, 2000))
-    return np.asarray(np.quantile(resampled_means(values, resamples, seed=0), [0.025, 0.975], axis=0))
+    """float64 [2, m]: ends of the percentile intervals of the means of ``values`` [m, n] over resampled queries: those of a
+    comparison."""
+    means = resampled_means(values, enough_resamples(values.shape[1]), seed=0)
+    return np.asarray(np.quantile(means, [0.025, 0.975], axis=0))
 
 
 # --- how to use it --------------------------------------------------------------------------------------------------
