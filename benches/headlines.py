@@ -27,7 +27,8 @@ ANSWERS: dict[str, str] = {
     "before them, ours .0692 after the first), and the teacher .1489 (.1429); "
     "hit@200 is .1920 for .1997.",
     "htd": "Topology distillation: nearly. HTD gains .0425 of Recall@50 over the student alone, in its log .0468; FTD .0211 "
-    "for .0240. All four runs end .008 to .017 below the log's.",
+    "for .0240. All four runs end .008 to .017 below the log's: as much as another draw of the split changes "
+    "([three others](notes/ftd.md#other-draws-of-the-split)).",
 }
 """A sentence a recipe, by hand, from its table."""
 
