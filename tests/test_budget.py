@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 import kdrs
 from commands import fails, ok
 from kdrs.errors import ConfigError, MissingKnowledge
-from kdrs.runs.budget import chosen, training_of
+from kdrs.runs.budget import chosen, model_of, training_of
 from kdrs.runs.compress import best_form
 from kdrs.runs.config import resolve
+from kdrs.runs.directory import Run
 from kdrs.runs.execute import execute
 from kdrs.runs.forms import Budget, Form, bytes_of, forms_of, usual
 from kdrs.runs.opened import LoadedRun
@@ -206,6 +207,30 @@ def test_without_method_and_size_it_is_the_recommended_student(wide_teacher: Pat
 
 
 @pytest.mark.parametrize(
+    ("n_users", "n_items", "sample", "batch"),
+    [
+        (29_858, 40_981, None, None),
+        (138_493, 26_744, None, None),
+        (480_189, 17_770, 10_412, 512),
+        (1_000_000, 200_000, 5_000, 1024),
+        (1_300_000, 400, None, 1024),
+        (10_000_000, 1_000_000, "bpr", 1024),
+    ],
+)
+def test_large_data_have_a_sampled_softmax_and_larger_batches(n_users, n_items, sample, batch) -> None:
+    """An epoch of a million users, or of their items, takes no longer than one of a hundred thousand."""
+    found = model_of(n_users, n_items, 200)
+    assert found == (
+        {"name": "bpr"} if sample == "bpr" else {"name": "elsa"} | ({"softmax_items": sample} if sample else {})
+    )
+    training = training_of(Form(200, 1, 1), "elsa", n_users)
+    assert training.get("batch_size") == batch
+    assert training["epochs"] == 15
+    rate = None if batch is None else pytest.approx(0.01 * (batch / 128) ** 0.5)
+    assert training.get("lr") == rate
+
+
+@pytest.mark.parametrize(
     ("dim", "n_users", "epochs"), [(200, 5219, 15), (48, 5219, 62), (200, 938, 82), (48, 938, 100), (48, 29858, 15)]
 )
 def test_few_dimensions_and_few_users_have_more_epochs(dim: int, n_users: int, epochs: int) -> None:
@@ -223,6 +248,18 @@ def test_without_a_model_it_is_the_recommended_one(wide_teacher: Path, tmp_path:
     assert re.search(r'name = "elsa"\ndim = 12\n', small.out)
     assert "average = 0.0" in small.out
     monkeypatch.setattr("kdrs.runs.budget.MOST", 1)
+    monkeypatch.setattr("kdrs.runs.budget.SAMPLE", 16)
+    sampled = ok(*run, "--dry-run")
+    assert "elsa of 200 dimensions, its softmax over 16 items a batch" in sampled.err
+    assert "softmax_items = 16\n" in sampled.out
+    assert "every = 5\n" in sampled.out
+    ok(*run, "--out", tmp_path / "sampled")
+    (row,) = Run.open(tmp_path / "sampled").rows()
+    assert "valid" in row  # the last epoch is evaluated
+    told = ok("distill", *run[1:], "--teacher", wide_teacher, "--dry-run", "--set", "model.softmax_items=17").out
+    assert 'name = "elsa"' in told
+    assert "softmax_items = 17\n" in told
+    monkeypatch.setattr("kdrs.runs.budget.DEAREST", 1)
     large = ok(*run, "--dry-run")
     assert 'name = "bpr"\ndim = 200\n' in large.out
     assert "bpr of 200 dimensions, as an epoch of elsa would take too long" in large.err

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrs._launch import launched
+from kdrs.compact.tables import BITS
 from kdrs.data import Dataset
 from kdrs.errors import ConfigError, KdrsError, MissingKnowledge, shown
 from kdrs.models import MODELS, model_class
@@ -33,6 +34,10 @@ RECOMMENDED = "1/16"
 and on MovieLens 100K, after minutes (docs/results/frontier.md)."""
 EPOCHS = 15
 """Of students by `CHEAPER`, which are best after three to ten; of `MODEL` the least."""
+EVERY = 5
+"""Epochs between evaluations of large data."""
+MOST_USERS = 1024
+"""Of a batch of `MODEL`, whose vectors, one a pair, are held at once."""
 STEPS, MOST_EPOCHS = 600, 100
 """Of `MODEL`, whose epochs are few batches on few users: epochs that make so many steps with `DIM` dimensions, and at most how
 many. Fewer dimensions make more steps, in inverse proportion (docs/results/notes/frontier.md)."""
@@ -43,12 +48,25 @@ MODEL, CHEAPER = "elsa", "bpr"
 DIM = 200
 """Dimensions of a model trained alone where none are stated: those of the teachers in docs/results."""
 MOST = 1e12
-"""Products of an epoch of `MODEL`, users x items x dimensions, up to which it is taken: four times those of Gowalla."""
+"""Products of an epoch of `MODEL`, users x items x dimensions, up to which its softmax counts all items: four times those of
+Gowalla. Beyond, each batch counts so many that there are no more products, but `SAMPLE` at least."""
+SAMPLE = 4096
+"""On Gowalla so many take a tenth of the time, for .1270 of NDCG@10 in the place of .1300 (docs/results/notes/frontier.md)."""
+DEAREST = 1e13
+"""Products of an epoch up to which `MODEL` is taken. A step passes over the whole table too, which takes as long as the
+products of a `PASSES`-th of the items for each of its users."""
+PASSES = 25
 
 
-def model_of(dataset: Dataset, dim: int) -> str:
+def model_of(n_users: int, n_items: int, dim: int) -> dict[str, Any]:
     """The model of a budget's student, unless one is stated, for a teacher of ``dim`` dimensions."""
-    return MODEL if float(dataset.n_users) * dataset.n_items * dim <= MOST else CHEAPER
+    users = float(n_users)
+    if users * n_items * dim <= MOST:
+        return {"name": MODEL}
+    sample = max(SAMPLE, int(MOST / (users * dim)))
+    if users * (sample + n_items / PASSES) * dim > DEAREST:
+        return {"name": CHEAPER}
+    return {"name": MODEL} | ({"softmax_items": sample} if sample < n_items else {})
 
 
 def coarse(form: Form) -> bool:
@@ -60,15 +78,27 @@ def training_of(form: Form, model: str, n_users: int) -> dict[str, Any]:
     """Training settings that were best on validation: signs take larger steps; coarse rows, of which a step changes
     much, are means over epochs, and so are all of `MODEL`, whose other settings are its own."""
     if model == MODEL:
-        return _own_training(form.dim, n_users)
+        return _own_training(form.dim, form.bits, n_users)
     found: dict[str, Any] = {"lr": 2e-3 if form.bits == 1 else 1e-3, "weight_decay": 0.0, "epochs": EPOCHS}
     return found | ({"average": 0.5} if coarse(form) else {})
 
 
-def _own_training(dim: int, n_users: int) -> dict[str, Any]:
-    batch = MODELS[MODEL].train_defaults(MODELS[MODEL].Config())["batch_size"]
+def _own_training(dim: int, bits: Any, n_users: int) -> dict[str, Any]:
+    """Of `MODEL`. On many users batches are larger, and with their root the rate: Adam's law for noisy gradients (Malladi et
+    al., NeurIPS 2022), which held on Gowalla."""
+    cls = MODELS[MODEL]
+    defaults = cls.train_defaults(cls.Config(bits=bits if bits in BITS else 32))
+    batch = usual = int(defaults["batch_size"])
+    while n_users >= STEPS * 2 * batch and batch < MOST_USERS:  # steps are enough, and each passes over all items
+        batch *= 2
     epochs = -(-STEPS * DIM * batch // (dim * max(n_users, 1)))
-    return {"epochs": max(EPOCHS, min(epochs, MOST_EPOCHS)), "average": 0.5}
+    found = {"epochs": max(EPOCHS, min(epochs, MOST_EPOCHS)), "average": 0.5}
+    return found if batch == usual else {**found, "batch_size": batch, "lr": defaults["lr"] * (batch / usual) ** 0.5}
+
+
+def _seldom(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Where not even an epoch counts all users x items, an evaluation, which does, is rare."""
+    return {"every": EVERY} if "softmax_items" in model else {}
 
 
 def with_model(
@@ -78,7 +108,8 @@ def with_model(
 
     It is that of the run that was ``begun`` and goes on, with its training settings; or of the run that is started from, with
     its dimensions. Else the recommended one: `MODEL`, which ranks better than `CHEAPER` on CiteULike, MovieLens 100K and
-    Gowalla, and `CHEAPER` where an epoch of `MODEL` would take too long. Raises ``ConfigError`` for a model that is no table.
+    Gowalla, with a sampled softmax on large data; `CHEAPER` where an epoch would take too long even so. Raises
+    ``ConfigError`` for a model that is no table.
     """
     model, place, train = values.get("model", {}), values.get("data"), values.get("train", {})
     if not isinstance(model, Mapping):
@@ -96,13 +127,15 @@ def with_model(
         return {**values, "model": {"name": theirs["name"], "dim": theirs["dim"], **model}}
     size = dim if type(dim) is int and dim > 0 else DIM  # a wrong one is told when the run is resolved
     dataset = Dataset.load(path)
-    name = model_of(dataset, size)
-    if name == MODEL:
-        train = {**_own_training(size, dataset.n_users), **train}
+    found = model_of(dataset.n_users, dataset.n_items, size)
+    if found["name"] == MODEL:
+        train = {**_own_training(size, model.get("bits"), dataset.n_users), **_seldom(found), **train}
     if size == dim:
-        why = "" if name == MODEL else f", as an epoch of {MODEL} would take too long"
-        tell(f"no model is given: {name} of {dim} dimensions{why}")
-    return {**values, "model": {"name": name, "dim": dim, **model}, "train": train}
+        why = "" if found["name"] == MODEL else f", as an epoch of {MODEL} would take too long"
+        if "softmax_items" in found:
+            why = f", its softmax over {found['softmax_items']:,} items a batch"
+        tell(f"no model is given: {found['name']} of {dim} dimensions{why}")
+    return {**values, "model": {**found, "dim": dim, **model}, "train": train}
 
 
 def ways_of(form: Form, teacher: Teacher, model: str, kind: str | None = None) -> list[dict[str, Any]]:
@@ -195,21 +228,24 @@ def chosen(
         {"data": {"path": values["data"]["path"]}, "model": {"name": "bpr"}, "eval": values.get("eval", {})}
     )
     former = None if begun is None else (int(begun.model["dim"]), int(begun.model["bits"]))
-    name = str(stated or model_of(dataset, teacher.dim))
+    usual = model_of(dataset.n_users, dataset.n_items, teacher.dim)
+    name = str(stated or usual["name"])
+    own = usual if name == usual["name"] else {"name": name}
     measured, wide = planned is None, name == MODEL
     form = best_form(teacher, dataset, told, config, trained=True, measured=measured, wide=wide, begun=former)
     _, whole, _ = size_of(teacher, dataset)
     if whole:
         tell(f"{form.n_bytes:,} bytes of the teacher's {whole:,}: 1/{whole / form.n_bytes:.1f}")
-    train, ways = training_of(form, name, dataset.n_users), ways_of(form, teacher, name, _kind_of(reference, planned))
+    train = training_of(form, name, dataset.n_users) | _seldom(own)
+    ways = ways_of(form, teacher, name, _kind_of(reference, planned))
     if begun is not None and begun.distill and former == (form.dim, form.bits):
-        train |= {key: getattr(begun.train, key) for key in ("lr", "weight_decay", "average")}
+        train |= {key: getattr(begun.train, key) for key in ("lr", "weight_decay", "average", "batch_size")}
         first = begun.distill[0]
         ways = [{"method": first.method, "weight": first.weight}]
         ways[0] |= {} if first.teacher_users == "own" else {"teacher_users": first.teacher_users}
     found = {
         **values,
-        "model": {**model, "name": name, "dim": form.dim, "bits": form.bits, "users": "encoded"},
+        "model": {**own, **model, "dim": form.dim, "bits": form.bits, "users": "encoded"},
         "start": FROM_TEACHER,
         "train": {**train, **values.get("train", {})},
     }
