@@ -79,7 +79,7 @@ CASES = {
             "distill", *TRAIN[1:], "--teacher", "lists.safetensors", "--method", "rrd", "--set", "model.bits=2",
         ),
         lists_alone,
-        names=("--method", "--dim", "--set model.bits"),
+        names=("--method", "--model", "--dim"),
     ),
     "a start of computed vectors": Case(
         (*TAUGHT[:3], "--model", "ngcf", *TAUGHT[5:], "--start", "teacher"), "take bpr", (*TAUGHT, "--start", "teacher")

@@ -15,7 +15,8 @@ from commands import FAST, ok
 from commands import kdrs as command
 from conftest import toy_dataset
 from kdrs.data import Dataset
-from kdrs.runs.card import NAME
+from kdrs.runs.card import NAME, doubts_in
+from kdrs.runs.directory import Run
 from kdrs.runs.opened import load_run
 
 SAYS = "it seems to have been trained on the test part"
@@ -81,12 +82,23 @@ def test_who_learns_from_such_a_run_has_its_warning(place, monkeypatch, way):
         "started": ("train", *run, "--dim", "8", "--start", "by-{}"),
     }[way]
     for name in ("leaky", "honest"):
-        ok(*(word.format(name) for word in by), "--out", f"{way}-of-{name}")
-    text = f"**Warning.** Teacher by-leaky: its teacher leaky.safetensors: {SAYS}"
+        printed = ok(*(word.format(name) for word in by), "--out", f"{way}-of-{name}").err
+        assert (SAYS in printed) == (name == "leaky")
+    text = f"**Warning.** by-leaky: what it learnt goes back to leaky.safetensors: {SAYS}"
     assert text in (place / f"{way}-of-leaky" / NAME).read_text("utf-8")
     assert "Warning" not in (place / f"{way}-of-honest" / NAME).read_text("utf-8")
     found = kdrs.runs.compared.compare_runs([f"{way}-of-leaky"], dataset=Dataset.load("d"), time_scoring=False)
     assert any(SAYS in warning for warning in found.warnings)
+
+
+def test_a_chain_has_the_warning_once(place, monkeypatch):
+    """Each assistant learns from all before it: as many ways lead back as there are sets of them."""
+    monkeypatch.chdir(place)
+    run = ("--data", "d", *FAST, "--epochs", "1", "--threads", "1", "--quiet", "--dim", "2", "--model", "bpr")
+    chain = ("--method", "dgkd", "--set", "distill.0.chain=4", "--set", "distill.0.hint=de")
+    printed = ok("distill", *run, "--teacher", "by-leaky", *chain, "--out", "chained").err
+    assert printed.count(SAYS) == 5  # of four assistants and the student
+    assert (place / "chained" / NAME).read_text("utf-8").count(SAYS) == 1
 
 
 def test_the_card_that_is_made_anew(place):
@@ -94,13 +106,21 @@ def test_the_card_that_is_made_anew(place):
     assert f"**Warning.** Teacher leaky.safetensors: {SAYS}" in kdrs.runs.card.card_of(load_run(place / "by-leaky"))
 
 
-@pytest.mark.parametrize("wrong", ['"x"', "[1]", '{"leaky": 3}'])
+@pytest.mark.parametrize("wrong", ['"x"', "[1]", '{"leaky": 3}', '{"leaky": [3, null]}'])
 def test_what_is_no_list_of_sentences_says_nothing(place, tmp_path, wrong):
     run = Path(shutil.copytree(place / "by-leaky", tmp_path / "run"))
     report = json.loads((run / "report.json").read_text())
     report["doubts"] = json.loads(wrong)
     (run / "report.json").write_text(json.dumps(report))
+    assert doubts_in(Run.open(run)).get("leaky", []) == []
     assert "Warning" not in kdrs.runs.card.card_of(load_run(run, Dataset.load(place / "d")))
+
+
+@pytest.mark.parametrize("wrong", ["[]", "null", '"x"', "{", ""])
+def test_a_report_that_is_none_says_nothing(place, tmp_path, wrong):
+    run = Path(shutil.copytree(place / "by-leaky", tmp_path / "run"))
+    (run / "report.json").write_text(wrong)
+    assert doubts_in(Run.open(run)) == {}
 
 
 def test_the_card_of_a_file_and_its_comparison(place, monkeypatch):

@@ -249,9 +249,28 @@ def test_histories_of_items_that_nobody_had(bits):
     found = student.recommend(["me", "you"], 5, histories=[mixed, blank], unknown="popular")
     assert found.popular.tolist() == [False, True]
     assert found.scores[1].tolist() == student.popular_counts[:5].tolist()
+    with pytest.warns(UserWarning, match="nothing was learnt of 1 of 2 items: their lists say nothing"):
+        student.similar(["item 1", "item 3"], 3)
     plain = made(bits, encoded=True, bias=True)
     plain.tables = plain.tables._replace(items=items)
     assert plain.recommend(histories=[blank]).n_short == 0  # by the bias
+
+
+@pytest.mark.parametrize("bits", [32, 3])
+def test_users_of_whom_nothing_was_learnt(bits):
+    """Of a table of users those whose vector is 0, where no bias ranks: known by name alone."""
+    student = made(bits, bias=False)
+    users, scale = student.tables.users, np.ones(N_USERS, np.float32)
+    scale[5] = 0
+    users = (
+        users * scale[:, None]
+        if bits == 32
+        else Codes.from_parts(users.data, users.scales * scale, bits, DIM, seed=users.seed)
+    )
+    student.tables = student.tables._replace(users=users)
+    with pytest.raises(DataError, match="user ü5 is one of whom nothing was learnt"):
+        student.recommend(["ü1", "ü5"], 5)
+    assert student.recommend(["ü1", "ü5"], 5, unknown="popular").popular.tolist() == [False, True]
 
 
 @pytest.mark.parametrize("bits", [32, 3])

@@ -97,7 +97,7 @@ def distill(
     seeds: Seeds = None, jobs: Jobs = None, device: Device = None, threads: Threads = None, resume: Resume = False,
     dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
-    """Train a student with a teacher's help. Without a model it is the recommended one, as --budget 1/16.
+    """Train a student with a teacher's help. Without a model and a size it is the recommended one, as --budget 1/16.
 
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --out runs/student
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --budget 1/20 --out runs/student
@@ -105,13 +105,13 @@ def distill(
     """
     given = locals()
     terms: list[dict[str, Any]] = []
-    if teacher and budget is None:
-        budget = _recommended(given, teacher)
     if len(weight) not in (0, len(method)):
         raise ConfigError(
             f"got {len(weight)} weights for {len(method)} methods",
             "give one --weight a --method, or none; the weight of a run file is changed by --set distill.0.weight=NUMBER",
         )
+    if teacher and budget is None:
+        budget = _recommended(given, teacher)
     for index, name in enumerate(method):
         if not teacher:
             raise ConfigError(f"method {shown(name)!r} has no teacher", "give one with --teacher")
@@ -167,12 +167,13 @@ def _modelled(values: dict[str, Any], out: Path | None, seeds: str | None, resum
 def _recommended(given: dict[str, Any], teachers: list[str]) -> str | None:
     """The budget of a command that states no model and no size; with a method, None where it states either."""
     from kdrs.runs.budget import RECOMMENDED
+    from kdrs.runs.values import FROM_TEACHER
 
     values = _values(given)
-    model = values.get("model", {})
+    model, parts = values.get("model", {}), values.get("teachers", {})
     stated = [key for key in ("dim", "bits", "users") if isinstance(model, dict) and key in model]
-    named = not isinstance(model, dict) or "name" in model or "start" in values
-    if given["method"] and (stated or named or len(set(teachers)) > 1):
+    named = not isinstance(model, dict) or "name" in model or values.get("start", FROM_TEACHER) != FROM_TEACHER
+    if given["method"] and (stated or named or len(set(teachers)) > 1 or teachers[0] in parts):
         return None
     if not given["method"] and (values.get("distill") or stated):
         why = f", and model.{stated[0]} is {shown(model[stated[0]])}" if stated else ""

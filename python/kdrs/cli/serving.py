@@ -79,8 +79,8 @@ Unknown = Annotated[
     str | None,
     typer.Option(
         "--unknown",
-        help="Users who are unknown or have no history: error, skip, or popular items. (default: error; popular for all "
-        "users)",
+        help="Users who are unknown or have no items that were trained: error, skip, or popular items. (default: error; "
+        "popular for all users)",
         show_default=False,
     ),
 ]

@@ -28,7 +28,7 @@ _BLOCK = 1 << 22
 # Blocks that are multiplied at once stay in the cache: 1 Mi float64 (measured, n = 25,000: a third less time).
 _CACHED = 1 << 20
 
-# Draws of queries that the ends of intervals may take, a second of one core.
+# Draws of queries that the ends of intervals may take, a second of one core where there are no more than 67,000 queries.
 _DRAWN = 1 << 26
 
 _ENUMERATED = 16
@@ -127,7 +127,7 @@ def paired_tests(
 
 def enough_resamples(n: int, resamples: int = RESAMPLES) -> int:
     """Of ``resamples`` as many as the ends of an interval over ``n`` queries need: 2,684 of 25,000 queries put them within a
-    twentieth of a standard error, after a second of one core. Fewer queries have more."""
+    twentieth of a standard error, after a second of one core. Fewer queries have more, and none fewer than a thousand."""
     return min(resamples, max(1000, _DRAWN // max(1, n)))
 
 

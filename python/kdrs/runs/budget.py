@@ -51,7 +51,7 @@ MOST = 1e12
 """Products of an epoch of `MODEL`, users x items x dimensions, up to which its softmax counts all items: four times those of
 Gowalla. Beyond, each batch counts so many that there are no more products, but `SAMPLE` at least."""
 SAMPLE = 4096
-"""On Gowalla so many take a tenth of the time, for .1270 of NDCG@10 in the place of .1300 (docs/results/notes/frontier.md)."""
+"""On Gowalla so many give .1287 of NDCG@10 in the place of .1300, in half the time (docs/results/notes/frontier.md)."""
 DEAREST = 1e13
 """Products of an epoch up to which `MODEL` is taken. A step passes over the whole table too, which takes as long as the
 products of a `PASSES`-th of the items for each of its users."""
@@ -217,7 +217,7 @@ def chosen(
             teacher.check_scores()  # says what it lacks
         raise MissingKnowledge(
             f"teacher {shown(reference)} holds lists alone, so that nothing can be started from it",
-            "give --method, --dim and --set model.bits instead of --budget",
+            "give --method, --model and --dim instead of --budget",
         )
     terms = values.get("distill")
     if isinstance(terms, Mapping):  # of --set, before there was a term

@@ -81,16 +81,24 @@ def doubts_in(run: Run) -> dict[str, list[str]]:
     """What its report says of its teachers, by name: those that seem to know held-out pairs. Older runs say nothing."""
     told = None
     with suppress(KdrsError, OSError):
-        told = read_json(run.path / "report.json", RESTORE).get("doubts")
+        told = read_json(run.path / "report.json", RESTORE)
+    told = told.get("doubts") if isinstance(told, dict) else None
     pairs = told.items() if isinstance(told, dict) else ()
-    return {name: [str(one) for one in sentences] for name, sentences in pairs if isinstance(sentences, list)}
+    lists = ((name, sentences) for name, sentences in pairs if isinstance(sentences, list))
+    return {name: [one for one in sentences if isinstance(one, str)] for name, sentences in lists}
 
 
-def handed_down(reference: str) -> list[str]:
-    """What its own teachers say against a teacher, or a start, that is a run: who learns from it learns what they knew."""
-    path = Path(reference)
-    found = doubts_in(Run.open(path)) if holds_run(path) else {}
-    return [f"its teacher {shown(name)}: {doubt}" for name, doubts in found.items() for doubt in doubts]
+GOES_BACK = "what it learnt goes back to "
+
+
+def handed_down(reference: str, told: Mapping[str, Sequence[str]]) -> list[str]:
+    """What its own teachers say against a teacher, or a start, that is a run: who learns from it learns what they knew. The
+    teacher file at the end of a chain is named once, however many ways lead to it; what is ``told`` already is left out."""
+    path, known = Path(reference), {doubt for doubts in told.values() for doubt in doubts}
+    found = []
+    for name, doubts in (doubts_in(Run.open(path)) if holds_run(path) else {}).items():
+        found += [doubt if doubt.startswith(GOES_BACK) else f"{GOES_BACK}{shown(name)}: {doubt}" for doubt in doubts]
+    return [doubt for doubt in dict.fromkeys(found) if doubt not in known]
 
 
 def write_card(
@@ -256,8 +264,9 @@ def _data(of: _Subject) -> list[tuple[str, str]]:
 
 
 def sentences_of(doubts: Mapping[str, Sequence[str]]) -> list[str]:
-    """One sentence a doubt, with the teacher's name."""
-    return [f"Teacher {shown(name)}: {doubt}" for name, found in doubts.items() for doubt in found]
+    """One sentence a doubt, with the name of the teacher, or of the run that learnt from it."""
+    role = {True: "", False: "Teacher "}
+    return [f"{role[one.startswith(GOES_BACK)]}{shown(name)}: {one}" for name, found in doubts.items() for one in found]
 
 
 # --- how good it is -------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from kdrs.runs.build import (
     stage_epochs,
     torch_threads,
 )
-from kdrs.runs.card import handed_down, is_product
+from kdrs.runs.card import is_product
 from kdrs.runs.config import RunConfig, as_begun, completed, config_of
 from kdrs.runs.cost import plain_seconds, warn_if_dear
 from kdrs.runs.directory import Run
@@ -49,7 +49,7 @@ from kdrs.runs.learners import Planned, load_learners
 from kdrs.runs.parts import Part, check_teachers, expand
 from kdrs.runs.places import own_folder
 from kdrs.runs.records import PATH
-from kdrs.runs.results import means_of, measure_teachers, parameters_of, save_peer, save_result, summary_of
+from kdrs.runs.results import doubt_start, means_of, measure_teachers, parameters_of, save_peer, save_result, summary_of
 from kdrs.runs.values import FROM_TEACHER
 from kdrs.runs.vouching import check_options
 from kdrs.runs.watching import check_trackers, watching
@@ -167,7 +167,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
         doubts: dict[str, list[str]] = {}
         measured = measure_teachers(teachers, evaluator, dataset, [str(part.place) for part in parts], doubts)
         if inner.start is not None and inner.start not in (FROM_TEACHER, *teachers):
-            doubts |= {inner.start: told} if (told := handed_down(inner.start)) else {}
+            doubt_start(inner.start, doubts)
         if measured and run.writes:
             write_json(run.path / "teachers.json", {name: means_of(reports) for name, reports in measured.items()})
         if hooks.on_start is not None:

@@ -49,14 +49,13 @@ def measure_teachers(
     seem out of order or that seem to know held-out pairs, and of runs that learnt from such files: these sentences go into
     ``doubts`` too, by teacher, for the card."""
     measured = {}
+    doubts = {} if doubts is None else doubts
     for name, teacher in teachers.items():
-        found = handed_down(name)
         if isinstance(teacher, FileTeacher):
             found = teacher_doubts(teacher, {"train": dataset.train, **held_out(dataset)})
-        for doubt in found:
-            warnings.warn(f"teacher {shown(name)}: {doubt}", stacklevel=2)
-            if doubts is not None:
-                doubts.setdefault(name, []).append(doubt)
+        else:
+            found = handed_down(name, doubts)
+        _doubt("teacher", name, found, doubts)
         scorer: Any = teacher
         if isinstance(teacher, FileTeacher) and teacher.factors() is None:
             if evaluator.ties != "list" or teacher.lists is None:
@@ -82,6 +81,17 @@ def measure_teachers(
                 )
                 break
     return measured
+
+
+def doubt_start(start: str, doubts: dict[str, list[str]]) -> None:
+    """Warns of a run to start from that learnt from a teacher that seems to know held-out pairs, as `measure_teachers` does."""
+    _doubt("start", start, handed_down(start, doubts), doubts)
+
+
+def _doubt(role: str, name: str, found: Sequence[str], doubts: dict[str, list[str]]) -> None:
+    for doubt in found:
+        warnings.warn(f"{role} {shown(name)}: {doubt}", stacklevel=3)
+        doubts.setdefault(name, []).append(doubt)
 
 
 def held_out(dataset: Dataset) -> dict[str, Interactions]:

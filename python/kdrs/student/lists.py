@@ -112,6 +112,11 @@ def unit(side: Items) -> Items:
     return (side / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
 
 
+def blank(side: Items) -> NDArray[np.bool_]:
+    """bool [N]: rows that are 0, of which nothing was learnt."""
+    return np.asarray(side.scales == 0 if isinstance(side, Codes) else ~side.any(axis=1))
+
+
 def less(allowed: Allowed, blocked: NDArray[np.int32], n_items: int) -> Allowed:
     """What may be listed without the ``blocked`` items of all."""
     if isinstance(allowed, Interactions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge, shown
 from kdrs.student import file
 from kdrs.student.answers import Recommendations
-from kdrs.student.lists import Allowed, filled, less, mask_of, merged, part, popular, ranked, unit
+from kdrs.student.lists import Allowed, blank, filled, less, mask_of, merged, part, popular, ranked, unit
 from kdrs.student.requests import UNKNOWN, Strangers, csr_of_lists, held, ids_of, is_nested, places_of, refuse_empty
 
 Unknown = Literal["error", "skip", "popular"]
@@ -220,9 +221,9 @@ class Student:
 
         ``unknown`` says what happens to users who are not in the file, or whose history is empty or has only items of which
         nothing was learnt: ``error``, ``skip``, or ``popular``, the items with the most training pairs, whose counts are then
-        the scores. Item ids that are unknown are an
-        error in ``histories`` unless ``unknown`` is another; in ``seen``, ``exclude`` and ``items`` they mean nothing, and a
-        warning says how many there are; of ``items`` one at least must be known.
+        the scores. Item ids that are unknown are an error in ``histories`` unless ``unknown`` is another; in ``seen``,
+        ``exclude`` and ``items`` they mean nothing, and a warning says how many there are; of ``items`` one at least must be
+        known.
 
         Raises ``DataError`` for unknown ids, ``ConfigError`` for what cannot be asked, ``MissingKnowledge`` for what the file
         does not hold.
@@ -244,6 +245,10 @@ class Student:
                 if unknown == "error":
                     kind = "items" if len(self.seen_parts) > 1 else "training items"
                     refuse_empty(names, good, self._known_histories().row_degrees[rows], "user", f"has no {kind}")
+            elif self.tables.bias is None:
+                good[good] = ~blank(self.tables.users[rows[good]])
+                if unknown == "error":
+                    refuse_empty(names, good, np.zeros_like(rows), "user", "is one of whom nothing was learnt")
             own = self._seen_of(rows[good]) if seen is True or self.tables.users is None else None
             queries = self._asking(rows[good], own)
             hidden = own if seen is True else None
@@ -399,10 +404,12 @@ class Student:
         return found
 
     def _telling(self, histories: Interactions) -> NDArray[np.bool_]:
-        """Whose items say anything: a sum of vectors that are all 0, of items that nobody had in train, says nothing."""
-        if self._blank is None:
+        """Whose items say anything. The sum of items of which nothing was learnt is 0."""
+        encoder = self.tables.encoder
+        sums = encoder is not None and encoder.kind in ("sum", "ridge") and self.tables.bias is None
+        if not sums or not self._blank_items.any():
             return histories.row_degrees > 0
-        told = histories.row_of_pair[~self._blank[histories.indices]]
+        told = histories.row_of_pair[~self._blank_items[histories.indices]]
         return np.bincount(told, minlength=histories.shape[0]) > 0
 
     def _known_histories(self) -> Interactions:
@@ -437,6 +444,9 @@ class Student:
             first = shown(str(asked_for[int(np.argmax(rows < 0))]))
             count = f"{int((rows < 0).sum()):,} of {len(rows):,}"
             raise DataError(f"{count} {names.kind}s are unknown, first {first}", "leave them out")
+        if number := int(blank(side[rows]).sum()):
+            said = f"nothing was learnt of {number:,} of {len(rows):,} {names.kind}s: their lists say nothing"
+            warnings.warn(said, stacklevel=3)
         itself = Interactions.from_pairs(np.arange(len(rows)), rows, len(rows), len(names))
         k = _count(k, names)
         if metric == "cosine" and side is self.tables.items:
@@ -447,13 +457,8 @@ class Student:
         return Recommendations(asked_for, *filled(found, k), names, by="of")
 
     @cached_property
-    def _blank(self) -> NDArray[np.bool_] | None:
-        """Items whose vectors are 0, where users are sums of them and no bias ranks; None where there are none."""
-        encoder, items = self.tables.encoder, self.tables.items
-        if encoder is None or encoder.kind not in ("sum", "ridge") or self.tables.bias is not None:
-            return None
-        found = np.asarray(items.scales == 0 if isinstance(items, Codes) else ~items.any(axis=1))
-        return found if found.any() else None
+    def _blank_items(self) -> NDArray[np.bool_]:
+        return blank(self.tables.items)
 
     @cached_property
     def _catalogue(self) -> ranking.Catalogue:
