@@ -227,7 +227,12 @@ def _listed(names: Any) -> list[str]:
 
 
 def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """A run's plain values out of a command's arguments: the file's, then --set, then the options."""
+    """A run's plain values out of a command's arguments: the file's, then --set, then the options. A data set that is not
+    there is told before torch is imported, which takes seconds."""
+    from kdrs.data import Dataset
+
+    if given["data"] is not None:
+        Dataset.check(given["data"])
     from kdrs.runs.config import assign
 
     if given["seed"] is not None and given["seeds"] is not None:

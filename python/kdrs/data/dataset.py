@@ -231,6 +231,13 @@ class Dataset:
             _stored.write(folder, self._head(), self.users, self.items, self._arrays())
         return target
 
+    @staticmethod
+    def check(path: str | os.PathLike[str]) -> None:
+        """Raises ``DataError`` for a directory that holds no prepared data set, without reading one."""
+        folder = Path(path)
+        put_back(folder)
+        _stored.read_head(folder)
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Dataset:
         """The data set that ``save`` wrote; every byte is checked against the digests.
