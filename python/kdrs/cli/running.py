@@ -173,7 +173,8 @@ def _recommended(given: dict[str, Any], teachers: list[str]) -> str | None:
     model, parts = values.get("model", {}), values.get("teachers", {})
     stated = [key for key in ("dim", "bits", "users") if isinstance(model, dict) and key in model]
     named = not isinstance(model, dict) or "name" in model or values.get("start", FROM_TEACHER) != FROM_TEACHER
-    if given["method"] and (stated or named or len(set(teachers)) > 1 or teachers[0] in parts):
+    trained_here = isinstance(parts, dict) and teachers[0] in parts
+    if given["method"] and (stated or named or trained_here or len(set(teachers)) > 1):
         return None
     if not given["method"] and (values.get("distill") or stated):
         why = f", and model.{stated[0]} is {shown(model[stated[0]])}" if stated else ""

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from kdrs.runs.opened import LoadedRun
 
 NAME = "README.md"
+GOES_BACK = "what it learnt goes back to "
+"""Begins a sentence about a run's teachers that those who learn from the run have too."""
 _MARK = re.compile(r"\n<!-- Written by kdrs\. sha256 of what stands above: ([0-9a-f]{64}) -->\n\Z")
 
 
@@ -86,9 +88,6 @@ def doubts_in(run: Run) -> dict[str, list[str]]:
     pairs = told.items() if isinstance(told, dict) else ()
     lists = ((name, sentences) for name, sentences in pairs if isinstance(sentences, list))
     return {name: [one for one in sentences if isinstance(one, str)] for name, sentences in lists}
-
-
-GOES_BACK = "what it learnt goes back to "
 
 
 def handed_down(reference: str, told: Mapping[str, Sequence[str]]) -> list[str]:
