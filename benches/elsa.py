@@ -1,7 +1,7 @@
 """ELSA as teacher of ELSA: what a small student gains from a teacher of its own kind that is better than it.
 
     python benches/elsa.py [--sets ml-100k,citeulike-loo,gowalla] [--out runs/elsa] [--shares 10,30,100] [--threads 1]
-                           [--only compressed,budget,coded-alone] [--record]
+                           [--only compressed,budget,coded-alone] [--seeds 0,1,2] [--record]
 
 Teachers are `elsa` of 200 dimensions with its defaults, students `kdrs distill --budget`; beside each stands the same coded
 student without a teacher, and the compressed teacher. Finished runs are skipped and begun ones resumed. ``--record`` writes
@@ -38,27 +38,30 @@ class OfELSA(Study):
         self.timed(self.teacher, "train", *self.common, *words, "--seed", "0")
 
 
-def rows_of(study: OfELSA, shares: Sequence[int]) -> list[list[str]]:
+def rows_of(study: OfELSA, shares: Sequence[int], seeds: Sequence[str]) -> list[list[str]]:
     data, rows = kdrs.Dataset.load(study.data), []
     for share in shares:
-        runs = {title: study.run(kind, share, "0") for kind, title in KINDS.items()}
-        runs = {title: run for title, run in runs.items() if (run / "report.json").is_file()}
+        runs = {
+            title: [run for seed in seeds if (run := study.run(kind, share, seed)).joinpath("report.json").is_file()]
+            for kind, title in KINDS.items()
+        }
+        runs = {title: found for title, found in runs.items() if found}
         if KINDS["coded-alone"] not in runs:
             continue
         teacher, *lines = kdrs.compare_runs(
-            [study.teacher, *runs.values()], dataset=data, protocol_name="default", metrics=METRICS, time_scoring=False,
-            teacher=str(study.teacher), baseline=str(runs[KINDS["coded-alone"]]),
+            [study.teacher, *(run for found in runs.values() for run in found)], dataset=data, protocol_name="default",
+            metrics=METRICS, time_scoring=False, teacher=str(study.teacher), baseline=str(runs[KINDS["coded-alone"]][0]),
         ).to_json()["runs"]  # fmt: skip
         if not rows:
             first = [f"{TITLES[study.name]}: ELSA {DIM}", f"{teacher['n_bytes']:,}", *qualities(teacher)]
             rows.append([*first, "1", study.seconds(study.teacher)])
-        for (title, run), line in zip(runs.items(), lines, strict=True):
+        for (title, (run, *_)), line in zip(runs.items(), lines, strict=True):
             own = [f"1/{share}: {title}", f"{line['n_bytes']:,}", *qualities(line)]
             rows.append([*own, "0" if title == KINDS["coded-alone"] else ratio_of(line), study.seconds(run)])
     return rows
 
 
-def record(studies: Sequence[OfELSA], shares: Sequence[int]) -> dict[str, Any]:
+def record(studies: Sequence[OfELSA], shares: Sequence[int], seeds: Sequence[str]) -> dict[str, Any]:
     envs = [path for study in studies for path in study.place.glob("**/env.json")]
     return {
         "title": "ELSA as teacher and student",
@@ -68,19 +71,20 @@ def record(studies: Sequence[OfELSA], shares: Sequence[int]) -> dict[str, Any]:
             {
                 "title": "Teachers by ELSA, students by a budget",
                 "command": f"`python benches/elsa.py --sets {','.join(study.name for study in studies)} --shares "
-                f"{','.join(map(str, shares))}`, then with `--record`",
+                f"{','.join(map(str, shares))} --seeds {','.join(seeds)}`, then with `--record`",
                 **origins(envs),
-                "seed": "0",
+                "seed": f"{', '.join(seeds)} of students, 0 of teachers",
                 "reading": [
                     "All items ranked, test part. The teacher has kdrs's defaults: nothing was searched. On Gowalla it is what "
                     "`kdrs train` takes without a model, 15 epochs; a tenth of the training pairs is for validation.",
                     "Alone: the same model, dimensions, bits and epochs as the distilled student, without a teacher.",
-                    "Transfer ratio of NDCG@10: 0 is that student alone, 1 the teacher; paired bootstrap over queries, 95 %. "
-                    "Empty: the teacher's lead is not clear.",
+                    "Transfer ratio of NDCG@10: 0 is that student alone, 1 the teacher; paired bootstrap over queries and "
+                    "seeds, 95 %. Empty: the teacher's lead is not clear.",
+                    "± is the standard deviation over seeds, where there are several; others are of seed 0.",
                     "Seconds are those of the whole command, on one thread of a machine that did other work too.",
                 ],
                 "columns": ["model", "bytes", "NDCG@10", "Recall@20", "transfer ratio", "s"],
-                "rows": [row for study in studies for row in rows_of(study, shares)],
+                "rows": [row for study in studies for row in rows_of(study, shares, seeds)],
             }
         ],
     }
@@ -108,20 +112,22 @@ def main() -> None:
     parser.add_argument("--sets", default="ml-100k,citeulike-loo")
     parser.add_argument("--shares", default="10,30,100")
     parser.add_argument("--only", default="compressed,budget,coded-alone")
+    parser.add_argument("--seeds", default="0")
     parser.add_argument("--threads", default="1")
     parser.add_argument("--record", action="store_true", help="train nothing, write what is there")
     options = parser.parse_args()
-    shares = [int(share) for share in options.shares.split(",")]
+    shares, seeds = [int(share) for share in options.shares.split(",")], options.seeds.split(",")
     studies = [OfELSA(name, options.out, options.data, options.threads) for name in options.sets.split(",")]
     if options.record:
-        page = json.dumps(record(studies, shares), indent=1, ensure_ascii=False) + "\n"
+        page = json.dumps(record(studies, shares, seeds), indent=1, ensure_ascii=False) + "\n"
         (RESULTS / "elsa.json").write_text(page, "utf-8")
         return
     for study in studies:
         study.train_teacher()
         for share in reversed(shares):
             for kind in options.only.split(","):
-                study.carry_out(kind, share, "0")
+                for seed in seeds if kind != "compressed" else seeds[:1]:
+                    study.carry_out(kind, share, seed)
 
 
 if __name__ == "__main__":
