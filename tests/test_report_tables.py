@@ -184,6 +184,15 @@ def test_every_latex_table_has_a_label_of_its_own(gains, part):
         labels = re.findall(r"^\\caption\{.*\}\\label\{(tab:kdrs-[A-Za-z0-9-]+)\}$", tex, re.M)
         assert len(labels) == len(set(labels)) == tex.count(r"\begin{table}")
     assert made({"b": 0.1}).latex().count(r"\label{tab:kdrs-test-") == 3
+    assert made({"b": 0.1}).latex("a_b c").count(r"\label{tab:a-b-c-test-") == 3
+    assert made({"b": 0.1}).latex("é").count(r"\label{tab:kdrs-test-") == 3
+
+
+def test_two_reports_have_labels_of_their_own(tmp_path):
+    for name in ("movies", "papers"):
+        made({"b": 0.1}).save(tmp_path / name, picture=False)
+        tex = (tmp_path / name / "comparison.tex").read_text("utf-8")
+        assert tex.count(rf"\label{{tab:{name}-test-") == 3
 
 
 def alone() -> Comparison:

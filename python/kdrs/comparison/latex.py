@@ -14,26 +14,27 @@ if TYPE_CHECKING:
     from kdrs.comparison.result import Comparison
     from kdrs.comparison.tables import Table
 
+NAME = "kdrs"
 _MINUS = re.compile(r"(?<![\w.}])-(?=[\d.])")
 
 
-def latex_of(comparison: Comparison) -> str:
+def latex_of(comparison: Comparison, name: str = NAME) -> str:
     """One ``table`` for each table of the comparison, for ``\\input``, with a label (`label_of`)."""
     head = (
         f"% Written by kdrs {__version__}. In the preamble: \\usepackage{{booktabs}}\n"
         "% Names with letters beyond Latin take LuaLaTeX or XeLaTeX.\n"
     )
-    blocks = [_float(table, label_of(comparison, table)) for table in tables_of(comparison)]
+    blocks = [_float(table, label_of(comparison, table, name)) for table in tables_of(comparison)]
     if comparison.warnings:
         # as a comment: a paper has no place for them, but who copies the table should meet them
         blocks.append("\n".join(f"% warning: {latex(warning)}" for warning in comparison.warnings))
     return head + "\n" + "\n\n".join(blocks) + "\n"
 
 
-def label_of(comparison: Comparison, table: Table) -> str:
+def label_of(comparison: Comparison, table: Table, name: str = NAME) -> str:
     """What a document refers to it by, such as ``tab:kdrs-test-quality``: of letters, digits and hyphens."""
-    part = re.sub(r"[^A-Za-z0-9]+", "-", comparison.part).strip("-")
-    return "-".join(filter(None, ("tab:kdrs", part, table.name)))
+    one, part = (re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-") for text in (name, comparison.part))
+    return "tab:" + "-".join(filter(None, (one or NAME, part, table.name)))
 
 
 def _float(table: Table, label: str) -> str:

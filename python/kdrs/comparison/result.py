@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from kdrs._files import write_bytes
 from kdrs.comparison.background import Background
 from kdrs.comparison.groups import Breakdown
-from kdrs.comparison.latex import latex_of
+from kdrs.comparison.latex import NAME, latex_of
 from kdrs.comparison.page import page_of
 from kdrs.comparison.picture import figure_of
 from kdrs.comparison.rows import csv_of
@@ -108,9 +108,10 @@ class Comparison:
             blocks.append("\n".join(["**Warnings**", "", *(f"- {markdown(warning)}" for warning in self.warnings)]))
         return "\n\n".join(blocks) + "\n"
 
-    def latex(self) -> str:
-        """The tables for a paper, with booktabs: the best by each metric bold, the second best underlined."""
-        return latex_of(self)
+    def latex(self, name: str = NAME) -> str:
+        """The tables for a paper, with booktabs: the best by each metric bold, the second best underlined. Their labels begin
+        with ``name``, so that one paper can have several comparisons: ``tab:NAME-test-quality``."""
+        return latex_of(self, name)
 
     def csv(self) -> str:
         """A row for each model and metric, a line with the names of the columns first; numbers in full precision."""
@@ -181,15 +182,15 @@ class Comparison:
 
     def save(self, folder: str | Path, *, picture: bool = True) -> list[Path]:
         """Writes ``report.html``, ``comparison.json``, ``.md``, ``.tex`` and ``.csv`` and, if asked, the picture as ``.png``,
-        ``.svg`` and ``.pdf`` into ``folder``, which must be new, empty or that of an earlier comparison. Returns the paths, the
-        page first."""
+        ``.svg`` and ``.pdf`` into ``folder``, which must be new, empty or that of an earlier comparison. The folder's name begins the
+        labels of the tables in LaTeX. Returns the paths, the page first."""
         folder = Path(folder)
         check_folder(folder)
         # all is made before anything is written; first what a folder of a comparison is known by
         made = {
             "comparison.json": json_text(self.to_json(), indent=1, ascii=False) + "\n",
             "comparison.md": self.markdown(),
-            "comparison.tex": self.latex(),
+            "comparison.tex": self.latex(folder.resolve().name),
             "comparison.csv": self.csv(),
             "report.html": self.page(),
         }
