@@ -182,8 +182,8 @@ class Comparison:
 
     def save(self, folder: str | Path, *, picture: bool = True) -> list[Path]:
         """Writes ``report.html``, ``comparison.json``, ``.md``, ``.tex`` and ``.csv`` and, if asked, the picture as ``.png``,
-        ``.svg`` and ``.pdf`` into ``folder``, which must be new, empty or that of an earlier comparison. The folder's name begins the
-        labels of the tables in LaTeX. Returns the paths, the page first."""
+        ``.svg`` and ``.pdf`` into ``folder``, which must be new, empty or that of an earlier comparison. The folder's name
+        begins the labels of the tables in LaTeX. Returns the paths, the page first."""
         folder = Path(folder)
         check_folder(folder)
         # all is made before anything is written; first what a folder of a comparison is known by
