@@ -75,6 +75,9 @@ def compress(
 
     kdrs compress runs/teacher --bits 2 --out runs/small
     """
+    from kdrs.runs.places import check_there
+
+    check_there([source])
     from kdrs.runs.compress import compress as make
 
     if as_json and verbose:

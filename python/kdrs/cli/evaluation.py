@@ -258,11 +258,14 @@ def _compare(
     runs: list[Path], data: str | None, protocol: str | None, part: str, metrics: str | None, teacher: str | None,
     baseline: str | None, test: str | None, threads: int | None, *, page: bool = False, item_names: Path | None = None,
 ) -> Comparison:  # fmt: skip
-    from kdrs.data import Dataset
-    from kdrs.runs.compared import compare_runs
+    from kdrs.runs.places import check_there
 
     _check_name("--part", part, PARTS)
     _check_name("--test", test, TESTS)
+    check_there(runs)
+    from kdrs.data import Dataset
+    from kdrs.runs.compared import compare_runs
+
     options: dict[str, Any] = {"protocol_name": protocol, "part": part, "teacher": teacher, "baseline": baseline}
     if metrics is not None:
         options["metrics"] = tuple(name.strip() for name in metrics.split(","))

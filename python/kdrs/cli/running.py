@@ -103,6 +103,8 @@ def distill(
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --budget 1/20 --out runs/student
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --method rrd --model bpr --dim 20 --out runs/student
     """
+    from kdrs.runs.places import check_there
+
     given = locals()
     terms: list[dict[str, Any]] = []
     if len(weight) not in (0, len(method)):
@@ -110,6 +112,8 @@ def distill(
             f"got {len(weight)} weights for {len(method)} methods",
             "give one --weight a --method, or none; the weight of a run file is changed by --set distill.0.weight=NUMBER",
         )
+    if file is None and not any(one.lstrip().startswith("teachers.") for one in assignments):  # nor trained here
+        check_there(teacher)
     if teacher and budget is None:
         budget = _recommended(given, teacher)
     for index, name in enumerate(method):

@@ -166,6 +166,9 @@ def export(
 
     kdrs export runs/student --out items.parquet --to parquet
     """
+    from kdrs.runs.places import check_there
+
+    check_there([source])
     from kdrs.runs.export import export as make
 
     began = time.monotonic()

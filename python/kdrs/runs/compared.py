@@ -16,7 +16,7 @@ from kdrs.comparison.compare import Comparison, Entry, compare, scoring_seconds
 from kdrs.core.ranking import Ranking
 from kdrs.data import Dataset
 from kdrs.data.titles import read_titles
-from kdrs.errors import ArtefactError, ConfigError, DataError, shown
+from kdrs.errors import ConfigError, DataError, shown
 from kdrs.evaluation.curves import doubts_of
 from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.lists import overlap
@@ -32,7 +32,7 @@ from kdrs.runs.files import file_digest
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import folder_of, teachers_of
-from kdrs.runs.places import seeds_in
+from kdrs.runs.places import check_there, seeds_in
 from kdrs.runs.records import PATH
 from kdrs.runs.results import held_out
 from kdrs.runs.served import ServedStudent, is_student, protocol_of
@@ -208,8 +208,7 @@ def _setting(
     """The options of runs, and the data set and the evaluator that all of them are measured with, by ``metrics`` of any K."""
     places = [path.resolve() for path in paths]
     for index, path in enumerate(paths):
-        if not path.exists():
-            raise ArtefactError(f"there is no run directory or teacher file {shown(str(path), PATH)}", "check the path")
+        check_there([path])
         if places[index] in places[:index]:
             raise ConfigError(f"{shown(str(path), PATH)} is given twice", "name every run once")
     folders = [path for path in paths if path.is_dir()]

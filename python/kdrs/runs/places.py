@@ -13,11 +13,11 @@ import re
 import socket
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kdrs._files import unwritable
-from kdrs.errors import ConfigError, InUse, MachineError, shown
+from kdrs.errors import ArtefactError, ConfigError, InUse, MachineError, shown
 
 PATH = 300
 LOCK = "LOCK"
@@ -33,6 +33,14 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.tmp")
 _OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 _MARK = re.compile(r"(kdrs run: )?process \d+ on \S+, since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def check_there(paths: Iterable[str | Path]) -> None:
+    """Raises ``ArtefactError`` for a run or a teacher that is not there. The command line asks before it imports torch, which
+    takes seconds."""
+    for path in paths:
+        if not Path(path).exists():
+            raise ArtefactError(f"there is no run directory or teacher file {shown(str(path), PATH)}", "check the path")
 
 
 def holds_run(path: Path) -> bool:

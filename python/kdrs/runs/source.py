@@ -14,12 +14,13 @@ from kdrs.compact.reduce import singular
 from kdrs.core.codes import Codes
 from kdrs.core.sampling import array_of
 from kdrs.data import Dataset, is_dataset
-from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge, quoted, shown
+from kdrs.errors import ConfigError, DataError, MissingKnowledge, quoted, shown
 from kdrs.runs.compared import size_of
 from kdrs.runs.config import EvalSettings, RunConfig, config_of, resolve
 from kdrs.runs.directory import Run
 from kdrs.runs.learners import load_teacher
 from kdrs.runs.opened import LoadedRun, check_same_data
+from kdrs.runs.places import check_there
 from kdrs.runs.records import PATH
 from kdrs.runs.start import plain_factors, vectors_of
 from kdrs.student import file
@@ -46,10 +47,7 @@ class Source:
         path = None if dataset is None or isinstance(dataset, Dataset) else str(dataset)
         if isinstance(source, str | Path):
             place = Path(source)
-            if not place.exists():
-                raise ArtefactError(
-                    f"there is no run directory or teacher file {shown(str(place), PATH)}", "check the path"
-                )
+            check_there([place])
             if place.is_file() and (place.parent / "config.toml").is_file():
                 raise ConfigError(
                     f"{shown(str(place), PATH)} is a file of a run",
