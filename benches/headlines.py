@@ -29,6 +29,9 @@ ANSWERS: dict[str, str] = {
     "htd": "Topology distillation: nearly. HTD gains .0425 of Recall@50 over the student alone, in its log .0468; FTD .0211 "
     "for .0240. All four runs end .008 to .017 below the log's: as much as another draw of the split changes "
     "([three others](notes/ftd.md#other-draws-of-the-split)).",
+    "hyperkdma": "HyperKDMA's family: begun. The teacher has hit@5 .5256 (printed .5273), the student alone .4646 (.4432) "
+    "after 459 epochs. DE has .4637 (.4791): 20 epochs of patience ended it at 184; three other seeds had .4765 after 200 "
+    "([trajectories](trajectories.md)). An epoch of PHR takes two to six minutes of one core, so the others take days.",
 }
 """A sentence a recipe, by hand, from its table."""
 
