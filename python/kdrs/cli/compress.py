@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdrs.cli.choices import PROTOCOLS, USERS, listed
+from kdrs.cli.early import check_early
 from kdrs.cli.options import CoreThreads, Document, OwnData
 from kdrs.cli.output import messages, say, say_json
 from kdrs.errors import ConfigError
@@ -75,9 +76,7 @@ def compress(
 
     kdrs compress runs/teacher --bits 2 --out runs/small
     """
-    from kdrs.runs.places import check_there
-
-    check_there([source])
+    check_early([source])
     from kdrs.runs.compress import compress as make
 
     if as_json and verbose:

@@ -10,6 +10,7 @@ import typer
 
 from kdrs._launch import launched
 from kdrs.cli.choices import PARTS, PROTOCOLS, TESTS, listed
+from kdrs.cli.early import check_early
 from kdrs.cli.options import CoreThreads, Document
 from kdrs.cli.output import aligned, messages, results, say, say_json, tell
 from kdrs.errors import ConfigError, MachineError, nearest, shown
@@ -258,11 +259,9 @@ def _compare(
     runs: list[Path], data: str | None, protocol: str | None, part: str, metrics: str | None, teacher: str | None,
     baseline: str | None, test: str | None, threads: int | None, *, page: bool = False, item_names: Path | None = None,
 ) -> Comparison:  # fmt: skip
-    from kdrs.runs.places import check_there
-
     _check_name("--part", part, PARTS)
     _check_name("--test", test, TESTS)
-    check_there(runs)
+    check_early(runs)
     from kdrs.data import Dataset
     from kdrs.runs.compared import compare_runs
 

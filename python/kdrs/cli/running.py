@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdrs.cli.early import check_early
 from kdrs.cli.ending import finish, finish_seeds
 from kdrs.cli.options import (
     HOW,
@@ -103,8 +104,6 @@ def distill(
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --budget 1/20 --out runs/student
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --method rrd --model bpr --dim 20 --out runs/student
     """
-    from kdrs.runs.places import check_there
-
     given = locals()
     terms: list[dict[str, Any]] = []
     if len(weight) not in (0, len(method)):
@@ -113,7 +112,7 @@ def distill(
             "give one --weight a --method, or none; the weight of a run file is changed by --set distill.0.weight=NUMBER",
         )
     if file is None and not any(one.lstrip().startswith("teachers.") for one in assignments):  # nor trained here
-        check_there(teacher)
+        check_early(teacher)
     if teacher and budget is None:
         budget = _recommended(given, teacher)
     for index, name in enumerate(method):
@@ -232,12 +231,8 @@ def _listed(names: Any) -> list[str]:
 
 
 def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """A run's plain values out of a command's arguments: the file's, then --set, then the options. A data set that is not
-    there is told before torch is imported, which takes seconds."""
-    from kdrs.data import Dataset
-
-    if given["data"] is not None:
-        Dataset.check(given["data"])
+    """A run's plain values out of a command's arguments: the file's, then --set, then the options."""
+    check_early(data=given["data"])
     from kdrs.runs.config import assign
 
     if given["seed"] is not None and given["seeds"] is not None:

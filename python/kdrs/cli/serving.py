@@ -11,6 +11,7 @@ import typer
 
 from kdrs.cli import choices
 from kdrs.cli.asked import BLOCK, Asked, columns_of, ids_in, items_in, pairs_in
+from kdrs.cli.early import check_early
 from kdrs.cli.options import CoreThreads, Document, OwnData
 from kdrs.cli.output import aligned, messages, say, say_json
 from kdrs.errors import ConfigError, shown
@@ -166,9 +167,7 @@ def export(
 
     kdrs export runs/student --out items.parquet --to parquet
     """
-    from kdrs.runs.places import check_there
-
-    check_there([source])
+    check_early([source])
     from kdrs.runs.export import export as make
 
     began = time.monotonic()

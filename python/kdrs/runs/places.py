@@ -36,8 +36,7 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getatt
 
 
 def check_there(paths: Iterable[str | Path]) -> None:
-    """Raises ``ArtefactError`` for a run or a teacher that is not there. The command line asks before it imports torch, which
-    takes seconds."""
+    """Raises ``ArtefactError`` for a run or a teacher that is not there."""
     for path in paths:
         if not Path(path).exists():
             raise ArtefactError(f"there is no run directory or teacher file {shown(str(path), PATH)}", "check the path")
