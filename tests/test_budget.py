@@ -218,7 +218,7 @@ def test_without_method_and_size_it_is_the_recommended_student(wide_teacher: Pat
     ],
 )
 def test_large_data_have_a_sampled_softmax_and_larger_batches(n_users, n_items, sample, batch) -> None:
-    """An epoch of a million users, or of their items, takes no longer than one of a hundred thousand."""
+    """Beyond 10^12 products an epoch a batch counts some items alone, and beyond 10^13 not even those can be had."""
     found = model_of(n_users, n_items, 200)
     assert found == (
         {"name": "bpr"} if sample == "bpr" else {"name": "elsa"} | ({"softmax_items": sample} if sample else {})

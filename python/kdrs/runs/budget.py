@@ -51,10 +51,11 @@ MOST = 1e12
 """Products of an epoch of `MODEL`, users x items x dimensions, up to which its softmax counts all items: four times those of
 Gowalla. Beyond, each batch counts so many that there are no more products, but `SAMPLE` at least."""
 SAMPLE = 4096
-"""On Gowalla so many give .1287 of NDCG@10 in the place of .1300, in half the time (docs/results/notes/frontier.md)."""
+"""On Gowalla so many give .1287 of NDCG@10 in the place of .1300, in epochs of about half the time
+(docs/results/notes/frontier.md)."""
 DEAREST = 1e13
-"""Products of an epoch up to which `MODEL` is taken. A step passes over the whole table too, which takes as long as the
-products of a `PASSES`-th of the items for each of its users."""
+"""Products of an epoch up to which `MODEL` is taken. A step passes over the whole table too: by estimate as long as the
+products of a `PASSES`-th of the items for each of its users, where batches are large."""
 PASSES = 25
 
 

@@ -219,11 +219,11 @@ class Student:
         list of lists, one a user. Histories, ``seen``, ``items`` and ``exclude`` may be `Interactions` or SciPy matrices in
         the file's rows.
 
-        ``unknown`` says what happens to users who are not in the file, or whose history is empty or has only items of which
-        nothing was learnt: ``error``, ``skip``, or ``popular``, the items with the most training pairs, whose counts are then
-        the scores. Item ids that are unknown are an error in ``histories`` unless ``unknown`` is another; in ``seen``,
-        ``exclude`` and ``items`` they mean nothing, and a warning says how many there are; of ``items`` one at least must be
-        known.
+        ``unknown`` says what happens to users who are not in the file or of whom nothing was learnt, and to those whose history
+        is empty or has only items of which nothing was learnt: ``error``, ``skip``, or ``popular``, the items with the most
+        training pairs, whose counts are then the scores. Item ids that are unknown are an error in ``histories`` unless
+        ``unknown`` is another; in ``seen``, ``exclude`` and ``items`` they mean nothing, and a warning says how many there
+        are; of ``items`` one at least must be known.
 
         Raises ``DataError`` for unknown ids, ``ConfigError`` for what cannot be asked, ``MissingKnowledge`` for what the file
         does not hold.
