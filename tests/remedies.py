@@ -57,9 +57,9 @@ CASES = {
     "no data set": Case(TRAIN[:1] + TRAIN[3:], "give one with --data", TRAIN),
     "a data set that is no table": Case((*TRAIN, "--set", "data=3"), "leave --set data=... out", TRAIN),
     "no model": Case(
-        ("distill", "--data", "d", "--teacher", "t", "--method", "cd", "--dim", "2"),
+        (*TAUGHT[:3], *"--teacher t --method cd --set model.bits=2".split()),
         "such as bpr",
-        ("distill", "--data", "d", "--teacher", "t", "--method", "cd", "--dim", "2", "--model", "bpr", "--epochs", "1"),
+        (*TAUGHT[:3], *"--teacher t --method cd --set model.bits=2 --model bpr --epochs 1".split()),
         names=("bpr",),
     ),
     "a model that is no table": Case(

@@ -202,7 +202,12 @@ def test_without_method_and_size_it_is_the_recommended_student(wide_teacher: Pat
     told = ok(*run, "--method", "cd", "--weight", 0.2, "--dry-run")
     assert "no model and no size are given: as --budget 1/16" in told.err
     assert re.search(r'name = "elsa"(.|\n)*method = "cd"(.|\n)*weight = 0.2', told.out)
-    assert "model.name is missing" in fails(2, *run, "--method", "cd", "--dim", 4)
+    sized = ok(*run, "--method", "cd", "--dim", 4, "--dry-run")
+    assert "no model is given: elsa of 4 dimensions" in sized.err
+    assert re.search(r'name = "elsa"\ndim = 4\n(.|\n)*method = "cd"', sized.out)
+    started = ok(*run, "--method", "cd", "--start", wide_teacher, "--dry-run")
+    assert f"that of {wide_teacher}" in started.err
+    assert "model.name is missing" in fails(2, *run, "--method", "cd", "--set", "model.bits=2")
     assert "as --budget" not in ok(*run, "--method", "cd", "--model", "bpr", "--dry-run").err
 
 

@@ -98,7 +98,8 @@ def distill(
     seeds: Seeds = None, jobs: Jobs = None, device: Device = None, threads: Threads = None, resume: Resume = False,
     dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
-    """Train a student with a teacher's help. Without a model and a size it is the recommended one, as --budget 1/16.
+    """Train a student with a teacher's help. Without a model and a size it is the recommended one, as --budget 1/16;
+    with a size alone it is elsa.
 
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --out runs/student
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --budget 1/20 --out runs/student
@@ -130,6 +131,8 @@ def distill(
             "give --teacher; beside it --method or --budget, or neither for the recommended student; or [[distill]] in the run "
             "file",
         )
+    if budget is None and _sized(values):
+        values = _modelled(values, out, seeds, resume)
     carry_out(values, **{name: given[name] for name in HOW})
 
 
@@ -165,6 +168,14 @@ def _modelled(values: dict[str, Any], out: Path | None, seeds: str | None, resum
     named = isinstance(model, dict) and "name" in model
     places = [] if named or out is None else _places(out, None if seeds is None else _parse_seeds(seeds))
     return with_model(values, begun_at(places, resume) if places else None, tell)
+
+
+def _sized(values: dict[str, Any]) -> bool:
+    """Whether the size of a student is stated, by itself or as that of the run which it starts from."""
+    from kdrs.runs.values import FROM_TEACHER
+
+    model = values.get("model", {})
+    return (isinstance(model, dict) and "dim" in model) or values.get("start", FROM_TEACHER) != FROM_TEACHER
 
 
 def _recommended(given: dict[str, Any], teachers: list[str]) -> str | None:
