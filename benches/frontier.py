@@ -40,8 +40,8 @@ SOURCES: dict[str, tuple[str, ...]] = {
     ),
     "gowalla": ("gowalla",),
 }  # fmt: skip
-EPOCHS = {"gowalla": "200"}
-"""Most epochs of teacher and students alone, where the plateau would take hours."""
+TRAINED = {"gowalla": ("--epochs", "200", "--set", "train.every=5")}
+"""Of teacher and students alone, where the plateau would take hours and an evaluation takes longer than an epoch."""
 TITLES = {
     "citeulike-loo": "CiteULike, leave-one-out",
     "citeulike": "CiteULike, 8:1:1",
@@ -70,7 +70,7 @@ class Study:
         self.common += ("--protocol", "default") if name == "citeulike-loo" else ()
         self.bpr = (*self.common, "--model", "bpr")
         self.threads, self.teacher = threads, self.place / "teacher"
-        self.trained = ("--epochs", EPOCHS[name]) if name in EPOCHS else ()
+        self.trained = TRAINED.get(name, ())
 
     def run(self, kind: str, share: int, seed: str) -> Path:
         return (
