@@ -176,7 +176,7 @@ def candidate_ranks(
     simd_path: str | None,
 ) -> tuple[_Ints, _Ints]: ...
 def candidate_ranks_scores(
-    targets: _Floats, scores: _Floats, candidates: _Ints | None, threads: int, simd_path: str | None
+    targets: _Floats, scores: _Floats, candidates: _Ints | None, ids: _Ints | None, threads: int, simd_path: str | None
 ) -> tuple[_Ints, _Ints]: ...
 def metrics(
     ranked: _Ints,

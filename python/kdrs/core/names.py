@@ -58,6 +58,9 @@ class Names:
         if not whole:
             raise DataError(f"the {kind} ids are no UTF-8", "write the file again")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Names, (self.data, self.ends, self.kind)  # another machine may hash otherwise
+
     @classmethod
     def of(cls, values: Iterable[str], kind: str = "id") -> Names:
         """Names of Python strings. Raises ``DataError`` for what is no string or cannot be written in UTF-8 too."""

@@ -133,6 +133,13 @@ class Catalogue:
         if self.items.shape[1] <= MAX_DIM:
             self._packed = _core.PackedFactors(self.items, self.bias, *run)
 
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.items, self.bias
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        items, bias = state  # packed anew: another machine may pack otherwise
+        self.__init__(items, bias=bias)  # type: ignore[misc]
+
     def topk(
         self,
         queries: Array | Codes,
@@ -205,9 +212,13 @@ def scores(
             raise DataError(
                 f"lists: row {int(np.argmax(bad.any(1)))} holds item {wanted[bad][0]}; allowed: 0 to {len(theirs) - 1}"
             )
+        none, b = np.zeros((len(mine), 0), np.int32), _bias(bias)
+        run = threads_of(threads), simd_path()
+        # Without targets: it refuses what cannot be scored.
+        _core.candidate_ranks_codes(mine.parts(), None, theirs.parts(), b, none, none, *run)
         rows, columns = np.nonzero(wanted >= 0)
         out = np.full(wanted.shape, -np.inf, np.float32)
-        out[rows, columns] = pair_scores(mine, theirs, _bias(bias), rows, wanted[rows, columns])
+        out[rows, columns] = pair_scores(mine, theirs, b, rows, wanted[rows, columns])
         return _like(out, queries)
     q, x, b = _factors(queries, items, bias)
     return like(_core.listed_scores(q, x, b, wanted, threads_of(threads), simd_path()), queries)
@@ -306,16 +317,26 @@ def candidate_ranks(
 
 
 def candidate_ranks_scores(
-    target_scores: Array, candidate_scores: Array, *, candidates: Array | None = None, threads: int | None = None
+    target_scores: Array,
+    candidate_scores: Array,
+    *,
+    targets: Array | None = None,
+    candidates: Array | None = None,
+    threads: int | None = None,
 ) -> Ranks:
     """:func:`candidate_ranks` of scores ``[Q, T]`` and ``[Q, C]``.
 
-    A target score of NaN means that there is no target. ``candidates`` (int ``[Q, C]``) marks padding with -1.
+    A target score of NaN means that there is no target. ``candidates`` (int ``[Q, C]``) marks padding with -1. With
+    ``targets`` (int ``[Q, T]``) too, a candidate that is the target itself does not count; without them it is tied with it.
+    Raises ``ConfigError`` for ``targets`` alone.
     """
+    if targets is not None and candidates is None:
+        raise ConfigError("targets are given without candidates", "give both, or neither")
     goal = array_of(target_scores, "target scores", np.float32, 2)
     block = array_of(candidate_scores, "candidate scores", np.float32, 2)
     ids = None if candidates is None else array_of(candidates, "candidates", np.int32, 2)
-    out = _core.candidate_ranks_scores(goal, block, ids, threads_of(threads), simd_path())
+    own = None if targets is None else array_of(targets, "targets", np.int32, 2)
+    out = _core.candidate_ranks_scores(goal, block, ids, own, threads_of(threads), simd_path())
     return Ranks(*(like(part.reshape(goal.shape), target_scores) for part in out))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import operator
 import os
 import sys
 from collections.abc import Sequence
@@ -41,9 +42,9 @@ def stream(seed: int, *names: str | int) -> int:
     """A seed of 63 bits for the random stream called ``names`` in a run seeded ``seed``.
 
     BLAKE2b of the seed and the names, so any two streams of a run are unrelated and the value is the same for ever.
-    ``1`` and ``"1"`` are different names.
+    ``1`` and ``"1"`` are different names. Raises ``TypeError`` for a seed that is no integer.
     """
-    digest = hashlib.blake2b(f"i{int(seed)}".encode(), digest_size=8)
+    digest = hashlib.blake2b(f"i{operator.index(seed)}".encode(), digest_size=8)
     for name in names:
         text = f"i{int(name)}" if isinstance(name, (int, np.integer)) else f"s{name}"
         encoded = text.encode()
@@ -248,6 +249,8 @@ def numpy_of(value: Any, name: str = "values") -> NDArray[Any]:
         if is_tensor(value):
             tensor = value.detach().cpu().resolve_conj().resolve_neg()
             return cast("NDArray[Any]", (tensor if str(tensor.dtype) != "torch.bfloat16" else tensor.float()).numpy())
+        if np.ma.is_masked(value):
+            raise DataError(f"{name} are a masked array", "fill what is masked: scores with .filled(-np.inf)")
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # sparse, quantised or meta tensors; rows of several lengths
         kind = f"{value.dtype} tensor, {value.layout}" if is_tensor(value) else type(value).__name__

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kdrs.data.interactions import Interactions, frozen
+from kdrs.data.interactions import Interactions, frozen, still
 from kdrs.errors import DataError
 
 _BLOCK = 2_000_000
@@ -25,6 +25,14 @@ class Histories(Interactions):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "order", frozen(checked_order(np.asarray(self.order), self), np.int32))
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return *super().__getstate__(), self.order
+
+    def __setstate__(self, state: tuple[Any, ...] | dict[str, Any]) -> None:
+        order = state["order"] if isinstance(state, dict) else state[3]
+        super().__setstate__(state if isinstance(state, dict) else state[:3])
+        object.__setattr__(self, "order", still(order))
 
     @classmethod
     def of(cls, pairs: Interactions, order: NDArray[np.int32]) -> Histories:

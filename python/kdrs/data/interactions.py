@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kdrs.data import checks
 from kdrs.data.checks import INT32_MAX
-from kdrs.errors import DataError
+from kdrs.errors import DataError, shown
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -26,7 +26,8 @@ class Interactions:
 
     ``indptr`` is int64 ``[rows + 1]``: the pairs of row r are ``indices[indptr[r]:indptr[r + 1]]``. ``indices`` is int32
     ``[pairs]``, strictly ascending within a row. Both are read-only, and copies where the caller could still write to
-    them. Raises ``DataError`` for row ends that do not fit, ids outside the shape, ids that do not ascend, and floats.
+    them; so is every array that is made of them and kept. Raises ``DataError`` for row ends that do not fit, ids outside the
+    shape, ids that do not ascend, and floats.
     """
 
     indptr: NDArray[np.int64]
@@ -46,6 +47,19 @@ class Interactions:
         object.__setattr__(self, "shape", (n_rows, n_columns))
         object.__setattr__(self, "indptr", frozen(indptr, np.int64))
         object.__setattr__(self, "indices", frozen(indices, np.int32))
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.indptr, self.indices, self.shape
+
+    def __setstate__(self, state: tuple[Any, ...] | dict[str, Any]) -> None:
+        if isinstance(state, dict):  # pickled by kdrs before 0.2
+            state = state["indptr"], state["indices"], state["shape"]
+        self._take(*state)
+
+    def _take(self, indptr: NDArray[np.int64], indices: NDArray[np.int32], shape: tuple[int, int]) -> None:
+        """Arrays that nobody else holds, without a check."""
+        for name, value in (("indptr", indptr), ("indices", indices), ("shape", shape)):
+            object.__setattr__(self, name, still(value) if isinstance(value, np.ndarray) else value)
 
     @classmethod
     def from_pairs(
@@ -71,9 +85,7 @@ class Interactions:
         indptr = np.zeros(n_users + 1, np.int64)
         np.cumsum(np.bincount(user, minlength=n_users), out=indptr[1:])
         indices = item.astype(np.int32)
-        for own in (indptr, indices):
-            own.flags.writeable = False  # nobody else holds them: no copy is made
-        return cls(indptr, indices, (n_users, n_items))
+        return cls(still(indptr), still(indices), (n_users, n_items))  # nobody else holds them: no copy is made
 
     @classmethod
     def from_csr(cls, matrix: Any, *, zeros: checks.Zeros = "drop") -> Interactions:
@@ -133,37 +145,40 @@ class Interactions:
     @cached_property
     def row_of_pair(self) -> NDArray[np.int32]:
         """int32 ``[pairs]``: the row of each stored pair."""
-        return np.repeat(np.arange(self.shape[0], dtype=np.int32), self.row_degrees)
+        return still(np.repeat(np.arange(self.shape[0], dtype=np.int32), self.row_degrees))
 
     @cached_property
     def row_degrees(self) -> NDArray[np.int64]:
         """int64 ``[rows]``: pairs of each row."""
-        return np.diff(self.indptr)
+        return still(np.diff(self.indptr))
 
     @cached_property
     def column_degrees(self) -> NDArray[np.int64]:
         """int64 ``[columns]``: pairs of each column, an item's popularity."""
-        return np.bincount(self.indices, minlength=self.shape[1])
+        return still(np.bincount(self.indices, minlength=self.shape[1]))
 
     def row(self, index: int) -> NDArray[np.int32]:
-        """The columns of one row, ascending."""
+        """The columns of one row, ascending. Raises ``DataError`` for a row that does not exist."""
+        if not (isinstance(index, (int, np.integer)) and 0 <= index < self.shape[0]):
+            self._chosen([index])
         return self.indices[self.indptr[index] : self.indptr[index + 1]]
 
     def pairs_of(self, rows: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The pairs of some rows, in their order: which of ``rows`` (int64 [P]) and the column (int32 [P])."""
+        """The pairs of some ``rows``, int [R], in their order: which of them (int64 [P]) and the column (int32 [P]). Raises
+        ``DataError`` for rows that do not exist, and for masks and floats."""
         which, places = self.places_of(rows)
         return which, self.indices[places]
 
     def places_of(self, rows: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The same as places in ``indices``, int64 [P]."""
-        chosen = np.asarray(rows, dtype=np.int64)
+        chosen = self._chosen(rows)
         starts, lengths = self.indptr[chosen], self.row_degrees[chosen]
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return np.repeat(np.arange(chosen.size), lengths), np.repeat(starts, lengths) + within
 
     def rows(self, chosen: ArrayLike) -> Interactions:
-        """Some rows, in their order: what holds for all of them is not checked again, since one user's list waits for it."""
-        at = np.asarray(chosen, dtype=np.int64)
+        """Some rows, int [R], in their order. Raises ``DataError`` as `pairs_of` does."""
+        at = self._chosen(chosen)
         if at.size == 1:
             indices = self.row(int(at[0]))
         else:
@@ -171,11 +186,20 @@ class Interactions:
         indptr = np.zeros(at.size + 1, np.int64)
         np.cumsum(self.row_degrees[at], out=indptr[1:])
         made = object.__new__(Interactions)
-        for name, value in (("indptr", indptr), ("indices", indices), ("shape", (at.size, self.shape[1]))):
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
-            object.__setattr__(made, name, value)
+        made._take(indptr, indices, (at.size, self.shape[1]))  # unchecked, since one user's list waits for it
         return made
+
+    def _chosen(self, rows: ArrayLike) -> NDArray[np.int64]:
+        at = np.asarray(rows)
+        if at.size and (at.ndim != 1 or at.dtype.kind not in "iu"):
+            raise DataError(
+                f"rows are {at.dtype} of shape {at.shape}; allowed: row numbers, integers of one dimension",
+                "of a mask give np.flatnonzero(mask)",
+            )
+        if at.size and not 0 <= at.min() <= at.max() < self.shape[0]:
+            bad = at[(at < 0) | (at >= self.shape[0])][0]
+            raise DataError(f"row {bad} of {self.shape[0]}", f"allowed: 0 to {self.shape[0] - 1}")
+        return at.astype(np.int64, copy=False)
 
     def transpose(self) -> Interactions:
         """Items as rows, users as columns."""
@@ -219,6 +243,12 @@ class Interactions:
 
     def __repr__(self) -> str:
         return f"Interactions({self.shape[0]:,} x {self.shape[1]:,}, {self.n_pairs:,} pairs)"
+
+
+def still(array: NDArray[Any]) -> NDArray[Any]:
+    """The array, read-only from now on."""
+    array.flags.writeable = False
+    return array
 
 
 def ascends(indptr: NDArray[Any], indices: NDArray[Any]) -> bool:
@@ -269,6 +299,8 @@ def _size(ids: NDArray[np.int64], stated: int | None, name: str) -> int:
         raise DataError(f"{name}: id {high} does not fit int32", "map your own ids to 0, 1, 2, ... first")
     if stated is None:
         return high + 1
+    if isinstance(stated, bool) or not isinstance(stated, (int, np.integer)) or stated < 0:
+        raise DataError(f"the number of {name} is {shown(stated)}", "allowed: integers from 0")
     if high >= stated:
         raise DataError(f"{name}: id {high} is past the stated size {stated}")
     return int(stated)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs.core.ranking import Ranking
+from kdrs.data.checks import INT32_MAX, check_lists
 from kdrs.data.interactions import as_interactions
 from kdrs.errors import ConfigError, DataError, shown
 from kdrs.evaluation.scorers import (
@@ -46,9 +47,11 @@ def overlap(one: Any, other: Any, ks: Sequence[int] = (10,)) -> dict[str, NDArra
 
     ``one`` and ``other`` are lists of the same queries (``Ranking`` or int [Q, K], best first, -1 pads the end).
     With A and B the first K of each: ``overlap@K`` is |A and B| / K, ``jaccard@K`` is |A and B| / |A or B| (1 where
-    both are empty).
+    both are empty). Raises ``DataError`` for a list that holds an item twice, an id below -1 or an item after -1.
     """
     a, b = as_lists(one), as_lists(other)
+    for lists in (a, b):
+        check_lists(lists, INT32_MAX, "the list of query")
     if a.shape[0] != b.shape[0]:
         raise DataError(f"got lists of {a.shape[0]} and of {b.shape[0]} queries; they must be the same queries")
     ks = checked_ks(ks, None)

@@ -183,7 +183,7 @@ class _Blocks:
             scores = _scores(self.pairs(rows, np.maximum(ids, 0).astype(np.int64)), ids.shape, rows, ids)
         n = targets.shape[1]
         found = ranking.candidate_ranks_scores(
-            scores[:, :n], scores[:, n:], candidates=candidates, threads=self.threads
+            scores[:, :n], scores[:, n:], targets=targets, candidates=candidates, threads=self.threads
         )
         return as_numpy(found.better), as_numpy(found.tied)
 

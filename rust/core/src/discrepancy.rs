@@ -9,7 +9,7 @@ use crate::exec::Exec;
 use crate::math;
 use crate::matrix::Matrix;
 use crate::rng::{self, Stream};
-use crate::room::filled;
+use crate::room::{filled, probe};
 use crate::score::{Factors, PackedFactors, Tile, WholeScorer, COLUMNS, ROWS};
 use crate::select::ordered;
 use crate::simd::{compiled, SimdPath};
@@ -125,6 +125,10 @@ pub fn discrepancy(
         Side::new(exec, student, "student")?,
         Side::new(exec, teacher, "teacher")?,
     ];
+    let stride = items.div_ceil(COLUMNS) * COLUMNS;
+    let threads = exec.threads().min(queries.div_ceil(ROWS));
+    let tables = laws.len() * 16 * (items + queries + 2); // and the slots of queries
+    probe(tables + threads * Scratch::bytes(items, stride) + 24 * queries)?;
     let bits = 62 - (usize::BITS - items.leading_zeros()).min(22);
     let tables: Vec<Vec<u64>> = laws.iter().map(|&law| table(law, items, bits)).collect();
     let mut out: Vec<Vec<i32>> = ends
@@ -142,7 +146,6 @@ pub fn discrepancy(
             start = end;
         }
     }
-    let stride = items.div_ceil(COLUMNS) * COLUMNS;
     let keys: Vec<u64> = (0..laws.len() as u64)
         .map(|l| rng::key(seed, KERNEL + (l << 8)))
         .collect();
@@ -197,6 +200,10 @@ struct Scratch {
 const SEEN: i32 = i32::MIN;
 
 impl Scratch {
+    fn bytes(items: usize, stride: usize) -> usize {
+        8 * ROWS * stride + 32 * items
+    }
+
     fn new(items: usize, stride: usize) -> Self {
         Scratch {
             scores: [vec![0.0; ROWS * stride], vec![0.0; ROWS * stride]],

@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_micros(40);
 pub struct Exec<'a> {
     /// Helpers; `None` for the calling thread alone.
     pub team: Option<&'a Team>,
+    /// How many of them may help at most; all, without it.
+    pub helpers: Option<usize>,
     /// Asked on the calling thread between tasks of a long call; true stops the call.
     pub stop: Option<&'a (dyn Fn() -> bool + Sync)>,
     pub simd: SimdPath,
@@ -42,7 +44,7 @@ impl Exec<'_> {
     }
 
     pub fn threads(&self) -> usize {
-        1 + self.team.map_or(0, Team::threads)
+        1 + self.team.map_or(0, |team| self.helpers.map_or(team.threads(), |most| most.min(team.threads())))
     }
 
     /// Runs `work` on every task, each thread with its own `scratch`. Tasks are handed out in order; of several errors
@@ -135,7 +137,7 @@ impl Exec<'_> {
         match self.team {
             Some(team) if tasks > 1 => {
                 let (home, here, subnormals) = (processor(), std::thread::current().id(), Subnormals::here());
-                team.share(tasks - 1, &|| {
+                team.share((tasks - 1).min(self.threads() - 1), &|| {
                     let here = std::thread::current().id() == here;
                     if !here {
                         leave(home);

@@ -86,8 +86,13 @@ pub fn check_shapes(queries: Matrix, items: Matrix) -> Result<(), Error> {
             queries.dim, items.dim
         )));
     }
-    if items.rows > i32::MAX as usize {
-        return Err(Error::Shape(format!("{} items do not fit int32 ids", items.rows)));
+    check_items_fit(items.rows)
+}
+
+/// Refuses more items than ids.
+pub fn check_items_fit(items: usize) -> Result<(), Error> {
+    if items > i32::MAX as usize {
+        return Err(Error::Shape(format!("{items} items do not fit int32 ids")));
     }
     Ok(())
 }

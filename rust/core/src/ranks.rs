@@ -7,7 +7,7 @@ use crate::codes::Codes;
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::matrix::Matrix;
+use crate::matrix::{check_items_fit, Matrix};
 use crate::score::coded::CodeFactors;
 #[cfg(target_arch = "x86_64")]
 use crate::score::LINE;
@@ -142,6 +142,7 @@ pub fn list_ranks_scores(
     ends: &[usize],
     seen: Mask,
 ) -> Result<Ranks, Error> {
+    check_items_fit(scores.dim)?;
     let mut out = Ranks::absent(targets.len());
     let mut pieces: Vec<_> = out.pieces(ends).collect();
     exec.each(
@@ -280,12 +281,14 @@ fn among(
 }
 
 /// [`candidate_ranks`] of scores: targets `[queries, T]` against candidates `[queries, C]`. Where a target's score is
-/// NaN there is no target; `candidates` (ids, -1 padding) says which candidates there are, all without it.
+/// NaN there is no target; `candidates` (ids, -1 padding) says which candidates there are, all without it. With `ids` of the
+/// targets too, a candidate that is the target itself does not count.
 pub fn candidate_ranks_scores(
     exec: Exec,
     targets: Matrix,
     scores: Matrix,
     candidates: Option<&[i32]>,
+    ids: Option<&[i32]>,
 ) -> Result<Ranks, Error> {
     let mut out = Ranks::absent(targets.data.len());
     if out.better.is_empty() {
@@ -315,15 +318,24 @@ pub fn candidate_ranks_scores(
                 row: query,
             });
         }
-        for ((&score, better), tied) in targets.row(query).iter().zip(better).zip(tied) {
+        for (place, ((&score, better), tied)) in targets.row(query).iter().zip(better).zip(tied).enumerate() {
             if score == f32::INFINITY {
                 return Err(Error::NotFinite {
                     what: "target scores",
                     row: query,
                 });
             }
-            if !score.is_nan() {
-                (*better, *tied) = exec.simd.count(kept, score);
+            if score.is_nan() {
+                continue;
+            }
+            (*better, *tied) = exec.simd.count(kept, score);
+            if let (Some(candidates), Some(ids)) = (candidates, ids) {
+                let own = ids[query * t + place];
+                for (&id, &other) in candidates[query * c..][..c].iter().zip(scores.row(query)) {
+                    let itself = i32::from(id == own && id != -1);
+                    *better -= itself * i32::from(other > score);
+                    *tied -= itself * i32::from(other == score);
+                }
             }
         }
         Ok(())

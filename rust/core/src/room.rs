@@ -20,6 +20,15 @@ pub fn reserve<T>(values: &mut Vec<T>, len: usize) -> Result<(), Error> {
     })
 }
 
+/// Refuses working memory of so many bytes that the machine does not give: before it is asked for piece by piece, where a refusal
+/// would end the process.
+pub fn probe(bytes: usize) -> Result<(), Error> {
+    let mut room: Vec<u8> = Vec::new();
+    reserve(&mut room, bytes)?;
+    std::hint::black_box(&mut room); // or the compiler leaves the question out
+    Ok(())
+}
+
 /// `rows` x `columns` zeros, which the system hands out without writing them.
 pub fn zeros<T: Zero>(rows: usize, columns: usize) -> Result<Vec<T>, Error> {
     let len = rows.saturating_mul(columns);
@@ -69,6 +78,9 @@ mod tests {
             assert!(matches!(zeros::<i32>(rows, columns), Err(Error::Memory { .. })));
             assert!(matches!(filled(-1i32, rows, columns), Err(Error::Memory { .. })));
         }
+        assert!(matches!(probe(usize::MAX), Err(Error::Memory { bytes: usize::MAX })));
+        assert!(matches!(probe(1 << 60), Err(Error::Memory { .. })));
+        assert_eq!(probe(1 << 20), Ok(()));
         assert_eq!(zeros::<f64>(3, 2), Ok(vec![0.0; 6]));
         assert_eq!(zeros::<f32>(0, 2), Ok(vec![]));
         assert_eq!(filled(-1i32, 2, 2), Ok(vec![-1; 4]));

@@ -167,14 +167,23 @@ fn clocks(row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64]) {
     }
 }
 
-/// 1 / w, infinite for weight zero (and for weights so small that it overflows).
+/// 1 / w, infinite for weight zero alone: rows of tiny weights are scaled up by a power of two, which changes no draw, and of
+/// weights some 300 orders of magnitude below the largest it is so large that they are drawn last.
 fn inverses(weights: impl ExactSizeIterator<Item = f64>, row: usize, out: &mut Vec<f64>) -> Result<(), Error> {
+    const TINY: f64 = 1e-280;
+    const LEAST: f64 = 1e-300;
     out.clear();
     for (column, value) in weights.enumerate() {
         if !(value.is_finite() && value >= 0.0) {
             return Err(Error::BadWeight { row, column, value });
         }
-        out.push(1.0 / value);
+        out.push(value);
+    }
+    let largest = out.iter().copied().fold(0.0, f64::max);
+    let scale = if largest < TINY { 2f64.powi(300) } else { 1.0 };
+    for value in out {
+        let scaled = *value * scale;
+        *value = 1.0 / if scaled > 0.0 { scaled.max(LEAST) } else { 0.0 };
     }
     Ok(())
 }

@@ -186,8 +186,15 @@ kernels! {
         targets: Factors<'py>,
         scores: Factors<'py>,
         candidates: Option<Lists<'py>>,
+        ids: Option<Lists<'py>>,
     ) -> (Ints<'py>, Ints<'py>) |call| {
         let (targets, scores) = (matrix(&targets)?, matrix(&scores)?);
+        if let Some(shape) = ids.as_ref().map(|ids| (ids.shape()[0], ids.shape()[1])) {
+            if shape != (targets.rows, targets.dim) {
+                let cause = format!("scores of {} x {} targets with ids of shape {shape:?}", targets.rows, targets.dim);
+                return Err(call.refuse(cause, None));
+            }
+        }
         let shape = candidates.as_ref().map(|ids| (ids.shape()[0], ids.shape()[1]));
         if targets.rows != scores.rows || shape.is_some_and(|shape| shape != (scores.rows, scores.dim)) {
             let cause = format!(
@@ -197,7 +204,8 @@ kernels! {
             return Err(call.refuse( cause, None));
         }
         let candidates = candidates.as_ref().map(|ids| ids.as_slice()).transpose()?;
-        let out = call.run(|exec| core::candidate_ranks_scores(exec, targets, scores, candidates))?;
+        let ids = ids.as_ref().map(|ids| ids.as_slice()).transpose()?;
+        let out = call.run(|exec| core::candidate_ranks_scores(exec, targets, scores, candidates, ids))?;
         pair(&call, out, [targets.rows, targets.dim])
     }
 

@@ -1,6 +1,5 @@
 //! Helper threads, kept between calls and never shared across a fork.
 
-use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, Mutex};
 
@@ -12,14 +11,15 @@ use crate::error::raise;
 #[derive(Default)]
 struct Teams {
     pid: u32,
-    by_helpers: HashMap<usize, Arc<Team>>,
+    team: Option<Arc<Team>>,
 }
 
 static TEAMS: Mutex<Option<Teams>> = Mutex::new(None);
 
-/// `helpers` threads beside the caller, or none if they cannot be had.
+/// At least `helpers` threads beside the caller, or fewer if they cannot be had: one team for all calls, in whose place a larger
+/// one comes when it is asked for.
 ///
-/// A child of fork has the parent's bookkeeping but none of its threads, so teams carry the pid they were made in; the
+/// A child of fork has the parent's bookkeeping but none of its threads, so the team carries the pid they were made in; the
 /// parent's are forgotten, not dropped, since dropping would signal threads that do not exist. The lock is only tried:
 /// a fork may have copied it in the locked state, and the calling thread alone gives the same result.
 fn helpers(helpers: usize) -> Option<Arc<Team>> {
@@ -31,16 +31,16 @@ fn helpers(helpers: usize) -> Option<Arc<Team>> {
     if guard.as_ref().is_none_or(|teams| teams.pid != pid) {
         mem::forget(guard.replace(Teams {
             pid,
-            by_helpers: HashMap::new(),
+            team: None,
         }));
     }
     let teams = guard.as_mut()?;
-    if let Some(team) = teams.by_helpers.get(&helpers) {
-        return Some(team.clone());
+    if teams.team.as_ref().is_none_or(|team| team.threads() < helpers) {
+        if let Ok(larger) = Team::new(helpers) {
+            teams.team = Some(Arc::new(larger));
+        }
     }
-    let team = Arc::new(Team::new(helpers).ok()?);
-    teams.by_helpers.insert(helpers, team.clone());
-    Some(team)
+    teams.team.clone()
 }
 
 /// Runs `call` without the GIL on `threads` threads; Ctrl-C ends it.
@@ -50,7 +50,8 @@ pub fn run<T: Send>(
     simd: SimdPath,
     call: impl FnOnce(Exec) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
-    let team = helpers(threads.saturating_sub(1));
+    let wanted = threads.saturating_sub(1);
+    let team = helpers(wanted);
     let raised: Mutex<Option<PyErr>> = Mutex::new(None);
     let stop = || {
         Python::attach(|py| match py.check_signals() {
@@ -64,6 +65,7 @@ pub fn run<T: Send>(
     let result = py.detach(|| {
         call(Exec {
             team: team.as_deref(),
+            helpers: Some(wanted),
             stop: Some(&stop),
             simd,
         })

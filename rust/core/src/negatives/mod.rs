@@ -10,7 +10,7 @@ use crate::csr::{Csr, RowId};
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::rng;
-use crate::room::zeros;
+use crate::room::{probe, zeros};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Level;
 
@@ -175,6 +175,7 @@ impl Cumulative {
         // Relative to the largest first: a sum of huge weights could overflow.
         let total: f64 = weights.iter().map(|w| w / largest).sum();
         let scale = (1u64 << 61) as f64 / total;
+        probe(weights.len().saturating_mul(24))?; // sums, and up to four starts an item
         let mut sums = Vec::with_capacity(weights.len() + 1);
         let mut sum = 0u64;
         sums.push(0);

@@ -54,6 +54,27 @@ pub enum Form {
     Distance,
 }
 
+impl Form {
+    /// The score of a sum.
+    #[inline(always)]
+    pub fn score(self, sum: f32) -> f32 {
+        match self {
+            Form::Dot => sum,
+            Form::Distance => -(-sum).sqrt(),
+        }
+    }
+
+    /// A sum that no sum is below whose score reaches `threshold`.
+    #[inline(always)]
+    pub fn reach(self, threshold: f32) -> f32 {
+        match self {
+            Form::Dot => threshold.max(f32::MIN),
+            // Several sums have one root, so a little more than the square.
+            Form::Distance => (-threshold * threshold * (1.0 + 4.0 * f32::EPSILON) - f32::MIN_POSITIVE).max(f32::MIN),
+        }
+    }
+}
+
 /// Sum of squares, to within a relative 1e-6.
 #[inline]
 pub fn square(row: &[f32]) -> f64 {

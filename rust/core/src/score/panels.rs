@@ -4,6 +4,7 @@ use super::{length, rounding, square, Line, COLUMNS, LINE};
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::matrix::Matrix;
+use crate::room::filled;
 
 /// Items in panels: `panels x dim x COLUMNS`, with a bias each; columns past the last item have bias -infinity.
 pub struct Panels {
@@ -23,10 +24,10 @@ impl Panels {
         let panels = items.rows.div_ceil(COLUMNS);
         let per_panel = items.dim * (COLUMNS / LINE);
         let mut packed = Panels {
-            lines: vec![Line([0.0; LINE]); panels * per_panel],
-            bias: vec![Line([f32::NEG_INFINITY; LINE]); panels * (COLUMNS / LINE)],
-            lengths: vec![0.0; panels],
-            offsets: vec![0.0; panels],
+            lines: filled(Line([0.0; LINE]), panels, per_panel)?,
+            bias: filled(Line([f32::NEG_INFINITY; LINE]), panels, COLUMNS / LINE)?,
+            lengths: filled(0.0, panels, 1)?,
+            offsets: filled(0.0, panels, 1)?,
             items: items.rows,
             dim: items.dim,
         };

@@ -4,13 +4,14 @@ use super::Ranking;
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::matrix::Matrix;
+use crate::matrix::{check_items_fit, Matrix};
 use crate::score::COLUMNS;
 use crate::select::{rank_key, Best};
 
 /// The `k` best unseen items of each row of a score block `[queries, items]`. -infinity is a legal score (an item the
 /// model rules out); NaN and +infinity are refused.
 pub fn topk_scores(exec: Exec, scores: Matrix, seen: Mask, k: usize) -> Result<Ranking, Error> {
+    check_items_fit(scores.dim)?;
     let mut out = Ranking::empty(scores.rows, k.min(scores.dim))?;
     let k = out.k;
     if out.items.is_empty() {

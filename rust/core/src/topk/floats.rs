@@ -86,6 +86,7 @@ impl Kind for Floats<'_> {
             for (t, goals) in goals.iter_mut().enumerate() {
                 let rows = t * ROWS..ids.len().min((t + 1) * ROWS);
                 let mut sink = Scores {
+                    form: self.form,
                     ids: &call.order.ids,
                     keep,
                     best: &mut floats.best[rows.clone()],
@@ -97,7 +98,7 @@ impl Kind for Floats<'_> {
                 if end == sampled {
                     for (best, threshold) in floats.best[rows].iter_mut().zip(&mut goals.thresholds) {
                         best.cut(guess);
-                        *threshold = best.threshold().max(f32::MIN);
+                        *threshold = self.form.reach(best.threshold());
                     }
                 }
             }
@@ -146,6 +147,7 @@ impl Seen<'_> {
 
 /// Where the exact scores of one tile go.
 struct Scores<'a> {
+    form: Form,
     ids: &'a [i32],
     keep: usize,
     best: &'a mut [Best],
@@ -155,9 +157,9 @@ struct Scores<'a> {
 
 impl Sink for Scores<'_> {
     #[inline(always)]
-    fn take(&mut self, row: usize, position: usize, score: f32) -> f32 {
+    fn take(&mut self, row: usize, position: usize, sum: f32) -> f32 {
         let best = &mut self.best[row];
-        let key = rank_key(score, self.ids[position]);
+        let key = rank_key(self.form.score(sum), self.ids[position]);
         if best.wants(key) {
             let mut seen = Seen {
                 positions: self.seen,
@@ -167,6 +169,6 @@ impl Sink for Scores<'_> {
                 best.push(key, self.keep);
             }
         }
-        best.threshold().max(f32::MIN)
+        self.form.reach(best.threshold())
     }
 }

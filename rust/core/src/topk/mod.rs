@@ -16,13 +16,14 @@ pub use codes::{neighbours_codes, topk_codes};
 pub use packed::Catalogue;
 pub use packed_codes::CodeCatalogue;
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::AtomicU32;
 
 use crate::csr::Mask;
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::matrix::{check_bound, check_finite, check_shapes, largest_bias, Matrix, NOT_FINITE};
-use crate::room::filled;
+use crate::matrix::{check_bound, check_finite, check_items_fit, check_shapes, largest_bias, Matrix, NOT_FINITE};
+use crate::room::{filled, reserve};
 use crate::score::quantised::BytePanels;
 use crate::score::{length, square, Form, Panels};
 
@@ -161,16 +162,25 @@ pub enum Distance {
     Dot,
 }
 
+/// Largest coordinates between which squares of differences neither overflow nor vanish beside it.
+const SQUARED: RangeInclusive<f32> = 1e-12..=1e15;
+
 /// The `k` nearest other rows of each row, or all others where there are fewer.
 pub fn neighbours(exec: Exec, vectors: Matrix, k: usize, distance: Distance) -> Result<Ranking, Error> {
-    check_finite(exec, vectors, vectors, None)?;
-    let ids: Vec<i32> = (0..vectors.rows as i32).collect();
+    check_items_fit(vectors.rows)?;
+    let largest = vectors.largest(exec, "vectors")?;
+    let mut ids = Vec::new();
+    reserve(&mut ids, vectors.rows)?;
+    ids.extend(0..vectors.rows as i32);
     let k = k.min(vectors.rows.saturating_sub(1));
     let itself = |row: usize| &ids[row..=row];
     match distance {
-        Distance::Dot => select(exec, Form::Dot, vectors, vectors, None, k, itself),
+        Distance::Dot => {
+            check_bound(largest, largest, vectors.dim, 0.0)?;
+            select(exec, Form::Dot, vectors, vectors, None, k, itself)
+        }
         Distance::Cosine => {
-            let mut unit = vectors.data.to_vec();
+            let mut unit = copied(vectors.data)?;
             for row in unit.chunks_mut(vectors.dim.max(1)) {
                 let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
                 if length > 0.0 {
@@ -181,11 +191,33 @@ pub fn neighbours(exec: Exec, vectors: Matrix, k: usize, distance: Distance) -> 
             select(exec, Form::Dot, unit, unit, None, k, itself)
         }
         Distance::Euclidean => {
-            let mut out = select(exec, Form::Distance, vectors, vectors, None, k, itself)?;
-            for score in out.scores.iter_mut().filter(|score| score.is_finite()) {
-                *score = -(-*score).sqrt();
+            if largest == 0.0 || SQUARED.contains(&largest) {
+                return select(exec, Form::Distance, vectors, vectors, None, k, itself);
             }
+            if 2.0 * f64::from(largest) * (vectors.dim as f64).sqrt() > f64::from(f32::MAX) {
+                return Err(Error::Overflow {
+                    queries: largest,
+                    items: largest,
+                    dim: vectors.dim,
+                });
+            }
+            // A power of two, so that no digit changes.
+            let scale = 2f64.powi(-(f64::from(largest).log2().floor() as i32));
+            let mut scaled = copied(vectors.data)?;
+            scaled.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
+            let scaled = Matrix::new(&scaled, vectors.rows, vectors.dim);
+            let mut out = select(exec, Form::Distance, scaled, scaled, None, k, itself)?;
+            out.scores
+                .iter_mut()
+                .for_each(|score| *score = (f64::from(*score) / scale) as f32);
             Ok(out)
         }
     }
+}
+
+fn copied(values: &[f32]) -> Result<Vec<f32>, Error> {
+    let mut own = Vec::new();
+    reserve(&mut own, values.len())?;
+    own.extend_from_slice(values);
+    Ok(own)
 }

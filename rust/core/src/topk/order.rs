@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::exec::Exec;
-use crate::room::filled;
+use crate::room::{filled, probe};
 use crate::score::COLUMNS;
 use crate::select::{item_of, rank_key};
 
@@ -24,7 +24,8 @@ const BLOCK: usize = 16 * COLUMNS;
 impl Order {
     /// Of `n` items; `reach` tells about how high an item's scores go.
     pub fn new(exec: Exec, n: usize, reach: impl Fn(usize) -> f32 + Sync) -> Result<Self, Error> {
-        let mut keyed = vec![0u64; n];
+        let mut keyed = filled(0u64, n, 1)?;
+        probe(n.saturating_mul(12))?; // ids twice, and positions
         const STEP: usize = 1024;
         exec.each(
             keyed.chunks_mut(STEP).enumerate(),

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::exec::Exec;
 use crate::matrix::Matrix;
+use crate::room::filled;
 use crate::score::{length, COLUMNS, LINE};
 use crate::simd::compiled;
 
@@ -73,9 +74,9 @@ impl BytePanels {
         };
         let per_panel = groups * 2;
         let mut packed = BytePanels {
-            lines: vec![Bytes([[0; GROUP]; LINE]); panels * per_panel],
-            starts: vec![[Sums([i32::MIN; LINE]); 2]; panels],
-            bounds: vec![PanelBounds::default(); panels],
+            lines: filled(Bytes([[0; GROUP]; LINE]), panels, per_panel)?,
+            starts: filled([Sums([i32::MIN; LINE]); 2], panels, 1)?,
+            bounds: filled(PanelBounds::default(), panels, 1)?,
             groups,
             chunk,
             unit,
