@@ -106,7 +106,7 @@ class TestRefusals:
                 call(self.q, x)
             with pytest.raises(DataError, match="bias: row 3 holds NaN or infinity"):
                 call(self.q, self.x, bias=bias)
-        with pytest.raises(DataError, match="(queries|vectors): row 2"):
+        with pytest.raises(DataError, match="vectors: row 2"):
             ranking.neighbours(q, 1)
 
     def test_scores_that_cannot_be_ranked(self):
