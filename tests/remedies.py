@@ -57,9 +57,9 @@ CASES = {
     "no data set": Case(TRAIN[:1] + TRAIN[3:], "give one with --data", TRAIN),
     "a data set that is no table": Case((*TRAIN, "--set", "data=3"), "leave --set data=... out", TRAIN),
     "no model": Case(
-        (*TAUGHT[:3], *"--teacher t --method cd --set model.bits=2".split()),
+        (*TAUGHT[:3], "--teacher", "t", "--method", "cd", "--set", "model.bits=2"),
         "such as bpr",
-        (*TAUGHT[:3], *"--teacher t --method cd --set model.bits=2 --model bpr --epochs 1".split()),
+        (*TAUGHT[:3], "--teacher", "t", "--method", "cd", "--set", "model.bits=2", "--model", "bpr", "--epochs", "1"),
         names=("bpr",),
     ),
     "a model that is no table": Case(

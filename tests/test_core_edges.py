@@ -151,7 +151,13 @@ def test_nobody_can_write_to_interactions() -> None:
     ordered = Histories.of(own, np.array([4, 1, 3, 0, 2], np.int32))
     for pairs in (own, ordered):
         _ = pairs.row_of_pair  # kept from now on
-        for one in (pairs, pickle.loads(pickle.dumps(pairs)), copy.deepcopy(pairs), copy.copy(pairs), pairs.rows([2, 0])):
+        for one in (
+            pairs,
+            pickle.loads(pickle.dumps(pairs)),
+            copy.deepcopy(pairs),
+            copy.copy(pairs),
+            pairs.rows([2, 0]),
+        ):
             assert type(one) is type(pairs)
             arrays = [one.indptr, one.indices, one.row_of_pair, one.row_degrees, one.column_degrees]
             for array in arrays + ([one.order] if isinstance(one, Histories) else []):
@@ -164,7 +170,9 @@ def test_nobody_can_write_to_interactions() -> None:
 def test_what_older_versions_pickled_is_read() -> None:
     pairs = Interactions.from_pairs([0, 1], [1, 0])
     made = object.__new__(Interactions)
-    made.__setstate__({"indptr": pairs.indptr.copy(), "indices": pairs.indices.copy(), "shape": (2, 2), "row_degrees": 3})
+    made.__setstate__(
+        {"indptr": pairs.indptr.copy(), "indices": pairs.indices.copy(), "shape": (2, 2), "row_degrees": 3}
+    )
     assert made == pairs
     assert made.row_degrees.tolist() == [1, 1]
 

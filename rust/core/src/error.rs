@@ -41,7 +41,9 @@ pub enum Error {
 impl Error {
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
-            Error::RowRange { .. } => Some("rows are row numbers, from 0: of `seen`, or of the queries where there is none"),
+            Error::RowRange { .. } => {
+                Some("rows are row numbers, from 0: of `seen`, or of the queries where there is none")
+            }
             Error::SeenEverything { .. } => Some("leave the row out, or pass exhausted=\"mask\" to get -1 for it"),
             Error::NoWeight { .. } => {
                 Some("give every item a positive weight, or pass exhausted=\"mask\" to get -1 for the row")

@@ -44,7 +44,9 @@ impl Exec<'_> {
     }
 
     pub fn threads(&self) -> usize {
-        1 + self.team.map_or(0, |team| self.helpers.map_or(team.threads(), |most| most.min(team.threads())))
+        1 + self.team.map_or(0, |team| {
+            self.helpers.map_or(team.threads(), |most| most.min(team.threads()))
+        })
     }
 
     /// Runs `work` on every task, each thread with its own `scratch`. Tasks are handed out in order; of several errors

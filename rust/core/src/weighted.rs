@@ -167,25 +167,37 @@ fn clocks(row_key: u64, list: &[i32], inverse: &[f64], out: &mut [u64]) {
     }
 }
 
-/// 1 / w, infinite for weight zero alone: rows of tiny weights are scaled up by a power of two, which changes no draw, and of
-/// weights some 300 orders of magnitude below the largest it is so large that they are drawn last.
-fn inverses(weights: impl ExactSizeIterator<Item = f64>, row: usize, out: &mut Vec<f64>) -> Result<(), Error> {
-    const TINY: f64 = 1e-280;
-    const LEAST: f64 = 1e-300;
+/// 1 / w, infinite for weight zero alone.
+fn inverses(weights: impl ExactSizeIterator<Item = f64> + Clone, row: usize, out: &mut Vec<f64>) -> Result<(), Error> {
     out.clear();
-    for (column, value) in weights.enumerate() {
+    let mut tiny = false;
+    for (column, value) in weights.clone().enumerate() {
         if !(value.is_finite() && value >= 0.0) {
             return Err(Error::BadWeight { row, column, value });
         }
-        out.push(value);
+        let inverse = 1.0 / value;
+        tiny |= inverse > 1e300 && value > 0.0; // times a logarithm it may overflow
+        out.push(inverse);
     }
-    let largest = out.iter().copied().fold(0.0, f64::max);
-    let scale = if largest < TINY { 2f64.powi(300) } else { 1.0 };
-    for value in out {
-        let scaled = *value * scale;
-        *value = 1.0 / if scaled > 0.0 { scaled.max(LEAST) } else { 0.0 };
+    if tiny {
+        of_tiny(weights, out);
     }
     Ok(())
+}
+
+/// The same of weights of which an inverse is near the end of the range. A row of such alone is scaled up, by a power of two; beside larger ones they
+/// are so small that they are drawn last.
+#[cold]
+fn of_tiny(weights: impl Iterator<Item = f64> + Clone, out: &mut [f64]) {
+    const SMALL: f64 = 1e-280;
+    const LEAST: f64 = 1e-300;
+    let largest = weights.clone().fold(0.0, f64::max);
+    let scale = if largest < SMALL { 2f64.powi(300) } else { 1.0 };
+    for (weight, inverse) in weights.zip(out) {
+        if weight > 0.0 {
+            *inverse = 1.0 / (weight * scale).max(LEAST);
+        }
+    }
 }
 
 /// [`choose`].

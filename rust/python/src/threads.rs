@@ -29,10 +29,7 @@ fn helpers(helpers: usize) -> Option<Arc<Team>> {
     let mut guard = TEAMS.try_lock().ok()?;
     let pid = std::process::id();
     if guard.as_ref().is_none_or(|teams| teams.pid != pid) {
-        mem::forget(guard.replace(Teams {
-            pid,
-            team: None,
-        }));
+        mem::forget(guard.replace(Teams { pid, team: None }));
     }
     let teams = guard.as_mut()?;
     if teams.team.as_ref().is_none_or(|team| team.threads() < helpers) {
