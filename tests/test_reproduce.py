@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import pytest
 
 from commands import fails, kdrs, ok
 from conftest import toy_dataset
+from kdrs.cli.stopping import Stopper
 from kdrs.data import Dataset
+from kdrs.errors import ConfigError
 from kdrs.runs.directory import Run
 from kdrs.runs.opened import load_run
 from kdrs.runs.values import to_toml
+from kdrs.studies.found import so_far
 from kdrs.studies.printed import write_results
 from kdrs.studies.recipe import read_recipe, reproduce
 
@@ -106,6 +111,108 @@ def test_the_page_states_what_was_found(whole: Path) -> None:
     assert set(found["studies"]["search"]) == {"alone", "cd"}
     assert "±" in page, "two seeds have a spread"
     assert (whole / "report/report.html").is_file()
+    assert "protocol" not in page, "all have the same"
+
+
+def test_the_report_has_all_in_the_recipes_order(whole: Path) -> None:
+    """Whichever ended first: big before student, which learns from it. Studies take part with the runs of their best points."""
+    with (whole / "report/comparison.csv").open() as file:
+        models = dict.fromkeys(row["model"] for row in csv.DictReader(file))
+    assert list(models) == ["student", "big", "taught", "pupil", "alone", "cd", "run"]
+
+
+def test_runs_of_studies_say_where_they_come_from(whole: Path) -> None:
+    found = json.loads((whole / "results.json").read_text())
+    page = (whole / "results.md").read_text()
+    for study, arm in (("search", "cd"), ("tuned", "run")):
+        known = found["studies"][study][arm]
+        (run,) = known["seeds"].values()
+        assert run["values"]["ndcg@10"] == known["test"]["mean"]
+        assert set(run["values"]) == {"ndcg@10", "hit@5"}
+        assert run["origin"]["command"]
+        assert run["origin"]["commit"][:12] in page
+
+
+def test_studies_alone_are_compared_and_protocols_told(place: Path, tmp_path: Path) -> None:
+    tuned = values(place)["studies"]["tuned"]
+    studies = {"other": {**tuned, "model": {"dim": 6}, "eval": {"protocol": "kds"}}, "tuned": tuned}
+    given, out = values(place, metrics=["ndcg@10"], runs={}, studies=studies), tmp_path / "out"
+    ok("reproduce", written(tmp_path / "r.toml", given), "--out", out)
+    page = (out / "results.md").read_text()
+    assert page.index("Measured by the protocol kds.") < page.index("Measured by the protocol default.")
+    assert "do not compare" in page
+    assert "cores, torch" in page
+    with (out / "report/comparison.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2
+
+
+def test_a_mean_says_of_how_many_seeds_it_is(place: Path, tmp_path: Path) -> None:
+    out, runs = tmp_path / "out", {"one": {"seeds": [0, 1, 2]}, "other": {"eval": {"protocol": "kds"}}}
+    file = written(tmp_path / "r.toml", values(place, metrics=["ndcg@10"], runs=runs, studies={}))
+    ok("reproduce", file, "--out", out, "--dry-run")
+    (out / "runs/one/seed-1").mkdir(parents=True)
+    (out / "runs/one/seed-1/mine.txt").touch()
+    result = kdrs("reproduce", file, "--out", out)
+    assert result.code == 1
+    assert "1 runs failed: one, seed 1" in result.err
+    assert "| one | 1 failed, 2 finished | default | 2 of 3 |" in result.out
+    assert "| other | finished | kds | 1 |" in result.out
+
+
+def test_what_was_stopped_has_a_page(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from_tuned = {"distill": [{"method": "cd", "teacher": "tuned", "pool": 20, **FEW}]}
+    given = values(place, runs={"one": {}, "taught": from_tuned})
+    file, out = written(tmp_path / "r.toml", given), tmp_path / "out"
+
+    def stopped_once(there: Path) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(Stopper, "asked", lambda self: there.exists())
+            result = kdrs("reproduce", file, "--out", out)
+        assert result.code == 130
+        assert "what there is so far" in result.err
+        assert not (out / "report").exists()
+        return (out / "results.md").read_text()
+
+    page = stopped_once(out / "studies/tuned/trials/run/0000.json")
+    assert "| one | finished | 1 |" in page
+    assert "| taught | not begun | 0 of 1 |" in page
+    assert "What its records hold so far." in page[page.index("## tuned") :]
+    assert "Not begun." in page[page.index("## search") : page.index("## tuned")]
+    made = reproduce(read_recipe(file, out), out)
+    write_results(made, picture=False)
+    whole, table = (out / "results.md").read_text(), r"^\| (?:run|alone|cd) \|.*$"
+    for path in (out / "report").iterdir():
+        path.unlink()
+    (out / "report").rmdir()
+    again = stopped_once(file)  # before any study is looked at
+    assert re.findall(table, again, re.MULTILINE) == re.findall(table, whole, re.MULTILINE)
+    damaged = out / "studies/tuned/study.toml"
+    damaged.write_text("arms = 3\n")
+    with pytest.raises(ConfigError, match="arms is 3"):
+        so_far(damaged.parent)
+
+
+def test_a_run_that_was_begun_otherwise_is_named(place: Path, tmp_path: Path) -> None:
+    """Before anything is trained; and a study, once it is its turn."""
+    runs: dict[str, Any] = {"one": {}, "two": {}}
+    studies = {"tuned": values(place)["studies"]["tuned"]}
+    out = tmp_path / "out"
+    ok("reproduce", written(tmp_path / "r.toml", values(place, runs=runs, studies=studies)), "--out", out, "--quiet")
+
+    def refused(**changed: Any) -> str:
+        given = values(place, **{"runs": runs, "studies": studies, **changed})
+        return fails(2, "reproduce", written(tmp_path / "other.toml", given), "--out", out, "--quiet")
+
+    error = refused(runs={"new": {}, "one": {}, "two": {"train": {"lr": 0.5}}})
+    assert "runs.two, seed 0: the run was started with train.lr = 0.02, now it is 0.5" in error
+    assert not (out / "runs/new").exists()
+    changed = {"tuned": {**studies["tuned"], "model": {"dim": 6}}}
+    error = refused(studies=changed)
+    assert "studies.tuned: " in error
+    assert "holds a study of another arms.run.run.model.dim" in error
+    # as the remedy says
+    more = {"runs": {**runs, "three": {"train": {"lr": 0.5}}}, "studies": studies}
+    ok("reproduce", written(tmp_path / "more.toml", values(place, **more)), "--out", out, "--quiet")
 
 
 def test_stopped_anywhere_it_ends_the_same(whole: Path, place: Path) -> None:
@@ -327,7 +434,7 @@ def test_runs_that_wait_for_each_other_are_refused(place: Path, tmp_path: Path) 
         return {"distill": [{"method": "cd", "teacher": name, "pool": 20, **FEW}]}
 
     for runs in ({"a": from_("a")}, {"a": from_("b"), "b": from_("c"), "c": from_("a"), "good": {}}):
-        file = written(tmp_path / "r.toml", values(place, runs=runs, studies={}))
+        file = written(tmp_path / "r.toml", values(place, metrics=["ndcg@10"], runs=runs, studies={}))
         error = fails(2, "reproduce", file, "--out", tmp_path / "out")
         assert "wait for each other: a after" in error
         assert not (tmp_path / "out").exists()

@@ -60,10 +60,11 @@ def reproduce(
 
         with stopping() as stop:
             made = carry_out(plan, out, jobs=jobs, on_run=on_run, on_trial=on_trial, should_stop=stop.asked)
-        if made.interrupted:
-            tell(f"interrupted; go on with the same command: kdrs reproduce {quoted(recipe)} --out {quoted(out)}")
-            raise typer.Exit(stop.code)
         written = write_results(made)
+        if made.interrupted:
+            tell(f"interrupted; what there is so far: {quoted(written[0])}")
+            tell(f"go on with the same command: kdrs reproduce {quoted(recipe)} --out {quoted(out)}")
+            raise typer.Exit(stop.code)
         if as_json:
             say_json({"out": str(out), **{k: v for k, v in results_of(made).items() if k != "schema"}})
         else:

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from kdrs._documents import read_toml
 from kdrs.comparison.tables import Table
+from kdrs.errors import ArtefactError
 from kdrs.runs.compared import compare_runs
 from kdrs.runs.config import config_of
 from kdrs.runs.directory import Run
 from kdrs.runs.reported import load_reports
-from kdrs.studies.plan import shown_teachers
-from kdrs.studies.sweep import Found
+from kdrs.studies.plan import shown_teachers, stored_study
+from kdrs.studies.sweep import HEAD, Found
+from kdrs.studies.trials import recorded
 
 
 def rows_of(found: Found) -> dict[str, dict[str, Any]]:
@@ -41,6 +44,21 @@ def _row(found: Found, name: str, metric: str) -> dict[str, Any]:
         sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
         row["test"] = {"mean": float(np.mean(values)), "sd": sd, "n": len(values)}
     return row
+
+
+def so_far(out: Path) -> Found | None:
+    """What the folder of a study holds, whether it has ended or not: trials that have ended, and of arms that have all of them
+    the finished runs of their best points. None where no study was begun. Raises ``ArtefactError`` for damaged records."""
+    head = out / HEAD
+    if not head.is_file():
+        return None
+    study = stored_study(read_toml(head, "restore it", ArtefactError))
+    found = Found(out, study, {arm.name: recorded(out, arm.name) for arm in study.arms})
+    for arm in study.arms:
+        if len(found.trials[arm.name]) >= (study.settings.trials if arm.space else 1):
+            reports = sorted((out / "best" / arm.name).glob("seed-*/report.json"))
+            found.runs[arm.name] = [path.parent for path in reports]
+    return found
 
 
 def table_of(found: Found) -> Table:

@@ -153,6 +153,26 @@ def parse_study(values: Mapping[str, Any], *, sampler: str, planned: Mapping[str
     return Study(settings, tuple(arms))
 
 
+def stored_study(told: Mapping[str, Any]) -> Study:
+    """The study of what study.toml holds (`Study.plain`), but for the seeds of best points. Raises ``ConfigError`` for values
+    that no study has."""
+    settings = {key: value for key, value in told.items() if key != "arms"}
+    arms = []
+    for name, arm in _mapping(told.get("arms"), "arms").items():
+        own = _mapping(arm, f"arms.{name}")
+        run = dict(_mapping(own.get("run"), f"arms.{name}.run"))
+        config = resolve(run)
+        selection = choose_selection(config, choose_protocol(config, Dataset.load(config.data.path)))
+        arms.append(Arm(name, run, _space(own.get("space"), f"arms.{name}.space"), selection))
+    return Study(SweepSettings.parse(settings, "study"), tuple(arms))
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is {shown(value)}", f"write it as a table: [{where}]")
+    return value
+
+
 def _usual(run: dict[str, Any], space: dict[str, Range], alone: bool) -> list[Arm]:
     """The run as it stands, and without a teacher where it has one."""
     terms = run.get("distill")

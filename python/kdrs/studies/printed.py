@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,24 +13,29 @@ import numpy as np
 from kdrs._documents import read_json, write_json
 from kdrs._files import write_bytes
 from kdrs.comparison.tables import Table
+from kdrs.data import Dataset
 from kdrs.errors import shown
 from kdrs.escaping import markdown
+from kdrs.runs.build import choose_protocol
 from kdrs.runs.compared import compare_runs
+from kdrs.runs.config import RunConfig
 from kdrs.runs.directory import Run
 from kdrs.runs.records import RESTORE
 from kdrs.runs.reported import load_reports
-from kdrs.studies.found import rows_of, table_of
+from kdrs.studies.found import rows_of, so_far, table_of
 from kdrs.studies.recipe import Entry, Made
+from kdrs.studies.sweep import Found
 
 
 def results_of(made: Made) -> dict[str, Any]:
-    """Plain values of the page: by run what was found by metric and seed, what was printed, epochs, seconds, origin.
+    """Plain values of the page: by run what was found by metric and seed, what was printed, protocol, epochs, seconds, origin;
+    by study and arm the same of the runs of its best point.
 
     Values are those of the test part at the weights that validation chose; under a protocol that reports each K from its own
     best epoch, at that one.
     """
     runs = {entry.name: _of_run(made, entry) for entry in made.recipe.runs}
-    studies = {name: rows_of(found) for name, found in made.studies.items()}
+    studies = {name: _of_study(made, found) for name, found in _studies(made).items() if found is not None}
     return {
         "schema": 1,
         "title": made.recipe.title,
@@ -48,7 +54,28 @@ def _of_run(made: Made, entry: Entry) -> dict[str, Any]:
         why = made.failed.get(f"{entry.name}, seed {seed}")
         if why is not None and seeds[str(seed)]["state"] == "not begun":
             seeds[str(seed)] = {"state": "failed", "error": str(why)}
-    return {"seeds": seeds, "printed": entry.printed, "source": entry.source, "note": entry.note}
+    told = {"printed": entry.printed, "source": entry.source, "note": entry.note}
+    return {"protocol": _protocol(entry.config), "seeds": seeds, **told}
+
+
+def _studies(made: Made) -> dict[str, Found | None]:
+    """In the recipe's order, with what is there of those that were not carried out to their end now; None where nothing is."""
+    names = made.recipe.studies
+    return {name: made.studies.get(name) or so_far(made.out / "studies" / name) for name in names}
+
+
+def _of_study(made: Made, found: Found) -> dict[str, Any]:
+    rows = rows_of(found)
+    for arm in found.study.arms:
+        places = {path.name.removeprefix("seed-"): path for path in found.runs.get(arm.name, ())}
+        rows[arm.name]["protocol"] = _protocol(arm.at({}))
+        rows[arm.name]["seeds"] = {seed: state_of(path, made.recipe.metrics) for seed, path in places.items()}
+    return rows
+
+
+def _protocol(config: RunConfig) -> str:
+    """What a run's values are measured by."""
+    return choose_protocol(config, Dataset.load(config.data.path)).name
 
 
 def state_of(place: Path, metrics: Sequence[str]) -> dict[str, Any]:
@@ -96,13 +123,27 @@ def page_of(made: Made) -> str:
     """The page, in Markdown."""
     found = results_of(made)
     lines = [f"# {markdown(found['title'])}", "", *(f"- {markdown(one)}" for one in found["about"]), ""]
+    models = [*found["runs"].values(), *(row for study in found["studies"].values() for row in study.values())]
+    differ = len({model["protocol"] for model in models}) > 1
     if found["runs"]:
-        lines += [_table(found).markdown(), ""]
+        lines += [_table(found, differ).markdown(), ""]
         notes = [f"- {markdown(name)}: {markdown(run['note'])}" for name, run in found["runs"].items() if run["note"]]
         lines += [*notes, ""] if notes else []
-    for name, study in made.studies.items():
-        lines += [f"## {markdown(name)}", "", table_of(study).markdown(), ""]
-    origins = [seed.get("origin", {}) for run in found["runs"].values() for seed in run["seeds"].values()]
+    for name, study in _studies(made).items():
+        lines += [f"## {markdown(name)}", ""]
+        if name not in made.studies:
+            lines += ["Not begun." if study is None else "What its records hold so far.", ""]
+        if study is not None:
+            lines += [table_of(study).markdown(), ""]
+        if study is not None and differ:
+            protocols = dict.fromkeys(row["protocol"] for row in found["studies"][name].values())
+            lines += [f"Measured by the protocol {', '.join(protocols)}.", ""]
+    if differ:
+        lines += [
+            "Values of different protocols do not compare. `report` measures all of them anew by that of the first.",
+            "",
+        ]
+    origins = [seed.get("origin", {}) for model in models for seed in model["seeds"].values()]
     machines = {_machine(origin) for origin in origins if origin}
     lines += [f"- {markdown(machine)}" for machine in sorted(machines)]
     return "\n".join(lines).rstrip() + "\n"
@@ -118,23 +159,33 @@ def _machine(origin: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _table(found: dict[str, Any]) -> Table:
+def _table(found: dict[str, Any], differ: bool) -> Table:
+    """A row a run, with its protocol where these ``differ``. A mean is one of finished seeds; best values so far are shown
+    where there is none, and never mixed with them."""
     metrics = found["metrics"]
     rows = []
     for name, run in found["runs"].items():
         seeds = run["seeds"].values()
-        states = sorted({seed["state"] for seed in seeds})
-        cells = [name, ", ".join(states), str(len(run["seeds"])), _range([seed.get("epochs") for seed in seeds])]
+        states = Counter(seed["state"] for seed in seeds)
+        told = ", ".join(state if len(states) == 1 else f"{n} {state}" for state, n in sorted(states.items()))
+        known = [seed for seed in seeds if seed.get("values")]
+        counted = [seed for seed in known if seed["state"] == "finished"] or known
+        of = str(len(seeds)) if len(counted) == len(seeds) else f"{len(counted)} of {len(seeds)}"
+        cells = [name, told, *([run["protocol"]] if differ else []), of, _range([seed.get("epochs") for seed in seeds])]
         for metric in metrics:
-            values = [seed["values"][metric] for seed in seeds if metric in seed.get("values", {})]
+            values = [seed["values"][metric] for seed in counted if metric in seed["values"]]
             printed = run["printed"].get(metric)
             cells += [_mean(values), "" if printed is None else f"{printed:.4f}"]
         minutes = sum(seed.get("seconds", 0.0) for seed in seeds) / 60
         rows.append((*cells, f"{minutes:.1f}" if minutes else "", shown(run["source"] or "", 60)))
     heads = [head for metric in metrics for head in (metric, "printed")]
-    head = ("run", "state", "seeds", "epochs", *heads, "minutes", "printed in")
-    notes = ("Test values where validation is best. Of runs that are not finished: their best so far.",)
-    return Table("runs", head, tuple(rows), notes)
+    own = ("protocol",) if differ else ()
+    head = ("run", "state", *own, "seeds", "epochs", *heads, "minutes", "printed in")
+    notes = (
+        "Test values where validation is best, of the seeds that are finished; where none is, the best so far. "
+        "Seeds: of how many values are.",
+    )
+    return Table("runs", head, tuple(rows), notes, words=2 + len(own))
 
 
 def _range(counts: list[int | None]) -> str:
@@ -150,12 +201,13 @@ def _mean(values: list[float]) -> str:
 
 
 def write_results(made: Made, *, picture: bool = True) -> list[Path]:
-    """results.json, results.md, and a comparison of all finished runs in ``report``. Paths of what was written."""
+    """results.json, results.md, and, unless it was interrupted, a comparison of all finished runs, those of the studies' best
+    points among them, in ``report``. Paths of what was written."""
     written = [made.out / "results.md", made.out / "results.json"]
     write_bytes(written[0], page_of(made).encode())
     write_bytes(written[1], write_json(results_of(made)))
-    runs = [path for paths in made.done.values() for path in sorted(paths)]
-    if len({path.parent for path in runs}) > 1:
+    runs = made.finished()
+    if not made.interrupted and len({path.parent for path in runs}) > 1:
         compared = compare_runs(runs, metrics=made.recipe.metrics)
         written += compared.save(made.out / "report", picture=picture)
     return written

@@ -30,7 +30,7 @@ from kdrs.runs.seeds import check_seeds
 from kdrs.runs.values import FROM_TEACHER, to_toml
 from kdrs.settings import Settings
 from kdrs.studies.plan import check_name, merged, usual_name
-from kdrs.studies.rehearsal import Rehearsal
+from kdrs.studies.rehearsal import Rehearsal, naming
 from kdrs.studies.sweep import Found, begin, carry_out
 from kdrs.studies.trials import Trial
 
@@ -100,11 +100,19 @@ class Made:
     studies: dict[str, Found] = field(default_factory=dict)
     interrupted: bool = False
 
+    def finished(self) -> list[Path]:
+        """Finished runs, then those of the studies' best points, in the recipe's order: who ended first is of no account."""
+        runs = [(one.place(self.out, seed), one.name) for one in self.recipe.runs for seed in one.seeds]
+        own = [place for place, name in runs if place in self.done.get(name, ())]
+        studies = [self.studies[name] for name in self.recipe.studies if name in self.studies]
+        return own + [path for found in studies for arm in found.study.arms for path in found.runs.get(arm.name, ())]
+
 
 def read_recipe(file: str | Path, out: str | Path) -> Recipe:
     """A recipe as it is carried out in ``out``, its data set prepared there.
 
-    Raises ``ConfigError`` for a wrong file, every run and every range checked, and for a folder of another recipe.
+    Raises ``ConfigError`` for a wrong file, every run and every range checked, for a folder of another recipe, and for a run
+    that was begun there with other options, before anything is trained.
     """
     file, out = Path(file), Path(out)
     values = read_toml(file, "check the path, and see examples/reproduce")
@@ -143,8 +151,22 @@ def read_recipe(file: str | Path, out: str | Path) -> Recipe:
             one = by_name[name]
             config = with_seed(one.config, one.seeds[0])
             rehearsal.run(f"runs.{name}", config, one.place(place, one.seeds[0]), one.printed)
+    for one in runs if begun else ():
+        _check_begun(one, place)
     write_bytes(out / HEAD, to_toml(values), make_folder=True)  # once all of it is right
     return Recipe(head.title, head.about, head.metrics, runs, studies)
+
+
+def _check_begun(entry: Entry, out: Path) -> None:
+    """Raises what is wrong with a run that has begun there, with its name: ``ConfigError`` where it had other options."""
+    for seed in entry.seeds:
+        with naming(f"runs.{entry.name}, seed {seed}"):
+            try:
+                is_done(with_seed(entry.config, seed), entry.place(out, seed))
+            except ConfigError as error:
+                raise ConfigError(
+                    error.cause, f"{error.remedy}; or leave the run as it was, and give the changed one another name"
+                ) from error
 
 
 def _check_order(after: Mapping[str, frozenset[str]]) -> list[str]:
@@ -184,7 +206,8 @@ def reproduce(
             if name is None or asked():
                 break
             place = Path(out) / "studies" / name
-            study = begin(recipe.studies[name][0], place, resume=True, rehearsed=True)
+            with naming(f"studies.{name}"):
+                study = begin(recipe.studies[name][0], place, resume=True, rehearsed=True)
             heard = None if on_trial is None else (lambda trial, of=name: on_trial(of, trial))
             found = carry_out(study, place, jobs=jobs, on_trial=heard, should_stop=asked, pool=pool)
             work.made.interrupted |= found.interrupted

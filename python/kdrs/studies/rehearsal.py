@@ -35,14 +35,14 @@ class Rehearsal:
 
     def run(self, told: str, config: RunConfig, place: Path, printed: Iterable[str] = ()) -> None:
         """A run whose directory is ``place``, and the metrics that are printed for it."""
-        with _naming(told):
+        with naming(told):
             evaluator = self._build(config, place)
             for key, names in (("metrics", self.metrics), ("printed", printed)):
                 self._check(key, names, evaluator)
 
     def study(self, told: str, values: Mapping[str, Any], place: Path) -> None:
         """A study in ``place``, of plain values."""
-        with _naming(told):
+        with naming(told):
             study = parse_study(values, sampler="tpe" if has_optuna() else "random", planned=self._planned)
             self.arms(study, place)
 
@@ -50,7 +50,7 @@ class Rehearsal:
         """A study's arms at their default points, each named before its error."""
         for arm in study.arms:
             config = arm.at({})
-            with _naming(f"arm {arm.name}"):
+            with naming(f"arm {arm.name}"):
                 evaluator = self._build(config, place / "best" / arm.name / f"seed-{config.train.seed}")
             self._check("metrics", self.metrics, evaluator)
 
@@ -88,7 +88,8 @@ class Rehearsal:
 
 
 @contextmanager
-def _naming(told: str) -> Iterator[None]:
+def naming(told: str) -> Iterator[None]:
+    """Puts the name of what is looked at before an error's cause."""
     try:
         yield
     except KdrsError as error:

@@ -52,19 +52,29 @@ def read_trial(out: Path, arm: Arm, number: int, point: Mapping[str, Any]) -> Tr
     path = record_of(out, arm.name, number)
     if not path.exists():
         return None
+    trial, name = _read(path), shown(str(path), 300)
+    if (trial.arm, trial.number) != (arm.name, number):
+        raise ArtefactError(f"{name} is the record of trial {trial.number} of {shown(trial.arm)}", REMEDY)
+    if trial.point != dict(point):
+        raise ArtefactError(f"{name} has the point {shown(trial.point)}, not {shown(dict(point))}", REMEDY)
+    return trial
+
+
+def recorded(out: Path, arm: str) -> list[Trial]:
+    """The records of an arm's trials that have ended, in the order of their numbers. Raises ``ArtefactError`` for a damaged
+    one."""
+    return [_read(path) for path in sorted((out / "trials" / arm).glob("*.json"))]
+
+
+def _read(path: Path) -> Trial:
     values = read_json(path, REMEDY)
-    name = shown(str(path), 300)
     try:
         trial = Trial(**{key: value for key, value in values.items() if key != "schema"})
         good = _is_sound(trial)
     except (TypeError, AttributeError):
         good = False
     if not good:
-        raise ArtefactError(f"{name} is no record of a trial", REMEDY)
-    if (trial.arm, trial.number) != (arm.name, number):
-        raise ArtefactError(f"{name} is the record of trial {trial.number} of {shown(trial.arm)}", REMEDY)
-    if trial.point != dict(point):
-        raise ArtefactError(f"{name} has the point {shown(trial.point)}, not {shown(dict(point))}", REMEDY)
+        raise ArtefactError(f"{shown(str(path), 300)} is no record of a trial", REMEDY)
     return trial
 
 
