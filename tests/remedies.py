@@ -131,6 +131,13 @@ CASES = {
         ("eval", "s", "t", "--test", "bootstrap", "--baseline", "t"),
         names=("baseline",),
     ),
+    "candidates that are not there": Case(
+        (*TRAIN[:2], "plain", *TRAIN[3:], "--protocol", "loo-499"),
+        "kdrs data prepare with --candidates 499",
+        (*TRAIN[:2], "new", *TRAIN[3:], "--protocol", "loo-499"),
+        lambda folder: ok(*PREPARE, "--out", "plain"),
+        lambda folder: ok(*PREPARE, "--out", "new", "--candidates", "499"),
+    ),
     "a baseline of one": Case(("eval", "t", "--baseline", "t"), "add a run", ("eval", "t", "u", "--baseline", "t")),
     "a report in a full folder": Case(
         ("report", "t", "u", "--out", "d"), "another folder with --out", ("report", "t", "u", "--out", "new")

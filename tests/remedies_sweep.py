@@ -42,6 +42,8 @@ RECIPE = ("reproduce", "r.toml", "--out", "made", "--quiet")
 TITLE = "title = 'x'\n"
 DATA = "[data]\npath = 'd'\n"
 RUNS = "[runs.one]\n"
+OTHER = "train = { epochs = 1, lr = 0.5 }\n"
+STUDY = "[studies.two]\nsweep = { trials = 1, space = { model = { dim = [2, 3] } } }\n"
 
 
 def recipe(
@@ -141,6 +143,15 @@ CASES = {
     "a folder of another recipe": Case(
         RECIPE, "name another folder", (*RECIPE[:2], "--out", "new"),
         both(recipe(), lambda folder: ok(*RECIPE), recipe(shared="train = { epochs = 1, lr = 0.5 }\n")), names=("folder",),
+    ),
+    "a run of a recipe that was begun otherwise": Case(
+        RECIPE, "runs.one, seed 0", RECIPE,
+        both(recipe(), lambda folder: ok(*RECIPE), recipe(runs=f"{RUNS}{OTHER}")), recipe(runs=f"{RUNS}[runs.two]\n{OTHER}"),
+        names=("leave the run as it was, and give the changed one another name",),
+    ),
+    "a study of a recipe that was begun otherwise": Case(
+        RECIPE, "studies.two", (*RECIPE[:2], "--out", "new"),
+        both(recipe(runs=STUDY), lambda folder: ok(*RECIPE), recipe(runs=f"{STUDY}{OTHER}")), names=("name another folder",),
     ),
     "a folder of no recipe": Case(
         (*RECIPE[:2], "--out", "d"), "name another folder with --out", RECIPE, recipe(), names=("--out",)

@@ -112,6 +112,8 @@ def test_a_remedy_helps(place, tmp_path, monkeypatch, watched, name):
 
 ELSEWHERE = {
     ("studies/plan.py", "_keys"): "a key that is searched twice: test_sweep.py",
+    ("studies/found.py", "so_far"): "a damaged study.toml: test_reproduce.py",
+    ("studies/plan.py", "_mapping"): "a damaged study.toml: test_reproduce.py",
     ("studies/recipe.py", "_check_order"): "runs that wait for each other: test_reproduce.py",
     ("studies/rehearsal.py", "_build"): "teachers that are not there: test_reproduce.py",
     ("studies/rehearsal.py", "_check"): "metrics that nothing measures: test_reproduce.py",

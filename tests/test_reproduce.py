@@ -14,7 +14,7 @@ from commands import fails, kdrs, ok
 from conftest import toy_dataset
 from kdrs.cli.stopping import Stopper
 from kdrs.data import Dataset
-from kdrs.errors import ConfigError
+from kdrs.errors import ArtefactError
 from kdrs.runs.directory import Run
 from kdrs.runs.opened import load_run
 from kdrs.runs.values import to_toml
@@ -188,7 +188,7 @@ def test_what_was_stopped_has_a_page(place: Path, tmp_path: Path, monkeypatch: p
     assert re.findall(table, again, re.MULTILINE) == re.findall(table, whole, re.MULTILINE)
     damaged = out / "studies/tuned/study.toml"
     damaged.write_text("arms = 3\n")
-    with pytest.raises(ConfigError, match="arms is 3"):
+    with pytest.raises(ArtefactError, match=r"study\.toml: arms is 3"):
         so_far(damaged.parent)
 
 

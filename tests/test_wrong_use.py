@@ -223,3 +223,13 @@ def test_draws_that_the_machine_cannot_hold(toy):
 def test_no_memory_is_exit_code_5(toy_path, tmp_path):
     common = ("--data", toy_path, "--model", "bpr", "--device", "cpu", "--epochs", 1, "--out", tmp_path / "run")
     assert "GiB of memory; this process may have" in fails(5, "train", *common, "--dim", 2**31 - 1)
+
+
+def test_terms_are_told_by_where_they_come_from(toy_path: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, toy_path, distill=[{"method": "cd", "teacher": "x"}])
+    assert "the run file or --set has [[distill]] terms" in fails(2, "train", file)
+    stated = ("--set", "distill.0.weight=3")
+    command = ("train", "--data", toy_path, "--model", "bpr", "--dry-run")
+    error = fails(2, *command, *stated)
+    assert "--set states distill, and kdrs train has no teacher\n  try: leave that out, or use kdrs distill" in error
+    ok(*command)

@@ -83,7 +83,8 @@ def train(
     given = locals()
     values = _values(given)
     if values.get("distill"):
-        raise ConfigError("the run file has [[distill]] terms", "use kdrs distill")
+        stated = "--set states distill" if file is None else "the run file or --set has [[distill]] terms"
+        raise ConfigError(f"{stated}, and kdrs train has no teacher", "leave that out, or use kdrs distill")
     values = _modelled(values, out, seeds, resume)
     carry_out(values, **{name: given[name] for name in HOW})
 

@@ -169,7 +169,8 @@ class Evaluator:
             if dataset.candidates is None:
                 raise DataError(
                     f"protocol {rules.name!r} ranks stored candidates, and the data set holds none",
-                    "prepare the data with a leave-one-out split, or choose a full-ranking protocol",
+                    "choose a full-ranking protocol, such as default; or prepare the data with them, by kdrs data prepare with "
+                    "--candidates 499, and train on that",
                 )
             chosen["candidates"] = dataset.candidates
         parts = {"valid": dataset.valid, "test": dataset.test}

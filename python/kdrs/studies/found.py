@@ -9,7 +9,7 @@ import numpy as np
 
 from kdrs._documents import read_toml
 from kdrs.comparison.tables import Table
-from kdrs.errors import ArtefactError
+from kdrs.errors import ArtefactError, ConfigError, shown
 from kdrs.runs.compared import compare_runs
 from kdrs.runs.config import config_of
 from kdrs.runs.directory import Run
@@ -17,6 +17,8 @@ from kdrs.runs.reported import load_reports
 from kdrs.studies.plan import shown_teachers, stored_study
 from kdrs.studies.sweep import HEAD, Found
 from kdrs.studies.trials import recorded
+
+REMEDY = "restore it, or take the study's folder away: the same command begins it anew"
 
 
 def rows_of(found: Found) -> dict[str, dict[str, Any]]:
@@ -52,7 +54,10 @@ def so_far(out: Path) -> Found | None:
     head = out / HEAD
     if not head.is_file():
         return None
-    study = stored_study(read_toml(head, "restore it", ArtefactError))
+    try:
+        study = stored_study(read_toml(head, REMEDY, ArtefactError))
+    except ConfigError as error:
+        raise ArtefactError(f"{shown(str(head), 300)}: {error.cause}", REMEDY) from error
     found = Found(out, study, {arm.name: recorded(out, arm.name) for arm in study.arms})
     for arm in study.arms:
         if len(found.trials[arm.name]) >= (study.settings.trials if arm.space else 1):
