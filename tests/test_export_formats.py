@@ -346,7 +346,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("source", ["plain", "coded", "encoded", "plain.safetensors"])
-def test_the_command_writes_arrays_that_rank_alike(place, tmp_path, source):
+def test_fault_39_the_command_writes_arrays_that_rank_alike(place, tmp_path, source):
     told = ok("export", place / source, "--to", "npz", "--out", tmp_path / "s.npz", "--json").document
     assert told["files"] == [str(tmp_path / "s.npz")]
     assert told["bytes"] == (tmp_path / "s.npz").stat().st_size

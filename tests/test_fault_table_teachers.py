@@ -1,7 +1,4 @@
-"""Rows 33 to 38 of the table of faults: teachers of other programs, and what kdrs does with each kind of bad one.
-
-Rows 39 (an export that differs from its model) and 40 (serving an unknown user) wait for files of students.
-"""
+"""Rows 33 to 38 of the table of faults: teachers of other programs, and what kdrs does with each kind of bad one."""
 
 from __future__ import annotations
 

@@ -409,3 +409,11 @@ def test_show_at_80_columns(command, monkeypatch):
 def test_brackets_in_help_are_no_markup():
     assert "OUT/seed-N" in text_of(("train",), "--seeds")
     assert not any("[" in (option.help or "") for path in COMMANDS for option in options(*path).values())
+
+
+def test_the_page_says_which_commands_are_quiet():
+    page = (Path(__file__).parents[1] / "docs" / "command-line.md").read_text("utf-8")
+    (row,) = re.findall(r"^\| `--quiet`, `-q` \|.*: (.*) \|$", page, re.MULTILINE)
+    assert row == ", ".join(
+        f"`{' '.join(path)}`" for path in COMMANDS if path not in GROUPS and "--quiet" in options(*path)
+    )

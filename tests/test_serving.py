@@ -52,7 +52,7 @@ def here(place, monkeypatch) -> Path:
 
 
 @pytest.mark.parametrize("name", ["teacher", "student", "small", "coded"])
-def test_lists_are_those_of_the_evaluator(here, name):
+def test_fault_39_lists_are_those_of_the_evaluator(here, name):
     """Of the file, of the run, and of the evaluator that measured it."""
     run, student = kdrs.load_run(name), kdrs.Student.load(f"{name}.safetensors")
     data = run.dataset
@@ -92,7 +92,7 @@ def test_parts_joined_are_the_whole(here, tmp_path, ending, monkeypatch):
     assert "parts of 2, 5 lie beside" in fails(3, "recommend", "--merge", "--out", parts)
 
 
-def test_a_failure_leaves_nothing(here, tmp_path):
+def test_fault_40_a_failure_leaves_nothing(here, tmp_path):
     (tmp_path / "users.txt").write_text("1\n2\nnobody\n")
     error = fails(
         3, "recommend", "small.safetensors", "--users", tmp_path / "users.txt", "--out", tmp_path / "l.parquet"
@@ -104,7 +104,7 @@ def test_a_failure_leaves_nothing(here, tmp_path):
     assert (told["users"], told["popular"], told["rows"]) == (3, 1, 60)
 
 
-def test_what_no_id_means_is_told(here, tmp_path, monkeypatch):
+def test_fault_40_what_no_id_means_is_told(here, tmp_path, monkeypatch):
     """Once, however many blocks of users there are: of lists for all, and of tables."""
     from kdrs.cli import asked
 

@@ -176,7 +176,7 @@ def test_the_callers_ids_come_back():
     assert student.recommend(["3", "5"], 2).places.tolist() == found.places.tolist()
 
 
-def test_unknown_users():
+def test_fault_40_unknown_users():
     student = made()
     with pytest.raises(DataError, match="2 of 3 users are unknown, first x"):
         student.recommend(["ü1", "x", "y"])
@@ -190,7 +190,7 @@ def test_unknown_users():
     assert own.places[0].tolist() == [*student.popular[3:5].tolist(), -1, -1]
 
 
-def test_unknown_items_are_told():
+def test_fault_40_unknown_items_are_told():
     """Of how many, and the first; what is unknown means nothing."""
     student = made()
     for how, words in (
