@@ -84,7 +84,7 @@ def train(
     values = _values(given)
     if values.get("distill"):
         stated = "--set states distill" if file is None else "the run file or --set has [[distill]] terms"
-        raise ConfigError(f"{stated}, and kdrs train has no teacher", "leave that out, or use kdrs distill")
+        raise ConfigError(stated, "use kdrs distill, or leave that out: kdrs train has no teacher")
     values = _modelled(values, out, seeds, resume)
     carry_out(values, **{name: given[name] for name in HOW})
 
