@@ -83,23 +83,16 @@ def compare(
     """Compares models on the same queries.
 
     ``metrics`` defaults to two: recall and NDCG near K = 10, or with sampled candidates hit and NDCG near K = 5.
-    ``teacher`` names the entry that ratios and shares are of (the first with that role), ``baseline`` the one that all are
-    compared with. Unless it is named, each model is compared with the one trained alone whose bytes are nearest to its own.
-    Naming either takes two models. ``test`` is ``randomisation`` unless given, which takes a baseline and another model.
+    ``teacher`` names the model that ratios and shares are of (the first with that role), which makes it one, ``baseline`` the
+    one that all are compared with: unless it is named, each model is compared with the one trained alone whose bytes are
+    nearest to its own. Naming either takes two models. A model is a teacher if any of its seeds is.
+    ``test`` is ``randomisation`` unless given, which takes a baseline and another model.
     p-values carry Holm's correction over all students and metrics of the comparison; the teacher is not among them.
     ``by`` are traits of the queries: each adds the quality of groups of them.
-    Raises ``DataError`` for reports of other queries, settings or rules: such numbers must not be compared.
+    Raises ``DataError`` for reports of other queries, settings or rules: such numbers must not be compared; ``ConfigError`` for
+    entries of one name that have one seed, or are alone and students, and for names, tests and numbers that cannot be.
     """
-    groups: dict[str, list[Entry]] = {}
-    for entry in entries:
-        if entry.role not in ROLES:
-            raise ConfigError(f"{entry.name} has the role {shown(entry.role)!r}", f"allowed: {', '.join(ROLES)}")
-        groups.setdefault(entry.name, []).append(entry)
-    if not groups:
-        raise ConfigError("nothing to compare", "name one run or more")
-    for group in groups.values():
-        if all(entry.seed is not None for entry in group):
-            group.sort(key=lambda entry: entry.seed or 0)
+    groups = _grouped(entries, teacher)
     found = {name: [_part_of(entry, part) for entry in group] for name, group in groups.items()}
     first = next(iter(found.values()))[0]
     _check_comparable(found)
@@ -203,6 +196,38 @@ def scoring_seconds(
     if not n:
         raise DataError("there is no query to score")
     return statistics.median(times[1:]) / n * 1000
+
+
+def _grouped(entries: Iterable[Entry], teacher: str | None) -> dict[str, list[Entry]]:
+    """The entries by their names, seeds ascending; all seeds of a model have its role: teacher, if any of them is, or it is
+    named so. Raises ``ConfigError`` for entries of one name that are no seeds of one model."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.role not in ROLES:
+            raise ConfigError(f"{shown(entry.name)} has the role {shown(entry.role)!r}", f"allowed: {', '.join(ROLES)}")
+        groups.setdefault(entry.name, []).append(entry)
+    if not groups:
+        raise ConfigError("nothing to compare", "name one run or more")
+    found = {}
+    for name, group in groups.items():
+        role = group[0].role
+        if name == teacher or any(entry.role == "teacher" for entry in group):
+            role = "teacher"
+        elif any(entry.role != role for entry in group):
+            raise ConfigError(
+                f"{shown(name)} is both alone and student, and entries of one name are seeds of one model",
+                "give all of them one role, or other models other names",
+            )
+        seeds = [entry.seed for entry in group if entry.seed is not None]
+        if (twice := next((seed for at, seed in enumerate(seeds) if seed in seeds[:at]), None)) is not None:
+            raise ConfigError(
+                f"{shown(name)} has two entries of seed {twice}, and entries of one name are seeds of one model",
+                "give each seed once, or another model another name",
+            )
+        if len(seeds) == len(group):
+            group.sort(key=lambda entry: entry.seed or 0)
+        found[name] = [replace(entry, role=role) for entry in group]
+    return found
 
 
 def _part_of(entry: Entry, part: str) -> Report:

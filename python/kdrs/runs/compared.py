@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from kdrs.runs.places import check_there, seeds_in
 from kdrs.runs.records import PATH
 from kdrs.runs.results import held_out
 from kdrs.runs.served import ServedStudent, is_student, protocol_of
-from kdrs.runs.vouching import difference
+from kdrs.runs.vouching import MAY_CHANGE, OF_NO_ACCOUNT, difference
 from kdrs.teachers.audit import teacher_doubts
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
@@ -44,6 +45,7 @@ from kdrs.teachers.model import ModelTeacher
 from kdrs.training.pairs import PairTask
 from kdrs.training.processes import current
 
+_SEED = re.compile(r"seed-[0-9]+")
 DISAGREES = (
     "no run's lists agree with its lists for the same user more than with those for another user: are its ids in the data "
     "set's order?"
@@ -67,10 +69,11 @@ def compare_runs(
 ) -> Comparison:
     """Evaluates finished runs (and teacher files, and student files) anew on one data set and compares them.
 
-    Folders named ``seed-N`` of one parent are seeds of one model, if they differ in nothing else; the parent stands for all
-    of them. A run that another one was distilled from is a teacher; ``teacher`` and ``baseline`` name others by their path. The
-    data set is the first run's unless given; ``protocol_name`` likewise. Files are joined with it by id. ``metrics`` may have
-    any K.
+    Folders named ``seed-N`` of one parent are seeds of one model, if they differ in their seed and in nothing else that could
+    alter the result; others are warned of, and each is compared by itself. The parent stands for all of them. A model is a
+    teacher if another run was distilled from it, or from one of its seeds; ``teacher`` and ``baseline`` name others by their
+    path. The data set is the first run's unless given; ``protocol_name`` likewise. Files are joined with it by id.
+    ``metrics`` may have any K.
 
     Raises ``ArtefactError`` for runs that are unfinished, damaged or of other data, and for student files that lack some of
     the data set's ids; ``ConfigError`` for a run that is given twice.
@@ -82,15 +85,20 @@ def compare_runs(
     configs, dataset, evaluator = _setting(paths, dataset, protocol_name, threads, metrics)
     titles = None if item_names is None else read_titles(item_names, dataset.items)
     scorers = {path: _scorer(path, dataset) for path in paths}
+    models = _models(paths, configs)
+    labels = _labels(models)
+    names = {place.resolve(): labels[path] for path, model in models.items() for place in (model, path)}
+    teacher, baseline = (
+        None if name is None else names.get(Path(name).resolve(), name) for name in (teacher, baseline)
+    )
     taught_by = {place for path, config in configs.items() for place in teachers_of(config, path)} | _told_by(scorers)
-    wanted = {path.resolve() for name in (teacher,) if name is not None for path in with_seeds([Path(name)])}
-    labels = _labels(paths, configs)
+    # of a model whose one seed taught, all seeds are a teacher's
+    teachers = {labels[path] for path in paths if path.resolve() in taught_by or _is_peer(path)} | {teacher}
     entries = []
     for path in paths:
         config = configs.get(path)
         scorer = scorers[path]
-        is_teacher = path.resolve() in taught_by | wanted or _is_peer(path)
-        role = "teacher" if is_teacher else _role(scorer, config)
+        role = "teacher" if labels[path] in teachers else _role(scorer, config)
         ready = _lists_of(scorer)
         n_parameters, n_bytes, bytes_per_row = size_of(scorer, dataset)
         selection = choose_selection(config, choose_protocol(config, dataset)) if config is not None else None
@@ -111,36 +119,31 @@ def compare_runs(
                 doubts=_doubts(path, scorer, config, selection, dataset),
             )
         )
-    teachers = [path for path, entry in zip(paths, entries, strict=True) if entry.role == "teacher"]
-    if teachers:
+    chief = next((labels[path] for path in paths if labels[path] in teachers), None) if teacher is None else teacher
+    seeds = {path.resolve(): path for path in paths if labels[path] == chief}
+    if seeds:
+        usual = next((place for place in seeds if place in taught_by), next(iter(seeds)))
         lists = {path: _first(scorers[path], 10) for path in paths}
-        theirs = lists[teachers[0]]
         agreed = False
         for at, path in enumerate(paths):
-            if entries[at].role != "teacher":
-                own = overlap(lists[path], theirs)["overlap@10"]
-                agreed |= _is_personal(own, overlap(lists[path], np.roll(theirs, 1, axis=0))["overlap@10"])
-                entries[at] = replace(entries[at], agreement={"overlap@10": float(own.mean())})
-        shown_one = wanted & {path.resolve() for path in paths} or {
-            path.resolve() for path in teachers if labels[path] == labels[teachers[0]]
-        }
-        for at, path in enumerate(paths):
-            if (doubt := _other_teacher(path, configs.get(path), shown_one)) is not None:
+            if labels[path] not in teachers:
+                own = teachers_of(configs[path], path) if path in configs else []
+                theirs = lists[seeds[next((place for place in own if place in seeds), usual)]]
+                shared = overlap(lists[path], theirs)["overlap@10"]
+                agreed |= _is_personal(shared, overlap(lists[path], np.roll(theirs, 1, axis=0))["overlap@10"])
+                entries[at] = replace(entries[at], agreement={"overlap@10": float(shared.mean())})
+            if labels[path] != chief and (doubt := _other_teacher(path, configs.get(path), seeds, names, str(chief))):
                 entries[at] = replace(entries[at], doubts=(*entries[at].doubts, doubt))
-        if not agreed and len(teachers) < len(entries):
-            at = paths.index(teachers[0])
+        if not agreed and not teachers.issuperset(labels.values()):
+            at = paths.index(seeds[usual])
             entries[at] = replace(entries[at], doubts=(*entries[at].doubts, DISAGREES))
-    names = {
-        path.parent.resolve(): label for path, label in labels.items() if label in (path.parent.name, str(path.parent))
-    }
-    names |= {path.resolve(): label for path, label in labels.items()}
     page = page and part in evaluator.truths  # else what is missing is told below
     compared = compare(
         entries,
         part=part,
         metrics=metrics,
-        teacher=None if teacher is None else names.get(Path(teacher).resolve(), teacher),
-        baseline=None if baseline is None else names.get(Path(baseline).resolve(), baseline),
+        teacher=teacher,
+        baseline=baseline,
         test=test,
         by=traits_of(dataset, part) if page else (),
     )
@@ -153,8 +156,8 @@ def compare_runs(
     several = any(len(line.seeds) > 1 for line in compared.lines)
     known = background_of(dataset, evaluator, part, ranked, compared.teacher, titles, several)
     said = {labels[path]: _in_words(config) for path, config in configs.items()}
-    models = [(line.name, said[line.name]) for line in compared.lines if line.name in said]
-    return replace(compared, background=replace(known, facts=(*known.facts, *models)))
+    facts = [(line.name, said[line.name]) for line in compared.lines if line.name in said]
+    return replace(compared, background=replace(known, facts=(*known.facts, *facts)))
 
 
 def with_seeds(paths: Sequence[Path]) -> list[Path]:
@@ -314,15 +317,20 @@ def _role(scorer: Teacher, config: RunConfig | None) -> str:
     return "student" if config.distill or config.compress else "alone"
 
 
-def _other_teacher(path: Path, config: RunConfig | None, shown_one: set[Path]) -> str | None:
-    """Of a student of other teachers than the one that all are measured by, unless it trained them itself."""
+def _other_teacher(
+    path: Path, config: RunConfig | None, seeds: Iterable[Path], names: Mapping[Path, str], chief: str
+) -> str | None:
+    """Of a student of other teachers than the one that all are measured by, unless it trained them itself. That one is called
+    ``chief`` and has ``seeds``; ``names`` are those of all models of the comparison."""
     own = [] if config is None or not config.distill else teachers_of(config, path)
-    if not own or set(own) & shown_one or any(place.is_relative_to(folder_of(config, path)) for place in own):  # type: ignore[arg-type]
+    if not own or set(own) & set(seeds) or any(place.is_relative_to(folder_of(config, path)) for place in own):  # type: ignore[arg-type]
         return None
-    named = " and ".join(shown(place.name) for place in own)
+    # a seed's folder says nothing without its parent's
+    said = [f"{one.parent.name}/{one.name}" if _SEED.fullmatch(one.name) else one.name for one in own]
+    named = " and ".join(dict.fromkeys(shown(names.get(at, other)) for at, other in zip(own, said, strict=True)))
     return (
-        f"it was distilled from {named}, not from {shown(next(iter(shown_one)).name)}: the transfer ratio and what is "
-        "said of the teacher are about the latter"
+        f"it was distilled from {named}, not from {shown(chief)}: the transfer ratio and what is said of the teacher are "
+        "about the latter"
     )
 
 
@@ -367,33 +375,59 @@ def _scorer(path: Path, dataset: Dataset) -> Teacher:
     return load_teacher(path, dataset, users)
 
 
-def _labels(paths: Sequence[Path], configs: Mapping[Path, RunConfig]) -> dict[Path, str]:
-    """Short names: the folder's own, or its parent's for ``seed-N``; whole paths where short ones would collide, and with a
-    warning for seeds of one folder that are no runs of one model."""
-    models = {path: path.parent if path.name.startswith("seed-") else path for path in paths}
-    apart = set()
-    for model in dict.fromkeys(models.values()):
-        first, *others = [path for path in paths if models[path] == model]
-        for path in others:
-            if (unlike := _unlike(configs.get(first), configs.get(path))) is not None:
-                key, one, other = unlike
-                warnings.warn(
-                    f"{shown(str(first), PATH)} and {shown(str(path), PATH)} are no seeds of one model: {key} is "
-                    f"{shown(one)} in the one, {shown(other)} in the other; each is compared by itself",
-                    stacklevel=3,
-                )
-                apart |= {first, *others}
+def _models(paths: Sequence[Path], configs: Mapping[Path, RunConfig]) -> dict[Path, Path]:
+    """The folder of the model that each is of: of runs in folders ``seed-N`` their parent, of others itself; and with a
+    warning of runs of one parent that are no seeds of one model."""
+    models, spelt = {}, dict[Path, Path]()
+    for path in paths:
+        model = _with_name(path)
+        model = _with_name(model.parent) if _is_seed(model) else model
+        models[path] = spelt.setdefault(model.resolve(), model)
+    for model in spelt.values():
+        group = [path for path in paths if models[path] == model]
+        for at, path in enumerate(group[1:], 1):
+            if (why := _no_seed(path, group[:at], configs)) is not None:
+                warnings.warn(f"{why}; each is compared by itself", stacklevel=3)
+                models |= {one: _with_name(one) for one in group}
                 break
-    models |= {path: path for path in apart}
+    return models
+
+
+def _labels(models: Mapping[Path, Path]) -> dict[Path, str]:
+    """Short names: the folder's own; whole paths where short ones would collide, and of seeds that are none of one model."""
     short = [model.name for model in dict.fromkeys(models.values())]
     return {
-        path: str(path) if path in apart else model.name if short.count(model.name) == 1 else str(model)
+        path: str(model) if short.count(model.name) > 1 or _is_seed(model) else model.name
         for path, model in models.items()
     }
 
 
-def _unlike(one: RunConfig | None, other: RunConfig | None) -> tuple[str, Any, Any] | None:
-    """An option in which two runs differ though all but their seeds should be the same, and what it is in either."""
-    if one is None or other is None:
-        return None
-    return difference(with_seed(one, other.train.seed).to_dict(), other.to_dict(), paths=False)
+def _is_seed(path: Path) -> bool:
+    return path.is_dir() and _SEED.fullmatch(path.name) is not None
+
+
+def _with_name(path: Path) -> Path:
+    """A path that ends in a name, as ``.`` and ``..`` do not."""
+    return path if path.name.strip(".") else path.resolve()
+
+
+def _no_seed(path: Path, others: Sequence[Path], configs: Mapping[Path, RunConfig]) -> str | None:
+    """Why a run is no further seed of the model of ``others``: it differs in more than the seed, or not even in that."""
+    own, name = configs[path], shown(str(path), PATH)
+    for other in others[:1]:
+        if (unlike := _unlike(configs[other], own)) is not None:
+            key, one, two = unlike
+            pair = f"{shown(str(other), PATH)} and {name}"
+            return f"{pair} are no seeds of one model: {key} is {shown(one)} in the one, {shown(two)} in the other"
+    for other in others:
+        if configs[other].train.seed == own.train.seed:
+            pair = f"{shown(str(other), PATH)} and {name}"
+            return f"{pair} are no two seeds: train.seed is {own.train.seed} in both"
+    return None
+
+
+def _unlike(one: RunConfig, other: RunConfig) -> tuple[str, Any, Any] | None:
+    """An option in which two runs differ though all but their seeds should be the same, and what it is in either. Refits have
+    the epochs of the runs that they are of."""
+    may = MAY_CHANGE if one.refit is not None and other.refit is not None else OF_NO_ACCOUNT
+    return difference(with_seed(one, other.train.seed).to_dict(), other.to_dict(), paths=False, may_change=may)

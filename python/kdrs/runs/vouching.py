@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ Complete = Callable[[Options], Options]
 """Gives stored options the defaults of those that are younger than the run (`kdrs.runs.config.completed`)."""
 MAY_CHANGE = {"train.epochs", "train.checkpoint_seconds", "train.patience", "train.shard", "device", "threads", "log"}
 """Options that a resumed run may state differently."""
+OF_NO_ACCOUNT = MAY_CHANGE - {"train.epochs", "train.patience"}
+"""Those of them that leave the result as it is."""
 
 
 def check_options(config: Options, before: Options) -> None:
@@ -32,13 +34,15 @@ def check_options(config: Options, before: Options) -> None:
         )
 
 
-def difference(config: Options, other: Options, *, paths: bool = True) -> tuple[str, Any, Any] | None:
-    """The first option in which two runs differ, and what it is in either, but for those that may change on resume; without
+def difference(
+    config: Options, other: Options, *, paths: bool = True, may_change: Collection[str] = MAY_CHANGE
+) -> tuple[str, Any, Any] | None:
+    """The first option in which two runs differ, and what it is in either, but for those that ``may_change``; without
     ``paths`` their data and teachers may lie elsewhere."""
     one, two = flat(without_none(config)), flat(without_none(other))
     names = "model.name", "distill.0.method"  # what others follow from comes first
     for key in sorted({*one, *two}, key=lambda key: (key not in names, key)):
-        if _may_change(key) or one.get(key) == two.get(key):
+        if _is_one_of(may_change, key) or one.get(key) == two.get(key):
             continue
         if not is_path(key) or (paths and not same_places(one.get(key), two.get(key))):
             return key, one.get(key), two.get(key)
@@ -91,7 +95,7 @@ def _compare(path: Path, stored: Options, vouched: Options, where: str) -> None:
     now, before = flat(without_none(stored)), flat(without_none(vouched))
     for key in sorted({*now, *before}):
         # where the data are is of no account: their fingerprint is compared
-        if _may_change(key) or key == "data.path":
+        if _is_one_of(MAY_CHANGE, key) or key == "data.path":
             continue
         one, other = now.get(key), before.get(key)
         if one != other and not (is_path(key) and same_name(one, other)):
@@ -102,6 +106,6 @@ def _compare(path: Path, stored: Options, vouched: Options, where: str) -> None:
             )
 
 
-def _may_change(key: str) -> bool:
+def _is_one_of(options: Collection[str], key: str) -> bool:
     # a part's own directory decides about the part
-    return re.sub(r"^teachers\.[^.]+\.(?=train\.)|^teachers\..+\.(?=train\.)", "", key) in MAY_CHANGE
+    return re.sub(r"^teachers\.[^.]+\.(?=train\.)|^teachers\..+\.(?=train\.)", "", key) in options
