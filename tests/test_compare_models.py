@@ -8,6 +8,7 @@ import pytest
 from kdrs.comparison.compare import Entry, compare
 from kdrs.errors import ConfigError
 from kdrs.evaluation.report import Report
+from kdrs.evaluation.significance import holm
 
 N = 300
 QUERIES = np.random.default_rng(0).random(N)
@@ -56,3 +57,40 @@ def test_a_seed_counts_once():
     assert compare(runs[1:]).lines[0].seeds == (0, 1)
     unknown = compare([entry("s", "student", 0.1), entry("s", "student", 0.2)])  # which seeds they had is not known
     assert unknown.lines[0].seeds == (None, None)
+
+
+def of_seeds(names: dict[str, tuple[str, float]], seeds: int = 3) -> list[Entry]:
+    return [entry(name, role, gain, s, 0.01) for name, (role, gain) in names.items() for s in range(seeds)]
+
+
+MODELS = {"big": ("teacher", 0.3), "a": ("alone", 0.0), "student": ("student", 0.05), "other": ("alone", 0.04)}
+
+
+def test_holm_counts_every_model_but_the_teacher():
+    """A second model trained alone too: column, note and verdict speak of the same p-values."""
+    found = compare(of_seeds(MODELS), baseline="a")
+    lines = {line.name: line for line in found.lines}
+    for tests in ("against", "against_by_seed"):
+        both = [getattr(lines[name], tests)["ndcg@10"] for name in ("student", "other")]
+        assert [d.p_adjusted for d in both] == pytest.approx(holm([d.p for d in both]).tolist())
+        assert getattr(lines["big"], tests)["ndcg@10"].p_adjusted is None
+    table = found.tables()[-1]
+    assert table.headers[-5:] == ("p", "p (Holm)", "over seeds\np", "over seeds\np (Holm)", "")
+    assert any(
+        "p (Holm, 2 comparisons; the teacher is none of them) below 0.05, over q" in note for note in table.notes
+    )
+    rows = {row[0]: row[-3:-1] for row in table.rows}
+    for name in ("student", "other", "big"):
+        d = lines[name].against_by_seed["ndcg@10"]
+        assert rows[name] == (f"{d.p:.4f}" if d.p >= 1e-4 else f"{d.p:.0e}", rows[name][1])
+        assert (rows[name][1] == "-") == (d.p_adjusted is None) == (name == "big")
+
+
+def test_the_note_counts_what_was_corrected():
+    models = of_seeds(MODELS)
+    one_seed = compare([each for each in models if each.name != "other" or each.seed == 0], baseline="a")
+    assert "p (Holm, 2 comparisons over queries, 1 over seeds; the teacher is none of them) below" in one_seed.text()
+    lone = compare([each for each in models if each.name in ("a", "student") and each.seed == 0])
+    assert "Better and worse: p (Holm, 1 comparison) below 0.05." in lone.text()
+    teacher = compare([each for each in models if each.name in ("a", "big") and each.seed == 0])
+    assert "Better and worse: p below 0.05." in teacher.text()

@@ -158,7 +158,7 @@ def test_verdicts(queries, seeds, n, says):
     assert str(verdict_of(difference(*queries), None if seeds is None else difference(*seeds), n)) == says
 
 
-def test_holm_counts_students_alone():
+def test_holm_leaves_the_teacher_out():
     entries = three_seeds(0.02, 0.0005)
     with_teacher = compare(entries)
     big = with_teacher.lines[0]

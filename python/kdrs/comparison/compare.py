@@ -87,7 +87,7 @@ def compare(
     one that all are compared with: unless it is named, each model is compared with the one trained alone whose bytes are
     nearest to its own. Naming either takes two models. A model is a teacher if any of its seeds is.
     ``test`` is ``randomisation`` unless given, which takes a baseline and another model.
-    p-values carry Holm's correction over all students and metrics of the comparison; the teacher is not among them.
+    p-values carry Holm's correction over all models and metrics but the teacher's, over queries and over seeds.
     ``by`` are traits of the queries: each adds the quality of groups of them.
     Raises ``DataError`` for reports of other queries, settings or rules: such numbers must not be compared; ``ConfigError`` for
     entries of one name that have one seed, or are alone and students, and for names, tests and numbers that cannot be.
@@ -305,10 +305,8 @@ def _baselines(groups: Mapping[str, Sequence[Entry]], named: str | None) -> dict
 
 
 def _corrected(groups: Mapping[str, Sequence[Entry]], tests: Mapping[Pair, Difference]) -> dict[Pair, Difference]:
-    """The tests with Holm's correction over those of students; where there are none, over those of models trained alone."""
-    roles = {name: group[0].role for name, group in groups.items()}
-    counted = "student" if any(roles[name] == "student" for name, *_ in tests) else "alone"
-    own = [key for key in tests if roles[key[0]] == counted]
+    """The tests with Holm's correction over all of them but the teacher's."""
+    own = [pair for pair in tests if groups[pair[0]][0].role != "teacher"]
     return {**tests, **dict(zip(own, adjusted([tests[key] for key in own]), strict=True))}
 
 

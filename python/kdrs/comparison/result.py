@@ -49,7 +49,7 @@ class Line:
     """Share of the teacher's mean, by metric; empty without a teacher."""
     against: dict[str, Difference]
     """Difference to the baseline over queries (values averaged over seeds), by metric; empty for the baseline. Holm's
-    correction is over the students; where there is none, over the models trained alone."""
+    correction is over all models but the teacher."""
     against_by_seed: dict[str, Difference]
     """The same over seeds, where both have two common seeds or more."""
     verdicts: dict[str, Verdict]

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kdrs.comparison.verdicts import LEVEL, decisive_p
+from kdrs.comparison.verdicts import LEVEL
 from kdrs.escaping import markdown, visible, visible_lines
 from kdrs.evaluation.transfer import Transfer
 
 if TYPE_CHECKING:
-    from kdrs.comparison.result import Comparison
+    from kdrs.comparison.result import Comparison, Line
+    from kdrs.evaluation.significance import Difference
 
 
 @dataclass(frozen=True)
@@ -267,35 +268,33 @@ def difference_table(comparison: Comparison) -> Table:
     headers = ["model", "metric", "difference", f"{comparison.confidence:.0%} interval", "p", "p (Holm)"]
     if len(bases) > 1:
         headers.insert(1, "against")
-    headers += ["over seeds\np (Holm)"] if by_seed else []
+    headers += ["over seeds\np", "over seeds\np (Holm)"] if by_seed else []
     headers.append("")
     rows = []
-    resamples, tests, corrected = 0, [], 0
+    resamples, tests = 0, []
     for line in compared:
         for metric, d in line.against.items():
             resamples = d.resamples or 0
             tests.append(d.test)
-            corrected += d.p_adjusted is not None
             row = [
                 line.name,
                 comparison.shown_name(metric),
                 f"{d.difference:+.4f}",
                 f"[{d.low:+.4f}, {d.high:+.4f}]",
-                _p(d.p, resamples),
-                "-" if d.p_adjusted is None else _p(d.p_adjusted, 0),
+                *_both(d, resamples),
             ]
             if len(bases) > 1:
                 row.insert(1, str(line.baseline))
             if by_seed:
                 over_seeds = line.against_by_seed.get(metric)
-                row.append("" if over_seeds is None else _p(decisive_p(over_seeds), 0))
+                row += ["", ""] if over_seeds is None else _both(over_seeds, 0)
             rows.append((*row, str(line.verdicts[metric])))
     notes = []
     if tests:
         named = " and ".join(dict.fromkeys(tests))
         notes += [
             f"Paired {named} test over queries, {resamples:,} resamples, bootstrap interval.",
-            f"Better and worse: p (Holm, {corrected} comparisons; the teacher is none of them) below {LEVEL}"
+            f"Better and worse: {_decisive(compared)} below {LEVEL}"
             + (", over queries and over seeds." if by_seed else "."),
         ]
     if any(verdict.lacks == "one seed" for line in compared for verdict in line.verdicts.values()):
@@ -305,6 +304,26 @@ def difference_table(comparison: Comparison) -> Table:
     title = f"against {bases[0]}" if len(bases) == 1 else "against the models trained alone"
     words = 3 if len(bases) > 1 else 2
     return Table(title, tuple(headers), tuple(rows), tuple(notes), words, name="differences")
+
+
+def _both(d: Difference, resamples: int) -> list[str]:
+    """The p-value as it is, and corrected, where it is."""
+    return [_p(d.p, resamples), "-" if d.p_adjusted is None else _p(d.p_adjusted, 0)]
+
+
+def _decisive(compared: Sequence[Line]) -> str:
+    """The p-values that verdicts go by: corrected, but for the teacher's."""
+    over_queries, over_seeds = (
+        sum(d.p_adjusted is not None for found in tests for d in found.values())
+        for tests in ([line.against for line in compared], [line.against_by_seed for line in compared])
+    )
+    if not over_queries:
+        return "p"
+    many = "1 comparison" if over_queries == 1 else f"{over_queries} comparisons"
+    if over_seeds not in (0, over_queries):
+        many += f" over queries, {over_seeds} over seeds"
+    teacher = "; the teacher is none of them" if any(line.role == "teacher" for line in compared) else ""
+    return f"p (Holm, {many}{teacher})"
 
 
 def number(value: float | None) -> str:
