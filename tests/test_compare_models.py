@@ -9,6 +9,7 @@ from kdrs.comparison.compare import Entry, compare
 from kdrs.errors import ConfigError
 from kdrs.evaluation.report import Report
 from kdrs.evaluation.significance import holm
+from kdrs.evaluation.transfer import transfer_ratio
 
 N = 300
 QUERIES = np.random.default_rng(0).random(N)
@@ -84,6 +85,32 @@ def test_holm_counts_every_model_but_the_teacher():
         d = lines[name].against_by_seed["ndcg@10"]
         assert rows[name] == (f"{d.p:.4f}" if d.p >= 1e-4 else f"{d.p:.0e}", rows[name][1])
         assert (rows[name][1] == "-") == (d.p_adjusted is None) == (name == "big")
+
+
+@pytest.mark.parametrize("several", [(), ("student",), ("a",), ("big",), ("student", "a"), ("big", "student", "a")])
+def test_what_was_resampled_is_said(several):
+    """Seeds of whichever model has several, and text and JSON say so."""
+    models = {name: MODELS[name] for name in ("big", "a", "student")}
+    found = compare([each for each in of_seeds(models) if each.name in several or each.seed == 0])
+    transfer = found.to_json()["runs"][2]["transfer_ratio"]["ndcg@10"]
+    assert transfer["seeds"] == (3 if several else 1)
+    lone = [name for name in models if name not in several]
+    assert ("In brackets: paired bootstrap over queries and seeds" in found.text()) == bool(several)
+    assert ("In brackets: paired bootstrap over queries, " in found.text()) == (not several)
+    assert (f"One seed, which is not resampled: {', '.join(lone)}." in found.text()) == bool(several and lone)
+    means = [np.stack([each.reports["test"].values["ndcg@10"] for each in found_of]) for found_of in split(several)]
+    own = transfer_ratio(*means, resamples=10_000)
+    assert (own.seeds, own.ratio) == (transfer["seeds"], pytest.approx(transfer["ratio"]))
+    alone = transfer_ratio(*(rows.mean(axis=0) for rows in means))
+    assert ((transfer["low"], transfer["high"]) == pytest.approx((alone.low, alone.high))) == (not several)
+
+
+def split(several: tuple[str, ...]) -> list[list[Entry]]:
+    """The entries of student, alone and teacher."""
+    every = of_seeds(MODELS)
+    return [
+        [e for e in every if e.name == name and (name in several or e.seed == 0)] for name in ("student", "a", "big")
+    ]
 
 
 def test_the_note_counts_what_was_corrected():

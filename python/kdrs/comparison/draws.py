@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kdrs.evaluation.report import Report
 from kdrs.evaluation.significance import Difference, enough_resamples, paired_tests, resampled_means
-from kdrs.evaluation.transfer import SeedWeights, Transfer, transfer_of
+from kdrs.evaluation.transfer import SeedWeights, Transfer, seeds_drawn, transfer_of
 
 
 class Draws:
@@ -58,7 +58,7 @@ class Draws:
     def transfer(self, name: str, base: str, teacher: str, metric: str) -> Transfer:
         three = (name, base, teacher)
         points = [float(self.values[who, metric].mean()) for who in three]
-        seeds = min(self.values[who, metric].shape[0] for who in (name, base))
+        seeds = seeds_drawn(len(self.values[who, metric]) for who in three)
         return transfer_of(points, [self.mean(who, metric) for who in three], seeds=seeds, confidence=self.confidence)
 
     def differences(self, pairs: Sequence[tuple[str, str, str]], test: str) -> dict[tuple[str, str, str], Difference]:

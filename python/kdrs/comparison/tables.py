@@ -177,10 +177,13 @@ def _ratios(comparison: Comparison) -> tuple[Columns, list[str]]:
         f"Transfer ratio: (model - alone) / (teacher - alone); 0 is {bases}, 1 is {comparison.teacher}.",
         f"In brackets: paired bootstrap over {resampled}, {comparison.confidence:.0%} interval.",
     ]
-    for line in lines:
-        if line.role == "teacher" and len(line.seeds) == 1 and any(t.seeds > 1 for t in transfers):
-            notes.append("The teacher has one seed, which is not resampled.")
-            break
+    if resampled != "queries":
+        taking_part = {
+            comparison.teacher,
+            *(who for line in lines if line.transfer for who in (line.name, line.baseline)),
+        }
+        if lone := [line.name for line in lines if line.name in taking_part and len(line.seeds) == 1]:
+            notes.append(f"One seed, which is not resampled: {', '.join(lone)}.")
     return columns, notes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,7 +34,8 @@ class Transfer:
     clear: bool
     """Whether the teacher is clearly better than the student alone (see ``NEARLY``)."""
     seeds: int
-    """Seeds that were resampled, those of student or baseline, whichever are fewer; 1: queries alone were resampled."""
+    """Seeds that were resampled, of student, baseline or teacher, the fewest of those that have several; 1: queries alone were
+    resampled."""
     resamples: int
     confidence: float = 0.95
 
@@ -78,7 +79,7 @@ def transfer_ratio(
         for end, (group, size) in zip(ends, groups, strict=True)
     ]  # fmt: skip
     points = [float(part.mean()) for part in parts]
-    return transfer_of(points, means, seeds=min(len(parts[0]), len(parts[1])), confidence=confidence)
+    return transfer_of(points, means, seeds=seeds_drawn(map(len, parts)), confidence=confidence)
 
 
 def transfer_of(
@@ -101,6 +102,11 @@ def transfer_of(
         clear = math.isfinite(low) and math.isfinite(high)
         ratio, low, high = ((points[0] - points[1]) / lead, low, high) if clear else (None, None, None)
     return Transfer(ratio, low, high, lead, lead_low, lead_high, clear, seeds, leads.size, confidence)
+
+
+def seeds_drawn(counts: Iterable[int]) -> int:
+    """What `Transfer.seeds` is, of models with so many seeds each: of one there is nothing to draw."""
+    return min((n for n in counts if n > 1), default=1)
 
 
 class SeedWeights:
