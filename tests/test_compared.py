@@ -9,8 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 from commands import FAST, fails, ok
-from kdrs.runs.compared import compare_runs
+from conftest import toy_dataset
+from kdrs.runs.build import build_model, build_task
+from kdrs.runs.compared import compare_runs, size_of
+from kdrs.runs.config import resolve
 from kdrs.runs.directory import Run
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.outline import OUTLINE
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,47 @@ def test_bytes_of_other_models_and_of_files(runs, toy, toy_path, tmp_path):
     assert neumf.bytes_per_row == 2 * 4 * 4  # two tables
     assert neumf.n_bytes > (50 + 80) * 32
     assert (file.n_bytes, file.bytes_per_row) == (130 * 16 + 320, 16 + 4)
+
+
+ROW = {"bpr": 32, "lightgcn": 32, "ngcf": 32, "sgl": 32, "sasrec": 32, "caser": 100, "neumf": 64}
+"""Bytes of an item of 8 dimensions: float32, and of Caser two tables of outputs and a bias besides."""
+
+
+@pytest.mark.parametrize("users", [50, 79])
+@pytest.mark.parametrize("model", list(ROW))
+def test_bytes_are_those_that_are_served(model, users):
+    """Of graphs the vectors that come of one table of users and items; sequences have an item more, for padding. Of a model
+    that is only planned they are the same."""
+    data = toy_dataset(users, 80, candidates=None)
+    config = resolve({"data": {"path": "d"}, "model": {"name": model, "dim": 8}, "device": "cpu"})
+    tasks = build_task(config, data), build_task(config, data, OUTLINE)
+    own, planned = (size_of(ModelTeacher(build_model(config, task), task), data) for task in tasks)
+    assert own == planned
+    n_parameters, n_bytes, row = own
+    assert (n_bytes, row) == (4 * n_parameters, ROW[model])
+    if row == 32 and model != "sasrec":
+        assert n_parameters == 8 * (users + 80)
+
+
+def test_graph_models_are_in_the_picture(runs, toy_path, tmp_path):
+    ok(
+        "train",
+        "--data",
+        toy_path,
+        "--model",
+        "ngcf",
+        "--dim",
+        "8",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "n",
+    )
+    found = compare_runs([tmp_path / "n", runs / "alone/seed-0"], time_scoring=False)
+    assert [line.bytes_per_row for line in found.lines] == [32, 16]
+    assert [line.n_bytes for line in found.lines] == [(50 + 80) * 32, (50 + 80) * 16]
 
 
 def test_runs_in_folders_of_seeds_that_are_no_seeds_of_one_model(runs, tmp_path):

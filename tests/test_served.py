@@ -21,7 +21,8 @@ from kdrs.runs.compared import compare_runs
 from kdrs.runs.served import SERVED_EARLIER, ServedStudent
 
 FEW = ("--batch-size", "32", "--lr", "0.01", "--epochs", "2", "--device", "cpu", "--threads", "1", "--quiet")
-EXACT = ("teacher", "taught", "sums", "codes", "elsa")
+GRAPHS = ("lightgcn", "ngcf", "sgl")
+EXACT = ("teacher", "taught", "sums", "codes", "elsa", *GRAPHS)
 NETWORKS = ("sasrec", "multvae")
 
 
@@ -37,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ok("distill", *run, "--dim", "4", "--teacher", "teacher", "--method", "cd", "--out", "taught")
         ok("compress", "teacher", "--bits", "4", "--users", "sum", "--out", "sums")
         ok("compress", "teacher", "--bits", "2", "--users", "table", "--out", "codes")
-        for model in ("elsa", "sasrec", "multvae", "caser"):
+        for model in ("elsa", *GRAPHS, "sasrec", "multvae", "caser"):
             ok("train", "--data", "d", "--model", model, "--dim", "8", *FEW, "--out", model)
         for name in (*EXACT, *NETWORKS, "caser"):
             ok("export", name, "--out", f"{name}.safetensors")
@@ -66,6 +67,7 @@ def test_a_file_has_the_figures_and_the_bytes_of_its_run(here, name):
             assert student.quality[metric].mean == pytest.approx(run.quality[metric].mean, rel=0.02)
     if name in EXACT:  # a network's run keeps what its answers do not need
         assert (student.n_bytes, student.bytes_per_row) == (run.n_bytes, run.bytes_per_row)
+        assert student.n_parameters == run.n_parameters
     assert not [warning for warning in found.warnings if ".safetensors" in warning]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kdrs._parts import digest
+from kdrs.compact.tables import Tables
 from kdrs.comparison.compare import Comparison, Entry, compare, scoring_seconds
 from kdrs.core.ranking import Ranking
 from kdrs.data import Dataset
@@ -42,6 +43,7 @@ from kdrs.teachers.audit import teacher_doubts
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.model import ModelTeacher
+from kdrs.training.outline import is_outline
 from kdrs.training.pairs import PairTask
 from kdrs.training.processes import current
 
@@ -259,7 +261,9 @@ def _seed_of(config: RunConfig | None) -> int:
 def size_of(scorer: Teacher, dataset: Dataset) -> tuple[int | None, int | None, float | None]:
     """Parameters; bytes of all tables, ids left out; bytes a row: what one user or one item takes, the larger of the two.
 
-    Whatever has an entry for each user or for each item belongs to their rows: vectors, biases, scales, all tables of them.
+    Whatever has an entry for each user or for each item belongs to their rows: vectors, biases, scales, all tables of them. Of
+    one table of both, as models of graphs have it, the vectors are counted that come of it: they are what is served, and what
+    an exported file holds.
     """
     if isinstance(scorer, FileTeacher):
         factors = scorer.factors()
@@ -275,10 +279,21 @@ def size_of(scorer: Teacher, dataset: Dataset) -> tuple[int | None, int | None, 
     if isinstance(scorer.model, StoredModel):
         return scorer.model.n_parameters, scorer.model.nbytes, scorer.model.row_bytes
     tensors = list(scorer.model.state_dict().values())
+    n_users, n_items = dataset.n_users, dataset.n_items
+    if any(n_users + n_items in tensor.shape for tensor in tensors):
+        if is_outline(scorer.task):  # which has shapes alone
+            n_numbers = (n_users + n_items) * scorer.dim
+            return n_numbers, 4 * n_numbers, 4 * scorer.dim
+        if (factors := scorer.factors()) is not None:
+            bias = None if factors.bias is None else factors.bias.cpu().numpy()
+            served = Tables(factors.items.cpu().numpy(), factors.queries.cpu().numpy(), None, bias)
+            return served.n_numbers, served.nbytes, served.row_bytes
+    lengths = {n_users}, {n_items, n_items + 1} - {n_users}  # of items there may be one more, for padding
     rows = [
-        sum(tensor.nbytes / n for tensor in tensors if n in tensor.shape) for n in {dataset.n_users, dataset.n_items}
+        sum(tensor.nbytes / max(found) for tensor in tensors if (found := own.intersection(tensor.shape)))
+        for own in lengths
     ]
-    if dataset.n_users == dataset.n_items:  # whose tables they are cannot be told by their lengths
+    if n_users == n_items:  # whose tables they are cannot be told by their lengths
         factors = scorer.factors()
         rows = [] if factors is None else [factors.items.shape[1] * 4 + (0 if factors.bias is None else 4)]
     n_parameters = sum(parameter.numel() for parameter in scorer.model.parameters())
