@@ -19,9 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdrs.comparison.compare import Entry, compare
+from kdrs.comparison.latex import tabular
 from kdrs.comparison.learning import learning_of
 from kdrs.comparison.result import Comparison
 from kdrs.comparison.standing import places_of
+from kdrs.comparison.tables import Table
 from kdrs.escaping import latex
 from kdrs.evaluation.protocols import METRICS
 from kdrs.evaluation.report import Report
@@ -169,6 +171,35 @@ def test_the_tables_of_the_file_are_whole():
         assert len(rows) > 4
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(align) - 1}
     assert "$-$" in made({"b": -0.4}).latex()
+
+
+@given(
+    low=st.floats(-9, 9, allow_subnormal=False),
+    high=st.floats(-9, 9),
+    layout=st.sampled_from(["{}", "{} [{}, {}]", "{} ±{}"]),
+)
+def test_every_minus_of_a_number_is_one_in_latex(low, high, layout):
+    """Behind brackets too, which are escaped with braces; hyphens of words stay."""
+    cell = layout.format(*(f"{value:.2f}" for value in (low, high, low)))
+    tex = (
+        tabular(Table("t", ("name", "metric", "value"), (("a-b", "c-1", cell),))).split("\\midrule\n")[1].split("\n")[0]
+    )
+    assert tex.startswith("a-b & c-1 & ")
+    assert tex.replace("$-$", "", cell.count("-")).count("-") == 2
+    assert tex.count("$-$") == cell.count("-")
+
+
+def test_words_between_numbers_are_escaped_in_markdown():
+    """A page of a recipe says where a number is printed, in the words of whoever wrote it."""
+    cells = ("0.5 [-0.1, +0.2]", "table 2 & 3_b | x", "-", "[a](b)", "≤ 0.0001", "12.5%", "better (one seed)")
+    table = Table(
+        "t", ("run", "state", *map(str, range(len(cells)))), (("a|b", "done", *cells),), marks={(0, 5): ("best",)}
+    )
+    row = table.markdown().split("\n")[4]
+    assert len(re.findall(r"(?<!\\)\|", row)) == len(cells) + 3
+    assert row == (
+        r"| a\|b | done | 0.5 [-0.1, +0.2] | table 2 &amp; 3_b \| x | - | **\[a\](b)** | ≤ 0.0001 | 12.5% | better (one seed) |"
+    )
 
 
 @given(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kdrs.comparison.tables import Table
 
 NAME = "kdrs"
-_MINUS = re.compile(r"(?<![\w.}])-(?=[\d.])")
+_MINUS = re.compile(r"(?<![\w.\-])-(?=[\d.])")
 
 
 def latex_of(comparison: Comparison, name: str = NAME) -> str:
@@ -75,8 +75,8 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _numbers(cell: str) -> str:
-    """A cell whose minus signs are no hyphens."""
-    return _MINUS.sub("$-$", latex(cell.strip()))
+    """A cell whose minus signs are no hyphens; they are found before it is escaped, which puts braces around some signs."""
+    return "$-$".join(map(latex, _MINUS.split(cell.strip())))
 
 
 def _marked(cell: str, marks: Sequence[str]) -> str:

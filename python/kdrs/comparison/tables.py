@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,7 @@ class Table:
         headers = ("<br>".join(map(markdown, header.split("\n"))) for header in self.headers)
         rows = [
             [
-                markdown(cell) if column < self.words else _marked(cell, self.marks.get((at, column), ()))
+                markdown(cell) if column < self.words else _marked(_escaped(cell), self.marks.get((at, column), ()))
                 for column, cell in enumerate(row)
             ]
             for at, row in enumerate(self.rows)
@@ -93,6 +94,14 @@ class Table:
 
 ALIKE = "≈"
 _STYLES = {"best": "bold", "second": "underline"}
+
+
+_NUMBERS = re.compile(r"[\d\s.,+\-±≤%\[\]]*")
+
+
+def _escaped(cell: str) -> str:
+    """In Markdown: numbers and intervals as they are, words between them escaped."""
+    return cell if _NUMBERS.fullmatch(cell) else markdown(cell)
 
 
 def _marked(cell: str, marks: Sequence[str]) -> str:
