@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from commands import FAST, fails, ok
 from conftest import toy_dataset
+from kdrs.errors import ConfigError
 from kdrs.runs.build import build_model, build_task
 from kdrs.runs.compared import compare_runs, size_of
 from kdrs.runs.config import resolve
@@ -127,6 +128,16 @@ def test_any_k_is_had(runs, toy_path, tmp_path):
     )
     assert found["alone"] == told["alone"]
     assert [name.partition(" ")[0] for name in found["alone"]] == ["ndcg@7", "hit@10"]
+
+
+def test_metrics_of_a_comparison_of_runs_are_names(runs):
+    """By command each counts once, as in Python."""
+    with pytest.raises(ConfigError, match="metrics is the text 'ndcg@10'"):
+        compare_runs([runs / "teacher"], metrics="ndcg@10", time_scoring=False)
+    with pytest.raises(ConfigError, match="metrics is empty"):
+        compare_runs([runs / "teacher"], metrics=[], time_scoring=False)
+    told = ok("eval", runs / "teacher", runs / "alone/seed-0", "--metrics", "ndcg@7,hit@5,ndcg@7", "--json").document
+    assert [[name.split()[0] for name in run["metrics"]] for run in told["runs"]] == [["ndcg@7", "hit@5"]] * 2
 
 
 def test_several_seeds_are_never_better_by_one_test_alone(runs):

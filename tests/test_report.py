@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,29 @@ def test_what_must_not_be_compared_is_refused():
     for option in ("baseline", "teacher"):
         with pytest.raises(ConfigError, match=f"{option} a has nothing to be compared with: there is only a"):
             compare([base], **{option: "a"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidence": 95}, "confidence is 95; allowed: between 0 and 1"),
+        ({"resamples": 0}, "resamples is 0; allowed: 1 or more"),
+        ({"seed": -1}, "seed is -1\nallowed: integers from 0 on"),
+        ({"metrics": ()}, "metrics is empty\nname one or more, or leave it out"),
+        ({"metrics": "hit@5"}, "metrics is the text 'hit@5'\ngive a list of names: metrics=['hit@5']"),
+        ({"metrics": (10,)}, "metrics is (10,)\ngive a list of names, such as metrics=['ndcg@10']"),
+        ({"metrics": [["hit@5"]]}, "metrics is [['hit@5']]\ngive a list of names"),
+        ({"metrics": 5}, "metrics is 5\ngive a list of names"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_drawn(options, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        compare(entries(), **options)
+
+
+def test_a_metric_that_is_named_twice_counts_once():
+    twice, once = (compare(entries(), metrics=["hit@5"] * n, resamples=50) for n in (2, 1))
+    assert (twice.text(), twice.csv(), twice.to_json()) == (once.text(), once.csv(), once.to_json())
 
 
 def test_a_test_needs_something_to_compare():

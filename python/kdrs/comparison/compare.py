@@ -28,6 +28,7 @@ from kdrs.evaluation.significance import (
     Difference,
     Spread,
     adjusted,
+    checked,
     seed_spread,
     seed_test,
 )
@@ -92,11 +93,15 @@ def compare(
     Raises ``DataError`` for reports of other queries, settings or rules: such numbers must not be compared; ``ConfigError`` for
     entries of one name that have one seed, or are alone and students, and for names, tests and numbers that cannot be.
     """
+    metrics = None if metrics is None else checked_metrics(metrics)
+    checked(resamples, confidence)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError(f"seed is {shown(repr(seed))}", "allowed: integers from 0 on")
     groups = _grouped(entries, teacher)
     found = {name: [_part_of(entry, part) for entry in group] for name, group in groups.items()}
     first = next(iter(found.values()))[0]
     _check_comparable(found)
-    metrics = _headline(first) if metrics is None else tuple(metrics)
+    metrics = _headline(first) if metrics is None else metrics
     for metric in metrics:
         if metric not in first.values:
             raise _unknown_metric(metric, first)
@@ -196,6 +201,20 @@ def scoring_seconds(
     if not n:
         raise DataError("there is no query to score")
     return statistics.median(times[1:]) / n * 1000
+
+
+def checked_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Names of metrics, each once. Raises ``ConfigError`` for none, and for what are no names."""
+    if isinstance(metrics, str):
+        raise ConfigError(
+            f"metrics is the text {shown(metrics)!r}", f"give a list of names: metrics=[{shown(metrics)!r}]"
+        )
+    names = tuple(metrics) if isinstance(metrics, Iterable) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"metrics is {shown(repr(metrics))}", "give a list of names, such as metrics=['ndcg@10']")
+    if not names:
+        raise ConfigError("metrics is empty", "name one or more, or leave it out")
+    return tuple(dict.fromkeys(map(str, names)))
 
 
 def _grouped(entries: Iterable[Entry], teacher: str | None) -> dict[str, list[Entry]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from kdrs._parts import digest
 from kdrs.compact.tables import Tables
-from kdrs.comparison.compare import Comparison, Entry, compare, scoring_seconds
+from kdrs.comparison.compare import Comparison, Entry, checked_metrics, compare, scoring_seconds
 from kdrs.core.ranking import Ranking
 from kdrs.data import Dataset
 from kdrs.data.titles import read_titles
@@ -83,6 +83,7 @@ def compare_runs(
     ``page`` adds what only a page shows (`Comparison.page`): groups of queries, and lists for some users. ``item_names`` is a
     file of the items' titles for it (`kdrs.data.titles.read_titles`).
     """
+    metrics = None if metrics is None else checked_metrics(metrics)
     paths = with_seeds([Path(run) for run in runs])
     configs, dataset, evaluator = _setting(paths, dataset, protocol_name, threads, metrics)
     titles = None if item_names is None else read_titles(item_names, dataset.items)
