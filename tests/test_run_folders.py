@@ -400,3 +400,12 @@ def test_a_model_that_computes_with_training_data_says_what_is_missing(gone, pla
 
 def test_evaluation_of_a_run_whose_data_moved(gone, place):
     ok("eval", gone("bpr"), "--data", place / "d")
+
+
+def test_what_needs_no_data_is_served_without_them(gone):
+    run = gone("bpr")
+    assert ok("recommend", run, "--user", "u1", "--seen", "none", "--k", 3).out.splitlines()[0] == "u1"
+    assert ok("similar", run, "--item", "i1", "--k", 3).out.splitlines()[0] == "i1"
+    error = fails(4, "recommend", run, "--user", "u1", "--k", 3)
+    assert "what users have seen is in the data set of" in error
+    assert "is asked for" not in error

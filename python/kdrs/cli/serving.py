@@ -14,7 +14,7 @@ from kdrs.cli.asked import BLOCK, Asked, columns_of, ids_in, items_in, pairs_in
 from kdrs.cli.early import check_early
 from kdrs.cli.options import CoreThreads, Document, OwnData
 from kdrs.cli.output import aligned, messages, say, say_json
-from kdrs.errors import ConfigError, shown
+from kdrs.errors import ConfigError, MissingKnowledge, shown
 from kdrs.escaping import visible
 
 if TYPE_CHECKING:
@@ -273,7 +273,8 @@ def recommend(
     if named is not None and not any(tables):
         raise ConfigError(f"--columns is {shown(columns)}, and no table is given", "leave it out")
     began = time.monotonic()
-    student = _opened(source, data, threads, fold_in=histories is not None)
+    by_id = histories is None
+    student = _opened(source, data, threads, fold_in=not by_id, by_id=by_id, seen=by_id and seen == "data")
     asked = Asked(student, k, unknown or ("error" if given else "popular"), threads)
     asked.users = list(user) if user else None
     if users is not None:
@@ -350,7 +351,16 @@ def similar(
         say(f"{visible(str(out))}: {len(wanted):,} items, {rows:,} rows")
 
 
-def _opened(source: Path, data: str | None, threads: int | None, *, fold_in: bool = False) -> Student:
+def _opened(
+    source: Path,
+    data: str | None,
+    threads: int | None,
+    *,
+    fold_in: bool = False,
+    by_id: bool = False,
+    seen: bool = False,
+) -> Student:
+    """The student to ask, of users ``by_id``, less what they have ``seen``: of a run without its data set too, if it can."""
     from kdrs.student import Student
 
     if source.is_file():
@@ -360,7 +370,13 @@ def _opened(source: Path, data: str | None, threads: int | None, *, fold_in: boo
     from kdrs.runs.export import student_of
 
     with messages():
-        return student_of(source, seen=True, fold_in=fold_in, dataset=data, threads=threads)
+        student = student_of(source, seen=seen or None, fold_in=fold_in, dataset=data, threads=threads)
+    if by_id and student.users is None:
+        raise MissingKnowledge(
+            f"users of {shown(str(source), 300)} are a function of their items, and its data set is not there",
+            "give it: --data",
+        )
+    return student
 
 
 def _show(lists: list[Recommendations], as_json: bool) -> None:

@@ -165,17 +165,19 @@ def _check_free(place: Path, overwrite: bool | None = None) -> None:
 def student_of(
     source: Any,
     *,
-    seen: bool = True,
+    seen: bool | None = True,
     seen_parts: str | None = None,
     fold_in: bool = True,
     dataset: Dataset | str | Path | None = None,
     alone: str | Path | None = None,
     threads: int | None = None,
 ) -> Student:
-    """The student of a run in memory; arguments and errors as of `export`."""
+    """The student of a run in memory; arguments and errors as of `export`. ``seen`` None keeps what users have seen where the
+    data set is there."""
     own = _opened(source, dataset)
     if own is not None and own._dataset is None:
-        return _of_run_alone(own, seen)
+        return _of_run_alone(own, bool(seen))
+    seen = seen is not False
     given = Source.of(own or source, None if own is not None else dataset)
     if given.teacher is None:
         raise ConfigError("factors have no ids", "write a teacher file, or give kdrs.Student its tables and Names")
@@ -231,10 +233,6 @@ def _opened(source: Any, dataset: Dataset | str | Path | None) -> LoadedRun | No
 def _of_run_alone(run: LoadedRun, seen: bool) -> Student:
     """Of what a run itself holds: tables and ids."""
     name = shown(str(run.run.path), PATH)
-    if seen:
-        raise MissingKnowledge(
-            f"what users have seen is asked for, and the data set of {name} is not there", "give it: --data"
-        )
     if isinstance(run.model, StoredModel):
         tables = run.model.tables()
     else:
@@ -242,8 +240,18 @@ def _of_run_alone(run: LoadedRun, seen: bool) -> Student:
         if factors is None:
             raise no_product(str(run.run.path))
         tables = whole(factors.queries, factors.items, factors.bias)
+    if seen:
+        alone = (
+            "; or go without: kdrs recommend --seen none, kdrs export without --seen"
+            if tables.users is not None
+            else ""
+        )
+        raise MissingKnowledge(
+            f"what users have seen is in the data set of {name}, which is not at {shown(run.config.data.path, PATH)}",
+            f"give it: --data{alone}",
+        )
     warnings.warn(
-        f"the data set of {name} is not there: the file has no popular items"
+        f"the data set of {name} is not there: no popular items are known"
         + ("" if tables.encoder is not None else ", no encoder for new users"),
         stacklevel=3,
     )
