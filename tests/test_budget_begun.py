@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from commands import fails, ok
@@ -103,3 +105,42 @@ def test_a_run_of_before_goes_on_by_the_same_command(wide_teacher, tmp_path, way
     assert "the run was started with" in fails(
         2, *command, "--budget", "1/3", "--resume"
     )  # another budget is another run
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_methods_are_tried(asked, tmp_path, monkeypatch):
+    command, tried = asked
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kdrs.runs.places.os.access", lambda *_, **__: False)
+    error = fails(5, *command)
+    assert "cannot write runs/toy: Permission denied" in error
+    assert "name another folder with --out" in error
+    fails(5, *command, "--out", "s")
+    assert not tried
+
+
+def test_ctrl_c_in_a_trial_says_that_nothing_is_kept(asked, tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    command, _ = asked
+    monkeypatch.setattr("kdrs.runs.budget.race", interrupted)
+    result = run(*command, "--out", tmp_path / "s")
+    assert result.code == 130
+    assert result.err.endswith("\ninterrupted before the run began; nothing was kept\n")
+    assert not (tmp_path / "s").exists()
+
+
+def test_ctrl_c_before_a_run_goes_on_says_how_it_does(tmp_path, wide_teacher, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    begun = tmp_path / "t"
+    shutil.copytree(wide_teacher, begun)
+    monkeypatch.setattr("kdrs.runs.config.resolve", interrupted)
+    again = ("train", begun / "config.toml", "--out", begun, "--resume")
+    for command in (("resume", begun), again):
+        result = run(*command)
+        assert (result.code, result.err) == (
+            130,
+            f"interrupted before the run began; go on with: kdrs resume {begun}\n",
+        )

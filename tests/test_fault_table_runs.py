@@ -45,6 +45,8 @@ from test_faults import test_a_full_disk_in_training as test_fault_46_full_disk 
 from test_faults import test_a_second_ctrl_c_stops_at_once as test_fault_49_second_ctrl_c  # noqa: F401
 from test_faults import test_output_below_a_file as test_fault_47_no_output_folder  # noqa: F401
 from test_faults import test_sigterm as test_fault_49_sigterm  # noqa: F401
+from test_resume_moved import here, made  # noqa: F401
+from test_resume_moved import test_a_run_does_not_go_on_with_another_teacher as test_fault_50_other_teachers  # noqa: F401
 from test_run_damage import test_the_run_itself_is_no_teacher as test_fault_69_own_teacher  # noqa: F401
 from test_run_folders import test_a_run_that_cannot_fit_is_refused_with_numbers as test_fault_56_memory  # noqa: F401
 from test_run_folders import test_runs_of_one_second_have_folders_of_their_own as test_fault_54_one_second  # noqa: F401

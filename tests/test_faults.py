@@ -452,7 +452,10 @@ def test_a_second_ctrl_c_stops_at_once(place, tmp_path, monkeypatch):
     monkeypatch.setattr("kdrs.runs.execute.fit", interrupted)
     result = kdrs(*train(place, "--out", tmp_path / "run"))
     assert result.code == 130
+    assert result.err.endswith(f"interrupted; go on with: kdrs resume {tmp_path / 'run'}\n")
     assert status(tmp_path / "run") == "interrupted"
+    several = kdrs(*train(place, "--seeds", "0,1", "--out", tmp_path / "a"))
+    assert several.err.endswith(f"interrupted; go on with the same command, --out {tmp_path / 'a'} and --resume\n")
     monkeypatch.undo()
     ok(*train(place, "--out", tmp_path / "run", "--resume"))
 

@@ -18,6 +18,7 @@ from kdrs.errors import KdrsError
 from remedies import CASES, PREPARE, TAUGHT, TRAIN
 from remedies_compact import CASES as COMPACT
 from remedies_refit import CASES as REFIT
+from remedies_resume import CASES as RESUME
 from remedies_serving import CASES as SERVING
 from remedies_sweep import CASES as SWEEP
 from remedies_teacher import CASES as TEACHER
@@ -78,7 +79,7 @@ def spelt_out(remedy: str) -> list[str]:
     return shlex.split(re.split(r" with one|; |, or |, which", command)[0])
 
 
-ALL = CASES | COMPACT | REFIT | SERVING | SWEEP | TEACHER
+ALL = CASES | COMPACT | REFIT | RESUME | SERVING | SWEEP | TEACHER
 
 
 @pytest.mark.usefixtures("png_alone")
@@ -119,6 +120,7 @@ ELSEWHERE = {
     ("studies/rehearsal.py", "_check"): "metrics that nothing measures: test_reproduce.py",
     ("studies/points.py", "_estimated"): "a study of an estimator that is not installed: test_sweep.py",
     ("cli/__init__.py", "_root"): "several processes: test_processes.py",
+    ("cli/running.py", "_going_on"): "a folder that cannot be written: test_resume_moved.py",
     ("runs/seeds.py", "execute_seeds"): "several processes: test_processes.py",
     ("runs/build.py", "device_of"): "a machine without the device: test_faults.py",
     ("runs/directory.py", "stages"): "files among a run's stages: test_runs.py",

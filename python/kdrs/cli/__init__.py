@@ -115,6 +115,7 @@ def main() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
+        tell("interrupted")
         code = 130
     except BrokenPipeError:  # whoever read stdout has had enough, as in `kdrs models | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

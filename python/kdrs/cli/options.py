@@ -107,6 +107,23 @@ Teachers = Annotated[
     list[str],
     typer.Option("--teacher", help="Run directory or teacher file; can be repeated.", show_default=False),
 ]
+MovedData = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="Where the run's data set is now. It must be the same. (default: where it was)",
+        show_default=False,
+    ),
+]
+MovedTeachers = Annotated[
+    list[str],
+    typer.Option(
+        "--teacher",
+        help="Where the run's teacher is now, or the run that it starts from; one for each, in their order. It must be the "
+        "same. (default: where it was)",
+        show_default=False,
+    ),
+]
 Substitutes = Annotated[
     list[str],
     typer.Option(

@@ -23,6 +23,7 @@ from kdrs.cli.options import (
 )  # fmt: skip
 from kdrs.cli.output import messages
 from kdrs.cli.running import carry_out, check_how, state
+from kdrs.cli.stopping import spoken
 from kdrs.errors import ConfigError, quoted
 from kdrs.plugins import closed
 
@@ -41,7 +42,7 @@ OwnSeed = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    app.command("refit")(refit)
+    app.command("refit")(spoken(refit))
 
 
 def refit(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdrs._files import REMEDY
 from kdrs.cli.early import check_early
 from kdrs.cli.ending import finish, finish_seeds
 from kdrs.cli.options import (
@@ -32,6 +33,8 @@ from kdrs.cli.options import (
     LongerEpochs,
     Methods,
     Model,
+    MovedData,
+    MovedTeachers,
     Optimizer,
     Out,
     Patience,
@@ -49,8 +52,8 @@ from kdrs.cli.options import (
 )  # fmt: skip
 from kdrs.cli.output import messages, say, say_json, tell
 from kdrs.cli.progress import Progress
-from kdrs.cli.stopping import stopping
-from kdrs.errors import ArtefactError, ConfigError, quoted, shown
+from kdrs.cli.stopping import kept, spoken, stopping
+from kdrs.errors import ArtefactError, ConfigError, MachineError, quoted, shown
 from kdrs.escaping import toml_text, visible
 from kdrs.plugins import closed, label
 
@@ -62,9 +65,9 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("train")(train)
-    app.command("distill")(distill)
-    app.command("resume")(resume)
+    app.command("train")(spoken(train))
+    app.command("distill")(spoken(distill))
+    app.command("resume")(spoken(resume))
 
 
 def train(
@@ -114,7 +117,7 @@ def distill(
             "give one --weight a --method, or none; the weight of a run file is changed by --set distill.0.weight=NUMBER",
         )
     if file is None and not any(one.lstrip().startswith("teachers.") for one in assignments):  # nor trained here
-        check_early(teacher)
+        check_early(teacher, resume=resume)
     if teacher and budget is None:
         budget = _recommended(given, teacher)
     for index, name in enumerate(method):
@@ -139,14 +142,17 @@ def distill(
 
 def resume(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    epochs: LongerEpochs = None, log: Log = [],  # noqa: B006
+    data: MovedData = None, teacher: MovedTeachers = [], epochs: LongerEpochs = None, log: Log = [],  # noqa: B006
     device: Device = None, threads: Threads = None, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Go on with an interrupted run: it ends with the same bytes as an uninterrupted one.
 
-    Device and threads may be those of another machine; what is given here is written to the run's config.toml.
+    Device and threads may be those of another machine, data set and teachers may lie elsewhere; what is given here is written
+    to the run's config.toml.
     """
+    check_early(teacher, data)
     from kdrs.runs.directory import Run
+    from kdrs.runs.references import elsewhere
 
     given = locals()
     seeds = sorted(head.parent.name for head in run.glob("seed-*/config.toml"))
@@ -155,7 +161,7 @@ def resume(
             f"{shown(str(run))} is no run directory: it holds one a seed, {', '.join(seeds)}",
             f"the command that began them, with --resume, goes on with all; kdrs resume {quoted(run / seeds[0])} with one",
         )
-    values = Run.open(run).config
+    values = elsewhere(run, Run.open(run).config, teacher)
     state(values, given)
     with closed(run):
         carry_out(values, run, None, None, True, False, as_json, quiet, verbose)
@@ -207,13 +213,18 @@ def _within(values: dict[str, Any], budget: str, teachers: list[str], how: dict[
     ``how`` it is carried out is checked first, and the run before methods are tried: that takes a while."""
     from kdrs.runs.budget import begun_at, chosen
     from kdrs.runs.execute import plan
+    from kdrs.runs.places import check_writable
     from kdrs.runs.values import to_toml
 
     out, seeds = how["out"], check_how(**how)
+    if out is None and not how["dry_run"] and isinstance(values["data"], dict):
+        check_writable(Path("runs", Path(str(values["data"].get("path"))).name))
     begun = None if out is None else begun_at(_places(out, seeds), how["resume"])
 
     def check(config: RunConfig) -> None:
-        plan(config, _places(out or _default_place(config), seeds)[0])
+        place = out or _default_place(config)
+        check_writable(place)
+        plan(config, _places(place, seeds)[0])
 
     terms = values.get("distill", [])
     known = [term for term in terms if isinstance(term, dict)] if isinstance(terms, list) else []
@@ -244,7 +255,7 @@ def _listed(names: Any) -> list[str]:
 
 def _values(given: dict[str, Any], terms: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """A run's plain values out of a command's arguments: the file's, then --set, then the options."""
-    check_early(data=given["data"])
+    check_early(data=given["data"], resume=given["resume"])
     from kdrs.runs.config import assign
 
     if given["seed"] is not None and given["seeds"] is not None:
@@ -355,8 +366,9 @@ def carry_out(
     said = {"command": "train", "--out": out, "--seeds": seeds, "--resume": resume}
     with (
         messages(),
+        _going_on(out if resume else None),
         joined(said) as group,  # before signals mean anything else: until all have met, one ends it at once
-        stopping() as stopper,
+        stopping(lambda: kept(out, several=numbers is not None)) as stopper,
         nullcontext(out) if out is not None else _claimed(config, group) as out,
     ):
         if group is not None and group.restarts:  # torchrun begins anew: the run does not
@@ -371,6 +383,21 @@ def carry_out(
             finish(outcome, show.selects, stopper, as_json, verbose)
         else:
             finish_seeds(numbers, results, config, out, show.selects, stopper, as_json, verbose)
+
+
+@contextmanager
+def _going_on(run: Path | None) -> Iterator[None]:
+    """Where a run that goes on cannot be written, another folder is no remedy."""
+    try:
+        yield
+    except MachineError as error:
+        if run is None or error.remedy != REMEDY:
+            raise
+        again = "kdrs resume COPY" if (run / "config.toml").is_file() else "the same command with --out COPY"
+        raise MachineError(
+            error.cause,
+            f"make {quoted(run)} writable, or free space there; or go on in a copy: cp -r {quoted(run)} COPY, then {again}",
+        ) from error
 
 
 @contextmanager
@@ -427,8 +454,8 @@ def _one_seed(seed: int) -> str:
 
 
 def _print_plan(config: RunConfig, out: Path, seeds: Sequence[int] | None, as_json: bool) -> None:
-    from kdrs.runs.directory import check_free
     from kdrs.runs.execute import plan
+    from kdrs.runs.places import check_free
 
     for place in _places(out, seeds):
         check_free(place)

@@ -232,11 +232,12 @@ class Dataset:
         return target
 
     @staticmethod
-    def check(path: str | os.PathLike[str]) -> None:
-        """Raises ``DataError`` for a directory that holds no prepared data set, without reading one."""
+    def check(path: str | os.PathLike[str]) -> str:
+        """The fingerprint that a prepared data set states. Raises ``DataError`` for a directory that holds none; its arrays are
+        not read."""
         folder = Path(path)
         put_back(folder)
-        _stored.read_head(folder)
+        return str(_stored.read_head(folder)["fingerprint"])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Dataset:

@@ -18,10 +18,10 @@ from kdrs.runs.build import choose_protocol, choose_selection
 from kdrs.runs.compared import size_of
 from kdrs.runs.compress import FEW, best_form
 from kdrs.runs.config import RunConfig, config_of, resolve
-from kdrs.runs.directory import Run, check_free
+from kdrs.runs.directory import Run
 from kdrs.runs.forms import Budget, Form
 from kdrs.runs.learners import Planned, load_teacher
-from kdrs.runs.places import check_none_begun, holds_run
+from kdrs.runs.places import check_free, check_none_begun, holds_run
 from kdrs.runs.race import laps_of, race
 from kdrs.runs.values import FROM_TEACHER
 from kdrs.teachers.base import Teacher
@@ -284,7 +284,7 @@ def _winner(runs: Sequence[RunConfig], names: Sequence[str], dataset: Dataset, t
 
 
 def begun_at(places: Sequence[Path], resume: bool) -> RunConfig | None:
-    """The options of the run that goes on, the first one of several seeds. Raises what `kdrs.runs.directory.check_free` does
+    """The options of the run that goes on, the first one of several seeds. Raises what `kdrs.runs.places.check_free` does
     where no new one has a place, and ``ConfigError`` where one of several seeds was begun and is not to go on."""
     launch = launched()
     if resume or (launch is not None and launch.restarts):  # torchrun begins anew: the run does not

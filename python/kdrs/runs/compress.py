@@ -23,9 +23,10 @@ from kdrs.models.stored import StoredModel
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
 from kdrs.runs.compared import size_of
 from kdrs.runs.config import RunConfig, completed, resolve
-from kdrs.runs.directory import Run, check_free
+from kdrs.runs.directory import Run
 from kdrs.runs.encoded import POWERS, REGS, bias_tensor, candidates, side_of
 from kdrs.runs.forms import FORMER_SCALE, SCALE, Budget, Form, bytes_of, forms_of, usual, widest
+from kdrs.runs.places import check_free
 from kdrs.runs.results import measure_teachers, save_result
 from kdrs.runs.source import Source
 from kdrs.runs.start import vectors_of

@@ -19,18 +19,17 @@ Nothing is ever a pickle.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrs._documents import read_toml
 from kdrs._files import unwritable, write_bytes
-from kdrs.data.dataset import is_dataset
+from kdrs.data.dataset import Dataset, is_dataset
 from kdrs.errors import ArtefactError, ConfigError, quoted, shown
 from kdrs.escaping import is_unicode
 from kdrs.fitting.checkpoint import Checkpoint
@@ -41,13 +40,12 @@ from kdrs.runs.journal import MetricsFile
 from kdrs.runs.own import code_of, warn_of_changed_code
 from kdrs.runs.places import Lock, check_inside, check_place, holds_run, own_folder, sweep
 from kdrs.runs.records import PATH, RESTORE, DataHead, StageDigests, Started, Status, plain, read_record
-from kdrs.runs.values import to_toml, with_former, with_paths, without_none
+from kdrs.runs.references import check_unchanged, digests_of, moved, note_places
+from kdrs.runs.values import same_places, to_toml, with_former, with_paths, without_none
 from kdrs.runs.vouching import Complete, Options, check_checkpoint, check_head, check_options
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from kdrs.data import Dataset
 
 
 MODEL_FORMAT = "kdrs-model/1"
@@ -88,16 +86,23 @@ class Run:
 
     @classmethod
     def create(
-        cls, path: str | Path, config: Options, dataset: Dataset, *, resume: bool = False, complete: Complete = dict
+        cls,
+        path: str | Path,
+        config: Options,
+        dataset: Dataset,
+        *,
+        resume: bool = False,
+        complete: Complete = dict,
+        trained: Collection[str] = (),
     ) -> Run:
         """A new run directory, or an unfinished one to go on with (``resume=True``).
 
         ``config`` are all options, plain; ``complete`` gives stored ones the defaults of options that are younger than the run
-        (`kdrs.runs.config.completed`).
+        (`kdrs.runs.config.completed`). Runs that are ``trained`` along, by their directories, may be others later.
 
         Raises ``MachineError`` if the place cannot be written or another process holds it, ``ConfigError`` if it is of
         something else, holds a run already (and ``resume`` is off) or a run of other options, ``ArtefactError`` if the run
-        is of other data, damaged, or has lost what it needs to go on. What is refused is left as it was.
+        is of other data or teachers, damaged, or has lost what it needs to go on. What is refused is left as it was.
         """
         run = cls(Path(path))
         run._options = config
@@ -121,15 +126,16 @@ class Run:
                         "go on with it by --resume, or name another folder with --out",
                     )
                 if exists:
-                    run._check_same(config, dataset, complete)
+                    run._check_same(config, dataset, complete, trained)
                     check_inside(run.path)
                 sweep(run.path)
                 if exists:
+                    note_places(run.path, config)
                     if run._folder() not in (None, os.getcwd()):
                         config = with_paths(config, os.path.abspath)
                     write_bytes(head, to_toml(config))  # as it is now: more epochs, another device
                 else:
-                    run._write_head(config, dataset)
+                    run._write_head(config, dataset, trained)
                 run.set_status("running")
         except OSError as error:
             run.close()
@@ -415,7 +421,7 @@ class Run:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _write_head(self, config: Options, dataset: Dataset) -> None:
+    def _write_head(self, config: Options, dataset: Dataset, trained: Collection[str]) -> None:
         ids = own_folder(self.path / "ids")
         write_bytes(ids / "users.json", dataset.users.to_json())
         write_bytes(ids / "items.json", dataset.items.to_json())
@@ -423,31 +429,43 @@ class Run:
         began = {"folder": os.getcwd(), "options": without_none(config)}
         if code := code_of(config):
             began["code"] = code
+        if teachers := digests_of(config, trained):
+            began["teachers"] = teachers
         write_json(self.path / "env.json", {**environment(config.get("threads")), **began})
         # last: a directory without config.toml is no run yet
         write_bytes(self.path / "config.toml", to_toml(config))
 
-    def _check_same(self, config: Options, dataset: Dataset, complete: Complete) -> None:
+    def elsewhere(self, config: Options, before: Options, fingerprint: str | None = None) -> set[str]:
+        """Options in which ``config`` names other places than the run's own, ``before``, where the same data set and teachers
+        are. Raises ``ArtefactError`` where others are. The ``fingerprint`` of the data set is read if it is not given."""
+        there = config["data"]["path"]
+        if fingerprint is None and not same_places(there, before["data"]["path"]):
+            fingerprint = Dataset.check(there)
         saved = self.data["fingerprint"]
-        if saved != dataset.fingerprint:
+        if fingerprint not in (None, saved):
             raise ArtefactError(
-                f"{shown(str(self.path), PATH)} was trained on other data (fingerprint {saved[:12]}, now "
-                f"{dataset.fingerprint[:12]})",
+                f"{shown(str(self.path), PATH)} was trained on other data (fingerprint {saved[:12]}, now {fingerprint[:12]})",
                 "give the data set that it was started with, or start a new run",
             )
-        check_options(config, complete(self.config))
-        check_head(self.path, self.stored(), self.started(), complete)
-        warn_of_changed_code(self.path, config, self.started().code)
+        return {"data.path", *moved(self.path, config, before)}
+
+    def _check_same(self, config: Options, dataset: Dataset, complete: Complete, trained: Collection[str]) -> None:
+        before = complete(self.config)
+        check_options(config, before, self.elsewhere(config, before, dataset.fingerprint))
+        check_unchanged(self.path, config, trained)
+        started = self.started()
+        check_head(self.path, self.stored(), started, complete)
+        warn_of_changed_code(self.path, config, started.code)
         self.check_ids()
         self._stage_digests()
-        trained, asked = len(self.metrics.rows()), config["train"]["epochs"]
-        if asked < trained:
+        epochs, asked = len(self.metrics.rows()), config["train"]["epochs"]
+        if asked < epochs:
             raise ConfigError(
-                f"{shown(str(self.path), PATH)} has trained {trained} epochs, now {asked} are asked for",
+                f"{shown(str(self.path), PATH)} has trained {epochs} epochs, now {asked} are asked for",
                 "ask for as many or more, or start a run of so many in another folder",
             )
-        check_checkpoint(self.path, self.stored(), self.checkpoints, self.status(), trained, complete)
-        threads = self.started().torch_threads
+        check_checkpoint(self.path, self.stored(), self.checkpoints, started, self.status(), epochs, complete)
+        threads = started.torch_threads
         import torch
 
         if threads is not None and threads != torch.get_num_threads():
@@ -456,18 +474,6 @@ class Run:
                 "differ in the last bits",
                 stacklevel=3,
             )
-
-
-def check_free(path: Path, remedy: str = "name another folder with --out") -> None:
-    """Raises what `Run.create` would raise for the place of a new run, and makes nothing. The ``remedy`` is for a run that is
-    there."""
-    if (path / "config.toml").is_file():
-        raise ConfigError(f"{shown(str(path), PATH)} already holds a run", remedy)
-    check_place(path)
-    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
-    for wrong, code in ((not nearest.is_dir(), errno.ENOTDIR), (not os.access(nearest, os.W_OK), errno.EACCES)):
-        if wrong:
-            raise unwritable(path, OSError(code, os.strerror(code)))
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +47,9 @@ from kdrs.runs.files import write_json
 from kdrs.runs.following import create, decided
 from kdrs.runs.learners import Planned, load_learners
 from kdrs.runs.parts import Part, check_teachers, expand
-from kdrs.runs.places import own_folder
+from kdrs.runs.places import check_data, own_folder
 from kdrs.runs.records import PATH
+from kdrs.runs.references import check_unchanged, digests_of
 from kdrs.runs.results import doubt_start, means_of, measure_teachers, parameters_of, save_peer, save_result, summary_of
 from kdrs.runs.values import FROM_TEACHER
 from kdrs.runs.vouching import check_options
@@ -84,12 +85,14 @@ def execute(
     on_start: Callable[[dict[str, Any]], None] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    trained: Collection[str] = (),
 ) -> Outcome:
     """Carries a run out, start to finish or from its last checkpoint, and leaves its directory at ``out``.
 
     ``on_start`` gets what is known before the first epoch (sizes, teachers' own metrics, what selects), ``on_epoch`` each
     line of metrics.jsonl. Whatever is wrong with options, data, teachers and the directory is raised before training, that of
-    parts included: where parts are still to be trained, all of it is built once with untrained models first.
+    parts included: where parts are still to be trained, all of it is built once with untrained models first. Of the teachers
+    it is kept which they are, but for runs that are ``trained`` along, by their directories; on resume they must be the same.
 
     Called in each of several processes that torchrun started, it is one run: the first of them writes, and it alone is told of
     the start and of epochs. The others raise what it raises, and get the same outcome.
@@ -104,7 +107,7 @@ def execute(
     with torch_threads(config.threads), joined() as group:
         told = group is None or group.first
         hooks = Hooks(on_start if told else None, on_epoch if told else None, should_stop)
-        return _execute(config, Path(out), resume, hooks)
+        return _execute(config, Path(out), resume, hooks, trained)
 
 
 class Hooks(NamedTuple):
@@ -115,15 +118,19 @@ class Hooks(NamedTuple):
     should_stop: Callable[[], bool] | None
 
 
-def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcome:
+def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks, trained: Collection[str]) -> Outcome:
     parts, inner = expand(config, out)
     check_teachers(inner, out)
     stage_epochs(config)  # that there are not too many
     check_shards(inner)
     _check_core(config)
     check_trackers(config.log)
+    if resume:
+        check_data(config.data.path, out)
     dataset = Dataset.load(config.data.path)
-    _agree(config, dataset, resume)
+    _agree(config, dataset, resume, trained)
+    if resume:
+        check_unchanged(out, config.to_dict(), trained)
     if dataset.n_cold_users:
         warnings.warn(
             f"{dataset.n_cold_users:,} users of the held-out parts have no training pair, and nothing is learnt about them: "
@@ -149,11 +156,11 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks) -> Outcom
     else:
         loaded = load_learners(inner, dataset, task)
     with (
-        create(out, config.to_dict(), dataset, resume=resume, complete=completed) as run,
+        create(out, config.to_dict(), dataset, resume=resume, complete=completed, trained=trained) as run,
         _failure_noted(run),
         ExitStack() as watched,
     ):
-        interrupted = _carry_out_parts(run, parts, hooks)
+        interrupted = _carry_out_parts(run, parts, hooks, {*trained, *(str(part.place) for part in parts)})
         if interrupted is not None:
             return interrupted
         teachers, learners = loaded or load_learners(inner, dataset, task)
@@ -229,11 +236,12 @@ def _kept(config: RunConfig, model: nn.Module, evaluator: Evaluator, selection: 
     return best_encoder(kept, lambda one: evaluator(one.factors(), parts=["valid"])["valid"].mean(selects))
 
 
-def _agree(config: RunConfig, dataset: Dataset, resume: bool) -> None:
-    """Raises ``ConfigError`` where other processes of the run have other options or another data set."""
+def _agree(config: RunConfig, dataset: Dataset, resume: bool, trained: Collection[str]) -> None:
+    """Raises ``ConfigError`` where other processes of the run have other options, another data set or other teachers."""
     if (group := current()) is not None:
         options = config.to_dict()
         options["data"] = {"fingerprint": dataset.fingerprint}  # its path may be another on another machine
+        options["sha256"] = digests_of(options, trained)
         group.agree({**options, "resume": resume, "version": __version__})
 
 
@@ -257,10 +265,10 @@ def _failure_noted(run: Run) -> Iterator[None]:
         raise
 
 
-def _carry_out_parts(run: Run, parts: Sequence[Part], hooks: Hooks) -> Outcome | None:
+def _carry_out_parts(run: Run, parts: Sequence[Part], hooks: Hooks, trained: Collection[str]) -> Outcome | None:
     """Carries out the parts of a run; its outcome if one of them was interrupted."""
     for part in parts:
-        ended = _carry_out_part(run, part, hooks)
+        ended = _carry_out_part(run, part, hooks, trained)
         if ended is not None and ended.fit.stopped == "interrupted":
             inner, epochs = ended.part or ("", ended.fit.epochs)
             name = f"{part.name}/{inner}" if inner else part.name
@@ -323,12 +331,14 @@ def rehearse(
 
 
 def is_done(config: RunConfig, place: Path) -> bool:
-    """Whether a run is finished as it is asked for. Raises ``ConfigError`` if its directory holds another one."""
+    """Whether a run is finished as it is asked for. Raises ``ConfigError`` if its directory holds another one,
+    ``ArtefactError`` if data set and teachers lie elsewhere now and are others."""
     if not (place / "config.toml").is_file():
         return False
     run = Run.open(place)
     config = as_begun(config, run)
-    check_options(config.to_dict(), completed(run.config))
+    now, before = config.to_dict(), completed(run.config)
+    check_options(now, before, run.elsewhere(now, before))
     theirs = config_of(run).train
     if run.status().get("status") != "finished":
         return False
@@ -341,7 +351,7 @@ def is_done(config: RunConfig, place: Path) -> bool:
     return (trained.epochs, trained.patience) == (asked.epochs, asked.patience)
 
 
-def _carry_out_part(run: Run, part: Part, hooks: Hooks) -> Outcome | None:
+def _carry_out_part(run: Run, part: Part, hooks: Hooks, trained: Collection[str]) -> Outcome | None:
     """Starts, resumes or, finished as it was asked for, takes a part as it is (None)."""
     if is_done(part.config, part.place):
         return None
@@ -354,7 +364,7 @@ def _carry_out_part(run: Run, part: Part, hooks: Hooks) -> Outcome | None:
             hooks.on_start({**known, "part": part.name, "epochs": part.config.train.epochs})
 
     own = hooks._replace(on_start=start)
-    return execute(part.config, part.place, resume=begun, **own._asdict())
+    return execute(part.config, part.place, resume=begun, trained=trained, **own._asdict())
 
 
 def outlined(

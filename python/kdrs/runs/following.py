@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +39,19 @@ class Following(Run):
         drain(checkpoint.best)
 
 
-def create(path: str | Path, config: Options, dataset: Dataset, *, resume: bool, complete: Complete) -> Run:
+def create(
+    path: str | Path,
+    config: Options,
+    dataset: Dataset,
+    *,
+    resume: bool,
+    complete: Complete,
+    trained: Collection[str] = (),
+) -> Run:
     """`Run.create`, in the first of several processes; the others follow it, and raise what it raises."""
 
     def begin() -> Run:
-        return Run.create(path, config, dataset, resume=resume, complete=complete)
+        return Run.create(path, config, dataset, resume=resume, complete=complete, trained=trained)
 
     group = current()
     if group is None:

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kdrs._files import unwritable
-from kdrs.errors import ArtefactError, ConfigError, InUse, MachineError, shown
+from kdrs.data.dataset import is_dataset, put_back
+from kdrs.errors import ArtefactError, ConfigError, DataError, InUse, MachineError, quoted, shown
 
 PATH = 300
 LOCK = "LOCK"
@@ -35,11 +36,21 @@ _MARK = re.compile(r"(kdrs run: )?process \d+ on \S+, since \d{4}-\d\d-\d\d \d\d
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
-def check_there(paths: Iterable[str | Path]) -> None:
+def check_there(paths: Iterable[str | Path], remedy: str = "check the path") -> None:
     """Raises ``ArtefactError`` for a run or a teacher that is not there."""
     for path in paths:
         if not Path(path).exists():
-            raise ArtefactError(f"there is no run directory or teacher file {shown(str(path), PATH)}", "check the path")
+            raise ArtefactError(f"there is no run directory or teacher file {shown(str(path), PATH)}", remedy)
+
+
+def check_data(path: str | Path, run: Path) -> None:
+    """Raises ``DataError`` where the data set of a run that is to go on is not there, whatever else may be wrong with it."""
+    put_back(Path(path))
+    if not is_dataset(path):
+        raise DataError(
+            f"the data set of {shown(str(run), PATH)} is not at {shown(str(path), PATH)}",
+            f"put it there, or say where it is now: kdrs resume {quoted(run)} --data PATH",
+        )
 
 
 def holds_run(path: Path) -> bool:
@@ -89,6 +100,24 @@ def check_place(path: Path) -> None:
     begun = mark is not None and bool(_MARK.fullmatch(mark)) and all(n in HEAD or is_temporary(n) for n in entries)
     if not begun and not (mark == "" and entries == {LOCK}):  # killed between making the file and writing to it
         raise foreign
+
+
+def check_free(path: Path, remedy: str = "name another folder with --out") -> None:
+    """Raises what `Run.create` would raise for the place of a new run, and makes nothing. The ``remedy`` is for a run that is
+    there."""
+    if (path / "config.toml").is_file():
+        raise ConfigError(f"{shown(str(path), PATH)} already holds a run", remedy)
+    check_place(path)
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Raises ``MachineError`` where nothing can be made at a path that is not there yet, and makes nothing."""
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    may = os.access(nearest, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    for wrong, code in ((not nearest.is_dir(), errno.ENOTDIR), (not may, errno.EACCES)):
+        if wrong:
+            raise unwritable(path, OSError(code, os.strerror(code)))
 
 
 def is_temporary(name: str) -> bool:

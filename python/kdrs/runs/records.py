@@ -87,6 +87,10 @@ class Started(Record):
     """The run's options when it was started: config.toml is compared with them. None in runs of older versions."""
     code: dict[str, Code] = {}
     """Where the classes that are not ours were had, by their names in the options."""
+    teachers: dict[str, list[Digest | None]] = {}
+    """What its teachers and starts were (`kdrs.runs.references`). Empty in runs of older versions."""
+    moved: dict[str, list[str | list[str]]] = {}
+    """What options that name teachers were changed to since, where they name the same ones."""
 
 
 class Kept(Record):

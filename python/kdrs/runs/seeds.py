@@ -19,6 +19,7 @@ from kdrs.runs.following import decided
 from kdrs.runs.places import check_none_begun, holds_run
 from kdrs.runs.pool import opened
 from kdrs.runs.records import PATH
+from kdrs.runs.references import check_unchanged
 from kdrs.runs.reported import load_reports
 from kdrs.runs.vouching import MAY_CHANGE, difference
 from kdrs.training.processes import current, joined
@@ -54,7 +55,7 @@ def execute_seeds(
     and begun ones go on. Stops after the seeds in hand once ``should_stop`` says so; an interrupted seed is left out. With
     several jobs each run has a process of its own, and ``on_start`` and ``on_epoch`` hear nothing. Raises ``ConfigError``
     before the first for seeds that a run cannot have, where one of them was begun with other options, and where one was begun
-    and ``resume`` is not given.
+    and ``resume`` is not given; ``ArtefactError`` where one was begun with another teacher.
     """
     check_seeds(seeds)
     check_launched()
@@ -80,17 +81,18 @@ def _check_new(seeds: Sequence[int], out: Path, resume: bool) -> None:
 
 
 def _check_alike(seeds: Sequence[int], config: RunConfig, out: Path) -> None:
-    """Raises ``ConfigError`` where a seed was begun with other options: the missing ones would be seeds of another model."""
+    """Raises ``ConfigError`` where a seed was begun with other options, ``ArtefactError`` where it was with another teacher:
+    the missing ones would be seeds of another model."""
     for place in (out / f"seed-{seed}" for seed in seeds):
         try:
             if not holds_run(place):
                 continue
             run = Run.open(place)
-            found = difference(
-                as_begun(with_seed(config, run.config["train"]["seed"]), run).to_dict(), completed(run.config)
-            )
+            own = as_begun(with_seed(config, run.config["train"]["seed"]), run).to_dict()
+            before = completed(run.config)
         except KdrsError:  # damaged: told when it is its turn
             continue
+        found = difference(own, before, same=run.elsewhere(own, before))
         if found is not None:
             key, now, then = found
             raise ConfigError(
@@ -98,6 +100,7 @@ def _check_alike(seeds: Sequence[int], config: RunConfig, out: Path) -> None:
                 f"seeds of one model differ in nothing else (on resume in {', '.join(sorted(MAY_CHANGE))}): ask for what it "
                 "was started with, or name another folder with --out",
             )
+        check_unchanged(place, own, there=False)
 
 
 def _each(

@@ -23,26 +23,33 @@ OF_NO_ACCOUNT = MAY_CHANGE - {"train.epochs", "train.patience"}
 """Those of them that leave the result as it is."""
 
 
-def check_options(config: Options, before: Options) -> None:
+def check_options(config: Options, before: Options, same: Collection[str] = ()) -> None:
     """Raises ``ConfigError`` naming the first option in which the run, whose options are ``before``, differs, but for those
-    that may change."""
-    if (found := difference(config, before)) is not None:
+    that may change, and those whose paths lead to the ``same``."""
+    if (found := difference(config, before, same=same)) is not None:
         key, now, then = found
         raise ConfigError(
             f"the run was started with {key} = {shown(then)}, now it is {shown(now)}",
-            f"on resume only these may differ: {', '.join(sorted(MAY_CHANGE))}",
+            "put it back there: the run has no digest to know it by elsewhere"
+            if is_path(key) and now is not None and then is not None
+            else f"on resume only these may differ: {', '.join(sorted(MAY_CHANGE))}",
         )
 
 
 def difference(
-    config: Options, other: Options, *, paths: bool = True, may_change: Collection[str] = MAY_CHANGE
+    config: Options,
+    other: Options,
+    *,
+    paths: bool = True,
+    same: Collection[str] = (),
+    may_change: Collection[str] = MAY_CHANGE,
 ) -> tuple[str, Any, Any] | None:
-    """The first option in which two runs differ, and what it is in either, but for those that ``may_change``; without
-    ``paths`` their data and teachers may lie elsewhere."""
+    """The first option in which two runs differ, and what it is in either, but for those that ``may_change``, and those whose
+    paths lead to the ``same``; without ``paths`` their data and teachers may lie elsewhere."""
     one, two = flat(without_none(config)), flat(without_none(other))
     names = "model.name", "distill.0.method"  # what others follow from comes first
     for key in sorted({*one, *two}, key=lambda key: (key not in names, key)):
-        if _is_one_of(may_change, key) or one.get(key) == two.get(key):
+        if _is_one_of(may_change, key) or key in same or one.get(key) == two.get(key):
             continue
         if not is_path(key) or (paths and not same_places(one.get(key), two.get(key))):
             return key, one.get(key), two.get(key)
@@ -53,7 +60,7 @@ def check_head(path: Path, stored: Options, started: Started, complete: Complete
     """Raises ``ArtefactError`` if config.toml of the run at ``path`` has other options than the run was started with, but for
     those that may change on resume; warns where nothing says what it was started with."""
     if started.options is not None:
-        _compare(path, complete(stored), complete(started.options), "env.json")
+        _compare(path, complete(stored), complete(started.options), "env.json", started)
     elif os.path.lexists(path / "env.json"):
         warnings.warn(
             f"{shown(str(path), PATH)} was written by an older kdrs: a changed config.toml would not be noticed",
@@ -65,6 +72,7 @@ def check_checkpoint(
     path: Path,
     stored: Options,
     checkpoints: Checkpoints,
+    started: Started,
     status: Mapping[str, Any],
     trained: int,
     complete: Complete,
@@ -80,7 +88,7 @@ def check_checkpoint(
             )
         return
     if manifest.options is not None:
-        _compare(path, complete(stored), complete(manifest.options), "the checkpoint's manifest")
+        _compare(path, complete(stored), complete(manifest.options), "the checkpoint's manifest", started)
     told = manifest.meta.best_epoch
     last = status.get("status") == "finished" and manifest.epoch + 1 == status.get("epochs")
     if last and "best_epoch" in status and status["best_epoch"] != told:
@@ -91,14 +99,16 @@ def check_checkpoint(
         )
 
 
-def _compare(path: Path, stored: Options, vouched: Options, where: str) -> None:
+def _compare(path: Path, stored: Options, vouched: Options, where: str, started: Started) -> None:
     now, before = flat(without_none(stored)), flat(without_none(vouched))
+    began = flat(without_none(started.options or {}))
     for key in sorted({*now, *before}):
         # where the data are is of no account: their fingerprint is compared
         if _is_one_of(MAY_CHANGE, key) or key == "data.path":
             continue
         one, other = now.get(key), before.get(key)
-        if one != other and not (is_path(key) and same_name(one, other)):
+        names = (other, began.get(key), *started.moved.get(key, ()))
+        if one != other and not (is_path(key) and any(same_name(one, name) for name in names)):
             says, had = (f"no {key}" if value is None else f"{key} = {shown(value)}" for value in (one, other))
             raise ArtefactError(
                 f"{shown(str(path / 'config.toml'), PATH)} says {says}; {where} has {had}",

@@ -179,7 +179,7 @@ class Group:
         raise ConfigError(
             f"the processes were not started alike: {shown(name)} is {_word(ours, name)} in process 0 and "
             f"{_word(theirs, name)} in process {other}",
-            "start all with the same command, the same version of kdrs and the same data set",
+            "start all with the same command, the same version of kdrs, the same data set and teachers",
         )
 
     # --- ends ---------------------------------------------------------------------------------------------------------
