@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,14 @@ SAVED_WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "topk_weights is",
     ),
     "floats as lists": ({"topk": np.zeros((1, 1)), "user_ids": ["a"], "item_ids": ["a"]}, "allowed: integers"),
+    "transposed": ({"items": np.ones((2, 3)), "item_ids": ["a", "b", "c"]}, "items has 2 rows, item_ids 3\n.*transposed"),
+    "past float32": ({"items": np.full((1, 2), 1e60), "item_ids": ["a"]}, r"row 0 holds 1e\+60, which is past float32"),
+    "scores past float32": (
+        {"topk": np.zeros((1, 1), int), "topk_scores": np.full((1, 1), 1e60), "user_ids": ["a"], "item_ids": ["a"]},
+        "topk_scores row 0 holds",
+    ),
+    "places past int32": ({"topk": np.full((1, 1), 2**32), "user_ids": ["a"], "item_ids": ["a"]}, "allowed: int32"),
+    "ragged": ({"items": [[1, 2], [3]], "item_ids": ["a", "b"]}, "items: no array can be made of this list"),
 }  # fmt: skip
 
 
@@ -150,6 +159,23 @@ def test_what_cannot_be_saved_is_said(tmp_path, why):
     with pytest.raises(DataError, match=says):
         kdrs.save_teacher(tmp_path / "t.safetensors", **given)
     assert not list(tmp_path.iterdir())
+
+
+def test_tensors_are_saved_as_torch_holds_them(data, tmp_path):
+    given = vectors(data)
+    halves = {name: torch.from_numpy(given[name]).bfloat16() for name in ("users", "items")}
+    halves["items"].requires_grad_()
+    lists = {
+        "topk": torch.tensor([[3, -1]] * data.n_users),
+        "topk_scores": torch.tensor([[1.5, -np.inf]] * data.n_users),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kdrs.save_teacher(tmp_path / "t.safetensors", **{**given, **halves, **lists})
+    held = load_file(tmp_path / "t.safetensors")
+    for name, tensor in (halves | lists).items():
+        assert np.array_equal(held[name], tensor.detach().float().numpy())
+        assert held[name].dtype == (np.int32 if name == "topk" else np.float32)
 
 
 def test_the_same_contents_are_the_same_bytes(data, tmp_path):

@@ -357,7 +357,8 @@ def test_values_that_are_not_finite_are_named(data, tmp_path):
     held = vectors(data, 4)
     held["items"][7, 1] = np.nan
     np.save(tmp_path / "i.npy", held["items"])
-    assert "row 7 holds nan" in refused(DataError, tmp_path / "i.npy", data, form="npy", item_ids=held["item_ids"])
+    error = refused(DataError, tmp_path / "i.npy", data, form="npy", item_ids=held["item_ids"])
+    assert "row 7 is not finite, it holds nan" in error
     with pytest.raises(DataError, match="items row 7 is not finite"):
         kdrs.save_teacher(tmp_path / "t.safetensors", **held)
 

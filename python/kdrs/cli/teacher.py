@@ -48,7 +48,8 @@ def import_(
         Path | None,
         typer.Option(
             "--user-ids",
-            help="Ids of the users' rows: text with one a line, .npy, .json, or a column of .csv or .parquet. "
+            help="Ids of the users' rows: text with one a line, .npy, .json (a list, or {id: row}), or a column of .csv or "
+            ".parquet. "
             "(default: those in the file, else the data set's own in its order)",
             show_default=False,
         ),

@@ -73,9 +73,9 @@ def import_teacher(
     ``form``: implicit, recbole, lightfm, lenskit, npz, word2vec, parquet, npy or lists (docs/teachers.md tells what each is).
     ``source`` holds the items where a form has a file a side, and ``users`` the users; without it items are alone, and
     ``items_alone`` says what users are then: ``mean`` of the vectors of their training items (default), or ``none``.
-    ``user_ids`` and ``item_ids``, files or ids, name the rows of sources without ids. ``missing`` says what becomes of ids of
-    the data set that the source lacks: ``refuse``, ``mean``, ``drop``. ``dim`` keeps the first dimensions, ``normalise``
-    makes lengths 1.
+    ``user_ids`` and ``item_ids`` name the rows of sources without ids: files, ids in their order, or ``{id: row}``.
+    ``missing`` says what becomes of ids of the data set that the source lacks: ``refuse``, ``mean``, ``drop``. ``dim`` keeps
+    the first dimensions, ``normalise`` makes lengths 1.
 
     The teacher is measured on the data set's split, with warnings if it ranks no better than popularity, if its ids seem
     out of order or if it seems to know held-out pairs. ``out`` is written last, or not at all.

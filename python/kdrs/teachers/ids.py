@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MappingView, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -37,8 +37,16 @@ def names_in(file: str, side: str, tensors: Mapping[str, Tensor]) -> Names | Non
 def texts(values: Any, what: str, *, distinct: bool = True) -> list[str]:
     """Ids as non-empty strings, and distinct unless they may repeat; whole numbers become their digits.
 
-    ``values`` is a list, a NumPy array or a Polars series of strings or integers. Raises ``DataError`` for anything else.
+    ``values`` is a list, a NumPy array or a Polars series of strings or integers, in the order of the rows that they name; or a
+    map that `in_rows` puts into that order. Raises ``DataError`` for anything else, sets included: they have no order.
     """
+    if isinstance(values, Mapping):
+        values = in_rows(values, what)
+    if isinstance(values, Set) and not isinstance(values, MappingView):
+        raise DataError(
+            f"{what} is a {type(values).__name__}, which has no order",
+            "give a list of ids, in the order of the rows, or {id: row}",
+        )
     found = values.tolist() if hasattr(values, "tolist") else values.to_list() if hasattr(values, "to_list") else values
     if isinstance(found, (str, bytes)) or not isinstance(found, Iterable):
         raise DataError(f"{what} is {shown(found)}", "give a list of ids")
@@ -54,6 +62,55 @@ def texts(values: Any, what: str, *, distinct: bool = True) -> list[str]:
         found = [one.decode("utf-8", "strict") if isinstance(one, bytes) else str(one) for one in found]
     check_distinct(found if distinct else list(dict.fromkeys(found)), what)
     return found
+
+
+def in_rows(given: Mapping[Any, Any], what: str) -> list[Any]:
+    """The ids of ``{id: row}``, or of ``{row: id}``, in the order of the rows.
+
+    Rows are integers, 0 to n - 1, each once. Raises ``DataError`` for other rows, for maps that are neither, and for those of
+    integers to integers that are both and would be two orders.
+    """
+    keys, values = list(given), list(given.values())
+    n = len(keys)
+    orders = [
+        [one for _, one in sorted(zip(rows, ids, strict=True), key=lambda pair: int(pair[0]))]
+        for rows, ids in ((values, keys), (keys, values))
+        if _are_whole(rows) and sorted(rows) == list(range(n))
+    ]
+    if len(orders) == 2 and orders[0] != orders[1]:
+        raise DataError(
+            f"{what} maps 0 to {n - 1:,} to themselves, in another order: it may be {{id: row}} or {{row: id}}",
+            "give a list of the ids, in the order of the rows",
+        )
+    if orders:
+        return orders[0]
+    rows = next((side for side in (values, keys) if _are_whole(side)), None)
+    if rows is None:
+        raise DataError(
+            f"{what} is a map that names no rows: its first entry is {shown(keys[0], 30)}: {shown(values[0], 30)}",
+            "give a list of ids, in the order of the rows, or {id: row}",
+        )
+    raise DataError(
+        f"{what}: {_wrong_rows(rows, values if rows is keys else keys)}",
+        f"allowed: rows 0 to {n - 1:,}, each once; or give a list of the ids, in the order of the rows",
+    )
+
+
+def _are_whole(values: Sequence[Any]) -> bool:
+    return all(isinstance(one, (int, np.integer)) and not isinstance(one, bool) for one in values)
+
+
+def _wrong_rows(rows: Sequence[int], ids: Sequence[Any]) -> str:
+    """Why rows are not 0 to n - 1, each once."""
+    first: dict[int, Any] = {}
+    for row, one in zip(rows, ids, strict=True):
+        if row in first:
+            return f"row {row} is that of {shown(str(first[row]), 30)} and of {shown(str(one), 30)}"
+        first[row] = one
+    counted = f"the rows of {len(rows):,} ids run from {min(rows):,} to {max(rows):,}"
+    if (min(rows), max(rows)) == (1, len(rows)):
+        return f"{counted}: count from 0 (row 0 may be padding, which has no id: leave it out of the vectors too)"
+    return counted
 
 
 def check_distinct(ids: Sequence[str], what: str) -> None:

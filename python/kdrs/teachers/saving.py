@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from kdrs._files import allow_as_usual, replacing
 from kdrs.core.names import Names
+from kdrs.core.sampling import numpy_of
 from kdrs.errors import ConfigError, DataError
 from kdrs.teachers.ids import KINDS, texts
+from kdrs.teachers.values import as_float32, as_int32
 
 FORMAT = "teacher/2"
 MISSING = ("refuse", "mean", "drop")
@@ -58,15 +59,16 @@ def save_teacher(
     ``instance_users`` int [N] (places in ``user_ids``) and ``instance_known`` int [N], how many of the user's training items
     come before the one that is to be predicted.
 
-    ``user_ids`` and ``item_ids`` are strings or integers, a row each, in any order. Rows are joined by id when the file is
-    read: ids that a data set does not have are left out. Of ids that the file lacks ``missing`` says: ``refuse`` (an error),
-    ``mean`` (the mean of the other rows) or ``drop`` (such users have empty lists, such items come last).
-    ``items_alone`` says what users are where there are item vectors only: the ``mean`` of the vectors of their training items,
-    so that every method runs; or ``none``, and the methods on representations leave the users out.
+    ``user_ids`` and ``item_ids`` are strings or integers, a row each, in any order; or ``{id: row}``. Rows are joined by id
+    when the file is read: ids that a data set does not have are left out. Of ids that the file lacks ``missing`` says:
+    ``refuse`` (an error), ``mean`` (the mean of the other rows) or ``drop`` (such users have empty lists, such items come
+    last). ``items_alone`` says what users are where there are item vectors only: the ``mean`` of the vectors of their training
+    items, so that every method runs; or ``none``, and the methods on representations leave the users out.
     ``about`` is kept in the metadata as JSON. Values are stored as float32 and int32.
 
-    Raises ``DataError`` for arrays that do not fit each other, values that are not finite and ids that come twice;
-    ``ConfigError`` for other words than those above; ``MachineError`` if the disk does not take it.
+    Raises ``DataError`` for arrays that do not fit each other, values that are not finite or past float32, ids that come twice
+    or have no order, and rows of ``{id: row}`` that are not 0 to n - 1; ``ConfigError`` for other words than those above;
+    ``MachineError`` if the disk does not take it.
     """
     from safetensors.numpy import save_file
 
@@ -135,7 +137,7 @@ def _sort_metadata(path: Path) -> None:
 
 
 def _array(name: str, value: Any) -> NDArray[Any]:
-    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    array = numpy_of(value, name)
     whole = name in LISTS or name in KEYS
     kinds = "iu" if whole else "fiu"
     ndim = 1 if name in (*KEYS, "item_bias") else 2
@@ -145,11 +147,9 @@ def _array(name: str, value: Any) -> NDArray[Any]:
             f"{name} is {array.dtype} of shape {array.shape}",
             f"allowed: {wanted} of {'one dimension' if ndim == 1 else 'two dimensions'}",
         )
-    kept = np.ascontiguousarray(array, np.int32 if whole else np.float32)
-    if not whole and not name.endswith("topk_scores") and not np.isfinite(kept).all():
-        row = int(np.argwhere(~np.isfinite(kept))[0][0])
-        raise DataError(f"{name} row {row} is not finite", "all values must be: look for a diverged model")
-    return kept
+    if whole:
+        return as_int32(array, name)
+    return as_float32(array, name, finite=not name.endswith("topk_scores"))  # what stands at padding may be -inf
 
 
 def _check_rows(tensors: Mapping[str, NDArray[Any]], counts: Mapping[str, int]) -> None:
@@ -159,7 +159,7 @@ def _check_rows(tensors: Mapping[str, NDArray[Any]], counts: Mapping[str, int]) 
             if len(tensors[name]) != counts[side]:
                 raise DataError(
                     f"{name} has {len(tensors[name]):,} rows, {side[:-1]}_ids {counts[side]:,}",
-                    "one row for each id; a row more is often a padding row",
+                    f"one row for each id; {_guess(tensors[name], counts, side)}",
                 )
     if {"users", "items"} <= tensors.keys() and tensors["users"].shape[1] != tensors["items"].shape[1]:
         raise DataError(
@@ -184,6 +184,15 @@ def _check_rows(tensors: Mapping[str, NDArray[Any]], counts: Mapping[str, int]) 
             raise DataError(
                 "instance_users, instance_known and instance_topk differ in length", "one entry for each list"
             )
+
+
+def _guess(rows: NDArray[Any], counts: Mapping[str, int], side: str) -> str:
+    """What may have happened to an array that has not a row for each id."""
+    if rows.ndim == 2 and rows.shape[1] == counts[side]:
+        return "is it transposed? give its .T"
+    if len(rows) == next((count for own, count in counts.items() if own != side), None):
+        return "are users and items exchanged?"
+    return "a row more is often a padding row" if len(rows) == counts[side] + 1 else "are these the ids of its rows?"
 
 
 def _need(side: str, counts: Mapping[str, int], name: str) -> None:

@@ -53,7 +53,8 @@ def read_source(
     """What is in the files of a teacher; ``source`` holds its items (and its users, unless ``users`` does).
 
     ``user_ids`` and ``item_ids`` name the rows of files without ids: a file (`kdrs.teachers.importers.ids.read_ids`), or the
-    ids themselves. Raises ``DataError`` for what cannot be read, ``ConfigError`` for options that the form has no use for.
+    ids themselves, or ``{id: row}``. Raises ``DataError`` for what cannot be read, ``ConfigError`` for options that the form
+    has no use for.
     """
     if form not in WHOLE.keys() | SIDED.keys():
         raise ConfigError(f"--from is {shown(form)}", nearest(form, WHOLE.keys() | SIDED.keys()))
@@ -77,7 +78,7 @@ def read_source(
         if side is None or side.ids is not None:
             held = "has no vectors of" if side is None and found.lists is None else "has the ids of its own"
             raise ConfigError(f"--{kind}-ids is given, and the source {held} {kind}s", f"leave --{kind}-ids out")
-        side.ids = read_ids(given, kind) if isinstance(given, (str, Path)) else texts(given, f"{kind}_ids")
+        side.ids = read_ids(given, kind, rows=True) if isinstance(given, (str, Path)) else texts(given, f"{kind}_ids")
     _check_ids(found)
     return found
 

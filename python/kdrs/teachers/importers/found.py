@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdrs.errors import DataError, shown
+from kdrs.errors import DataError
+from kdrs.teachers.values import as_float32
 
 
 @dataclass
@@ -58,9 +59,7 @@ def as_vectors(array: Any, what: str) -> NDArray[np.float32]:
         raise DataError(
             f"{what} is {found.dtype} of shape {found.shape}", "allowed: numbers of shape [rows, dimensions]"
         )
-    with np.errstate(over="ignore"):
-        kept = np.ascontiguousarray(found, np.float32)
-    return _finite(kept, what)
+    return as_float32(found, what)
 
 
 def as_bias(array: Any, n: int, what: str) -> NDArray[np.float32]:
@@ -68,15 +67,4 @@ def as_bias(array: Any, n: int, what: str) -> NDArray[np.float32]:
     found = np.asarray(array)
     if found.shape not in ((n,), (n, 1)) or found.dtype.kind not in "fiu":
         raise DataError(f"{what} is {found.dtype} of shape {found.shape}", f"allowed: numbers of shape [{n}]")
-    return _finite(np.ascontiguousarray(found.reshape(n), np.float32), what)
-
-
-def _finite(values: NDArray[np.float32], what: str) -> NDArray[np.float32]:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        row = int(np.argwhere(bad)[0][0])
-        raise DataError(
-            f"{shown(what, 300)} row {row} holds {values[row][bad[row]] if values.ndim == 1 else values[row][bad[row]][0]}",
-            "all values must be finite: look for a model that diverged, and train it again",
-        )
-    return values
+    return as_float32(found.reshape(n), what)
