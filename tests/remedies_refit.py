@@ -10,6 +10,7 @@ from kdrs.runs.config import config_of, resolve
 from kdrs.runs.directory import Run
 from kdrs.runs.execute import execute
 from remedies import PREPARE, TRAIN, Case
+from remedies_teacher import vectors
 
 JOINED = ("data", "prepare", "d", "--split", "none", "--out", "all")
 REFIT = ("refit", "s", "--data", "all", "--out", "f")
@@ -22,6 +23,17 @@ def joined(folder: Path) -> None:
 def compressed(folder: Path) -> None:
     joined(folder)
     ok("compress", "t", "--bits", "2", "--out", "c")
+
+
+def foreign(folder: Path) -> None:
+    vectors(folder)
+    ok("teacher", "import", "v.npz", "--from", "npz", "--data", "d", "--out", "theirs.safetensors", "--overwrite")
+
+
+def compressed_file(folder: Path) -> None:
+    joined(folder)
+    foreign(folder)
+    ok("compress", "theirs.safetensors", "--data", "d", "--bits", "2", "--out", "c")
 
 
 def interrupted(folder: Path) -> None:
@@ -46,6 +58,14 @@ CASES = {
         "then kdrs compress TEACHER",
         ("refit", "t", "--data", "all", "--out", "f"),
         compressed,
+    ),
+    "the refit of what was made from a teacher file": Case(
+        ("refit", "c", "--data", "all", "--out", "f"),
+        "then kdrs compress FILE --data all",
+        ("compress", "theirs.safetensors", "--data", "all", "--bits", "2", "--out", "f"),
+        compressed_file,
+        then=foreign,
+        names=("kdrs teacher import", "bits"),
     ),
     "the refit of a run that is not finished": Case(
         ("refit", "half", "--data", "all", "--out", "f"), "finish it", ("resume", "half"), interrupted

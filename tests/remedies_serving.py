@@ -11,7 +11,7 @@ import numpy as np
 from commands import FAST, ok
 from kdrs import save_teacher
 from kdrs.data import Dataset
-from remedies import Case, lists_alone
+from remedies import Case, short_lists
 from remedies_compact import neumf, vectors
 
 EXPORT = ("export", "t", "--out", "e.safetensors")
@@ -109,7 +109,8 @@ CASES = {
     ),
     "lists alone to export": Case(
         ("export", "lists.safetensors", "--data", "d", "--out", "e.safetensors"),
-        "kdrs distill --data d --teacher lists.safetensors --method rrd --model bpr --dim 16 --out STUDENT",
+        "kdrs distill --data d --teacher lists.safetensors --method rrd --set distill.0.pool=5 --model bpr --dim 16 "
+        "--out STUDENT",
         (
             "distill",
             "--data",
@@ -118,6 +119,8 @@ CASES = {
             "lists.safetensors",
             "--method",
             "rrd",
+            "--set",
+            "distill.0.pool=5",
             "--model",
             "bpr",
             "--dim",
@@ -129,7 +132,7 @@ CASES = {
             "--device",
             "cpu",
         ),
-        lists_alone,
+        short_lists,
         names=("kdrs distill",),
     ),
     "item vectors alone to export": Case(

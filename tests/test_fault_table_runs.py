@@ -21,11 +21,13 @@ import struct
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from commands import FAST, fails, kdrs, ok
-from kdrs.data import Interactions
+from kdrs import save_teacher
+from kdrs.data import Dataset, Interactions
 from kdrs.errors import ArtefactError, ConfigError
 from kdrs.runs.checkpoints import manifest_digest
 from kdrs.runs.config import resolve
@@ -288,6 +290,25 @@ def test_fault_69_a_student_as_large_as_its_teacher(toy_path, run):
     command = ("distill", "--data", toy_path, *FAST, "--teacher", run, "--method", "rrd", "--dry-run")
     assert "nothing becomes smaller" in ok(*command, "--dim", 4).err
     assert "nothing becomes smaller" not in ok(*command, "--dim", 3).err
+
+
+def test_fault_69_a_student_as_large_as_its_teacher_file(toy_path, tmp_path):
+    data, rng = Dataset.load(toy_path), np.random.default_rng(0)
+    tables = {side: rng.standard_normal((n, 4)) for side, n in (("users", data.n_users), ("items", data.n_items))}
+    ids = {"user_ids": data.users, "item_ids": data.items}
+    (tmp_path / "stages").mkdir()
+    for name in ("one.safetensors", "stages/1.safetensors", "stages/2.safetensors"):
+        save_teacher(tmp_path / name, **tables, **ids)
+    save_teacher(tmp_path / "lists.safetensors", topk=np.tile(np.arange(data.n_items), (data.n_users, 1)), **ids)
+    command = ("distill", "--data", toy_path, *FAST, "--method", "rrd", "--dry-run")
+    for name, dim, told in (
+        ("one.safetensors", 4, True),
+        ("one.safetensors", 3, False),
+        ("stages", 4, True),
+        ("lists.safetensors", 99, False),
+    ):
+        said = ok(*command, "--teacher", tmp_path / name, "--dim", dim).err
+        assert ("nothing becomes smaller" in said) == told, (name, dim)
 
 
 def test_fault_69_lists_past_the_catalogue_are_cut_to_it(toy_path, run, tmp_path):

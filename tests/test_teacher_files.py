@@ -53,11 +53,21 @@ def test_users_without_lists(data, tmp_path):
     given = lists(data)
     kept = np.arange(0, data.n_users, 2)
     short = {"topk": given["topk"][kept], "user_ids": [data.users[u] for u in kept], "item_ids": given["item_ids"]}
-    with pytest.raises(ArtefactError, match="lacks 25 of the data set's 50 users"):
+    with pytest.raises(ArtefactError, match="lacks 25 of the data set's 50 users") as caught:
         teacher_of(tmp_path, data, **short)
+    assert "--missing drop" in caught.value.remedy
+    assert "mean" not in caught.value.remedy  # there is none of lists
     with pytest.warns(UserWarning, match="lacks 25 of the data set's 50 users"):
         found = teacher_of(tmp_path, data, missing="drop", **short)
     assert (found.topk(8).items[1::2] == -1).all()
+    with pytest.warns(UserWarning, match="lacks 25 .*; their lists are empty"):
+        mean = teacher_of(tmp_path, data, missing="mean", **short)
+    assert np.array_equal(mean.topk(8).items, found.topk(8).items)
+    both = {**short, "users": vectors(data)["users"][kept], "items": vectors(data)["items"]}
+    with pytest.warns(UserWarning, match="lacks 25 .*; they get the mean of the others' vectors, and empty lists"):
+        mean = teacher_of(tmp_path, data, missing="mean", **both)
+    assert (mean.topk(8).items[1::2] == -1).all()
+    assert np.allclose(mean.factors().queries[1::2], both["users"].mean(axis=0), atol=1e-6)
     task = found.task
     assert torch.isfinite(loss_of(method_of("rrd", found, task), task))
 

@@ -19,6 +19,7 @@ import kdrs
 from commands import fails, listing, ok
 from kdrs.data import Recipe, prepare_given, read_parts
 from kdrs.errors import ArtefactError, ConfigError, DataError, KdrsError
+from kdrs.runs.importing import next_command
 from kdrs.teachers.importers import SCRIPTS, read_source
 from teacher_files import vectors
 
@@ -455,6 +456,13 @@ def test_the_command_writes_a_teacher_that_distils(folder, tmp_path, monkeypatch
 def test_what_is_lacking_is_said(tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
     assert says in fails(2, "teacher", "import", *words)
+
+
+@pytest.mark.parametrize(("dim", "proposed"), [(1, 1), (4, 2), (20, 10), (40, 16)])
+def test_the_student_that_comes_next_is_smaller(data, tmp_path, dim, proposed):
+    np.savez(tmp_path / "v.npz", **{name: np.asarray(value) for name, value in vectors(data, dim).items()})
+    made = kdrs.import_teacher(tmp_path / "v.npz", "npz", data, tmp_path / "t.safetensors")
+    assert f" --dim {proposed} --out" in next_command(made, "d")
 
 
 @pytest.mark.parametrize("length", [3, 12])

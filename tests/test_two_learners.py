@@ -90,7 +90,7 @@ def test_seeds_that_are_done_are_taken_for_the_same_options_alone(toy_path, tmp_
 def test_a_run_counts_once_in_a_comparison(trained):
     with pytest.raises(ConfigError, match="given twice"):
         compare_runs([trained / "student", trained / "teacher/../student"])
-    with pytest.raises(ArtefactError, match="no run directory or teacher file"):
+    with pytest.raises(ArtefactError, match="no run directory, teacher file or student file"):
         compare_runs([trained / "student", trained / "nothing"])
 
 

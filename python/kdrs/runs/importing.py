@@ -11,18 +11,21 @@ from typing import Any
 
 from kdrs._files import replacing
 from kdrs.data import Dataset
-from kdrs.distillers.rrd import RRD
 from kdrs.errors import ConfigError, quoted, shown
 from kdrs.evaluation.report import Report
 from kdrs.runs.build import build_evaluator, choose_protocol, choose_selection
 from kdrs.runs.config import EvalSettings, resolve
 from kdrs.runs.records import PATH
 from kdrs.runs.results import measure_teachers
+from kdrs.runs.source import pool_of
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.importers import read_source
 from kdrs.teachers.importing import Matched, matched
 from kdrs.teachers.saving import ALONE, MISSING, save_teacher
 from kdrs.training.pairs import PairTask
+
+DIM = 16
+"""Dimensions of the student that is proposed; of small teachers, half of theirs."""
 
 
 @dataclass
@@ -124,12 +127,10 @@ def import_teacher(
 
 
 def next_command(made: Imported, data: str) -> str:
-    """A command that uses the teacher."""
+    """A command that uses the teacher, for a student that is smaller."""
     method = "rrd" if made.dim is None else "de" if "users" not in made.matched.contents else "cd"
-    shorter = ""
-    if made.dim is None and (length := made.matched.contents["topk"].shape[1]) < RRD.Config().pool:
-        shorter = f"--set distill.0.pool={length} "
+    dim = DIM if made.dim is None else min(DIM, max(made.dim // 2, 1))
     return (
-        f"kdrs distill --data {quoted(data)} --teacher {quoted(made.path)} --method {method} {shorter}--model bpr --dim 16 "
-        "--out runs/student"
+        f"kdrs distill --data {quoted(data)} --teacher {quoted(made.path)} --method {method} {pool_of(made.listed)}"
+        f"--model bpr --dim {dim} --out runs/student"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from kdrs.distillers import assistant_dims, distiller_class
-from kdrs.errors import ConfigError, MissingKnowledge, nearest, shown
+from kdrs.errors import ArtefactError, ConfigError, MissingKnowledge, nearest, shown
 from kdrs.models import model_class
 from kdrs.runs.config import RunConfig, TermSettings, chain_of, config_of, part_seed
 from kdrs.runs.directory import Run
 from kdrs.runs.own import needing
 from kdrs.runs.values import FROM_TEACHER
-from kdrs.teachers.file import read_safetensors, trajectory_files
+from kdrs.teachers.file import read_head, read_safetensors, trajectory_files
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,9 @@ def check_teachers(config: RunConfig, out: Path) -> None:
                 raise ConfigError(
                     f"{term.name} has the run itself as teacher: {shown(teacher)}", "name another run, or another --out"
                 )
-            if distiller_class(term.method).mutual or not (path / "config.toml").is_file():
+            if distiller_class(term.method).mutual or (theirs := _size_of_teacher(path)) is None:
                 continue
-            theirs, own = _size_of_run(path), size_of(config.model)
+            own = size_of(config.model)
             if own >= theirs and not _is_compact(config.model):
                 warnings.warn(
                     f"the student has {own} dimensions, its teacher {shown(teacher)} {theirs}: nothing becomes smaller",
@@ -145,6 +146,17 @@ def size_of(model: dict[str, Any]) -> int:
     """Size of the representations of a resolved model, which ``dim`` need not be."""
     cls = model_class(model["name"])
     return cls.size_of(cls.Config.parse({key: value for key, value in model.items() if key != "name"}, "model"))
+
+
+def _size_of_teacher(path: Path) -> int | None:
+    """Size of the representations of a run or a teacher file; None for one that has none, or is told later to be unreadable."""
+    if (path / "config.toml").is_file():
+        return _size_of_run(path)
+    with contextlib.suppress(ArtefactError):
+        tensors, _ = read_head([path, *trajectory_files(path)][-1])
+        if "items" in tensors and tensors["items"].ndim == 2:
+            return int(tensors["items"].shape[1])
+    return None
 
 
 def _size_of_run(path: Path) -> int:

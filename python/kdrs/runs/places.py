@@ -37,10 +37,12 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getatt
 
 
 def check_there(paths: Iterable[str | Path], remedy: str = "check the path") -> None:
-    """Raises ``ArtefactError`` for a run or a teacher that is not there."""
+    """Raises ``ArtefactError`` for a run, a teacher or a student that is not there."""
     for path in paths:
         if not Path(path).exists():
-            raise ArtefactError(f"there is no run directory or teacher file {shown(str(path), PATH)}", remedy)
+            raise ArtefactError(
+                f"there is no run directory, teacher file or student file {shown(str(path), PATH)}", remedy
+            )
 
 
 def check_data(path: str | Path, run: Path) -> None:

@@ -18,6 +18,7 @@ from kdrs.runs.opened import LoadedRun
 from kdrs.runs.parts import expand
 from kdrs.runs.records import PATH
 from kdrs.runs.values import FROM_TEACHER
+from kdrs.teachers.file import trajectory_files
 
 
 def refitted(path: str | Path, data: str | Path, teachers: Sequence[str] = (), start: str | None = None) -> RunConfig:
@@ -35,11 +36,7 @@ def refitted(path: str | Path, data: str | Path, teachers: Sequence[str] = (), s
     run = Run.open(path)
     config, dataset = config_of(run), Dataset.load(data)
     if config.compress is not None:
-        raise ConfigError(
-            f"{shown(str(path), PATH)} was not trained, it was made from {shown(config.compress.teacher, PATH)}",
-            f"refit that, and compress what comes of it: kdrs refit {quoted(config.compress.teacher)} --data {quoted(data)} "
-            "--out TEACHER, then kdrs compress TEACHER with the bits and dim of its config.toml",
-        )
+        raise _made(path, config.compress.teacher, data)
     if start is not None and config.start in (None, FROM_TEACHER, *config.teachers):
         raise ConfigError(
             f"start is {shown(start, PATH)}, and {shown(str(path), PATH)} started from no other run",
@@ -65,6 +62,19 @@ def refitted(path: str | Path, data: str | Path, teachers: Sequence[str] = (), s
     _warn_of_less(run, dataset)
     _warn(result, dataset)
     return result
+
+
+def _made(path: str | Path, teacher: str, data: str | Path) -> ConfigError:
+    """Of a run that was made from another one, or from a teacher file, which kdrs cannot train again."""
+    again, small = f"kdrs refit {quoted(teacher)} --data {quoted(data)} --out TEACHER", "kdrs compress TEACHER"
+    way = f"refit that, and compress what comes of it: {again}"
+    if Path(teacher).is_file() or trajectory_files(teacher):
+        way = "train that again where it was trained, on all pairs, and make a file of it: kdrs teacher import"
+        small = f"kdrs compress FILE --data {quoted(data)}"
+    return ConfigError(
+        f"{shown(str(path), PATH)} was not trained, it was made from {shown(teacher, PATH)}",
+        f"{way}, then {small} with the bits and dim of its config.toml",
+    )
 
 
 def _replaced(

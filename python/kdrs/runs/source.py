@@ -14,6 +14,7 @@ from kdrs.compact.reduce import singular
 from kdrs.core.codes import Codes
 from kdrs.core.sampling import array_of
 from kdrs.data import Dataset, is_dataset
+from kdrs.distillers.rrd import RRD
 from kdrs.errors import ConfigError, DataError, MissingKnowledge, quoted, shown
 from kdrs.runs.compared import size_of
 from kdrs.runs.config import EvalSettings, RunConfig, config_of, resolve
@@ -123,9 +124,10 @@ class Source:
                 if isinstance(self.teacher, FileTeacher):
                     if "users" not in self.teacher.sides:
                         self.teacher.check_scores()  # says what it lacks
+                    way = distil_lists(self.teacher, self.path, "--set model.bits=2 ")
                     raise MissingKnowledge(
-                        f"{shown(self.name)} holds lists alone, no scores of all items",
-                        "export its vectors; or distil from its lists: kdrs distill --method rrd --set model.bits=2",
+                        f"{shown(self.name, PATH)} holds lists alone, no scores of all items",
+                        f"export its vectors; or distil from its lists: {way}",
                     )
                 users, items = vectors_of(self.teacher, dim)
                 return users, items, None
@@ -138,6 +140,20 @@ class Source:
         elif dim is not None and dim > users.shape[1]:
             raise ConfigError(f"dim is {dim}; {shown(self.name)} has {users.shape[1]}", "ask for as many or fewer")
         return users, items, bias
+
+
+def distil_lists(teacher: FileTeacher, data: str | None, more: str = "") -> str:
+    """The command that distils a student from a teacher of lists alone; ``more`` options end with a blank."""
+    known = "DATA" if data is None else quoted(data)
+    return (
+        f"kdrs distill --data {known} --teacher {quoted(teacher.name)} --method rrd {pool_of(teacher.n_listed)}--model bpr "
+        f"--dim 16 {more}--out STUDENT"
+    )
+
+
+def pool_of(listed: int | None) -> str:
+    """The option of rrd, with a blank behind it, where ``listed`` items a user are fewer than it asks for; else nothing."""
+    return "" if listed is None or listed >= RRD.Config().pool else f"--set distill.0.pool={listed} "
 
 
 def _arrays(factors: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -12,7 +12,7 @@ from kdrs.errors import MissingKnowledge, quoted, shown
 from kdrs.models.stored import StoredModel
 from kdrs.runs.opened import LoadedRun
 from kdrs.runs.records import PATH
-from kdrs.runs.source import Source
+from kdrs.runs.source import Source, distil_lists
 from kdrs.teachers.file import FileTeacher
 
 
@@ -32,11 +32,9 @@ def _no_vectors(given: Source) -> MissingKnowledge:
         return no_product(given.name)
     if "users" not in given.teacher.sides:
         given.teacher.check_scores()  # says what it lacks
-    name, data = quoted(given.name), "DATA" if given.path is None else quoted(given.path)
     return MissingKnowledge(
         f"{shown(given.name, PATH)} holds lists alone, and a student file holds vectors",
-        f"distil a student from its lists: kdrs distill --data {data} --teacher {name} --method rrd --model bpr --dim 16 "
-        "--out STUDENT; then export STUDENT",
+        f"distil a student from its lists: {distil_lists(given.teacher, given.path)}; then export STUDENT",
     )
 
 

@@ -16,9 +16,12 @@ from kdrs.errors import ArtefactError, shown
 from kdrs.teachers.ids import KINDS, Joined
 
 
-def check_matched(file: str, side: str, joined: Joined, missing: str | None) -> None:
+def check_matched(
+    file: str, side: str, joined: Joined, missing: str | None, *, vectors: bool = True, lists: bool = False
+) -> None:
     """Raises ``ArtefactError`` where no id of a side is on both, and where the data set's are missing and may not be; warns
-    of those that may. ``None`` for a side that need not be complete."""
+    of those that may. ``None`` for a side that need not be complete. ``vectors`` and ``lists`` are what the file holds of it:
+    there is no mean of lists."""
     if not joined.n_matched:
         raise ArtefactError(
             f"{shown(file, 300)}: none of its {joined.places.size:,} {side} is in the data set; it has "
@@ -36,9 +39,15 @@ def check_matched(file: str, side: str, joined: Joined, missing: str | None) -> 
         raise ArtefactError(
             lacking,
             "say what they are: --missing mean (the mean of the others) or drop (users with empty lists, items that come "
-            "last) of kdrs teacher import, missing= of kdrs.save_teacher",
+            "last) of kdrs teacher import, missing= of kdrs.save_teacher"
+            if vectors
+            else "say that their lists may be empty: --missing drop of kdrs teacher import, missing= of kdrs.save_teacher",
         )
-    means = "they get the mean of the others" if missing == "mean" else f"they are left out ({KINDS[side]}s dropped)"
+    means = f"they are left out ({KINDS[side]}s dropped)"
+    if not vectors:
+        means = "their lists are empty"
+    elif missing == "mean":
+        means = "they get the mean of the others" + ("' vectors, and empty lists" if lists else "")
     warnings.warn(f"teacher {lacking}; {means}", stacklevel=6)
 
 

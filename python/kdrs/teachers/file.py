@@ -90,7 +90,8 @@ class FileTeacher(Scored):
         self._absent: np.ndarray | None = None  # bool [U]: users of whom it knows nothing
         self._items: Tensor | None = None  # vectors of items where there are none of users
         self._factors = self._read_factors(tensors)
-        self._n_listed = self._listed(tensors)
+        self.n_listed = self._listed(tensors)
+        """Items that its lists have room for; None if it holds none for the task."""
         self._lists, self._by_query = self._read_lists(tensors)
         self._confidence: Confidence | None = None
         held = {name: tensor for name, tensor in tensors.items() if name not in ids}
@@ -180,12 +181,13 @@ class FileTeacher(Scored):
             return
         if keep_seen:
             raise self._lacks("lists that keep what was seen")
-        if self._n_listed is None:
+        if self.n_listed is None:
             raise self._lacks("lists")
-        if self._n_listed < k:
+        if self.n_listed < k:
             raise MissingKnowledge(
-                f"teacher {shown(self.name, 300)} lists {self._n_listed} items a query; {k} were asked for",
-                "export longer lists, or lower the method's pool",
+                f"teacher {shown(self.name, 300)} lists {self.n_listed} items a query; {k} were asked for",
+                f"export longer lists, or ask for fewer: --set distill.0.pool={self.n_listed} (rrd, sld; dcd, with "
+                f"distill.0.correction_pool={self.n_listed}), --set distill.0.items={self.n_listed} (rd)",
             )
 
     def check_users(self) -> None:
@@ -312,8 +314,9 @@ class FileTeacher(Scored):
                     "give it: FileTeacher(path, task, dataset=data)",
                 )
             self.joined[side] = Joined.of(getattr(dataset, side), names)
-            strict = any(name in tensors for name in COMPLETE[side])
-            check_matched(self.name, side, self.joined[side], self.missing if strict else None)
+            strict, lists = any(name in tensors for name in COMPLETE[side]), side == "users" and "topk" in tensors
+            missing = self.missing if strict else None
+            check_matched(self.name, side, self.joined[side], missing, vectors=side in tensors, lists=lists)
 
     def _check_digests(self, metadata: Mapping[str, str], digests: dict[str, str] | None) -> None:
         stated = {kind: metadata.get(f"{kind}_digest") for kind in ("users", "items")}
@@ -402,7 +405,6 @@ class FileTeacher(Scored):
             )
 
     def _listed(self, tensors: Mapping[str, Tensor]) -> int | None:
-        """Items that its lists have room for, by their shape; None without lists for the task."""
         if "instance_topk" in tensors and isinstance(self.task, SequenceTask):
             return int(tensors["instance_topk"].shape[1])
         return int(tensors["topk"].shape[1]) if "topk" in tensors else None

@@ -98,7 +98,7 @@ def _take_side(
 def _take_lists(out: Matched, lists: Listed, dataset: Dataset, missing: str, file: str) -> None:
     users = Joined.of(dataset.users, Names.of(lists.users, "user"))
     items = Joined.of(dataset.items, Names.of(lists.items, "item"))
-    check_matched(file, "users", users, "refuse" if missing == "refuse" else None)
+    check_matched(file, "users", users, "refuse" if missing == "refuse" else None, vectors=False)
     check_matched(file, "items", items, None)
     out.joined = {"users": users, "items": items}
     ids = _kept(dataset.items, items)
