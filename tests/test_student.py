@@ -311,6 +311,13 @@ def test_neighbours(bits):
         (lambda s: s.similar(["item 1"], metric="euclidean"), ConfigError, "metric is euclidean"),
         (lambda s: s.score(["ü1"], ["x"]), DataError, "item x is unknown"),
         (lambda s: s.score(["ü1"], ["item 1", "item 2"]), ConfigError, "items are 2 for 1 users"),
+        (lambda s: s.score(["x"], ["item 1"]), DataError, "users are unknown, first x\nleave them out"),
+        (lambda s: s.score({"ü1", "ü2"}, ["item 1"] * 2), ConfigError, "users is a set, which has no order"),
+        (lambda s: s.score(["ü1", "ü2"], {"item 1", "item 2"}), ConfigError, "items is a set, which has no order"),
+        (lambda s: s.score(["ü1"], [{"item 1", "item 2"}]), ConfigError, "items is a set, which has no order"),
+        (lambda s: s.recommend({"ü1", "ü2"}, seen=[["item 1"], []]), ConfigError, "users is a set"),
+        (lambda s: s.recommend({"ü1", "ü2"}, histories=[["item 1"], []]), ConfigError, "users is a set"),
+        (lambda s: s.recommend(["ü1", "ü2"], exclude={("item 1",), ("item 2",)}), ConfigError, "exclude is a set"),
         (lambda s: s.fold_in([["x"]]), DataError, "item ids are unknown, first x"),
     ],
 )

@@ -29,8 +29,10 @@ Columns = tuple[str, str] | None
 class Asked:
     """Lists that are asked for, made block by block as they are read; and what happened on the way."""
 
-    def __init__(self, student: Student, k: int, unknown: str, threads: int | None):
-        self.student, self.k, self.unknown, self.threads = student, k, unknown, threads
+    def __init__(self, student: Student, k: int | None, unknown: str, threads: int | None):
+        from kdrs.student.requests import count_of
+
+        self.student, self.k, self.unknown, self.threads = student, count_of(k, student.items), unknown, threads
         self.users: list[str] | None = None
         self.histories: dict[str, list[str]] | None = None
         self.items: Any = None

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from kdrs.student.formats import Written
 
 Source = Annotated[Path, typer.Argument(help="Student file (kdrs export) or run directory.")]
-Count = Annotated[int, typer.Option("--k", help="Length of the lists, 1 or more. (default: 20)", show_default=False)]
+Count = Annotated[
+    int | None,
+    typer.Option(
+        "--k", help="Length of the lists, 1 or more. (default: 20, or all of a smaller catalogue)", show_default=False
+    ),
+]
 Lists = Annotated[
     Path | None,
     typer.Option(
@@ -222,7 +227,7 @@ def _described(student: Student) -> str:
 
 def recommend(
     source: Annotated[Path | None, typer.Argument(help="Student file or run directory.", show_default=False)] = None,
-    k: Count = 20, user: Users = [], users: UsersFile = None, histories: Histories = None, items: Allow = None,  # noqa: B006
+    k: Count = None, user: Users = [], users: UsersFile = None, histories: Histories = None, items: Allow = None,  # noqa: B006
     exclude: Block = None, seen: Seen = "data", columns: Named = None, unknown: Unknown = None, part: Part = None,
     merge: Merge = False,
     out: Lists = None, data: OwnData = None, threads: CoreThreads = None, as_json: Document = False,
@@ -298,7 +303,7 @@ def recommend(
         rows = write(place, asked)
     if share is not None:
         options = {
-            "--k": k, "--unknown": asked.unknown, "--seen": seen if seen in ("data", "none") else asked.seen,
+            "--k": asked.k, "--unknown": asked.unknown, "--seen": seen if seen in ("data", "none") else asked.seen,
             "the users": asked.users, "--histories": asked.histories, "--items": asked.items, "--exclude": asked.exclude,
         }  # fmt: skip
         describe(place, share, made_of(student, options))
@@ -307,13 +312,13 @@ def recommend(
     if as_json:
         say_json({"file": str(place), "users": asked.done, "rows": rows, **told, "seconds": seconds})
         return
-    words = {"short": f"lists shorter than {k}", "popular": "by popularity", "skipped": "skipped"}
+    words = {"short": f"lists shorter than {asked.k}", "popular": "by popularity", "skipped": "skipped"}
     notes = [f"{count:,} {words[name]}" for name, count in told.items() if count]
     say(f"{visible(str(place))}: {'; '.join([f'{asked.done:,} users, {rows:,} rows', *notes, f'{seconds:.1f} s'])}")
 
 
 def similar(
-    source: Source, item: Items = [], items: ItemsFile = None, k: Count = 20,  # noqa: B006
+    source: Source, item: Items = [], items: ItemsFile = None, k: Count = None,  # noqa: B006
     metric: Annotated[str, typer.Option("--metric", help="cosine, or dot. (default: cosine)", show_default=False)] = "cosine",
     out: Lists = None, data: OwnData = None, threads: CoreThreads = None, as_json: Document = False,
 ) -> None:  # fmt: skip

@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 
 from kdrs._documents import DocumentError, parse_json
 from kdrs._files import replacing
-from kdrs.errors import ArtefactError, quoted, shown
+from kdrs.core.names import Names
+from kdrs.errors import ArtefactError, DataError, quoted, shown
 
 FORMAT = "student/1"
 DTYPES = {
@@ -167,3 +168,17 @@ def _other(kind: str, path: Path) -> str:
     if (path.parent / "config.toml").is_file():
         return f"it is the model of a run: kdrs export {quoted(path.parent)} --out FILE"
     return "kdrs export RUN --out FILE writes one"
+
+
+def names_of(left: dict[str, Any], kind: str) -> Names:
+    """Ids of items or users, taken out of the tensors that are ``left``. Raises ``KeyError`` for tensors that are not there,
+    ``DataError`` for damaged ones."""
+    return Names.from_tensors({name: left.pop(name) for name in (f"{kind}_ids", f"{kind}_ids_ends")}, kind)
+
+
+def object_of(metadata: dict[str, str], key: str) -> dict[str, Any]:
+    """Raises ``KeyError`` where it is not there, ``DocumentError`` and ``DataError`` for what is no JSON object."""
+    found = parse_json(metadata[key].encode())
+    if not isinstance(found, dict):
+        raise DataError(f"{key} is no JSON object")
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, MappingView, Sequence, Set
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -15,7 +15,10 @@ from kdrs.data.histories import Histories
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError, shown
 
+USUAL = 20
+"""Items of a list where no number is stated."""
 UNKNOWN = ("error", "skip", "popular")
+SKIP = 'ask with unknown="skip" or "popular" (--unknown skip)'
 MEANING = {
     "items": "no list can hold them",
     "exclude": "they block nothing",
@@ -71,6 +74,26 @@ def held(lists: Any, what: str) -> Any:
     if _is_single(lists):
         raise ConfigError(f"{what} is {shown(lists)}", f"give a list of ids: {what}=[{shown(lists)!r}]")
     return lists if hasattr(lists, "__len__") else list(lists)
+
+
+def in_order(values: Any, what: str) -> Any:
+    """The same, where each of ``values`` goes with what stands at its place elsewhere. Raises ``ConfigError`` for a set."""
+    if isinstance(values, Set) and not isinstance(values, MappingView):
+        raise ConfigError(
+            f"{what} is a {type(values).__name__}, which has no order",
+            f"give a list, in the order of the others: {what}=[...]",
+        )
+    return values
+
+
+def count_of(k: Any, names: Names, most: int | None = None) -> int:
+    """``k`` as it was stated; else `USUAL`, or as many as there are at the ``most``. Raises ``ConfigError`` unless there can be
+    as many."""
+    if k is None:
+        return max(1, min(USUAL, len(names) if most is None else most))
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= max(len(names), 1):
+        raise ConfigError(f"k is {shown(k)}", f"allowed: 1 to {len(names):,}, the {names.kind}s of this student")
+    return int(k)
 
 
 def texts(values: Sequence[Any]) -> list[str]:
@@ -134,7 +157,7 @@ def csr_of_lists(
         if _is_single(lists) or isinstance(lists, Mapping):
             raise ConfigError(f"{what} is {shown(lists)}", f"give a list of ids for each user: {what}=[[...], ...]")
         parts = []
-        for row in lists:
+        for row in in_order(lists, what):
             if _is_single(row):
                 raise ConfigError(
                     f"{what} holds {shown(row)}", f"give a list of ids for each user: {what}=[[...], ...]"
@@ -153,7 +176,7 @@ def csr_of_lists(
         if unknown.number and not skip:
             raise DataError(
                 f"{what}: {unknown}",
-                'leave them out, or ask with unknown="skip" (--unknown skip)',
+                'leave them out, or recommend with unknown="skip" (--unknown skip)',
             )
         rows = np.repeat(np.arange(len(parts)), lengths)[~bad]
         found = kind.from_pairs(rows, places[~bad], len(parts), len(names))
@@ -171,6 +194,4 @@ def refuse_empty(
     if not good.all():
         place = int(np.argmin(good))
         why = "has only items that nobody had in training" if lengths[place] else lacks
-        raise DataError(
-            f"{what} {shown(str(names[place]))} {why}", 'ask with unknown="skip" or "popular" (--unknown skip)'
-        )
+        raise DataError(f"{what} {shown(str(names[place]))} {why}", SKIP)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kdrs._documents import DocumentError, parse_json, write_json
+from kdrs._documents import DocumentError, write_json
 from kdrs.compact.encoders import Items, asked
 from kdrs.compact.tables import Tables
 from kdrs.core import ranking
@@ -25,13 +25,26 @@ from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge,
 from kdrs.student import file
 from kdrs.student.answers import Recommendations
 from kdrs.student.lists import Allowed, blank, filled, less, mask_of, merged, part, popular, ranked, unit
-from kdrs.student.requests import UNKNOWN, Strangers, csr_of_lists, held, ids_of, is_nested, places_of, refuse_empty
+from kdrs.student.requests import (
+    SKIP,
+    UNKNOWN,
+    Strangers,
+    count_of,
+    csr_of_lists,
+    held,
+    ids_of,
+    in_order,
+    is_nested,
+    places_of,
+    refuse_empty,
+)
 
 Unknown = Literal["error", "skip", "popular"]
 MOST_POPULAR = 1000
 """Items that are kept for users who are unknown."""
 PARTS = {"item_ids": "ids", "user_ids": "ids", "seen_": "seen", "popular": "popular"}
 """What tensors of a file are, by how their names begin; all others are tables."""
+WORKED_OUT = ("_blank_items", "_catalogue", "_unit_items")
 
 
 class Student:
@@ -77,17 +90,14 @@ class Student:
         tensors, metadata = file.read(place, verify=verify)
         name, left = shown(str(place), 300), dict(tensors)
         try:
-            items = Names.from_tensors(_taken(left, "item_ids", "item_ids_ends"), "item")
-            users = (
-                Names.from_tensors(_taken(left, "user_ids", "user_ids_ends"), "user") if "user_ids" in left else None
-            )
+            items, users = file.names_of(left, "item"), file.names_of(left, "user") if "user_ids" in left else None
             seen = None
             if "seen_ends" in left:
                 seen = Interactions(left.pop("seen_ends"), left.pop("seen_items"), (len(users or ()), len(items)))
                 if "seen_order" in left:
                     seen = Histories.of(seen, left.pop("seen_order"))
             popular, counts = left.pop("popular", None), left.pop("popular_counts", None)
-            told, card = (_object(metadata, key) for key in ("tables", "card"))
+            told, card = (file.object_of(metadata, key) for key in ("tables", "card"))
             tables = Tables.from_tensors(left, told, len(users or ()), len(items), copy=False)
             return cls(
                 tables,
@@ -133,6 +143,10 @@ class Student:
         if self.popular.size:
             tensors |= {"popular": self.popular, "popular_counts": self.popular_counts}
         return tensors
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is worked out of the tables when it is asked for."""
+        return {name: value for name, value in self.__dict__.items() if name not in WORKED_OUT}
 
     def _check(self) -> None:
         n_users, n_items = len(self.users or ()), len(self.items)
@@ -200,7 +214,7 @@ class Student:
     def recommend(
         self,
         users: Sequence[Any] | None = None,
-        k: int = 20,
+        k: int | None = None,
         *,
         histories: Any = None,
         seen: Any = True,
@@ -209,7 +223,8 @@ class Student:
         unknown: Unknown = "error",
         threads: int | None = None,
     ) -> Recommendations:
-        """The ``k`` best items of each user: fewer only where fewer are allowed (``n_short``).
+        """The ``k`` best items of each user, fewer only where fewer are allowed (``n_short``). Unless stated ``k`` is 20, or
+        the whole of a smaller catalogue.
 
         ``users`` are ids; or ``histories`` are lists of item ids, one a user, known or new, and ``users``, if given, their
         names. Models of sequences read the lists in their order, oldest first.
@@ -230,14 +245,15 @@ class Student:
         """
         if unknown not in UNKNOWN:
             raise ConfigError(f"unknown is {shown(unknown)}", f"allowed: {', '.join(UNKNOWN)}")
-        k = _count(k, self.items)
+        k = count_of(k, self.items)
         items, exclude = (
             None if one is None else held(one, what) for one, what in ((items, "items"), (exclude, "exclude"))
         )
         if histories is None:
             if users is None:
                 raise ConfigError("neither users nor histories are given", "name users, or give their histories")
-            names = ids_of(users, "users")
+            paired = not isinstance(seen, bool) or any(one is not None and is_nested(one) for one in (items, exclude))
+            names = ids_of(in_order(users, "users") if paired else users, "users")
             rows = self._rows(names, unknown, threads)
             good = rows >= 0
             if self.tables.users is None:  # those without items are as good as unknown
@@ -256,7 +272,7 @@ class Student:
             given, _ = csr_of_lists(
                 self.items, histories, "histories", None, threads, skip=unknown != "error", ordered=self._ordered
             )
-            names = list(range(given.shape[0])) if users is None else ids_of(users, "users")
+            names = list(range(given.shape[0])) if users is None else ids_of(in_order(users, "users"), "users")
             if len(names) != given.shape[0]:
                 raise ConfigError(
                     f"histories are {given.shape[0]:,} lists for {len(names):,} users",
@@ -303,24 +319,25 @@ class Student:
     def similar(
         self,
         items: Sequence[Any],
-        k: int = 20,
+        k: int | None = None,
         *,
         metric: Literal["cosine", "dot"] = "cosine",
         threads: int | None = None,
     ) -> Recommendations:
-        """The ``k`` items nearest to each of ``items`` by their vectors, the item itself left out. Cosines of codes are exact
-        in the sense of `Codes`: integers times two scales. Raises ``DataError`` for unknown ids."""
+        """The ``k`` items nearest to each of ``items`` by their vectors, the item itself left out. Unless stated ``k`` is 20,
+        or all there are. Cosines of codes are exact in the sense of `Codes`: integers times two scales. Raises ``DataError``
+        for unknown ids."""
         return self._similar(self.items, self.tables.items, items, k, metric, threads)
 
     def similar_users(
         self,
         users: Sequence[Any],
-        k: int = 20,
+        k: int | None = None,
         *,
         metric: Literal["cosine", "dot"] = "cosine",
         threads: int | None = None,
     ) -> Recommendations:
-        """The ``k`` users nearest to each of ``users``. Raises ``MissingKnowledge`` where users have no table."""
+        """The same of users. Raises ``MissingKnowledge`` where they have no table."""
         if self.tables.users is None or self.users is None:
             raise MissingKnowledge("users have no table in this student", "compare the vectors of fold_in(histories)")
         return self._similar(self.users, self.tables.users, users, k, metric, threads)
@@ -329,13 +346,16 @@ class Student:
         """Scores of pairs: float32 ``[Q]`` where ``items`` are as many ids as users, ``[Q, L]`` where they are lists of equal
         length.
 
-        The numbers are those of `recommend`. Raises ``DataError`` for unknown ids.
+        The numbers are those of `recommend`. Raises ``DataError`` for unknown ids, ``ConfigError`` for sets: no order.
         """
-        names = ids_of(users, "users")
-        rows = self._rows(names, "error", threads)
-        items = held(items, "items")
+        names = ids_of(in_order(users, "users"), "users")
+        rows = self._rows(names, "error", threads, "leave them out")
+        items = held(in_order(items, "items"), "items")
         nested = is_nested(items)
-        wanted = [ids_of(one, "items") if nested else [one] for one in (items if nested else ids_of(items, "items"))]
+        wanted = [
+            ids_of(in_order(one, "items"), "items") if nested else [one]
+            for one in (items if nested else ids_of(items, "items"))
+        ]
         if len(wanted) != len(names) or len({len(one) for one in wanted}) > 1:
             raise ConfigError(
                 f"items are {len(wanted):,} for {len(names):,} users, or lists of several lengths",
@@ -371,7 +391,7 @@ class Student:
 
     # --- within -------------------------------------------------------------------------------------------------------
 
-    def _rows(self, names: list[Any], unknown: str, threads: int | None) -> NDArray[np.int32]:
+    def _rows(self, names: list[Any], unknown: str, threads: int | None, way: str = SKIP) -> NDArray[np.int32]:
         if self.users is None:
             raise MissingKnowledge(
                 "this student knows no users, only histories", "give histories=, or export it with --seen"
@@ -381,9 +401,7 @@ class Student:
             known = f"; a known id is {shown(self.users.take(np.arange(1))[0])}" if len(self.users) else ""
             raise DataError(
                 str(Strangers.among(names, rows, "users")),
-                'ask with unknown="skip" or "popular" (--unknown skip)'
-                + (", or give their histories" if self.encodes else "")
-                + known,
+                way + (", or give their histories to recommend" if self.encodes else "") + known,
             )
         return rows
 
@@ -434,7 +452,7 @@ class Student:
         return popular(self.popular, self.popular_counts.astype(np.float32), k, mask, allowed, n)
 
     def _similar(
-        self, names: Names, side: Items, ids: Sequence[Any], k: int, metric: str, threads: int | None
+        self, names: Names, side: Items, ids: Sequence[Any], k: int | None, metric: str, threads: int | None
     ) -> Recommendations:
         if metric not in ("cosine", "dot"):
             raise ConfigError(f"metric is {shown(metric)}", "allowed: cosine, dot")
@@ -448,7 +466,7 @@ class Student:
             said = f"nothing was learnt of {number:,} of {len(rows):,} {names.kind}s: their lists say nothing"
             warnings.warn(said, stacklevel=3)
         itself = Interactions.from_pairs(np.arange(len(rows)), rows, len(rows), len(names))
-        k = _count(k, names)
+        k = count_of(k, names, len(names) - 1)
         if metric == "cosine" and side is self.tables.items:
             found = self._unit_items.topk(self._unit_items.items[rows], k, seen=itself, threads=threads)
         else:
@@ -480,20 +498,3 @@ class Student:
             )
         else:
             yield from (list(users[start : start + size]) for start in range(0, len(users), size))
-
-
-def _taken(left: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: left.pop(name) for name in names}
-
-
-def _object(metadata: dict[str, str], key: str) -> dict[str, Any]:
-    found = parse_json(metadata[key].encode())
-    if not isinstance(found, dict):
-        raise DataError(f"{key} is no JSON object")
-    return found
-
-
-def _count(k: Any, names: Names) -> int:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= max(len(names), 1):
-        raise ConfigError(f"k is {shown(k)}", f"allowed: 1 to {len(names):,}, the {names.kind}s of this student")
-    return int(k)
