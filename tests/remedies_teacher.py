@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,43 @@ def twice(folder: Path) -> None:
     (folder / "v.safetensors").write_text("")
 
 
+LISTS = ("teacher", "import", "l.csv", "--from", "lists", "--data", "d", "--out", "l.safetensors")
+
+
+def listed(head: str) -> Callable[[Path], object]:
+    """Lists of two items with a score each."""
+
+    def write(folder: Path) -> None:
+        data = Dataset.load(folder / "d")
+        rows = [f"{user},{data.items[item]},{2 - item}" for user in data.users for item in (0, 1)]
+        (folder / "l.csv").write_text("\n".join([*head.split(), *rows]))
+        np.savez(folder / "l.npz", topk=np.zeros((data.n_users, 2), int))
+
+    return write
+
+
 CASES = {
+    "lists of other names": Case(
+        LISTS, "--columns USER,ITEM", (*LISTS, "--columns", "visitor,product"), listed("visitor,product,points")
+    ),
+    "lists and their scores of other names": Case(
+        LISTS, "USER,ITEM,SCORE", (*LISTS, "--columns", "visitor,product,points"), listed("visitor,product,points")
+    ),
+    "lists without a header": Case(
+        (*LISTS, "--no-header"), "--columns 0,1 or 0,1,2", (*LISTS, "--no-header", "--columns", "0,1,2"), listed("")
+    ),
+    "lists that may have no header": Case(
+        LISTS, "if line 1 is a row already, --no-header", (*LISTS, "--no-header", "--columns", "0,1,2"), listed("")
+    ),
+    "columns of vectors": Case((*OUT, "--columns", "user,item"), "leave --columns out", OUT, vectors),
+    "vectors without a header": Case((*OUT, "--no-header"), "leave --no-header out", OUT, vectors),
+    "lists in an archive": Case(
+        (*LISTS[:2], "l.npz", *LISTS[3:]),
+        "CSV, TSV, .parquet or .jsonl",
+        LISTS,
+        listed("user,item,score"),
+        names=("row",),
+    ),
     "a teacher without its form": Case(("teacher", "import", "v.npz", "--data", "d"), "--from FORM", IMPORT, vectors),
     "a teacher without data": Case(IMPORT[:-2], "--data DATA", IMPORT, vectors),
     "a teacher of a misspelt form": Case(

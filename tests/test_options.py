@@ -110,6 +110,7 @@ FLAGS = {
     "--print-script",
     "--version",
     "--no-fold-in",
+    "--no-header",
     "--merge",
     "--seen",  # of kdrs recommend a value: tests of serving
 }

@@ -423,7 +423,25 @@ def test_tables_of_other_column_names(here, tmp_path):
     )
     assert pl.read_csv(tmp_path / "h.csv")["user"].n_unique() == data.n_users
     error = fails(3, "recommend", "small.safetensors", "--histories", tmp_path / "own.csv", "--k", 3)
-    assert "--columns USER,ITEM" in error
+    assert "--columns USER,ITEM; if line 1 is a row already, write user,item above it" in error
+    (tmp_path / "bare.csv").write_text("new,1\nnew,2\n")
+    bare = (
+        "recommend",
+        "small.safetensors",
+        "--k",
+        3,
+        "--out",
+        tmp_path / "b.csv",
+        "--histories",
+        tmp_path / "bare.csv",
+    )
+    assert "write user,item above it" in fails(3, *bare)
+    (tmp_path / "bare.csv").write_text("user,item\nnew,1\nnew,2\n")
+    ok(*bare)
+    (tmp_path / "half.csv").write_text("user,what\nnew,1\n")
+    assert "line 1" not in fails(3, *bare[:-1], tmp_path / "half.csv")
+    np.savez(tmp_path / "own.npz", a=np.ones(3))
+    assert "write a table of user and item" in fails(3, *bare[:-1], tmp_path / "own.npz")
     error = fails(3, "recommend", "small.safetensors", "--histories", tmp_path / "own.csv", "--columns", "who,product")
     assert "visitor, when, product" in error
     for wrong in ("visitor", "a,b,c", "a,a", ","):

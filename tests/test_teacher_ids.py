@@ -97,6 +97,15 @@ def test_a_table_says_which_row_an_id_names(tmp_path, column):
         read_ids(tmp_path / "two.csv", "user", rows=True)
 
 
+def test_ids_in_a_table_without_a_header(tmp_path):
+    data = toy_dataset()
+    np.save(tmp_path / "items.npy", np.ones((data.n_items, 3)))
+    (tmp_path / "ids.csv").write_text("\n".join(data.items))
+    out = tmp_path / "t.safetensors"
+    with pytest.raises(DataError, match=r"79 item ids for 80 rows of items\n.*no header"):
+        kdrs.import_teacher(tmp_path / "items.npy", "npy", data, out, item_ids=tmp_path / "ids.csv")
+
+
 def test_a_teacher_of_maps_is_that_of_lists(tmp_path):
     data, rng = toy_dataset(), np.random.default_rng(0)
     sides = {"users": list(data.users), "items": list(data.items)}

@@ -7,7 +7,7 @@ import json
 import polars as pl
 import pytest
 
-from kdrs.errors import DataError
+from kdrs.errors import ConfigError, DataError
 from kdrs.teachers.importers.lists import read_lists
 
 LISTS = {
@@ -40,6 +40,63 @@ def test_lists_a_row_a_user(tmp_path):
         assert found.topk.tolist() == [[0, 1], [1, -1]]
         assert found.scores.tolist() == [[0.5, 0.25], [2, 0]]
         assert found.weights.tolist() == [[1, 0.5], [0, 0]]
+
+
+NAMED = "visitor,product,score\na,y,-1\nb,x,7\na,x,2\n"
+COLUMNS = {
+    "user and item": (NAMED, ["visitor", "product"], True),
+    "the score too": (NAMED, ["visitor", "product", "score"], True),
+    "a score that is called otherwise": (NAMED.replace("score", "rank"), ["visitor", "product", "rank"], True),
+    "a usual name for something else": (NAMED.replace("product", "user"), ["visitor", "user"], True),
+    "places": (NAMED.partition("\n")[2], ["0", "1", "2"], False),
+    "places in another order": ("-1\ty\ta\n7\tx\tb\n2\tx\ta\n", ["2", "1", "0"], False),
+    "two columns without names": ("a,x\nb,x\na,y\n", None, False),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_columns_by_statement(tmp_path, name):
+    text, columns, header = COLUMNS[name]
+    (tmp_path / "l.csv").write_text(text)
+    found = read_lists(tmp_path / "l.csv", columns, header)
+    named = {user: [found.items[i] for i in row if i >= 0] for user, row in zip(found.users, found.topk, strict=True)}
+    assert named == {"a": ["x", "y"], "b": ["x"]}
+    assert (found.scores is not None) == (columns is not None)
+
+
+def test_columns_of_lists_a_user(tmp_path):
+    (tmp_path / "l.jsonl").write_text(json.dumps({"who": "a", "what": ["x", "y"], "how": [2, 1]}) + "\n")
+    found = read_lists(tmp_path / "l.jsonl", ["who", "what", "how"])
+    assert (found.users, found.items, found.scores.tolist()) == (["a"], ["x", "y"], [[2, 1]])
+    with pytest.raises(ConfigError, match="has no header to lack"):
+        read_lists(tmp_path / "l.jsonl", header=False)
+
+
+@pytest.mark.parametrize(
+    ("columns", "header", "kind", "says"),
+    [
+        (["visitor"], True, ConfigError, "two or three names"),
+        (["visitor", "visitor"], True, ConfigError, "two or three names"),
+        (["visitor", "product", "score", "rank"], True, ConfigError, "two or three names"),
+        (["visitor", "item"], True, DataError, "no column item; columns found: visitor, product, score"),
+        (["0", "3"], False, DataError, "no column 3; columns found: 0 = visitor, 1 = product, 2 = score"),
+        (None, False, DataError, "3 columns without names, in row 1: 0 = visitor"),
+        (None, True, DataError, "--columns USER,ITEM or USER,ITEM,SCORE; if line 1 is a row already, --no-header"),
+    ],
+)
+def test_wrong_columns_are_one_error(tmp_path, columns, header, kind, says):
+    (tmp_path / "l.csv").write_text(NAMED)
+    with pytest.raises(kind) as caught:
+        read_lists(tmp_path / "l.csv", columns, header)
+    assert says in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_a_header_is_asked_for_only_where_it_may_lack(tmp_path):
+    (tmp_path / "l.csv").write_text("user,what\na,x\n")
+    with pytest.raises(DataError, match="no column is the item") as caught:
+        read_lists(tmp_path / "l.csv")
+    assert "line 1" not in caught.value.remedy
 
 
 WRONG_LISTS = {

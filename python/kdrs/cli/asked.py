@@ -188,17 +188,20 @@ def pairs_in(path: Path, columns: Columns = None) -> dict[str, list[str]]:
     """Items of each user, from a table of user and item; ``columns`` are their names, the usual ones unless given."""
     import polars as pl
 
-    from kdrs.data.plain import column_of, read_frame
+    from kdrs.data.plain import column_of, may_lack_header, read_frame
 
     if not path.is_file():
         raise DataError(f"no file {shown(str(path), 300)}", "check the path")
+    if path.suffix.lower() in (".npy", ".npz"):
+        raise DataError(f"{shown(str(path), 300)} holds arrays", f"write a table of user and item: {', '.join(TABLES)}")
     name = shown(str(path))
     frame = read_frame(path)
     if columns is None:
         try:
             columns = column_of(frame, "user", name), column_of(frame, "item", name)
         except DataError as error:
-            raise DataError(error.cause, f"{error.remedy}; or say which they are: --columns USER,ITEM") from None
+            above = "; if line 1 is a row already, write user,item above it" if may_lack_header(frame, path) else ""
+            raise DataError(error.cause, f"{error.remedy}; or say which they are: --columns USER,ITEM{above}") from None
     user, item = columns
     for column in columns:
         if column not in frame.columns:

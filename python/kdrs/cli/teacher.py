@@ -57,6 +57,16 @@ def import_(
     item_ids: Annotated[
         Path | None, typer.Option("--item-ids", help="Ids of the items' rows. (default: as --user-ids)", show_default=False)
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns",
+            help="USER,ITEM or USER,ITEM,SCORE: what these columns of lists are called, or their places from 0 with "
+            "--no-header. (default: the usual names)",
+            show_default=False,
+        ),
+    ] = None,
+    no_header: Annotated[bool, typer.Option("--no-header", help="Line 1 of lists is a row, and names no columns.")] = False,
     missing: Annotated[
         str,
         typer.Option(
@@ -125,8 +135,8 @@ def import_(
     with messages():
         made = import_teacher(
             source, form, data, place, users=users, user_ids=user_ids, item_ids=item_ids, missing=missing,
-            items_alone=items_alone, dim=dim, normalise=normalise, overwrite=overwrite, protocol_name=protocol,
-            threads=threads,
+            items_alone=items_alone, dim=dim, normalise=normalise, columns=columns, header=not no_header,
+            overwrite=overwrite, protocol_name=protocol, threads=threads,
         )  # fmt: skip
     if as_json:
         say_json(_document(made))

@@ -23,6 +23,7 @@ __all__ = [
     "column_of",
     "guarded",
     "has_role",
+    "may_lack_header",
     "read_bytes",
     "read_frame",
     "read_plain",
@@ -33,8 +34,9 @@ FORMS = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": 
 """By the ending of the name; anything else is delimited text, with the columns' names in line 1."""
 
 
-def read_frame(path: str | os.PathLike[str]) -> pl.DataFrame:
-    """All columns of a file; those of delimited text (commas, or tabs if line 1 has one) as text.
+def read_frame(path: str | os.PathLike[str], *, header: bool = True) -> pl.DataFrame:
+    """All columns of a file; those of delimited text (commas, or tabs if line 1 has one) as text, and called 0, 1, ... where it
+    has no ``header``.
 
     Raises ``DataError`` for what cannot be read.
     """
@@ -53,7 +55,8 @@ def read_frame(path: str | os.PathLike[str]) -> pl.DataFrame:
     separator = "\t" if "\t" in text.first_lines(1)[0] else ","
     with guarded(f"{name} is no readable table", "write as many fields a line as line 1 names"):
         # Polars unpacks what begins like a compressed file, as text may: so it begins otherwise
-        return pl.read_csv(b"#\n" + text.data, skip_rows=1, separator=separator, infer_schema=False)
+        frame = pl.read_csv(b"#\n" + text.data, skip_rows=1, has_header=header, separator=separator, infer_schema=False)
+    return frame if header else frame.rename(dict(zip(frame.columns, map(str, range(frame.width)), strict=True)))
 
 
 def column_of(frame: pl.DataFrame, role: str, name: str, also: tuple[str, ...] = ()) -> str:
@@ -67,6 +70,12 @@ def column_of(frame: pl.DataFrame, role: str, name: str, also: tuple[str, ...] =
             f"name one {role} or {role}_id",
         )
     return found[0]
+
+
+def may_lack_header(frame: pl.DataFrame, path: str | os.PathLike[str]) -> bool:
+    """Whether line 1 of a file of text was taken for names, and names neither a user nor an item."""
+    names = any(has_role(frame, role) for role in ("user", "item"))
+    return Path(path).suffix.lower() not in FORMS and not names
 
 
 def has_role(frame: pl.DataFrame, role: str) -> bool:

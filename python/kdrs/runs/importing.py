@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,8 @@ def import_teacher(
     items_alone: str | None = None,
     dim: int | None = None,
     normalise: bool = False,
+    columns: str | Sequence[str] | None = None,
+    header: bool = True,
     overwrite: bool = False,
     protocol_name: str | None = None,
     threads: int | None = None,
@@ -78,7 +80,8 @@ def import_teacher(
     ``items_alone`` says what users are then: ``mean`` of the vectors of their training items (default), or ``none``.
     ``user_ids`` and ``item_ids`` name the rows of sources without ids: files, ids in their order, or ``{id: row}``.
     ``missing`` says what becomes of ids of the data set that the source lacks: ``refuse``, ``mean``, ``drop``. ``dim`` keeps
-    the first dimensions, ``normalise`` makes lengths 1.
+    the first dimensions, ``normalise`` makes lengths 1. Of lists ``columns`` names user, item and perhaps the score, and
+    without ``header`` line 1 is a row: columns are then called 0, 1, ...
 
     The teacher is measured on the data set's split, with warnings if it ranks no better than popularity, if its ids seem
     out of order or if it seems to know held-out pairs. ``out`` is written last, or not at all.
@@ -97,7 +100,7 @@ def import_teacher(
         if word not in allowed:
             raise ConfigError(f"{option} is {shown(word)}", f"allowed: {', '.join(allowed)}")
     data = dataset if isinstance(dataset, Dataset) else Dataset.load(dataset)
-    found = read_source(source, form, users=users, user_ids=user_ids, item_ids=item_ids)
+    found = read_source(source, form, users=users, user_ids=user_ids, item_ids=item_ids, columns=columns, header=header)
     made = matched(found, data, dim=dim, normalise=normalise, missing=missing, file=name)
     if items_alone is not None and (found.users is not None or found.lists is not None):
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from kdrs.teachers.importers.scripts import SCRIPTS
 from kdrs.teachers.importers.tables import read_table
 from kdrs.teachers.importers.word2vec import read_word2vec
 
-WHOLE: dict[str, Callable[[Path], Found]] = {
+LISTS = "lists"
+WHOLE: dict[str, Callable[..., Found]] = {
     "implicit": read_implicit,
     **dict.fromkeys(("recbole", "lightfm", "lenskit", "npz", "recbole-npz"), read_archive),
-    "lists": lambda path: Found(lists=read_lists(path)),
+    LISTS: lambda path, **options: Found(lists=read_lists(path, **options)),
 }
 """Forms whose one file holds both sides."""
 SIDED: dict[str, Callable[[Path, str], Side]] = {
@@ -49,15 +50,20 @@ def read_source(
     users: str | Path | None = None,
     user_ids: str | Path | Iterable[Any] | None = None,
     item_ids: str | Path | Iterable[Any] | None = None,
+    columns: str | Sequence[str] | None = None,
+    header: bool = True,
 ) -> Found:
     """What is in the files of a teacher; ``source`` holds its items (and its users, unless ``users`` does).
 
     ``user_ids`` and ``item_ids`` name the rows of files without ids: a file (`kdrs.teachers.importers.ids.read_ids`), or the
-    ids themselves, or ``{id: row}``. Raises ``DataError`` for what cannot be read, ``ConfigError`` for options that the form
-    has no use for.
+    ids themselves, or ``{id: row}``. ``columns`` and ``header`` are those of `read_lists`. Raises ``DataError`` for what cannot
+    be read, ``ConfigError`` for options that the form has no use for.
     """
     if form not in WHOLE.keys() | SIDED.keys():
         raise ConfigError(f"--from is {shown(form)}", nearest(form, WHOLE.keys() | SIDED.keys()))
+    if form != LISTS and (columns is not None or not header):
+        option = "--no-header" if columns is None else "--columns"
+        raise ConfigError(f"{option} is given, and {form} has no table of lists", f"leave {option} out")
     for path in (source, users):
         if path is not None and (kind := pickled(Path(path))) is not None:
             remedy = f"kdrs teacher import --from {form} --print-script prints the lines to run there"
@@ -68,7 +74,8 @@ def read_source(
     if form in WHOLE:
         if users is not None:
             raise ConfigError(f"--users is given, and a file of {form} holds both sides", "leave --users out")
-        found = WHOLE[form](Path(source))
+        names = [name.strip() for name in columns.split(",")] if isinstance(columns, str) else columns
+        found = WHOLE[form](Path(source), **({"columns": names, "header": header} if form == LISTS else {}))
     else:
         read = SIDED[form]
         found = Found(None if users is None else read(Path(users), "user"), read(Path(source), "item"))
@@ -92,6 +99,8 @@ def _check_ids(found: Found) -> None:
         rows, columns = side.vectors.shape
         others = [other.ids for other in sides.values() if other is not None and other is not side]
         hint = "was a padding row kept, or a header line?"
+        if rows - len(side.ids) == 1:
+            hint = "was a padding row kept, or has a table of ids no header, and its first id is taken for one?"
         if len(side.ids) == columns:
             hint = "are the vectors transposed?"
         elif any(ids is not None and len(ids) == rows for ids in others):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdrs.data.plain import check_unpacked, column_of, read_frame
-from kdrs.errors import DataError, shown
+from kdrs.data.plain import FORMS, check_unpacked, column_of, may_lack_header, read_frame
+from kdrs.errors import ConfigError, DataError, shown
 from kdrs.teachers.ids import check_distinct
 from kdrs.teachers.importers.found import Listed
 from kdrs.teachers.tensors import RISE
@@ -22,22 +23,39 @@ NUMBERS = {
     "rank": ("rank", "ranks", "position"),
 }
 """Columns beside user and item, by their usual names."""
+ARRAYS = (".npy", ".npz", ".safetensors")
 
 
-def read_lists(path: Path) -> Listed:
+def read_lists(path: Path, columns: Sequence[str] | None = None, header: bool = True) -> Listed:
     """CSV, TSV, Parquet or JSON lines, in one of two forms: a row for each user and item, with ``score``, ``weight`` or
     ``rank`` beside them; or a row for each user with a list of items, best first, and lists of scores or weights.
 
+    ``columns`` are the names of user and item, and of the score as a third; the usual names unless given. Without ``header``
+    the columns of text are called 0, 1, ...
+
     Rows run best first by rank, else by score, else as they stand. Where rank and score are both given they must agree.
-    Raises ``DataError`` for anything else, for an item twice in a list, and for scores and weights that are no numbers.
+    Raises ``DataError`` for anything else, for an item twice in a list, and for scores and weights that are no numbers;
+    ``ConfigError`` for columns of another number, and for tables that have their names in themselves without ``header``.
     """
     import polars as pl
 
-    name, frame = shown(str(path), 300), read_frame(path)
-    user, item = column_of(frame, "user", name), column_of(frame, "item", name)
-    beside = {role: _beside(frame, role, names, name) for role, names in NUMBERS.items()}
-    columns = {role: column for role, column in beside.items() if column is not None}
-    chosen = {"user": user, "item": item, **columns}
+    name, suffix = shown(str(path), 300), path.suffix.lower()
+    if suffix in ARRAYS:
+        raise DataError(
+            f"{name} holds arrays, and lists are CSV, TSV, .parquet or .jsonl",
+            "write them as one of these, a row for each user and item; or make a teacher file of arrays: "
+            "kdrs.save_teacher(path, topk=..., user_ids=..., item_ids=...)",
+        )
+    if not header and suffix in FORMS:
+        raise ConfigError(
+            f"{name} names its columns, and has no header to lack", "leave --no-header (header=False) out"
+        )
+    frame = read_frame(path, header=header)
+    chosen = _usual(frame, path, name) if columns is None and header else _stated(frame, columns, name)
+    for role, names in NUMBERS.items():
+        left = frame.select(column for column in frame.columns if column not in chosen.values())
+        if role not in chosen and (column := _beside(left, role, names, name)) is not None:
+            chosen[role] = column
     frame = frame.select(pl.col(column).alias(role) for role, column in chosen.items())
     if isinstance(frame.schema["item"], pl.List | pl.Array):
         frame = _unrolled(frame, name)
@@ -45,6 +63,42 @@ def read_lists(path: Path) -> Listed:
     if not len(frame):
         raise DataError(f"{name} holds no list", "write one row at least")
     return _assembled(_ordered(frame, name), name)
+
+
+def _usual(frame: pl.DataFrame, path: Path, name: str) -> dict[str, str]:
+    """The columns of user and item, by their usual names."""
+    try:
+        return {role: column_of(frame, role, name) for role in ("user", "item")}
+    except DataError as error:
+        bare = "; if line 1 is a row already, --no-header" if may_lack_header(frame, path) else ""
+        way = f"{error.remedy}; or say which they are: --columns USER,ITEM or USER,ITEM,SCORE{bare}"
+        raise DataError(error.cause, way) from None
+
+
+def _stated(frame: pl.DataFrame, columns: Sequence[str] | None, name: str) -> dict[str, str]:
+    """The columns of user, item and perhaps score, as they were stated; of two without names, user and item."""
+    first = frame.row(0) if len(frame) else ()
+    held = ", ".join(
+        shown(column, 30) + (f" = {shown(str(first[place]), 30)}" if column == str(place) and first else "")
+        for place, column in enumerate(frame.columns[:12])
+    )
+    if columns is None and frame.width != 2:
+        raise DataError(
+            f"{name} has {frame.width} columns without names, in row 1: {held}",
+            "say which are user and item, and the score if there is one: --columns 0,1 or 0,1,2",
+        )
+    given = ["0", "1"] if columns is None else list(columns)
+    if len(given) not in (2, 3) or not all(given) or len(set(given)) < len(given):
+        raise ConfigError(
+            f"--columns is {shown(','.join(given))}", "give two or three names: --columns visitor,product,score"
+        )
+    for column in given:
+        if column not in frame.columns:
+            raise DataError(
+                f"{name}: there is no column {shown(column)}; columns found: {held}",
+                "name two or three of these: --columns USER,ITEM,SCORE",
+            )
+    return dict(zip(("user", "item", "score"), given, strict=False))
 
 
 def _beside(frame: pl.DataFrame, role: str, names: tuple[str, ...], name: str) -> str | None:
