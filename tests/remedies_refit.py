@@ -67,6 +67,7 @@ CASES = {
         then=foreign,
         names=("kdrs teacher import", "bits"),
     ),
+    "a start of what started from nothing": Case((*REFIT, "--start", "u"), "leave --start out", REFIT, joined),
     "the refit of a run that is not finished": Case(
         ("refit", "half", "--data", "all", "--out", "f"), "finish it", ("resume", "half"), interrupted
     ),
