@@ -16,7 +16,6 @@ from safetensors.numpy import save_file
 
 from commands import FAST, ok
 from faulty_files import both, copy, delete, flip, status, write
-from kdrs import save_teacher
 from kdrs.data import Dataset
 
 TRAIN = ("train", "--data", "d", *FAST, "--dim", "2", "--epochs", "1")
@@ -44,13 +43,6 @@ def lists_alone(folder: Path) -> None:
     scores = np.random.default_rng(0).random((data.n_users, data.n_items))
     best = np.argsort(-scores, axis=1).astype(np.int32)
     save_file({"topk": np.ascontiguousarray(best)}, folder / "lists.safetensors", metadata={"kdrs": "teacher/1"})
-
-
-def short_lists(folder: Path) -> None:
-    """Lists of five items, fewer than methods ask for by themselves."""
-    data = Dataset.load(folder / "d")
-    best = np.argsort(np.random.default_rng(0).random((data.n_users, data.n_items)), axis=1)[:, :5]
-    save_teacher(folder / "lists.safetensors", topk=best, user_ids=data.users, item_ids=data.items)
 
 
 FILE = "[data]\npath = 'd'\n[model]\nname = 'bpr'\ndim = 2\n[train]\nepochs = 1\n"
@@ -290,20 +282,6 @@ CASES = {
         "such as rrd",
         ("distill", *TRAIN[1:], "--teacher", "lists.safetensors", "--method", "rrd"),
         lists_alone,
-    ),
-    "lists that are too short": Case(
-        ("distill", *TRAIN[1:], "--teacher", "lists.safetensors", "--method", "rrd"),
-        "ask for fewer",
-        ("distill", *TRAIN[1:], "--teacher", "lists.safetensors", "--method", "rrd", "--set", "distill.0.pool=5"),
-        short_lists,
-        names=("--set distill.0.pool=5 (rrd",),
-    ),
-    "lists that are too short for another method": Case(
-        ("distill", *TRAIN[1:], "--teacher", "lists.safetensors", "--method", "rd"),
-        "ask for fewer",
-        ("distill", *TRAIN[1:], "--teacher", "lists.safetensors", "--method", "rd", "--set", "distill.0.items=5"),
-        short_lists,
-        names=("--set distill.0.items=5 (rd",),
     ),
     "parts that are no tables": Case(
         ("distill", "p.toml"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from commands import FAST, ok
-from remedies import TAUGHT, TRAIN, Case, lists_alone, short_lists
+from remedies import TAUGHT, TRAIN, Case, lists_alone
+from remedies_teacher import short_lists
 
 WITHIN = ("distill", "--data", "d", *FAST[2:], "--epochs", "1", "--teacher", "t")
 SMALL = ("compress", "t", "--out", "small")

@@ -11,8 +11,9 @@ import numpy as np
 from commands import FAST, ok
 from kdrs import save_teacher
 from kdrs.data import Dataset
-from remedies import Case, short_lists
+from remedies import Case
 from remedies_compact import neumf, vectors
+from remedies_teacher import short_lists
 
 EXPORT = ("export", "t", "--out", "e.safetensors")
 BY = ("distill", "--data", "d", *FAST, "--epochs", "1", "--method", "rrd", "--out", "k", "--teacher")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdrs import save_teacher
 from kdrs.data import Dataset
 from remedies import TRAIN, Case
 
@@ -48,7 +49,28 @@ def listed(head: str) -> Callable[[Path], object]:
     return write
 
 
+def short_lists(folder: Path) -> None:
+    """Lists of five items, fewer than methods ask for by themselves."""
+    data = Dataset.load(folder / "d")
+    best = np.argsort(np.random.default_rng(0).random((data.n_users, data.n_items)), axis=1)[:, :5]
+    save_teacher(folder / "lists.safetensors", topk=best, user_ids=data.users, item_ids=data.items)
+
+
 CASES = {
+    "lists that are too short": Case(
+        ("distill", *TRAIN[1:], "--teacher", "lists.safetensors", "--method", "rrd"),
+        "ask for fewer",
+        ("distill", *TRAIN[1:], "--teacher", "lists.safetensors", "--method", "rrd", "--set", "distill.0.pool=5"),
+        short_lists,
+        names=("--set distill.0.pool=5 (rrd",),
+    ),
+    "lists that are too short for another method": Case(
+        ("distill", *TRAIN[1:], "--teacher", "lists.safetensors", "--method", "rd"),
+        "ask for fewer",
+        ("distill", *TRAIN[1:], "--teacher", "lists.safetensors", "--method", "rd", "--set", "distill.0.items=5"),
+        short_lists,
+        names=("--set distill.0.items=5 (rd",),
+    ),
     "lists of other names": Case(
         LISTS, "--columns USER,ITEM", (*LISTS, "--columns", "visitor,product"), listed("visitor,product,points")
     ),
