@@ -45,42 +45,55 @@ WHEN = {
     "dcd-1e-3": "CD disappoints; 0.001 is the default now",
     "cpd": "to reproduce PCKD; NKD brings more for less",
     "hetcomp": "there are several different teachers with trajectories ([its own protocol](hetcomp.md))",
-    "cd-2": "to reproduce CD with two items an epoch; 50, the default, brings more",
+    "cd-2": "to reproduce CD's two items an epoch; the default is better",
     "htd": "to reproduce topology distillation",
     "de": "to compare with the usual baseline on vectors",
     "rce-kd": "NDCG counts: little gain in hits, more in order ([its own protocol](rce-kd.md))",
-    "de+rrd": "to reproduce DE-RRD; the sum brings no more than DE here",
-    "rrd": "only **lists** are at hand, or bytes are few; weight 0.03",
+    "de+rrd": "to reproduce DE-RRD; the sum brings no more than DE",
+    "rrd": "only **lists** are at hand, or bytes are few",
     "rd": "lists alone, and a sequential student ([Caser](rd-caser.md), [SASRec](sasrec.md))",
     "score-matching": "as the plain baseline on scores",
     "hint": "as the plain baseline on vectors",
     "sld": "as a part of MKD; its label is a reconstruction",
-    "ftd": "to reproduce FTD ([its own protocol](ftd.md)); give it patience",
+    "ftd": "to reproduce FTD ([own protocol](ftd.md)); give it patience",
     "bd": "the teacher may be trained on and shall gain too ([its notebook](bd.md))",
     "dcd": "never with the published weight on data like these",
     "unkd": "popularity bias matters and all items are ranked ([its own protocol](unkd.md))",
     "dgkd": "assistants may be trained first: the best of this family",
-    "hyperkdma": "to reproduce HyperKDMA; no clear gain over DE from one seed",
+    "hyperkdma": "to reproduce HyperKDMA; no clear gain over DE, one seed",
     "takd": "one chain of assistants is at hand",
     "phr": "to reproduce PHR; DE brings more for less",
 }
 """What each measured method is for: judged from the tables of this folder, by hand."""
 
 LINKS = {
-    "Which method brings what?": ["methods", "family", "depth", "study", "study-citeulike"],
-    "Do papers and kdrs agree?": [
-        "headlines", "trajectories", "ftd", "rd-caser", "hetcomp", "sasrec", "rce-kd", "bd", "unkd", "family-epochs",
-    ],
-    "What is the best student of so many bytes?": [
-        "frontier", "frontier-citeulike", "frontier-ml-100k", "frontier-gowalla", "new-users", "als", "elsa",
-        "gowalla",
-    ],
-    "What does it cost?": [
-        "costs", "costs-models", "costs-gowalla", "growth", "million", "far", "projection", "epoch", "lazy-adam", "memory",
-    ],
-    "When does a run stop, and do verdicts agree with seeds?": ["stopping", "verdicts"],
-    "How fast is it?": ["core", "codes", "serving", "one-query", "products", "plain-loops", "processes"],
+    "Which method brings what?": {
+        "methods": "all methods, BPR 200 -> 20", "family": "with assistants, 100 -> 10", "depth": "by depth of the list",
+        "study": "each tuned, MovieLens", "study-citeulike": "each tuned, CiteULike (begun)",
+    },
+    "Do papers and kdrs agree?": {
+        "headlines": "headline results", "trajectories": "learning curves", "ftd": "FTD", "rd-caser": "RD with Caser",
+        "hetcomp": "HetComp", "sasrec": "RD with SASRec", "rce-kd": "RCE-KD", "bd": "BD", "unkd": "UnKD",
+        "family-epochs": "HyperKDMA's family by epoch",
+    },
+    "What is the best student of so many bytes?": {
+        "frontier": "CiteULike leave-one-out, and the picture", "frontier-citeulike": "CiteULike 8:1:1",
+        "frontier-ml-100k": "MovieLens 100K", "frontier-gowalla": "Gowalla, bytes", "new-users": "new users",
+        "als": "a teacher in a minute", "elsa": "ELSA as teacher", "gowalla": "Gowalla, beside papers",
+    },
+    "What does it cost?": {
+        "costs": "methods, CiteULike", "costs-models": "models", "costs-gowalla": "methods, Gowalla",
+        "growth": "growth with users and items", "million": "a million users", "far": "5 million users",
+        "projection": "growth on paper", "epoch": "a plain epoch beside torch", "lazy-adam": "lazy Adam",
+        "memory": "peak memory",
+    },
+    "When does a run stop, and do verdicts agree with seeds?": {"stopping": "stopping", "verdicts": "verdicts"},
+    "How fast is it?": {
+        "core": "the core", "codes": "codes", "serving": "serving", "one-query": "one query",
+        "products": "HyperKDMA's products", "plain-loops": "methods beside plain loops", "processes": "two processes",
+    },
 }  # fmt: skip
+"""The pages by what they answer, each with a few words."""
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -189,7 +202,7 @@ SETTINGS = {
 
 
 def measured(folder: Path) -> str:
-    """What is known of each method, for `kdrs methods`: transfer ratios by setting, cost, what it is for."""
+    """What is known of each method, for `kdrs methods`: transfer ratios by setting and their seeds, cost, what it is for."""
     records = records_of(folder)
     costs = costs_of(records)
     found: dict[str, dict[str, Any]] = {}
@@ -199,12 +212,14 @@ def measured(folder: Path) -> str:
         for name in _methods():
             if name in ends:
                 ratio = round((ends[name]["hit@5"] - alone) / (teacher - alone), 2)
-                found.setdefault(name, {"ratios": {}})["ratios"][setting] = ratio
+                known = found.setdefault(name, {"ratios": {}, "seeds": {}})
+                known["ratios"][setting], known["seeds"][setting] = ratio, len(ends[name]["epochs"])
     study = records["study"]["figures"][0]
-    place = study["columns"].index("transfer ratio")
+    place, seeds = study["columns"].index("transfer ratio"), study["columns"].index("seeds")
     for row in study["rows"]:
         if row[0] in _methods() and row[place]:
-            found.setdefault(row[0], {"ratios": {}})["ratios"]["tuned"] = float(row[place].split()[0])
+            known = found.setdefault(row[0], {"ratios": {}, "seeds": {}})
+            known["ratios"]["tuned"], known["seeds"]["tuned"] = float(row[place].split()[0]), int(row[seeds])
     for name, known in found.items():
         without_links = re.sub(r"\[[^]]*\]\([^)]*\)", "", WHEN[name])
         known["when"] = re.sub(r"\s*\([\s,]*\)", "", without_links).replace("*", "").replace("`", "")
@@ -230,8 +245,12 @@ def first_page(folder: Path) -> str:
     lines = [
         "# Results: which method when",
         "",
-        "Written by `python benches/pages.py`. CiteULike (leave-one-out, 499 candidates), each method once, published weights.",
+        "Written by `python benches/pages.py`. CiteULike (leave-one-out, 499 candidates), one seed unless stated, published",
+        "weights; `rrd` ran with 0.001, its default is 0.03 now.",
         "",
+        "- **First the model, then the method**: `elsa` of one bit without a teacher ranks above every distilled `bpr` of its",
+        "  bytes ([study](study.md)). A teacher adds most where it is `elsa` itself ([figures](elsa.md)). Among methods for",
+        "  `bpr` the order changes with data and tuning: `kdrs methods` shows both.",
         "- **A small student**: `kdrs distill --teacher RUN`, or `--budget 1/30` ([frontier](frontier.md)).",
         "- **Your own model**: of scores `cd`; of vectors `nkd`, then `freqd`; of lists `rrd`; of several teachers `hetcomp`.",
         "- Always train the student alone beside it: the gain is what counts, not the share of the teacher.",
@@ -262,15 +281,11 @@ def first_page(folder: Path) -> str:
     if unmeasured:
         lines.append(f"- Not measured here: {', '.join(f'`{name}`' for name in unmeasured)}.")
     lines += ["", "## All pages", ""]
-    for question, names in LINKS.items():
-        lines.append(f"- **{question}** {' · '.join(f'[{_label(name)}]({name}.md)' for name in names)}")
+    for question, told in LINKS.items():
+        lines.append(f"- **{question}** {' · '.join(f'[{words}]({name}.md)' for name, words in told.items())}")
     notes = sorted((folder / "notes").glob("*.md"))
     lines.append(f"- **What was found on the way?** {' · '.join(f'[{n.stem}](notes/{n.name})' for n in notes)}")
     return "\n".join(lines) + "\n"
-
-
-def _label(name: str) -> str:
-    return name.removeprefix("frontier-")
 
 
 def _methods() -> list[str]:

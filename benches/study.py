@@ -1,8 +1,8 @@
 """The records of docs/results/study.json and study-citeulike.json: every method at its best, of what a recipe of studies has
 made so far.
 
-    kdrs reproduce examples/reproduce/study-ml-100k.toml --out reproduced/study
-    python benches/study.py --out reproduced/study --record docs/results/study.json
+    kdrs reproduce examples/reproduce/study-ml-100k.toml --out reproduced/study-ml-100k
+    python benches/study.py --out reproduced/study-ml-100k --record docs/results/study.json
     python benches/study.py --recipe citeulike --out reproduced/study-citeulike --record docs/results/study-citeulike.json
 
 An arm counts once all its trials and seeds are done; those that are not are named. Arms of the last record whose runs are gone
@@ -101,13 +101,15 @@ def record(out: Path, which: str, former: dict[str, Any]) -> dict[str, Any]:
         + " ".join(told for arm, told in COMPARED.items() if arm in {row[0] for row in rows}),
         "Minutes are those of all trials together, on one thread each, on a shared machine under load.",
     ]
+    if any(row[4] == "1" for row in rows):
+        reading.append("Arms of one seed have no ±: another seed may order them otherwise.")
     if left:
         reading.append(f"Not done yet: {', '.join(left)}.")
     titled = recipe["title"].partition(": ")[2]
     return {
         "title": f"Each method at its best: {titled.partition(',')[0]}",
         "question": "Which method is best where all are tuned alike?",
-        "answer": answer(first, rows),
+        "answer": answer(first, rows, left),
         "figures": [
             {
                 "title": titled,
@@ -128,10 +130,10 @@ def record(out: Path, which: str, former: dict[str, Any]) -> dict[str, Any]:
 
 def commands(name: str) -> str:
     first, own = name == "ml-100k", f"study-{name}"
-    place, of, kept = ("study", "", "study") if first else (own, f"--recipe {name} ", own)
+    of, kept = ("", "study") if first else (f"--recipe {name} ", own)
     return (
-        f"`kdrs reproduce examples/reproduce/{own}.toml --out reproduced/{place} --jobs 2`, then `python benches/study.py "
-        f"{of}--out reproduced/{place} --record docs/results/{kept}.json`"
+        f"`kdrs reproduce examples/reproduce/{own}.toml --out reproduced/{own} --jobs 2`, then `python benches/study.py "
+        f"{of}--out reproduced/{own} --record docs/results/{kept}.json`"
     )
 
 
@@ -156,16 +158,33 @@ def row_of(name: str, arm: dict[str, Any] | None, run: dict[str, Any]) -> list[s
     return [*cells, default, f"{arm['best']:.4f}", point, f"{arm['minutes']:.0f}"]
 
 
-def answer(teacher: list[str], rows: list[list[str]]) -> list[str]:
+def _interval(row: list[str]) -> tuple[float, float]:
+    """NDCG@10 less and plus its standard deviation."""
+    mean, _, spread = row[2].partition(" ± ")
+    return float(mean) - float(spread or 0), float(mean) + float(spread or 0)
+
+
+def answer(teacher: list[str], rows: list[list[str]], left: list[str]) -> list[str]:
+    """Of rows by their NDCG@10, the highest first, and of the arms that are ``left`` to do."""
     if not rows:
         return []
-    told = [f"Of {len(rows)} arms `{rows[0][0]}` has the highest NDCG@10, {rows[0][2]}; the teacher has {teacher[2]}."]
-    by_name = {row[0]: row for row in rows}
+    told = []
     others = [row for row in rows if not row[0].startswith("elsa") and not row[0].endswith("alone")]
+    if left and not [row for row in others if not row[0].startswith("coded")]:
+        told.append("Begun: no float32 method has been run, so the question is open.")
+    best = _interval(rows[0])[0]
+    level = [f"`{row[0]}`" for row in rows[1:] if _interval(row)[1] >= best]
+    told.append(
+        f"{'So far, of' if left else 'Of'} {len(rows)} arms `{rows[0][0]}` has the highest NDCG@10, {rows[0][2]}"
+        + (f", level with {' and '.join(level)}: their ± meet" if level else "")
+        + f"; the teacher has {teacher[2]}."
+    )
+    by_name = {row[0]: row for row in rows}
     if "elsa-alone" in by_name:
+        which = "the best distilled student" if len(others) > 1 else "the one distilled student"
         told.append(
             f"The student's model matters most: `elsa` without a teacher has {by_name['elsa-alone'][2]}"
-            + (f"; the best distilled student of `bpr` has {others[0][2]}." if others else ".")
+            + (f"; {which} of `bpr` has {others[0][2]}." if others else ".")
         )
     if "alone" in by_name and by_name["alone"][6] != "failed":
         gain = float(by_name["alone"][7]) - float(by_name["alone"][6])
@@ -176,7 +195,7 @@ def answer(teacher: list[str], rows: list[list[str]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="ml-100k", help="NAME of examples/reproduce/study-NAME.toml")
-    parser.add_argument("--out", type=Path, default=Path("reproduced/study"), help="folder of kdrs reproduce")
+    parser.add_argument("--out", type=Path, default=Path("reproduced/study-ml-100k"), help="folder of kdrs reproduce")
     parser.add_argument("--record", type=Path, help="write the record there instead of a table")
     options = parser.parse_args()
     former = (

@@ -330,6 +330,23 @@ def test_every_result_page_has_a_record_and_every_figure_its_origin() -> None:
             assert all(row[key] for key in ("commands", "machine")), path.name
 
 
+@pytest.mark.parametrize("name", ["study", "study-citeulike"])
+def test_a_study_says_what_its_rows_say(name: str) -> None:
+    """Level with the first is whose ± meets its own; a study without a float32 method cannot say which is best."""
+    import study
+
+    record = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text("utf-8"))
+    (figure,) = record["figures"]
+    told = [
+        line.removeprefix("Not done yet: ").rstrip(".") for line in figure["reading"] if line.startswith("Not done")
+    ]
+    teacher, *rows = figure["rows"]
+    assert study.answer(teacher, rows, told[0].split(", ") if told else []) == record["answer"]
+    assert record["answer"][0].startswith("Begun") == (name == "study-citeulike")
+    assert ("`elsa-cd`" in " ".join(record["answer"])) == (name == "study")
+    assert "Begun" not in " ".join(study.answer(teacher, rows, [])), "all is done: nothing is said of what is left"
+
+
 def test_first_page_names_every_method() -> None:
     page = (ROOT / "docs" / "results" / "README.md").read_text("utf-8")
     assert not [name for name in kdrs.distillers.DISTILLERS if f"`{name}`" not in page]

@@ -14,6 +14,7 @@ from kdrs.cli.output import aligned, say, say_json, wrapped
 
 if TYPE_CHECKING:
     from kdrs.distillers.base import Distiller
+    from kdrs.distillers.measured import Measured
     from kdrs.models.base import Recommender
     from kdrs.settings import Settings
 
@@ -27,6 +28,7 @@ presets = typer.Typer(
 ANY_MODEL = f"{listed(MODELS)}; or a class of your own."
 ANY_METHOD = f"{listed(METHODS)}; or a class of your own."
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+ONE_SEED = "¹"
 
 
 def _misplaced(group: str, command: str) -> Exception:
@@ -134,11 +136,9 @@ def list_methods(as_json: Json = False) -> None:
     columns = ["tuned", "published", "epoch"]
     rows = {"": "".join(f"{title:>10}" for title in columns) + "  take it when"}
     for name, one in known.items():
-        published, mark = one.ratios.get("published"), " "
-        if published is None:
-            published, mark = one.ratios.get("chains"), "*"
+        setting = "published" if "published" in one.ratios else "chains"
         epoch = "" if one.epoch is None else f"{one.epoch:,.0f} x" if one.epoch >= 10 else f"{one.epoch:.2g} x"
-        cells = [_ratio(one.ratios.get("tuned")), _ratio(published) + mark, epoch]
+        cells = [_ratio(one, "tuned"), _ratio(one, setting), epoch]
         rows[name] = "".join(f"{cell:>10}" for cell in cells) + f"  {one.when}"
     rows |= {name: " " * 10 * len(columns) + f"  {text}" for name, text in purposes.items() if name not in known}
     say(aligned(rows))
@@ -146,13 +146,18 @@ def list_methods(as_json: Json = False) -> None:
     say(
         "\ntuned, published: the transfer ratio. 0 is the student alone, 1 its teacher.\n"
         f"tuned: {told['tuned']}\npublished: {told['published']}\n*: {told['chains']}\n"
+        f"{ONE_SEED}: one seed: the order of such methods may be chance\n"
         "epoch: its time, as times of plain training\n"
         "What one does, needs and takes: kdrs methods show NAME. Nothing to choose: kdrs distill without --method."
     )
 
 
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _ratio(one: Measured, setting: str) -> str:
+    """A method's transfer ratio in a setting, and marks beside it, always as wide."""
+    if setting not in one.ratios:
+        return ""
+    marks = ("*" if setting == "chains" else "") + (ONE_SEED if one.seeds[setting] == 1 else "")
+    return f"{one.ratios[setting]:.2f}{marks:2}"
 
 
 @methods.command("show")

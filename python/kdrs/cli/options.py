@@ -38,7 +38,9 @@ Model = Annotated[
 Dim = Annotated[
     int | None,
     typer.Option(
-        "--dim", help="Size of the model's representations, 1 or more. (default: 64; iae 128)", show_default=False
+        "--dim",
+        help="Size of the model's representations, 1 or more. (default: 64; iae 128; kdrs train without --model 200)",
+        show_default=False,
     ),
 ]
 Out = Annotated[
@@ -47,7 +49,11 @@ Out = Annotated[
 ]
 Epochs = Annotated[
     int | None,
-    typer.Option("--epochs", help="Most epochs, 1 or more. (default: 1000 or the model's own)", show_default=False),
+    typer.Option(
+        "--epochs",
+        help="Most epochs, 1 or more. (default: 1000 or the model's own; without --model, or by --budget, 15 to 100)",
+        show_default=False,
+    ),
 ]
 LongerEpochs = Annotated[
     int | None,
@@ -145,7 +151,7 @@ Weights = Annotated[
     list[float],
     typer.Option(
         "--weight",
-        help="Weight of a method, 0 or more, one for each --method in order. (default: each method's published one)",
+        help="Weight of a method, 0 or more, one for each --method in order. (default: each method's own)",
         show_default=False,
     ),
 ]

@@ -102,8 +102,9 @@ def distill(
     seeds: Seeds = None, jobs: Jobs = None, device: Device = None, threads: Threads = None, resume: Resume = False,
     dry_run: DryRun = False, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
-    """Train a student with a teacher's help. Without a model and a size it is the recommended one, as --budget 1/16;
-    with a size alone it is elsa.
+    """Train a student with a teacher's help. Without a model and a size it is the recommended one, as --budget 1/16.
+
+    A size alone: --budget 1/20. --dim needs --method; without --model it is then elsa, in float32.
 
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --out runs/student
     kdrs distill --data datasets/ml-100k --teacher runs/teacher --budget 1/20 --out runs/student

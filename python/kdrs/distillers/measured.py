@@ -18,6 +18,8 @@ class Measured:
 
     ratios: dict[str, float]
     """Transfer ratio by setting (`settings`): 0 is the student alone, 1 the teacher."""
+    seeds: dict[str, int]
+    """How many seeds are behind each ratio: what one seed says may be chance."""
     when: str
     """What it is for, one line."""
     epoch: float | None = None

@@ -30,8 +30,9 @@ from kdrs.training.outline import OUTLINE
 from kdrs.training.pairs import PairTask
 
 RECOMMENDED = "1/16"
-"""What `kdrs distill` takes where nothing is stated: its students rank better than their teachers on CiteULike, both splits,
-and on MovieLens 100K, after minutes (docs/results/frontier.md)."""
+"""What `kdrs distill` takes where nothing is stated: its students rank better than teachers that are `CHEAPER` on CiteULike,
+both splits, and on MovieLens 100K, after minutes (docs/results/frontier.md). Beside teachers that are `MODEL` they are level or
+a little below (docs/results/elsa.md)."""
 EPOCHS = 15
 """Of students by `CHEAPER`, which are best after three to ten; of `MODEL` the least."""
 EVERY = 5
