@@ -165,7 +165,8 @@ ANSWER = [
     "On MovieLens 100K better than by a teacher that was trained with them: 1.17 to 1.22 of its NDCG@10, from a tenth to a "
     "hundredth of its bytes (187 users).",
     "On CiteULike leave-one-out as well at a tenth (1.00), nearly at a thirtieth (.95), less at a hundredth (.83; 1,043 "
-    "users). `--model bpr` has .90 and .74. Items that nobody else has do not count in a new user's sum.",
+    "users). `--model bpr` has .90 at a tenth, .74 at a thirtieth. Items that nobody else has do not count in a new user's "
+    "sum.",
     "Known users of the same students gain there (.1016 for the teacher's .0912 at a tenth). Nobody else has the items of "
     "8.8 % of the test pairs, 4.7 % where the left-out fifth is there: these cannot be ranked. A dropout of histories adds "
     "nothing to `elsa`; rows with dropout are of a kdrs before it ranked items by their frequency. "
