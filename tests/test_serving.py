@@ -104,6 +104,24 @@ def test_fault_40_a_failure_leaves_nothing(here, tmp_path):
     assert (told["users"], told["popular"], told["rows"]) == (3, 1, 60)
 
 
+@pytest.mark.parametrize("command", ["users", "exclude", "similar"])
+def test_a_column_without_a_name_is_told(here, tmp_path, command):
+    """Its first id was taken for the name, and left out."""
+    file, kind = tmp_path / "ids.csv", "user" if command == "users" else "item"
+    ask = {
+        "users": ("recommend", "small.safetensors", "--users", file, "--k", 2, "--json"),
+        "exclude": ("recommend", "small.safetensors", "--user", "1", "--exclude", file, "--k", 2, "--json"),
+        "similar": ("similar", "small.safetensors", "--items", file, "--k", 2, "--json"),
+    }[command]
+    file.write_text("1\n2\n3\n")
+    error = fails(3, *ask)
+    assert f"ids.csv is {kind} 1, and names a column there" in error
+    file.write_text(f"{kind}\n1\n2\n3\n")  # as the remedy says
+    found = ok(*ask).document
+    (tmp_path / "ids.txt").write_text("1\n2\n3\n")
+    assert ok(*(tmp_path / "ids.txt" if one is file else one for one in ask)).document == found
+
+
 def test_fault_40_what_no_id_means_is_told(here, tmp_path, monkeypatch):
     """Once, however many blocks of users there are: of lists for all, and of tables."""
     from kdrs.cli import asked

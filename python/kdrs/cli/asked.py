@@ -12,6 +12,7 @@ from kdrs.cli.output import tell
 from kdrs.errors import ConfigError, DataError, shown
 
 if TYPE_CHECKING:
+    from kdrs.core.names import Names
     from kdrs.student import Recommendations, Student
 
 BLOCK = 4096
@@ -45,7 +46,7 @@ class Asked:
         """Ids of a file. Where the first is unknown, and that is an error, it may be the name of a column."""
         from kdrs.student.requests import Strangers
 
-        self.users = ids_in(path, "user", "--users", "--user")
+        self.users = ids_in(path, "user", "--users", "--user", known=self.student.users)
         if self.unknown != "error" or self.student.users is None:
             return
         places = self.student.users.index(self.users, unknown="mark", threads=self.threads)
@@ -142,8 +143,11 @@ class Asked:
         return found
 
 
-def ids_in(path: Path, kind: str, option: str, one: str | None = None, *, distinct: bool = True) -> list[str]:
-    """Ids of a file; ``one`` is the option that takes a single id."""
+def ids_in(
+    path: Path, kind: str, option: str, one: str | None = None, *, distinct: bool = True, known: Names | None = None
+) -> list[str]:
+    """Ids of a file; ``one`` is the option that takes a single id. Raises ``DataError`` for a column without a name, of which
+    the first id is among the ``known``."""
     from kdrs.teachers.importers.ids import read_ids
 
     try:
@@ -156,7 +160,18 @@ def ids_in(path: Path, kind: str, option: str, one: str | None = None, *, distin
         ) from None
     except OSError:
         pass  # told below
-    return read_ids(path, kind, distinct=distinct)
+    ids = read_ids(path, kind, distinct=distinct)
+    if known is not None and path.suffix.lower() in (".csv", ".tsv"):
+        from kdrs.data.plain import NAMES, usual
+
+        with path.open(encoding="utf-8-sig") as lines:
+            head = lines.readline().strip().strip('"')
+        if usual(head) not in (*NAMES[kind], *HEADERS) and known.index([head], unknown="mark")[0] >= 0:
+            raise DataError(
+                f"{option}: line 1 of {shown(str(path), 300)} is {kind} {shown(head)}, and names a column there",
+                f"write {kind} above it, or give the ids as .txt",
+            )
+    return ids
 
 
 def columns_of(text: str | None) -> Columns:
@@ -169,7 +184,7 @@ def columns_of(text: str | None) -> Columns:
     return names[0], names[1]
 
 
-def items_in(path: Path | None, option: str, columns: Columns = None) -> Any:
+def items_in(path: Path | None, option: str, columns: Columns = None, known: Names | None = None) -> Any:
     """An allow or block list: ids for all, or a list of each user where the table has users."""
     if path is None:
         return None
@@ -181,7 +196,7 @@ def items_in(path: Path | None, option: str, columns: Columns = None) -> Any:
             return pairs_in(path, columns)
     if path.is_file() and not path.stat().st_size:
         return []  # what is blocked may be nothing
-    return ids_in(path, "item", option, distinct=False)
+    return ids_in(path, "item", option, distinct=False, known=known)
 
 
 def pairs_in(path: Path, columns: Columns = None) -> dict[str, list[str]]:

@@ -287,7 +287,7 @@ def recommend(
     if histories is not None:
         asked.take_histories(histories, named)
     asked.items, asked.exclude = (
-        asked.known(items_in(path, option, named), option)
+        asked.known(items_in(path, option, named, student.items), option)
         for path, option in ((items, "--items"), (exclude, "--exclude"))
     )
     asked.seen = seen == "data" if seen in ("data", "none") else asked.known(pairs_in(Path(seen), named), "--seen")
@@ -339,7 +339,9 @@ def similar(
     if out is not None:
         check_ending(out)
     student = _opened(source, data, threads)
-    wanted = list(item) or (list(student.items) if items is None else ids_in(items, "item", "--items", "--item"))
+    wanted = list(item) or (
+        list(student.items) if items is None else ids_in(items, "item", "--items", "--item", known=student.items)
+    )
 
     def lists() -> Iterator[Recommendations]:
         for start in range(0, len(wanted), BLOCK):
