@@ -76,10 +76,11 @@ CASES = {
         (*WITHIN[:-1], "lists.safetensors", "--budget", "1/2"),
         "instead of --budget",
         (
-            "distill", *TRAIN[1:], "--teacher", "lists.safetensors", "--method", "rrd", "--set", "model.bits=2",
+            "distill", "--data", "d", "--teacher", "lists.safetensors", "--method", "rrd", "--set", "distill.0.pool=60",
+            "--model", "bpr", "--dim", "16", "--out", "STUDENT", "--epochs", "1",
         ),
         lists_alone,
-        names=("--method", "--model", "--dim"),
+        names=("--set distill.0.pool=60 --model bpr --dim 16 --out STUDENT",),
     ),
     "a start of computed vectors": Case(
         (*TAUGHT[:3], "--model", "ngcf", *TAUGHT[5:], "--start", "teacher"), "take bpr", (*TAUGHT, "--start", "teacher")

@@ -23,6 +23,7 @@ from kdrs.runs.forms import Budget, Form
 from kdrs.runs.learners import Planned, load_teacher
 from kdrs.runs.places import check_free, check_none_begun, holds_run
 from kdrs.runs.race import laps_of, race
+from kdrs.runs.source import distil_lists
 from kdrs.runs.values import FROM_TEACHER
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
@@ -219,7 +220,7 @@ def chosen(
             teacher.check_scores()  # says what it lacks
         raise MissingKnowledge(
             f"teacher {shown(reference)} holds lists alone, so that nothing can be started from it",
-            "give --method, --model and --dim instead of --budget",
+            f"give --method, --model and --dim instead of --budget: {distil_lists(teacher, values['data']['path'])}",
         )
     terms = values.get("distill")
     if isinstance(terms, Mapping):  # of --set, before there was a term
