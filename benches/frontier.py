@@ -7,7 +7,7 @@
 Bytes are those of all tables: items, users or their encoder, scales. Every student is a kdrs command, printed before it starts;
 finished runs are skipped and begun ones resumed. Needs the data sets in the folder that KDRS_DATA names. ``--record`` writes
 docs/results/frontier.json, frontier-SET.json and frontier.png, of which pages.py makes pages; rows whose runs are gone stay as
-they were recorded.
+they were recorded, in a table of their own where they are of another teacher.
 """
 
 from __future__ import annotations
@@ -208,13 +208,9 @@ def _label(share: int, kind: str) -> str:
 
 
 def with_former(rows: list[list[str]], former: list[list[str]]) -> list[list[str]]:
-    """Rows of the last record whose runs are gone, or were of more seeds, stay, as long as they are of the same teacher."""
+    """Rows of the last record, of the same teacher, whose runs are gone or were of more seeds stay."""
     if not former:
         return rows
-    if rows[0][:5] != former[0][:5]:
-        raise SystemExit(
-            f"the teacher has {rows[0][2:5]}, that of the record {former[0][2:5]}: rows of both cannot stand together"
-        )
     known = {row[0]: row for row in former}
     known |= {row[0]: row for row in rows if "±" in row[3] or "±" not in known.get(row[0], row)[3]}
     order = [TEACHER, *(_label(share, kind) for share in SHARES for kind in KINDS)]
@@ -298,10 +294,20 @@ def picture(figures: dict[str, dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
-def figure_of(study: Study, seeds: Sequence[str], former: dict[str, Any]) -> dict[str, Any] | None:
+def figures_of(study: Study, seeds: Sequence[str], recorded: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The table of runs, and those of the ``recorded`` that are of other teachers; none without runs."""
     rows, interval = rows_of(study, seeds)
     if not rows:
-        return None
+        return []
+    former, *others = recorded or [{}]
+    if former and rows[0][:5] != former["rows"][0][:5]:
+        former, others = {}, [{**former, "title": f"{former['title']}: another teacher, of an older kdrs"}, *others]
+    return [_figure(study, seeds, rows, interval, former), *others]
+
+
+def _figure(
+    study: Study, seeds: Sequence[str], rows: list[list[str]], interval: list[float] | None, former: dict[str, Any]
+) -> dict[str, Any]:
     kept = with_former(rows, former.get("rows", []))
     stay = any(row not in rows for row in kept)
     told = {seed for seed in seeds if list(study.place.glob(f"*/seed-{seed}/report.json"))}
@@ -329,17 +335,17 @@ def record(studies: Sequence[Study], seeds: Sequence[str]) -> None:
     """The pages of these data sets, and the picture of those that it shows."""
     for study in studies:
         path = page_of(study.name)
-        former = json.loads(path.read_text("utf-8"))["figures"][0] if path.is_file() else {}
-        if (figure := figure_of(study, seeds, former)) is not None:
-            first = path.stem == "frontier"
+        recorded = json.loads(path.read_text("utf-8"))["figures"] if path.is_file() else []
+        if figures := figures_of(study, seeds, recorded):
+            first, title = path.stem == "frontier", TITLES[study.name]
             page = {
-                "title": "Quality against bytes" + ("" if first else f": {figure['title']}"),
+                "title": "Quality against bytes" + ("" if first else f": {title}"),
                 "question": "What is the best student of so many bytes?",
                 "answer": ANSWER
                 if first
-                else [*ANSWERS.get(figure["title"], ()), "The picture of other data sets: [frontier](frontier.md)."],
+                else [*ANSWERS.get(title, ()), "The picture of other data sets: [frontier](frontier.md)."],
                 **({"picture": "frontier.png", "notes": "notes/frontier.md"} if first else {}),
-                "figures": [figure],
+                "figures": figures,
             }
             path.write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n", "utf-8")
     pages = {name: page_of(name) for name in PICTURED}
