@@ -86,8 +86,11 @@ def test_a_table_says_which_row_an_id_names(tmp_path, column):
         assert read_ids(tmp_path / file, "user", rows=True) == IDS
         assert read_ids(tmp_path / file, "user") == list(ROWS)  # of those who are asked for
     frame.with_columns(pl.col(column) + 1).write_csv(tmp_path / "one.csv")
-    with pytest.raises(DataError, match="count from 0"):
-        read_ids(tmp_path / "one.csv", "user", rows=True)
+    if column == "row":
+        with pytest.raises(DataError, match="count from 0"):
+            read_ids(tmp_path / "one.csv", "user", rows=True)
+    else:  # what is left of a longer table has such a column of its own
+        assert read_ids(tmp_path / "one.csv", "user", rows=True) == list(ROWS)
     frame.with_columns(pl.col(column) + 0.5).write_parquet(tmp_path / "other.parquet")
     frame.with_columns(pl.lit("x").alias(column)).write_csv(tmp_path / "other.csv")
     for file in ("other.csv", "other.parquet"):

@@ -180,11 +180,12 @@ class Interactions:
         """Some rows, int [R], in their order. Raises ``DataError`` as `pairs_of` does."""
         at = self._chosen(chosen)
         if at.size == 1:
-            indices = self.row(int(at[0]))
+            start, stop = self.indptr[at[0]], self.indptr[at[0] + 1]
+            indices, indptr = self.indices[start:stop], np.array([0, stop - start])
         else:
             indices = self.indices[self.places_of(at)[1]]
-        indptr = np.zeros(at.size + 1, np.int64)
-        np.cumsum(self.row_degrees[at], out=indptr[1:])
+            indptr = np.zeros(at.size + 1, np.int64)
+            np.cumsum(self.row_degrees[at], out=indptr[1:])
         made = object.__new__(Interactions)
         made._take(indptr, indices, (at.size, self.shape[1]))  # unchecked, since one user's list waits for it
         return made
@@ -194,9 +195,10 @@ class Interactions:
         if at.size and (at.ndim != 1 or at.dtype.kind not in "iu"):
             raise DataError(
                 f"rows are {at.dtype} of shape {at.shape}; allowed: row numbers, integers of one dimension",
-                "of a mask give np.flatnonzero(mask)",
+                "of a mask give np.flatnonzero(mask), of one row [row]",
             )
-        if at.size and not 0 <= at.min() <= at.max() < self.shape[0]:
+        low, high = (at[0], at[0]) if at.size == 1 else (at.min(), at.max()) if at.size else (0, -1)
+        if not 0 <= low <= high < self.shape[0] and at.size:
             bad = at[(at < 0) | (at >= self.shape[0])][0]
             raise DataError(f"row {bad} of {self.shape[0]}", f"allowed: 0 to {self.shape[0] - 1}")
         return at.astype(np.int64, copy=False)

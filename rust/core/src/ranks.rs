@@ -331,8 +331,12 @@ pub fn candidate_ranks_scores(
             (*better, *tied) = exec.simd.count(kept, score);
             if let (Some(candidates), Some(ids)) = (candidates, ids) {
                 let own = ids[query * t + place];
-                for (&id, &other) in candidates[query * c..][..c].iter().zip(scores.row(query)) {
-                    let itself = i32::from(id == own && id != -1);
+                let candidates = &candidates[query * c..][..c];
+                if own == -1 || !candidates.contains(&own) {
+                    continue;
+                }
+                for (&id, &other) in candidates.iter().zip(scores.row(query)) {
+                    let itself = i32::from(id == own);
                     *better -= itself * i32::from(other > score);
                     *tied -= itself * i32::from(other == score);
                 }

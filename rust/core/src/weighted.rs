@@ -185,8 +185,8 @@ fn inverses(weights: impl ExactSizeIterator<Item = f64> + Clone, row: usize, out
     Ok(())
 }
 
-/// The same of weights of which an inverse is near the end of the range. A row of such alone is scaled up, by a power of two; beside larger ones they
-/// are so small that they are drawn last.
+/// The same of weights of which an inverse is near the end of the range. A row of such alone is scaled up, by a power of two;
+/// beside larger ones they are so small that they are drawn last.
 #[cold]
 fn of_tiny(weights: impl Iterator<Item = f64> + Clone, out: &mut [f64]) {
     const SMALL: f64 = 1e-280;

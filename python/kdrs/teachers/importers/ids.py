@@ -14,8 +14,10 @@ from kdrs.teachers.ids import in_rows, texts
 if TYPE_CHECKING:
     import polars as pl
 
-ROWS = ("row", "rows", "row_id", "index", "idx")
-"""Columns beside the ids that say which row each of them names."""
+INDICES = ("index", "idx")
+ROWS = ("row", "rows", "row_id", *INDICES)
+"""Columns beside the ids that say which row each of them names; `INDICES` where they are 0 to n - 1, as other programs write
+such columns of their own."""
 _DIGITS = 18
 
 
@@ -65,4 +67,5 @@ def _rows_of(frame: pl.DataFrame, ids: str, name: str) -> list[int] | None:
     if not found or not (frame.schema[found[0]] == pl.String or frame.schema[found[0]].is_integer()):
         return None
     numbers = frame[found[0]].cast(pl.Int64, strict=False)
-    return None if numbers.null_count() else numbers.to_list()
+    own = found[0].strip().lower() in INDICES and numbers.sort().to_list() != list(range(len(numbers)))
+    return None if numbers.null_count() or own else numbers.to_list()
