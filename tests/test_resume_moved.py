@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -111,6 +112,19 @@ def test_a_trajectory_is_its_stages_too_and_a_lengthened_one_is_the_same(here):
     assert digest_of(here / "run") != before
     assert digest_of(here / "clicks.csv") is not None
     assert digest_of(here / "none") is None
+
+
+def test_a_teacher_of_an_older_kdrs_is_the_same_once_it_was_resumed(here):
+    """What it was begun with it does not say, and its config.toml is given the options that are younger."""
+    without(here / "run/env.json", "options")
+    head = here / "run/config.toml"
+    head.write_text(re.sub(r"(?m)^bits = .*\n", "", head.read_text()))
+    before = digest_of(here / "run")
+    execute(resolve(values("run")), "begun", should_stop=stop_after(0))
+    ok("resume", "run")
+    assert "bits = 32" in head.read_text()
+    assert digest_of(here / "run") == before
+    ok("resume", "begun")
 
 
 def test_what_a_run_starts_from_counts_until_it_has_a_checkpoint(here):

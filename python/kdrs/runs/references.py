@@ -45,7 +45,8 @@ def digest_of(path: Path) -> str | None:
     """SHA-256 of what lies there to be learnt from; None where nothing does.
 
     Of a teacher file it is that of the whole file: training reads it to the end too. Of a run it is that of the SHA-256 of
-    its weights, which its STATUS.json has, of the model's options, and of the stages before the best epoch: a few bytes, and
+    its weights, which its STATUS.json has, of the options that its model began with (env.json; the model's name alone where an
+    older kdrs noted none: config.toml is written anew on resume), and of the stages before the best epoch: a few bytes, and
     the weights are compared with them when they are read. Of a folder of teacher files it is that of names and files.
     """
     with suppress(OSError, ArtefactError):
@@ -61,14 +62,20 @@ def digest_of(path: Path) -> str | None:
 def _of_run(path: Path) -> str:
     status = read_record(path / "STATUS.json", Status)
     weights = status.model_sha256 or _of_file(path / "model.safetensors")
-    options = _started(path).options or read_toml(path / "config.toml", RESTORE, ArtefactError)
+    began = _started(path).options
+    model = began.get("model") if began else _model_name(path)
     listed = path / "stages" / "digests.json"
     stages = read_record(listed, StageDigests).model_dump() if os.path.lexists(listed) else {}
     best = -1 if status.best_epoch is None else status.best_epoch
     earlier = {
         name: sha256 for name, sha256 in stages.items() if (stem := Path(name).stem).isdecimal() and int(stem) < best
     }
-    return _together([weights, options.get("model"), earlier])
+    return _together([weights, model, earlier])
+
+
+def _model_name(path: Path) -> Any:
+    model = read_toml(path / "config.toml", RESTORE, ArtefactError).get("model")
+    return model.get("name") if isinstance(model, Mapping) else None
 
 
 def _of_file(path: Path) -> str:
