@@ -16,6 +16,7 @@ import pytest
 from commands import FAST, fails, listing, ok, write_clicks
 from kdrs import Dataset, save_teacher
 from kdrs.errors import ArtefactError
+from kdrs.runs import execute as execution
 from kdrs.runs.config import resolve
 from kdrs.runs.directory import Run
 from kdrs.runs.execute import execute
@@ -189,6 +190,29 @@ def test_a_seed_is_not_trained_with_another_teacher_than_the_others(here):
     swap("file")
     assert "file is not what a/seed-0 was begun with" in fails(4, *seeds, "0..1", "--resume")
     assert not Path("a/seed-1").exists()
+
+
+@pytest.mark.parametrize("inner", ["load_learners", "_carry_out_parts"])
+def test_a_teacher_that_is_replaced_while_it_is_read_is_told(here, monkeypatch, inner):
+    """What the run was begun with is what lay there before it was read."""
+    before, own = digest_of(here / "file"), getattr(execution, inner)
+
+    def replaced(*given, **named):
+        found = own(*given, **named)
+        swap("file")
+        return found
+
+    monkeypatch.setattr(execution, inner, replaced)
+    with pytest.raises(ArtefactError, match="file is not what x was begun with"):
+        execute(resolve(values("file")), "x")
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert json.loads(Path("x/env.json").read_text())["teachers"] == {"distill.0.teacher": [before]}
+    assert not Path("x/metrics.jsonl").exists()
+    Path("file").rename("other-file")
+    Path("aside").rename("file")  # the remedy
+    ok("resume", "x")
+    assert final_bytes(here / "x") == final_bytes(here / "whole-file")
 
 
 def test_processes_with_other_teachers_are_told(here, monkeypatch):

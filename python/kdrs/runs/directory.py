@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ from kdrs.runs.journal import MetricsFile
 from kdrs.runs.own import code_of, warn_of_changed_code
 from kdrs.runs.places import Lock, check_inside, check_place, holds_run, own_folder, sweep
 from kdrs.runs.records import PATH, RESTORE, DataHead, StageDigests, Started, Status, plain, read_record
-from kdrs.runs.references import check_unchanged, digests_of, moved, note_places
+from kdrs.runs.references import Digests, check_unchanged, digests_of, moved, note_places
 from kdrs.runs.values import same_places, to_toml, with_former, with_paths, without_none
 from kdrs.runs.vouching import Complete, Options, check_checkpoint, check_head, check_options
 
@@ -93,12 +93,12 @@ class Run:
         *,
         resume: bool = False,
         complete: Complete = dict,
-        trained: Collection[str] = (),
+        teachers: Digests | None = None,
     ) -> Run:
         """A new run directory, or an unfinished one to go on with (``resume=True``).
 
         ``config`` are all options, plain; ``complete`` gives stored ones the defaults of options that are younger than the run
-        (`kdrs.runs.config.completed`). Runs that are ``trained`` along, by their directories, may be others later.
+        (`kdrs.runs.config.completed`). ``teachers`` are the digests of those that were read, if they were before.
 
         Raises ``MachineError`` if the place cannot be written or another process holds it, ``ConfigError`` if it is of
         something else, holds a run already (and ``resume`` is off) or a run of other options, ``ArtefactError`` if the run
@@ -126,7 +126,7 @@ class Run:
                         "go on with it by --resume, or name another folder with --out",
                     )
                 if exists:
-                    run._check_same(config, dataset, complete, trained)
+                    run._check_same(config, dataset, complete)
                     check_inside(run.path)
                 sweep(run.path)
                 if exists:
@@ -135,7 +135,7 @@ class Run:
                         config = with_paths(config, os.path.abspath)
                     write_bytes(head, to_toml(config))  # as it is now: more epochs, another device
                 else:
-                    run._write_head(config, dataset, trained)
+                    run._write_head(config, dataset, digests_of(config) if teachers is None else teachers)
                 run.set_status("running")
         except OSError as error:
             run.close()
@@ -421,7 +421,7 @@ class Run:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _write_head(self, config: Options, dataset: Dataset, trained: Collection[str]) -> None:
+    def _write_head(self, config: Options, dataset: Dataset, teachers: Digests) -> None:
         ids = own_folder(self.path / "ids")
         write_bytes(ids / "users.json", dataset.users.to_json())
         write_bytes(ids / "items.json", dataset.items.to_json())
@@ -429,7 +429,7 @@ class Run:
         began = {"folder": os.getcwd(), "options": without_none(config)}
         if code := code_of(config):
             began["code"] = code
-        if teachers := digests_of(config, trained):
+        if teachers:
             began["teachers"] = teachers
         write_json(self.path / "env.json", {**environment(config.get("threads")), **began})
         # last: a directory without config.toml is no run yet
@@ -449,10 +449,10 @@ class Run:
             )
         return {"data.path", *moved(self.path, config, before)}
 
-    def _check_same(self, config: Options, dataset: Dataset, complete: Complete, trained: Collection[str]) -> None:
+    def _check_same(self, config: Options, dataset: Dataset, complete: Complete) -> None:
         before = complete(self.config)
         check_options(config, before, self.elsewhere(config, before, dataset.fingerprint))
-        check_unchanged(self.path, config, trained)
+        check_unchanged(self.path, config)
         started = self.started()
         check_head(self.path, self.stored(), started, complete)
         warn_of_changed_code(self.path, config, started.code)

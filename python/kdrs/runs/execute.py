@@ -49,7 +49,7 @@ from kdrs.runs.learners import Planned, load_learners
 from kdrs.runs.parts import Part, check_teachers, expand
 from kdrs.runs.places import check_data, own_folder
 from kdrs.runs.records import PATH
-from kdrs.runs.references import check_unchanged, digests_of
+from kdrs.runs.references import Digests, check_unchanged, digests_of
 from kdrs.runs.results import doubt_start, means_of, measure_teachers, parameters_of, save_peer, save_result, summary_of
 from kdrs.runs.values import FROM_TEACHER
 from kdrs.runs.vouching import check_options
@@ -85,29 +85,18 @@ def execute(
     on_start: Callable[[dict[str, Any]], None] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-    trained: Collection[str] = (),
 ) -> Outcome:
     """Carries a run out, start to finish or from its last checkpoint, and leaves its directory at ``out``.
 
     ``on_start`` gets what is known before the first epoch (sizes, teachers' own metrics, what selects), ``on_epoch`` each
     line of metrics.jsonl. Whatever is wrong with options, data, teachers and the directory is raised before training, that of
     parts included: where parts are still to be trained, all of it is built once with untrained models first. Of the teachers
-    it is kept which they are, but for runs that are ``trained`` along, by their directories; on resume they must be the same.
+    it is kept which they are, but for what the run trains itself; on resume they must be the same, and so once they are read.
 
     Called in each of several processes that torchrun started, it is one run: the first of them writes, and it alone is told of
     the start and of epochs. The others raise what it raises, and get the same outcome.
     """
-    if config.compress is not None:
-        raise ConfigError(
-            f"this run was not trained, it was made from {shown(config.compress.teacher, PATH)}",
-            f"make it anew: kdrs compress {quoted(config.compress.teacher)}, with the bits, dim and users of its config.toml",
-        )
-    if resume and (Path(out) / "config.toml").is_file():
-        config = as_begun(config, Run.open(out))
-    with torch_threads(config.threads), joined() as group:
-        told = group is None or group.first
-        hooks = Hooks(on_start if told else None, on_epoch if told else None, should_stop)
-        return _execute(config, Path(out), resume, hooks, trained)
+    return _carried_out(config, Path(out), resume, Hooks(on_start, on_epoch, should_stop))
 
 
 class Hooks(NamedTuple):
@@ -116,6 +105,20 @@ class Hooks(NamedTuple):
     on_start: Callable[[dict[str, Any]], None] | None
     on_epoch: Callable[[dict[str, Any]], None] | None
     should_stop: Callable[[], bool] | None
+
+
+def _carried_out(config: RunConfig, out: Path, resume: bool, hooks: Hooks, trained: Collection[str] = ()) -> Outcome:
+    """As `execute`; runs that are ``trained`` along, by their directories, may be others later."""
+    if config.compress is not None:
+        raise ConfigError(
+            f"this run was not trained, it was made from {shown(config.compress.teacher, PATH)}",
+            f"make it anew: kdrs compress {quoted(config.compress.teacher)}, with the bits, dim and users of its config.toml",
+        )
+    if resume and (out / "config.toml").is_file():
+        config = as_begun(config, Run.open(out))
+    with torch_threads(config.threads), joined() as group:
+        told = group is None or group.first
+        return _execute(config, out, resume, hooks if told else Hooks(None, None, hooks.should_stop), trained)
 
 
 def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks, trained: Collection[str]) -> Outcome:
@@ -128,9 +131,10 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks, trained: 
     if resume:
         check_data(config.data.path, out)
     dataset = Dataset.load(config.data.path)
-    _agree(config, dataset, resume, trained)
+    taught = digests_of(config.to_dict(), trained)  # before they are read: what is read is compared with it
+    _agree(config, dataset, resume, taught)
     if resume:
-        check_unchanged(out, config.to_dict(), trained)
+        check_unchanged(out, config.to_dict())
     if dataset.n_cold_users:
         warnings.warn(
             f"{dataset.n_cold_users:,} users of the held-out parts have no training pair, and nothing is learnt about them: "
@@ -156,7 +160,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks, trained: 
     else:
         loaded = load_learners(inner, dataset, task)
     with (
-        create(out, config.to_dict(), dataset, resume=resume, complete=completed, trained=trained) as run,
+        create(out, config.to_dict(), dataset, resume=resume, complete=completed, teachers=taught) as run,
         _failure_noted(run),
         ExitStack() as watched,
     ):
@@ -164,6 +168,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks, trained: 
         if interrupted is not None:
             return interrupted
         teachers, learners = loaded or load_learners(inner, dataset, task)
+        check_unchanged(out, config.to_dict())
         learner = learners[0]
         if len(learners) > 1 and config.start is None:
             warnings.warn(
@@ -236,12 +241,12 @@ def _kept(config: RunConfig, model: nn.Module, evaluator: Evaluator, selection: 
     return best_encoder(kept, lambda one: evaluator(one.factors(), parts=["valid"])["valid"].mean(selects))
 
 
-def _agree(config: RunConfig, dataset: Dataset, resume: bool, trained: Collection[str]) -> None:
+def _agree(config: RunConfig, dataset: Dataset, resume: bool, teachers: Digests) -> None:
     """Raises ``ConfigError`` where other processes of the run have other options, another data set or other teachers."""
     if (group := current()) is not None:
         options = config.to_dict()
         options["data"] = {"fingerprint": dataset.fingerprint}  # its path may be another on another machine
-        options["sha256"] = digests_of(options, trained)
+        options["sha256"] = teachers
         group.agree({**options, "resume": resume, "version": __version__})
 
 
@@ -364,7 +369,7 @@ def _carry_out_part(run: Run, part: Part, hooks: Hooks, trained: Collection[str]
             hooks.on_start({**known, "part": part.name, "epochs": part.config.train.epochs})
 
     own = hooks._replace(on_start=start)
-    return execute(part.config, part.place, resume=begun, trained=trained, **own._asdict())
+    return _carried_out(part.config, part.place, begun, own, trained)
 
 
 def outlined(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdrs.fitting.checkpoint import Checkpoint
 from kdrs.runs.directory import Run
+from kdrs.runs.references import Digests
 from kdrs.runs.vouching import Complete, Options
 from kdrs.training.columns import drain
 from kdrs.training.processes import current
@@ -46,12 +47,12 @@ def create(
     *,
     resume: bool,
     complete: Complete,
-    trained: Collection[str] = (),
+    teachers: Digests | None = None,
 ) -> Run:
     """`Run.create`, in the first of several processes; the others follow it, and raise what it raises."""
 
     def begin() -> Run:
-        return Run.create(path, config, dataset, resume=resume, complete=complete, trained=trained)
+        return Run.create(path, config, dataset, resume=resume, complete=complete, teachers=teachers)
 
     group = current()
     if group is None:

@@ -96,14 +96,12 @@ def _together(values: Any) -> str:
 # --- compared -------------------------------------------------------------------------------------------------------
 
 
-def check_unchanged(
-    path: Path, config: Mapping[str, Any], trained: Collection[str] = (), *, there: bool = True
-) -> None:
+def check_unchanged(path: Path, config: Mapping[str, Any], *, there: bool = True) -> None:
     """Raises ``ArtefactError`` where a teacher of the run at ``path`` is another one than when the run began, or is not there
-    and must be ``there``; so for what it starts from, until it has a checkpoint. Of runs that an older kdrs began nothing is
-    known."""
+    and must be ``there``; so for what it starts from, until it has a checkpoint. Of what it trains itself, and of runs that an
+    older kdrs began, nothing is noted."""
     then = _started(path).teachers
-    now = references(config, trained)
+    now = references(config)
     for key, paths in now.items():
         begun = key == "start" and (path / "checkpoint" / "manifest.json").is_file()
         for place, digest in zip(paths, then.get(key, ()), strict=False):
