@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commands import FAST, fails, listing, ok, write_clicks
+from commands import FAST, fails, kdrs, listing, ok, write_clicks
 from kdrs import Dataset, save_teacher
 from kdrs.errors import ArtefactError
 from kdrs.runs import execute as execution
@@ -188,8 +188,32 @@ def test_a_seed_is_not_trained_with_another_teacher_than_the_others(here):
     seeds = ("distill", *COMMON, "--teacher", "file", "--method", "rrd", "--dim", 4, "--out", "a", "--seeds")
     ok(*seeds, "0")
     swap("file")
-    assert "file is not what a/seed-0 was begun with" in fails(4, *seeds, "0..1", "--resume")
+    error = fails(4, *seeds, "0..1", "--resume")
+    assert "file is not what a/seed-0 was begun with" in error
+    assert "by --teacher (or --start) in the same command" in error
     assert not Path("a/seed-1").exists()
+    before = listing(here / "a")
+    ok(*seeds, "0", "--resume")  # where nothing is trained nothing is mixed
+    assert listing(here / "a") == before
+    assert "file is not what a/seed-0" in fails(4, *seeds, "0", "--resume", "--epochs", 5)
+    named = [word if word != "file" else "other-file" for word in seeds]
+    Path("file").rename("other-file")
+    assert "other-file is not what a/seed-0" in fails(4, *named, "0..1", "--resume")
+    Path("aside").rename("kept")
+    ok(*("kept" if word == "file" else word for word in seeds), "0..1", "--resume")  # the remedy
+
+
+def test_a_damaged_seed_leaves_the_others(here):
+    seeds = ("distill", *COMMON, "--teacher", "file", "--method", "rrd", "--dim", 4, "--out", "a", "--seeds")
+    ok(*seeds, "0..1")
+    Path("a/seed-0/data.json").write_text("{broken")
+    ok(*seeds, "0..2", "--resume")
+    Path("d").rename("data")
+    moved = ["data" if word == "d" else word for word in seeds]
+    result = kdrs(*moved, "0..3", "--resume")
+    assert result.code != 0
+    assert "data.json" in result.err
+    assert Run.open("a/seed-3").status()["status"] == "finished"
 
 
 @pytest.mark.parametrize("inner", ["load_learners", "_carry_out_parts"])

@@ -437,12 +437,13 @@ class Run:
 
     def elsewhere(self, config: Options, before: Options, fingerprint: str | None = None) -> set[str]:
         """Options in which ``config`` names other places than the run's own, ``before``, where the same data set and teachers
-        are. Raises ``ArtefactError`` where others are. The ``fingerprint`` of the data set is read if it is not given."""
+        are. Raises ``ArtefactError`` where others are. The ``fingerprint`` of the data set is read if it is not given, and
+        neither it nor data.json where the data set is at its old place."""
         there = config["data"]["path"]
-        if fingerprint is None and not same_places(there, before["data"]["path"]):
-            fingerprint = Dataset.check(there)
-        saved = self.data["fingerprint"]
-        if fingerprint not in (None, saved):
+        if fingerprint is None and same_places(there, before["data"]["path"]):
+            return {"data.path", *moved(self.path, config, before)}
+        fingerprint, saved = fingerprint or Dataset.check(there), self.data["fingerprint"]
+        if fingerprint != saved:
             raise ArtefactError(
                 f"{shown(str(self.path), PATH)} was trained on other data (fingerprint {saved[:12]}, now {fingerprint[:12]})",
                 "give the data set that it was started with, or start a new run",

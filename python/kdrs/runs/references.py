@@ -93,11 +93,15 @@ def _together(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+class OtherTeacher(ArtefactError):
+    """A teacher of a run is another one than when the run began, or is not there any more (exit code 4)."""
+
+
 # --- compared -------------------------------------------------------------------------------------------------------
 
 
 def check_unchanged(path: Path, config: Mapping[str, Any], *, there: bool = True) -> None:
-    """Raises ``ArtefactError`` where a teacher of the run at ``path`` is another one than when the run began, or is not there
+    """Raises `OtherTeacher` where a teacher of the run at ``path`` is another one than when the run began, or is not there
     and must be ``there``; so for what it starts from, until it has a checkpoint. Of what it trains itself, and of runs that an
     older kdrs began, nothing is noted."""
     then = _started(path).teachers
@@ -119,8 +123,8 @@ def _check(path: Path, place: str, digest: str, places: Sequence[str]) -> None:
     name, run = shown(place, PATH), shown(str(path), PATH)
     remedy = f"put back what it was begun with, or say where that is now: {_resume(path, place, places)}"
     if now is None:
-        raise ArtefactError(f"{run} was begun with {name}, and no run and no teacher file is there", remedy)
-    raise ArtefactError(
+        raise OtherTeacher(f"{run} was begun with {name}, and no run and no teacher file is there", remedy)
+    raise OtherTeacher(
         f"{name} is not what {run} was begun with (SHA-256 {digest[:12]}, now {now[:12]})",
         f"{remedy}; or begin a run with this one in another folder",
     )

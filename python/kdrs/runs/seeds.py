@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from kdrs.runs.following import decided
 from kdrs.runs.places import check_none_begun, holds_run
 from kdrs.runs.pool import opened
 from kdrs.runs.records import PATH
-from kdrs.runs.references import check_unchanged
+from kdrs.runs.references import OtherTeacher, check_unchanged
 from kdrs.runs.reported import load_reports
+from kdrs.runs.values import same_places
 from kdrs.runs.vouching import MAY_CHANGE, difference
 from kdrs.training.processes import current, joined
 
@@ -55,7 +57,8 @@ def execute_seeds(
     and begun ones go on. Stops after the seeds in hand once ``should_stop`` says so; an interrupted seed is left out. With
     several jobs each run has a process of its own, and ``on_start`` and ``on_epoch`` hear nothing. Raises ``ConfigError``
     before the first for seeds that a run cannot have, where one of them was begun with other options, and where one was begun
-    and ``resume`` is not given; ``ArtefactError`` where one was begun with another teacher.
+    and ``resume`` is not given; ``ArtefactError`` where one was begun with another teacher, unless all are finished and their
+    teachers are where they were.
     """
     check_seeds(seeds)
     check_launched()
@@ -82,17 +85,22 @@ def _check_new(seeds: Sequence[int], out: Path, resume: bool) -> None:
 
 def _check_alike(seeds: Sequence[int], config: RunConfig, out: Path) -> None:
     """Raises ``ConfigError`` where a seed was begun with other options, ``ArtefactError`` where it was with another teacher:
-    the missing ones would be seeds of another model."""
+    those that are to be trained would be seeds of another model."""
+    changed, left = None, False
     for place in (out / f"seed-{seed}" for seed in seeds):
         try:
             if not holds_run(place):
+                left = True
                 continue
             run = Run.open(place)
-            own = as_begun(with_seed(config, run.config["train"]["seed"]), run).to_dict()
-            before = completed(run.config)
+            same_seed = as_begun(with_seed(config, run.config["train"]["seed"]), run)
+            own, before = same_seed.to_dict(), completed(run.config)
+            if not same_places(own["data"]["path"], before["data"]["path"]):
+                _ = run.data
         except KdrsError:  # damaged: told when it is its turn
             continue
-        found = difference(own, before, same=run.elsewhere(own, before))
+        with _in_the_same_command():
+            found = difference(own, before, same=run.elsewhere(own, before))
         if found is not None:
             key, now, then = found
             raise ConfigError(
@@ -100,7 +108,28 @@ def _check_alike(seeds: Sequence[int], config: RunConfig, out: Path) -> None:
                 f"seeds of one model differ in nothing else (on resume in {', '.join(sorted(MAY_CHANGE))}): ask for what it "
                 "was started with, or name another folder with --out",
             )
-        check_unchanged(place, own, there=False)
+        try:
+            check_unchanged(place, own, there=False)
+        except OtherTeacher as error:
+            changed = changed or error
+        with suppress(KdrsError):
+            left = left or not is_done(same_seed, place)
+    if changed is not None and left:
+        with _in_the_same_command():
+            raise changed
+
+
+@contextmanager
+def _in_the_same_command() -> Iterator[None]:
+    """Seeds go on by the command that began them: it says where a teacher is now."""
+    try:
+        yield
+    except OtherTeacher as error:
+        raise OtherTeacher(
+            error.cause,
+            "put back what it was begun with, or say where that is now, by --teacher (or --start) in the same command, or in "
+            "its run file; or begin the seeds anew in another folder, by --out",
+        ) from error
 
 
 def _each(
