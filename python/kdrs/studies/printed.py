@@ -14,7 +14,7 @@ from kdrs._documents import read_json, write_json
 from kdrs._files import write_bytes
 from kdrs.comparison.tables import Table
 from kdrs.data import Dataset
-from kdrs.errors import shown
+from kdrs.errors import KdrsError, shown
 from kdrs.escaping import markdown
 from kdrs.runs.build import choose_protocol
 from kdrs.runs.compared import compare_runs
@@ -50,10 +50,14 @@ def results_of(made: Made) -> dict[str, Any]:
 def _of_run(made: Made, entry: Entry) -> dict[str, Any]:
     seeds: dict[str, Any] = {}
     for seed in entry.seeds:
-        seeds[str(seed)] = state_of(entry.place(made.out, seed), made.recipe.metrics)
-        why = made.failed.get(f"{entry.name}, seed {seed}")
-        if why is not None and seeds[str(seed)]["state"] == "not begun":
-            seeds[str(seed)] = {"state": "failed", "error": str(why)}
+        why, known = made.failed.get(f"{entry.name}, seed {seed}"), {}
+        try:
+            known = state_of(entry.place(made.out, seed), made.recipe.metrics)
+        except KdrsError:
+            if why is None:
+                raise
+        as_it_is = why is None or known.get("state") == "failed"
+        seeds[str(seed)] = known if as_it_is else {"state": "failed", "error": str(why)}  # no part of a mean
     told = {"printed": entry.printed, "source": entry.source, "note": entry.note}
     return {"protocol": _protocol(entry.config), "seeds": seeds, **told}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +23,11 @@ from kdrs.data import Dataset
 from kdrs.data.known import fetch, known
 from kdrs.data.prepare import PRESETS, prepare, with_options
 from kdrs.data.prepare import Recipe as DataRecipe
-from kdrs.errors import ConfigError, KdrsError, TrainingError, nearest, shown
+from kdrs.errors import ArtefactError, ConfigError, KdrsError, TrainingError, nearest, quoted, shown
 from kdrs.runs.config import RunConfig, read_run_file, resolve, with_seed
 from kdrs.runs.execute import is_done
 from kdrs.runs.pool import Pool, check_jobs, opened
+from kdrs.runs.references import OtherTeacher, check_unchanged
 from kdrs.runs.seeds import check_seeds
 from kdrs.runs.values import FROM_TEACHER, to_toml
 from kdrs.settings import Settings
@@ -158,15 +160,30 @@ def read_recipe(file: str | Path, out: str | Path) -> Recipe:
 
 
 def _check_begun(entry: Entry, out: Path) -> None:
-    """Raises what is wrong with a run that has begun there, with its name: ``ConfigError`` where it had other options."""
+    """Raises ``ConfigError``, with its name, for a run that has begun there with other options. What else is wrong with it is
+    told when it is its turn."""
     for seed in entry.seeds:
-        with naming(f"runs.{entry.name}, seed {seed}"):
+        with suppress(ArtefactError), naming(f"runs.{entry.name}, seed {seed}"):
             try:
                 is_done(with_seed(entry.config, seed), entry.place(out, seed))
             except ConfigError as error:
                 raise ConfigError(
                     error.cause, f"{error.remedy}; or leave the run as it was, and give the changed one another name"
                 ) from error
+
+
+def _is_finished(config: RunConfig, place: Path) -> bool:
+    """Whether a run is finished, with the teachers that are there now. Raises as `is_done`, and ``ArtefactError`` for a run
+    that was begun with others, finished or not: its other seeds, of the present ones, would be averaged with it."""
+    try:
+        done = is_done(config, place)
+        check_unchanged(place, config.to_dict(), there=not done)
+        return done
+    except OtherTeacher as error:
+        raise ArtefactError(
+            error.cause,
+            f"put back what it was begun with, or take {quoted(place)} away: then the same command trains it anew",
+        ) from error
 
 
 def _check_order(after: Mapping[str, frozenset[str]]) -> list[str]:
@@ -261,8 +278,12 @@ class _Work:
             waiting = [] if asked() else [one for one in self.left() if one[0].place(self.out, one[1]) not in begun]
             for entry, seed in waiting[: pool.free]:
                 place, config = entry.place(self.out, seed), with_seed(entry.config, seed)
-                if is_done(config, place):
-                    self._done(entry, seed, "was finished")
+                try:
+                    if _is_finished(config, place):
+                        self._done(entry, seed, "was finished")
+                        break
+                except KdrsError as error:
+                    self._failed(entry, seed, error)
                     break
                 begun.add(place)
                 pool.start((entry, seed), config, place, True)  # begun ones go on
@@ -278,8 +299,7 @@ class _Work:
                 if how.error is not None:
                     if not isinstance(how.error, KdrsError):
                         raise how.error
-                    self.made.failed[f"{entry.name}, seed {seed}"] = how.error
-                    self._say(entry, seed, f"failed: {how.error.cause}")
+                    self._failed(entry, seed, how.error)
                 elif how.stopped == "interrupted":
                     self.made.interrupted = True
                 else:
@@ -288,6 +308,10 @@ class _Work:
     def _done(self, entry: Entry, seed: int, how: str) -> None:
         self.made.done.setdefault(entry.name, []).append(entry.place(self.out, seed))
         self._say(entry, seed, how)
+
+    def _failed(self, entry: Entry, seed: int, error: KdrsError) -> None:
+        self.made.failed[f"{entry.name}, seed {seed}"] = error
+        self._say(entry, seed, f"failed: {error.cause}")
 
     def _say(self, entry: Entry, seed: int, how: str) -> None:
         if self.on_run is not None:
