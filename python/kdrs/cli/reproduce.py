@@ -9,7 +9,7 @@ import typer
 
 from kdrs.cli.options import Document, Jobs, Quiet
 from kdrs.cli.output import messages, say, say_json, tell
-from kdrs.errors import TrainingError, quoted
+from kdrs.errors import KdrsError, TrainingError, quoted
 from kdrs.escaping import visible
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def reproduce(
     """
     from kdrs.cli.stopping import stopping
     from kdrs.runs.pool import check_jobs
-    from kdrs.studies.printed import page_of, results_of, write_results
+    from kdrs.studies.printed import write_results
     from kdrs.studies.recipe import read_recipe
     from kdrs.studies.recipe import reproduce as carry_out
 
@@ -60,16 +60,19 @@ def reproduce(
 
         with stopping() as stop:
             made = carry_out(plan, out, jobs=jobs, on_run=on_run, on_trial=on_trial, should_stop=stop.asked)
-        written = write_results(made)
         if made.interrupted:
-            tell(f"interrupted; what there is so far: {quoted(written[0])}")
-            tell(f"go on with the same command: kdrs reproduce {quoted(recipe)} --out {quoted(out)}")
+            tell(f"interrupted; go on with the same command: kdrs reproduce {quoted(recipe)} --out {quoted(out)}")
+            try:
+                tell(f"what there is so far: {quoted(write_results(made).paths[0])}")
+            except KdrsError as error:
+                tell(f"warning: what there is so far could not be written: {'; '.join(str(error).splitlines())}")
             raise typer.Exit(stop.code)
+        results = write_results(made)
         if as_json:
-            say_json({"out": str(out), **{k: v for k, v in results_of(made).items() if k != "schema"}})
+            say_json({"out": str(out), **{k: v for k, v in results.values.items() if k != "schema"}})
         else:
-            say(page_of(made))
-            for path in written:
+            say(results.page)
+            for path in results.paths:
                 say(visible(str(path)))
     if made.failed:
         raise TrainingError(

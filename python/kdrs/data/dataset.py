@@ -436,6 +436,13 @@ def is_dataset(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / HEAD).is_file()
 
 
+def has_candidates(path: str | os.PathLike[str]) -> bool:
+    """Whether the data set that was saved there has candidates, by its head alone. Raises ``DataError`` for a head that is not
+    there or damaged."""
+    put_back(Path(path))
+    return bool(_stored.read_head(Path(path))["candidates"])
+
+
 def put_back(path: Path) -> None:
     """Where nothing stands at ``path``: put back the data set that a command moved away and died over, if there is one."""
     if path.name and not os.path.lexists(path):

@@ -12,7 +12,7 @@ import torch
 from kdrs._memory import memory_limit
 from kdrs.core.sampling import stream
 from kdrs.data import Dataset
-from kdrs.data.dataset import empty
+from kdrs.data.dataset import empty, has_candidates
 from kdrs.distillers import distiller_class
 from kdrs.distillers.base import seeded
 from kdrs.errors import ConfigError, MachineError
@@ -187,10 +187,18 @@ def stage_epochs(config: RunConfig) -> list[int]:
 
 def choose_protocol(config: RunConfig, dataset: Dataset) -> Protocol:
     """The evaluation protocol of a run; ``auto`` ranks stored candidates where the data set has them."""
+    return protocol(_protocol_name(config, dataset.candidates is not None))
+
+
+def stored_protocol(config: RunConfig) -> Protocol:
+    """The same by the data set as it is stored: for ``auto`` its head is read, for a stated protocol nothing. Raises
+    ``DataError`` for a head that is not there or damaged."""
+    return protocol(_protocol_name(config, config.eval.protocol == "auto" and has_candidates(config.data.path)))
+
+
+def _protocol_name(config: RunConfig, candidates: bool) -> str:
     name = config.eval.protocol
-    if name == "auto":
-        name = "loo-499" if dataset.candidates is not None else "default"
-    return protocol(name)
+    return name if name != "auto" else "loo-499" if candidates else "default"
 
 
 def choose_selection(config: RunConfig, chosen: Protocol) -> Selection:

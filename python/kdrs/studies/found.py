@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,20 @@ def _row(found: Found, name: str, metric: str) -> dict[str, Any]:
     return row
 
 
-def so_far(out: Path) -> Found | None:
+def so_far(out: Path, values: Mapping[str, Any] | None = None) -> Found | None:
     """What the folder of a study holds, whether it has ended or not: trials that have ended, and of arms that have all of them
-    the finished runs of their best points. None where no study was begun. Raises ``ArtefactError`` for damaged records."""
+    the finished runs of their best points. None where no study was begun. ``values`` are those of the study's file: they say
+    where the data set is now, and which seeds are asked for.
+
+    Raises ``ArtefactError`` for damaged records, ``DataError`` for a data set that is needed and not there."""
+    values = values or {}
     head = out / HEAD
     if not head.is_file():
         return None
     try:
-        study = stored_study(read_toml(head, REMEDY, ArtefactError))
+        told = read_toml(head, REMEDY, ArtefactError)
+        data, seeds = values.get("data", {}).get("path"), values.get("sweep", {}).get("seeds", ())
+        study = stored_study(told, data=data, seeds=seeds)
     except ConfigError as error:
         raise ArtefactError(f"{shown(str(head), 300)}: {error.cause}", REMEDY) from error
     found = Found(out, study, {arm.name: recorded(out, arm.name) for arm in study.arms})
@@ -70,7 +77,7 @@ def table_of(found: Found) -> Table:
     """A row an arm."""
     metric = found.study.arms[0].metric
     rows: list[tuple[str, ...]] = []
-    for name, row in rows_of(found).items():
+    for arm, (name, row) in zip(found.study.arms, rows_of(found).items(), strict=True):
         best, test = row["best"], row.get("test")
         point = "" if best is None else " ".join(f"{key}={_short(value)}" for key, value in best["point"].items())
         rows.append(
@@ -81,7 +88,7 @@ def table_of(found: Found) -> Table:
                 _number(row.get("default")),
                 _number(None if best is None else best["valid"]),
                 "" if test is None else _number(test["mean"]) + ("" if test["sd"] is None else f" ± {test['sd']:.4f}"),
-                "" if test is None else str(test["n"]),
+                counted(0 if test is None else test["n"], len(found.study.seeds(arm))),
                 point,
             )
         )
@@ -105,6 +112,11 @@ def write_report(found: Found) -> list[Path]:
         compared = compare_runs([*known, *runs])
         written += compared.save(found.out / "report")
     return written
+
+
+def counted(n: int, of: int) -> str:
+    """How many seeds a value is of, and, if there are more, of how many."""
+    return str(n) if n == of else f"{n} of {of}"
 
 
 def _number(value: float | None) -> str:

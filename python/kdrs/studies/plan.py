@@ -16,7 +16,7 @@ from kdrs.data import Dataset
 from kdrs.errors import ConfigError, KdrsError, nearest, shown
 from kdrs.evaluation.protocols import Selection
 from kdrs.runs.budget import chosen
-from kdrs.runs.build import build_evaluator, check_measured, choose_protocol, choose_selection
+from kdrs.runs.build import build_evaluator, check_measured, choose_protocol, choose_selection, stored_protocol
 from kdrs.runs.compared import check_comparable
 from kdrs.runs.config import RunConfig, put, resolve
 from kdrs.runs.directory import holds_run
@@ -84,6 +84,10 @@ class Study:
 
     settings: SweepSettings
     arms: tuple[Arm, ...]
+
+    def seeds(self, arm: Arm, point: Mapping[str, Any] | None = None) -> tuple[int, ...]:
+        """Those that an arm's best ``point`` is trained with: its own, then those that are asked for."""
+        return tuple(dict.fromkeys((arm.at(point or {}).train.seed, *self.settings.seeds)))
 
     def plain(self) -> dict[str, Any]:
         """Plain values that tell studies apart, the same from any folder: what study.toml holds. Trials may become more, and
@@ -153,16 +157,19 @@ def parse_study(values: Mapping[str, Any], *, sampler: str, planned: Mapping[str
     return Study(settings, tuple(arms))
 
 
-def stored_study(told: Mapping[str, Any]) -> Study:
-    """The study of what study.toml holds (`Study.plain`), but for the seeds of best points. Raises ``ConfigError`` for values
-    that no study has."""
-    settings = {key: value for key, value in told.items() if key != "arms"}
+def stored_study(told: Mapping[str, Any], *, data: str | None = None, seeds: Any = ()) -> Study:
+    """The study of what study.toml holds (`Study.plain`), which does not hold the ``seeds`` of best points. Its data set may be
+    at ``data`` now. Raises ``ConfigError`` for values that no study has, ``DataError`` where the data set alone can tell the
+    protocol and is not there."""
+    settings = {"seeds": seeds, **{key: value for key, value in told.items() if key != "arms"}}
     arms = []
     for name, arm in _mapping(told.get("arms"), "arms").items():
         own = _mapping(arm, f"arms.{name}")
         run = dict(_mapping(own.get("run"), f"arms.{name}.run"))
+        if data is not None:
+            run["data"] = {"path": data}
         config = resolve(run)
-        selection = choose_selection(config, choose_protocol(config, Dataset.load(config.data.path)))
+        selection = choose_selection(config, stored_protocol(config))
         arms.append(Arm(name, run, _space(own.get("space"), f"arms.{name}.space"), selection))
     return Study(SweepSettings.parse(settings, "study"), tuple(arms))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,30 @@ import numpy as np
 from kdrs._documents import read_json, write_json
 from kdrs._files import write_bytes
 from kdrs.comparison.tables import Table
-from kdrs.data import Dataset
 from kdrs.errors import KdrsError, shown
 from kdrs.escaping import markdown
-from kdrs.runs.build import choose_protocol
+from kdrs.runs.build import stored_protocol
 from kdrs.runs.compared import compare_runs
-from kdrs.runs.config import RunConfig
 from kdrs.runs.directory import Run
 from kdrs.runs.records import RESTORE
 from kdrs.runs.reported import load_reports
-from kdrs.studies.found import rows_of, so_far, table_of
+from kdrs.studies.found import counted, rows_of, so_far, table_of
 from kdrs.studies.recipe import Entry, Made
 from kdrs.studies.sweep import Found
 
 
-def results_of(made: Made) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Results:
+    """What was written of a recipe."""
+
+    values: dict[str, Any]
+    """What results.json holds."""
+    page: str
+    """What results.md holds."""
+    paths: list[Path]
+
+
+def _values_of(made: Made, found: Mapping[str, Found | None]) -> dict[str, Any]:
     """Plain values of the page: by run what was found by metric and seed, what was printed, protocol, epochs, seconds, origin;
     by study and arm the same of the runs of its best point.
 
@@ -35,7 +45,7 @@ def results_of(made: Made) -> dict[str, Any]:
     best epoch, at that one.
     """
     runs = {entry.name: _of_run(made, entry) for entry in made.recipe.runs}
-    studies = {name: _of_study(made, found) for name, found in _studies(made).items() if found is not None}
+    studies = {name: _of_study(made, study) for name, study in found.items() if study is not None}
     return {
         "schema": 1,
         "title": made.recipe.title,
@@ -59,27 +69,24 @@ def _of_run(made: Made, entry: Entry) -> dict[str, Any]:
         as_it_is = why is None or known.get("state") == "failed"
         seeds[str(seed)] = known if as_it_is else {"state": "failed", "error": str(why)}  # no part of a mean
     told = {"printed": entry.printed, "source": entry.source, "note": entry.note}
-    return {"protocol": _protocol(entry.config), "seeds": seeds, **told}
+    return {"protocol": stored_protocol(entry.config).name, "seeds": seeds, **told}
 
 
 def _studies(made: Made) -> dict[str, Found | None]:
     """In the recipe's order, with what is there of those that were not carried out to their end now; None where nothing is."""
-    names = made.recipe.studies
-    return {name: made.studies.get(name) or so_far(made.out / "studies" / name) for name in names}
+    return {
+        name: made.studies.get(name) or so_far(made.out / "studies" / name, values)
+        for name, (values, _) in made.recipe.studies.items()
+    }
 
 
 def _of_study(made: Made, found: Found) -> dict[str, Any]:
     rows = rows_of(found)
     for arm in found.study.arms:
         places = {path.name.removeprefix("seed-"): path for path in found.runs.get(arm.name, ())}
-        rows[arm.name]["protocol"] = _protocol(arm.at({}))
+        rows[arm.name]["protocol"] = stored_protocol(arm.at({})).name
         rows[arm.name]["seeds"] = {seed: state_of(path, made.recipe.metrics) for seed, path in places.items()}
     return rows
-
-
-def _protocol(config: RunConfig) -> str:
-    """What a run's values are measured by."""
-    return choose_protocol(config, Dataset.load(config.data.path)).name
 
 
 def state_of(place: Path, metrics: Sequence[str]) -> dict[str, Any]:
@@ -123,9 +130,8 @@ def _origin(place: Path) -> dict[str, Any]:
     return {key: env[key] for key in kept if key in env}
 
 
-def page_of(made: Made) -> str:
+def _page_of(made: Made, found: Mapping[str, Any], studies: Mapping[str, Found | None]) -> str:
     """The page, in Markdown."""
-    found = results_of(made)
     lines = [f"# {markdown(found['title'])}", "", *(f"- {markdown(one)}" for one in found["about"]), ""]
     models = [*found["runs"].values(), *(row for study in found["studies"].values() for row in study.values())]
     differ = len({model["protocol"] for model in models}) > 1
@@ -133,7 +139,7 @@ def page_of(made: Made) -> str:
         lines += [_table(found, differ).markdown(), ""]
         notes = [f"- {markdown(name)}: {markdown(run['note'])}" for name, run in found["runs"].items() if run["note"]]
         lines += [*notes, ""] if notes else []
-    for name, study in _studies(made).items():
+    for name, study in studies.items():
         lines += [f"## {markdown(name)}", ""]
         if name not in made.studies:
             lines += ["Not begun." if study is None else "What its records hold so far.", ""]
@@ -163,7 +169,7 @@ def _machine(origin: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _table(found: dict[str, Any], differ: bool) -> Table:
+def _table(found: Mapping[str, Any], differ: bool) -> Table:
     """A row a run, with its protocol where these ``differ``. A mean is one of finished seeds; best values so far are shown
     where there is none, and never mixed with them."""
     metrics = found["metrics"]
@@ -173,11 +179,11 @@ def _table(found: dict[str, Any], differ: bool) -> Table:
         states = Counter(seed["state"] for seed in seeds)
         told = ", ".join(state if len(states) == 1 else f"{n} {state}" for state, n in sorted(states.items()))
         known = [seed for seed in seeds if seed.get("values")]
-        counted = [seed for seed in known if seed["state"] == "finished"] or known
-        of = str(len(seeds)) if len(counted) == len(seeds) else f"{len(counted)} of {len(seeds)}"
+        ended = [seed for seed in known if seed["state"] == "finished"] or known
+        of = counted(len(ended), len(seeds))
         cells = [name, told, *([run["protocol"]] if differ else []), of, _range([seed.get("epochs") for seed in seeds])]
         for metric in metrics:
-            values = [seed["values"][metric] for seed in counted if metric in seed["values"]]
+            values = [seed["values"][metric] for seed in ended if metric in seed["values"]]
             printed = run["printed"].get(metric)
             cells += [_mean(values), "" if printed is None else f"{printed:.4f}"]
         minutes = sum(seed.get("seconds", 0.0) for seed in seeds) / 60
@@ -204,14 +210,18 @@ def _mean(values: list[float]) -> str:
     return f"{np.mean(values):.4f}{spread}"
 
 
-def write_results(made: Made, *, picture: bool = True) -> list[Path]:
+def write_results(made: Made, *, picture: bool = True) -> Results:
     """results.json, results.md, and, unless it was interrupted, a comparison of all finished runs, those of the studies' best
-    points among them, in ``report``. Paths of what was written."""
+    points among them, in ``report``. Raises ``ArtefactError`` for damaged runs and records, ``DataError`` for a data set that
+    is needed and not there."""
+    studies = _studies(made)
+    values = _values_of(made, studies)
+    page = _page_of(made, values, studies)
     written = [made.out / "results.md", made.out / "results.json"]
-    write_bytes(written[0], page_of(made).encode())
-    write_bytes(written[1], write_json(results_of(made)))
+    write_bytes(written[0], page.encode())
+    write_bytes(written[1], write_json(values))
     runs = made.finished()
     if not made.interrupted and len({path.parent for path in runs}) > 1:
         compared = compare_runs(runs, metrics=made.recipe.metrics)
         written += compared.save(made.out / "report", picture=picture)
-    return written
+    return Results(values, page, written)

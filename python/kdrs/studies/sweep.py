@@ -251,7 +251,7 @@ class _Work:
         config = arm.at(best.point)
         folder = self.out / "best" / arm.name
         self._keep_best(arm, best, config, folder)
-        for seed in dict.fromkeys((config.train.seed, *self.study.settings.seeds)):
+        for seed in self.study.seeds(arm, best.point):
             if seed not in self._seeds[arm.name] and f"{arm.name}, seed {seed}" not in self.failed:
                 yield _Job(arm, seed, None, with_seed(config, seed), folder / f"seed-{seed}")
 
