@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kdrs.comparison.compare import Entry, compare
+from kdrs.comparison.page import page_of
 from kdrs.errors import ConfigError
 from kdrs.evaluation.report import Report
 from kdrs.evaluation.significance import holm
@@ -89,7 +90,7 @@ def test_holm_counts_every_model_but_the_teacher():
 
 @pytest.mark.parametrize("several", [(), ("student",), ("a",), ("big",), ("student", "a"), ("big", "student", "a")])
 def test_what_was_resampled_is_said(several):
-    """Seeds of whichever model has several, and text and JSON say so."""
+    """Seeds of whichever model has several, and text, page and JSON say so."""
     models = {name: MODELS[name] for name in ("big", "a", "student")}
     found = compare([each for each in of_seeds(models) if each.name in several or each.seed == 0])
     transfer = found.to_json()["runs"][2]["transfer_ratio"]["ndcg@10"]
@@ -97,6 +98,8 @@ def test_what_was_resampled_is_said(several):
     lone = [name for name in models if name not in several]
     assert ("In brackets: paired bootstrap over queries and seeds" in found.text()) == bool(several)
     assert ("In brackets: paired bootstrap over queries, " in found.text()) == (not several)
+    over = "queries and seeds" if several else "queries"
+    assert f"interval, paired bootstrap over {over}. Past an arrow" in page_of(found)
     assert (f"One seed, which is not resampled: {', '.join(lone)}." in found.text()) == bool(several and lone)
     means = [np.stack([each.reports["test"].values["ndcg@10"] for each in found_of]) for found_of in split(several)]
     own = transfer_ratio(*means, resamples=10_000)

@@ -11,6 +11,7 @@ import pytest
 
 from commands import FAST, ok
 from kdrs.runs.compared import compare_runs
+from kdrs.runs.directory import Run
 
 
 def train(place: Path, out: str, *more: object) -> None:
@@ -146,3 +147,18 @@ def test_a_file_is_no_seed(place, tmp_path):
     ok("export", tmp_path / "alone/seed-0", "--out", tmp_path / "alone/seed-0.st")
     found = compare_runs([tmp_path / "alone/seed-0", tmp_path / "alone/seed-0.st"], time_scoring=False)
     assert [(line.name, len(line.seeds)) for line in found.lines] == [("alone", 1), ("seed-0.st", 1)]
+
+
+def test_what_validation_found_for_each_seed_is_no_other_model(place, tmp_path):
+    """Of students that were made without training; bits and dimensions must agree as ever."""
+    for seed, users in ((0, "ridge"), (1, "sum")):
+        ok("compress", place / f"big/seed-{seed}", "--bits", 4, "--users", users, "--out", tmp_path / f"s/seed-{seed}")
+    how = [Run.open(tmp_path / f"s/seed-{seed}").config["compress"]["how"] for seed in (0, 1)]
+    assert how[0] != how[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = compare_runs([tmp_path / "s"], time_scoring=False)
+    assert [len(line.seeds) for line in found.lines] == [2]
+    ok("compress", place / "big/seed-2", "--bits", 2, "--users", "sum", "--out", tmp_path / "s/seed-2")
+    with pytest.warns(UserWarning, match=r"are no seeds of one model: model.bits is 4 in the one, 2 in the other"):
+        compare_runs([tmp_path / "s"], time_scoring=False)

@@ -19,7 +19,7 @@ from kdrs.comparison.charts import glyph, looks_of
 from kdrs.comparison.figures import Looks, by_group, curves, interval_text, ratio_of, ratios, scatter
 from kdrs.comparison.markup import Child, Markup, joined, tag
 from kdrs.comparison.people import people_of
-from kdrs.comparison.tables import ALIKE, duration, key_of, number, size, tables_of, title_of
+from kdrs.comparison.tables import ALIKE, duration, key_of, number, resampled_for_ratios, size, tables_of, title_of
 from kdrs.comparison.verdicts import decisive_p
 
 if TYPE_CHECKING:
@@ -365,6 +365,7 @@ def _figure(title: str, drawn: Markup | None, caption: str) -> Markup | None:
 def _charts(comparison: Comparison, looks: Looks) -> list[Child]:
     level = f"{comparison.confidence:.0%}"
     over = "queries and seeds" if any(len(line.seeds) > 1 for line in comparison.lines) else "queries"
+    drawn_over = resampled_for_ratios(comparison)
     bases = {line.baseline for line in comparison.lines if line.baseline is not None}
     levels = [] if comparison.teacher is None else [f"dashed: {comparison.teacher}"]
     levels += [f"dotted: {min(bases)}"] if len(bases) == 1 else []
@@ -375,7 +376,7 @@ def _charts(comparison: Comparison, looks: Looks) -> list[Child]:
             _figure(
                 "Transfer ratio",
                 ratios(comparison, metric, looks),
-                f"Lines: {level} interval, paired bootstrap over {over}. Past an arrow the interval goes on.",
+                f"Lines: {level} interval, paired bootstrap over {drawn_over}. Past an arrow the interval goes on.",
             ),
             _figure(
                 "Quality against bytes",

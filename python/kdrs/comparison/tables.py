@@ -154,6 +154,12 @@ def ratio_text(transfer: Transfer | None) -> str:
     return f"{transfer.ratio:.2f} [{transfer.low:.2f}, {transfer.high:.2f}]"
 
 
+def resampled_for_ratios(comparison: Comparison) -> str:
+    """What the intervals of transfer ratios are taken over: seeds of models that take part in none are of no account."""
+    several = any(t.seeds > 1 for line in comparison.lines for t in line.transfer.values())
+    return "queries and seeds" if several else "queries"
+
+
 def _several(comparison: Comparison) -> bool:
     return any(len(line.seeds) > 1 for line in comparison.lines)
 
@@ -180,7 +186,7 @@ def _ratios(comparison: Comparison) -> tuple[Columns, list[str]]:
         )
         for metric in comparison.metrics
     ]
-    resampled = "queries and seeds" if any(t.seeds > 1 for t in transfers) else "queries"
+    resampled = resampled_for_ratios(comparison)
     bases = " or ".join(dict.fromkeys(str(line.baseline) for line in lines if line.transfer))
     notes = [
         f"Transfer ratio: (model - alone) / (teacher - alone); 0 is {bases}, 1 is {comparison.teacher}.",

@@ -444,6 +444,8 @@ def _no_seed(path: Path, others: Sequence[Path], configs: Mapping[Path, RunConfi
 
 def _unlike(one: RunConfig, other: RunConfig) -> tuple[str, Any, Any] | None:
     """An option in which two runs differ though all but their seeds should be the same, and what it is in either. Refits have
-    the epochs of the runs that they are of."""
+    the epochs of the runs that they are of, and students without training what validation found for each."""
     may = MAY_CHANGE if one.refit is not None and other.refit is not None else OF_NO_ACCOUNT
+    if one.compress is not None and other.compress is not None:
+        may = may | {"compress.how"}
     return difference(with_seed(one, other.train.seed).to_dict(), other.to_dict(), paths=False, may_change=may)
