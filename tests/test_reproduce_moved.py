@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from commands import Result, kdrs, ok
+from commands import Result, fails, kdrs, ok
 from kdrs.cli.stopping import Stopper
 from kdrs.data import Dataset
 from kdrs.studies.printed import write_results
 from kdrs.studies.recipe import read_recipe, reproduce
-from test_reproduce import place, values, written
+from test_reproduce import FEW, place, values, written
 
 __all__ = ["place"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*(rising when|an epoch takes|transfer ratio)")
@@ -83,3 +84,38 @@ def test_seeds_of_a_study_that_was_stopped_are_told_as_those_of_runs(
     assert seeds("arm") == "1 of 2"
     ok("reproduce", file, "--out", out, "--quiet")
     assert seeds("arm") == "2"
+
+
+@pytest.mark.parametrize("how", ["copied", "moved"])
+def test_a_copied_or_moved_recipe_goes_on(place: Path, tmp_path: Path, how: str) -> None:
+    """Its studies too, with all that they have: best runs of every seed, and teachers that are searched."""
+    distill = [{"method": "cd", "teacher": "big", "pool": 20, **FEW}]
+    space = {"distill.0.teacher": ["big", "wide"], "distill.0.weight": [0.1, 0.5]}
+    sweep = {"trials": 2, "batch": 1, "sampler": "random", "alone": False, "seeds": [0, 1], "space": space}
+    runs = {"big": {"model": {"dim": 12}}, "wide": {"model": {"dim": 16}}, "one": {}}
+    given = values(place, metrics=["ndcg@10"], runs=runs, studies={"which": {"distill": distill, "sweep": sweep}})
+    file, out, new = written(tmp_path / "r.toml", given), tmp_path / "a/out", tmp_path / "b/copy"
+    ok("reproduce", file, "--out", out, "--quiet")
+    new.parent.mkdir()
+    if how == "copied":
+        shutil.copytree(out, new)
+    else:
+        shutil.move(out, new)
+    shutil.rmtree(new / "runs/one")
+    study = new / "studies/which"
+    trained = {path: path.read_bytes() for path in study.rglob("model.safetensors")}
+    shutil.rmtree(study / "best/cd/seed-1")
+    result = ok("reproduce", file, "--out", new)
+    assert "which, cd 1: " in result.err
+    assert (new / "runs/one/seed-0/report.json").is_file()
+    assert not (study / "former").exists()
+    assert {path: path.read_bytes() for path in study.rglob("model.safetensors")} == trained
+    own = [study / "study.toml", study / "best/cd.toml", *study.glob("trials/cd/*.json")]
+    assert len(own) == 4
+    assert not any(str(out) in path.read_text() for path in own)
+    assert ok("reproduce", file, "--out", new, "--json", "--quiet").document["studies"]["which"]["cd"]["test"]["n"] == 2
+    sweep["space"] = {**space, "distill.0.teacher": ["wide", "big"]}
+    other = written(tmp_path / "other.toml", given)
+    shutil.move(new, out.parent / "again")
+    error = fails(2, "reproduce", other, "--out", out.parent / "again", "--quiet")
+    assert "holds a study of another arms.cd.space.distill.0.teacher" in error

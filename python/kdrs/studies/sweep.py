@@ -22,6 +22,7 @@ from kdrs.runs.directory import Run, holds_run
 from kdrs.runs.execute import is_done
 from kdrs.runs.pool import Ended, Pool, check_jobs, opened
 from kdrs.runs.values import to_toml, with_paths
+from kdrs.studies.moved import former_root, put_right, recipe_of, rooted
 from kdrs.studies.plan import Arm, Study, parse_study
 from kdrs.studies.points import has_optuna, journal, points
 from kdrs.studies.rehearsal import Rehearsal
@@ -55,7 +56,8 @@ def begin(values: Mapping[str, Any], out: str | Path, *, resume: bool = False, r
     at their default points, unless it was ``rehearsed``.
 
     Raises ``ConfigError`` for a wrong file, for a folder that holds something else, and for one that holds a study unless
-    ``resume`` is on, which must be the same one; more trials and other seeds may be asked for. Raises, too, what building an
+    ``resume`` is on, which must be the same one; more trials and other seeds may be asked for, and the folder of a recipe that
+    it is of may have been copied or moved. Raises, too, what building an
     arm raises, its name before the cause.
     """
     out = Path(out)
@@ -72,6 +74,9 @@ def begin(values: Mapping[str, Any], out: str | Path, *, resume: bool = False, r
     sampler = str((before or {}).get("sampler", "tpe" if has_optuna() else "random"))
     study = parse_study(values, sampler=sampler)
     told = study.plain()
+    root, former = recipe_of(out), None
+    if before is not None and root is not None and (former := former_root(before, told, root)) is not None:
+        before = rooted(before, former, root)
     if before is not None:
         asked, known = study.settings.trials, before.get("trials", 0)
         if isinstance(known, int) and asked < known:
@@ -86,7 +91,9 @@ def begin(values: Mapping[str, Any], out: str | Path, *, resume: bool = False, r
             )
     if before is None and not rehearsed:
         Rehearsal().arms(study, out)
-    if before != told:  # new, or longer
+    if root is not None and former is not None:
+        put_right(out, former, root)
+    if former is not None or before != told:  # moved, new, or longer
         write_bytes(head, to_toml(told), make_folder=True)
     return study
 
