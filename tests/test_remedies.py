@@ -116,6 +116,7 @@ ELSEWHERE = {
     ("studies/found.py", "so_far"): "a damaged study.toml: test_reproduce.py",
     ("studies/plan.py", "_mapping"): "a damaged study.toml: test_reproduce.py",
     ("studies/recipe.py", "_check_order"): "runs that wait for each other: test_reproduce.py",
+    ("studies/recipe.py", "_is_finished"): "a teacher that was changed: test_reproduce_changed.py",
     ("studies/rehearsal.py", "_build"): "teachers that are not there: test_reproduce.py",
     ("studies/rehearsal.py", "_check"): "metrics that nothing measures: test_reproduce.py",
     ("studies/points.py", "_estimated"): "a study of an estimator that is not installed: test_sweep.py",
