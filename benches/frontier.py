@@ -364,8 +364,8 @@ RUNS = {
     "coded-alone --shares 30,50,100`, `--only budget-bpr`, `--only budget-bpr,alone --shares 30 --seeds 1,2`, and `--seeds "
     "0,1,2` beside `--record`",
     "gowalla": "one seed; before it `--sets gowalla --shares 30,50,100`, and `--sets gowalla` beside `--record`. Validation "
-    "is a tenth of each user's training pairs. Teacher and students alone have 200 epochs at most, evaluated every five. The "
-    "distilled student of a thirtieth is not there yet",
+    "is a tenth of each user's training pairs. Teacher and students alone have 200 epochs at most, evaluated every five. "
+    "`--budget 1/30` makes the student of a fiftieth: one bit of 200 dimensions, as many as the teacher has",
     "ml-100k": "before it `--sets ml-100k --only alone,cd`, `--only coded-alone`, `--only budget --shares 10 --seeds 1,2`, "
     "`--only alone --seeds 1,2 --shares 30,100` and `--only budget-bpr --seeds 0,1,2`, and `--seeds 0,1,2` beside "
     "`--record`; at a tenth the race of one of three seeds chose cd",
