@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,22 +38,12 @@ def test_bytes_are_those_of_the_tables(runs, toy):
     assert found.lines[0].n_bytes < (runs / "teacher/model.safetensors").stat().st_size
 
 
+def train(data, model: str, dim: int, out: Path) -> None:
+    ok("train", "--data", data, "--model", model, "--dim", dim, "--epochs", 1, "--device", "cpu", "--out", out)
+
+
 def test_bytes_of_other_models_and_of_files(runs, toy, toy_path, tmp_path):
-    ok(
-        "train",
-        "--data",
-        toy_path,
-        "--model",
-        "neumf",
-        "--dim",
-        "4",
-        "--epochs",
-        "1",
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path / "n",
-    )
+    train(toy_path, "neumf", 4, tmp_path / "n")
     about = {"kdrs": "teacher/1", "users_digest": toy.users.digest, "items_digest": toy.items.digest}
     half = {"users": torch.randn(50, 8).half(), "items": torch.randn(80, 8).half(), "item_bias": torch.zeros(80)}
     save_file(half, tmp_path / "t", metadata=about)
@@ -84,21 +75,7 @@ def test_bytes_are_those_that_are_served(model, users):
 
 
 def test_graph_models_are_in_the_picture(runs, toy_path, tmp_path):
-    ok(
-        "train",
-        "--data",
-        toy_path,
-        "--model",
-        "ngcf",
-        "--dim",
-        "8",
-        "--epochs",
-        "1",
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path / "n",
-    )
+    train(toy_path, "ngcf", 8, tmp_path / "n")
     found = compare_runs([tmp_path / "n", runs / "alone/seed-0"], time_scoring=False)
     assert [line.bytes_per_row for line in found.lines] == [32, 16]
     assert [line.n_bytes for line in found.lines] == [(50 + 80) * 32, (50 + 80) * 16]

@@ -52,7 +52,7 @@ class Interactions:
         return self.indptr, self.indices, self.shape
 
     def __setstate__(self, state: tuple[Any, ...] | dict[str, Any]) -> None:
-        if isinstance(state, dict):  # pickled by kdrs before 0.2
+        if isinstance(state, dict):  # pickled by kdrs 0.2 or older
             state = state["indptr"], state["indices"], state["shape"]
         self._take(*state)
 

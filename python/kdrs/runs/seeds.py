@@ -96,7 +96,7 @@ def _check_alike(seeds: Sequence[int], config: RunConfig, out: Path) -> None:
             same_seed = as_begun(with_seed(config, run.config["train"]["seed"]), run)
             own, before = same_seed.to_dict(), completed(run.config)
             if not same_places(own["data"]["path"], before["data"]["path"]):
-                _ = run.data
+                _ = run.data  # which `Run.elsewhere` compares then
         except KdrsError:  # damaged: told when it is its turn
             continue
         with _in_the_same_command():

@@ -57,8 +57,7 @@ def begin(values: Mapping[str, Any], out: str | Path, *, resume: bool = False, r
 
     Raises ``ConfigError`` for a wrong file, for a folder that holds something else, and for one that holds a study unless
     ``resume`` is on, which must be the same one; more trials and other seeds may be asked for, and the folder of a recipe that
-    it is of may have been copied or moved. Raises, too, what building an
-    arm raises, its name before the cause.
+    it is of may have been copied or moved. Raises, too, what building an arm raises, its name before the cause.
     """
     out = Path(out)
     head = out / HEAD
