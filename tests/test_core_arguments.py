@@ -270,3 +270,23 @@ def test_the_refusals_name_what_is_allowed():
         sampling.discrepancy((Q, X), (Q, X), None, np.ones(3, int), law="exp", sharpness=1.0, seed=1)
     with pytest.raises(ConfigError, match=r"dropout of 1\.5"):
         kernels.dropout(torch.zeros(3), 1.5)
+
+
+def test_metrics_take_one_length_and_one_name_as_the_evaluator_does():
+    truth = Interactions.from_pairs([0, 1], [2, 0], 2, 3)
+    lists = np.array([[2, 0], [1, 0]], np.int32)
+    whole = ranking.metrics(lists, truth, [1, 2], ["ndcg", "hit"])
+    assert ranking.metrics(lists, truth, 2, "ndcg")["ndcg@2"].tolist() == whole["ndcg@2"].tolist()
+    assert ranking.metrics(lists, truth, np.int64(1), ["hit"])["hit@1"].tolist() == whole["hit@1"].tolist()
+    with pytest.raises(ConfigError, match="metric ndcgg"):
+        ranking.metrics(lists, truth, 2, "ndcgg")
+    with pytest.raises(DataError, match="`truth` has 2 rows for 1 queries"):
+        ranking.metrics(lists[:1], truth, 2)
+    assert ranking.metrics(lists[:1], truth, 2, "hit", rows=[0])["hit@2"].tolist() == [1]
+
+
+def test_padding_is_minus_one_and_no_other_number():
+    with pytest.raises(DataError, match="lists: row 1 holds item -5"):
+        sampling.weighted([[0, -1], [2, -5]], [1.0, 1.0], 1, seed=0)
+    with pytest.raises(DataError, match="candidates: row 0 holds item -2"):
+        ranking.candidate_ranks_scores(np.ones((1, 1)), np.ones((1, 2)), candidates=[[0, -2]])

@@ -26,6 +26,7 @@ from kdrs.core.sampling import (
     like,
     numpy_of,
     on_other_device,
+    padded_of,
     rows_of,
     simd_path,
     threads_of,
@@ -334,7 +335,7 @@ def candidate_ranks_scores(
         raise ConfigError("targets are given without candidates", "give both, or neither")
     goal = array_of(target_scores, "target scores", np.float32, 2)
     block = array_of(candidate_scores, "candidate scores", np.float32, 2)
-    ids = None if candidates is None else array_of(candidates, "candidates", np.int32, 2)
+    ids = None if candidates is None else padded_of(candidates, "candidates")
     own = None if targets is None else array_of(targets, "targets", np.int32, 2)
     out = _core.candidate_ranks_scores(goal, block, ids, own, threads_of(threads), simd_path())
     return Ranks(*(like(part.reshape(goal.shape), target_scores) for part in out))
@@ -343,8 +344,8 @@ def candidate_ranks_scores(
 def metrics(
     ranked: Array,
     truth: Any,
-    ks: Sequence[int],
-    names: Sequence[str] = METRICS,
+    ks: int | Sequence[int],
+    names: str | Sequence[str] = METRICS,
     *,
     rows: Array | None = None,
     threads: int | None = None,
@@ -366,24 +367,31 @@ def metrics(
     denominators keep K. Raises ``DataError``
     for a list that holds an item twice, an id outside the catalogue or an item after -1.
     """
-    lists = array_of(ranked, "ranked", np.int32, 2)
-    check_lists(lists, csr_of(truth)[2], "the list of query")
+    lists, goal = array_of(ranked, "ranked", np.int32, 2), csr_of(truth)
+    if rows is None and len(lists) != len(goal[0]) - 1:
+        raise DataError(
+            f"`truth` has {len(goal[0]) - 1} rows for {len(lists)} queries",
+            "pass rows= to say which rows of `truth` the queries are",
+        )
+    check_lists(lists, goal[2], "the list of query")
     return metrics_of_distinct(lists, truth, ks, names, rows=rows, threads=threads)
 
 
 def metrics_of_distinct(
     lists: NDArray[np.int32],
     truth: Any,
-    ks: Sequence[int],
-    names: Sequence[str] = METRICS,
+    ks: int | Sequence[int],
+    names: str | Sequence[str] = METRICS,
     *,
     rows: Array | None = None,
     threads: int | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """:func:`metrics` of lists that are known to be right: those that this module made, or checked before."""
+    names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if name not in METRICS:
             raise ConfigError(f"metric {shown(name)}", f"allowed: {', '.join(METRICS)}")
+    ks = tuple(np.atleast_1d(np.asarray(ks, object)))
     for k in ks:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k < 2**64:
             raise ConfigError(f"K is {shown(k)}", "allowed: integers from 1 to 2^64 - 1")

@@ -101,7 +101,7 @@ def weighted(
     """
     if order not in ("list", "draw"):
         raise ConfigError(f"order={shown(order)}", "allowed: list, draw")
-    items = array_of(lists, "lists", np.int32, 2)
+    items = padded_of(lists, "lists")
     law = numpy_of(weights, "weights")
     law = array_of(law, "weights", np.float32 if law.ndim == 2 and law.dtype == np.float32 else np.float64, law.ndim)
     if law.shape not in (items.shape, items.shape[1:]):
@@ -283,6 +283,15 @@ def array_of(value: Any, name: str, dtype: type[np.generic], ndim: int) -> NDArr
     # A value past float32 becomes infinite here and is then refused by name.
     with np.errstate(over="ignore"):
         return plain(array, dtype)
+
+
+def padded_of(lists: Any, name: str) -> NDArray[np.int32]:
+    """Lists of ids from 0, int32 ``[Q, W]``, which -1 pads."""
+    ids = array_of(lists, name, np.int32, 2)
+    if ids.size and ids.min() < -1:
+        row, place = (int(at[0]) for at in np.nonzero(ids < -1))
+        raise DataError(f"{name}: row {row} holds item {ids[row, place]}; allowed: from 0 on, and -1 as padding")
+    return ids
 
 
 def ids_of(value: Any, name: str) -> NDArray[Any]:
