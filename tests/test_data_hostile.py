@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import resource
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import scipy.io
 import scipy.sparse
 
 import fuzz_readers
@@ -361,3 +363,40 @@ def test_the_fuzz_program_sees_wrong_results(tmp_path, monkeypatch):
     assert fuzz_readers.run_case(path, [])[0] == "FINDING wrong"
     monkeypatch.setattr(fuzz_readers, "slow_text", lambda _: ["user,item", "1,2", "3"])
     assert fuzz_readers.run_case(path, [])[0] == "FINDING wrong"
+
+
+# Text in a form of its own
+
+
+ROWS = [{"user": "a", "item": "x"}, {"user": "b", "item": "y"}]
+OTHER_TEXT = {
+    "a.jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
+    "a.json": json.dumps(ROWS),
+    "pretty.json": json.dumps(ROWS, indent=1),
+    "a.mtx": "%%MatrixMarket matrix coordinate integer general\n2 2 2\n1 1 1\n2 2 1\n",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TEXT)
+@pytest.mark.parametrize("form", ["auto", "csv"])
+def test_text_of_another_form_is_named_and_its_remedy_works(tmp_path, monkeypatch, name, form):
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text(OTHER_TEXT[name])
+    with pytest.raises(DataError, match=r"FILE:1: this is (JSON|a Matrix Market)") as caught:
+        read("FILE", form)
+    exec(caught.value.remedy.partition("in Python: ")[2], {"polars": pl, "scipy": scipy})
+    made = next(path for path in Path().iterdir() if path.name != "FILE")
+    assert read(made).counts() == {"users": 2, "items": 2, "rows": 2}
+
+
+def test_pages_and_comments_are_told(tmp_path):
+    (tmp_path / "a.csv").write_text("<!DOCTYPE html>\n<html>\n")
+    with pytest.raises(DataError, match="this is HTML or XML"):
+        read(tmp_path / "a.csv")
+    for comment in ("% bip unweighted", "# a, remark", "# a remark"):
+        (tmp_path / "a.csv").write_text(f"{comment}\nuser,item\na,x\n")
+        with pytest.raises(DataError, match=r"a\.csv:1: ") as caught:
+            read(tmp_path / "a.csv")
+        assert "if line 1 is a comment, take such lines out" in caught.value.remedy
+    (tmp_path / "a.csv").write_text("#user,item\na,x\n")  # a name may begin so
+    assert read(tmp_path / "a.csv", user="#user").counts()["rows"] == 1

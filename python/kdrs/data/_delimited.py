@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kdrs.data._columns import NAMES, ROLES, bare_columns, named_columns, usual
 from kdrs.data._options import Options
 from kdrs.data._rows import BadRow, Source, make_table, refuse_or_count
-from kdrs.data._text import Text, is_regular, read_plain, records
+from kdrs.data._text import Text, is_regular, read_plain, records, refuse_other
 from kdrs.data._unread import tell_times
 from kdrs.data.table import Table
 from kdrs.errors import DataError, shown
@@ -28,7 +28,14 @@ _SAMPLE = 20
 
 def read_csv(text: Text, options: Options) -> Table:
     """Delimited text with or without a header."""
-    return _delimited(text, options, options.separator or _separator(text, options), "csv")
+    refuse_other(text)
+    try:
+        return _delimited(text, options, options.separator or _separator(text, options), "csv")
+    except DataError as error:
+        if not (text.first_lines(1)[0].startswith(("#", "%")) and error.cause.startswith(f"{text.at(1)}:")):
+            raise
+        remedy = "if line 1 is a comment, take such lines out: grep -v '^[#%]' FILE > NEW"
+        raise DataError(error.cause, f"{remedy}; otherwise {error.remedy}") from None
 
 
 def read_tsv(text: Text, options: Options) -> Table:

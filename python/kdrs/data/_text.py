@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
+import json
 import os
+import re
 import stat
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,6 +74,36 @@ def read_bytes(path: str | os.PathLike[str]) -> tuple[bytes, dict[str, Any]]:
 def looks_like(data: bytes) -> tuple[str, str] | None:
     """What binary kind the first bytes betray and what to do about it; ``None`` for text."""
     return next(((kind, remedy) for magic, kind, remedy in _MAGIC if data.startswith(magic)), None)
+
+
+def json_kind(text: Text) -> str | None:
+    """ "lines" for text whose first line is one JSON object, "document" for other JSON, None for what is none."""
+    first = text.first_lines(1)[0].strip()
+    if not re.match(r'[\[{] *(["\[{\]}]|$)', first):
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        return "lines" if isinstance(json.loads(first), dict) else "document"
+    return "document"
+
+
+def refuse_other(text: Text) -> None:
+    """Raises ``DataError`` for text in a form of its own, whose lines are no rows of fields."""
+    first, found = text.first_lines(1)[0].strip(), None
+    if kind := json_kind(text):
+        reader = "read_ndjson" if kind == "lines" else "read_json"
+        found = "JSON lines" if kind == "lines" else "JSON", f"polars.{reader}('FILE').write_parquet('FILE.parquet')"
+    elif first.lower().startswith("%%matrixmarket"):
+        found = "a Matrix Market file", "scipy.sparse.save_npz('FILE.npz', scipy.io.mmread('FILE').tocsr())"
+    elif re.match(r"<(!doctype|html|\?xml)", first, re.IGNORECASE):
+        raise DataError(
+            f"{text.at(1)}: this is HTML or XML: {shown(first)}",
+            "was a page saved in the place of the data? fetch the file again",
+        )
+    if found:
+        raise DataError(
+            f"{text.at(1)}: this is {found[0]}: {shown(first)}",
+            f"write it in a form that is read, in Python: {found[1]}",
+        )
 
 
 def read_text(path: str | os.PathLike[str]) -> Text:

@@ -28,7 +28,7 @@ from kdrs.data._guard import guarded
 from kdrs.data._lists import list_format, read_counted_lists, read_user_lists
 from kdrs.data._options import Options
 from kdrs.data._parquet import read_parquet
-from kdrs.data._text import Text, looks_like, read_text
+from kdrs.data._text import Text, looks_like, read_text, refuse_other
 from kdrs.data.table import Table, aligned
 from kdrs.errors import ConfigError, DataError, shown
 
@@ -170,7 +170,9 @@ def _read_folder(folder: Path, options: Options) -> Table:
 
 
 def read_parts(paths: Mapping[str, str | os.PathLike[str]], options: Options | None = None) -> dict[str, Table]:
-    """Ready-made parts ("train", "valid", "test"), one file each, over shared id lists."""
+    """Ready-made parts ("train", "valid", "test"), one file each, over shared id lists. ``ConfigError`` for no map of files."""
+    if not isinstance(paths, Mapping) or not paths:
+        raise ConfigError(f"parts are {shown(str(paths))}", 'allowed: paths by name, {"train": ..., "test": ...}')
     options = options or Options()
     tables = aligned([read_with(path, options) for path in paths.values()])
     return dict(zip(paths, tables, strict=True))
@@ -212,6 +214,7 @@ def _binary_format(path: Path) -> str | None:
 
 def text_format(text: Text, options: Options) -> str:
     """The format of a text file, from all of its content."""
+    refuse_other(text)
     first, *others = text.first_lines(20)
     if is_inter(first):
         return "inter"
