@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdrs.data import PRESETS, Dataset, Interactions, Recipe, Table, draw_candidates, filters, prepare, splits
+from kdrs.data import (
+    PRESETS,
+    Dataset,
+    Interactions,
+    Options,
+    Recipe,
+    Table,
+    draw_candidates,
+    filters,
+    prepare,
+    read,
+    splits,
+)
 from kdrs.data import candidates as candidates_module
 from kdrs.errors import ConfigError, DataError
 
@@ -347,3 +359,28 @@ def test_ratio_of_users(pairs):
 def test_ratio_of_users_holds_something_out():
     with pytest.raises(ConfigError, match="hold nothing out"):
         splits.ratio_users(table_of([(0, 0), (0, 1)]), (1.0, 0.0, 0.0), 0)
+
+
+TRAIN = "user,item,timestamp\na,x,1300000300\na,y,1300000200\na,z,1300000100\nb,x,1300000000\nb,y,1300000001\n"
+
+
+@pytest.mark.parametrize("test", ["user,item\na,w\nb,z\n", "user,item,time\na,w,2012-04-05\nb,z,2012-04-06\n"])
+def test_given_parts_have_the_order_of_train(tmp_path, test):
+    (tmp_path / "train.csv").write_text(TRAIN)
+    (tmp_path / "test.csv").write_text(test)
+    parts = {part: tmp_path / f"{part}.csv" for part in ("train", "test")}
+    data = prepare(parts)
+    assert data.order_by == "time"
+    assert [data.items[item] for item in data.order] == ["z", "y", "x", "x", "y"]
+    whole = prepare({part: read(path) for part, path in parts.items()})  # each table has ids of its own
+    assert whole.fingerprint == data.fingerprint
+
+
+def test_given_tables_are_joined_by_id():
+    train, test = Table.from_pairs(["a", "b"], ["x", "y"]), Table.from_pairs(["b", "a"], ["x", "y"])
+    data = prepare({"train": train, "test": test})
+    assert [data.test.row(data.users.index([user])[0]).tolist() for user in "ab"] == [[1], [0]]
+    with pytest.raises(ConfigError, match="allowed: train"):
+        prepare({"test": test})
+    with pytest.raises(ConfigError, match="with a table, which is read already"):
+        prepare({"train": train, "test": test}, Recipe(split="given", read=Options(user="a")))

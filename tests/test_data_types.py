@@ -8,8 +8,10 @@ from decimal import Decimal
 import numpy as np
 import polars as pl
 import pytest
+import scipy.sparse
+import torch
 
-from kdrs.data import Recipe, from_frame, prepare, read
+from kdrs.data import Options, Recipe, Table, from_frame, prepare, read, read_parts
 from kdrs.errors import ConfigError, DataError
 
 IDS = {"user": [1, 2, 3], "item": ["a", "b", "c"]}
@@ -261,3 +263,114 @@ def test_arrow_tables():
     assert from_frame(table).ratings.tolist() == [3.9, 4.1, 5.0]
     dictionary = table.set_column(1, "item", table["item"].dictionary_encode())
     assert pairs(from_frame(dictionary)) == EXPECTED
+
+
+# Narrow floats, tensors, and what is no column
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_a_rating_of_a_narrow_float_reaches_its_own_threshold(tmp_path, kind):
+    # 3.3, 3.7 and 3.1 lie below or above themselves once a narrow float is widened
+    users, items = np.repeat(np.arange(6), 10), np.tile(np.arange(10), 6)
+    for rating in (3.1, 3.3, 3.7):
+        ratings = np.full(60, rating, kind)
+        np.savez(tmp_path / "a.npz", users=users, items=items, ratings=ratings)
+        tables = [
+            read(tmp_path / "a.npz"),
+            from_frame({"user": users, "item": items, "rating": ratings}),
+            Table.from_pairs(users, items, ratings=ratings),
+        ]
+        if kind != np.float16:
+            pl.DataFrame({"user": users, "item": items, "rating": ratings}).write_parquet(tmp_path / "a.parquet")
+            tables.append(read(tmp_path / "a.parquet"))
+            scipy.sparse.save_npz(tmp_path / "m.npz", scipy.sparse.coo_array((ratings, (users, items))))
+            tables.append(read(tmp_path / "m.npz"))
+        for table in tables:
+            assert table.ratings.tolist() == [rating] * 60
+            for threshold in (rating, kind(rating)):
+                assert prepare(table, Recipe(min_rating=threshold, split="ratio")).full.n_pairs == 60
+
+
+def test_missing_narrow_floats_are_told():
+    column = pl.Series([3.3, None, 4], dtype=pl.Float32)
+    with pytest.raises(DataError, match="row 2: rating is missing"):
+        from_frame({**IDS, "rating": column})
+
+
+def test_columns_of_tensors():
+    users, items = torch.tensor([1, 2, 3]), ["a", "b", "c"]
+    assert pairs(from_frame({"user": users, "item": items})) == EXPECTED
+    assert pairs(Table.from_pairs(users, items, ratings=torch.tensor([1.0, 2.0, 3.0]))) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "users", [{1, 2, 3}, {1: 0, 2: 0, 3: 0}, "123", b"123"], ids=lambda users: type(users).__name__
+)
+def test_what_has_no_rows_is_no_column(users):
+    with pytest.raises(DataError, match=f"user ids are a {type(users).__name__}, which is no column"):
+        Table.from_pairs(users, ["a", "b", "c"])
+    assert pairs(Table.from_pairs({1: 0, 2: 0, 3: 0}.keys(), ["a", "b", "c"])) == EXPECTED  # in its order
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"ratings": ["good", "bad", "good"]}, "ratings are <U4; allowed: real numbers"),
+        ({"ratings": np.ones(3) * 1j}, "ratings are complex128; allowed: real numbers"),
+        ({"times": np.array([1, 2, 2**63 + 1], np.uint64)}, "times run to 9223372036854775809; allowed: int64"),
+    ],
+)
+def test_pairs_of_wrong_numbers(given, says):
+    with pytest.raises(DataError, match=says):
+        Table.from_pairs([1, 2, 3], ["a", "b", "c"], **given)
+
+
+def test_what_to_do_about_a_column_is_of_its_role():
+    wrong = [True, False, True]
+    for role, remedy in (("user", "str"), ("rating", "--rating none"), ("timestamp", "--timestamp none")):
+        with pytest.raises(DataError, match="bool") as caught:
+            from_frame({**IDS, role: wrong})
+        assert remedy in caught.value.remedy
+        if role != "user":
+            assert pairs(from_frame({**IDS, role: wrong}, **{role: "none"})) == EXPECTED
+
+
+def test_ids_with_values_are_told(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("0 1:4\n0 2:3\n1 1:5\n")
+    read(tmp_path / "a.txt")
+    assert "item ids such as 1:4 look like an index with its value" in caplog.text
+
+
+# Options and sources of other types
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (lambda: Recipe(allow_leak="no"), "allow-leak is no"),
+        (lambda: Recipe(complete_users=1), "complete-users is 1"),
+        (lambda: Recipe(min_rating=True), "min-rating is True"),
+        (lambda: Recipe(read={"user": "a"}), "read is {'user': 'a'}"),
+        (lambda: Recipe(fractions=None), "three shares"),
+        (lambda: Recipe(fractions=("a", "b", "c")), "three shares"),
+        (lambda: Recipe(fractions=0.8), "three shares"),
+        (lambda: Options(strip="no"), "strip is no"),
+        (lambda: Options(header="yes"), "header is yes"),
+        (lambda: prepare(pl.DataFrame(IDS)), "the source is a DataFrame"),
+        (lambda: prepare(IDS), "the source is a map of user, item"),
+        (lambda: prepare(None), "the source is a NoneType"),
+        (lambda: prepare({"train": pl.DataFrame(IDS)}), "train is a DataFrame"),
+        (lambda: read_parts(["a.csv"]), "parts are"),
+        (lambda: read_parts({}), "parts are"),
+    ],
+)
+def test_other_types_are_refused_in_words(made, says):
+    with pytest.raises(ConfigError) as caught:
+        made()
+    assert says in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    assert Recipe(min_rating=np.int64(3)).min_rating == 3
+    (tmp_path / "a.csv").write_text("a,1\nb,2\n")
+    assert read(tmp_path / "a.csv", header=False, user=np.int64(1), item=0).user_ids[0] == "1"

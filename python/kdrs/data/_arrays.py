@@ -16,6 +16,7 @@ from kdrs.data._frames import columns_of_arrays, framed
 from kdrs.data._guard import guarded
 from kdrs.data._options import Options
 from kdrs.data._text import read_bytes
+from kdrs.data.checks import as_doubles
 from kdrs.data.npy import Header, members_of, open_member, unpacked
 from kdrs.data.table import Table
 from kdrs.errors import DataError, shown
@@ -137,7 +138,7 @@ def _from_matrix(
     if not values.size:
         raise DataError(f"{name} is a matrix of {n_users:,} x {n_items:,} without a stored value")
     labels = {"user": "row", "item": "column", "rating": "value"}
-    frame = {"user": pl.Series(rows), "item": pl.Series(columns), "rating": pl.Series(values.astype(np.float64))}
+    frame = {"user": pl.Series(rows), "item": pl.Series(columns), "rating": pl.Series(as_doubles(values))}
     table = framed(frame, labels, name, record, options, "npz")
     ones = table.ratings is not None and bool((table.ratings == 1).all())
     return replace(table, ordered=False, ratings=None if ones else table.ratings)

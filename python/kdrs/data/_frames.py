@@ -25,6 +25,12 @@ ALLOWED = {
     "timestamp": "integers, floats, decimals, dates, and text that holds numbers or dates",
 }
 """What a column may be, by role."""
+MEND = {
+    **dict.fromkeys(("user", "item"), "write all of its ids as text, or all as integers: str(id), .astype(str)"),
+    "rating": 'write numbers, such as .astype(float), or leave it out: --rating none (rating="none")',
+    "timestamp": 'write dates, or seconds as integers; or leave it out: --timestamp none (timestamp="none")',
+}
+"""What to do about a column of other objects, by role."""
 
 
 def from_frame(frame: Any, options: Options) -> Table:
@@ -38,10 +44,7 @@ def from_frame(frame: Any, options: Options) -> Table:
         try:
             series[role] = column_of(place)
         except MixedTypes as error:
-            raise DataError(
-                f"{name}: {role} column {shown(names[place])} {error}",
-                "convert it to one type, for example .astype(str)",
-            ) from error
+            raise DataError(f"{name}: {role} column {shown(names[place])} {error}", MEND[role]) from error
     lengths = {len(column) for column in series.values()}
     if len(lengths) > 1:
         raise DataError(
@@ -100,10 +103,13 @@ def _column(values: Any) -> pl.Series:
 
     if isinstance(values, pl.Series):
         return values
-    if isinstance(values, np.ndarray):
-        return array_series(values)
-    if type(values).__module__.partition(".")[0] == "pandas" and hasattr(values, "array"):
+    library = type(values).__module__.partition(".")[0]
+    if library == "pandas" and hasattr(values, "array"):
         return pandas_series(values)
+    if library == "pyarrow":
+        return pl.Series(values)
+    if hasattr(values, "__array__"):
+        return array_series(np.asarray(values))
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise MixedTypes(f"is a {type(values).__name__}, no list of values")
     return object_series(list(values))

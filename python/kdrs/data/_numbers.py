@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdrs.data.checks import wrong_values
+from kdrs.data.checks import as_doubles, wrong_values
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,6 +46,8 @@ def ratings_of(column: pl.Series) -> tuple[NDArray[np.float64], list[tuple[NDArr
     """float64 ``[rows]``, and the rows that hold no usable rating, with the reason."""
     from kdrs._libraries import polars as pl
 
+    if column.dtype.is_float() and column.dtype != pl.Float64:
+        column = pl.Series(as_doubles(column.fill_null(0).to_numpy())).set(column.is_null(), None)
     values, missing, unreadable, with_blanks = numbers(column)
     ratings = values.astype(np.float64)
     usable = ~(missing | unreadable)

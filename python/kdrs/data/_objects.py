@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdrs.data.checks import as_doubles
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -35,7 +37,7 @@ def array_series(array: NDArray[Any]) -> pl.Series:
             raise MixedTypes(f"is {array.dtype}")
         array = array.astype("datetime64[us]" if unit in ("D", "h", "m", "s") else f"datetime64[{unit}]")
     elif kind == "f" and size == 2:
-        array = array.astype(np.float32)
+        array = as_doubles(array)
     # Polars wants the machine's byte order.
     native = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
     if kind == "U" and size:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from kdrs.data._dates import checked_format
 from kdrs.data.checks import ZEROS
 from kdrs.errors import ConfigError, nearest, shown
@@ -76,8 +78,12 @@ class Options:
             )
         for role in ("user", "item", "rating", "timestamp"):
             stated = getattr(self, role)
+            if isinstance(stated, np.integer):
+                object.__setattr__(self, role, stated := int(stated))
             if isinstance(stated, bool) or not isinstance(stated, str | int | None):
                 raise ConfigError(f"{role} column {shown(stated)}; allowed: a name, or a place from 0")
+        check_flags(self, "strip", "strip_ids", "keep_counts")
+        check_flags(self, "header", "quotes", unset=True)
         if self.time_format is not None:
             checked_format(self.time_format)
             if self.time_unit != "auto":
@@ -104,3 +110,14 @@ class Options:
             why = f"{form} have no columns" if lists and name in _COLUMNS else f"format {form} has no use for it"
             forms = ", ".join(other for other, read in READS.items() if name in read)
             raise ConfigError(f"{flag}{text} with {source}: {why}", f"leave it out: only {forms} read it")
+
+
+def check_flags(given: Any, *names: str, unset: bool = False) -> None:
+    """Raises ``ConfigError`` for an attribute that is neither True nor False, nor None where it may be ``unset``: "no" would
+    count as yes."""
+    for name in names:
+        value = getattr(given, name)
+        if not (isinstance(value, bool) or (unset and value is None)):
+            raise ConfigError(
+                f"{name.replace('_', '-')} is {shown(value)}", f"allowed: True, False{', None' if unset else ''}"
+            )

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdrs.data import filters, splits
-from kdrs.data._options import Options
+from kdrs.data._options import Options, check_flags
 from kdrs.data.candidates import draw_candidates
-from kdrs.data.checks import INT32_MAX
+from kdrs.data.checks import INT32_MAX, as_doubles
 from kdrs.data.dataset import PARTS, Dataset
 from kdrs.data.interactions import Interactions
 from kdrs.data.readers import read_parts, read_with
-from kdrs.data.table import Table, concatenated, stable_order
+from kdrs.data.table import Table, aligned, concatenated, stable_order
 from kdrs.errors import ConfigError, DataError, nearest, shown
 
 ID_ORDERS = ("appearance", "numeric")
@@ -80,10 +80,14 @@ class Recipe:
             if value is None and name in ("k_core", "min_user", "min_item"):
                 continue
             object.__setattr__(self, name, whole_number(value, name.replace("_", "-"), least))
+        check_flags(self, "complete_users", "allow_leak")
+        if not isinstance(self.read, Options):
+            raise ConfigError(f"read is {shown(self.read)}", "allowed: kdrs.data.Options(...)")
         if self.min_rating is not None:
-            if not isinstance(self.min_rating, (int, float)) or not np.isfinite(self.min_rating):
+            number = not isinstance(self.min_rating, bool) and isinstance(self.min_rating, (int, float, np.number))
+            if not number or not np.isfinite(self.min_rating):
                 raise ConfigError(f"min-rating is {shown(self.min_rating)}; allowed: a finite number")
-            object.__setattr__(self, "min_rating", float(self.min_rating) + 0.0)  # never -0
+            object.__setattr__(self, "min_rating", float(as_doubles(np.asarray(self.min_rating))) + 0.0)  # never -0
         object.__setattr__(self, "fractions", splits.checked_fractions(self.fractions))
 
     def stated(self) -> dict[str, Any]:
@@ -122,22 +126,23 @@ each line's count taken for an item), Caser and RD (whose hyperparameters were t
 
 
 def prepare(
-    source: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | Table,
+    source: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | Mapping[str, Table] | Table,
     recipe: Recipe | None = None,
     *,
     name: str | None = None,
     published: bool = False,
 ) -> Dataset:
-    """The data set of a file, of a table, or of ready-made parts (``{"train": ..., "valid": ..., "test": ...}``).
+    """The data set of a file, a table, or ready-made parts (files or tables): ``{"train": ..., "valid": ..., "test": ...}``.
 
     Warns of what makes results doubtful (`doubts_of`), unless the recipe is a ``published`` one that is followed as it is.
 
     Raises ``DataError`` for input that cannot be used or a step that leaves nothing, ``ConfigError`` for a recipe
     that does not fit the source.
     """
+    _check_source(source)
     recipe = recipe or Recipe(split="given" if isinstance(source, Mapping) else Recipe.split)
     if isinstance(source, Mapping):
-        return prepare_given(read_parts(_checked_parts(source, recipe), recipe.read), recipe, name=name or "data")
+        return prepare_given(_read_given(source, recipe), recipe, name=name or "data")
     if recipe.split == "given":
         raise ConfigError("split 'given' needs the files of the parts", "name them with --valid FILE and --test FILE")
     if recipe.split == "none" and recipe.candidates:
@@ -145,11 +150,8 @@ def prepare(
             f"candidates is {recipe.candidates}, and split 'none' holds nothing out to rank among them",
             "leave it out, or choose another split",
         )
-    if isinstance(source, Table) and recipe.read.stated():
-        raise ConfigError(
-            f"{', '.join(name.replace('_', '-') for name in recipe.read.stated())} with a table, which is read already",
-            "give them to kdrs.data.read",
-        )
+    if isinstance(source, Table):
+        _refuse_reading(recipe)
     table = source if isinstance(source, Table) else read_with(source, recipe.read)
     if not published:
         for doubt in doubts_of(table, recipe):
@@ -165,6 +167,24 @@ def prepare(
     parts = [_rows(table, split.part == code) for code in (splits.TRAIN, splits.VALID, splits.TEST)]
     default = "table" if isinstance(source, Table) else Path(source).stem or "data"
     return _assembled(parts, table, recipe, split.spec, name or default)
+
+
+def _check_source(source: Any) -> None:
+    """Raises ``ConfigError`` for what is no path, table or parts, such as a data frame."""
+    columns = isinstance(source, Mapping) and source.keys() and not set(source) & set(PARTS)
+    if isinstance(source, (str, os.PathLike, Table)) or (isinstance(source, Mapping) and not columns):
+        return
+    allowed = "allowed: a path, a table, or the paths of parts by name (train, valid, test)"
+    if isinstance(source, Dataset):
+        raise ConfigError(f"the source is a prepared data set; {allowed}", "it is ready: train on it")
+    what = (
+        f"a map of {', '.join(shown(str(name), 20) for name in list(source)[:4])}"
+        if columns
+        else f"a {type(source).__name__}"
+    )
+    raise ConfigError(
+        f"the source is {what}; {allowed}", "of a data frame or columns: kdrs.data.prepare(kdrs.data.from_frame(FRAME))"
+    )
 
 
 AT_RANDOM = ("leave-one-out", "ratio", "ratio-users")
@@ -190,15 +210,16 @@ def doubts_of(table: Table, recipe: Recipe) -> list[str]:
 
 
 def prepare_given(tables: Mapping[str, Table], recipe: Recipe, *, name: str = "data") -> Dataset:
-    """The data set of ready-made parts: tables over shared ids, as ``read_parts`` gives."""
+    """The data set of ready-made parts: tables by name, as ``read_parts`` gives; those of other ids are joined by id."""
     for option in ("k_core", "min_user", "min_item"):
         if getattr(recipe, option) is not None:
             raise ConfigError(
                 f"{option.replace('_', '-')} would change a ready-made split",
                 "filter before you split, or join the files and let kdrs split them",
             )
-    cleaned = [filtered(tables[part], recipe) for part in PARTS if part in tables]
+    _check_names(tables)
     present = [part for part in PARTS if part in tables]
+    cleaned = [filtered(table, recipe) for table in aligned([tables[part] for part in present])]
     whole = concatenated(cleaned).compact(recipe.id_order)
     bounds = np.cumsum([table.n_rows for table in cleaned])[:-1]
     codes = np.split(np.arange(whole.n_rows), bounds)
@@ -265,19 +286,41 @@ def split_table(table: Table, recipe: Recipe) -> splits.Split:
     return split
 
 
-def _checked_parts(source: Mapping[str, str | os.PathLike[str]], recipe: Recipe) -> dict[str, str | os.PathLike[str]]:
+def _read_given(source: Mapping[str, Any], recipe: Recipe) -> dict[str, Table]:
+    """The tables of parts that are files, or tables already."""
     if recipe.split != "given":
         remedy = "use --split given"
         if recipe.split == "none":
             remedy += "; to join the parts, prepare them, then: kdrs data prepare PREPARED --split none --out ALL"
         raise ConfigError(f"the parts are given, but split {recipe.split!r} was asked for", remedy)
-    unknown = set(source) - set(PARTS)
-    if unknown or "train" not in source:
-        raise ConfigError(f"parts {sorted(source)}; allowed: train, and perhaps valid and test")
-    paths = {part: source[part] for part in PARTS if part in source}
-    if len({os.path.realpath(path) for path in paths.values()}) < len(paths):
+    _check_names(source)
+    parts = {part: source[part] for part in PARTS if part in source}
+    if all(isinstance(part, Table) for part in parts.values()):
+        _refuse_reading(recipe)
+        return parts
+    for name, part in parts.items():
+        if not isinstance(part, (str, os.PathLike)):
+            raise ConfigError(
+                f"{name} is a {type(part).__name__}; allowed: paths, or tables of all parts",
+                "kdrs.data.from_frame makes a table of a frame, kdrs.data.read of a file",
+            )
+    if len({os.path.realpath(path) for path in parts.values()}) < len(parts):
         raise ConfigError("one file is named for two parts", "name a file for each part")
-    return paths
+    return read_parts(parts, recipe.read)
+
+
+def _check_names(parts: Mapping[str, Any]) -> None:
+    if set(parts) - set(PARTS) or "train" not in parts:
+        raise ConfigError(f"parts {sorted(parts)}; allowed: train, and perhaps valid and test")
+
+
+def _refuse_reading(recipe: Recipe) -> None:
+    """Raises ``ConfigError`` for options of reading with tables, which are read already."""
+    if recipe.read.stated():
+        raise ConfigError(
+            f"{', '.join(name.replace('_', '-') for name in recipe.read.stated())} with a table, which is read already",
+            "give them to kdrs.data.read",
+        )
 
 
 class _Part:

@@ -1,7 +1,8 @@
 """Splits: which pairs are trained on, which choose the model, which prove it.
 
-Every rule sees the distinct pairs of a table and gives each row its part. Random rules draw a number for each pair
-from (seed, user, item) alone, so neither threads nor the order of the rows changes a split.
+Every rule sees the distinct pairs of a table and gives each row its part. Random rules draw a number for each pair from
+the seed and the codes of user and item, so threads never change a split. Another order of the rows changes it where it
+changes the codes: ids are numbered as they first appear, unless by value.
 """
 
 from __future__ import annotations
@@ -177,7 +178,11 @@ def only_complete_users(table: Table, split: Split) -> Split:
 
 def checked_fractions(fractions: tuple[float, ...]) -> tuple[float, float, float]:
     """Three shares (train, valid, test) that add up to 1; ``ConfigError`` otherwise."""
-    if len(fractions) != 3 or not all(0 <= share <= 1 for share in fractions) or abs(sum(fractions) - 1) > 1e-9:
+    try:
+        wrong = len(fractions) != 3 or not all(0 <= share <= 1 for share in fractions) or abs(sum(fractions) - 1) > 1e-9
+    except TypeError:
+        fractions, wrong = (fractions,), True  # type: ignore[assignment]
+    if wrong:
         raise ConfigError(
             f"fractions {list(fractions)}; allowed: three shares for train, valid and test that add up to 1",
             "for example 0.8,0.1,0.1",

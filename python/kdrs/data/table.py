@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, MappingView, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kdrs.data.checks import KEEP_ZEROS, ZEROS_STEP, Zeros, check_values, check_zeros, log
+from kdrs.data.checks import KEEP_ZEROS, ZEROS_STEP, Zeros, as_doubles, check_values, check_zeros, log
 from kdrs.data.ids import Ids
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError, DataError, shown
 
 CANONICAL_INTEGER = re.compile(r"0|[1-9][0-9]*")
+_INDEX_AND_VALUE = re.compile(r"\d+:\d+(\.\d*)?", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +53,23 @@ class Table:
         name: str = "pairs",
         zeros: Zeros = "drop",
     ) -> Table:
-        """A table of parallel columns at hand; ids are strings or integers, times are order numbers (integers).
+        """A table of parallel columns at hand: lists, arrays or tensors ``[rows]``; ids are strings or integers, times
+        are order numbers (integers).
 
         Rows rated 0 are not rated: left out, counted in ``steps`` and told, or kept with ``zeros="keep"``. Raises
-        ``DataError`` for columns of different lengths, and for ratings that are NaN, infinite or negative.
+        ``DataError`` for columns of different lengths, for sets, maps and texts, which are no columns, for ratings that are
+        NaN, infinite, negative or no real numbers, and for times past int64.
         """
         check_zeros(zeros)
         user_codes, user_ids = _coded_objects(users, "user")
         item_codes, item_ids = _coded_objects(items, "item")
         n = user_codes.size
-        rated = None if ratings is None else np.asarray(ratings, np.float64)
+        rated = None if ratings is None else _doubles(ratings)
         timed = None if times is None else np.asarray(times)
         if timed is not None and timed.dtype.kind not in "iu":
             raise DataError(f"times are {timed.dtype}; allowed: integers")
+        if timed is not None and timed.dtype == np.uint64 and timed.size and timed.max() > np.iinfo(np.int64).max:
+            raise DataError(f"times run to {timed.max()}; allowed: int64")
         for label, column in (("items", item_codes), ("ratings", rated), ("times", timed)):
             if column is not None and column.shape != (n,):
                 raise DataError(f"got {n} users but {label} of shape {column.shape}; columns must be parallel")
@@ -172,25 +177,23 @@ def aligned(tables: Sequence[Table]) -> list[Table]:
 
 
 def concatenated(tables: Sequence[Table]) -> Table:
-    """The rows of aligned tables, one table after the other; ratings and times stay if all tables have them."""
+    """The rows of aligned parts, one after the other; ratings stay if all tables have them.
+
+    The order is that of the first, which is trained on and whose rows alone are put in order: the times of the others are 0.
+    """
     first = tables[0]
-    columns = {
-        name: np.concatenate([getattr(table, name) for table in tables])
-        if all(getattr(table, name) is not None for table in tables)
-        else None
-        for name in ("ratings", "times")
-    }
-    units = {table.time_unit for table in tables}
-    if columns["times"] is not None and len(units) > 1:
-        raise DataError(f"the files have times of several units: {sorted(map(str, units))}")
+    rated = all(table.ratings is not None for table in tables)
+    users, items = (np.concatenate([getattr(table, side) for table in tables]) for side in ("users", "items"))
+    times = None
+    if first.times is not None:
+        times = np.zeros(users.size, np.int64)
+        times[: first.n_rows] = first.times
     return replace(
         first,
-        users=np.concatenate([table.users for table in tables]),
-        items=np.concatenate([table.items for table in tables]),
-        ratings=columns["ratings"],
-        times=columns["times"],
-        time_unit=first.time_unit if columns["times"] is not None else None,
-        ordered=all(table.ordered for table in tables),
+        users=users,
+        items=items,
+        ratings=np.concatenate([table.ratings for table in tables]) if rated else None,
+        times=times,
         sources=tuple(source for table in tables for source in table.sources),
         steps=tuple(step for table in tables for step in table.steps),
     )
@@ -219,7 +222,7 @@ def clean_ids(values: list[str], *, strip: bool, floats: str) -> tuple[list[str]
                 ids[place] = str(int(number))
             else:
                 wrong.append((place, "the id is no whole number"))
-    return ids, sorted(wrong), _twins(ids)
+    return ids, sorted(wrong), [*_twins(ids), *_with_values(ids)]
 
 
 def _is_float(value: str) -> bool:
@@ -249,9 +252,36 @@ def _twins(ids: list[str]) -> list[str]:
     return [f"{len(twins)} ids differ from another one in Unicode form only (NFC), first {shown(ascii(twins[0]))}"]
 
 
+def _doubles(ratings: ArrayLike) -> NDArray[np.float64]:
+    """float64 ``[rows]``."""
+    given = np.asarray(ratings)
+    try:
+        if given.dtype.kind in "OU":
+            return given.astype(np.float64)
+    except (TypeError, ValueError):
+        pass
+    if given.dtype.kind not in "biuf":
+        raise DataError(f"ratings are {given.dtype}; allowed: real numbers", "give numbers, or leave ratings out")
+    return as_doubles(given)
+
+
+def _with_values(ids: list[str]) -> list[str]:
+    """A warning for ids that are all an index and a value, as LIBSVM and others write the places of a row."""
+    if len(ids) < 2 or not all(_INDEX_AND_VALUE.fullmatch(value) for value in ids):
+        return []
+    return [
+        f"ids such as {shown(ids[0], 30)} look like an index with its value, and are taken whole, as ids; if the value is a "
+        "rating, write it as a column of its own"
+    ]
+
+
 def _coded_objects(values: Iterable[Any], kind: str) -> tuple[NDArray[np.int32], Ids]:
     places: dict[str, int] = {}
-    array = values if isinstance(values, np.ndarray) else list(values)
+    if isinstance(values, (str, bytes, Set, Mapping)) and not isinstance(values, MappingView):
+        raise DataError(
+            f"{kind} ids are a {type(values).__name__}, which is no column", "give a list or an array, one id a row"
+        )
+    array = np.asarray(values) if hasattr(values, "__array__") else list(values)
     for_messages = array.dtype if isinstance(array, np.ndarray) else None
     if for_messages is not None and for_messages.kind not in "iuUO":
         raise DataError(f"{kind} ids are {for_messages}; allowed: integers or strings", "were there missing values?")
