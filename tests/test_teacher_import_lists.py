@@ -109,7 +109,9 @@ WRONG_LISTS = {
     "no item": ("user,item\na,\n", "item of row 0"),
     "no user column": ("who,item\na,x\n", "no column is the user"),
     "two scores": ("user,item,score,rating\na,x,1,2\n", "could both be the score"),
-    "ragged": ("user,item\na,x,3,4\n", "no readable table"),
+    "past float32": ("user,item,score\na,x,1\na,y,1e39\n", "score of row 1 is 1e39"),
+    "weight past float32": ("user,item,weight\na,x,1e39\n", "weight of row 0 is 1e39"),
+    "ragged": ("user,item\na,x\na,y,3,4\n", "l.csv:3: 4 fields, 2 expected: a,y,3,4"),
 }
 
 
@@ -120,3 +122,34 @@ def test_wrong_lists_are_one_error(tmp_path, name):
     with pytest.raises(DataError, match=says) as caught:
         read_lists(tmp_path / "l.csv")
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("separator", ";|\t,")
+def test_lists_of_other_separators(tmp_path, separator):
+    rows = ["user,item,score", "a,x,1", "a,y,2", "b,x,1"]
+    (tmp_path / "l.csv").write_text("\n".join(rows).replace(",", separator) + "\n")
+    found = read_lists(tmp_path / "l.csv")
+    assert (found.users, found.items, found.topk.tolist()) == (["a", "b"], ["y", "x"], [[0, 1], [1, -1]])
+    bare = read_lists(tmp_path / "l.csv", [0, 1], header=False)  # places may be numbers
+    assert bare.users == ["user", "a", "b"]
+
+
+def test_lists_of_categories(tmp_path):
+    frame = pl.DataFrame(
+        {"user": ["a", "a"], "item": ["x", "y"], "score": ["2", "1"]}, schema_overrides={"item": pl.Categorical}
+    )
+    frame.with_columns(pl.col("user", "score").cast(pl.Categorical)).write_parquet(tmp_path / "l.parquet")
+    found = read_lists(tmp_path / "l.parquet")
+    assert (found.users, found.items, found.scores.tolist()) == (["a"], ["x", "y"], [[2, 1]])
+
+
+def test_json_lines_are_known_by_what_is_in_them(tmp_path):
+    text = json.dumps({"user": "a", "items": ["x", "y"]}) + "\n"
+    (tmp_path / "l.json").write_text(text)
+    found = read_lists(tmp_path / "l.json")
+    assert (found.users, found.items) == (["a"], ["x", "y"])
+    with pytest.raises(ConfigError, match="has no header to lack"):
+        read_lists(tmp_path / "l.json", header=False)
+    (tmp_path / "l.json").write_text(f"[{text}]")
+    with pytest.raises(DataError, match="is one JSON document"):
+        read_lists(tmp_path / "l.json")

@@ -26,8 +26,10 @@ def check_matched(
         raise ArtefactError(
             f"{shown(file, 300)}: none of its {joined.places.size:,} {side} is in the data set; it has "
             f"{_few(joined.unknown)}, the data set {_few(joined.missing)}",
-            f"check that the ids are written alike (007 and 7 are two), that these are its {side}, and that it is the right "
-            "data set",
+            "take off the blanks around its ids"
+            if any(one != one.strip() for one in joined.unknown)
+            else f"check that the ids are written alike (007 and 7 are two), that these are its {side}, and that it is the "
+            "right data set",
         )
     if missing is None or not joined.n_missing:
         return
@@ -90,4 +92,4 @@ def bias_of_the_last(
 
 
 def _few(ids: tuple[str, ...]) -> str:
-    return ", ".join(shown(one, 30) for one in ids)
+    return ", ".join(shown(one if one == one.strip() else repr(one), 30) for one in ids)

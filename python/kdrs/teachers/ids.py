@@ -59,7 +59,13 @@ def texts(values: Any, what: str, *, distinct: bool = True) -> list[str]:
             f"{what}: {shown(wrong)} is {type(wrong).__name__}; ids are strings or integers", f"write {hint}"
         )
     if kinds != {str}:
-        found = [one.decode("utf-8", "strict") if isinstance(one, bytes) else str(one) for one in found]
+        try:
+            found = [str(one, "utf-8") if isinstance(one, bytes) else str(one) for one in found]
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{what}: {shown(str(error.object))} is no UTF-8",
+                "decode ids as they were written: np.char.decode(ids, 'latin1')",
+            ) from None
     check_distinct(found if distinct else list(dict.fromkeys(found)), what)
     return found
 

@@ -81,7 +81,7 @@ def _take_side(
     rows = joined.rows[joined.rows >= 0]
     vectors = own.vectors[rows]
     if dim is not None:
-        if not 1 <= dim <= vectors.shape[1]:
+        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= vectors.shape[1]:
             raise ConfigError(f"dim is {dim}; the {side} have {vectors.shape[1]}", f"allowed: 1 to {vectors.shape[1]}")
         vectors = vectors[:, :dim]
     out.empty[side] = int(np.count_nonzero(~vectors.any(axis=1)))

@@ -10,6 +10,7 @@ from kdrs.errors import ConfigError, DataError, nearest, shown
 from kdrs.teachers.foreign import pickled
 from kdrs.teachers.ids import texts
 from kdrs.teachers.importers.arrays import read_archive, read_implicit, read_npy
+from kdrs.teachers.importers.containers import check_container
 from kdrs.teachers.importers.found import Found, Listed, Side
 from kdrs.teachers.importers.ids import read_ids
 from kdrs.teachers.importers.lists import read_lists
@@ -71,6 +72,8 @@ def read_source(
                 f"{shown(str(path), 300)} is {kind}",
                 remedy if form in SCRIPTS else "save its arrays with numpy.savez in the program that wrote it",
             )
+        if path is not None:
+            check_container(Path(path), form)
     if form in WHOLE:
         if users is not None:
             raise ConfigError(f"--users is given, and a file of {form} holds both sides", "leave --users out")

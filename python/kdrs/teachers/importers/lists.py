@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdrs.data.plain import FORMS, check_unpacked, column_of, may_lack_header, read_frame
+from kdrs.data.plain import check_unpacked, column_of, may_lack_header, read_frame
 from kdrs.errors import ConfigError, DataError, shown
 from kdrs.teachers.ids import check_distinct
 from kdrs.teachers.importers.found import Listed
@@ -23,7 +23,7 @@ NUMBERS = {
     "rank": ("rank", "ranks", "position"),
 }
 """Columns beside user and item, by their usual names."""
-ARRAYS = (".npy", ".npz", ".safetensors")
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def read_lists(path: Path, columns: Sequence[str] | None = None, header: bool = True) -> Listed:
@@ -39,17 +39,7 @@ def read_lists(path: Path, columns: Sequence[str] | None = None, header: bool = 
     """
     import polars as pl
 
-    name, suffix = shown(str(path), 300), path.suffix.lower()
-    if suffix in ARRAYS:
-        raise DataError(
-            f"{name} holds arrays, and lists are CSV, TSV, .parquet or .jsonl",
-            "write them as one of these, a row for each user and item; or make a teacher file of arrays: "
-            "kdrs.save_teacher(path, topk=..., user_ids=..., item_ids=...)",
-        )
-    if not header and suffix in FORMS:
-        raise ConfigError(
-            f"{name} names its columns, and has no header to lack", "leave --no-header (header=False) out"
-        )
+    name = shown(str(path), 300)
     frame = read_frame(path, header=header)
     chosen = _usual(frame, path, name) if columns is None and header else _stated(frame, columns, name)
     for role, names in NUMBERS.items():
@@ -87,7 +77,7 @@ def _stated(frame: pl.DataFrame, columns: Sequence[str] | None, name: str) -> di
             f"{name} has {frame.width} columns without names, in row 1: {held}",
             "say which are user and item, and the score if there is one: --columns 0,1 or 0,1,2",
         )
-    given = ["0", "1"] if columns is None else list(columns)
+    given = ["0", "1"] if columns is None else [str(column) for column in columns]
     if len(given) not in (2, 3) or not all(given) or len(set(given)) < len(given):
         raise ConfigError(
             f"--columns is {shown(','.join(given))}", "give two or three names: --columns visitor,product,score"
@@ -140,6 +130,7 @@ def _typed(frame: pl.DataFrame, name: str) -> pl.DataFrame:
     """Ids as text, the rest as numbers."""
     import polars as pl
 
+    frame = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
     for role in ("user", "item"):
         dtype = frame.schema[role]
         if not (dtype == pl.String or dtype.is_integer()):
@@ -152,11 +143,14 @@ def _typed(frame: pl.DataFrame, name: str) -> pl.DataFrame:
         bad = out[role].is_null() if role in ("user", "item") else ~out[role].is_finite().fill_null(False)
         if role in ("user", "item"):
             bad = bad | (out[role] == "")
+        else:
+            bad = bad | (out[role].abs() > LARGEST)
         if role == "weight":
             bad = bad | (out[role] < 0)
         if bad.any():
             row = int(bad.arg_max() or 0)
             what = {"weight": "finite numbers of 0 or more", "user": "ids", "item": "ids"}.get(role, "finite numbers")
+            what += "" if role in ("user", "item") else f", up to {LARGEST:.1e}"
             raise DataError(f"{name}: {role} of row {row} is {shown(str(frame[role][row]))}", f"allowed: {what}")
     return out
 

@@ -45,5 +45,6 @@ def read_table(path: Path, kind: str) -> Side:
     flat = column.explode()
     if not flat.dtype.is_numeric() or flat.null_count():
         raise DataError(f"{name}: column {shown(nested[0])} is {column.dtype}", "write lists of numbers")
-    values = flat.cast(pl.Float32).to_numpy().reshape(len(frame), int(lengths[0]))
-    return Side(as_vectors(np.array(values), name), texts(frame[ids], name))
+    values = flat if flat.dtype == pl.Float64 else flat.cast(pl.Float32)  # what is past float32 is told below
+    rows = np.array(values.to_numpy().reshape(len(frame), int(lengths[0])))
+    return Side(as_vectors(rows, name), texts(frame[ids], name))
