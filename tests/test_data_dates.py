@@ -171,3 +171,9 @@ def test_many_equal_dates_are_read_once(tmp_path):
     times = read(written(tmp_path, texts), time_format="%d/%m/%Y").times
     assert np.unique(times).size == 2
     assert times[0] < times[1]
+
+
+def test_a_unit_is_no_remedy_for_dates_of_other_years(tmp_path):
+    (tmp_path / "a.csv").write_text("user,item,timestamp\na,x,1969-01-01\nb,y,2012-01-01\n")
+    with pytest.raises(DataError, match=r"a\.csv:2: timestamp is outside the years 1970 to 2199: a,x,1969-01-01"):
+        read(tmp_path / "a.csv")

@@ -70,7 +70,8 @@ def read_times(column: pl.Series, options: Options, name: str) -> Times:
     scale = _PER_SECOND[unit]
     outside = usable & ((values < low * scale) | (values >= high * scale))
     years = "1990 to 2099; the other rows are in" if low else "1970 to 2199 in"
-    wrong.append((outside, f"timestamp is outside the years {years} {unit} (say --time-unit if that is wrong)"))
+    of_unit = f" {unit} (say --time-unit if that is wrong)" if found is None else ""
+    wrong.append((outside, f"timestamp is outside the years {years if of_unit else '1970 to 2199'}{of_unit}"))
     values = np.where(usable & ~outside, values, 0)
     if scale > 10**6:
         return Times((values // (scale // 10**6)).astype(np.int64), "us", form, _places(wrong))
