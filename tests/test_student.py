@@ -248,7 +248,7 @@ def test_histories_of_items_that_nobody_had(bits):
     assert student.recommend(["me", "you"], 5, histories=[mixed, blank], unknown="skip").skipped == ["you"]
     found = student.recommend(["me", "you"], 5, histories=[mixed, blank], unknown="popular")
     assert found.popular.tolist() == [False, True]
-    assert found.scores[1].tolist() == student.popular_counts[:5].tolist()
+    assert found.scores[1].tolist() == student.popular_counts[~np.isin(student.popular, [3, 4])][:5].tolist()
     with pytest.warns(UserWarning, match="nothing was learnt of 1 of 2 items: their lists say nothing"):
         student.similar(["item 1", "item 3"], 3)
     plain = made(bits, encoded=True, bias=True)
@@ -270,7 +270,11 @@ def test_users_of_whom_nothing_was_learnt(bits):
     student.tables = student.tables._replace(users=users)
     with pytest.raises(DataError, match="user ü5 is one of whom nothing was learnt"):
         student.recommend(["ü1", "ü5"], 5)
-    assert student.recommend(["ü1", "ü5"], 5, unknown="popular").popular.tolist() == [False, True]
+    found = student.recommend(["ü1", "ü5", "x"], N_ITEMS, unknown="popular")
+    assert found.popular.tolist() == [False, True, True]
+    for place, seen in (1, student.seen.row(5)), (2, []):  # popular or not, nobody gets what she has
+        left = student.popular[~np.isin(student.popular, seen)].tolist()
+        assert found.places[place, : len(left) + 1].tolist() == [*left, -1]
 
 
 @pytest.mark.parametrize("bits", [32, 3])

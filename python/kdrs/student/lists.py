@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,11 +77,28 @@ def _own(
 def popular(
     places: NDArray[np.int32], counts: NDArray[np.float32], k: int, mask: Interactions | None, allowed: Allowed, n: int
 ) -> Ranking:
-    """The most popular items, for ``n`` users; scores are counts."""
-    n_items = int(places.max(initial=-1)) + 1
+    """The most popular items, for ``n`` users, some at a time; scores are counts."""
     if isinstance(allowed, np.ndarray):
         kept = np.isin(places, allowed)
-        places, counts = places[kept], counts[kept]
+        places, counts, allowed = places[kept], counts[kept], None
+    out = Ranking(np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32))
+    step = max(1, _CELLS // 4 // max(len(places), 1))
+    for start in range(0, n, step):
+        rows = np.arange(start, min(n, start + step))
+        own, listed = part(mask, rows), part(allowed, rows)
+        out.items[rows], out.scores[rows] = _popular(places, counts, k, own, listed, len(rows))
+    return out
+
+
+def _popular(
+    places: NDArray[np.int32],
+    counts: NDArray[np.float32],
+    k: int,
+    mask: Interactions | None,
+    allowed: Interactions | None,
+    n: int,
+) -> Ranking:
+    n_items = int(places.max(initial=-1)) + 1
     of = np.full(n_items + 1, -1, np.int64)
     of[places] = np.arange(len(places))
 
@@ -89,7 +107,7 @@ def popular(
         return pairs.row_of_pair[at >= 0], at[at >= 0]
 
     scores = np.repeat(counts[None], n, 0)
-    if isinstance(allowed, Interactions):
+    if allowed is not None:
         rows, at = among(allowed)
         scores = np.full(scores.shape, -np.inf, np.float32)
         scores[rows, at] = counts[at]
@@ -127,13 +145,24 @@ def less(allowed: Allowed, blocked: NDArray[np.int32], n_items: int) -> Allowed:
 
 
 def part(value: Any, rows: NDArray[np.int64]) -> Any:
-    """What holds for some of the queries."""
-    return value.rows(rows) if isinstance(value, Interactions) else value
+    """What holds for some of the queries, which ascend."""
+    return value.rows(rows) if isinstance(value, Interactions) and len(rows) < value.shape[0] else value
 
 
-def mask_of(hidden: Interactions | None, blocked: list[Any], n: int, n_items: int) -> Interactions | None:
-    """All that is left out, a row a query: ``blocked`` are lists of each, or of all (int32)."""
-    whole = hidden
+def rows_of(pairs: Interactions, rows: NDArray[np.int32]) -> Interactions:
+    """Some rows, in their order; an empty one where it is -1."""
+    known = rows >= 0
+    found = pairs.rows(rows[known])
+    if len(found.row_degrees) == len(rows):
+        return found
+    ends = np.zeros(len(rows) + 1, np.int64)
+    ends[1:][known] = found.row_degrees
+    return replace(found, indptr=np.cumsum(ends), shape=(len(rows), found.shape[1]))
+
+
+def mask_of(blocked: list[Any], n: int, n_items: int) -> Interactions | None:
+    """All that is left out, a row a query: lists of each, or of all (int32)."""
+    whole = None
     for one in blocked:
         if isinstance(one, np.ndarray):
             one = Interactions.from_pairs(np.repeat(np.arange(n), len(one)), np.tile(one, n), n, n_items)

@@ -24,7 +24,7 @@ from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge, shown
 from kdrs.student import file
 from kdrs.student.answers import Recommendations
-from kdrs.student.lists import Allowed, blank, filled, less, mask_of, merged, part, popular, ranked, unit
+from kdrs.student.lists import Allowed, blank, filled, less, mask_of, merged, part, popular, ranked, rows_of, unit
 from kdrs.student.requests import (
     SKIP,
     UNKNOWN,
@@ -256,39 +256,38 @@ class Student:
             names = ids_of(in_order(users, "users") if paired else users, "users")
             rows = self._rows(names, unknown, threads)
             good = rows >= 0
+            own = self._seen_of(rows) if seen is True or self.tables.users is None else None
             if self.tables.users is None:  # those without items are as good as unknown
-                good[good] = self._telling(self._seen_of(rows[good]))
+                assert own is not None
+                good = self._telling(own)
                 if unknown == "error":
                     kind = "items" if len(self.seen_parts) > 1 else "training items"
-                    refuse_empty(names, good, self._known_histories().row_degrees[rows], "user", f"has no {kind}")
+                    refuse_empty(names, good, own.row_degrees, "user", f"has no {kind}")
             elif self.tables.bias is None:
                 good[good] = ~blank(self.tables.users[rows[good]])
                 if unknown == "error":
                     refuse_empty(names, good, np.zeros_like(rows), "user", "is one of whom nothing was learnt")
-            own = self._seen_of(rows[good]) if seen is True or self.tables.users is None else None
-            queries = self._asking(rows[good], own)
-            hidden = own if seen is True else None
+            kept = np.flatnonzero(good)
+            queries = self._asking(rows[kept], part(own, kept))
         else:
-            given, _ = csr_of_lists(
+            own, _ = csr_of_lists(
                 self.items, histories, "histories", None, threads, skip=unknown != "error", ordered=self._ordered
             )
-            names = list(range(given.shape[0])) if users is None else ids_of(in_order(users, "users"), "users")
-            if len(names) != given.shape[0]:
+            names = list(range(own.shape[0])) if users is None else ids_of(in_order(users, "users"), "users")
+            if len(names) != own.shape[0]:
                 raise ConfigError(
-                    f"histories are {given.shape[0]:,} lists for {len(names):,} users",
+                    f"histories are {own.shape[0]:,} lists for {len(names):,} users",
                     "give one for each, in their order",
                 )
-            good = self._telling(given)
+            good = self._telling(own)
             if unknown == "error":
-                refuse_empty(names, good, given.row_degrees, "history", "is empty")
-            own = given.rows(np.flatnonzero(good))
-            queries = self.fold_in(own, threads=threads)
-            hidden = own if seen is True else None
-        kept = np.flatnonzero(good)
+                refuse_empty(names, good, own.row_degrees, "history", "is empty")
+            kept = np.flatnonzero(good)
+            queries = self.fold_in(part(own, kept), threads=threads)
 
-        blocked: list[Interactions | NDArray[np.int32]] = []
-        if not isinstance(seen, bool):
-            blocked.append(self._lists(seen, "seen", len(names), threads))
+        blocked: list[Interactions | NDArray[np.int32] | None] = []
+        if seen is not False:
+            blocked.append(own if seen is True else self._lists(seen, "seen", len(names), threads))
         allowed: Allowed = None
         if items is not None:
             if is_nested(items):
@@ -305,12 +304,12 @@ class Student:
                     allowed = less(allowed, of_all, len(self.items))
                 else:
                     blocked.append(of_all)
-        mask = mask_of(hidden, [part(one, kept) for one in blocked], len(kept), len(self.items))
+        mask = mask_of([part(one, kept) for one in blocked], len(kept), len(self.items))
         found = ranked(self.tables, lambda: self._catalogue, queries, k, mask, part(allowed, kept), threads)
         if unknown == "popular" and len(kept) < len(names):
             left = np.flatnonzero(~good)
-            own_mask = mask_of(None, [part(one, left) for one in blocked], len(left), len(self.items))
-            found = merged(found, kept, self._most_popular(k, own_mask, part(allowed, left), len(left)), left)
+            mask = mask_of([part(one, left) for one in blocked], len(left), len(self.items))
+            found = merged(found, kept, self._most_popular(k, mask, part(allowed, left), len(left)), left)
             return Recommendations(names, *found, self.items, popular=~good)
         chosen = [names[place] for place in kept.tolist()]
         skipped = [names[place] for place in np.flatnonzero(~good).tolist()]
@@ -439,7 +438,8 @@ class Student:
         return self.seen
 
     def _seen_of(self, rows: NDArray[np.int32]) -> Interactions:
-        return self._known_histories().rows(rows)
+        """Of users who are unknown, -1, nothing."""
+        return rows_of(self._known_histories(), rows)
 
     def _asking(self, rows: NDArray[np.int32], histories: Interactions | None) -> Any:
         if self.tables.users is not None:
