@@ -283,6 +283,22 @@ def test_a_run_without_its_data(here, tmp_path, monkeypatch):
         kdrs.export("r", "x.safetensors", seen=True)
 
 
+@pytest.mark.parametrize(("n_users", "n_items"), [(1, 1), (1, 4), (3, 1)])
+def test_users_who_have_every_item(tmp_path, monkeypatch, n_users, n_items):
+    """Nobody has a negative: a model that needs none is trained, and what comes of it is exported, compressed and served."""
+    monkeypatch.chdir(tmp_path)
+    everything = kdrs.Interactions.from_pairs(*np.nonzero(np.ones((n_users, n_items))), n_users, n_items)
+    kdrs.Dataset.from_interactions(everything).save("d")
+    ok("train", "--data", "d", "--model", "elsa", "--dim", "4", "--epochs", "1", "--out", "r", "--quiet")
+    ok("compress", "r", "--bits", "1", "--out", "c")
+    for name in ("r", "c"):
+        ok("export", name, "--seen", "--out", f"{name}.safetensors")
+        student = kdrs.Student.load(f"{name}.safetensors")
+        assert student.recommend(["0"], seen=False).counts.tolist() == [n_items]
+        assert student.recommend(["0"]).counts.tolist() == [0]
+        ok("recommend", name, "--user", "0", "--seen", "none")
+
+
 # --- the way that the README shows ----------------------------------------------------------------------------------
 
 WITHOUT_TORCH = """

@@ -28,7 +28,7 @@ from kdrs.runs.values import FROM_TEACHER
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.training.outline import OUTLINE
-from kdrs.training.pairs import PairTask
+from kdrs.training.rows import UserTask
 
 RECOMMENDED = "1/16"
 """What `kdrs distill` takes where nothing is stated: its students rank better than teachers that are `CHEAPER` on CiteULike,
@@ -213,7 +213,7 @@ def chosen(
         )
     (reference,) = set(teachers)
     dataset = Dataset.load(values["data"]["path"])
-    task = PairTask(dataset.train, device="cpu" if planned is None else OUTLINE)
+    task = UserTask(dataset.train, device="cpu" if planned is None else OUTLINE)
     teacher = load_teacher(reference, dataset, task, planned=planned)
     if isinstance(teacher, FileTeacher) and teacher.factors() is None:
         if "users" not in teacher.sides:

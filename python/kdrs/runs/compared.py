@@ -44,8 +44,8 @@ from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.outline import is_outline
-from kdrs.training.pairs import PairTask
 from kdrs.training.processes import current
+from kdrs.training.rows import UserTask
 
 _SEED = re.compile(r"seed-[0-9]+")
 DISAGREES = (
@@ -385,7 +385,7 @@ def _scorer(path: Path, dataset: Dataset) -> Teacher:
     """A run or a file that answers for the users as of now, whatever it was trained on."""
     if is_student(path):
         return ServedStudent.load(path, dataset)
-    users = PairTask(dataset.train)
+    users = UserTask(dataset.train)
     if path.is_dir():
         return LoadedRun.open(path, dataset).teacher(users)
     return load_teacher(path, dataset, users)

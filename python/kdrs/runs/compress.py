@@ -31,8 +31,8 @@ from kdrs.runs.results import measure_teachers, save_result
 from kdrs.runs.source import Source
 from kdrs.runs.start import vectors_of
 from kdrs.teachers.base import Teacher
-from kdrs.training.pairs import PairTask
 from kdrs.training.queries import Task
+from kdrs.training.rows import UserTask
 
 Users = Literal["auto", "table", "encoded", "sum", "ridge"]
 USERS: tuple[Users, ...] = ("auto", "table", "encoded", "sum", "ridge")
@@ -135,7 +135,7 @@ def compress(
         (own, items), bias = vectors_of(given.teacher, dim), None
     else:
         own, items, bias = given.vectors(dim)
-    task = PairTask(data.train)
+    task = UserTask(data.train)
 
     def value(model: StoredModel) -> float:
         return evaluator(model.factors(), parts=["valid"])["valid"].mean(selects)
@@ -218,7 +218,7 @@ def best_form(
         return widest(forms)
     if not measured or not data.valid.n_pairs or len(forms) == 1:
         return usual(forms, dim)
-    evaluator, task = build_evaluator(config, data), PairTask(data.train)
+    evaluator, task = build_evaluator(config, data), UserTask(data.train)
     selects = choose_selection(config, choose_protocol(config, data)).metrics[0]
 
     gains = trained and max(form.bits * form.dim for form in forms) <= FEW

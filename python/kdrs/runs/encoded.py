@@ -19,8 +19,8 @@ from kdrs.runs.start import plain_factors
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.outline import is_outline
-from kdrs.training.pairs import PairTask
 from kdrs.training.queries import Task
+from kdrs.training.rows import UserTask
 
 POWERS = (0.5, 1.0, 0.0)
 REGS = (0.01, 0.001, 0.03)
@@ -186,7 +186,7 @@ def with_encoded_users(teacher: Teacher, data: Dataset, config: RunConfig) -> Te
     factors = teacher.factors()
     assert factors is not None
     users, items, bias = plain_factors(factors)
-    evaluator, task = build_evaluator(config, data), PairTask(data.train)
+    evaluator, task = build_evaluator(config, data), UserTask(data.train)
     selects = choose_selection(config, choose_protocol(config, data)).metrics[0]
 
     def value(model: StoredModel) -> float:

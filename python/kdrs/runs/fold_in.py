@@ -23,7 +23,7 @@ from kdrs.runs.records import PATH
 from kdrs.runs.source import Source
 from kdrs.runs.vectors import tables_of
 from kdrs.training.hooks import hook, trait
-from kdrs.training.pairs import PairTask
+from kdrs.training.rows import UserTask
 
 OWN = "the model's own"
 
@@ -97,7 +97,7 @@ def _chosen_before(config: RunConfig) -> str | None:
 
 def _made_as(name: str, tables: Tables, data: Dataset) -> Encoder:
     """The encoder of that name, for these tables."""
-    encoder = made_as(name, *_sides(tables), tables.bias, PairTask(data.train)).user_encoder
+    encoder = made_as(name, *_sides(tables), tables.bias, UserTask(data.train)).user_encoder
     assert encoder is not None
     return encoder
 
@@ -118,7 +118,7 @@ def _fitted(tables: Tables, data: Dataset, evaluator: Evaluator, selects: str) -
 
     measure = value if data.valid.n_pairs else None
     best = None
-    for one in candidates("encoded", *_sides(tables), tables.bias, PairTask(data.train), measure):
+    for one in candidates("encoded", *_sides(tables), tables.bias, UserTask(data.train), measure):
         if best is None or one.value > best.value:
             best = one
     assert best is not None

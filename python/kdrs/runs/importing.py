@@ -22,7 +22,7 @@ from kdrs.teachers.file import FileTeacher
 from kdrs.teachers.importers import read_source
 from kdrs.teachers.importing import Matched, matched
 from kdrs.teachers.saving import ALONE, MISSING, save_teacher
-from kdrs.training.pairs import PairTask
+from kdrs.training.rows import UserTask
 
 DIM = 16
 """Dimensions of the student that is proposed; of small teachers, half of theirs."""
@@ -123,7 +123,7 @@ def import_teacher(
     about = {"source": Path(source).name, "from": form, "data": data.name}
     with replacing(place, make_folder=True) as temporary:
         save_teacher(temporary, **made.contents, missing=missing, items_alone=items_alone or ALONE[0], about=about)
-        teacher = FileTeacher(temporary, PairTask(data.train), dataset=data, name=str(place))
+        teacher = FileTeacher(temporary, UserTask(data.train), dataset=data, name=str(place))
         reports = measure_teachers({place.name: teacher}, evaluator, data).get(place.name, {})
     selects = choose_selection(config, choose_protocol(config, data)).metrics[0]
     return Imported(place, made, reports, selects, data.holds_out)

@@ -25,8 +25,8 @@ from kdrs.runs.reported import load_reports
 from kdrs.teachers.base import Stage
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.outline import OUTLINE
-from kdrs.training.pairs import PairTask
 from kdrs.training.queries import Queries, Task
+from kdrs.training.rows import UserTask
 from kdrs.training.view import Factors
 
 
@@ -84,7 +84,7 @@ class LoadedRun:
             if dataset is None:
                 task = cls._sizes(run, config, device)
             else:
-                task = cast("Task", PairTask(dataset.train, device=device or device_of(config.device)))
+                task = cast("Task", UserTask(dataset.train, device=device or device_of(config.device)))
             return cls(run, config, dataset, stored_model(tensors, metadata["tables"], task, run.path).eval(), task)
         with needing(run):
             if dataset is not None:

@@ -24,7 +24,7 @@ from kdrs.teachers.arranging import check_matched
 from kdrs.teachers.audit import teacher_doubts
 from kdrs.teachers.ids import Joined
 from kdrs.teachers.model import ModelTeacher
-from kdrs.training.pairs import PairTask
+from kdrs.training.rows import UserTask
 
 SERVED_EARLIER = (
     "its users are as of the end of their training items; its run is shown the validation item too before it is measured on "
@@ -35,7 +35,7 @@ SERVED_EARLIER = (
 class _Answers(StoredModel):
     """Items in the data set's order, and what its users ask with."""
 
-    def __init__(self, items: Side, queries: Side, bias: Tensor | None, task: PairTask):
+    def __init__(self, items: Side, queries: Side, bias: Tensor | None, task: UserTask):
         super().__init__(items, users=queries, bias=bias, task=task)
         self.user_side = queries  # of encoded users no table, so its scales are not cut as those of files are
 
@@ -58,7 +58,7 @@ class ServedStudent(ModelTeacher):
             assert student.users is not None
             queries = tables.users[_joined(name, "users", dataset.users, student.users, student.card).rows]
         bias = None if tables.bias is None else torch.from_numpy(tables.bias[items.rows])
-        task = PairTask(dataset.train)
+        task = UserTask(dataset.train)
         super().__init__(_Answers(_side(tables.items[items.rows]), _side(queries), bias, task), task, name=name)
 
     @classmethod

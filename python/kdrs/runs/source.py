@@ -27,7 +27,7 @@ from kdrs.runs.start import plain_factors, vectors_of
 from kdrs.student import file
 from kdrs.teachers.base import Teacher
 from kdrs.teachers.file import FileTeacher, trajectory_files
-from kdrs.training.pairs import PairTask
+from kdrs.training.rows import UserTask
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Source:
                 opened = LoadedRun.open(place, data)
                 return cls(
                     str(place),
-                    opened.teacher(PairTask(opened.dataset.train)),
+                    opened.teacher(UserTask(opened.dataset.train)),
                     opened.dataset,
                     path or opened.config.data.path,
                     opened.config,
@@ -78,11 +78,11 @@ class Source:
                 raise ConfigError(
                     f"{shown(str(place))} is a teacher file, and the data set is unknown", "give it with --data"
                 )
-            return cls(str(place), load_teacher(place, data, PairTask(data.train)), data, path)
+            return cls(str(place), load_teacher(place, data, UserTask(data.train)), data, path)
         if isinstance(source, LoadedRun):
             if data is not None:
                 check_same_data(source.run, data)
-            inner = source.teacher(PairTask(source.dataset.train))
+            inner = source.teacher(UserTask(source.dataset.train))
             return cls(str(source.run.path), inner, source.dataset, source.config.data.path, source.config)
         if isinstance(source, tuple | list) and len(source) in (2, 3):
             if data is not None:
