@@ -7,12 +7,15 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kdrs
 from commands import fails, ok
+from kdrs.compact.encoders import RidgeEncoder, SumEncoder
+from kdrs.compact.tables import Tables, short
 from kdrs.errors import ConfigError, MissingKnowledge
 from kdrs.runs.budget import chosen, model_of, training_of
 from kdrs.runs.compress import best_form
@@ -58,6 +61,13 @@ def test_the_largest_form_that_fits(dim, n_items, share):
         assert form.n_bytes == bytes_of(form.dim, form.bits, n_items) <= room
         assert 1 <= form.dim <= dim
         assert form.dim == dim or bytes_of(form.dim + 1, form.bits, n_items) > room
+
+
+@pytest.mark.parametrize("encoder", [RidgeEncoder(), SumEncoder(np.ones((1, 1), np.float32)).rounded()])
+def test_a_form_has_room_for_either_encoder(encoder):
+    """Ridge regression's two numbers take more than the matrix of one dimension."""
+    items = short(kdrs.Codes.of(np.ones((9, 1), np.float32), 1))
+    assert Tables(items, encoder=encoder).nbytes <= bytes_of(1, 1, 9) == 9 * 2 + 16
 
 
 def test_without_a_validation_part_fewer_bytes_never_get_more_bits():

@@ -62,8 +62,9 @@ class Form:
 
 
 def bytes_of(dim: int, bits: int, n_items: int, *, encoder: bool = True, scale: Mapping[int, int] = SCALE) -> int:
-    """Bytes of a student's file without its head: item codes with their scales, and the encoder's matrix with its own."""
-    matrix = dim * dim + 4 * dim + 8 if encoder else 0
+    """Bytes of a student's file without its head: item codes with their scales, and the larger one of the encoders, which is
+    a matrix with its own scales, or two numbers."""
+    matrix = max(dim * dim + 4 * dim + 8, 16) if encoder else 0
     return n_items * (-(-dim * bits // 8) + scale[bits]) + matrix
 
 
