@@ -50,6 +50,7 @@ def test_nobody_and_strangers(path):
     assert {name: len(values) for name, values in lists({"user": []}).items()} == dict.fromkeys(COLUMNS, 0)
     found = lists({"user": ["nobody"]})
     assert set(found["user"]) == {"nobody"}
+    assert len(kdrs.Recommend(path, None, seen=False)({"user": ["ü1"]})["item"]) == 20  # as of Student.recommend
     assert len(kdrs.Recommend(path, unknown="skip")({"user": ["nobody"]})["user"]) == 0
     with pytest.raises(DataError, match="1 of 1 users are unknown"):
         kdrs.Recommend(path, unknown="error")({"user": ["nobody"]})

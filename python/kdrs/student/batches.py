@@ -24,8 +24,9 @@ class Recommend:
     the workers of a machine share one copy in memory.
 
     ``user`` is the column of ids, ``histories`` that of lists of item ids, if users are to be answered by theirs. ``k``,
-    ``unknown`` and ``seen`` (True or False) are those of `Student.recommend`; ``threads`` are those of each process. Without
-    ``verify`` the file's checksum is not compared, which every process would do anew.
+    ``unknown`` and ``seen`` (True or False) are those of `Student.recommend`, and a ``k`` past the catalogue is all of it;
+    ``threads`` are those of each process. Without ``verify`` the file's checksum is not
+    compared, which every process would do anew.
 
     A class for Ray Data: ``users.map_batches(kdrs.Recommend, fn_constructor_args=(path, k), concurrency=2)``.
     """
@@ -36,7 +37,7 @@ class Recommend:
     def __init__(
         self,
         path: str | Path,
-        k: int = 20,
+        k: int | None = 20,
         *,
         user: str = "user",
         histories: str | None = None,
@@ -95,9 +96,10 @@ class Recommend:
     def _found(self, users: list[Any], histories: list[Any] | None) -> Recommendations:
         if not users:
             return Recommendations([], np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float32), self.student.items)
+        most = max(len(self.student.items), 1)
         return self.student.recommend(
             users,
-            min(self.k, len(self.student.items)),
+            most if isinstance(self.k, int | np.integer) and self.k > most else self.k,
             histories=histories,
             seen=self.seen,
             unknown=self.unknown,
