@@ -73,7 +73,7 @@ def _made(path: str | Path, teacher: str, data: str | Path) -> ConfigError:
         small = f"kdrs compress FILE --data {quoted(data)}"
     return ConfigError(
         f"{shown(str(path), PATH)} was not trained, it was made from {shown(teacher, PATH)}",
-        f"{way}, then {small} with the bits and dim of its config.toml",
+        f"{way}, then {small} with the bits, dim and users of its config.toml",
     )
 
 

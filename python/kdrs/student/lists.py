@@ -153,7 +153,7 @@ def rows_of(pairs: Interactions, rows: NDArray[np.int32]) -> Interactions:
     """Some rows, in their order; an empty one where it is -1."""
     known = rows >= 0
     found = pairs.rows(rows[known])
-    if len(found.row_degrees) == len(rows):
+    if found.shape[0] == len(rows):
         return found
     ends = np.zeros(len(rows) + 1, np.int64)
     ends[1:][known] = found.row_degrees
