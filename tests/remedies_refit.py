@@ -58,6 +58,7 @@ CASES = {
         "then kdrs compress TEACHER",
         ("refit", "t", "--data", "all", "--out", "f"),
         compressed,
+        names=("kdrs compress TEACHER", "bits, dim and users"),
     ),
     "the refit of what was made from a teacher file": Case(
         ("refit", "c", "--data", "all", "--out", "f"),
