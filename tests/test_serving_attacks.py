@@ -405,6 +405,25 @@ def test_files_of_items(odd, tmp_path):
     assert "comes twice" in fails(3, "recommend", "odd.safetensors", "--users", "some.txt")
 
 
+@pytest.mark.parametrize("option", ["--histories", "--seen", "--items", "--exclude"])
+@pytest.mark.parametrize("role", ["user", "item"])
+def test_ids_of_other_types_are_told(odd, tmp_path, option, role):
+    """Of a list no text is made, and what a float looks like as text is no id."""
+    columns = {"user": ["7", "8"], "item": ["i1", "i2"]}
+    for values, words in (
+        ([["i1"], ["i2"]], "are List(String); allowed: integers and text"),
+        ([7.0, 8.0], "are Float64; allowed: integers and text\n  try: write whole numbers as integers"),
+        ([True, False], "are Boolean"),
+    ):
+        pl.DataFrame(columns | {role: values}).write_parquet(tmp_path / "t.parquet")
+        users = () if option == "--histories" else ("--user", "7")
+        assert f"ids in column {role} {words}" in fails(
+            3, "recommend", "odd.safetensors", *users, option, "t.parquet", "--k", 2
+        )
+    pl.DataFrame(columns).cast({role: pl.Categorical}).write_parquet(tmp_path / "t.parquet")
+    ok("recommend", "odd.safetensors", "--user", "7", "--exclude", "t.parquet", "--k", 2)
+
+
 # --- the disk -------------------------------------------------------------------------------------------------------
 
 

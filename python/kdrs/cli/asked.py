@@ -203,7 +203,7 @@ def pairs_in(path: Path, columns: Columns = None) -> dict[str, list[str]]:
     """Items of each user, from a table of user and item; ``columns`` are their names, the usual ones unless given."""
     import polars as pl
 
-    from kdrs.data.plain import column_of, may_lack_header, read_frame
+    from kdrs.data.plain import column_of, id_texts, may_lack_header, read_frame
 
     if not path.is_file():
         raise DataError(f"no file {shown(str(path), 300)}", "check the path")
@@ -224,7 +224,7 @@ def pairs_in(path: Path, columns: Columns = None) -> dict[str, list[str]]:
                 f"{name}: there is no column {shown(column)}; columns found: {', '.join(map(shown, frame.columns))}",
                 "name two of these: --columns USER,ITEM",
             )
-    grouped = frame.select(pl.col(user).cast(pl.String).alias("u"), pl.col(item).cast(pl.String).alias("i"))
+    grouped = pl.DataFrame({"u": id_texts(frame, user, name), "i": id_texts(frame, item, name)})
     if grouped.null_count().sum_horizontal().item():
         raise DataError(f"{name} has rows without a user or an item", "give both in every row")
     lists = grouped.group_by("u", maintain_order=True).agg("i")

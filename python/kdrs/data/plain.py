@@ -27,6 +27,7 @@ __all__ = [
     "column_of",
     "guarded",
     "has_role",
+    "id_texts",
     "may_lack_header",
     "read_bytes",
     "read_frame",
@@ -109,6 +110,20 @@ def column_of(frame: pl.DataFrame, role: str, name: str, also: tuple[str, ...] =
             f"name one {role} or {role}_id",
         )
     return found[0]
+
+
+def id_texts(frame: pl.DataFrame, column: str, name: str) -> pl.Series:
+    """A column of ids as text. Raises ``DataError`` for other types than integers and text, as of a data set's files: what
+    other numbers look like as text is no id."""
+    from kdrs._libraries import polars as pl
+
+    kind = frame.schema[column]
+    if not (kind.is_integer() or kind in (pl.String, pl.Binary, pl.Categorical, pl.Enum, pl.Null)):
+        way = "whole numbers as integers" if kind.is_float() else "an id a row"
+        raise DataError(
+            f"{name}: ids in column {shown(column)} are {shown(str(kind), 60)}; allowed: integers and text", f"write {way}"
+        )
+    return frame[column].cast(pl.String, strict=False)
 
 
 def may_lack_header(frame: pl.DataFrame, path: str | os.PathLike[str]) -> bool:
