@@ -251,6 +251,9 @@ def test_histories_of_items_that_nobody_had(bits):
     assert found.scores[1].tolist() == student.popular_counts[~np.isin(student.popular, [3, 4])][:5].tolist()
     with pytest.warns(UserWarning, match="nothing was learnt of 1 of 2 items: their lists say nothing"):
         student.similar(["item 1", "item 3"], 3)
+    student.seen = kdrs.Interactions.from_pairs([0, 1, 1], [1, 3, 4], N_USERS, N_ITEMS)
+    with pytest.warns(UserWarning, match="nothing was learnt of 2 of 3 users: their scores say nothing"):
+        student.score(["ü0", "ü1", "ü2"], ["item 1"] * 3)
     plain = made(bits, encoded=True, bias=True)
     plain.tables = plain.tables._replace(items=items)
     assert plain.recommend(histories=[blank]).n_short == 0  # by the bias
@@ -270,6 +273,9 @@ def test_users_of_whom_nothing_was_learnt(bits):
     student.tables = student.tables._replace(users=users)
     with pytest.raises(DataError, match="user ü5 is one of whom nothing was learnt"):
         student.recommend(["ü1", "ü5"], 5)
+    with pytest.warns(UserWarning, match="nothing was learnt of 1 of 2 users: their scores say nothing") as told:
+        student.score(["ü1", "ü5"], ["item 1", "item 1"])
+    assert [one.filename for one in told] == [__file__]
     found = student.recommend(["ü1", "ü5", "x"], N_ITEMS, unknown="popular")
     assert found.popular.tolist() == [False, True, True]
     for place, seen in (1, student.seen.row(5)), (2, []):  # popular or not, nobody gets what she has

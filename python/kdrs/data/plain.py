@@ -121,7 +121,8 @@ def id_texts(frame: pl.DataFrame, column: str, name: str) -> pl.Series:
     if not (kind.is_integer() or kind in (pl.String, pl.Binary, pl.Categorical, pl.Enum, pl.Null)):
         way = "whole numbers as integers" if kind.is_float() else "an id a row"
         raise DataError(
-            f"{name}: ids in column {shown(column)} are {shown(str(kind), 60)}; allowed: integers and text", f"write {way}"
+            f"{name}: ids in column {shown(column)} are {shown(str(kind), 60)}; allowed: integers and text",
+            f"write {way}",
         )
     return frame[column].cast(pl.String, strict=False)
 

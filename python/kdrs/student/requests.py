@@ -187,6 +187,13 @@ def csr_of_lists(
     return found, unknown
 
 
+def warn_of_blank(blank: NDArray[np.bool_], kind: str, what: str, stacklevel: int) -> None:
+    """Says that nothing was learnt of some users or items, and that ``what`` they get says nothing."""
+    if number := int(blank.sum()):
+        said = f"nothing was learnt of {number:,} of {len(blank):,} {kind}: their {what} say nothing"
+        warnings.warn(said, stacklevel=stacklevel + 1)
+
+
 def refuse_empty(
     names: Sequence[Any], good: NDArray[np.bool_], lengths: NDArray[np.int64], what: str, lacks: str
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,6 @@ from kdrs.compact.tables import Tables
 from kdrs.core import ranking
 from kdrs.core.codes import Codes
 from kdrs.core.names import Names
-from kdrs.core.ranking import Ranking
 from kdrs.data.histories import Histories
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, ConfigError, DataError, MissingKnowledge, shown
@@ -37,6 +35,7 @@ from kdrs.student.requests import (
     is_nested,
     places_of,
     refuse_empty,
+    warn_of_blank,
 )
 
 Unknown = Literal["error", "skip", "popular"]
@@ -255,18 +254,13 @@ class Student:
             paired = not isinstance(seen, bool) or any(one is not None and is_nested(one) for one in (items, exclude))
             names = ids_of(in_order(users, "users") if paired else users, "users")
             rows = self._rows(names, unknown, threads)
-            good = rows >= 0
             own = self._seen_of(rows) if seen is True or self.tables.users is None else None
-            if self.tables.users is None:  # those without items are as good as unknown
-                assert own is not None
-                good = self._telling(own)
-                if unknown == "error":
-                    kind = "items" if len(self.seen_parts) > 1 else "training items"
-                    refuse_empty(names, good, own.row_degrees, "user", f"has no {kind}")
-            elif self.tables.bias is None:
-                good[good] = ~blank(self.tables.users[rows[good]])
-                if unknown == "error":
-                    refuse_empty(names, good, np.zeros_like(rows), "user", "is one of whom nothing was learnt")
+            good = self._learnt(rows, own)
+            if unknown == "error" and self.tables.users is None:
+                kind = "items" if len(self.seen_parts) > 1 else "training items"
+                refuse_empty(names, good, self._known_histories().row_degrees[rows], "user", f"has no {kind}")
+            elif unknown == "error":
+                refuse_empty(names, good, np.zeros_like(rows), "user", "is one of whom nothing was learnt")
             kept = np.flatnonzero(good)
             queries = self._asking(rows[kept], part(own, kept))
         else:
@@ -309,7 +303,10 @@ class Student:
         if unknown == "popular" and len(kept) < len(names):
             left = np.flatnonzero(~good)
             mask = mask_of([part(one, left) for one in blocked], len(left), len(self.items))
-            found = merged(found, kept, self._most_popular(k, mask, part(allowed, left), len(left)), left)
+            rest = popular(
+                self.popular, self.popular_counts.astype(np.float32), k, mask, part(allowed, left), len(left)
+            )
+            found = merged(found, kept, rest, left)
             return Recommendations(names, *found, self.items, popular=~good)
         chosen = [names[place] for place in kept.tolist()]
         skipped = [names[place] for place in np.flatnonzero(~good).tolist()]
@@ -342,11 +339,9 @@ class Student:
         return self._similar(self.users, self.tables.users, users, k, metric, threads)
 
     def score(self, users: Sequence[Any], items: Any, *, threads: int | None = None) -> NDArray[np.float32]:
-        """Scores of pairs: float32 ``[Q]`` where ``items`` are as many ids as users, ``[Q, L]`` where they are lists of equal
-        length.
-
-        The numbers are those of `recommend`. Raises ``DataError`` for unknown ids, ``ConfigError`` for sets: no order.
-        """
+        """Scores of pairs, those of `recommend`: float32 ``[Q]`` where ``items`` are as many ids as users, ``[Q, L]`` where
+        they are lists of equal length. Warns of users of whom nothing was learnt: their scores say nothing. Raises
+        ``DataError`` for unknown ids, ``ConfigError`` for sets: no order."""
         names = ids_of(in_order(users, "users"), "users")
         rows = self._rows(names, "error", threads, "leave them out")
         items = held(in_order(items, "items"), "items")
@@ -360,11 +355,13 @@ class Student:
                 f"items are {len(wanted):,} for {len(names):,} users, or lists of several lengths",
                 "give an id for each user, or lists of one length",
             )
-        places = places_of(self.items, [item for one in wanted for item in one], threads)
+        flat = [item for one in wanted for item in one]
+        places = places_of(self.items, flat, threads)
         if (places < 0).any():
-            flat = [item for one in wanted for item in one]
             raise DataError(f"item {shown(str(flat[int(np.argmax(places < 0))]))} is unknown", "leave it out")
-        queries = self._asking(rows, self._seen_of(rows) if self.tables.users is None else None)
+        own = self._seen_of(rows) if self.tables.users is None else None
+        warn_of_blank(~self._learnt(rows, own), "users", "scores", stacklevel=2)
+        queries = self._asking(rows, own)
         lists = places.reshape(len(names), len(wanted[0]) if wanted else 1)
         found = ranking.scores(queries, self.tables.items, lists, bias=self.tables.bias, threads=threads)
         return found if nested else found[:, 0]
@@ -420,6 +417,13 @@ class Student:
         strangers.warn(what, stacklevel=3)
         return found
 
+    def _learnt(self, rows: NDArray[np.int32], own: Interactions | None) -> NDArray[np.bool_]:
+        """Of which users something was learnt; those without items, which are their ``own``, are as good as unknown."""
+        good, users = rows >= 0, self.tables.users
+        if users is not None and self.tables.bias is None:
+            good[good] = ~blank(users[rows[good]])
+        return good if own is None or users is not None else self._telling(own)
+
     def _telling(self, histories: Interactions) -> NDArray[np.bool_]:
         """Whose items say anything. The sum of items of which nothing was learnt is 0."""
         encoder = self.tables.encoder
@@ -448,9 +452,6 @@ class Student:
         assert histories is not None
         return asked(self.tables.encoder, histories, self.tables.items)
 
-    def _most_popular(self, k: int, mask: Interactions | None, allowed: Allowed, n: int) -> Ranking:
-        return popular(self.popular, self.popular_counts.astype(np.float32), k, mask, allowed, n)
-
     def _similar(
         self, names: Names, side: Items, ids: Sequence[Any], k: int | None, metric: str, threads: int | None
     ) -> Recommendations:
@@ -462,9 +463,7 @@ class Student:
             first = shown(str(asked_for[int(np.argmax(rows < 0))]))
             count = f"{int((rows < 0).sum()):,} of {len(rows):,}"
             raise DataError(f"{count} {names.kind}s are unknown, first {first}", "leave them out")
-        if number := int(blank(side[rows]).sum()):
-            said = f"nothing was learnt of {number:,} of {len(rows):,} {names.kind}s: their lists say nothing"
-            warnings.warn(said, stacklevel=3)
+        warn_of_blank(blank(side[rows]), f"{names.kind}s", "lists", stacklevel=3)
         itself = Interactions.from_pairs(np.arange(len(rows)), rows, len(rows), len(names))
         k = count_of(k, names, len(names) - 1)
         if metric == "cosine" and side is self.tables.items:
