@@ -119,10 +119,20 @@ def test_hetcomp_without_stages(toy_path, tmp_path, big):
 @pytest.mark.parametrize(
     ("term", "part", "words"),
     [
-        ({"method": "takd", "chain": 3}, {"model": {"name": "bpr", "dim": 4}}, ["no assistant fits", "teacher of 4"]),
+        (
+            {"method": "takd", "chain": 3},
+            {"model": {"name": "bpr", "dim": 4}},
+            ["no assistant fits", "teacher of 4", "or chain = 0"],
+        ),
         ({"method": "takd", "chain": [16, 8]}, {}, ["chain is [16, 8]", "teacher of 16", "student of 4"]),
         ({"method": "dgkd", "chain": [3]}, {}, ["chain is [3]"]),
-        ({"method": "hyperkdma"}, {"model": {"name": "bpr", "dim": 4}}, ["no assistant fits"]),
+        ({"method": "dgkd"}, {"model": {"name": "bpr", "dim": 4}}, ["no assistant fits", "or chain = 0"]),
+        ({"method": "hyperkdma"}, {"model": {"name": "bpr", "dim": 4}}, ["no assistant fits", "assistants = 0"]),
+        (
+            {"method": "hyperkdma", "assistants": "given", "chain": 2},
+            {"model": {"name": "bpr", "dim": 4}},
+            ["no assistant fits", "or assistants = 0 and chain = 0"],
+        ),
         ({"method": "de"}, {"model": {"name": "neumf", "dim": 4, "layers": 5}}, ["part 'big'", "layers is 5"]),
         ({"method": "de"}, {"model": {"name": "ngcf", "dim": 2, "layers": 2}}, ["part 'big'", "dim is 2 for 3"]),
     ],

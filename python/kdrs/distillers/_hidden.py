@@ -306,11 +306,14 @@ class HintDistiller(Distiller):
         return entities.sum(losses, self.config.item_share)
 
 
-def assistant_dims(teacher_dim: int, student_dim: int, assistants: int) -> tuple[int, ...]:
+def assistant_dims(
+    teacher_dim: int, student_dim: int, assistants: int, *, none: str = "assistants = 0"
+) -> tuple[int, ...]:
     """Sizes of the assistants between student and teacher, ascending (HyperKDMA, equation 20).
 
     ``d_k = ⌊d_S + k (d_T - d_S) / (m + 1)⌋`` for k = 1 to m, in integers. Small gaps give fewer: sizes that repeat, or that
-    are the student's own, are left out. Raises ``ConfigError`` where no size lies between.
+    are the student's own, are left out. Raises ``ConfigError`` where no size lies between; ``none`` are the options
+    that do without assistants.
     """
     if assistants < 0:
         raise ConfigError(f"assistants is {assistants}", "allowed: 0 or more")
@@ -320,7 +323,7 @@ def assistant_dims(teacher_dim: int, student_dim: int, assistants: int) -> tuple
     if assistants and not between:
         raise ConfigError(
             f"no assistant fits between a teacher of {teacher_dim} and a student of {student_dim} dimensions",
-            "take a larger teacher, a smaller student, or assistants = 0",
+            f"take a larger teacher, a smaller student, or {none}",
         )
     return between
 

@@ -74,7 +74,10 @@ def expand(
             continue
         method, kind, (teacher,) = term.method, chain_of(term.method), term.teacher
         size = sizes[teacher] if teacher in sizes else _size(teacher, term.method)
-        dims = _assistants(term.chain, size, config.model)
+        none = (
+            "assistants = 0 and chain = 0" if kind == "given" else "chain = 0"
+        )  # one teacher alone gives no assistants
+        dims = _assistants(term.chain, size, config.model, none)
         options = term.options
         if kind == "given":
             method = "takd"
@@ -176,9 +179,10 @@ def _is_compact(model: Mapping[str, Any]) -> bool:
     return bool(model["bits"] != 32 or model["users"] != "table")
 
 
-def _assistants(chain: int | tuple[int, ...], teacher: int, model: dict[str, Any]) -> list[int]:
+def _assistants(chain: int | tuple[int, ...], teacher: int, model: dict[str, Any], none: str) -> list[int]:
     """``dim`` of each assistant of the student's kind, largest first, between representations of ``teacher`` dimensions and
-    those of the student ``model``. ``chain`` is their number, or the very values of ``dim``.
+    those of the student ``model``. ``chain`` is their number, or the very values of ``dim``; ``none`` are the options that do
+    without any.
 
     Sizes are those of representations; a number of assistants gets for each size of `assistant_dims` the largest model that
     does not exceed it.
@@ -198,21 +202,21 @@ def _assistants(chain: int | tuple[int, ...], teacher: int, model: dict[str, Any
                 f"chain is {list(chain)}{stated} between a teacher of {teacher} and a student of {own}",
                 "give the assistants' dim, largest first, between the two"
                 if grows
-                else f"representations of this {model['name']} have {student} dimensions whatever dim is: take chain = 0",
+                else f"representations of this {model['name']} have {student} dimensions whatever dim is: take {none}",
             )
         return list(chain)
-    wanted = assistant_dims(teacher, student, chain)
+    wanted = assistant_dims(teacher, student, chain, none=none)
     if not grows:
         raise ConfigError(
             f"chain is {chain}, and representations of this {model['name']} have {student} dimensions whatever dim is",
-            "take chain = 0, or a student whose representations have the size dim",
+            f"take {none}, or a student whose representations have the size dim",
         )
     found = {max(value for value in range(dim, most + 1) if value == dim or size(value) <= most) for most in wanted}
     found.discard(dim)
     if not found:
         raise ConfigError(
             f"no assistant fits between a teacher of {teacher} and a student of {student} dimensions",
-            "take a larger teacher, a smaller student, or chain = 0",
+            f"take a larger teacher, a smaller student, or {none}",
         )
     return sorted(found, reverse=True)
 
