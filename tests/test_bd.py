@@ -364,7 +364,7 @@ def test_a_teacher_of_another_kind_of_training_data_is_refused():
     train = toy_dataset().train
     task, users = PairTask(train), CDAE.make_task(CDAE.Config(dim=4), train)
     teacher = ModelTeacher(CDAE(CDAE.Config(dim=4), users), users, asked=task, live=True)
-    with pytest.raises(ConfigError, match="UserTask, its student from a PairTask"):
+    with pytest.raises(ConfigError, match="UserTask, its student from PairTask"):
         BD(BD.Config(), [teacher], task, 4)
     with pytest.raises(ConfigError, match="shared"):
         BD(BD.Config(negatives="shared"), [ModelTeacher(teacher.model, users, live=True)], users, 4)

@@ -326,7 +326,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], Any, str, dict[str, Any]]] = {
     "hetcomp of lists": ("hetcomp", SMALL["hetcomp"], named("lists.safetensors"), "lists 12 items|only a ranking", {}),
     "hetcomp without stages": ("hetcomp", {"target": 10, "states": 3}, named("factors.safetensors"), "1 state", {}),
     "a file to be trained": ("bd", SMALL["bd"], named("factors.safetensors"), "cannot be trained", {}),
-    "another kind to be trained": ("bd", SMALL["bd"], named("caser-5"), "learns from a SequenceTask", {}),
+    "another kind to be trained": ("bd", SMALL["bd"], named("caser-5"), "learns from SequenceTask", {}),
     "another length to be trained": ("bd", SMALL["bd"], named("caser-8"), "8 items", {"model": CASER}),
     "a draw without weights": (
         "rrd", {**SMALL["rrd"], "temperature": 1e-3}, named("teacher"), "temperature", {},

@@ -171,8 +171,12 @@ def test_bd_refuses_a_teacher_that_can_not_read_the_students_queries():
 
     own, task = toy_task("caser"), PairTask(toy_dataset().train)
     teacher = ModelTeacher(built("caser", own), own, asked=task, live=True)
-    with pytest.raises(ConfigError, match="learns from a SequenceTask, its student from a PairTask"):
+    with pytest.raises(ConfigError, match="learns from SequenceTask, its student from PairTask"):
         BD(BD.Config(), [teacher], task, 4)
+    whole = toy_task("sasrec")
+    teacher = ModelTeacher(built("caser", own), own, asked=whole, live=True)
+    with pytest.raises(ConfigError, match="sequences with one target each, its student with several targets each"):
+        BD(BD.Config(), [teacher], whole, 4)
     longer = toy_task("caser", length=7)
     teacher = ModelTeacher(built("caser", own), own, asked=longer, live=True)
     with pytest.raises(ConfigError, match="reads histories of 5 items, its student of 7"):

@@ -108,11 +108,17 @@ class BD(Distiller):
                 f"train.draws is {task.draws!r} with bd, which draws an item for every training pair",
                 "leave it out",
             )
-        kinds = [(type(own), own.flat) for own in (source.task, task)]
+        kinds = [type(own).__name__ for own in (source.task, task)]
         if kinds[0] != kinds[1]:
             raise ConfigError(
-                f"bd's teacher {source.name!r} learns from a {kinds[0][0].__name__}, its student from a {kinds[1][0].__name__}",
+                f"the teacher of bd, {source.name!r}, learns from {kinds[0]}, its student from {kinds[1]}",
                 "train both in the same batches: take models of the same kind of training data",
+            )
+        if source.task.flat != task.flat:
+            targets = ["several targets each" if own.flat else "one target each" for own in (source.task, task)]
+            raise ConfigError(
+                f"the teacher of bd, {source.name!r}, learns from sequences with {targets[0]}, its student with {targets[1]}",
+                "train both in the same batches: model.targets = 1 gives one target, a larger one several",
             )
         check_understood(source, task)
         self.source, self.temperature = source, config.teacher_temperature
