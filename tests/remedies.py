@@ -389,6 +389,12 @@ CASES = {
         (*TRAIN, "--out", "t", "--resume", "--epochs", "2"),
         names=("train.epochs",),
     ),
+    "a run that diverged": Case(
+        (*TRAIN, "--out", "far", "--lr", "1e38"),
+        "lower the learning rate",
+        (*TRAIN, "--out", "near", "--lr", "1e-3"),
+        names=("another folder",),
+    ),
     "a start of another size": Case(
         (*TRAIN, "--start", "wide"),
         "--model bpr --dim 12",
@@ -413,6 +419,15 @@ CASES = {
         "finish it: kdrs resume",
         None,
         both(delete("t/model.safetensors"), status("t", status="interrupted")),
+    ),
+    "a run that failed": Case(
+        ("eval", "t"),
+        "it ended with MachineError: no space is left; free some; with the options that it has",
+        None,
+        both(
+            delete("t/model.safetensors"),
+            status("t", status="failed", error="MachineError: no space is left", remedy="free some"),
+        ),
     ),
     "a run without its weights": Case(("eval", "t"), "kdrs resume", None, delete("t/model.safetensors")),
     "damaged weights": Case(

@@ -84,6 +84,11 @@ def test_a_run_without_its_model_says_how_to_get_it(run):
     with pytest.raises(ArtefactError) as error:
         LoadedRun.open(run)
     assert error.value.remedy == f"finish it: kdrs resume {run}"
+    Run(run).set_status("failed", error="TrainingError: the loss is nan", remedy="lower the learning rate")
+    with pytest.raises(ArtefactError) as error:  # finishing it alone would fail again
+        LoadedRun.open(run)
+    assert error.value.remedy.startswith("it ended with TrainingError: the loss is nan; lower the learning rate; ")
+    assert error.value.remedy.endswith(f"kdrs resume {run}")
 
 
 @pytest.mark.parametrize(

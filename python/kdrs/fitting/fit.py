@@ -37,7 +37,8 @@ PACED = 30
 
 FAR = 1e18
 """Weights past it have squares near the end of float32's range."""
-CALMER = "lower the learning rate or the weight of the term; the last checkpoint is untouched"
+CALMER = "lower the learning rate or the weight of the term, and train anew: in another folder"
+"""No resume helps: a run goes on with the options that it was begun with."""
 
 
 @dataclass

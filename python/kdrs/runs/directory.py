@@ -266,8 +266,13 @@ class Run:
 
     def remedy(self) -> str:
         """What to do about a run that has not all that a finished one has."""
-        if self.status().get("status") == "finished":
+        status = self.status()
+        if status.get("status") == "finished":
             return f"resume it, its checkpoint still holds the weights: kdrs resume {quoted(self.path)}"
+        if status.get("status") == "failed":
+            noted = [status[key] for key in ("error", "remedy") if isinstance(status.get(key), str)]
+            why = f"it ended with {shown('; '.join(noted), 1000)}; " if noted else ""
+            return f"{why}with the options that it has it goes on by kdrs resume {quoted(self.path)}"
         return f"finish it: kdrs resume {quoted(self.path)}"
 
     def set_status(self, status: str, **details: Any) -> None:

@@ -32,7 +32,7 @@ def check_options(config: Options, before: Options, same: Collection[str] = ()) 
             f"the run was started with {key} = {shown(then)}, now it is {shown(now)}",
             "put it back there: the run has no digest to know it by elsewhere"
             if is_path(key) and now is not None and then is not None
-            else f"on resume only these may differ: {', '.join(sorted(MAY_CHANGE))}",
+            else f"on resume only these may differ: {', '.join(sorted(MAY_CHANGE))}; another run takes another folder",
         )
 
 
