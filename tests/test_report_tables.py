@@ -18,9 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdrs.comparison.charts import looks_of
 from kdrs.comparison.compare import Entry, compare
 from kdrs.comparison.latex import tabular
 from kdrs.comparison.learning import learning_of
+from kdrs.comparison.picture import _looks
 from kdrs.comparison.result import Comparison
 from kdrs.comparison.standing import places_of
 from kdrs.comparison.tables import Table
@@ -313,5 +315,19 @@ def test_picture_and_page_draw_the_band_and_say_what_it_is(tmp_path):
     page = found.page()
     assert page.count('class="band ') == 2
     assert "mean and a band from the lowest to the highest" in page
+    assert "epoch" not in Path(found.picture(tmp_path / "r.svg", metric="ndcg@10")).read_text()  # no curve has it
     without = made({"a": 0.5}, seeds=1, curves=True)
     assert "band" not in Path(without.picture(tmp_path / "q.svg")).read_text()
+
+
+def test_pictures_tell_models_alone_apart_as_the_page_does():
+    taught = made({"a": 0.5, "b": 0.2}, seeds=1).lines
+    alone = [replace(line, role="alone") if line.name == "b" else line for line in taught]
+    untaught = [replace(line, role="alone") if line.role == "student" else line for line in taught]
+    for lines, hollow in ((taught, ["small"]), (alone, ["small", "b"]), (untaught, ["small"])):
+        looks, page = _looks(lines), looks_of(lines)
+        assert [name for name, look in looks.items() if "markerfacecolor" in look] == hollow
+        assert [name for name, look in page.items() if look.class_.startswith("alone")] == hollow
+        assert len({(look["color"], look["marker"]) for look in looks.values()}) == len(lines)
+    many = [replace(taught[2], name=f"m{n}") for n in range(20)]
+    assert len({(look["color"], look["marker"]) for look in _looks(many).values()}) == 20

@@ -40,22 +40,29 @@ class Look:
     path: str
 
 
-def looks_of(lines: Sequence[Line]) -> dict[str, Look]:
-    """Teachers are black stars, models alone hollow and grey, students in colours that colour-blind readers tell apart."""
-    looks: dict[str, Look] = {}
+def drawn_as(lines: Sequence[Line]) -> dict[str, tuple[str, int]]:
+    """What each model is drawn as, by its name: a role, and its number among those that are drawn as the same."""
+    found: dict[str, tuple[str, int]] = {}
     taught = any(line.role == "student" for line in lines)
     counts = {"teacher": 0, "alone": 0, "student": 0}
     for line in lines:
         # where none was taught, those trained alone are what is compared: all but the one that they are compared with
         role = "student" if line.role == "alone" and not taught and line.baseline is not None else line.role
-        at = counts[role]
+        found[line.name] = role, counts[role]
         counts[role] += 1
+    return found
+
+
+def looks_of(lines: Sequence[Line]) -> dict[str, Look]:
+    """Teachers are black stars, models alone hollow and grey, students in colours that colour-blind readers tell apart."""
+    looks: dict[str, Look] = {}
+    for name, (role, at) in drawn_as(lines).items():
         if role == "teacher":
-            looks[line.name] = Look("teacher", _STAR)
+            looks[name] = Look("teacher", _STAR)
         elif role == "alone":
-            looks[line.name] = Look("alone" + (f" dash{min(at, 2)}" if at else ""), _HOLLOW[at % len(_HOLLOW)])
+            looks[name] = Look("alone" + (f" dash{min(at, 2)}" if at else ""), _HOLLOW[at % len(_HOLLOW)])
         else:  # once around, colours meet other forms
-            looks[line.name] = Look(f"s{at % COLOURS}", _FILLED[(at + at // COLOURS) % len(_FILLED)])
+            looks[name] = Look(f"s{at % COLOURS}", _FILLED[(at + at // COLOURS) % len(_FILLED)])
     return looks
 
 

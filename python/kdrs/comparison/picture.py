@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdrs.comparison.charts import drawn_as
 from kdrs.comparison.learning import learning_of, learnt_part
 from kdrs.comparison.tables import ratio_text, title_of
 from kdrs.errors import MachineError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours without yellow: told apart by colour-blind readers. Teacher and baseline are black and grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7B3294", "#8C510A")
 _MARKERS = ("o", "D", "^", "v", "P", "X", "<", ">")
+_HOLLOW = ("s", "o", "D", "^", "v")
+_GREYS = ("0.45", "0.2", "0.65")
 
 
 def figure_of(comparison: Comparison, metric: str) -> Figure:
@@ -41,7 +44,7 @@ def figure_of(comparison: Comparison, metric: str) -> Figure:
         panels.append("size")
     if any(line.seconds_per_1000 for line in lines):
         panels.append("time")
-    if any(line.curves for line in lines):
+    if any(learning_of(line, learnt_part(comparison), metric) for line in lines):
         panels.append("curves")
     panels = panels or ["quality"]
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
@@ -154,20 +157,18 @@ def _reach(lines: Sequence[Line], metric: str, teacher: tuple[float, float] | No
 
 
 def _looks(lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
-    looks, students = {}, 0
-    for line in lines:
-        if line.role == "teacher":
-            look = {"color": "black", "marker": "*", "markersize": 13}
-        elif line.role == "alone":
-            look = {"color": "0.45", "marker": "s", "markersize": 7, "markerfacecolor": "white", "markeredgewidth": 1.6}
-        else:
-            look = {
-                "color": _COLOURS[students % len(_COLOURS)],
-                "marker": _MARKERS[students % len(_MARKERS)],
-                "markersize": 7,
-            }
-            students += 1
-        looks[line.name] = look
+    """As those of the page: models of one role are told apart by colour and by form."""
+    looks: dict[str, dict[str, Any]] = {}
+    for name, (role, at) in drawn_as(lines).items():
+        if role == "teacher":
+            look: dict[str, Any] = {"color": "black", "marker": "*", "markersize": 13}
+        elif role == "alone":
+            look = {"color": _GREYS[at % len(_GREYS)], "marker": _HOLLOW[at % len(_HOLLOW)], "markersize": 7}
+            look |= {"markerfacecolor": "white", "markeredgewidth": 1.6}
+        else:  # once around, colours meet other forms
+            form = _MARKERS[(at + at // len(_COLOURS)) % len(_MARKERS)]
+            look = {"color": _COLOURS[at % len(_COLOURS)], "marker": form, "markersize": 7}
+        looks[name] = look
     return looks
 
 
@@ -203,6 +204,8 @@ def _steps(low: float, high: float) -> tuple[float, ...]:
 
 
 def _draw_curves(axis: Axes, comparison: Comparison, metric: str, looks: Mapping[str, Mapping[str, Any]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     part = learnt_part(comparison)
     banded = several = False
     for line in comparison.lines:
@@ -223,6 +226,7 @@ def _draw_curves(axis: Axes, comparison: Comparison, metric: str, looks: Mapping
             best = int(np.argmax(values))
             size = look["markersize"] * (1.0 if lone else 0.7)
             axis.plot(epochs[best], values[best], linestyle="none", **{**look, "markersize": size})
+    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     said = "epoch (marked: each seed's best)" if several else "epoch (marked: the best)"
     axis.set_xlabel(said + ("\nline: mean of the seeds; band: lowest to highest" if banded else ""))
     axis.set_ylabel(f"{part} {comparison.shown_name(metric)}")
