@@ -251,6 +251,17 @@ CASES = {
         "give one teacher",
         ("distill", *TRAIN[1:], "--teacher", "wide", "--method", "takd", "--set", "distill.0.chain=1"),
     ),
+    "two methods in one word": Case(
+        (*TAUGHT[:-1], "hint+rrd"), "--method hint --method rrd", (*TAUGHT[:-1], "hint", "--method", "rrd")
+    ),
+    "several teachers for one of two methods": Case(
+        ("distill", *TRAIN[1:], "--teacher", "wide", "--teacher", "t", "--method", "dgkd", "--method", "rrd"),
+        "term rrd: got 2 teachers",
+        (
+            *("distill", *TRAIN[1:], "--teacher", "wide", "--teacher", "t", "--method", "dgkd", "--method", "rrd"),
+            *("--set", "distill.1.teacher=t"),
+        ),
+    ),
     "assistants of two kinds": Case(
         ("distill", *TRAIN[1:], "--teacher", "wide", "--method", "hyperkdma", "--set", "distill.0.chain=1"),
         'set assistants = "given"',

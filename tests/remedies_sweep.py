@@ -132,7 +132,7 @@ CASES = {
     "a run of a recipe that cannot be": corrected(TITLE, "did you mean 'bpr'", runs=RUNS + "model = { name = 'bqr' }\n"),
     "a study of a recipe that cannot be": corrected(TITLE, "[sweep.space]", runs=RUNS + "[studies.two.sweep]\n"),
     "a run of a recipe that fails": Case(
-        RECIPE, "1 runs failed", (*RECIPE[:2], "--out", "new"), recipe(runs=RUNS + "train = { lr = 1e38 }\n"), recipe(),
+        RECIPE, "1 run failed", (*RECIPE[:2], "--out", "new"), recipe(runs=RUNS + "train = { lr = 1e38 }\n"), recipe(),
         names=("learning rate",),
     ),
     "a study of a recipe that fails": Case(

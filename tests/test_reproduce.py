@@ -154,7 +154,7 @@ def test_a_mean_says_of_how_many_seeds_it_is(place: Path, tmp_path: Path) -> Non
     (out / "runs/one/seed-1/mine.txt").touch()
     result = kdrs("reproduce", file, "--out", out)
     assert result.code == 1
-    assert "1 runs failed: one, seed 1" in result.err
+    assert "1 run failed: one, seed 1" in result.err
     assert "| one | 1 failed, 2 finished | default | 2 of 3 |" in result.out
     assert "| other | finished | kds | 1 |" in result.out
 

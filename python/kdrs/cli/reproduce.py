@@ -76,7 +76,7 @@ def reproduce(
                 say(visible(str(path)))
     if made.failed:
         raise TrainingError(
-            f"{len(made.failed)} runs failed: {', '.join(made.failed)}",
+            f"{len(made.failed)} run{'s' * (len(made.failed) > 1)} failed: {', '.join(made.failed)}",
             str(next(iter(made.failed.values()))).replace("\n", "; "),
         )
 

@@ -77,5 +77,5 @@ def _lines(
     lines += [line(shown[name], row, "selects" if name in selects else "") for name, row in cells.items()]
     lines.append(line(counted, counts))
     if left := n_metrics - len(cells):
-        lines.append(f"{left} more metrics: --verbose or --json")
+        lines.append(f"{left} more metric{'s' * (left > 1)}: --verbose or --json")
     return lines

@@ -17,6 +17,8 @@ that carry gradient too.
 
 from __future__ import annotations
 
+import re
+
 from kdrs.distillers._hidden import assistant_dims
 from kdrs.distillers.base import Distiller, only
 from kdrs.distillers.bd import BD
@@ -42,7 +44,8 @@ from kdrs.distillers.score_matching import ScoreMatching
 from kdrs.distillers.sld import SLD
 from kdrs.distillers.takd import TAKD
 from kdrs.distillers.unkd import UnKD
-from kdrs.plugins import Kind
+from kdrs.errors import shown
+from kdrs.plugins import ClassError, Kind
 from kdrs.settings import Settings
 
 DISTILLERS: dict[str, type[Distiller]] = {
@@ -89,6 +92,12 @@ def distiller_class(name: str) -> type[Distiller]:
 
     Raises as `kdrs.models.model_class` does.
     """
+    several = re.split(r"[+, ]+", name)
+    if name not in DISTILLERS and len(several) > 1 and all(part in DISTILLERS for part in several):
+        raise ClassError(
+            f"unknown method {shown(name)!r}",
+            f"several are a sum of terms: {' '.join(f'--method {part}' for part in several)}, or a [[distill]] of each",
+        )
     return KIND.find(name)
 
 

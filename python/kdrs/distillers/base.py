@@ -136,7 +136,10 @@ class Distiller(nn.Module):
 def only(teachers: Sequence[T]) -> T:
     """The one teacher of a method that takes exactly one."""
     if len(teachers) != 1:
-        raise ConfigError(f"got {len(teachers)} teachers; this method takes exactly 1", "give one teacher")
+        raise ConfigError(
+            f"got {len(teachers)} teachers; this method takes exactly 1",
+            "give one teacher; where other terms take several, one of its own: --set distill.N.teacher=RUN, N its place from 0",
+        )
     return teachers[0]
 
 

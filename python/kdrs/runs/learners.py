@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import nn
 from kdrs.core.sampling import stream
 from kdrs.data import Dataset
 from kdrs.distillers import distiller_class
-from kdrs.errors import ConfigError, shown
+from kdrs.errors import ConfigError, KdrsError, shown
 from kdrs.fitting.learner import Learner, Term
 from kdrs.models.compact import Compact
 from kdrs.runs.build import build_model, columns_of, stage_epochs
@@ -82,14 +83,17 @@ def build_learner(
     encoded: dict[str, Teacher] = {}  # each worked out once
     for settings in config.distill:
         known = teachers
-        if distiller_class(settings.method).mutual:  # a copy of its own, to be trained on
-            known = {name: load_teacher(name, dataset, task, live=True, planned=planned) for name in settings.teacher}
-        elif settings.teacher_users == "encoded":
-            for name in settings.teacher:
-                if name not in encoded:
-                    encoded[name] = with_encoded_users(teachers[name], dataset, config)
-            known = encoded
-        terms.append(build_term(settings, known, task, model.dim, config.train.seed))
+        with _naming(settings, len(config.distill)):
+            if distiller_class(settings.method).mutual:  # a copy of its own, to be trained on
+                known = {
+                    name: load_teacher(name, dataset, task, live=True, planned=planned) for name in settings.teacher
+                }
+            elif settings.teacher_users == "encoded":
+                for name in settings.teacher:
+                    if name not in encoded:
+                        encoded[name] = with_encoded_users(teachers[name], dataset, config)
+                known = encoded
+            terms.append(build_term(settings, known, task, model.dim, config.train.seed))
     replaced = any(term.weight and term.distiller.replaces_base for term in terms)
     return Learner(
         model,
@@ -100,6 +104,17 @@ def build_learner(
         weight_decay=config.train.weight_decay,
         optimizer=config.train.optimizer,
     )
+
+
+@contextmanager
+def _naming(settings: TermSettings, n_terms: int) -> Iterator[None]:
+    """Of several terms, says which one an error is about."""
+    try:
+        yield
+    except KdrsError as error:
+        if n_terms == 1:
+            raise
+        raise type(error)(f"term {settings.name}: {error.cause}", error.remedy) from error
 
 
 @dataclass
