@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -55,6 +56,8 @@ class Kind(Generic[T]):
     """What its ``Config`` must be derived from, where it has options."""
     options: str = ""
     """How users call that."""
+    built_with: tuple[str, ...] = ()
+    """What it is built with, by place."""
 
     def find(self, name: str) -> type[T]:
         """The class of that name. Raises ``ClassError`` where there is none, or it cannot be imported or used."""
@@ -205,9 +208,29 @@ def _usable(kind: Kind[T], name: str, source: Source) -> type[T]:
             f"{where}: its Config is {_described(config)}, which are no options",
             f"derive it from {kind.options}, or leave it out",
         )
-    if not source.module.startswith("kdrs."):
-        _note_used(source.module)
+    _check_signature(kind, where, value)
+    known = {"kdrs", "torch", *sys.stdlib_module_names}
+    for module in {cls.__module__ for cls in value.__mro__}:  # what it inherits may be of other files
+        if module in sys.modules and module.partition(".")[0] not in known:
+            _note_used(module)
     return cast("type[T]", value)
+
+
+def _check_signature(kind: Kind[Any], where: str, cls: type[Any]) -> None:
+    """Raises ``ClassError`` for a class that cannot be called as it will be."""
+    try:
+        signature = inspect.signature(cls.__init__)
+    except (TypeError, ValueError):  # it has none that can be read
+        return
+    try:
+        signature.bind(None, *kind.built_with)
+    except TypeError as error:
+        raise ClassError(
+            f"{where}: {shown(cls.__name__)}.__init__ takes {shown(str(signature), 200)}: {shown(str(error))}",
+            f"write it as def __init__(self, {', '.join(kind.built_with)})"
+            if kind.built_with
+            else "it is built with nothing: def __init__(self)",
+        ) from None
 
 
 def _described(value: Any) -> str:

@@ -84,6 +84,7 @@ KIND: Kind[Distiller] = Kind(
     ("loss",),
     Settings,
     "kdrs.distillers.Settings",
+    ("config", "teachers", "task", "student_dim", "seed"),
 )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdrs.core.tables import RowTable
 from kdrs.distillers.base import Distiller
-from kdrs.errors import ArtefactError, ConfigError, shown
+from kdrs.errors import ArtefactError, ConfigError, TrainingError, shown
 from kdrs.fitting.averaging import MEAN
 from kdrs.teachers.model import ModelTeacher
 from kdrs.training.columns import Columns, spread
@@ -93,6 +93,8 @@ class Learner:
         self._is_plain_bpr = self._tables is not None and len(told) == 1 and plain
         self._slopes: tuple[Tensor, Tensor, Tensor] | None = None
         self._idle: set[str] = set()
+        self._gradients: dict[str, bool] = {}
+        """By terms whose loss was taken in the epoch in hand, whether it ever had a gradient."""
         self._group: Group | None = None
         self.by_columns = False
         """Whether this process has columns of the model's tables alone."""
@@ -183,6 +185,7 @@ class Learner:
         Until ``finish`` rows of the model's tables (`RowTable`) may owe steps, which they take when they are read.
         """
         self.model.train()
+        self._gradients.clear()
         if isinstance(self.optimizer, Adam):
             for name, tables in self._row_tables.items():
                 for table in tables:
@@ -237,12 +240,14 @@ class Learner:
     def _base_loss(self, view: View, batch: Batch) -> Tensor:
         if self.base is None:
             return torch.zeros((), device=batch.queries.rows.device)
-        return self.base(view, self._own_batch(batch))
+        return _scalar(self.base(view, self._own_batch(batch)), "base")
 
     def _weighed_loss(self, term: Term, view: View, batch: Batch) -> Tensor:
         if self._on_term is not None:
             self._on_term(term.name)
-        return term.weight * term.distiller.loss(view, batch)
+        loss = _scalar(term.distiller.loss(view, batch), term.name)
+        self._gradients[term.name] = self._gradients.get(term.name, False) or loss.requires_grad
+        return term.weight * loss
 
     @property
     def _active(self) -> list[Term]:
@@ -300,7 +305,12 @@ class Learner:
         self.optimizer.zero_grad()
         if self._slopes is None:
             total = parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum()
-            if total.requires_grad or not self.divides:  # an idle share has nothing to add
+            if not (total.requires_grad or self.divides):
+                raise TrainingError(
+                    f"no part of the loss ({', '.join(self.parts)}) has a gradient",
+                    "compute one from the view's scores or vectors, without detach(), item() or no_grad()",
+                )
+            if total.requires_grad:  # an idle share has nothing to add
                 total.backward()
 
     def step(self) -> None:
@@ -339,7 +349,14 @@ class Learner:
                 table.due = None
 
     def note_idle(self, parts: Sequence[str]) -> None:
-        """Warns, once, of terms whose loss was 0 in all of an epoch."""
+        """Warns, once, of terms whose loss had no gradient, or was 0 as ``parts`` were, in all of an epoch."""
+        for name in [name for name, had in self._gradients.items() if not (had or name in parts)]:
+            if name not in self._idle:
+                self._idle.add(name)
+                warnings.warn(
+                    f"the loss of {name!r} had no gradient in a whole epoch: it taught nothing; compute it of the student",
+                    stacklevel=2,
+                )
         for name in parts:
             if name != "base" and name not in self._idle:
                 self._idle.add(name)
@@ -420,6 +437,16 @@ class Learner:
                 raise ArtefactError(
                     f"the checkpoint does not fit the optimizer: of {shown(name)} it has {sorted(parts)} alone"
                 )
+
+
+def _scalar(loss: Tensor, part: str) -> Tensor:
+    """A loss as it was given. Raises ``TrainingError`` for what is none: it comes of code of one's own."""
+    if not isinstance(loss, Tensor) or loss.ndim:
+        what = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise TrainingError(
+            f"the loss ({part}) is {what}", "return a scalar tensor: the sum over the batch, or the mean"
+        )
+    return loss
 
 
 def _weighed(part: ScoreLoss, weight: float, scores: Tensor) -> tuple[Tensor, Tensor]:

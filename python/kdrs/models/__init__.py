@@ -42,6 +42,7 @@ KIND: Kind[Recommender] = Kind(
     ("forward", "loss"),
     ModelConfig,
     "kdrs.models.ModelConfig",
+    ("config", "task"),
 )
 
 

@@ -32,8 +32,20 @@ def write_safetensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[
         else:
             from safetensors.torch import save_file
 
-            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata=one)
+            save_file(
+                _apart({name: t.detach().cpu().contiguous() for name, t in tensors.items()}), temporary, metadata=one
+            )
         allow_as_usual(temporary)
+
+
+def _apart(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors of which none shares its memory with another: weights that a model has under two names are written twice."""
+    found, held = {}, set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr() if tensor.numel() else None
+        found[name] = tensor.clone() if place in held and place is not None else tensor
+        held.add(place)
+    return found
 
 
 TYPES = {

@@ -32,6 +32,11 @@ def build_term(settings: TermSettings, teachers: dict[str, Teacher], task: Task,
     own = [teachers[reference] for reference in settings.teacher]
     with building(task):
         distiller = cls(cls.Config(**settings.options), own, task, dim, stream(seed, "term", settings.name))
+    if "_parameters" not in vars(distiller):
+        raise ConfigError(
+            f"{cls.__name__}.__init__ leaves out that of its base class",
+            "begin it with super().__init__(config, teachers, task, student_dim, seed)",
+        )
     return Term(settings.name, settings.weight, distiller)
 
 
