@@ -8,6 +8,13 @@ from pathlib import Path
 import pytest
 
 from commands import FAST, fails, imports_undone, ok, write_own
+from kdrs.distillers import CD
+from kdrs.errors import ConfigError
+from kdrs.fitting.fit import fit
+from kdrs.fitting.learner import Learner, Term
+from kdrs.models import BPR
+from kdrs.teachers.model import ModelTeacher
+from kdrs.training.pairs import PairTask
 from test_train import final_bytes
 
 WRONG = '''
@@ -134,3 +141,20 @@ def test_weights_under_two_names_are_stored_resumed_and_served(here: Path):
     assert final_bytes(Path("r")) == final_bytes(Path("whole"))
     ok("train", "--data", here, "--model", "mymodels:BiasedMF", "--dim", 4, *SHORT, "--epochs", 4, "--out", "plain")
     ok("eval", "r", "plain")
+
+
+def test_what_python_users_may_give_wrongly(toy):
+    task = PairTask(toy.train)
+    model = BPR(BPR.Config(dim=4), task)
+    for teacher, said in (("runs/t", "a teacher is given as a str"), (model, "a teacher is given as a BPR")):
+        with pytest.raises(ConfigError, match=said):
+            CD(CD.Config(), [teacher], task, 4)  # type: ignore[list-item]
+    for options in ({"lr": float("nan")}, {"lr": -1e-3}, {"weight_decay": -1.0}, {"weight_decay": float("inf")}):
+        with pytest.raises(ConfigError, match=f"{next(iter(options))} is .*"):
+            Learner(model, task, **options)
+    term = Term("cd", float("nan"), CD(CD.Config(), [ModelTeacher(model, task)], task, 4))
+    with pytest.raises(ConfigError, match="the weight of cd is nan"):
+        Learner(model, task, [term])
+    for epochs in (-1, 2.5, True):
+        with pytest.raises(ConfigError, match="epochs is"):
+            fit(Learner(model, task), task, epochs=epochs)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,6 +82,13 @@ class Distiller(nn.Module):
 
     def __init__(self, config: Settings, teachers: Sequence[Teacher], task: Task, student_dim: int, seed: int = 0):
         super().__init__()
+        for teacher in teachers:
+            if isinstance(teacher, str | os.PathLike | nn.Module):
+                raise ConfigError(
+                    f"a teacher is given as a {type(teacher).__name__}",
+                    "give what answers for it: kdrs.ModelTeacher(model, task), kdrs.FileTeacher(path, task) or "
+                    "kdrs.load_run(path).teacher(task)",
+                )
         self.config, self.task, self.seed = config, task, seed
         self.part = 0
         """Number of the share of each batch that it gets, where it ``splits``: seeds ``noise_stream``."""

@@ -102,6 +102,8 @@ def fit(
 
     Raises ``TrainingError`` naming epoch, batch and users if a loss is not finite, epoch and user if a score is not.
     """
+    if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer) or epochs < 0:
+        raise ConfigError(f"epochs is {shown(repr(epochs))}", "allowed: a whole number, 0 or more")
     learners = [learners] if isinstance(learners, Learner) else list(learners)
     selection = selection or Selection()
     divided = _join(learners, group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -61,6 +62,10 @@ class Learner:
     ):
         if len({term.name for term in terms}) != len(terms):
             raise ConfigError(f"terms are named {[term.name for term in terms]}", "give every term its own name")
+        numbers = {"lr": lr, "weight_decay": weight_decay, **{f"the weight of {t.name}": t.weight for t in terms}}
+        for option, value in numbers.items():
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{option} is {value}", "allowed: a finite number, 0 or more")
         self.model, self.task, self.terms, self.name = model, task, list(terms), name
         if isinstance(base, str) and (base != "model" or not callable(getattr(model, "loss", None))):
             allowed = 'allowed: "model" (if it has a loss method), a function of (view, batch), None'
