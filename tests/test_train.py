@@ -16,6 +16,7 @@ import torch
 from conftest import toy_dataset
 from kdrs.data import Dataset, Interactions
 from kdrs.errors import ArtefactError, TrainingError
+from kdrs.evaluation.evaluator import Evaluator
 from kdrs.evaluation.protocols import Selection
 from kdrs.fitting.fit import fit
 from kdrs.fitting.learner import Learner
@@ -23,6 +24,8 @@ from kdrs.models import BPR, MODELS
 from kdrs.runs.config import resolve
 from kdrs.runs.execute import execute
 from kdrs.runs.opened import load_run
+from kdrs.runs.results import measure_teachers
+from kdrs.teachers.model import ModelTeacher
 from kdrs.training.pairs import PairTask
 from kdrs.training.queries import Epoch
 
@@ -444,9 +447,15 @@ def test_a_teacher_worse_than_popularity_is_warned_of(toy_path, toy, tmp_path):
     save_file(vectors, tmp_path / "bad.safetensors", metadata={"kdrs": "teacher/1", **digests})
     values = run_values(toy_path, epochs=1)
     values["distill"] = [{"method": "rrd", "teacher": str(tmp_path / "bad.safetensors"), **SMALL}]
-    with pytest.warns(UserWarning, match="no better than popularity"):
+    with pytest.warns(UserWarning, match="no better than popularity.*are its ids in the data set's order"):
         execute(resolve(values), tmp_path / "run")
     assert json.loads((tmp_path / "run/teachers.json").read_text())
+    model = BPR(BPR.Config(dim=4), PairTask(toy.train))
+    model.load_state_dict({f"{name}.weight": table for name, table in vectors.items()})
+    with pytest.warns(
+        UserWarning, match="no better than popularity.*: it has little to teach"
+    ):  # a run's ids are known
+        measure_teachers({"run": ModelTeacher(model, PairTask(toy.train))}, Evaluator.of(toy), toy)
 
 
 def test_a_teacher_file_does_what_its_run_does(toy_path, toy, teacher, tmp_path):

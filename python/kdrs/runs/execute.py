@@ -177,7 +177,7 @@ def _execute(config: RunConfig, out: Path, resume: bool, hooks: Hooks, trained: 
                 stacklevel=2,
             )
         doubts: dict[str, list[str]] = {}
-        measured = measure_teachers(teachers, evaluator, dataset, [str(part.place) for part in parts], doubts)
+        measured = measure_teachers(teachers, evaluator, dataset, doubts)
         if inner.start is not None and inner.start not in (FROM_TEACHER, *teachers):
             doubt_start(inner.start, doubts)
         if measured and run.writes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,12 @@ def measure_teachers(
     teachers: dict[str, Teacher],
     evaluator: Evaluator,
     dataset: Dataset,
-    parts: Collection[str] = (),
     doubts: dict[str, list[str]] | None = None,
 ) -> dict[str, dict[str, Report]]:
     """The teachers' own quality on the split: the first thing that shows a wrong id map or a leak. Warns of a teacher that
-    ranks no better than popularity, of the run's own ``parts`` without asking for their ids; and of teacher files whose ids
-    seem out of order or that seem to know held-out pairs, and of runs that learnt from such files: these sentences go into
-    ``doubts`` too, by teacher, for the card."""
+    ranks no better than popularity, and asks for the ids of files alone: those of a run are known. Warns, too, of teacher
+    files whose ids seem out of order or that seem to know held-out pairs, and of runs that learnt from such files: these
+    sentences go into ``doubts`` too, by teacher, for the card."""
     measured = {}
     doubts = {} if doubts is None else doubts
     for name, teacher in teachers.items():
@@ -73,7 +72,8 @@ def measure_teachers(
             metric = next(iter(report.values))
             own, floor = report.mean(metric), baseline[part].mean(metric)
             if own <= floor:
-                doubt = "" if name in parts else ": are its ids in the data set's order?"
+                from_file = isinstance(teachers[name], FileTeacher)
+                doubt = ": are its ids in the data set's order?" if from_file else ": it has little to teach"
                 warnings.warn(
                     f"teacher {shown(name)} has {report.shown_name(metric)} = {own:.4f} on {part}, no better than "
                     f"popularity's {floor:.4f}{doubt}",
