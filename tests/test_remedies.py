@@ -139,6 +139,7 @@ ELSEWHERE = {
     ("runs/compress.py", "_saved"): "Python alone: a data set that is not a folder, test_compress.py",
     ("runs/compress.py", "best_form"): "Python alone: a teacher that does not tell its bytes, test_budget.py",
     ("runs/learners.py", "teacher"): "methods that train their teacher, of a compact part: test_compact_attacks.py",
+    ("runs/learners.py", "build_term"): "a method of one's own that is not begun: test_own_losses.py",
     ("runs/export.py", "student_of"): "Python alone: factors, test_export.py",
     ("runs/own.py", "needing"): "classes that are gone, and come back: test_own.py",
     ("runs/opened.py", "stored_model"): "tables that do not fit: test_compact.py",
