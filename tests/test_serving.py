@@ -167,8 +167,8 @@ def test_the_bytes_of_a_file_are_told_by_what_they_hold(here, tmp_path):
     student, parts = kdrs.Student.load(tmp_path / "s.safetensors"), told["parts"]
     assert list(parts) == ["tables", "ids", "seen", "popular", "card"]
     assert sum(parts.values()) == told["file_bytes"] == (tmp_path / "s.safetensors").stat().st_size
-    assert parts["seen"] == 8 * (120 + 1) + 4 * student.seen.n_pairs
-    assert parts["popular"] == 8 * len(student.popular)
+    assert parts["seen"] == 2 * (120 + 1) + student.seen.n_pairs  # 90 items are told by a byte, 1,577 pairs by two
+    assert parts["popular"] == 2 * len(student.popular)
     assert student.sizes() == {name: parts[name] for name in ("tables", "ids", "seen", "popular")}
     said = ok("export", "student", "--out", tmp_path / "t.safetensors").out.splitlines()[1]
     assert said.startswith(f"its bytes: tables {parts['tables']:,}, ids {parts['ids']:,}, popular items ")

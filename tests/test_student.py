@@ -401,6 +401,27 @@ def twice(tensors, _):
     ]
 
 
+@given(st.lists(st.integers(0, 2**31 - 1), max_size=9), st.sampled_from(sorted(file.NARROWED)))
+def test_integers_are_written_by_their_low_bytes(values, name):
+    array = np.array(values, file.NARROWED[name])
+    found = file.narrow(name, array)
+    assert found.nbytes == len(values) * min(width for width in (1, 2, 4) if max(values, default=0) < 256**width)
+    again = file._wide(name, found)
+    assert (again == array).all()
+    assert again.dtype == array.dtype
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_files_of_whole_integers_are_the_same_student(tmp_path, monkeypatch, encoded):
+    student = made(2, encoded=encoded)
+    small = student.save(tmp_path / "small.safetensors")
+    monkeypatch.setattr(file, "_MAPPED", 0)  # as they were written before, and as large ones are
+    assert student.save(tmp_path / "whole.safetensors") > small
+    one, two = (kdrs.Student.load(tmp_path / f"{name}.safetensors") for name in ("small", "whole"))
+    assert one.fingerprint() == two.fingerprint() == student.fingerprint()
+    assert list(one.recommend(["ü1", "ü2"], 5)) == list(two.recommend(["ü1", "ü2"], 5))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -417,6 +438,10 @@ def twice(tensors, _):
         (lambda t, m: t.update(popular=t["popular"] + np.int32(1000)), "popular holds rows that are no items"),
         (lambda t, m: t.update(popular=np.zeros_like(t["popular"])), "popular holds an item twice"),
         (lambda t, m: t.update(popular=np.zeros((), np.int32)), "popular and popular_counts are no int32 [P]"),
+        (
+            lambda t, m: t.update(popular=np.zeros((15, 5), np.uint8)),
+            "popular has integers of 5 bytes; 1, 2 or 4 are expected",
+        ),
         (lambda t, m: t.update(bias=np.full(N_ITEMS, np.nan, np.float32)), "the bias is not finite"),
     ],
 )

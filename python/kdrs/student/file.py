@@ -15,6 +15,9 @@ Tensors of N users, M items and D dimensions, each of them little-endian and con
 ``popular``, ``popular_counts``             int32 [P] each: items with the most training pairs, for users who are unknown
 ==========================================  =====================================================================
 
+Of the integers below the encoder's, those of `NARROWED`, bytes that are 0 in all of them are left out: such a tensor is
+uint8 [n, W], the W low bytes of each, 1, 2 or 4. One of more than 16 MiB stays as it is: it is mapped, and workers share it.
+
 Metadata: ``kdrs`` = ``student/1``; ``tables``, JSON, describes the tables; ``card``, JSON, says where it comes from and how
 good it is; ``readme``, the same for people; ``crc32`` of all that, by which damage is found.
 """
@@ -43,13 +46,20 @@ DTYPES = {
 }  # fmt: skip
 """Types of tensors as safetensors names them; bfloat16 is uint16 to NumPy."""
 _NAMES = {np.dtype(kind): name for name, kind in DTYPES.items()}
+NARROWED: dict[str, type[np.generic]] = {
+    "item_ids_ends": np.int64, "user_ids_ends": np.int64, "seen_ends": np.int64, "seen_items": np.int32,
+    "seen_order": np.int32, "popular": np.int32, "popular_counts": np.int32,
+}  # fmt: skip
+"""Tensors of integers from 0 on, of which the file has the low bytes alone, with their types in memory."""
+_MAPPED = 1 << 24
+"""Bytes past which they stay as they are."""
 _BLOCK = 1 << 26
 AGAIN = "write it again: kdrs export RUN --out FILE"
 
 
 class Contents(NamedTuple):
     tensors: dict[str, NDArray[Any]]
-    """Read-only, mapped from the file."""
+    """Read-only, and mapped from the file but for short ones of integers."""
     metadata: dict[str, str]
 
 
@@ -58,7 +68,7 @@ def write(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str
 
     Raises ``MachineError`` where the disk does not take it; nothing is left behind then.
     """
-    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    arrays = {name: narrow(name, value) for name, value in tensors.items()}
     # Widest first: every tensor is then aligned.
     order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
     head: dict[str, Any] = {}
@@ -141,7 +151,30 @@ def read(path: Path, *, verify: bool = True) -> Contents:
         found = f"{_checksum({key: head[key] for key in order}, own, [tensors[key] for key in order]):08x}"
         if metadata.get("crc32") != found:
             raise ArtefactError(f"{name} is damaged: its checksum is another than the one it states", AGAIN)
-    return Contents(tensors, metadata)
+    try:
+        return Contents({key: _wide(key, tensor) for key, tensor in tensors.items()}, metadata)
+    except ValueError as error:
+        raise ArtefactError(f"{name} is damaged: {error}", AGAIN) from None
+
+
+def narrow(name: str, value: Any) -> NDArray[Any]:
+    """A tensor as the file has it: of those of `NARROWED` the low bytes, uint8 [n, W]."""
+    array = np.asarray(value, order="C")
+    if name not in NARROWED or array.ndim != 1 or not array.size or array.nbytes > _MAPPED or array.min() < 0:
+        return array
+    kind = np.dtype(np.min_scalar_type(array.max())).newbyteorder("<")
+    return array.astype(kind).view(np.uint8).reshape(len(array), -1) if kind.itemsize < array.itemsize else array
+
+
+def _wide(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
+    """A tensor of the file as it is in memory. Raises ``ValueError`` for another number of bytes."""
+    if name not in NARROWED or tensor.dtype != np.uint8 or tensor.ndim != 2:
+        return tensor
+    if tensor.shape[1] not in (1, 2, 4):
+        raise ValueError(f"{name} has integers of {tensor.shape[1]} bytes; 1, 2 or 4 are expected")
+    found: NDArray[Any] = tensor.ravel().view(f"<u{tensor.shape[1]}").astype(NARROWED[name])
+    found.flags.writeable = False
+    return found
 
 
 def _tensor(mapped: mmap.mmap, start: int, told: dict[str, Any]) -> NDArray[Any]:

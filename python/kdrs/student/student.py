@@ -178,7 +178,7 @@ class Student:
         found = dict.fromkeys(("tables", "ids", "seen", "popular"), 0)
         for name, tensor in self._tensors().items():
             kind = next((kind for start, kind in PARTS.items() if name.startswith(start)), "tables")
-            found[kind] += np.asarray(tensor).nbytes
+            found[kind] += file.narrow(name, tensor).nbytes
         return found
 
     @property
