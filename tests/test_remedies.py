@@ -1,4 +1,4 @@
-"""Remedies: each is followed on the input that provoked it, and helps. The cases are in remedies.py."""
+"""Remedies: each is followed on the input that provoked it, and helps. The cases are in remedies*.py."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from remedies import CASES, PREPARE, TAUGHT, TRAIN
 from remedies_compact import CASES as COMPACT
 from remedies_refit import CASES as REFIT
 from remedies_resume import CASES as RESUME
+from remedies_runs import CASES as RUNS
 from remedies_serving import CASES as SERVING
 from remedies_sweep import CASES as SWEEP
 from remedies_teacher import CASES as TEACHER
@@ -79,7 +80,7 @@ def spelt_out(remedy: str) -> list[str]:
     return shlex.split(re.split(r" with one|; |, or |, which", command)[0])
 
 
-ALL = CASES | COMPACT | REFIT | RESUME | SERVING | SWEEP | TEACHER
+ALL = CASES | COMPACT | REFIT | RESUME | RUNS | SERVING | SWEEP | TEACHER
 
 
 @pytest.mark.usefixtures("png_alone")
