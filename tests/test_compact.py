@@ -39,6 +39,7 @@ FORMS = [
     ("lightgcn", 3, "table"),
     ("ngcf", 8, "encoded"),
     ("sgl", 1, "encoded"),
+    ("lightgcn-ssm", 2, "encoded"),
     ("cdae", 4, "table"),
 ]
 """A form of every model that has one."""

@@ -54,7 +54,7 @@ def test_bytes_of_other_models_and_of_files(runs, toy, toy_path, tmp_path):
     assert (file.n_bytes, file.bytes_per_row) == (130 * 16 + 320, 16 + 4)
 
 
-ROW = {"bpr": 32, "lightgcn": 32, "ngcf": 32, "sgl": 32, "sasrec": 32, "caser": 100, "neumf": 64}
+ROW = {"bpr": 32, "lightgcn": 32, "ngcf": 32, "sgl": 32, "lightgcn-ssm": 32, "sasrec": 32, "caser": 100, "neumf": 64}
 """Bytes of an item of 8 dimensions: float32, and of Caser two tables of outputs and a bias besides."""
 
 

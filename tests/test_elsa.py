@@ -120,10 +120,10 @@ def test_a_sample_stands_for_the_catalogue(pairs, size, past):
 def test_all_items_have_their_turns():
     model, _ = made([(0, 0)], (1, 10), dim=2, softmax_items=4)
     model.on_epoch_start(Epoch(3, 0, 5))
-    turns = [model._sample.next(torch.device("cpu")).tolist() for _ in range(5)]
+    turns = [model._softmax._next(torch.device("cpu")).tolist() for _ in range(5)]
     assert np.bincount(np.concatenate(turns)).tolist() == [2] * 10
     model.on_epoch_start(Epoch(3, 0, 5))
-    assert model._sample.next(torch.device("cpu")).tolist() == turns[0]  # a resumed epoch has the same
+    assert model._softmax._next(torch.device("cpu")).tolist() == turns[0]  # a resumed epoch has the same
 
 
 @given(rows=st.integers(0, 6), dim=st.integers(1, 5), block=st.integers(1, 12), seed=st.integers(0, 9))

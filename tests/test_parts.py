@@ -340,6 +340,7 @@ SIZED = [
     ({"name": "ngcf", "dim": 12, "layers": 2, "size": "block"}, 36),
     ({"name": "lightgcn", "dim": 12}, 12),
     ({"name": "sgl", "dim": 12}, 12),
+    ({"name": "lightgcn-ssm", "dim": 12}, 12),
     ({"name": "cml", "dim": 12}, 12),
     ({"name": "cdae", "dim": 12}, 12),
     ({"name": "multvae", "dim": 12}, 12),

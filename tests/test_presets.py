@@ -168,6 +168,10 @@ MODEL_DEFAULTS: dict[str, dict[str, Any]] = {
         "train": {"negatives": 20, "layout": "rows", "optimizer": "adagrad", "lr": 0.1, "weight_decay": 0.0},
     },
     "lightgcn": {"layers": 3, "init_std": 0.1, "reg": 0.0, "reduction": "sum", "hidden": "propagated"},
+    "lightgcn-ssm": {
+        "layers": 2, "init_std": 0.01, "temperature": 0.1, "popularity": 0.05, "softmax_items": 1024, "reg": 0.0,
+        "train": {"batch_size": 2048, "lr": 5e-3, "weight_decay": 0.0},
+    },
     "neumf": {"layers": 1, "init_std": 0.01, "hidden": "mf"},
     "ngcf": {"adjacency": "row", "message_dropout": 0.1, "node_dropout": 0.1, "reg": 1e-5, "size": "total", "reduction": "sum"},
     "sgl": {

@@ -65,6 +65,7 @@ def cases(teacher: Path) -> dict[str, dict[str, Any]]:
 REPLICATED: dict[str, dict[str, Any]] = {
     "neumf": {"model": {"name": "neumf"}},
     "sgl": {"model": {"name": "sgl"}},
+    "ssm": {"model": {"name": "lightgcn-ssm", "softmax_items": 16}},
     "cdae": {"model": {"name": "cdae"}, "train": {"batch_size": 16}},
 }
 
@@ -109,7 +110,7 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in Run.open(run).rows()]
 
 
-ALL = ("bpr", "lazy", "lightgcn", "cd", "de", "both", "neumf", "sgl", "cdae", "ftd", "rrd", "bd")
+ALL = ("bpr", "lazy", "lightgcn", "cd", "de", "both", "neumf", "sgl", "ssm", "cdae", "ftd", "rrd", "bd")
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -21,7 +21,7 @@ from kdrs.runs.compared import compare_runs
 from kdrs.runs.served import SERVED_EARLIER, ServedStudent
 
 FEW = ("--batch-size", "32", "--lr", "0.01", "--epochs", "2", "--device", "cpu", "--threads", "1", "--quiet")
-GRAPHS = ("lightgcn", "ngcf", "sgl")
+GRAPHS = ("lightgcn", "ngcf", "sgl", "lightgcn-ssm")
 EXACT = ("teacher", "taught", "sums", "codes", "elsa", *GRAPHS)
 NETWORKS = ("sasrec", "multvae")
 

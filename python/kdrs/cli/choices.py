@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-MODELS = ("bpr", "caser", "lightgcn", "sasrec", "neumf", "ngcf", "sgl", "cml", "cdae", "multvae", "iae", "elsa")
+MODELS = (
+    "bpr",
+    "caser",
+    "lightgcn",
+    "lightgcn-ssm",
+    "sasrec",
+    "neumf",
+    "ngcf",
+    "sgl",
+    "cml",
+    "cdae",
+    "multvae",
+    "iae",
+    "elsa",
+)
 METHODS = (
     "bd", "cd", "cpd", "dcd", "de", "dgkd", "freqd", "ftd", "hetcomp", "hint", "htd", "hyperkdma", "ir-rrd", "mkd", "nkd",
     "phr", "rd", "rce-kd", "rrd", "score-matching", "sld", "takd", "unkd",

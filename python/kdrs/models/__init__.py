@@ -10,6 +10,7 @@ from kdrs.models.cml import CML
 from kdrs.models.elsa import ELSA
 from kdrs.models.iae import IAE
 from kdrs.models.lightgcn import LightGCN
+from kdrs.models.lightgcn_ssm import LightGCNSSM
 from kdrs.models.multvae import MultVAE
 from kdrs.models.neumf import NeuMF
 from kdrs.models.ngcf import NGCF
@@ -21,6 +22,7 @@ MODELS: dict[str, type[Recommender]] = {
     "bpr": BPR,
     "caser": Caser,
     "lightgcn": LightGCN,
+    "lightgcn-ssm": LightGCNSSM,
     "sasrec": SASRec,
     "neumf": NeuMF,
     "ngcf": NGCF,
@@ -67,6 +69,7 @@ __all__ = [
     "SGL",
     "Caser",
     "LightGCN",
+    "LightGCNSSM",
     "ModelConfig",
     "MultVAE",
     "NeuMF",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 
 from kdrs.core.kernels import Table
 from kdrs.data.interactions import Interactions
+from kdrs.models._softmax import CatalogueSoftmax
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.compact import Compact, UserEncoder
-from kdrs.training.devices import known, numbers_of, taken, to_device
-from kdrs.training.losses import logsumexp_products
+from kdrs.training.devices import taken
 from kdrs.training.queries import Batch, Epoch, Queries, Task
 from kdrs.training.rows import UserTask
 from kdrs.training.units import unit_rows
@@ -38,42 +37,6 @@ class ELSAConfig(ModelConfig):
     """Loss of a batch: sum over its pairs, or that over its users."""
 
 
-class _Turns:
-    """Items of a catalogue in turns of ``size``: in random order, around and around, so that none is in two turns more than
-    another."""
-
-    def __init__(self, n_items: int, size: int):
-        self._n_items, self._size = n_items, size
-        self.shuffle(0)
-
-    @property
-    def whole(self) -> float:
-        """How many turns the catalogue is."""
-        return self._n_items / self._size
-
-    def shuffle(self, seed: int) -> None:
-        """Begins anew, with another order."""
-        self._order = np.random.default_rng(seed).permutation(self._n_items)
-        self._place = np.empty_like(self._order)
-        self._place[self._order] = np.arange(self._n_items)
-        self._start = 0
-
-    def next(self, device: torch.device) -> Tensor:
-        """int64 [size]: the items of the next turn."""
-        ids = np.take(self._order, np.arange(self._start, self._start + self._size), mode="wrap")
-        self._start = (self._start + self._size) % self._n_items
-        return to_device(ids, device)
-
-    def places(self, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Of pairs (row, item), two int64 [P], those whose item is in the last turn: rows, and the item's place there."""
-        begun = self._start - self._size
-        where = (self._place[numbers_of(items)] - begun) % self._n_items
-        there = where < self._size
-        found = numbers_of(rows)[there], where[there]
-        of_rows, of_items = (known(to_device(ids, rows.device), ids) for ids in found)
-        return of_rows, of_items
-
-
 class _UnitItems(Recommender):
     """The items of `ELSA`; her items' sum, which is a user, is `Compact`'s."""
 
@@ -91,14 +54,11 @@ class _UnitItems(Recommender):
         counts = task.seen.column_degrees.astype(np.float32)
         lengths = torch.from_numpy(counts**config.popularity).to(task.device)  # 0 where nobody has an item, 0⁰ is 1
         self.register_buffer("lengths", lengths, persistent=False)
-        self._sample = None
-        if config.softmax_items is not None and config.softmax_items < task.n_items:
-            self._sample = _Turns(task.n_items, config.softmax_items)
+        self._softmax = CatalogueSoftmax(task.n_items, config.softmax_items)
 
     def on_epoch_start(self, epoch: Epoch) -> None:
         super().on_epoch_start(epoch)
-        if self._sample is not None:
-            self._sample.shuffle(epoch.stream("softmax"))
+        self._softmax.shuffle(epoch.stream("softmax"))
 
     def forward(self, queries: Queries) -> View:
         items = unit_rows(self.vectors)
@@ -161,11 +121,6 @@ class ELSA(Compact, _UnitItems):
         found = view.factored()
         assert found is not None
         users = F.normalize(found.queries, dim=1) / temperature
-        if self._sample is None:
-            others = logsumexp_products(users, found.items, hidden=(rows, positives))
-        else:
-            some = found.items[self._sample.next(positives.device)]
-            others = logsumexp_products(users, some, hidden=self._sample.places(rows, positives))
-            others = others + math.log(self._sample.whole)
+        others = self._softmax.others(users, found.items, (rows, positives))
         loss = F.softplus(others[rows] - own).sum()
         return loss / len(batch.queries) if self.averages else loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -85,10 +85,12 @@ class LightGCN(Recommender):
             lambda asked: nn.functional.embedding(asked.users, output),
             lambda ids: nn.functional.embedding(ids, items),
             lambda: items,
-            represent=(self._first_users, self._first_items)
-            if self.config.hidden == "layer0" and self.training
-            else None,
+            represent=self._represent(),
         )
+
+    def _represent(self) -> tuple[Callable[[Queries], Tensor], Callable[[Tensor], Tensor]] | None:
+        """h(u) and h(i), where they are not the vectors that are multiplied."""
+        return (self._first_users, self._first_items) if self.config.hidden == "layer0" and self.training else None
 
     def _first_users(self, asked: Queries) -> Tensor:
         return nn.functional.embedding(asked.users, self.vectors)

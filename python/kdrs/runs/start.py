@@ -87,7 +87,7 @@ def check_begins(model: nn.Module) -> None:
     if not getattr(model, "begins", False):
         raise ConfigError(
             f"{type(model).__name__.removeprefix('Compact')} cannot start from a teacher's vectors: its own are computed",
-            "take bpr, lightgcn or sgl, or leave start out",
+            "take bpr, lightgcn, lightgcn-ssm or sgl, or leave start out",
         )
 
 
