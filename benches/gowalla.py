@@ -1,11 +1,12 @@
-"""Gowalla in LightGCN's split, beside published figures: ELSA on the whole training part, the same in few bits, and students
-of few bits that it taught.
+"""Gowalla in LightGCN's split, beside published figures: two teachers on the whole training part, ELSA and LightGCN with a
+sampled softmax, the same in few bits, and students of few bits that they taught.
 
-    python benches/gowalla.py [--out runs/gowalla] [--data datasets] [--threads 1] [--record]
+    python benches/gowalla.py [--out runs/gowalla] [--data datasets] [--only elsa,lightgcn] [--threads 1] [--record]
 
-The published split has no validation part. So epochs are those that were best with a tenth of the training pairs as validation
-(``frontier.py``'s form of the set), and the last ones are kept, averaged. Metrics are those of the papers: Recall@20 and
-NDCG@20 over all items. Finished runs are skipped and begun ones resumed. ``--record`` writes docs/results/gowalla.json.
+The published split has no validation part. So settings are those that were best with a tenth of the training pairs as
+validation (``frontier.py``'s form of the set), and the last epochs are kept, averaged. Metrics are those of the papers:
+Recall@20 and NDCG@20 over all items. Finished runs are skipped and begun ones resumed. ``--record`` writes
+docs/results/gowalla.json; a table whose runs are gone stays as it was recorded.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from reproduce import carry_out
 from reproduce import kdrs as command
 
 DIMS, EPOCHS, TEMPERATURE = (256, 352), 12, 0.08
+GRAPH = 256
+"""Dimensions of LightGCN, those of BiGeaR++'s teacher, which has two layers too."""
 BITS = (4, 3, 2, 1)
 STUDENTS = ((236, 2), (352, 4))
-"""Dimensions and bits of what is trained through the rounding, alone and taught by the larger ELSA: a third of BiGeaR++'s
+"""Dimensions and bits of what is trained through the rounding, alone and taught by a larger teacher: a third of BiGeaR++'s
 bytes, and all of them."""
 TAUGHT = ("--start", "teacher", "--method", "rrd", "--weight", "0.3")
 """What ``--budget`` takes of a teacher by ELSA."""
 METRICS = ["recall@20", "ndcg@20"]
+COLUMNS = ["model", "bytes", "Recall@20", "NDCG@20"]
 PUBLISHED = [
     ["Mult-VAE, as LightGCN's paper has it", "", "0.1641", "0.1335"],
     ["LightGCN, 3 layers of 64, float32", "18,134,784", "0.1830", "0.1554"],
@@ -49,43 +53,69 @@ ANSWER = [
 """By hand, from the table."""
 
 
-def record(out: Path, data: kdrs.Dataset) -> dict[str, Any]:
+ELSA, LIGHTGCN = "Teachers by ELSA", "A teacher by LightGCN, and published figures"
+READING = {
+    ELSA: f"ELSA: {EPOCHS} epochs, and a temperature of {TEMPERATURE}, between the two that were best, as a tenth of the "
+    "training pairs had it ([trials](notes/frontier.md#tried-with-elsa-and-left)); then trained with all pairs; kdrs's "
+    "defaults else. Validation chose, never test.",
+    LIGHTGCN: f"`lightgcn-ssm` of {GRAPH} dimensions and two layers: {EPOCHS} epochs, the temperature of ELSA's teachers, "
+    "batches of 8,192; kdrs's defaults else ([trials](notes/frontier.md#lightgcn-with-a-sampled-softmax)). Its students are "
+    "`elsa`, without a table of users. Others are cited: LightGCN's paper (SIGIR 2020), and the logs of BiGeaR++'s authors.",
+}
+
+
+def runs_of(out: Path, kind: str) -> dict[str, Path]:
+    """The runs of a table that are there, by title."""
     runs = {}
-    for dim in DIMS:
-        runs[f"ELSA {dim}, float32"] = out / f"elsa-{dim}"
-        runs |= {f"ELSA {dim}, compressed to {bits} bits": out / f"elsa-{dim}-{bits}" for bits in BITS}
-    for dim, bits in STUDENTS:
-        runs[f"ELSA {dim} of {bits} bits, trained through the rounding, alone"] = out / f"alone-{dim}-{bits}"
-        runs[f"ELSA {dim} of {bits} bits, distilled from ELSA {DIMS[-1]}"] = out / f"taught-{dim}-{bits}"
-    runs = {title: run for title, run in runs.items() if (run / "report.json").is_file()}
-    lines = kdrs.compare_runs(
-        list(runs.values()), dataset=data, protocol_name="default", metrics=METRICS, time_scoring=False
-    ).to_json()["runs"]
-    own = [
-        [title, f"{line['n_bytes']:,}", *(f"{line['metrics'][metric]['mean']:.4f}" for metric in METRICS)]
-        for title, line in zip(runs, lines, strict=True)
-    ]
+    if kind == ELSA:
+        for dim in DIMS:
+            runs[f"ELSA {dim}, float32"] = out / f"elsa-{dim}"
+            runs |= {f"ELSA {dim}, compressed to {bits} bits": out / f"elsa-{dim}-{bits}" for bits in BITS}
+        for dim, bits in STUDENTS:
+            runs[f"ELSA {dim} of {bits} bits, trained through the rounding, alone"] = out / f"alone-{dim}-{bits}"
+            runs[f"ELSA {dim} of {bits} bits, distilled from ELSA {DIMS[-1]}"] = out / f"taught-{dim}-{bits}"
+    else:
+        runs[f"LightGCN {GRAPH}, float32"] = out / f"lightgcn-{GRAPH}"
+        runs |= {f"the same, compressed to {bits} bits": out / f"lightgcn-{GRAPH}-{bits}" for bits in BITS}
+        for dim, bits in STUDENTS:
+            runs[f"ELSA {dim} of {bits} bits, distilled from it"] = out / f"lightgcn-taught-{dim}-{bits}"
+    return {title: run for title, run in runs.items() if (run / "report.json").is_file()}
+
+
+def record(out: Path, data: kdrs.Dataset) -> dict[str, Any]:
+    path = RESULTS / "gowalla.json"
+    former = (
+        {figure["title"]: figure for figure in json.loads(path.read_text("utf-8"))["figures"]} if path.is_file() else {}
+    )
+    figures = []
+    for kind in (LIGHTGCN, ELSA):
+        runs = runs_of(out, kind)
+        if not runs:
+            figures += [former[kind]] if kind in former else []
+            continue
+        lines = kdrs.compare_runs(
+            list(runs.values()), dataset=data, protocol_name="default", metrics=METRICS, time_scoring=False
+        ).to_json()["runs"]
+        figures.append(
+            {
+                "title": kind,
+                "command": f"`python benches/gowalla.py --only {'elsa' if kind == ELSA else 'lightgcn'}`, then with `--record`",
+                **origins([run / "env.json" for run in runs.values()]),
+                "seed": "0",
+                "reading": ["Recall@20 and NDCG@20 over all items. Bytes are those of all tables.", READING[kind]],
+                "columns": COLUMNS,
+                "rows": [
+                    [title, f"{line['n_bytes']:,}", *(f"{line['metrics'][metric]['mean']:.4f}" for metric in METRICS)]
+                    for title, line in zip(runs, lines, strict=True)
+                ]
+                + (PUBLISHED if kind == LIGHTGCN else []),
+            }
+        )
     return {
         "title": "Gowalla, beside published figures",
         "question": "How good is it where others publish their figures?",
         "answer": ANSWER,
-        "figures": [
-            {
-                "title": "LightGCN's split, Recall@20 and NDCG@20 over all items",
-                "command": "`python benches/gowalla.py`, then with `--record`",
-                **origins([run / "env.json" for run in runs.values()]),
-                "seed": "0",
-                "reading": [
-                    f"ELSA: {EPOCHS} epochs, and a temperature of {TEMPERATURE}, between the two that were best, as a tenth of "
-                    "the training pairs had it ([trials](notes/frontier.md#tried-with-elsa-and-left)); then trained with "
-                    "all pairs; kdrs's defaults else. Validation chose, never test.",
-                    "The others are cited: LightGCN's paper (SIGIR 2020), and the logs of BiGeaR++'s authors. Bytes are those "
-                    "of all tables.",
-                ],
-                "columns": ["model", "bytes", "Recall@20", "NDCG@20"],
-                "rows": [*own, *PUBLISHED],
-            }
-        ],
+        "figures": figures,
     }
 
 
@@ -93,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/gowalla"))
     parser.add_argument("--data", type=Path, default=Path("datasets"))
+    parser.add_argument("--only", default="elsa,lightgcn", help="teachers: elsa, lightgcn")
     parser.add_argument("--threads", default="1")
     parser.add_argument("--record", action="store_true", help="train nothing, write what is there")
     options = parser.parse_args()
@@ -106,20 +137,33 @@ def main() -> None:
         (RESULTS / "gowalla.json").write_text(page, "utf-8")
         return
     own = ("--data", str(place), "--device", "cpu", "--threads", options.threads, "--seed", "0")
-    trained = ("--model", "elsa", "--epochs", str(EPOCHS), "--set", "train.average=0.5")
-    trained = (*trained, "--set", f"model.temperature={TEMPERATURE}")
-    for dim in DIMS:
+    trained = ("--epochs", str(EPOCHS), "--set", "train.average=0.5", "--set", f"model.temperature={TEMPERATURE}")
+    elsa, wanted = ("--model", "elsa", *trained), options.only.split(",")
+    if "lightgcn" in wanted:
+        teacher = options.out / f"lightgcn-{GRAPH}"
+        graph = ("--model", "lightgcn-ssm", *trained, "--batch-size", "8192")
+        carry_out(teacher, "train", *own, *graph, "--dim", str(GRAPH))
+        compress(teacher, options.threads)
+        for dim, bits in STUDENTS:
+            student = (*own, *elsa, "--dim", str(dim), "--set", f"model.bits={bits}")
+            taught = ("--teacher", str(teacher), *TAUGHT)
+            carry_out(options.out / f"lightgcn-taught-{dim}-{bits}", "distill", *student, *taught)
+    for dim in DIMS if "elsa" in wanted else ():
         run = options.out / f"elsa-{dim}"
-        carry_out(run, "train", *own, *trained, "--dim", str(dim))
-        for bits in BITS:
-            small = options.out / f"elsa-{dim}-{bits}"
-            if not (small / "config.toml").is_file():
-                command("compress", str(run), "--bits", str(bits), "--threads", options.threads, "--out", str(small))
-    for dim, bits in STUDENTS:
-        student = (*own, *trained, "--dim", str(dim), "--set", f"model.bits={bits}")
+        carry_out(run, "train", *own, *elsa, "--dim", str(dim))
+        compress(run, options.threads)
+    for dim, bits in STUDENTS if "elsa" in wanted else ():
+        student = (*own, *elsa, "--dim", str(dim), "--set", f"model.bits={bits}")
         taught = ("--teacher", str(options.out / f"elsa-{DIMS[-1]}"), *TAUGHT)
         carry_out(options.out / f"taught-{dim}-{bits}", "distill", *student, *taught)
         carry_out(options.out / f"alone-{dim}-{bits}", "train", *student)
+
+
+def compress(run: Path, threads: str) -> None:
+    for bits in BITS:
+        small = run.with_name(f"{run.name}-{bits}")
+        if not (small / "config.toml").is_file():
+            command("compress", str(run), "--bits", str(bits), "--threads", threads, "--out", str(small))
 
 
 if __name__ == "__main__":

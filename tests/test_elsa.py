@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kdrs.core import ranking
 from kdrs.data.interactions import Interactions
 from kdrs.models import ELSA, model_class
+from kdrs.models._softmax import CatalogueSoftmax
 from kdrs.models.compact import compact_class
 from kdrs.runs.config import resolve
 from kdrs.runs.execute import execute
@@ -118,12 +119,22 @@ def test_a_sample_stands_for_the_catalogue(pairs, size, past):
 
 
 def test_all_items_have_their_turns():
-    model, _ = made([(0, 0)], (1, 10), dim=2, softmax_items=4)
-    model.on_epoch_start(Epoch(3, 0, 5))
-    turns = [model._softmax._next(torch.device("cpu")).tolist() for _ in range(5)]
-    assert np.bincount(np.concatenate(turns)).tolist() == [2] * 10
-    model.on_epoch_start(Epoch(3, 0, 5))
-    assert model._softmax._next(torch.device("cpu")).tolist() == turns[0]  # a resumed epoch has the same
+    """In five calls of four of ten items each counts twice."""
+    softmax, queries, items = CatalogueSoftmax(10, 4), torch.zeros(1, 10), torch.eye(10)
+    nobody = np.zeros(0, np.int64)
+
+    def turns() -> list[list[int]]:
+        softmax.shuffle(3)
+        found = []
+        for _ in range(5):
+            own = items.clone().requires_grad_()
+            softmax.others(queries + 1, own, nobody, nobody).sum().backward()
+            found.append(own.grad.sum(1).nonzero().flatten().tolist())
+        return found
+
+    first = turns()
+    assert np.bincount(np.concatenate(first)).tolist() == [2] * 10
+    assert turns() == first  # a resumed epoch has the same
 
 
 @given(rows=st.integers(0, 6), dim=st.integers(1, 5), block=st.integers(1, 12), seed=st.integers(0, 9))

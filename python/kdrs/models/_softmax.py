@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from kdrs.training.devices import known, numbers_of, to_device
+from kdrs.training.devices import known, to_device
 from kdrs.training.losses import logsumexp_products
 
 
@@ -31,26 +33,20 @@ class CatalogueSoftmax:
             self._place[self._order] = np.arange(self._n_items)
         self._start = 0
 
-    def others(self, queries: Tensor, items: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:
-        """float32 [B], of ``queries`` [B, D] and all ``items`` [I, D]; ``hidden``, two int64 [H], leaves (row, item) pairs
-        out. Each call counts the next items."""
+    def others(self, queries: Tensor, items: Tensor, rows: NDArray[Any], hidden: NDArray[Any]) -> Tensor:
+        """float32 [B], of ``queries`` [B, D] and all ``items`` [I, D]; pairs (row, item) of ``rows`` and ``hidden``, integers
+        [H] of the host, are left out. Each call counts the next items."""
+        device = items.device
         if self._size == self._n_items:
-            return logsumexp_products(queries, items, hidden=hidden)
-        some = items[self._next(items.device)]
-        found = logsumexp_products(queries, some, hidden=self._places(*hidden))
+            return logsumexp_products(queries, items, hidden=(_known(rows, device), _known(hidden, device)))
+        ids, start = np.take(self._order, np.arange(self._start, self._start + self._size), mode="wrap"), self._start
+        self._start = (start + self._size) % self._n_items
+        places = (self._place[hidden] - start) % self._n_items
+        there = places < self._size
+        pairs = _known(rows[there], device), _known(places[there], device)
+        found = logsumexp_products(queries, items[to_device(ids, device)], hidden=pairs)
         return found + math.log(self._n_items / self._size)
 
-    def _next(self, device: torch.device) -> Tensor:
-        """int64 [size]: the items of the next turn."""
-        ids = np.take(self._order, np.arange(self._start, self._start + self._size), mode="wrap")
-        self._start = (self._start + self._size) % self._n_items
-        return to_device(ids, device)
 
-    def _places(self, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Of pairs (row, item), two int64 [P], those whose item is in the last turn: rows, and the item's place there."""
-        begun = self._start - self._size
-        where = (self._place[numbers_of(items)] - begun) % self._n_items
-        there = where < self._size
-        found = numbers_of(rows)[there], where[there]
-        of_rows, of_items = (known(to_device(ids, rows.device), ids) for ids in found)
-        return of_rows, of_items
+def _known(ids: NDArray[Any], device: torch.device) -> Tensor:
+    return known(to_device(ids, device), ids)

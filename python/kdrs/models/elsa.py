@@ -15,7 +15,7 @@ from kdrs.data.interactions import Interactions
 from kdrs.models._softmax import CatalogueSoftmax
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.compact import Compact, UserEncoder
-from kdrs.training.devices import taken
+from kdrs.training.devices import numbers_of, taken
 from kdrs.training.queries import Batch, Epoch, Queries, Task
 from kdrs.training.rows import UserTask
 from kdrs.training.units import unit_rows
@@ -121,6 +121,6 @@ class ELSA(Compact, _UnitItems):
         found = view.factored()
         assert found is not None
         users = F.normalize(found.queries, dim=1) / temperature
-        others = self._softmax.others(users, found.items, (rows, positives))
+        others = self._softmax.others(users, found.items, numbers_of(rows), numbers_of(positives))
         loss = F.softplus(others[rows] - own).sum()
         return loss / len(batch.queries) if self.averages else loss

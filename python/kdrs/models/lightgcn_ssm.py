@@ -12,10 +12,10 @@ from torch import Tensor
 
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
-from kdrs.models._rows import Rows
 from kdrs.models._softmax import CatalogueSoftmax
 from kdrs.models.base import ModelConfig
 from kdrs.models.lightgcn import LightGCN
+from kdrs.training.devices import numbers_of
 from kdrs.training.queries import Batch, Epoch, Queries, Task
 from kdrs.training.units import unit_rows
 from kdrs.training.view import DotView, Factors, View
@@ -70,7 +70,7 @@ class LightGCNSSM(LightGCN):
         counts = task.seen.column_degrees.astype(np.float32)
         lengths = torch.from_numpy(counts**config.popularity).to(task.device)  # 0 where nobody has an item, 0⁰ is 1
         self.register_buffer("lengths", lengths, persistent=False)
-        self._histories = Rows(task.seen, task.device)
+        self._seen = task.seen
         self._softmax = CatalogueSoftmax(task.n_items, config.softmax_items)
 
     @classmethod
@@ -117,8 +117,7 @@ class LightGCNSSM(LightGCN):
         found = view.factored()
         assert found is not None
         users = F.normalize(found.queries, dim=1) / self.config.temperature
-        places, items, _ = self._histories.entries(batch.queries.users)
-        others = self._softmax.others(users, found.items, (places, items))
+        others = self._softmax.others(users, found.items, *self._seen.pairs_of(numbers_of(batch.queries.users)))
         own = (users * F.embedding(batch.positives, found.items)).sum(1)
         loss = F.softplus(others - own).sum()
         if self.reg:
