@@ -30,9 +30,9 @@ class LightGCNSSMConfig(ModelConfig):
     """What cosines are divided by in the softmax. Lower looks at the hardest items alone."""
     popularity: float = Field(0.05, ge=0, le=1)
     """The power of its number of users in train with which an item is ranked; 0 ranks by the angle alone."""
-    softmax_items: int | None = Field(1024, ge=1)
+    softmax_items: int = Field(1024, ge=1)
     """How many items the softmax counts, others for each batch and the same for its pairs; their sum of exponentials stands for
-    the catalogue's."""
+    the catalogue's. All where there are no more."""
     reg: float = Field(0.0, ge=0)
     """Weight of the explicit L2 term on the 0th-layer vectors of the batch's users and positives, with multiplicity."""
     reduction: Literal["sum", "mean"] = "sum"
