@@ -77,20 +77,19 @@ def test_without_a_validation_part_fewer_bytes_never_get_more_bits():
     assert [form.n_bytes for form in forms] == sorted((form.n_bytes for form in forms), reverse=True)
 
 
-def test_a_teacher_of_the_students_own_kind_teaches_with_more_weight(wide_teacher, tmp_path):
+@pytest.mark.parametrize("kind", ["elsa", "lightgcn-ssm"])
+def test_a_teacher_of_a_strong_kind_teaches_with_more_weight(wide_teacher, tmp_path, kind):
     """And nothing is tried: a single way is left."""
     values = {"data": {"path": str(wide_teacher.parent / "toy")}}
     train = {"epochs": 2, "batch_size": 16}
-    execute(
-        resolve({**values, "model": {"name": "elsa", "dim": 40}, "train": train, "device": "cpu"}), tmp_path / "elsa"
-    )
-    kdrs.compress(tmp_path / "elsa", bits=4, users="sum", out=tmp_path / "small")
-    for name in ("elsa", "small"):
+    execute(resolve({**values, "model": {"name": kind, "dim": 40}, "train": train, "device": "cpu"}), tmp_path / kind)
+    kdrs.compress(tmp_path / kind, bits=4, users="sum", out=tmp_path / "small")
+    for name in (kind, "small"):
         told: list[str] = []
         found = chosen(values, "1/3", [str(tmp_path / name)], tell=told.append)
         assert found["distill"] == [{"method": "rrd", "weight": 0.3, "teacher": str(tmp_path / name)}]
         assert len(told) == 1  # its bytes: there is no race
-    other = chosen({**values, "model": {"name": "bpr"}}, "1/10", [str(tmp_path / "elsa")], raced=False)
+    other = chosen({**values, "model": {"name": "bpr"}}, "1/10", [str(tmp_path / kind)], raced=False)
     assert other["distill"][0]["weight"] != 0.3
     assert chosen(values, "1/10", [str(wide_teacher)], raced=False)["distill"][0]["weight"] == 0.03
 

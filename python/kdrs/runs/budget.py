@@ -47,6 +47,8 @@ many. Fewer dimensions make more steps, in inverse proportion (docs/results/note
 
 MODEL, CHEAPER = "elsa", "bpr"
 """Which students it trains, and where an epoch would take too long."""
+STRONG = (MODEL, "lightgcn-ssm")
+"""Models that learn from a softmax over items: as teachers level with `MODEL`, or better (docs/results/elsa.md, gowalla.md)."""
 DIM = 200
 """Dimensions of a model trained alone where none are stated: those of the teachers in docs/results."""
 MOST = 1e12
@@ -145,8 +147,8 @@ def ways_of(form: Form, teacher: Teacher, model: str, kind: str | None = None) -
     """The terms that were best on validation, the likelier first. One or two bits and few bytes an item: the teacher's lists,
     of users that are a function of their items where its scores are products, or its scores; the data decide which. More: its
     scores, which leave more for users not seen. `MODEL` learns well by itself, and tries the teacher's own lists or scores;
-    where the teacher is of the same ``kind``, and so better than its student, it takes its lists with ten times the weight."""
-    if model == kind == MODEL:
+    where the teacher's ``kind`` is `STRONG`, and so better than its student, it takes its lists with ten times the weight."""
+    if model == MODEL and kind in STRONG:
         return [{"method": "rrd", "weight": 0.3}]
     if model == MODEL:
         return [{"method": "rrd", "weight": 0.03}, {"method": "cd", "weight": 0.1}]
