@@ -42,8 +42,8 @@ PUBLISHED = [
 """He et al., SIGIR 2020, table 3; logs of QueYork/BiGeaR-SS. Bytes: users and items together; of BiGeaR++ 108 a row."""
 ANSWER = [
     "Better than BiGeaR++ in Recall@20, at a third of its bytes: an ELSA of 236 dimensions in 2 bits, distilled from a "
-    "LightGCN of 256, has .1887 in 2.5 MB (one seed). BiGeaR++, a quantised LightGCN, has .1867 in 7.7 MB, after 800 epochs on a GPU, "
-    "and its float32 teacher, 73 MB, .1885. In 4 bits of 352, 7.4 MB, the student has .1888. Without a teacher they have .1849 "
+    "LightGCN of 256, has .1887 in 2.5 MB (one seed). BiGeaR++, a quantised LightGCN, has .1867 in 7.7 MB, after 800 epochs "
+    "on a GPU, and its float32 teacher, 73 MB, .1885. In 4 bits of 352, 7.4 MB, the student has .1888. Without a teacher they have .1849 "
     "and .1869, distilled from an ELSA .1875 and .1876.",
     "The teacher is LightGCN trained by a sampled softmax, .1870: half an hour of one core. A student takes another 20 to 30 "
     "minutes. Compressed in minutes, without training, it has .1833 in 5.4 MB, and an ELSA of 352 .1869 in 7.4 MB.",
