@@ -230,9 +230,9 @@ def points_of(figure: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def qualities(line: dict[str, Any]) -> list[str]:
+def qualities(line: dict[str, Any], metrics: Sequence[str] = METRICS) -> list[str]:
     found = []
-    for metric in METRICS:
+    for metric in metrics:
         told = line["metrics"][metric]
         found.append(f"{told['mean']:.4f}" + (f" ± {told['sd']:.4f}" if told.get("sd") else ""))
     return found

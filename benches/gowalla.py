@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import kdrs
-from frontier import RESULTS, origins
+from frontier import RESULTS, origins, qualities
 from reproduce import carry_out
 from reproduce import kdrs as command
 
@@ -29,6 +29,8 @@ BITS = (4, 3, 2, 1)
 STUDENTS = ((236, 2), (352, 4))
 """Dimensions and bits of what is trained through the rounding, alone and taught by a larger teacher: a third of BiGeaR++'s
 bytes, and all of them."""
+SEEDS = ("0", "1", "2")
+"""Of LightGCN's small student; others have the first."""
 TAUGHT = ("--start", "teacher", "--method", "rrd", "--weight", "0.3")
 """What ``--budget`` takes of a teacher by ELSA."""
 METRICS = ["recall@20", "ndcg@20"]
@@ -41,14 +43,15 @@ PUBLISHED = [
 ]
 """He et al., SIGIR 2020, table 3; logs of QueYork/BiGeaR-SS. Bytes: users and items together; of BiGeaR++ 108 a row."""
 ANSWER = [
-    "Better than BiGeaR++ in Recall@20, at a third of its bytes: an ELSA of 236 dimensions in 2 bits, distilled from a "
-    "LightGCN of 256, has .1887 in 2.5 MB (one seed). BiGeaR++, a quantised LightGCN, has .1867 in 7.7 MB, after 800 epochs "
-    "on a GPU, and its float32 teacher, 73 MB, .1885. In 4 bits of 352, 7.4 MB, the student has .1888. Without a teacher they have .1849 "
-    "and .1869, distilled from an ELSA .1875 and .1876.",
-    "The teacher is LightGCN trained by a sampled softmax, .1870: half an hour of one core. A student takes another 20 to 30 "
-    "minutes. Compressed in minutes, without training, it has .1833 in 5.4 MB, and an ELSA of 352 .1869 in 7.4 MB.",
-    "NDCG@20 is .1548, LightGCN's paper has .1554: this test part asks for frequent items more than the training part does "
-    "([why](notes/frontier.md#a-test-part-that-was-drawn-otherwise)).",
+    "Better than BiGeaR++ in Recall@20, at a third of its bytes: an ELSA of 236 dimensions in 2 bits, distilled from "
+    "a LightGCN of 256, has .1887 in 2.5 MB (one seed). BiGeaR++, a quantised LightGCN, has .1867 in 7.7 MB, after "
+    "800 epochs on a GPU, and its float32 teacher, 73 MB, .1885. In 4 bits of 352, 7.4 MB, the student has .1888. "
+    "Without a teacher they have .1849 and .1869, distilled from an ELSA .1875 and .1876.",
+    "The teacher is LightGCN trained by a sampled softmax, .1870: half an hour of one core. A student takes another "
+    "20 to 30 minutes. Compressed in minutes, without training, it has .1833 in 5.4 MB, and an ELSA of 352 .1869 in "
+    "7.4 MB.",
+    "NDCG@20 is .1548, LightGCN's paper has .1554: this test part asks for frequent items more than the training part"
+    " does ([why](notes/frontier.md#a-test-part-that-was-drawn-otherwise)).",
 ]
 """By hand, from the table."""
 
@@ -64,22 +67,29 @@ READING = {
 }
 
 
-def runs_of(out: Path, kind: str) -> dict[str, Path]:
-    """The runs of a table that are there, by title."""
+def seeded(run: Path) -> list[Path]:
+    """The runs of a student with each of `SEEDS`."""
+    return [run, *(run.with_name(f"{run.name}-seed-{seed}") for seed in SEEDS[1:])]
+
+
+def runs_of(out: Path, kind: str) -> dict[str, list[Path]]:
+    """The runs of a table that are there, by title: one, or several seeds."""
     runs = {}
     if kind == ELSA:
         for dim in DIMS:
-            runs[f"ELSA {dim}, float32"] = out / f"elsa-{dim}"
-            runs |= {f"ELSA {dim}, compressed to {bits} bits": out / f"elsa-{dim}-{bits}" for bits in BITS}
+            runs[f"ELSA {dim}, float32"] = [out / f"elsa-{dim}"]
+            runs |= {f"ELSA {dim}, compressed to {bits} bits": [out / f"elsa-{dim}-{bits}"] for bits in BITS}
         for dim, bits in STUDENTS:
-            runs[f"ELSA {dim} of {bits} bits, trained through the rounding, alone"] = out / f"alone-{dim}-{bits}"
-            runs[f"ELSA {dim} of {bits} bits, distilled from ELSA {DIMS[-1]}"] = out / f"taught-{dim}-{bits}"
+            runs[f"ELSA {dim} of {bits} bits, trained through the rounding, alone"] = [out / f"alone-{dim}-{bits}"]
+            runs[f"ELSA {dim} of {bits} bits, distilled from ELSA {DIMS[-1]}"] = [out / f"taught-{dim}-{bits}"]
     else:
-        runs[f"LightGCN {GRAPH}, float32"] = out / f"lightgcn-{GRAPH}"
-        runs |= {f"the same, compressed to {bits} bits": out / f"lightgcn-{GRAPH}-{bits}" for bits in BITS}
+        runs[f"LightGCN {GRAPH}, float32"] = [out / f"lightgcn-{GRAPH}"]
+        runs |= {f"the same, compressed to {bits} bits": [out / f"lightgcn-{GRAPH}-{bits}"] for bits in BITS}
         for dim, bits in STUDENTS:
-            runs[f"ELSA {dim} of {bits} bits, distilled from it"] = out / f"lightgcn-taught-{dim}-{bits}"
-    return {title: run for title, run in runs.items() if (run / "report.json").is_file()}
+            title = f"ELSA {dim} of {bits} bits, distilled from it"
+            runs[title] = seeded(out / f"lightgcn-taught-{dim}-{bits}")
+    known = {title: [run for run in every if (run / "report.json").is_file()] for title, every in runs.items()}
+    return {title: every for title, every in known.items() if every}
 
 
 def record(out: Path, data: kdrs.Dataset) -> dict[str, Any]:
@@ -94,18 +104,22 @@ def record(out: Path, data: kdrs.Dataset) -> dict[str, Any]:
             figures += [former[kind]] if kind in former else []
             continue
         lines = kdrs.compare_runs(
-            list(runs.values()), dataset=data, protocol_name="default", metrics=METRICS, time_scoring=False
+            [run for every in runs.values() for run in every],
+            dataset=data,
+            protocol_name="default",
+            metrics=METRICS,
+            time_scoring=False,
         ).to_json()["runs"]
         figures.append(
             {
                 "title": kind,
                 "command": f"`python benches/gowalla.py --only {'elsa' if kind == ELSA else 'lightgcn'}`, then with `--record`",
-                **origins([run / "env.json" for run in runs.values()]),
-                "seed": "0",
+                **origins([run / "env.json" for every in runs.values() for run in every]),
+                "seed": "0" if kind == ELSA else "0; 0, 1, 2 where there is a ±, the standard deviation",
                 "reading": ["Recall@20 and NDCG@20 over all items. Bytes are those of all tables.", READING[kind]],
                 "columns": COLUMNS,
                 "rows": [
-                    [title, f"{line['n_bytes']:,}", *(f"{line['metrics'][metric]['mean']:.4f}" for metric in METRICS)]
+                    [title, f"{line['n_bytes']:,}", *qualities(line, METRICS)]
                     for title, line in zip(runs, lines, strict=True)
                 ]
                 + (PUBLISHED if kind == LIGHTGCN else []),
@@ -147,7 +161,9 @@ def main() -> None:
         for dim, bits in STUDENTS:
             student = (*own, *elsa, "--dim", str(dim), "--set", f"model.bits={bits}")
             taught = ("--teacher", str(teacher), *TAUGHT)
-            carry_out(options.out / f"lightgcn-taught-{dim}-{bits}", "distill", *student, *taught)
+            for run, seed in zip(seeded(options.out / f"lightgcn-taught-{dim}-{bits}"), SEEDS, strict=True):
+                if seed == SEEDS[0] or (dim, bits) == STUDENTS[0]:
+                    carry_out(run, "distill", *student, *taught, "--seed", seed)
     for dim in DIMS if "elsa" in wanted else ():
         run = options.out / f"elsa-{dim}"
         carry_out(run, "train", *own, *elsa, "--dim", str(dim))
