@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdrs.data.interactions import Interactions
 from kdrs.training.devices import known, to_device
 from kdrs.training.losses import logsumexp_products
 
@@ -46,6 +47,11 @@ class CatalogueSoftmax:
         pairs = _known(rows[there], device), _known(places[there], device)
         found = logsumexp_products(queries, items[to_device(ids, device)], hidden=pairs)
         return found + math.log(self._n_items / self._size)
+
+
+def lengths_by_popularity(seen: Interactions, power: float, device: torch.device) -> Tensor:
+    """float32 [I]: the number of users of each item, to that power; 0 where nobody has an item, but 0⁰ is 1."""
+    return torch.from_numpy(seen.column_degrees.astype(np.float32) ** power).to(device)
 
 
 def _known(ids: NDArray[Any], device: torch.device) -> Tensor:

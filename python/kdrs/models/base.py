@@ -127,12 +127,17 @@ class Recommender(Hooks, nn.Module):
                 f"which are about training pairs; {cls.__name__} learns from whole rows",
                 "leave both out; what a row draws is an option of the model",
             )
-        if "never" in options and "never" not in names:
+        if "never" not in names:
+            cls._refuse_never(options)
+        return {name: options[name] for name in names if name in options}
+
+    @classmethod
+    def _refuse_never(cls, options: dict[str, Any]) -> None:
+        if "never" in options:
             raise ConfigError(
                 f"train.leak_held_out is true, and {cls.__name__} draws no negatives that it could change",
                 "leave it out",
             )
-        return {name: options[name] for name in names if name in options}
 
     def forward(self, queries: Queries) -> View:
         raise NotImplementedError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from kdrs.core.kernels import Table
 from kdrs.data.interactions import Interactions
-from kdrs.models._softmax import CatalogueSoftmax
+from kdrs.models._softmax import CatalogueSoftmax, lengths_by_popularity
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.compact import Compact, UserEncoder
 from kdrs.training.devices import numbers_of, taken
@@ -51,8 +50,7 @@ class _UnitItems(Recommender):
         super().__init__(config, task)
         self.vectors = nn.Parameter(torch.empty(task.n_items, config.dim))
         nn.init.normal_(self.vectors, std=config.dim**-0.5)
-        counts = task.seen.column_degrees.astype(np.float32)
-        lengths = torch.from_numpy(counts**config.popularity).to(task.device)  # 0 where nobody has an item, 0⁰ is 1
+        lengths = lengths_by_popularity(task.seen, config.popularity, task.device)
         self.register_buffer("lengths", lengths, persistent=False)
         self._softmax = CatalogueSoftmax(task.n_items, config.softmax_items)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ConfigError
-from kdrs.models._softmax import CatalogueSoftmax
+from kdrs.models._softmax import CatalogueSoftmax, lengths_by_popularity
 from kdrs.models.base import ModelConfig
 from kdrs.models.lightgcn import LightGCN
 from kdrs.training.devices import numbers_of
@@ -53,7 +52,8 @@ class LightGCNSSM(LightGCN):
     epochs are enough where BPR takes hundreds, and each propagates for large batches: a step's cost is the graph's.
 
     Once trained, and wherever it is evaluated, items have the length n_i^γ and users 1 / temperature, so that s(u, i) is n_i^γ
-    c(u, i): n_i users have item i in train, γ is ``popularity``, as in `ELSA`. An item that nobody has has the score 0.
+    c(u, i): n_i users have item i in train, γ is ``popularity``, as in `ELSA`. An item that nobody has has the score 0. Encoded
+    users have the length that their sum has.
 
     Differs from the paper: the items that a user has do not count against her, the sum stands for the whole catalogue's, and
     γ, which is 0 there.
@@ -67,8 +67,7 @@ class LightGCNSSM(LightGCN):
 
     def __init__(self, config: LightGCNSSMConfig, task: Task):
         super().__init__(config, task)
-        counts = task.seen.column_degrees.astype(np.float32)
-        lengths = torch.from_numpy(counts**config.popularity).to(task.device)  # 0 where nobody has an item, 0⁰ is 1
+        lengths = lengths_by_popularity(task.seen, config.popularity, task.device)
         self.register_buffer("lengths", lengths, persistent=False)
         self._seen = task.seen
         self._softmax = CatalogueSoftmax(task.n_items, config.softmax_items)
@@ -85,10 +84,7 @@ class LightGCNSSM(LightGCN):
                 "and lightgcn-ssm learns a pair against items of the whole batch",
                 "leave both out, and set model.softmax_items",
             )
-        if "never" in options:
-            raise ConfigError(
-                "train.leak_held_out is true, and lightgcn-ssm draws no negatives that it could change", "leave it out"
-            )
+        cls._refuse_never(options)
         return super().make_task(config, train, **options)
 
     def on_epoch_start(self, epoch: Epoch) -> None:

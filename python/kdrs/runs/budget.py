@@ -147,7 +147,7 @@ def ways_of(form: Form, teacher: Teacher, model: str, kind: str | None = None) -
     """The terms that were best on validation, the likelier first. One or two bits and few bytes an item: the teacher's lists,
     of users that are a function of their items where its scores are products, or its scores; the data decide which. More: its
     scores, which leave more for users not seen. `MODEL` learns well by itself, and tries the teacher's own lists or scores;
-    where the teacher's ``kind`` is `STRONG`, and so better than its student, it takes its lists with ten times the weight."""
+    of a teacher whose ``kind`` is `STRONG`, as good as itself or better, it takes the lists with ten times the weight."""
     if model == MODEL and kind in STRONG:
         return [{"method": "rrd", "weight": 0.3}]
     if model == MODEL:
