@@ -49,19 +49,30 @@ def made(pairs: list[tuple[int, int]], shape: tuple[int, int], **options: object
     return ELSA(config, task), task
 
 
+def units_of(vectors: np.ndarray, pairs: set[tuple[int, int]], layers: int, n_users: int = 5) -> np.ndarray:
+    """The docstring's v, by dense matrices."""
+    seen = np.zeros((n_users, len(vectors)))
+    seen[tuple(zip(*pairs, strict=True))] = 1
+    of_users, of_items = (np.maximum(seen.sum(axis), 1) for axis in (1, 0))
+    step = (seen / of_users[:, None]).T @ seen / np.sqrt(np.outer(of_items, of_items))
+    total = sum(np.linalg.matrix_power(step, layer) @ vectors for layer in range(layers + 1))
+    return total / np.linalg.norm(total, axis=1, keepdims=True)
+
+
 @given(
     pairs=st.sets(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1),
     dim=st.integers(1, 5),
+    layers=st.integers(0, 3),
     temperature=st.sampled_from([0.1, 0.5, 2.0]),
     reduction=st.sampled_from(["sum", "mean"]),
 )
-def test_the_loss_is_that_of_the_formula(pairs, dim, temperature, reduction):
-    model, task = made(sorted(pairs), (5, 7), dim=dim, temperature=temperature, reduction=reduction)
+def test_the_loss_is_that_of_the_formula(pairs, dim, layers, temperature, reduction):
+    model, task = made(sorted(pairs), (5, 7), dim=dim, layers=layers, temperature=temperature, reduction=reduction)
     with torch.no_grad():
         model.user_encoder.weight.copy_(torch.randn(dim, dim) + 2 * torch.eye(dim))
     (batch,) = task.draw(Epoch(0, 0, 1))
     found = model.loss(model(batch.queries), batch).item()
-    items = torch.nn.functional.normalize(model.vectors, dim=1).detach().double().numpy()
+    items = units_of(model.vectors.detach().double().numpy(), pairs, layers)
     histories = [[int(item) for item in task.seen.pairs_of(np.array([user]))[1]] for user in range(5)]
     histories = [history for history in histories if history]
     weight = model.user_encoder.weight.detach().double().numpy()
@@ -210,8 +221,36 @@ def test_an_item_that_nobody_has_sways_no_user(bits):
     assert made([(0, 0)], (1, 2), dim=8, bits=bits, popularity=0.0)[0].lengths.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("options", [{"softmax_items": 7}, {"softmax_items": 7, "bits": 2}])
-def test_a_sampled_softmax_goes_on_with_the_same_bytes(toy_path, tmp_path, options):
+@given(
+    pairs=st.sets(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1),
+    layers=st.integers(1, 2),
+    seed=st.integers(0, 9),
+)
+def test_gradients_pass_through_the_layers(pairs, layers, seed):
+    model, _ = made(sorted(pairs), (5, 7), dim=3, layers=layers)
+    half = model.to_users.to_dense()
+    step, towards = half.T @ half, torch.randn(7, 3, generator=torch.Generator().manual_seed(seed))
+    assert torch.allclose(model.to_items.to_dense(), half.T)
+    (model._propagated() * towards).sum().backward()
+    expected = sum(torch.linalg.matrix_power(step, layer).T @ towards for layer in range(layers + 1))
+    assert torch.allclose(model.vectors.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [2, 32])
+def test_what_is_kept_has_the_layers(bits):
+    """The file's items are those that were ranked with in training, and nothing else is kept."""
+    pairs = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 3)]
+    model, plain = (made(pairs, (3, 5), dim=8, bits=bits, layers=layers, popularity=0.0)[0] for layers in (2, 0))
+    side = model.stored().item_side
+    items = side.detach().numpy() if bits == 32 else side.turned()
+    expected = units_of(model.vectors.detach().double().numpy(), set(pairs), 2, 3)
+    assert np.allclose(items, expected, atol=1e-5 if bits == 32 else 0.3)
+    shapes = ({name: part.shape for name, part in own.state_dict().items()} for own in (model, plain))
+    assert next(shapes) == next(shapes)
+
+
+@pytest.mark.parametrize("options", [{"softmax_items": 7}, {"softmax_items": 7, "bits": 2}, {"layers": 2, "bits": 1}])
+def test_it_goes_on_with_the_same_bytes(toy_path, tmp_path, options):
     values = {"data": {"path": str(toy_path)}, "model": {"name": "elsa", "dim": 8, **options}, "device": "cpu"}
     train = {"batch_size": 16, "average": 0.5}
     execute(resolve({**values, "train": {**train, "epochs": 4}}), tmp_path / "whole")

@@ -53,3 +53,12 @@ class BipartiteGraph:
         np.divide(1.0, np.sqrt(np.diff(indptr)), out=scale, where=np.diff(indptr) > 0)
         values = (scale[rows] * scale[columns]).astype(np.float32)
         return sparse_csr(torch.from_numpy(indptr), torch.from_numpy(columns), torch.from_numpy(values))
+
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """The two blocks of `normalised` that are not 0, as sparse CSR: float32 [U, I] and its transpose [I, U]."""
+        whole, middle = self.normalised(), int(self.indptr[self.n_users])
+        indptr, columns, values = whole.crow_indices(), whole.col_indices(), whole.values()
+        return (
+            sparse_csr(indptr[: self.n_users + 1], columns[:middle] - self.n_users, values[:middle], self.n_items),
+            sparse_csr(indptr[self.n_users :] - middle, columns[middle:], values[middle:], self.n_users),
+        )

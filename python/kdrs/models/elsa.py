@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdrs.core.kernels import Table
+from kdrs.core.kernels import Table, propagate
 from kdrs.data.interactions import Interactions
+from kdrs.models._graph import BipartiteGraph
 from kdrs.models._softmax import CatalogueSoftmax, lengths_by_popularity
 from kdrs.models.base import ModelConfig, Recommender
 from kdrs.models.compact import Compact, UserEncoder
@@ -24,6 +25,9 @@ from kdrs.training.view import DotView, View
 class ELSAConfig(ModelConfig):
     users: Literal["encoded"] = "encoded"
     """There is no table of users."""
+    layers: int = Field(0, ge=0)
+    """How often vectors are passed on from items to their users and back, before they have length 1; the sum of all layers
+    counts, the 0th included. Each is a product with the training pairs at every step."""
     temperature: float = Field(0.1, ge=1e-4)
     """What cosines are divided by in the softmax. Lower looks at the hardest items alone."""
     popularity: float = Field(0.05, ge=0, le=1)
@@ -45,9 +49,15 @@ class _UnitItems(Recommender):
     begins = True
     user_encoder: UserEncoder | None
     lengths: Tensor
+    to_users: Tensor
+    to_items: Tensor
 
     def __init__(self, config: ELSAConfig, task: Task):
         super().__init__(config, task)
+        if config.layers:
+            for name, half in zip(("to_users", "to_items"), BipartiteGraph(task.seen).halves(), strict=True):
+                # not persistent: the graph is the training data, which travels with the run already
+                self.register_buffer(name, half.to(task.device), persistent=False)
         self.vectors = nn.Parameter(torch.empty(task.n_items, config.dim))
         nn.init.normal_(self.vectors, std=config.dim**-0.5)
         lengths = lengths_by_popularity(task.seen, config.popularity, task.device)
@@ -58,8 +68,17 @@ class _UnitItems(Recommender):
         super().on_epoch_start(epoch)
         self._softmax.shuffle(epoch.stream("softmax"))
 
+    def _propagated(self) -> Tensor:
+        """float32 [I, D]: the sum of all layers' vectors."""
+        layer: Tensor = self.vectors
+        total = layer
+        for _ in range(self.config.layers):
+            layer = propagate(self.to_items, propagate(self.to_users, layer, self.to_items), self.to_users)
+            total = total + layer
+        return total
+
     def forward(self, queries: Queries) -> View:
-        items = unit_rows(self.vectors)
+        items = unit_rows(self._propagated())
         if not self.training:
             items = items * self.lengths.unsqueeze(1)
         return DotView(
@@ -73,13 +92,15 @@ class _UnitItems(Recommender):
 
     @torch.no_grad()
     def begin_with(self, users: Tensor, items: Tensor) -> None:
-        """Takes the directions of items."""
+        """Takes the directions of items, as vectors of the 0th layer."""
         self.vectors.copy_(items)
 
 
 class ELSA(Compact, _UnitItems):
     """ELSA (Vančura et al., RecSys 2022), trained by a softmax over the catalogue.
 
+        a^(l+1) = D_I^-½ R' D_U^-1 R D_I^-½ a^(l)
+        a       = Σ a^(l), l from 0 to layers
         v_i     = a_i / |a_i|
         u(H)    = W Σ_{j in H} v_j / |H|^½
         c(H, i) = cos(u(H), v_i) / temperature
@@ -91,6 +112,10 @@ class ELSA(Compact, _UnitItems):
     ``softmax_items`` the sum over j is estimated from some of the items (sampled softmax, Jean et al., ACL 2015): each
     batch takes the next ones in a random order of the epoch.
 
+    With ``layers`` items are LightGCN's (He et al., SIGIR 2020) whose users have no vectors of their own: R [U, I] are the
+    training pairs, D_U and D_I the numbers of pairs of users and items. Rare items learn from those that stand beside them.
+    What is kept is v, so the student has the same bytes.
+
     Angles know little of how popular an item is. Once trained, and wherever it is evaluated, v_i is n_i^γ a_i / |a_i|, in
     the sums of users too, and s(u, i) = u(H) · v_i: n_i users have item i in train, γ is ``popularity``, .05 unless given,
     which was best or within .001 on validation of three data sets (docs/results/notes/frontier.md). While it learns lengths
@@ -98,7 +123,7 @@ class ELSA(Compact, _UnitItems):
     direction would sway the users who have it since.
 
     Differs from the authors' code: the softmax in place of the squared error of rows brought to length 1; W, the identity
-    there, is trained, and starts as the identity; Adam in place of NAdam.
+    there, is trained, and starts as the identity; Adam in place of NAdam; ``layers``, of which it has none.
     """
 
     reference = "Vančura et al., Scalable linear shallow autoencoder for collaborative filtering, RecSys 2022"
