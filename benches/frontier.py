@@ -86,6 +86,7 @@ class Study:
             distilled = Run.open(self.run("budget", share, "0")).config
             model, train = distilled["model"], distilled["train"]
             coded = ("--model", model["name"], "--dim", str(model["dim"]), "--set", f"model.bits={model['bits']}")
+            coded += ("--set", f"model.layers={model['layers']}") if model.get("layers") else ()
             same = ("--epochs", str(train["epochs"]), "--set", f"train.average={train['average']}")
             self.timed(run, "train", *self.common, *coded, "--set", "model.users=encoded", *same, *seeded)
         elif kind == "cd":

@@ -62,10 +62,11 @@ DEAREST = 1e13
 products of a `PASSES`-th of the items for each of its users, where batches are large."""
 PASSES = 25
 LAYERS = 2
-"""Of `MODEL` where pairs are few: rare items learn from those beside them. On CiteULike NDCG@10 rises by 1 to 5 %, the more the
-fewer the bytes (docs/results/notes/frontier.md)."""
+"""Of `MODEL`, at most: items learn from those beside them. With two NDCG@10 of CiteULike rises by 1 to 5 %, the more the fewer
+the bytes; three add nothing (docs/results/notes/frontier.md)."""
 LIGHT = 0.25
-"""What a step's layers may cost: its products with the training pairs, beside those of its users with the items that count."""
+"""How many training pairs a layer may pass over in a step, beside its users x the items that count. So an epoch takes at most
+about twice as long."""
 
 
 def model_of(n_users: int, n_items: int, dim: int, n_pairs: int) -> dict[str, Any]:
@@ -78,8 +79,8 @@ def model_of(n_users: int, n_items: int, dim: int, n_pairs: int) -> dict[str, An
             return {"name": CHEAPER}
         if sample < n_items:
             counted, sampled = sample + n_items / PASSES, {"softmax_items": sample}
-    light = n_pairs <= LIGHT * counted * min(_batch_of(n_users), n_users)
-    return {"name": MODEL, **sampled, **({"layers": LAYERS} if light else {})}
+    layers = min(LAYERS, int(LIGHT * counted * min(_batch_of(n_users), n_users) / max(n_pairs, 1)))
+    return {"name": MODEL, **sampled, **({"layers": layers} if layers else {})}
 
 
 def coarse(form: Form) -> bool:
@@ -153,7 +154,7 @@ def with_model(
     if size == dim:
         why = "" if found["name"] == MODEL else f", as an epoch of {MODEL} would take too long"
         if "layers" in found:
-            why = f", {found['layers']} layers"
+            why = f", {found['layers']} {'layer' if found['layers'] == 1 else 'layers'}"
         if "softmax_items" in found:
             why += f", its softmax over {found['softmax_items']:,} items a batch"
         tell(f"no model is given: {found['name']} of {dim} dimensions{why}")
