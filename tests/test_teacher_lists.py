@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -15,7 +16,7 @@ import kdrs
 from commands import ok
 from conftest import toy_dataset
 from kdrs.distillers import DISTILLERS
-from kdrs.errors import ArtefactError, KdrsError, MissingKnowledge
+from kdrs.errors import ArtefactError, DataError, KdrsError, MissingKnowledge
 from kdrs.teachers.confidence import Confidence
 from kdrs.training import losses
 from kdrs.training.queries import Epoch
@@ -140,6 +141,45 @@ def test_weights_are_checked(data, tmp_path, bad):
     weights[4, 2] = bad
     with pytest.raises(ArtefactError, match="topk_weights row 4"):
         kdrs.FileTeacher(changed(path, topk_weights=weights), kdrs.PairTask(data.train), dataset=data)
+
+
+def spoilt(given: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Lists with scores and weights, one entry of which may be wrong."""
+    topk = given["topk"].copy()
+    scores = -np.sort(-rng.standard_normal(topk.shape).astype(np.float32), axis=1)
+    weights = rng.random(topk.shape).astype(np.float32)
+    row, place = int(rng.integers(len(topk))), int(rng.integers(1, topk.shape[1]))
+    table, value = [
+        (topk, topk[row, place - 1]), (topk, -2), (topk, 10**6), (topk, -1), (scores, np.nan), (scores, 99.0), (weights, -1.0),
+        (weights, np.inf), (weights, 0.0),
+    ][int(rng.integers(9))]  # fmt: skip
+    table[row, place] = value
+    return {**given, "topk": topk, "topk_scores": scores, "topk_weights": weights}
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_what_is_written_can_be_read(data, tmp_path, seed):
+    """What reading refuses is refused before there is a file."""
+    given = spoilt(lists(data, 6, seed), np.random.default_rng(seed))
+    path = tmp_path / "t.safetensors"
+    refused = None
+    try:
+        kdrs.save_teacher(path, **given)
+    except DataError as error:
+        refused = error
+    if refused is None:
+        kdrs.FileTeacher(path, kdrs.PairTask(data.train), dataset=data)
+        return
+    assert re.match(r"topk(_scores|_weights)? row \d+ ", refused.cause)
+    assert refused.remedy
+    assert not list(tmp_path.iterdir())
+
+
+def test_lists_of_nothing_are_not_written(data, tmp_path):
+    given = lists(data)
+    with pytest.raises(DataError, match="topk holds no item at all"):
+        kdrs.save_teacher(tmp_path / "t.safetensors", **{**given, "topk": np.full_like(given["topk"], -1)})
+    assert not list(tmp_path.iterdir())
 
 
 # --- lists of training instances ------------------------------------------------------------------------------------

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 
 from kdrs._files import allow_as_usual, replacing
 from kdrs.core.names import Names
 from kdrs.core.sampling import numpy_of
-from kdrs.errors import ConfigError, DataError
+from kdrs.errors import ArtefactError, ConfigError, DataError, shown
 from kdrs.teachers.ids import KINDS, texts
+from kdrs.teachers.tensors import read_lists, read_weights
 from kdrs.teachers.values import as_float32, as_int32
 
 FORMAT = "teacher/2"
@@ -66,8 +68,9 @@ def save_teacher(
     items, so that every method runs; or ``none``, and the methods on representations leave the users out.
     ``about`` is kept in the metadata as JSON. Values are stored as float32 and int32.
 
-    Raises ``DataError`` for arrays that do not fit each other, values that are not finite or past float32, ids that come twice
-    or have no order, and rows of ``{id: row}`` that are not 0 to n - 1; ``ConfigError`` for other words than those above;
+    Raises ``DataError`` for arrays that do not fit each other, values that are not finite or past float32, lists that hold an
+    item twice or none at all or places outside ``item_ids``, or whose scores rise, weights below 0, ids that come twice or have
+    no order, and rows of ``{id: row}`` that are not 0 to n - 1; ``ConfigError`` for other words than those above;
     ``MachineError`` if the disk does not take it.
     """
     from safetensors.numpy import save_file
@@ -113,7 +116,11 @@ def contents(
         raise DataError("item_bias is given without items", "give both")
     ids = {"users": user_ids, "items": item_ids}
     named = {side: texts(own, f"{side[:-1]}_ids") for side, own in ids.items() if own is not None}
-    _check_rows(tensors, {side: len(own) for side, own in named.items()})
+    counts = {side: len(own) for side, own in named.items()}
+    _check_rows(tensors, counts)
+    for kind in LISTS:
+        if kind in tensors:
+            _check_lists(tensors, kind, counts["items"])
     for side, own in named.items():
         tensors |= Names.of(own, KINDS[side]).tensors()
     metadata = {"kdrs": FORMAT, "missing": missing}
@@ -184,6 +191,21 @@ def _check_rows(tensors: Mapping[str, NDArray[Any]], counts: Mapping[str, int]) 
             raise DataError(
                 "instance_users, instance_known and instance_topk differ in length", "one entry for each list"
             )
+
+
+def _check_lists(tensors: Mapping[str, NDArray[Any]], kind: str, n_items: int) -> None:
+    """What is refused when the file is read is not written."""
+    lists, scores, weights = (
+        torch.from_numpy(tensors[name]) if name in tensors else None
+        for name in (kind, f"{kind}_scores", f"{kind}_weights")
+    )
+    assert lists is not None
+    try:
+        known, _ = read_lists(kind, lists, scores, n_items, kind)
+        if weights is not None:
+            read_weights(kind, kind, known, weights)
+    except ArtefactError as error:
+        raise DataError(error.cause.removeprefix(f"{shown(kind)}: "), error.remedy) from None
 
 
 def _guess(rows: NDArray[Any], counts: Mapping[str, int], side: str) -> str:
