@@ -248,6 +248,11 @@ def test_an_unknown_k_is_no_misspelt_metric():
         compare(entries(), metrics=("hit@500",))
     with pytest.raises(ConfigError, match=r"no 'hit@x'\ndid you mean"):
         compare(entries(), metrics=("hit@x",))
+    found = entries()
+    for entry in found:
+        entry.reports["test"].beyond["coverage@5"] = 0.5
+    with pytest.raises(ConfigError, match=r"coverage@5 is of all lists together.*\nleave it out: --json"):
+        compare(found, metrics=("coverage@5",))
 
 
 class Terminal(io.StringIO):

@@ -277,6 +277,11 @@ def _check_comparable(found: Mapping[str, Sequence[Report]]) -> None:
 def _unknown_metric(metric: str, report: Report) -> ConfigError:
     family, _, length = metric.partition("@")
     lengths = sorted({k for name in report.values if name.startswith(f"{family}@") and (k := cutoff(name)) is not None})
+    if metric in report.beyond:
+        return ConfigError(
+            f"{metric} is of all lists together, and has no value a query to compare by",
+            "leave it out: --json has it as runs[].beyond",
+        )
     cause = f"the reports hold no {shown(metric)!r}"
     if not lengths or not re.fullmatch(r"[1-9]\d{0,8}", length):
         return ConfigError(cause, nearest(metric, report.values))

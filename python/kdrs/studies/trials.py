@@ -16,7 +16,7 @@ from kdrs.runs.directory import Run
 from kdrs.runs.reported import load_reports
 from kdrs.studies.plan import Arm
 
-REMEDY = "take the record away: the trial is read or trained anew by the same command with --resume"
+REMEDY = "take the record away: the same command, of kdrs sweep with --resume, reads the trial or trains it anew"
 
 
 @dataclass(frozen=True)
