@@ -64,6 +64,9 @@ PICTURED = ("citeulike-loo", "citeulike", "ml-100k")
 class Study:
     """The runs of one data set, in one folder."""
 
+    given: tuple[str, ...] = ()
+    """What students by a budget are told beside it."""
+
     def __init__(self, name: str, out: Path, data: Path, threads: str):
         self.name, self.place, self.data = name, out / name, prepared(name, data)
         self.common = ("--data", str(self.data), "--device", "cpu", "--threads", threads)
@@ -94,7 +97,8 @@ class Study:
             self.timed(run, "distill", *self.bpr, *self.trained, *taught, "--dim", str(DIM // share), *seeded)
         elif kind in ("budget", "budget-bpr"):
             taught = ("--teacher", str(self.teacher), "--budget", f"1/{share}")
-            self.timed(run, "distill", *(self.common if kind == "budget" else self.bpr), *taught, *seeded)
+            own = (*self.common, *self.given) if kind == "budget" else self.bpr
+            self.timed(run, "distill", *own, *taught, *seeded)
         elif not (run / "config.toml").is_file():
             began = time.monotonic()
             command(

@@ -65,8 +65,8 @@ LAYERS = 2
 """Of `MODEL`, at most: items learn from those beside them. With two NDCG@10 of CiteULike rises by 1 to 5 %, the more the fewer
 the bytes; three add nothing (docs/results/notes/frontier.md)."""
 LIGHT = 0.25
-"""How many training pairs a layer may pass over in a step, beside its users x the items that count. So an epoch takes at most
-about twice as long."""
+"""How many training pairs a layer may pass over in a step, beside its users x the items that count. So an epoch takes two to
+three times as long at most."""
 
 
 def model_of(n_users: int, n_items: int, dim: int, n_pairs: int) -> dict[str, Any]:
