@@ -30,18 +30,12 @@ SHORT = ("gowalla",)
 """Sets whose teacher is what `kdrs train` takes without a model: 15 epochs in the place of a plateau."""
 
 
-PLAIN = ("--set", "model.layers=0")
-"""Of teachers and students: those of the record were trained before budgets took layers."""
-
-
 class OfELSA(Study):
     """The runs of one data set: `Study` with another teacher."""
 
-    given = PLAIN
-
     def train_teacher(self) -> None:
         words = () if self.name in SHORT else ("--model", "elsa", "--dim", str(DIM))
-        self.timed(self.teacher, "train", *self.common, *words, *PLAIN, "--seed", "0")
+        self.timed(self.teacher, "train", *self.common, *words, "--seed", "0")
 
 
 def rows_of(study: OfELSA, shares: Sequence[int], seeds: Sequence[str]) -> list[list[str]]:
@@ -85,8 +79,6 @@ def record(studies: Sequence[OfELSA], shares: Sequence[int], seeds: Sequence[str
                     f"`kdrs train --model elsa --dim {DIM}`, which ends at a plateau; without `--model` epochs are fewer, and "
                     "the weights a mean over them. On Gowalla it is what `kdrs train` takes without `--model`, 15 epochs; a "
                     "tenth of the training pairs is for validation.",
-                    "All without layers (`--set model.layers=0`), which budgets take on CiteULike and Gowalla since: "
-                    "[what they add](notes/frontier.md#elsa-with-layers).",
                     "Leave-one-out: one pair of each user, drawn at random, tests.",
                     "Alone: the same model, dimensions, bits and epochs as the distilled student, without a teacher.",
                     "Transfer ratio of NDCG@10: 0 is that student alone, 1 the teacher; paired bootstrap over queries and "

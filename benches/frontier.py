@@ -64,9 +64,6 @@ PICTURED = ("citeulike-loo", "citeulike", "ml-100k")
 class Study:
     """The runs of one data set, in one folder."""
 
-    given: tuple[str, ...] = ()
-    """What students by a budget are told beside it."""
-
     def __init__(self, name: str, out: Path, data: Path, threads: str):
         self.name, self.place, self.data = name, out / name, prepared(name, data)
         self.common = ("--data", str(self.data), "--device", "cpu", "--threads", threads)
@@ -89,7 +86,6 @@ class Study:
             distilled = Run.open(self.run("budget", share, "0")).config
             model, train = distilled["model"], distilled["train"]
             coded = ("--model", model["name"], "--dim", str(model["dim"]), "--set", f"model.bits={model['bits']}")
-            coded += ("--set", f"model.layers={model['layers']}") if model.get("layers") else ()
             same = ("--epochs", str(train["epochs"]), "--set", f"train.average={train['average']}")
             self.timed(run, "train", *self.common, *coded, "--set", "model.users=encoded", *same, *seeded)
         elif kind == "cd":
@@ -97,8 +93,7 @@ class Study:
             self.timed(run, "distill", *self.bpr, *self.trained, *taught, "--dim", str(DIM // share), *seeded)
         elif kind in ("budget", "budget-bpr"):
             taught = ("--teacher", str(self.teacher), "--budget", f"1/{share}")
-            own = (*self.common, *self.given) if kind == "budget" else self.bpr
-            self.timed(run, "distill", *own, *taught, *seeded)
+            self.timed(run, "distill", *(self.common if kind == "budget" else self.bpr), *taught, *seeded)
         elif not (run / "config.toml").is_file():
             began = time.monotonic()
             command(

@@ -233,7 +233,7 @@ def test_without_method_and_size_it_is_the_recommended_student(wide_teacher: Pat
 )
 def test_large_data_have_a_sampled_softmax_and_larger_batches(n_users, n_items, sample, batch) -> None:
     """Beyond 10^12 products an epoch a batch counts some items alone, and beyond 10^13 not even those can be had."""
-    found = model_of(n_users, n_items, 200, n_pairs=10**8)
+    found = model_of(n_users, n_items, 200)
     assert found == (
         {"name": "bpr"} if sample == "bpr" else {"name": "elsa"} | ({"softmax_items": sample} if sample else {})
     )
@@ -242,26 +242,6 @@ def test_large_data_have_a_sampled_softmax_and_larger_batches(n_users, n_items, 
     assert training["epochs"] == 15
     rate = None if batch is None else pytest.approx(0.01 * (batch / 128) ** 0.5)
     assert training.get("lr") == rate
-
-
-@pytest.mark.parametrize(
-    ("n_users", "n_items", "n_pairs", "layers"),
-    [
-        (5_219, 25_181, 105_722, 2),
-        (29_858, 40_981, 810_128, 1),
-        (938, 1_008, 44_377, None),
-        (6_040, 3_706, 1_000_209, None),
-        (100, 20_000, 200_000, 2),
-        (100, 20_000, 300_000, 1),
-        (100, 20_000, 600_000, None),
-        (1_000_000, 200_000, 1_000_000, 2),
-        (1_000_000, 200_000, 3_000_000, 1),
-        (1_000_000, 200_000, 4_000_000, None),
-    ],
-)
-def test_few_pairs_have_layers(n_users, n_items, n_pairs, layers) -> None:
-    """As many as make a step cheap beside its products of users with the items that its softmax counts."""
-    assert model_of(n_users, n_items, 200, n_pairs).get("layers") == layers
 
 
 @pytest.mark.parametrize(
@@ -274,9 +254,8 @@ def test_few_dimensions_and_few_users_have_more_epochs(dim: int, n_users: int, e
 def test_without_a_model_it_is_the_recommended_one(wide_teacher: Path, tmp_path: Path, monkeypatch) -> None:
     run = ("train", "--data", wide_teacher.parent / "toy", "--device", "cpu", "--epochs", 1)
     plain = ok(*run, "--out", tmp_path / "plain")
-    assert "no model is given: elsa of 200 dimensions, 1 layer\n" in plain.err
-    own = ("--model", "elsa", "--dim", 200, "--set", "model.layers=1", "--set", "train.average=0.5")
-    ok(*run, *own, "--out", tmp_path / "stated")
+    assert "no model is given: elsa of 200 dimensions" in plain.err
+    ok(*run, "--model", "elsa", "--dim", 200, "--set", "train.average=0.5", "--out", tmp_path / "stated")
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "stated"))
     assert one == other
     small = ok(*run, "--dim", 12, "--set", "train.average=0", "--dry-run")
@@ -294,11 +273,6 @@ def test_without_a_model_it_is_the_recommended_one(wide_teacher: Path, tmp_path:
     told = ok("distill", *run[1:], "--teacher", wide_teacher, "--dry-run", "--set", "model.softmax_items=17").out
     assert 'name = "elsa"' in told
     assert "softmax_items = 17\n" in told
-    monkeypatch.setattr("kdrs.runs.budget.LIGHT", 1000)
-    layered = ok(*run, "--dry-run")
-    assert "elsa of 200 dimensions, 2 layers, its softmax over 16 items a batch" in layered.err
-    assert "layers = 2\n" in layered.out
-    monkeypatch.setattr("kdrs.runs.budget.LIGHT", 0)
     monkeypatch.setattr("kdrs.runs.budget.DEAREST", 1)
     large = ok(*run, "--dry-run")
     assert 'name = "bpr"\ndim = 200\n' in large.out

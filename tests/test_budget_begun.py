@@ -107,16 +107,6 @@ def test_a_run_of_before_goes_on_by_the_same_command(wide_teacher, tmp_path, way
     )  # another budget is another run
 
 
-def test_a_run_of_before_the_layers_goes_on_without_them(wide_teacher, tmp_path, monkeypatch):
-    command = distil(wide_teacher, "--budget", "1/12", "--out", tmp_path / "s")
-    monkeypatch.setattr("kdrs.runs.budget.LIGHT", 0)
-    ok(*command, "--epochs", 1)
-    monkeypatch.setattr("kdrs.runs.budget.LIGHT", 1000)
-    ok(*command, "--epochs", 2, "--resume")
-    assert not LoadedRun.open(tmp_path / "s").config.model.get("layers")
-    assert "layers = 2\n" in ok(*command[:-2], "--out", tmp_path / "new", "--dry-run").out
-
-
 def test_a_folder_that_cannot_be_written_is_found_before_methods_are_tried(asked, tmp_path, monkeypatch):
     command, tried = asked
     monkeypatch.chdir(tmp_path)

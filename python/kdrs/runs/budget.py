@@ -61,26 +61,17 @@ DEAREST = 1e13
 """Products of an epoch up to which `MODEL` is taken. A step passes over the whole table too: by estimate as long as the
 products of a `PASSES`-th of the items for each of its users, where batches are large."""
 PASSES = 25
-LAYERS = 2
-"""Of `MODEL`, at most: items learn from those beside them. With two NDCG@10 of CiteULike rises by 1 to 5 %, the more the fewer
-the bytes; three add nothing (docs/results/notes/frontier.md)."""
-LIGHT = 0.25
-"""How many training pairs a layer may pass over in a step, beside its users x the items that count. So an epoch takes two to
-three times as long at most."""
 
 
-def model_of(n_users: int, n_items: int, dim: int, n_pairs: int) -> dict[str, Any]:
-    """The model of a budget's student, unless one is stated, for a teacher of ``dim`` dimensions and so many training
-    pairs."""
-    users, counted, sampled = float(n_users), float(n_items), {}
-    if users * n_items * dim > MOST:
-        sample = max(SAMPLE, int(MOST / (users * dim)))
-        if users * (sample + n_items / PASSES) * dim > DEAREST:
-            return {"name": CHEAPER}
-        if sample < n_items:
-            counted, sampled = sample + n_items / PASSES, {"softmax_items": sample}
-    layers = min(LAYERS, int(LIGHT * counted * min(_batch_of(n_users), n_users) / max(n_pairs, 1)))
-    return {"name": MODEL, **sampled, **({"layers": layers} if layers else {})}
+def model_of(n_users: int, n_items: int, dim: int) -> dict[str, Any]:
+    """The model of a budget's student, unless one is stated, for a teacher of ``dim`` dimensions."""
+    users = float(n_users)
+    if users * n_items * dim <= MOST:
+        return {"name": MODEL}
+    sample = max(SAMPLE, int(MOST / (users * dim)))
+    if users * (sample + n_items / PASSES) * dim > DEAREST:
+        return {"name": CHEAPER}
+    return {"name": MODEL} | ({"softmax_items": sample} if sample < n_items else {})
 
 
 def coarse(form: Form) -> bool:
@@ -102,19 +93,12 @@ def _own_training(dim: int, bits: Any, n_users: int) -> dict[str, Any]:
     al., NeurIPS 2022), which held on Gowalla."""
     cls = MODELS[MODEL]
     defaults = cls.train_defaults(cls.Config(bits=bits if bits in BITS else 32))
-    batch, usual = _batch_of(n_users), int(defaults["batch_size"])
+    batch = usual = int(defaults["batch_size"])
+    while n_users >= STEPS * 2 * batch and batch < MOST_USERS:  # steps are enough, and each passes over all items
+        batch *= 2
     epochs = -(-STEPS * DIM * batch // (dim * max(n_users, 1)))
     found = {"epochs": max(EPOCHS, min(epochs, MOST_EPOCHS)), "average": 0.5}
     return found if batch == usual else {**found, "batch_size": batch, "lr": defaults["lr"] * (batch / usual) ** 0.5}
-
-
-def _batch_of(n_users: int) -> int:
-    """Users of a step of `MODEL`."""
-    cls = MODELS[MODEL]
-    batch = int(cls.train_defaults(cls.Config())["batch_size"])
-    while n_users >= STEPS * 2 * batch and batch < MOST_USERS:  # steps are enough, and each passes over all items
-        batch *= 2
-    return batch
 
 
 def _seldom(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,15 +132,13 @@ def with_model(
         return {**values, "model": {"name": theirs["name"], "dim": theirs["dim"], **model}}
     size = dim if type(dim) is int and dim > 0 else DIM  # a wrong one is told when the run is resolved
     dataset = Dataset.load(path)
-    found = model_of(dataset.n_users, dataset.n_items, size, dataset.train.n_pairs)
+    found = model_of(dataset.n_users, dataset.n_items, size)
     if found["name"] == MODEL:
         train = {**_own_training(size, model.get("bits"), dataset.n_users), **_seldom(found), **train}
     if size == dim:
         why = "" if found["name"] == MODEL else f", as an epoch of {MODEL} would take too long"
-        if "layers" in found:
-            why = f", {found['layers']} {'layer' if found['layers'] == 1 else 'layers'}"
         if "softmax_items" in found:
-            why += f", its softmax over {found['softmax_items']:,} items a batch"
+            why = f", its softmax over {found['softmax_items']:,} items a batch"
         tell(f"no model is given: {found['name']} of {dim} dimensions{why}")
     return {**values, "model": {**found, "dim": dim, **model}, "train": train}
 
@@ -251,11 +233,9 @@ def chosen(
         {"data": {"path": values["data"]["path"]}, "model": {"name": "bpr"}, "eval": values.get("eval", {})}
     )
     former = None if begun is None else (int(begun.model["dim"]), int(begun.model["bits"]))
-    usual = model_of(dataset.n_users, dataset.n_items, teacher.dim, dataset.train.n_pairs)
+    usual = model_of(dataset.n_users, dataset.n_items, teacher.dim)
     name = str(stated or usual["name"])
     own = usual if name == usual["name"] else {"name": name}
-    if begun is not None and begun.model["name"] == name:
-        own = {"name": name} | {key: begun.model[key] for key in ("layers", "softmax_items") if begun.model.get(key)}
     measured, wide = planned is None, name == MODEL
     form = best_form(teacher, dataset, told, config, trained=True, measured=measured, wide=wide, begun=former)
     _, whole, _ = size_of(teacher, dataset)
