@@ -172,6 +172,22 @@ def test_settings_that_cannot_be(setting, cause, remedy):
 # --- defaults and refusals ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"dim": -1}, "dim is -1\nallowed: greater than or equal to 1"),
+        ({"dims": 3}, "unknown key 'dims'\ndid you mean 'dim'?"),
+        ({"dim": "x"}, "dim is x\nallowed: a valid integer"),
+    ],
+)
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_options_that_are_given_by_hand_are_told_alike(model, values, told):
+    with pytest.raises(ConfigError) as caught:
+        MODELS[model].Config(**values)
+    assert str(caught.value).startswith(told)
+    assert caught.value.__suppress_context__
+
+
 def test_every_default_is_filled_in():
     config = resolve(small(distill=[{"method": name, "teacher": "t"} for name in DISTILLERS]))
     assert config.train.lr == 1e-3

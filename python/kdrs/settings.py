@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from kdrs.errors import ConfigError, nearest, shown
 
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
-class Settings(BaseModel):
-    """Options with their defaults, each written once, each with a docstring."""
+
+class _Told(ModelMetaclass):
+    """What is wrong with values that are given by hand is our own error; inside of `Settings.parse` it has a path."""
+
+    def __call__(cls, *positional: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*positional, **values)
+        except ValidationError as error:
+            raise _config_error(cast("type[Settings]", cls), error, "") from None
+
+
+class Settings(BaseModel, metaclass=_Told):
+    """Options with their defaults, each written once, each with a docstring. Raises ``ConfigError`` for wrong ones."""
 
     # strict: without it `epochs = true` is 1 epoch and `lr = "1"` a number
     model_config = ConfigDict(
