@@ -175,6 +175,31 @@ def test_what_is_written_can_be_read(data, tmp_path, seed):
     assert not list(tmp_path.iterdir())
 
 
+def test_instances_that_cannot_be_read_are_not_written(data, tmp_path):
+    given = lists(data)
+    own = {"instance_topk": given["topk"][:2], "user_ids": given["user_ids"], "item_ids": given["item_ids"]}
+    for users, told in (
+        ([0, 999], "instance_users has 999 at 1"),
+        ([-1, 0], "has -1 at 0"),
+        ([5, 5], "lists 0 and 1 are of"),
+    ):
+        with pytest.raises(DataError, match=told):
+            kdrs.save_teacher(
+                tmp_path / "t.safetensors", **own, instance_users=np.array(users), instance_known=np.array([1, 1])
+            )
+    with pytest.raises(DataError, match="users have 0 dimensions"):
+        kdrs.save_teacher(tmp_path / "t.safetensors", **vectors(data, 0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_arrays_that_cannot_be_written_to_are_taken_without_a_word(data, tmp_path):
+    given = lists(data)
+    given["topk"].flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kdrs.save_teacher(tmp_path / "t.safetensors", **given)
+
+
 def test_lists_of_nothing_are_not_written(data, tmp_path):
     given = lists(data)
     with pytest.raises(DataError, match="topk holds no item at all"):
@@ -250,15 +275,23 @@ def test_wrong_lists_of_instances(data, tmp_path):
     twice = {name: np.concatenate([value[:1], value[:-1]]) for name, value in keys.items() if name != "user_ids"}
     cases: list[tuple[dict[str, Any], str, type[KdrsError]]] = [
         (less, "holds lists for", ArtefactError),
-        ({**given, **keys, **twice}, "are of the same user", ArtefactError),
+        ({**given, **keys, **twice}, "are of the same user", DataError),
         ({**less, **{name: value[1:] for name, value in keys.items() if name != "user_ids"}, "user_ids": keys["user_ids"]},
          "has no list for 1 of", ArtefactError),
-        ({**given, **keys, "instance_users": np.full(task.n_rows, 50)}, "allowed: 0 to 49", ArtefactError),
+        ({**given, **keys, "instance_users": np.full(task.n_rows, 50)}, "allowed: 0 to 49", DataError),
     ]  # fmt: skip
     for case, says, kind in cases:
         with pytest.raises(kind) as caught:
             teacher_of(tmp_path, data, task, **case)
         assert says in str(caught.value)
+    kdrs.save_teacher(tmp_path / "u.safetensors", **given, **keys)  # of another program, which does not look
+    for wrong, says in (
+        (twice, "are of the same user"),
+        ({"instance_users": np.full(task.n_rows, 50)}, "allowed: 0 to 49"),
+    ):
+        path = changed(tmp_path / "u.safetensors", **{name: value.astype(np.int32) for name, value in wrong.items()})
+        with pytest.raises(ArtefactError, match=says):
+            kdrs.FileTeacher(path, task, dataset=data)
     assert (teacher_of(tmp_path, data, task, missing="drop", **cases[2][0]).topk(5).items[task.n_users] == -1).all()
     with pytest.raises(MissingKnowledge, match="the student is none"):
         teacher_of(tmp_path, data, **given)

@@ -277,10 +277,10 @@ def _check_comparable(found: Mapping[str, Sequence[Report]]) -> None:
 def _unknown_metric(metric: str, report: Report) -> ConfigError:
     family, _, length = metric.partition("@")
     lengths = sorted({k for name in report.values if name.startswith(f"{family}@") and (k := cutoff(name)) is not None})
-    if metric in report.beyond:
+    if family in {name.partition("@")[0] for name in report.beyond}:
         return ConfigError(
-            f"{metric} is of all lists together, and has no value a query to compare by",
-            "leave it out: --json has it as runs[].beyond",
+            f"{metric} is of all lists together, no mean over queries",
+            f"leave it out: --json has {', '.join(sorted(report.beyond))} as runs[].beyond",
         )
     cause = f"the reports hold no {shown(metric)!r}"
     if not lengths or not re.fullmatch(r"[1-9]\d{0,8}", length):

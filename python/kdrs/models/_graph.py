@@ -60,5 +60,5 @@ class BipartiteGraph:
         indptr, columns, values = whole.crow_indices(), whole.col_indices(), whole.values()
         return (
             sparse_csr(indptr[: self.n_users + 1], columns[:middle] - self.n_users, values[:middle], self.n_items),
-            sparse_csr(indptr[self.n_users :] - middle, columns[middle:], values[middle:], self.n_users),
+            sparse_csr(indptr[self.n_users :] - middle, columns[middle:].clone(), values[middle:], self.n_users),
         )

@@ -27,7 +27,8 @@ class ELSAConfig(ModelConfig):
     """There is no table of users."""
     layers: int = Field(0, ge=0)
     """How often vectors are passed on from items to their users and back, before they have length 1; the sum of all layers
-    counts, the 0th included. Each is a product with the training pairs at every step."""
+    counts, the 0th included. Each passes over the training pairs four times a step, twice forward and twice back: it is two
+    layers of ``lightgcn``."""
     temperature: float = Field(0.1, ge=1e-4)
     """What cosines are divided by in the softmax. Lower looks at the hardest items alone."""
     popularity: float = Field(0.05, ge=0, le=1)
@@ -113,8 +114,9 @@ class ELSA(Compact, _UnitItems):
     batch takes the next ones in a random order of the epoch.
 
     With ``layers`` items are LightGCN's (He et al., SIGIR 2020) whose users have no vectors of their own: R [U, I] are the
-    training pairs, D_U and D_I the numbers of pairs of users and items. Rare items learn from those that stand beside them.
-    What is kept is v, so the student has the same bytes.
+    training pairs, D_U and D_I the numbers of pairs of users and items. Rare items learn from those that stand beside them,
+    and v_i from the other items of a user of i, whom R still has when a pair of hers is learnt. What is kept is v, so the
+    student has the same bytes; who starts from it has it as a^(0), which is passed on once more.
 
     Angles know little of how popular an item is. Once trained, and wherever it is evaluated, v_i is n_i^γ a_i / |a_i|, in
     the sums of users too, and s(u, i) = u(H) · v_i: n_i users have item i in train, γ is ``popularity``, .05 unless given,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -168,6 +169,9 @@ def _check_rows(tensors: Mapping[str, NDArray[Any]], counts: Mapping[str, int]) 
                     f"{name} has {len(tensors[name]):,} rows, {side[:-1]}_ids {counts[side]:,}",
                     f"one row for each id; {_guess(tensors[name], counts, side)}",
                 )
+    for name in ("users", "items"):
+        if name in tensors and not tensors[name].shape[1]:
+            raise DataError(f"{name} have 0 dimensions", "give vectors of one or more")
     if {"users", "items"} <= tensors.keys() and tensors["users"].shape[1] != tensors["items"].shape[1]:
         raise DataError(
             f"users have {tensors['users'].shape[1]} dimensions, items {tensors['items'].shape[1]}",
@@ -191,12 +195,31 @@ def _check_rows(tensors: Mapping[str, NDArray[Any]], counts: Mapping[str, int]) 
             raise DataError(
                 "instance_users, instance_known and instance_topk differ in length", "one entry for each list"
             )
+        users, known = (tensors[name].astype(np.int64) for name in KEYS)
+        _check_instances(users, known, counts["users"])
+
+
+def _check_instances(users: NDArray[np.int64], known: NDArray[np.int64], n_users: int) -> None:
+    outside = np.flatnonzero((users < 0) | (users >= n_users))
+    if outside.size:
+        raise DataError(
+            f"instance_users has {users[outside[0]]} at {outside[0]}",
+            f"allowed: 0 to {n_users - 1}, places in user_ids",
+        )
+    order = np.lexsort((known, users))
+    same = (np.diff(users[order]) == 0) & (np.diff(known[order]) == 0)
+    if same.any():
+        first, second = sorted(order[int(np.argmax(same)) :][:2].tolist())
+        raise DataError(
+            f"lists {first} and {second} are of the same user and the same number of known items",
+            "give one list for each training instance",
+        )
 
 
 def _check_lists(tensors: Mapping[str, NDArray[Any]], kind: str, n_items: int) -> None:
     """What is refused when the file is read is not written."""
     lists, scores, weights = (
-        torch.from_numpy(tensors[name]) if name in tensors else None
+        torch.from_numpy(np.require(tensors[name], requirements="W")) if name in tensors else None
         for name in (kind, f"{kind}_scores", f"{kind}_weights")
     )
     assert lists is not None
