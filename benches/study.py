@@ -57,7 +57,7 @@ def short(value: Any) -> str:
 COMPARED = {
     "alone": "For float32 students that is `alone`.",
     "coded-alone": "For `coded` it is `coded-alone`, and the ratio is empty where the teacher's lead over that is not clear.",
-    "elsa-alone": "For `elsa-rrd` and `elsa-cd` it is `elsa-alone`, better than the teacher.",
+    "elsa-alone": "For those of `elsa` it is `elsa-alone`, better than the teacher.",
     "coded-rrd": "For `coded-rrd` it is `alone`.",
 }
 """What an arm is compared with, by the arm that must be there for it to be said."""
