@@ -63,6 +63,21 @@ COMPARED = {
 """What an arm is compared with, by the arm that must be there for it to be said."""
 
 
+MOST = 1000
+"""Epochs of a run that no file limits."""
+LATE = f"Ended at {MOST:,} epochs, the most, and would rise a little further: "
+
+
+def late_of(arms: dict[str, dict[str, Any]], former: dict[str, Any], kept: list[list[str]]) -> list[str]:
+    """Arms whose best point had not reached its plateau in any seed; of those that are ``kept`` as the record has it."""
+    told = next((line for line in former.get("reading", []) if line.startswith(LATE)), "")
+    late = [row[0] for row in kept if f"`{row[0]}`" in told]
+    for name, arm in arms.items():
+        states = [json.loads((run / "STATUS.json").read_text()) for run in arm["runs"]]
+        late += [name] * all(state["stopped"] == "epochs" and state["epochs"] == MOST for state in states)
+    return sorted(late)
+
+
 def record(out: Path, which: str, former: dict[str, Any]) -> dict[str, Any]:
     done = tomllib.loads((out / "recipe.toml").read_text())
     recipe = tomllib.loads((RECIPES / f"study-{which}.toml").read_text())
@@ -103,6 +118,8 @@ def record(out: Path, which: str, former: dict[str, Any]) -> dict[str, Any]:
     ]
     if any(row[4] == "1" for row in rows):
         reading.append("Arms of one seed have no ±: another seed may order them otherwise.")
+    if late := late_of(arms, former, kept):
+        reading.append(LATE + ", ".join(f"`{name}`" for name in late) + ".")
     if left:
         reading.append(f"Not done yet: {', '.join(left)}.")
     titled = recipe["title"].partition(": ")[2]
