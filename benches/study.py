@@ -65,7 +65,7 @@ COMPARED = {
 
 MOST = 1000
 """Epochs of a run that no file limits."""
-LATE = f"Ended at {MOST:,} epochs, the most, and would rise a little further: "
+LATE = f"Ended at {MOST:,} epochs, the most, and may rise further: "
 
 
 def late_of(arms: dict[str, dict[str, Any]], former: dict[str, Any], kept: list[list[str]]) -> list[str]:

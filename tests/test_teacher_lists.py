@@ -179,9 +179,9 @@ def test_instances_that_cannot_be_read_are_not_written(data, tmp_path):
     given = lists(data)
     own = {"instance_topk": given["topk"][:2], "user_ids": given["user_ids"], "item_ids": given["item_ids"]}
     for users, told in (
-        ([0, 999], "instance_users has 999 at 1"),
-        ([-1, 0], "has -1 at 0"),
-        ([5, 5], "lists 0 and 1 are of"),
+        ([0, 999], "^instance_users holds 0 to 999"),
+        ([-1, 0], "holds -1 to 0"),
+        ([5, 5], "^lists 0 and 1 are of"),
     ):
         with pytest.raises(DataError, match=told):
             kdrs.save_teacher(

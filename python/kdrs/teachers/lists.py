@@ -14,7 +14,7 @@ from kdrs.core.ranking import Ranking
 from kdrs.data.interactions import Interactions
 from kdrs.errors import ArtefactError, shown
 from kdrs.teachers.ids import Joined
-from kdrs.teachers.tensors import read_lists, read_weights
+from kdrs.teachers.tensors import check_owners, ordered_instances, read_lists, read_weights
 from kdrs.training.sequences import SequenceTask
 
 
@@ -79,23 +79,9 @@ def instance_rows(
     owners = np.asarray(task.owners)[task.n_users :]
     known = task.ends(torch.arange(task.n_users, task.n_queries, device=task.device)).cpu().numpy()
     theirs = [tensors[name].numpy().astype(np.int64) for name in ("instance_users", "instance_known")]
-    if theirs[0].size and (theirs[0].min() < 0 or theirs[0].max() >= users.places.size):
-        raise ArtefactError(
-            f"{shown(file, 300)}: instance_users holds {theirs[0].min()} to {theirs[0].max()}",
-            f"allowed: 0 to {users.places.size - 1}, places in user_ids",
-        )
+    check_owners(file, theirs[0], users.places.size)
     width = int(max(known.max(initial=0), theirs[1].max(initial=0))) + 1
-    places = users.places[theirs[0]]
-    keys = np.where((places >= 0) & (theirs[1] >= 0), places * width + theirs[1], -1)
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    twice = (ordered[1:] == ordered[:-1]) & (ordered[1:] >= 0)
-    if twice.any():
-        first, second = sorted(order[int(np.argmax(twice)) :][:2].tolist())
-        raise ArtefactError(
-            f"{shown(file, 300)}: lists {first} and {second} are of the same user and the same number of known items",
-            "one list for each training instance",
-        )
+    order, ordered = ordered_instances(file, users.places[theirs[0]], theirs[1], width)
     wanted = owners * width + known
     at = np.minimum(np.searchsorted(ordered, wanted), max(ordered.size - 1, 0))
     rows = np.where(ordered[at] == wanted, order[at], -1) if ordered.size else np.full(n, -1)

@@ -16,7 +16,7 @@ from kdrs.core.names import Names
 from kdrs.core.sampling import numpy_of
 from kdrs.errors import ArtefactError, ConfigError, DataError, shown
 from kdrs.teachers.ids import KINDS, texts
-from kdrs.teachers.tensors import read_lists, read_weights
+from kdrs.teachers.tensors import check_owners, ordered_instances, read_lists, read_weights
 from kdrs.teachers.values import as_float32, as_int32
 
 FORMAT = "teacher/2"
@@ -26,6 +26,8 @@ ALONE = ("mean", "none")
 """What users may be where a file holds item vectors and no user vectors."""
 LISTS = ("topk", "instance_topk")
 KEYS = ("instance_users", "instance_known")
+FILE = "the teacher"
+"""What checks of a file call it before it is written."""
 ROWS = {
     "users": "users", "items": "items", "item_bias": "items", "topk": "users", "topk_scores": "users",
     "topk_weights": "users",
@@ -70,8 +72,9 @@ def save_teacher(
     ``about`` is kept in the metadata as JSON. Values are stored as float32 and int32.
 
     Raises ``DataError`` for arrays that do not fit each other, values that are not finite or past float32, lists that hold an
-    item twice or none at all or places outside ``item_ids``, or whose scores rise, weights below 0, ids that come twice or have
-    no order, and rows of ``{id: row}`` that are not 0 to n - 1; ``ConfigError`` for other words than those above;
+    item twice or none at all or places outside ``item_ids``, or whose scores rise, weights below 0, two lists of one training
+    instance, vectors of 0 dimensions, ids that come twice or have no order, and rows of ``{id: row}`` that are not 0 to n - 1;
+    ``ConfigError`` for other words than those above;
     ``MachineError`` if the disk does not take it.
     """
     from safetensors.numpy import save_file
@@ -119,9 +122,7 @@ def contents(
     named = {side: texts(own, f"{side[:-1]}_ids") for side, own in ids.items() if own is not None}
     counts = {side: len(own) for side, own in named.items()}
     _check_rows(tensors, counts)
-    for kind in LISTS:
-        if kind in tensors:
-            _check_lists(tensors, kind, counts["items"])
+    _check_readable(tensors, counts)
     for side, own in named.items():
         tensors |= Names.of(own, KINDS[side]).tensors()
     metadata = {"kdrs": FORMAT, "missing": missing}
@@ -195,40 +196,28 @@ def _check_rows(tensors: Mapping[str, NDArray[Any]], counts: Mapping[str, int]) 
             raise DataError(
                 "instance_users, instance_known and instance_topk differ in length", "one entry for each list"
             )
-        users, known = (tensors[name].astype(np.int64) for name in KEYS)
-        _check_instances(users, known, counts["users"])
 
 
-def _check_instances(users: NDArray[np.int64], known: NDArray[np.int64], n_users: int) -> None:
-    outside = np.flatnonzero((users < 0) | (users >= n_users))
-    if outside.size:
-        raise DataError(
-            f"instance_users has {users[outside[0]]} at {outside[0]}",
-            f"allowed: 0 to {n_users - 1}, places in user_ids",
-        )
-    order = np.lexsort((known, users))
-    same = (np.diff(users[order]) == 0) & (np.diff(known[order]) == 0)
-    if same.any():
-        first, second = sorted(order[int(np.argmax(same)) :][:2].tolist())
-        raise DataError(
-            f"lists {first} and {second} are of the same user and the same number of known items",
-            "give one list for each training instance",
-        )
-
-
-def _check_lists(tensors: Mapping[str, NDArray[Any]], kind: str, n_items: int) -> None:
+def _check_readable(tensors: Mapping[str, NDArray[Any]], counts: Mapping[str, int]) -> None:
     """What is refused when the file is read is not written."""
-    lists, scores, weights = (
-        torch.from_numpy(np.require(tensors[name], requirements="W")) if name in tensors else None
-        for name in (kind, f"{kind}_scores", f"{kind}_weights")
-    )
-    assert lists is not None
     try:
-        known, _ = read_lists(kind, lists, scores, n_items, kind)
-        if weights is not None:
-            read_weights(kind, kind, known, weights)
+        for kind in LISTS:
+            if kind in tensors:
+                lists, scores, weights = (_tensor(tensors.get(f"{kind}{end}")) for end in ("", "_scores", "_weights"))
+                assert lists is not None
+                known, _ = read_lists(FILE, lists, scores, counts["items"], kind)
+                if weights is not None:
+                    read_weights(FILE, kind, known, weights)
+        if KEYS[0] in tensors:
+            owners, past = (tensors[name].astype(np.int64) for name in KEYS)
+            check_owners(FILE, owners, counts["users"])
+            ordered_instances(FILE, owners, past, int(past.max(initial=0)) + 1)
     except ArtefactError as error:
-        raise DataError(error.cause.removeprefix(f"{shown(kind)}: "), error.remedy) from None
+        raise DataError(error.cause.removeprefix(f"{shown(FILE)}: "), error.remedy) from None
+
+
+def _tensor(array: NDArray[Any] | None) -> torch.Tensor | None:
+    return None if array is None else torch.from_numpy(np.require(array, requirements="W"))
 
 
 def _guess(rows: NDArray[Any], counts: Mapping[str, int], side: str) -> str:

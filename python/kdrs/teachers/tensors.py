@@ -123,6 +123,31 @@ def read_lists(
     return lists, scores
 
 
+def check_owners(file: str, owners: np.ndarray, n_users: int) -> None:
+    """Raises ``ArtefactError`` unless instance_users, int64 [N], are places in user_ids."""
+    if owners.size and (owners.min() < 0 or owners.max() >= n_users):
+        raise ArtefactError(
+            f"{shown(file, 300)}: instance_users holds {owners.min()} to {owners.max()}",
+            f"allowed: 0 to {n_users - 1}, places in user_ids",
+        )
+
+
+def ordered_instances(file: str, owners: np.ndarray, known: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [N] each: the order of lists by ``owner * width + known``, and these keys in that order; -1 where either is
+    negative. Raises ``ArtefactError`` for two lists of one instance."""
+    keys = np.where((owners >= 0) & (known >= 0), owners * width + known, -1)
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    twice = (ordered[1:] == ordered[:-1]) & (ordered[1:] >= 0)
+    if twice.any():
+        first, second = sorted(order[int(np.argmax(twice)) :][:2].tolist())
+        raise ArtefactError(
+            f"{shown(file, 300)}: lists {first} and {second} are of the same user and the same number of known items",
+            "one list for each training instance",
+        )
+    return order, ordered
+
+
 def _check_items(file: str, name: str, lists: np.ndarray, start: int, n_items: int) -> None:
     outside = (lists < -1) | (lists >= n_items)
     if outside.any():
